@@ -1,0 +1,72 @@
+"""SFT+GRPO: group-relative policy optimisation from the warm-up checkpoint.
+
+Implements Eq. 1 of arXiv 2606.24064 (GRPO, arXiv 2402.03300, with DAPO's asymmetric clip and no
+reference KL), the row "SFT+GRPO" of its Table 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from sgpo.core import losses
+from sgpo.core.advantages import group_standardized
+from sgpo.core.batching import score_policy
+from sgpo.core.method import Totals
+from sgpo.core.rollout import Rollout
+from sgpo.core.types import LossOutput, Problem, Trajectory
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """``num_samples`` per problem and step; ``clip_low`` / ``clip_high``: see Eq. 1."""
+
+    num_samples: int = 12  # paper: "same total sample budget"
+    clip_low: float = 0.2  # paper
+    clip_high: float = 0.28  # paper
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 2:
+            raise ValueError(f"num_samples={self.num_samples}: a group needs at least 2")
+
+
+class GRPO:
+    """The ``Method`` of SFT+GRPO."""
+
+    def __init__(self, config: GRPOConfig) -> None:
+        self.config = config
+
+    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+        """Autonomous samples with advantages standardised within their group."""
+        collected = []
+        for group in rollout.groups(problems, self.config.num_samples):
+            advantages = group_standardized(torch.tensor([t.reward for t in group]))
+            collected += [
+                t.with_(advantage=float(a)) for t, a in zip(group, advantages, strict=True)
+            ]
+        return collected
+
+    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
+        return {"sequences": float(len(trajectories))}
+
+    def loss(
+        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
+    ) -> LossOutput:
+        config = self.config
+        scores = score_policy(model, trajectories)
+        loss = losses.clipped_surrogate(
+            logprobs=scores.logprobs,
+            old_logprobs=scores.old_logprobs,
+            advantages=scores.advantages,
+            completion_mask=scores.completion_mask,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            reduction="sequence_mean",
+            denominator=totals["sequences"],
+        )
+        return LossOutput(
+            loss, scores.metrics(clip_low=config.clip_low, clip_high=config.clip_high)
+        )

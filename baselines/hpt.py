@@ -1,0 +1,105 @@
+"""HPT (arXiv 2509.04419): per problem either imitation or reinforcement, chosen by a gate.
+
+As the authors' public training script runs it: a problem with at most ``gate`` correct on-policy
+samples contributes the SFT loss of its expert trace and no RL loss; any other contributes a
+policy gradient with centred advantages (no standard deviation), no clipping and a constant length
+divisor; an entropy bonus is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from sgpo.core import losses
+from sgpo.core.advantages import group_centered
+from sgpo.core.batching import score_policy
+from sgpo.core.method import Totals
+from sgpo.core.rollout import Rollout
+from sgpo.core.types import LossOutput, Problem, Role, Trajectory
+
+
+@dataclass(frozen=True)
+class HPTConfig:
+    """Args:
+    num_samples: on-policy samples per problem.
+    gate: imitate when at most this many of them are correct.
+    sft_coefficient: weight of the imitation loss.
+    entropy_coefficient: weight of the mean token entropy of on-policy tokens.
+    max_tokens: the constant divisor of summed token losses (maximal completion length).
+    """
+
+    max_tokens: int
+    num_samples: int = 12  # paper: "same total sample budget"
+    gate: int = 0  # authors' script (Qwen; 2 for Llama)
+    sft_coefficient: float = 1.0  # authors' script (0.3 for 1.5B)
+    entropy_coefficient: float = 0.001  # authors' script
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gate < self.num_samples:
+            raise ValueError(
+                f"gate={self.gate}: must be at least 0 and below num_samples={self.num_samples}"
+            )
+
+
+class HPT:
+    """The ``Method`` of HPT."""
+
+    def __init__(self, config: HPTConfig) -> None:
+        self.config = config
+
+    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+        """Per problem the expert's trace, or the on-policy group with centred advantages."""
+        collected = []
+        groups = rollout.groups(problems, self.config.num_samples)
+        for group, demo in zip(groups, rollout.demonstrations(problems), strict=True):
+            rewards = torch.tensor([t.reward for t in group])
+            if rewards.sum() <= self.config.gate:
+                collected.append(demo)
+                continue
+            advantages = group_centered(rewards)
+            collected += [
+                t.with_(advantage=float(a)) for t, a in zip(group, advantages, strict=True)
+            ]
+        return collected
+
+    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
+        own = [t for t in trajectories if t.role is not Role.DEMO]
+        return {
+            "problems": float(len({t.problem_id for t in trajectories})),
+            "trajectories": float(len(trajectories)),
+            "own_tokens": float(max(1, sum(len(t.completion_ids) for t in own))),
+        }
+
+    def loss(
+        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
+    ) -> LossOutput:
+        """Mean over problems of (coefficient * SFT loss of the trace) or the RL loss."""
+        config = self.config
+        scores = score_policy(model, trajectories, entropy="loss")
+        own = scores.completion_mask & ~scores.is_demo[:, None]
+        demo = scores.completion_mask & scores.is_demo[:, None]
+        ratio = losses.importance_ratio(scores.logprobs, scores.old_logprobs)
+        reinforce = -losses.reduce_tokens(
+            ratio * scores.advantages[:, None],
+            own,
+            reduction="constant",
+            denominator=config.max_tokens * config.num_samples * totals["problems"],
+        )
+        imitate = losses.negative_log_likelihood(
+            logprobs=scores.logprobs,
+            completion_mask=demo,
+            reduction="sequence_mean",
+            denominator=totals["problems"],
+        )
+        bonus = losses.reduce_tokens(
+            scores.entropy, own, reduction="token_mean", denominator=totals["own_tokens"]
+        )
+        loss = reinforce + config.sft_coefficient * imitate - config.entropy_coefficient * bonus
+        imitated = float(scores.is_demo.sum()) / totals["problems"]
+        share = len(trajectories) / totals["trajectories"]
+        metrics = scores.metrics(clip_low=0.2, clip_high=0.28)
+        return LossOutput(loss, metrics | {"imitated_share": (imitated, share)})

@@ -1,0 +1,197 @@
+"""What a study and each of its runs consist of. Values live in ``benchmarks.profiles``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sgpo.core.config import RolloutConfig, TrainConfig, config_hash, require_positive, to_dict
+from sgpo.core.runlog import package_versions
+
+SUITE_VERSION = 1  # raised when a change makes scores incomparable with older ones
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where problems come from and which part of the training pool a run sees.
+
+    Args:
+        source: ``mini``, the embedded world.
+        split: ``warmup`` a third of the pool, ``rl`` the rest, ``all`` both, ``none`` no training.
+        expert_gap: mini world: probability that the expert leaves out an intermediate step.
+    """
+
+    source: Literal["mini"] = "mini"
+    split: Literal["warmup", "rl", "all", "none"] = "rl"
+    expert_gap: float = 0.0
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Decoding at evaluation, and which problem sets with how many samples each.
+
+    Args:
+        suites: benchmark keys; ``minidev`` is the development set.
+        problem_limit: first problems of each set only; None for all.
+        sample_limit: at most this many samples a problem; None for the benchmark's own k.
+    """
+
+    suites: tuple[str, ...]
+    max_tokens: int
+    temperature: float = 0.6  # paper
+    top_p: float = 0.95  # paper
+    problem_limit: int | None = None
+    sample_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_tokens temperature top_p")
+        for name in ("problem_limit", "sample_limit"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: train ``method`` from ``init`` on ``data``, then evaluate the last weights.
+
+    ``settings`` is the method's own config dataclass (None for ``base``), ``train`` and
+    ``rollout`` are None where nothing is trained. ``prompt`` names a ``PromptSpec``.
+    ``pretrain_steps`` shortens the pretraining of a mini base model; None for its own number.
+    """
+
+    profile: str
+    model: str
+    method: str
+    seed: int
+    init: Literal["base", "warmup"]
+    prompt: str
+    sampler: Literal["compact", "transformers"]
+    data: DataConfig
+    evaluation: EvalConfig
+    settings: Any = None
+    train: TrainConfig | None = None
+    rollout: RolloutConfig | None = None
+    pretrain_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run in the grid: its config and the run that leaves the weights it starts from."""
+
+    config: RunConfig
+    parent: Cell | None = None
+
+    @property
+    def hash(self) -> str:
+        """Content address: config, the parent's address and the package versions that decide
+        numbers. Anything else that changes a number raises ``SUITE_VERSION``."""
+        return config_hash(
+            {
+                "config": to_dict(self.config),
+                "parent": self.parent.hash if self.parent else None,
+                "packages": package_versions(),
+                "suite_version": SUITE_VERSION,
+            }
+        )
+
+    @property
+    def run_id(self) -> str:
+        config = self.config
+        return f"{config.model}-{config.method}-s{config.seed}-{self.hash}"
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method of a study: its label in tables and how its runs are configured.
+
+    ``config(model, seed)`` returns the ``RunConfig``.
+    """
+
+    key: str
+    label: str
+    config: Callable[[str, int], RunConfig]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid of models x methods x seeds and the benchmarks it is judged on.
+
+    ``models``: (key, label, family). ``benchmarks``: (key, label, problems, samples).
+    """
+
+    name: str
+    models: tuple[tuple[str, str, str], ...]
+    methods: tuple[MethodEntry, ...]
+    seeds: tuple[int, ...]
+    benchmarks: tuple[tuple[str, str, int, int], ...]
+
+    def cells(self) -> list[Cell]:
+        """The grid in the order of dependence, first seeds first; base models have one run."""
+        cells: dict[tuple[str, str, int], Cell] = {}
+        for seed in self.seeds:
+            for model, _, _ in self.models:
+                for entry in self.methods:
+                    if entry.key == "base" and seed != self.seeds[0]:
+                        continue
+                    self._add(cells, entry, model, 0 if entry.key == "base" else seed)
+        return list(cells.values())
+
+    def _add(self, cells: dict, entry: MethodEntry, model: str, seed: int) -> Cell:
+        key = (model, entry.key, seed)
+        if key not in cells:
+            config = entry.config(model, seed)
+            parent = None
+            if config.init == "warmup":
+                parent = self._add(cells, self.entry("sft"), model, seed)
+            cells[key] = Cell(config, parent)
+        return cells[key]
+
+    def entry(self, key: str) -> MethodEntry:
+        """The method of a key; ValueError that lists the known ones."""
+        for entry in self.methods:
+            if entry.key == key:
+                return entry
+        known = ", ".join(e.key for e in self.methods)
+        raise ValueError(f"unknown method {key!r}: profile {self.name!r} has {known}")
+
+
+def build_method(config: RunConfig) -> Any:
+    """The ``Method`` object of a run; a method that lives in a user's file is loaded from it."""
+    from baselines.grpo import GRPO, GRPOConfig
+    from baselines.hpt import HPT, HPTConfig
+    from baselines.luffy import LUFFY, LUFFYConfig
+    from baselines.sft import SFT, SFTConfig
+    from sgpo.method import SGPO, SGPOConfig
+
+    classes = {SFTConfig: SFT, GRPOConfig: GRPO, LUFFYConfig: LUFFY, HPTConfig: HPT,
+               SGPOConfig: SGPO}  # fmt: skip
+    kind = type(config.settings)
+    if kind in classes:
+        return classes[kind](config.settings)
+    return sys.modules[kind.__module__].METHOD(config.settings)
+
+
+def load_method_file(path: Path) -> Any:
+    """The module of a user's method file.
+
+    It must define ``CONFIG`` (a frozen dataclass with defaults) and ``METHOD`` (a class that
+    takes one and implements ``sgpo.core.method.Method``), and may define ``LABEL``.
+
+    Raises:
+        ValueError: no such file, or a name is missing.
+    """
+    if not path.is_file():
+        raise ValueError(f"method file {str(path)!r}: no such file")
+    name = f"sgpo_user_method_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    for needed in ("CONFIG", "METHOD"):
+        if not hasattr(module, needed):
+            raise ValueError(f"method file {str(path)!r}: defines no {needed}")
+    return module

@@ -1,0 +1,155 @@
+"""Evaluation: sample every problem k times, grade, and keep every sample.
+
+One gzipped JSONL file a suite, written whole or not at all, so that an interrupted evaluation
+continues with the next suite; ``grade`` re-judges these files without a model.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from benchmarks.config import SUITE_VERSION, EvalConfig
+from benchmarks.sources import evaluation_problems, problem_set_sha256
+from sgpo.core.files import write_bytes
+from sgpo.core.prompts import PromptSpec
+from sgpo.core.sampling import Sampler, SamplingParams
+from sgpo.core.seeding import derive_seed
+from sgpo.core.types import FinishReason
+from sgpo.core.verifier import grade_many
+
+LETTERS = {
+    "correct": "c", "wrong": "w", "no_answer": "n", "truncated": "t", "timeout": "o", "error": "e",
+}  # fmt: skip
+
+
+def evaluate(
+    *,
+    sampler: Sampler,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_spec: PromptSpec,
+    config: EvalConfig,
+    seed: int,
+    samples_dir: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Scores of every suite of ``config`` (see ``summarize``); samples go to ``samples_dir``."""
+    suites = {key: evaluation_problems(key, config) for key in config.suites}
+    total = sum(len(problems) * k for problems, k in suites.values())
+    done = 0
+    scores = {}
+    for key, (problems, k) in suites.items():
+        path = samples_dir / f"{key}.jsonl.gz"
+        if not path.exists():
+            params = SamplingParams(
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                seed=derive_seed(seed, "eval", key),
+            )
+
+            def report(count: int) -> None:
+                nonlocal done
+                done += count
+                if progress:
+                    progress(min(done, total), total)
+
+            prompts = [prompt_spec.prompt_ids(tokenizer, p) for p in problems]
+            groups = sampler.sample(prompts, k, params, report)
+            rows = [
+                {
+                    "problem_id": problem.id,
+                    "sample": index,
+                    "gold": problem.answer,
+                    "text": completion.text,
+                    "num_tokens": len(completion.token_ids),
+                    "finish_reason": completion.finish_reason.value,
+                }
+                for problem, group in zip(problems, groups, strict=True)
+                for index, completion in enumerate(group)
+            ]
+            write_samples(path, judged(rows))
+        else:
+            done += len(problems) * k
+        rows = read_samples(path)
+        scores[key] = summarize(rows, [p.id for p in problems], k) | {
+            "protocol": protocol(config),
+            "problem_set_sha256": problem_set_sha256(problems),
+        }
+    return {"suite_version": SUITE_VERSION, "benchmarks": scores}
+
+
+def protocol(config: EvalConfig) -> dict[str, Any]:
+    """What decides a score besides the model: two scores are comparable when this is equal."""
+    return {
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_tokens": config.max_tokens,
+    }
+
+
+def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows`` with ``reason`` and ``correct`` of the verifier put (or put anew) in each."""
+    verdicts = grade_many(
+        [(row["gold"], row["text"]) for row in rows],
+        truncated=[row["finish_reason"] == FinishReason.LENGTH.value for row in rows],
+    )
+    return [
+        row | {"reason": verdict.reason, "correct": verdict.correct}
+        for row, verdict in zip(rows, verdicts, strict=True)
+    ]
+
+
+def summarize(rows: Iterable[dict[str, Any]], problem_ids: Sequence[str], k: int) -> dict:
+    """Compact scores: one string of verdict letters per problem, and the mean length.
+
+    Raises:
+        ValueError: a problem does not have exactly the samples 0..k-1, or is unknown.
+    """
+    letters: dict[str, dict[int, str]] = {problem: {} for problem in problem_ids}
+    tokens = []
+    for row in rows:
+        if row["problem_id"] not in letters:
+            raise ValueError(f"sample of unknown problem {row['problem_id']!r}")
+        letters[row["problem_id"]][row["sample"]] = LETTERS[row["reason"]]
+        tokens.append(row["num_tokens"])
+    for problem, found in letters.items():
+        if sorted(found) != list(range(k)):
+            raise ValueError(
+                f"problem {problem!r} has {len(found)} samples, not exactly {k}: delete the "
+                "samples file and evaluate again"
+            )
+    assert len(tokens) == k * len(letters), "a sample was stored twice"
+    return {
+        "k": k,
+        "verdicts": ["".join(found[i] for i in range(k)) for found in letters.values()],
+        "mean_length": round(sum(tokens) / len(tokens), 4),
+    }
+
+
+def write_samples(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Gzipped JSONL without a time stamp: equal rows give equal bytes."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_bytes(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """The rows of a samples file; ValueError naming it when it is damaged."""
+    try:
+        text = gzip.decompress(path.read_bytes()).decode()
+        return [json.loads(line) for line in text.splitlines()]
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: damaged samples file ({error}); delete it") from error
+
+
+def regrade(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a samples file judged anew, and how many verdicts changed."""
+    old = read_samples(path)
+    new = judged(old)
+    changed = sum(a["reason"] != b["reason"] for a, b in zip(old, new, strict=True))
+    return new, changed

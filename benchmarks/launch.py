@@ -1,0 +1,218 @@
+"""What the command line does with a study: plan, run, train one, evaluate one, tell the state."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress as Bars
+
+from benchmarks import report
+from benchmarks.cells import is_finished, load_model, load_tokenizer
+from benchmarks.config import Cell, EvalConfig, MethodEntry, RunConfig, Study, load_method_file
+from benchmarks.evaluate import evaluate
+from benchmarks.profiles import profile_module
+from benchmarks.progress import StudyProgress, clock, expected_cost
+from benchmarks.regime import calibration_cells, record_regimes
+from benchmarks.study import Outcome, locked, run_study, write_plan
+from sgpo.core.compact_decoder import CompactSampler
+from sgpo.core.config import apply_overrides
+from sgpo.core.files import read_json, write_json
+from sgpo.core.prompts import PROMPT_SPECS
+
+MEGABYTES_PER_CELL = 2.5  # weights, resume states and samples of a mini run, measured
+
+
+def planned_study(
+    profile: str,
+    num_seeds: int | None,
+    method_file: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Study:
+    """The profile's study with the user's method and overrides in it."""
+    module = profile_module(profile)
+    study = module.study(num_seeds) if num_seeds else module.study()
+    if method_file:
+        study = replace(study, methods=(*study.methods, user_method(study, method_file)))
+    if overrides:
+        study = replace(study, methods=tuple(_overridden(e, overrides) for e in study.methods))
+        for cell in study.cells():  # a wrong key must be found before the first run
+            assert cell.config
+    return study
+
+
+def user_method(study: Study, path: Path) -> MethodEntry:
+    """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
+    module = load_method_file(path)
+    template = study.entry("grpo").config
+
+    def config(model: str, seed: int) -> RunConfig:
+        return replace(template(model, seed), method=path.stem, settings=module.CONFIG())
+
+    return MethodEntry(path.stem, getattr(module, "LABEL", path.stem), config)
+
+
+def _overridden(entry: MethodEntry, overrides: Sequence[str]) -> MethodEntry:
+    def config(model: str, seed: int) -> RunConfig:
+        plain = entry.config(model, seed)
+        if plain.train is None:  # a base model has nothing to override but its evaluation
+            return apply_overrides(plain, [o for o in overrides if o.startswith("evaluation.")])
+        return apply_overrides(plain, overrides)
+
+    return MethodEntry(entry.key, entry.label, config)
+
+
+def selected(study: Study, results: Path, options: argparse.Namespace) -> list[Cell]:
+    """The cells that the user asked for, with the runs they start from, in order."""
+    for name in options.methods or []:
+        study.entry(name)
+    models = [key for key, _, _ in study.models]
+    for name in options.models or []:
+        if name not in models:
+            raise ValueError(f"unknown model {name!r}: must be one of {', '.join(models)}")
+    needed = None
+    if options.only:
+        write_plan(study, results)
+        needed = set(report.needs(results, options.only))
+    wanted: dict[str, Cell] = {}
+    for cell in study.cells():
+        config = cell.config
+        if options.methods and config.method not in options.methods:
+            continue
+        if options.models and config.model not in options.models:
+            continue
+        if needed is not None and (config.model, config.method) not in needed:
+            continue
+        if cell.parent:
+            wanted.setdefault(cell.parent.run_id, cell.parent)
+        wanted.setdefault(cell.run_id, cell)
+    if not wanted:
+        raise ValueError("no cell of the grid matches --methods, --models and --only")
+    return list(wanted.values())
+
+
+def launch_study(study: Study, results: Path, options: argparse.Namespace) -> int:
+    """Run the asked-for cells, then the report; 0 when every cell finished, else 1."""
+    console = Console()
+    with locked(results):
+        cells = selected(study, results, options)
+        if study.name == "mini" and not (options.only or options.methods or options.models):
+            for model, _, _ in study.models:
+                cells += calibration_cells(model).values()
+        write_plan(study, results)
+        with StudyProgress(cells, console) as progress:
+            outcome = run_study(cells, results, options.jobs, progress)
+        write_plan(study, results)
+        record_regimes(study, results)
+        summary = report.build(results, options.only)
+    console.print(summary.text(), markup=False, highlight=False)
+    return conclude(outcome, console)
+
+
+def conclude(outcome: Outcome, console: Console) -> int:
+    """Name what failed; the exit code."""
+    for run_id, why in outcome.failed.items():
+        console.print(f"FAILED {run_id}: {why}", markup=False, highlight=False, soft_wrap=True)
+    for run_id in outcome.blocked:
+        console.print(f"not run {run_id}: its starting checkpoint failed", markup=False)
+    return 0 if outcome.ok else 1
+
+
+def dry_run(study: Study, results: Path, options: argparse.Namespace) -> int:
+    """Print the grid with expected time and disk; nothing is run or written."""
+    cells = selected(study, results, options)
+    left = [c for c in cells if not is_finished(results / "runs" / c.run_id)]
+    for cell in cells:
+        state = "to run" if cell in left else "finished"
+        print(f"{cell.run_id:40} {state:9} about {clock(expected_cost(cell))} on one core")
+    seconds = sum(map(expected_cost, left)) / options.jobs
+    print(
+        f"{len(left)} of {len(cells)} cells to run: about {clock(seconds)} with {options.jobs} "
+        f"jobs, {MEGABYTES_PER_CELL * len(left):.0f} MB of disk, no GPU memory"
+    )
+    return 0
+
+
+def train_one(options: argparse.Namespace, results: Path) -> int:
+    """Train and evaluate one method on one model, with its warm-up if that is missing."""
+    path = Path(options.method) if options.method.endswith(".py") else None
+    study = planned_study(options.profile, options.seed + 1, path)
+    entry = study.entry(path.stem if path else options.method)
+    if options.model not in [key for key, _, _ in study.models]:
+        known = ", ".join(key for key, _, _ in study.models)
+        raise ValueError(f"unknown model {options.model!r}: must be one of {known}")
+    config = apply_overrides(entry.config(options.model, options.seed), options.overrides)
+    parent = None
+    if config.init == "warmup":
+        parent = Cell(study.entry("sft").config(options.model, options.seed))
+    cell = Cell(config, parent)
+    chain = [c for c in (parent, cell) if c]
+    with locked(results), StudyProgress(chain) as progress:
+        outcome = run_study(chain, results, 1, progress)
+    if cell.run_id in outcome.finished:
+        directory = results / "runs" / cell.run_id
+        _print_scores(read_json(directory / "scores.json"))
+        print(f"run directory: {directory}")
+    return conclude(outcome, Console())
+
+
+def evaluate_directory(options: argparse.Namespace) -> int:
+    """Evaluate a checkpoint directory; samples and scores.json go to ``options.out``."""
+    if not options.model.is_dir():
+        raise ValueError(f"{options.model}: no such model directory")
+    torch.set_num_threads(1)
+    tokenizer, model = load_tokenizer(options.model), load_model(options.model)
+    spec = PROMPT_SPECS["mini"]
+    config = EvalConfig(
+        suites=tuple(options.suite), max_tokens=96, sample_limit=options.samples
+    )
+    with Bars() as bars:
+        task = bars.add_task("evaluate", total=None)
+        scores = evaluate(
+            sampler=CompactSampler(model, tokenizer, stop_ids=spec.stop_ids(tokenizer)),
+            tokenizer=tokenizer,
+            prompt_spec=spec,
+            config=config,
+            seed=options.seed,
+            samples_dir=options.out / "samples",
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    write_json(options.out / "scores.json", scores)
+    _print_scores(scores)
+    return 0
+
+
+def _print_scores(scores: dict) -> None:
+    for key, entry in scores["benchmarks"].items():
+        letters = "".join(entry["verdicts"])
+        accuracy = 100 * letters.count("c") / len(letters)
+        print(
+            f"{key:14} avg@{entry['k']:<3} {accuracy:5.1f}%   {len(entry['verdicts'])} problems, "
+            f"mean length {entry['mean_length']:.1f} tokens"
+        )
+
+
+def print_status(profile: str, results: Path) -> int:
+    """One line a cell: finished, published (results without local samples), failed, missing."""
+    path = results / "study.json"
+    if not path.exists():
+        raise ValueError(f"{path}: no study here yet; start one with `bash reproduce.sh`")
+    counts: dict[str, int] = {}
+    for cell in read_json(path)["cells"]:
+        run_dir = results / "runs" / cell["run_id"]
+        if is_finished(run_dir):
+            state = "finished"
+        elif (run_dir / "result.json").exists():
+            state = "published"
+        elif (run_dir / "failed.json").exists():
+            state = "failed"
+        else:
+            state = "started" if run_dir.exists() else "missing"
+        counts[state] = counts.get(state, 0) + 1
+        print(f"{cell['run_id']:40} {state}")
+    print(f"{profile}: " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items())))
+    return 0

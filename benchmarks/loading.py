@@ -1,0 +1,201 @@
+"""Reads ``results/<profile>`` into the records of ``benchmarks.store`` and checks them.
+
+Every inconsistency that would make a table compare unlike things is an error of one line, raised
+here, before any number is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import stats
+from benchmarks.store import Benchmark, Cell, Method, Model, Run, Study, StudyError, read_object
+
+NUM_DRAWS = 2000
+BOOTSTRAP_SEED = 20260624
+
+
+def load_study(results_dir: Path, rng: np.random.Generator | None = None) -> Study:
+    """The study under ``results_dir`` (``results/<profile>``), checked for consistency.
+
+    ``rng`` feeds the bootstrap; default: a generator of the fixed seed ``BOOTSTRAP_SEED``, so that
+    a rebuild gives the same intervals.
+
+    Raises:
+        StudyError: no or malformed study.json; unequal suite versions,
+            problem sets or protocols within one benchmark.
+        stats.StatsError: sample or problem counts that differ from the benchmark's.
+    """
+    grid = read_object(results_dir / "study.json")
+    try:
+        models = tuple(Model(**entry) for entry in grid["models"])
+        methods = tuple(Method(**entry) for entry in grid["methods"])
+        benchmarks = tuple(Benchmark(**entry) for entry in grid["benchmarks"])
+        cells = tuple(Cell(**entry) for entry in grid["cells"])
+        profile, version, seeds = grid["profile"], grid["suite_version"], tuple(grid["seeds"])
+    except (KeyError, TypeError) as error:
+        raise StudyError(
+            f"{results_dir.name}/study.json does not describe a grid ({error}); "
+            "write it again with bash reproduce.sh"
+        ) from error
+    _check_grid(cells, {m.key for m in models}, {m.key for m in methods})
+    runs, failures = _load_runs(results_dir, cells, benchmarks, version)
+    most_seeds = max(
+        (
+            sum(1 for c in cells if c.model == m.key and c.method == k.key)
+            for m in models
+            for k in methods
+        ),
+        default=1,
+    )
+    resamples = stats.draw_resamples(
+        rng if rng is not None else np.random.default_rng(BOOTSTRAP_SEED),
+        num_seeds=most_seeds,
+        num_problems={b.key: b.num_problems for b in benchmarks},
+        num_draws=NUM_DRAWS,
+    )
+    return Study(
+        root=results_dir,
+        profile=profile,
+        suite_version=version,
+        seeds=seeds,
+        models=models,
+        methods=methods,
+        benchmarks=benchmarks,
+        cells=cells,
+        runs=runs,
+        failures=failures,
+        resamples=resamples,
+    )
+
+
+def _check_grid(cells: tuple[Cell, ...], models: set[str], methods: set[str]) -> None:
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.run_id in seen:
+            raise StudyError(f"study.json names run {cell.run_id} twice; write it again")
+        seen.add(cell.run_id)
+        if cell.model not in models or cell.method not in methods:
+            raise StudyError(
+                f"study.json plans run {cell.run_id} of {cell.model}/{cell.method}, "
+                "which is not among its models and methods; write it again"
+            )
+
+
+def _load_runs(
+    root: Path, cells: tuple[Cell, ...], benchmarks: tuple[Benchmark, ...], version: int
+) -> tuple[dict[str, Run], dict[str, str]]:
+    planned = {cell.run_id: cell for cell in cells}
+    runs: dict[str, Run] = {}
+    failures: dict[str, str] = {}
+    for path in sorted((root / "runs").glob("*")):
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        # Calibration runs and runs of other configurations live beside the grid; the content
+        # address in the name keeps them out of every table.
+        if path.name not in planned:
+            continue
+        if (path / "result.json").exists():
+            runs[path.name] = _load_run(path, planned[path.name], benchmarks, version)
+        elif (path / "failed.json").exists():
+            error = str(read_object(path / "failed.json").get("error", "no reason stored"))
+            failures[path.name] = error.splitlines()[0] if error else "no reason stored"
+    _check_columns(runs, benchmarks)
+    return runs, failures
+
+
+def _load_run(path: Path, cell: Cell, benchmarks: tuple[Benchmark, ...], version: int) -> Run:
+    result = read_object(path / "result.json")
+    planned = {"run_id": cell.run_id, "model": cell.model, "method": cell.method}
+    if cell.seed is not None:  # a base model's result counts for all seeds, whatever it names
+        planned["seed"] = cell.seed
+    for name, value in planned.items():
+        if result.get(name) != value:
+            raise StudyError(
+                f"runs/{path.name}/result.json has {name} {result.get(name)!r}, study.json plans "
+                f"{value!r}; remove the run and repeat it"
+            )
+    if result.get("status") not in ("finished", "diverged"):
+        raise StudyError(
+            f"runs/{path.name}/result.json has status {result.get('status')!r}; "
+            "allowed are finished and diverged"
+        )
+    scores = read_object(path / "scores.json") if (path / "scores.json").exists() else None
+    tables = _checked_scores(scores, path.name, benchmarks, version) if scores else {}
+    environment = path / "environment.json"
+    return Run(
+        cell=cell,
+        path=path,
+        config_hash=str(result.get("config_hash", "")),
+        status=result["status"],
+        diverged_reason=result.get("diverged_reason"),
+        train_seconds=float(result.get("train_seconds") or 0.0),
+        eval_seconds=float(result.get("eval_seconds") or 0.0),
+        num_steps=int(result.get("num_steps") or 0),
+        num_samples=result.get("num_samples"),
+        sampled_tokens=int(result.get("sampled_tokens") or 0),
+        accuracy={
+            b.key: stats.correct_matrix(
+                tables[b.key]["verdicts"],
+                num_problems=b.num_problems,
+                k=b.k,
+                where=f"runs/{path.name}/scores.json, {b.key}",
+            ).mean(axis=1)
+            for b in benchmarks
+            if b.key in tables
+        },
+        protocols={key: table["protocol"] for key, table in tables.items()},
+        problem_sets={key: table["problem_set_sha256"] for key, table in tables.items()},
+        environment=read_object(environment) if environment.exists() else {},
+    )
+
+
+def _checked_scores(
+    scores: Mapping[str, Any], run_id: str, benchmarks: tuple[Benchmark, ...], version: int
+) -> dict[str, Any]:
+    where = f"runs/{run_id}/scores.json"
+    if scores.get("run_id") != run_id:
+        raise StudyError(f"{where} is of run {scores.get('run_id')!r}; evaluate the run again")
+    if scores.get("suite_version") != version:
+        raise StudyError(
+            f"{where} has suite version {scores.get('suite_version')}, study.json has {version}; "
+            "versions must not be mixed in one table: evaluate the run again"
+        )
+    known = {b.key: b for b in benchmarks}
+    tables = scores.get("benchmarks", {})
+    unknown = sorted(set(tables) - set(known))
+    if unknown:
+        raise StudyError(
+            f"{where} scores benchmark {unknown[0]!r}, which is not in study.json; "
+            f"allowed are {', '.join(known)}"
+        )
+    for key, table in tables.items():
+        lacking = {"k", "verdicts", "protocol", "problem_set_sha256"} - set(table)
+        if lacking:
+            raise StudyError(f"{where}, {key}: {min(lacking)} is missing; evaluate the run again")
+        if table["k"] != known[key].k:
+            raise StudyError(
+                f"{where}, {key}: k is {table['k']}, study.json asks for {known[key].k}; "
+                "evaluate the run again"
+            )
+    return tables
+
+
+def _check_columns(runs: Mapping[str, Run], benchmarks: tuple[Benchmark, ...]) -> None:
+    """One benchmark column, one problem set and one protocol, or StudyError naming both runs."""
+    for benchmark in benchmarks:
+        scored = [run for run in runs.values() if benchmark.key in run.accuracy]
+        for run in scored[1:]:
+            for what, first, other in (
+                ("problem_set_sha256", scored[0].problem_sets, run.problem_sets),
+                ("protocol", scored[0].protocols, run.protocols),
+            ):
+                if first[benchmark.key] != other[benchmark.key]:
+                    raise StudyError(
+                        f"{benchmark.key}: runs {scored[0].cell.run_id} and {run.cell.run_id} "
+                        f"differ in {what} and cannot share a column; evaluate one of them again"
+                    )

@@ -1,0 +1,141 @@
+"""The embedded miniature study: every value with its source.
+
+Source tags: paper (arXiv 2606.24064), authors' script (LUFFY, HPT), tuned (results/mini/tuning.csv,
+development set), ours (a choice of this suite).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from baselines.grpo import GRPOConfig
+from baselines.hpt import HPTConfig
+from baselines.luffy import LUFFYConfig
+from baselines.sft import SFTConfig
+from benchmarks.config import DataConfig, EvalConfig, MethodEntry, RunConfig, Study
+from sgpo.core.config import RolloutConfig, TrainConfig
+from sgpo.method import SGPOConfig
+from sgpo.mini.models import MODELS
+from sgpo.mini.suites import BENCHMARKS
+
+PROFILE = "mini"
+TABLE_MODELS = ("qwen-s", "qwen-m", "llama-m")
+MAX_TOKENS = 96  # ours: longest derivation of the world, with room
+EXPERT_GAP = 0.1  # ours: condition 6 of `sgpo mini check`
+RL_STEPS = 64  # ours: one pass over the 1024 RL problems
+LEARNING_RATE = {  # tuned
+    "sft": 1e-4,
+    "grpo": 1e-4,
+    "hpt": 1e-4,
+    "luffy": 1e-4,
+    "sgpo": 1e-4,
+}
+
+EVALUATION = EvalConfig(suites=tuple(b.key for b in BENCHMARKS), max_tokens=MAX_TOKENS)
+ROLLOUT = RolloutConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_p=0.95)  # paper
+
+
+def sft_train(num_problems: int, learning_rate: float) -> TrainConfig:
+    """SFT recipe: two passes over the problems in batches of 64."""
+    return TrainConfig(
+        num_steps=2 * num_problems // 64,  # ours: 2 epochs (paper: 10)
+        problems_per_step=64,  # paper
+        learning_rate=learning_rate,
+        warmup_share=0.1,  # paper
+        grad_clip=1.0,  # ours
+    )
+
+
+def rl_train(learning_rate: float, grad_clip: float = 1.0) -> TrainConfig:
+    """RL recipe, the same number of problems and steps for every method."""
+    return TrainConfig(
+        num_steps=RL_STEPS,
+        problems_per_step=16,  # ours (paper, inferred: 128)
+        learning_rate=learning_rate,
+        grad_clip=grad_clip,
+    )
+
+
+def base(model: str, seed: int) -> RunConfig:
+    """The pretrained model as it is."""
+    return RunConfig(
+        profile=PROFILE,
+        model=model,
+        method="base",
+        seed=seed,
+        init="base",
+        prompt="mini",
+        sampler="compact",
+        data=DataConfig(split="none", expert_gap=EXPERT_GAP),
+        evaluation=EVALUATION,
+    )
+
+
+def supervised(method: str, split: str, num_problems: int):
+    """Configs of SFT on a part of the training pool, from the base model."""
+
+    def config(model: str, seed: int) -> RunConfig:
+        return replace(
+            base(model, seed),
+            method=method,
+            data=DataConfig(split=split, expert_gap=EXPERT_GAP),
+            settings=SFTConfig(),
+            train=sft_train(num_problems, LEARNING_RATE["sft"]),
+            rollout=ROLLOUT,
+        )
+
+    return config
+
+
+def reinforced(method: str, settings: Any, train: TrainConfig):
+    """Configs of an RL method, from the warm-up checkpoint."""
+
+    def config(model: str, seed: int) -> RunConfig:
+        return replace(
+            base(model, seed),
+            method=method,
+            init="warmup",
+            data=DataConfig(split="rl", expert_gap=EXPERT_GAP),
+            settings=settings,
+            train=train,
+            rollout=ROLLOUT,
+        )
+
+    return config
+
+
+METHODS = (
+    MethodEntry("base", "Base", base),
+    MethodEntry("sft", "SFT (warm-up)", supervised("sft", "warmup", 512)),
+    MethodEntry("sft_full", "SFT (all data)", supervised("sft_full", "all", 1536)),
+    MethodEntry(
+        "grpo", "SFT+GRPO", reinforced("grpo", GRPOConfig(), rl_train(LEARNING_RATE["grpo"]))
+    ),
+    MethodEntry(
+        "hpt",
+        "HPT",
+        reinforced(
+            "hpt",
+            HPTConfig(max_tokens=MAX_TOKENS),
+            rl_train(LEARNING_RATE["hpt"], grad_clip=80.0),  # authors' script (Qwen)
+        ),
+    ),
+    MethodEntry(
+        "luffy",
+        "LUFFY",
+        reinforced("luffy", LUFFYConfig(max_tokens=MAX_TOKENS), rl_train(LEARNING_RATE["luffy"])),
+    ),
+    MethodEntry("sgpo", "SGPO", reinforced("sgpo", SGPOConfig(), rl_train(LEARNING_RATE["sgpo"]))),
+)
+
+
+def study(num_seeds: int = 3) -> Study:
+    """Five methods and their starting points on three models."""
+    return Study(
+        name=PROFILE,
+        models=tuple((key, MODELS[key].label, MODELS[key].family) for key in TABLE_MODELS),
+        methods=METHODS,
+        seeds=tuple(range(num_seeds)),
+        benchmarks=tuple((b.key, b.label, b.num_problems, b.k) for b in BENCHMARKS),
+    )

@@ -1,0 +1,46 @@
+"""The mini study's wiring in a few minutes: one tiny model, few steps, few problems.
+
+Its numbers say that everything runs, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.config import MethodEntry, RunConfig, Study
+from benchmarks.profiles import mini
+from sgpo.mini.models import MODELS
+from sgpo.mini.suites import BENCHMARKS
+
+MODEL = "qwen-s"
+PRETRAIN_STEPS = 120
+TRAIN_STEPS = 6
+LIMITS = {"problem_limit": 40, "sample_limit": 4}
+
+
+def _shortened(entry: MethodEntry) -> MethodEntry:
+    def config(model: str, seed: int) -> RunConfig:
+        full = entry.config(model, seed)
+        train = full.train and replace(full.train, num_steps=TRAIN_STEPS, checkpoint_every=2)
+        return replace(
+            full,
+            profile="quick",
+            pretrain_steps=PRETRAIN_STEPS,
+            train=train,
+            evaluation=replace(full.evaluation, **LIMITS),
+        )
+
+    return MethodEntry(entry.key, entry.label, config)
+
+
+def study(num_seeds: int = 2) -> Study:
+    """Every method of the mini study on its smallest model, two seeds."""
+    return Study(
+        name="quick",
+        models=((MODEL, MODELS[MODEL].label, MODELS[MODEL].family),),
+        methods=tuple(_shortened(entry) for entry in mini.METHODS),
+        seeds=tuple(range(num_seeds)),
+        benchmarks=tuple(
+            (b.key, b.label, min(b.num_problems, 40), min(b.k, 4)) for b in BENCHMARKS
+        ),
+    )

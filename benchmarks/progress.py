@@ -1,0 +1,105 @@
+"""Progress of a whole study: what runs, what is left, and for how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from benchmarks.config import Cell
+
+# Rough seconds of a cell on one core, only used to weigh cells against each other.
+COST = {"base": 120.0, "sft": 25.0, "sft_full": 35.0}
+COST_OF_RL = 70.0
+# stage -> where in a cell it starts and how much of it it takes
+SPANS = {
+    "pretrain": (0.0, 0.7),
+    "regime": (0.7, 0.05),
+    "train": (0.0, 0.75),
+    "evaluate": (0.75, 0.25),
+}
+SCALE = {"qwen-s": 0.7, "qwen-m": 1.0, "llama-m": 1.0, "qwen-l": 4.0, "llama-s": 0.7}
+
+
+def expected_cost(cell: Cell) -> float:
+    """Seconds that ``cell`` takes on one core, roughly."""
+    config = cell.config
+    return COST.get(config.method, COST_OF_RL) * SCALE.get(config.model, 1.0)
+
+
+class StudyProgress:
+    """A live table on a terminal, one line per finished cell elsewhere."""
+
+    def __init__(self, cells: Sequence[Cell], console: Console | None = None) -> None:
+        self.console = console or Console()
+        self.cost = {c.run_id: expected_cost(c) for c in cells}
+        self.share = dict.fromkeys(self.cost, 0.0)
+        self.stage: dict[str, str] = {}
+        self.began = time.monotonic()
+        self.skipped = 0.0
+        self.live = Live(console=self.console, refresh_per_second=2)
+
+    def __enter__(self) -> StudyProgress:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.live.stop()
+
+    def skip(self, cell: Cell) -> None:
+        """``cell`` was finished before this study started."""
+        self.share[cell.run_id] = 1.0
+        self.skipped += self.cost[cell.run_id]
+
+    def start(self, cell: Cell) -> None:
+        self.stage[cell.run_id] = "starting"
+
+    def update(self, cell: Cell, stage: str, done: int, total: int) -> None:
+        """A worker reports ``done`` of ``total`` in a stage."""
+        offset, width = SPANS[stage]
+        self.share[cell.run_id] = offset + width * done / max(1, total)
+        self.stage[cell.run_id] = f"{stage} {done}/{total}"
+
+    def conclude(self, cell: Cell, what: str) -> None:
+        self.share[cell.run_id] = 1.0
+        self.stage.pop(cell.run_id, None)
+        finished = sum(s >= 1.0 for s in self.share.values())
+        self.console.print(
+            f"[{finished}/{len(self.share)}] {cell.run_id}: {what}"
+            f" ({self.elapsed()} elapsed, about {self.left()} left)",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def refresh(self) -> None:
+        if self.live.is_started:
+            table = Table(box=None, show_header=False)
+            for run_id, stage in self.stage.items():
+                table.add_row(run_id, stage)
+            done = sum(self.cost[r] * s for r, s in self.share.items())
+            share = done / max(1e-9, sum(self.cost.values()))
+            table.add_row("study", f"{share:.0%}, {self.elapsed()} elapsed, {self.left()} left")
+            self.live.update(table)
+
+    def elapsed(self) -> str:
+        return clock(time.monotonic() - self.began)
+
+    def left(self) -> str:
+        """Time left at the rate of this study so far."""
+        done = sum(self.cost[r] * s for r, s in self.share.items()) - self.skipped
+        total = sum(self.cost.values()) - self.skipped
+        if done <= 0:
+            return "?"
+        return clock((time.monotonic() - self.began) * (total - done) / done)
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss`` or ``m:ss``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

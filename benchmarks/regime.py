@@ -1,0 +1,151 @@
+"""The six conditions of the mini world, gathered from runs: ``sgpo mini check``.
+
+Conditions 1 to 4 are measured on each base model when its cell runs, before anything is trained.
+Condition 5 reads the training reward of SFT+GRPO, condition 6 the development accuracy of the
+warm-up at five expert gaps; the cells for those are ``calibration_cells``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.config import Cell, Study
+from benchmarks.profiles import mini
+from benchmarks.progress import StudyProgress
+from benchmarks.sources import DEVELOPMENT
+from sgpo.core.files import read_json, write_json
+from sgpo.mini import regime
+
+LAST_STEPS = 8  # steps over which the final training reward is averaged
+TOLERANCE = 0.03  # accuracy by which the warm-up may differ from the base
+
+
+def calibration_cells(model: str) -> dict[float | None, Cell]:
+    """Cells judged on the development set only: the warm-up at each expert gap, and under None
+    the base model."""
+    evaluation = replace(mini.EVALUATION, suites=(DEVELOPMENT,))
+    cells: dict[float | None, Cell] = {
+        None: Cell(replace(mini.base(model, 0), method="base_dev", evaluation=evaluation))
+    }
+    warmup = next(e for e in mini.METHODS if e.key == "sft").config(model, 0)
+    for gap in regime.EXPERT_GAPS:
+        config = replace(
+            warmup,
+            method=f"sft_gap{gap:g}",
+            data=replace(warmup.data, expert_gap=gap),
+            evaluation=evaluation,
+        )
+        cells[gap] = Cell(config)
+    return cells
+
+
+def dev_accuracy(run_dir: Path) -> float | None:
+    """Share of correct development samples of a run, None where it was not run."""
+    path = run_dir / "scores.json"
+    if not path.exists():
+        return None
+    letters = "".join(read_json(path)["benchmarks"][DEVELOPMENT]["verdicts"])
+    return letters.count("c") / len(letters)
+
+
+def conditions_of(model: str, grpo: Sequence[Cell], base: Cell, runs: Path) -> dict[str, Any]:
+    """What is known of one model: conditions that must hold, and what is only reported."""
+    measured = runs / base.run_id / "regime.json"
+    record = read_json(measured) if measured.exists() else {"conditions": [], "reported": {}}
+    conditions = list(record["conditions"])
+    rewards = [r for r in (_final_reward(runs / c.run_id) for c in grpo) if r is not None]
+    if rewards:
+        conditions.append(regime.saturation_condition(mean(rewards)).to_json())
+    cells = calibration_cells(model)
+    accuracy = {gap: dev_accuracy(runs / cell.run_id) for gap, cell in cells.items()}
+    if all(value is not None for value in accuracy.values()):
+        start = accuracy.pop(None)
+        change = accuracy[mini.EXPERT_GAP] - start
+        conditions.append(
+            regime.within(
+                f"6 warm-up minus base at expert gap {mini.EXPERT_GAP:g}",
+                change, -TOLERANCE, TOLERANCE,
+            ).to_json()
+        )  # fmt: skip
+        record["reported"]["dev_accuracy_base"] = start
+        record["reported"]["dev_accuracy_by_gap"] = {f"{g:g}": a for g, a in accuracy.items()}
+    return {"conditions": conditions, "reported": record["reported"]}
+
+
+def _final_reward(run_dir: Path) -> float | None:
+    if not (run_dir / "result.json").exists():
+        return None
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return mean(json.loads(line)["reward"] for line in lines[-LAST_STEPS:])
+
+
+def record_regimes(study: Study, results: Path) -> dict[str, Any]:
+    """Write and return ``regime.json`` of a mini study from the runs that are there."""
+    cells = study.cells()
+    models = {}
+    for model, _, _ in study.models:
+        base = next(c for c in cells if c.config.model == model and c.config.method == "base")
+        grpo = [c for c in cells if c.config.model == model and c.config.method == "grpo"]
+        models[model] = conditions_of(model, grpo, base, results / "runs")
+    content = {"models": models}
+    write_json(results / "regime.json", content)
+    return content
+
+
+def check(results: Path, models: Sequence[str] | None, jobs: int) -> int:
+    """Run what the conditions need, print them; 0 when all hold, 1 when one does not."""
+    from benchmarks.study import locked, run_study
+
+    full = mini.study(1)
+    known = [key for key, _, _ in full.models]
+    for name in models or []:
+        if name not in known:
+            raise ValueError(f"unknown model {name!r}: must be one of {', '.join(known)}")
+    study = replace(
+        full,
+        models=tuple(m for m in full.models if m[0] in (models or known)),
+        methods=tuple(e for e in full.methods if e.key in ("base", "sft", "grpo")),
+    )
+    cells = study.cells()
+    for model, _, _ in study.models:
+        cells += calibration_cells(model).values()
+    with locked(results):
+        with StudyProgress(cells) as progress:
+            outcome = run_study(cells, results, jobs, progress)
+        content = record_regimes(study, results)
+    for run_id, why in outcome.failed.items():
+        print(f"FAILED {run_id}: {why}")
+    return max(print_conditions(content), 0 if outcome.ok else 1)
+
+
+def print_conditions(content: dict[str, Any]) -> int:
+    """Print every condition of every model; 1 when one fails or is missing."""
+    failed = 0
+    console = Console()
+    for model, record in content["models"].items():
+        table = Table(title=f"{model}: is the miniature informative?")
+        for column in ("condition", "measured", "required", ""):
+            table.add_column(column)
+        for c in record["conditions"]:
+            verdict = "holds" if c["passed"] else "FAILS"
+            table.add_row(c["name"], f"{c['value']:.4f}", c["requirement"], verdict)
+            failed += not c["passed"]
+        console.print(table)
+        kinds = {c["name"][0] for c in record["conditions"]}
+        for number in sorted(set("12456") - kinds):
+            console.print(f"condition {number}: not run")
+            failed += 1
+        kl = record["reported"].get("kl")
+        console.print("condition 3, reported:", kl, highlight=False)
+        gaps = record["reported"].get("dev_accuracy_by_gap")
+        console.print("development accuracy of the warm-up by expert gap:", gaps, "base:",
+                      record["reported"].get("dev_accuracy_base"), highlight=False)  # fmt: skip
+    return 1 if failed else 0

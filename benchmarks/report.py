@@ -1,0 +1,166 @@
+"""Builds every table, figure and page of a results directory from its stored runs.
+
+``build(results_dir)`` needs no torch and no model: it reads study.json and the runs, writes
+tables/, figures/, CLAIMS.md, REPORT.md and report.html, and says what is missing. Equal runs give
+equal bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import pages
+from benchmarks.document import to_markdown
+from benchmarks.figures import curves, fig4, scaling
+from benchmarks.html import to_html
+from benchmarks.loading import load_study
+from benchmarks.store import NOT_RUN, Study, write_atomic
+from benchmarks.tables import budget, claims_table, regime, table1, tuning
+
+# Every artefact in the order of the report. A module has NAME, TITLE, USES ("scores": evaluated
+# runs, "metrics": trained runs), needs(study), build(study, out_dir) and blocks(study, out_dir).
+ARTEFACTS = (claims_table, table1, fig4, scaling, curves, regime, tuning, budget)
+REPORT = "report"
+
+
+class ReportError(ValueError):
+    """A request the report cannot serve, in one line."""
+
+
+@dataclass(frozen=True)
+class MissingCell:
+    """A run that artefacts need and that cannot be used. ``run_id`` is None where the grid does
+    not plan one; ``artefacts`` are the names of those that print "not run" for it."""
+
+    model: str
+    method: str
+    seed: int | None
+    run_id: str | None
+    reason: str
+    artefacts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    """``written``: paths of all files made; ``missing``: runs that are absent, one entry each;
+    ``commands``: what makes them, one command an artefact."""
+
+    written: tuple[Path, ...]
+    missing: tuple[MissingCell, ...]
+    commands: tuple[str, ...]
+
+    def text(self) -> str:
+        """What a person wants to know after a build, in a few lines."""
+        lines = [f"{len(self.written)} files written"]
+        lines += [str(path) for path in self.written if path.name in ("REPORT.md", "report.html")]
+        if self.missing:
+            lines.append(f"not run: {', '.join(m.run_id or m.method for m in self.missing)}")
+            lines += [f"to run them: {command}" for command in self.commands]
+        return "\n".join(lines)
+
+
+def build(results_dir: Path, only: Sequence[str] | None = None) -> ReportSummary:
+    """Writes the artefacts of ``results_dir`` (``results/<profile>``) and says what is missing.
+
+    Args:
+        only: names of artefacts; None or a list with "report" writes all of them and the pages.
+
+    Raises:
+        ReportError: an unknown name in ``only``.
+        store.StudyError, stats.StatsError: stored runs that must not share a table.
+    """
+    results_dir = Path(results_dir)
+    chosen = _chosen(only)
+    study = load_study(results_dir)
+    written = [path for module in chosen for path in module.build(study, results_dir)]
+    missing = missing_cells(study, chosen)
+    commands = tuple(
+        study.command(module.NAME)
+        for module in chosen
+        if any(module.NAME in cell.artefacts for cell in missing)
+    )
+    if len(chosen) == len(ARTEFACTS):
+        content = [(module, module.blocks(study, results_dir)) for module in ARTEFACTS]
+        blocks = pages.report_blocks(study, content, missing, commands)
+        title = pages.title(study)
+        written.append(write_atomic(results_dir / "REPORT.md", to_markdown(blocks)))
+        written.append(write_atomic(results_dir / "report.html", to_html(blocks, title=title)))
+    return ReportSummary(written=tuple(written), missing=missing, commands=commands)
+
+
+def names() -> tuple[str, ...]:
+    """What ``only`` may name."""
+    return (*(module.NAME for module in ARTEFACTS), REPORT)
+
+
+def needs(results_dir: Path, only: Sequence[str]) -> set[tuple[str, str]]:
+    """(model, method) of every run that the named artefacts read, from the planned grid.
+
+    Raises:
+        ReportError: an unknown name in ``only``.
+    """
+    study = load_study(Path(results_dir))
+    return {cell for module in _chosen(only) for cell in module.needs(study)}
+
+
+def missing_cells(study: Study, modules: Sequence) -> tuple[MissingCell, ...]:
+    """Runs that ``modules`` need and that cannot be used, each once, in the order of the grid."""
+    found: dict[tuple, tuple[str, list[str]]] = {}
+    for module in modules:
+        for model, method in module.needs(study):
+            cells = study.cells_of(model, method)
+            if not cells:
+                key = (model, method, None, None)
+                found.setdefault(key, ("not in the grid", []))[1].append(module.NAME)
+            for cell in cells:
+                reason = study.why_missing(cell, scored=module.USES == "scores")
+                if reason:
+                    key = (model, method, cell.seed, cell.run_id)
+                    found.setdefault(key, (reason, []))[1].append(module.NAME)
+    return tuple(
+        MissingCell(*key, reason=reason, artefacts=tuple(artefacts))
+        for key, (reason, artefacts) in found.items()
+    )
+
+
+def _chosen(only: Sequence[str] | None) -> tuple:
+    if only is None:
+        return ARTEFACTS
+    for name in only:
+        if name not in names():
+            near = difflib.get_close_matches(name, names(), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ReportError(f"unknown artefact {name!r}; allowed: {', '.join(names())}{hint}")
+    if REPORT in only:
+        return ARTEFACTS
+    return tuple(module for module in ARTEFACTS if module.NAME in only)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m benchmarks.report results/<profile> [--only a,b]``; the exit code."""
+    parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__.splitlines()[0])
+    parser.add_argument("results_dir", type=Path, help="results/<profile>")
+    parser.add_argument("--only", help=f"comma-separated: {', '.join(names())}")
+    options = parser.parse_args(arguments)
+    try:
+        summary = build(options.results_dir, options.only.split(",") if options.only else None)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in summary.written:
+        print(path)
+    for cell in summary.missing:
+        seed = "" if cell.seed is None else f" seed {cell.seed}"
+        print(f"{NOT_RUN}: {cell.model} {cell.method}{seed} ({cell.reason})")
+    for command in summary.commands:
+        print(f"made by: {command}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

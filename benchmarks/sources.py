@@ -1,0 +1,57 @@
+"""Where a run's base weights and problems come from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.config import DataConfig, EvalConfig, RunConfig
+from sgpo.core.config import canonical_json
+from sgpo.core.types import Problem
+from sgpo.mini import suites
+from sgpo.mini.pretrain import ensure_base_model
+
+DEVELOPMENT = "minidev"
+DEVELOPMENT_SAMPLES = 8
+
+
+def base_model(
+    config: RunConfig, cache: Path, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Directory of the run's base model, made and cached below ``cache`` if it is absent."""
+    report = (lambda step, steps, loss: progress(step, steps)) if progress else None
+    return ensure_base_model(config.model, cache, report, num_steps=config.pretrain_steps)
+
+
+def training_problems(config: DataConfig) -> list[Problem]:
+    """The training problems of a run, with strategies and expert traces."""
+    splits = {"warmup": ["warmup"], "rl": ["rl"], "all": ["warmup", "rl"], "none": []}
+    return [
+        problem
+        for split in splits[config.split]
+        for problem in suites.training_problems(split, config.expert_gap)
+    ]
+
+
+def evaluation_problems(key: str, config: EvalConfig) -> tuple[list[Problem], int]:
+    """The problems of one suite and the samples per problem, after the config's limits.
+
+    Raises:
+        ValueError: unknown suite.
+    """
+    if key == DEVELOPMENT:
+        problems, samples = suites.development_problems(), DEVELOPMENT_SAMPLES
+    else:
+        known = {b.key: b for b in suites.BENCHMARKS}
+        if key not in known:
+            names = ", ".join([*known, DEVELOPMENT])
+            raise ValueError(f"unknown benchmark {key!r}: must be one of {names}")
+        problems, samples = suites.benchmark_problems(key), known[key].k
+    return problems[: config.problem_limit], min(samples, config.sample_limit or samples)
+
+
+def problem_set_sha256(problems: list[Problem]) -> str:
+    """Hash of ids, questions and answers in their order."""
+    content = [[p.id, p.question, p.answer] for p in problems]
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()

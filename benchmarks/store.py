@@ -1,0 +1,205 @@
+"""The stored study as records: the planned grid, the runs that exist, their scores and metrics.
+
+``benchmarks.loading`` makes these records from ``results/<profile>``. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import stats
+
+NOT_RUN = "not run"
+RL_METHODS = ("grpo", "hpt", "luffy", "sgpo")
+METHOD_ORDER = ("base", "sft", "sft_full", *RL_METHODS)
+
+
+class StudyError(ValueError):
+    """A results directory that cannot be reported; one line that names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A base model of the study; ``parameters`` is its number of weights, None until
+    one of its runs has ended."""
+
+    key: str
+    label: str
+    family: str
+    parameters: int | None
+
+
+@dataclass(frozen=True)
+class Method:
+    key: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A test set of ``num_problems`` problems, ``k`` samples each."""
+
+    key: str
+    label: str
+    num_problems: int
+    k: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned run. ``seed`` is None for a base model: it is not trained, so it counts for all
+    seeds."""
+
+    run_id: str
+    model: str
+    method: str
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run that ended. ``accuracy``: benchmark key -> float [N], a problem's share of correct
+    samples; empty where the run was not evaluated. Times in seconds."""
+
+    cell: Cell
+    path: Path
+    config_hash: str
+    status: str
+    diverged_reason: str | None
+    train_seconds: float
+    eval_seconds: float
+    num_steps: int
+    num_samples: int | None
+    sampled_tokens: int
+    accuracy: Mapping[str, np.ndarray]
+    protocols: Mapping[str, Mapping[str, Any]]
+    problem_sets: Mapping[str, str]
+    environment: Mapping[str, Any]
+
+    @property
+    def diverged(self) -> bool:
+        return self.status == "diverged"
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """metrics.jsonl as columns: name -> float [steps]; absent or null values are NaN."""
+        rows = _read_jsonl(self.path / "metrics.jsonl")
+        names = {name: None for row in rows for name in row}
+        return {
+            name: np.array([_number(row.get(name)) for row in rows], dtype=np.float64)
+            for name in names
+        }
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything a table or figure needs. ``runs`` holds ended runs by id; ``failures`` the error
+    line of those that failed; ``resamples`` the bootstrap draws all artefacts share."""
+
+    root: Path
+    profile: str
+    suite_version: int
+    seeds: tuple[int, ...]
+    models: tuple[Model, ...]
+    methods: tuple[Method, ...]
+    benchmarks: tuple[Benchmark, ...]
+    cells: tuple[Cell, ...]
+    runs: Mapping[str, Run]
+    failures: Mapping[str, str]
+    resamples: stats.Resamples
+
+    def model(self, key: str) -> Model:
+        return next(model for model in self.models if model.key == key)
+
+    def method_label(self, key: str) -> str:
+        return next((method.label for method in self.methods if method.key == key), key)
+
+    def cells_of(self, model: str, method: str) -> tuple[Cell, ...]:
+        """Planned cells of a model and method in the order of their seeds."""
+        chosen = [c for c in self.cells if (c.model, c.method) == (model, method)]
+        return tuple(sorted(chosen, key=lambda c: -1 if c.seed is None else c.seed))
+
+    def runs_of(self, model: str, method: str, *, scored: bool) -> tuple[Run, ...]:
+        """All planned runs of a model and method, or () when one of them is absent.
+
+        All or nothing, so that a row never silently averages over fewer seeds than its neighbour.
+        ``scored`` asks for evaluated runs; a diverged run counts as there either way.
+        """
+        cells = self.cells_of(model, method)
+        if any(self.why_missing(cell, scored=scored) for cell in cells):
+            return ()
+        return tuple(self.runs[cell.run_id] for cell in cells)
+
+    def why_missing(self, cell: Cell, *, scored: bool) -> str | None:
+        """None for a run that can be used, else the reason in a few words."""
+        run = self.runs.get(cell.run_id)
+        if run is None:
+            error = self.failures.get(cell.run_id)
+            return f"failed: {error}" if error else NOT_RUN
+        if scored and not run.accuracy and not run.diverged:
+            return "trained, not evaluated"
+        return None
+
+    def command(self, artefact: str) -> str:
+        """The command that makes what an artefact lacks."""
+        return f"bash reproduce.sh --profile {self.profile} --only {artefact}"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_atomic(path: Path, content: str | bytes) -> Path:
+    """``path`` after its content was replaced as a whole: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or StudyError naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StudyError(f"{path} does not exist; run bash reproduce.sh first") from error
+    except ValueError as error:
+        raise StudyError(f"{path} is not valid JSON ({error}); remove it and repeat") from error
+    if not isinstance(value, dict):
+        raise StudyError(f"{path} must hold a JSON object; remove it and repeat")
+    return value
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except ValueError as error:
+        raise StudyError(f"{path} has a broken line ({error}); repeat the run") from error
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None or isinstance(value, str) else float(value)

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The one entry: makes .venv, installs the suite, then runs a verb. `bash reproduce.sh --help`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  cat <<'TEXT'
+bash reproduce.sh [options]      run the mini study and write its report to results/mini
+bash reproduce.sh --quick        the same wiring in a few minutes, written to results/quick
+bash reproduce.sh test [args]    run the tests (arguments go to pytest)
+bash reproduce.sh report         rebuild tables and figures from stored runs, without torch
+bash reproduce.sh status         done, running, failed and missing cells
+bash reproduce.sh setup          only make .venv and install
+
+options of the study: --profile mini|quick  --seeds N  --jobs N  --only table1,fig4
+  --methods sgpo,grpo  --models qwen-m  --method-file FILE  --out DIR  --dry-run
+A second call continues where the first one stopped.
+TEXT
+}
+
+setup() {
+  local wanted stamp=.venv/installed
+  wanted=$(cat pyproject.toml)
+  if [ -x .venv/bin/sgpo ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    return
+  fi
+  local python=${PYTHON:-python3}
+  if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))'; then
+    echo "reproduce.sh: $python is not Python 3.11 or 3.12; set PYTHON to one" >&2
+    exit 2
+  fi
+  echo "Installing into .venv (once; a few minutes)"
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+  printf '%s' "$wanted" > "$stamp"
+}
+
+# Workers run one thread each: threads of one worker would fight those of the next for the cores.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
+
+case "${1:-}" in
+  -h | --help | help) usage; exit 0 ;;
+esac
+setup
+case "${1:-}" in
+  setup) ;;
+  test) shift; exec .venv/bin/python -m pytest "$@" ;;
+  report | status | train | evaluate | grade | tune | mini) exec .venv/bin/sgpo "$@" ;;
+  --quick) shift; exec .venv/bin/sgpo study --profile quick "$@" ;;
+  "" | --*) exec .venv/bin/sgpo study "$@" ;;
+  *) echo "reproduce.sh: unknown verb '$1'" >&2; usage >&2; exit 2 ;;
+esac

@@ -1,0 +1,168 @@
+"""The ``sgpo`` command: thin, and quick to start (torch is imported by the verb that needs it)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code. A user's mistake ends in one line on stderr and code 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("\nstopped; finished cells are kept, run the same command to continue",
+              file=sys.stderr)  # fmt: skip
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"sgpo: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sgpo", description=__doc__.split(":")[0])
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    study = verbs.add_parser("study", help="run a profile's grid and write its report")
+    _add_profile(study)
+    study.add_argument("--seeds", type=_positive, help="number of seeds (default: the profile's)")
+    study.add_argument("--jobs", type=_positive, default=os.cpu_count(), help="parallel cells")
+    study.add_argument("--only", type=_names, help="just these artefacts and the runs they need")
+    study.add_argument("--methods", type=_names, help="just these methods (comma-separated)")
+    study.add_argument("--models", type=_names, help="just these models (comma-separated)")
+    study.add_argument("--method-file", type=Path, help="add the method of this file to the grid")
+    study.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                       help="override a value of every run, e.g. train.learning_rate=1e-4")  # fmt: skip
+    study.add_argument("--dry-run", action="store_true", help="print the grid and its cost")
+    study.set_defaults(run=_study)
+
+    train = verbs.add_parser("train", help="train and evaluate one method")
+    _add_profile(train)
+    train.add_argument("--model", required=True)
+    train.add_argument("--method", required=True, help="a method key, or a method file (.py)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    train.set_defaults(run=_train)
+
+    evaluate = verbs.add_parser("evaluate", help="evaluate a checkpoint directory")
+    evaluate.add_argument("--model", required=True, type=Path, help="Hugging Face directory")
+    evaluate.add_argument("--suite", required=True, type=_names, help="e.g. minimath,miniamc")
+    evaluate.add_argument("--out", required=True, type=Path, help="where samples and scores go")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--samples", type=_positive, help="at most this many a problem")
+    evaluate.set_defaults(run=_evaluate)
+
+    grade = verbs.add_parser("grade", help="judge stored samples again, without a model")
+    grade.add_argument("paths", nargs="+", type=Path, help="samples files or run directories")
+    grade.set_defaults(run=_grade)
+
+    report = verbs.add_parser("report", help="rebuild tables, figures and pages from stored runs")
+    _add_profile(report)
+    report.add_argument("--only", type=_names)
+    report.add_argument("--check", action="store_true",
+                        help="change nothing; fail unless the stored tables are what the runs give")  # fmt: skip
+    report.set_defaults(run=_report)
+
+    status = verbs.add_parser("status", help="finished, published, failed and missing cells")
+    _add_profile(status)
+    status.set_defaults(run=_status)
+
+    tune = verbs.add_parser("tune", help="tuning trials of every method on the development set")
+    tune.add_argument("--jobs", type=_positive, default=os.cpu_count())
+    tune.add_argument("--out", type=Path)
+    tune.set_defaults(run=_tune)
+
+    mini = verbs.add_parser("mini", help="the embedded world")
+    mini_verbs = mini.add_subparsers(required=True, metavar="check")
+    check = mini_verbs.add_parser("check", help="measure the six conditions of the mini world")
+    check.add_argument("--models", type=_names, help="default: the models of Table 1")
+    check.add_argument("--jobs", type=_positive, default=os.cpu_count())
+    check.add_argument("--out", type=Path)
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="mini", help="mini or quick")
+    parser.add_argument("--out", type=Path, help="results directory (default: results/PROFILE)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
+    return value
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _results(options: argparse.Namespace, default: str | None = None) -> Path:
+    return options.out or Path("results") / (default or options.profile)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from benchmarks.launch import dry_run, launch_study, planned_study
+
+    study = planned_study(
+        options.profile, options.seeds, options.method_file, options.overrides
+    )
+    if options.dry_run:
+        return dry_run(study, _results(options), options)
+    return launch_study(study, _results(options), options)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from benchmarks.launch import train_one
+
+    return train_one(options, _results(options))
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from benchmarks.launch import evaluate_directory
+
+    return evaluate_directory(options)
+
+
+def _grade(options: argparse.Namespace) -> int:
+    from benchmarks.regrade import regrade_paths
+
+    return regrade_paths(options.paths)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from benchmarks.regrade import check_report
+    from benchmarks.report import build
+
+    if options.check:
+        return check_report(_results(options))
+    summary = build(_results(options), options.only)
+    print(summary.text())
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from benchmarks.launch import print_status
+
+    return print_status(options.profile, _results(options))
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from benchmarks.tune import tune
+
+    return tune(_results(options, "mini"), options.jobs)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from benchmarks.regime import check
+
+    return check(_results(options, "mini"), options.models, options.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What every method shares. Nothing in here knows which method is running."""

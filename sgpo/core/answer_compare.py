@@ -1,0 +1,276 @@
+"""Whether two forms are the same answer. Typed and fail-closed: what is not shown equal is wrong.
+
+The only open question, whether two *expressions* are equal, goes to a ``Judge``. The parent process
+passes one that raises Undecided; the worker passes the symbolic one (symbolic.py). So both run the
+same rules, and the parent only ships what it cannot decide itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Protocol
+
+from sgpo.core.answer_forms import (
+    ELLIPSIS,
+    Based,
+    Form,
+    Group,
+    Interval,
+    Relation,
+    Scalar,
+    Union,
+    Words,
+    as_interval,
+    parse_form,
+)
+from sgpo.core.answer_numbers import rationals_equal
+from sgpo.core.answer_relations import is_assignment, relation_as_interval
+from sgpo.core.answer_text import words_key
+
+MAX_ITEMS = 200
+
+
+class Undecided(Exception):
+    """The exact rules do not decide; the symbolic judge has to."""
+
+
+class Judge(Protocol):
+    def equal(self, gold: str, answer: str) -> bool:
+        """Whether two expressions are equal wherever both are defined."""
+
+    def same_relation(self, gold: Relation, answer: Relation) -> bool:
+        """Whether two relations with one operator each hold for the same values."""
+
+
+class ExactOnly:
+    """The judge of the parent process: never guesses, never imports a computer-algebra system."""
+
+    def equal(self, gold: str, answer: str) -> bool:
+        raise Undecided
+
+    def same_relation(self, gold: Relation, answer: Relation) -> bool:
+        raise Undecided
+
+
+def same_answer(gold: Form, answer: Form, judge: Judge) -> bool:
+    """Whether ``answer`` states the same as ``gold``.
+
+    Not symmetric in two places, both by the gold's form: an open pair ``(1,2)`` in the gold is a
+    point unless its context says interval; an equation in the gold may be answered by its right
+    side, but a bare equation in the answer is not its right side if that is 0.
+    """
+    if gold == answer:
+        return True
+    if isinstance(gold, Relation) or isinstance(answer, Relation):
+        return _with_relation(gold, answer, judge)
+    if isinstance(gold, Interval | Union) or isinstance(answer, Interval | Union):
+        return _with_interval(gold, answer, judge)
+    if isinstance(gold, Group) or isinstance(answer, Group):
+        return _with_group(gold, answer, judge)
+    if isinstance(gold, Based) or isinstance(answer, Based):
+        return _with_based(gold, answer)
+    if isinstance(gold, Words) or isinstance(answer, Words):
+        return _text_of(gold) == _text_of(answer)
+    assert isinstance(gold, Scalar) and isinstance(answer, Scalar)
+    return _scalars(gold, answer, judge)
+
+
+def _text_of(form: Form) -> str | None:
+    key = form.key if isinstance(form, Words) else None
+    key = words_key(form.text) if isinstance(form, Scalar) else key
+    return None if key is None else key.replace(" ", "")
+
+
+def _scalars(gold: Scalar, answer: Scalar, judge: Judge) -> bool:
+    units = {gold.unit, answer.unit} - {None, "?"}
+    if len(units) == 2:
+        return False  # 5 cm and 5 m; a missing or unknown unit does not count against an answer
+    if gold.text == answer.text and gold.percent == answer.percent:
+        return True
+    if gold.malformed or answer.malformed or ELLIPSIS in gold.text + answer.text:
+        return False
+    if gold.value is not None and answer.value is not None:
+        return _same_number(gold, answer) or _same_comma_list(gold, answer)
+    if gold.percent != answer.percent and None is gold.value is answer.value:
+        return False
+    return judge.equal(gold.text, answer.text)
+
+
+def _same_number(gold: Scalar, answer: Scalar) -> bool:
+    assert gold.value is not None and answer.value is not None
+    if rationals_equal(gold.value, answer.value, gold.places, answer.places):
+        return True  # 28% and 28: the question asked for a percentage
+    if gold.percent == answer.percent:
+        return False
+    scaled = [s.value * (Fraction(1, 100) if s.percent else 1) for s in (gold, answer)]
+    return scaled[0] == scaled[1]
+
+
+def _with_based(gold: Form, answer: Form) -> bool:
+    """Digits must agree, and bases where both are given; the base may be left out of the answer."""
+    if isinstance(gold, Based) and isinstance(answer, Based):
+        return False  # equal ones were caught before: digits or base differ
+    if isinstance(gold, Based):
+        return isinstance(answer, Scalar) and answer.text == gold.digits
+    assert isinstance(answer, Based)
+    return answer.base == 10 and isinstance(gold, Scalar) and gold.text == answer.digits
+
+
+def _with_group(gold: Form, answer: Form, judge: Judge) -> bool:
+    if isinstance(gold, Scalar) and isinstance(answer, Group):
+        return gold.value is not None and _thousands_as_list(gold, answer, judge)
+    if isinstance(answer, Scalar) and isinstance(gold, Group):
+        return answer.value is not None and _thousands_as_list(answer, gold, judge)
+    if not (isinstance(gold, Group) and isinstance(answer, Group)):
+        return False
+    kinds = {gold.kind, answer.kind}
+    if len(gold.items) != len(answer.items) or len(gold.items) > MAX_ITEMS:
+        return False
+    if kinds == {"matrix"}:
+        same_shape = gold.columns == answer.columns
+        return same_shape and _in_order(gold.items, answer.items, judge)
+    if kinds == {"matrix", "tuple"}:
+        matrix = gold if gold.kind == "matrix" else answer
+        is_vector = matrix.columns in (1, len(matrix.items))
+        return is_vector and _in_order(gold.items, answer.items, judge)
+    if kinds <= {"list", "set"}:
+        if any(isinstance(i, Scalar) and ELLIPSIS in i.text for i in gold.items + answer.items):
+            return _in_order(gold.items, answer.items, judge)
+        return _any_order(gold.items, answer.items, judge)
+    if kinds <= {"tuple", "list"} or kinds == {"ratio"}:
+        return _in_order(gold.items, answer.items, judge)
+    return False
+
+
+def _same_comma_list(gold: Scalar, answer: Scalar) -> bool:
+    """``100,200`` and ``200,100``: read as numbers they differ, read as lists they do not."""
+    if "," not in gold.text or "," not in answer.text:
+        return False
+    gold_items, items = gold.text.split(","), answer.text.split(",")
+    return sorted(gold_items) == sorted(items)
+
+
+def _thousands_as_list(number: Scalar, group: Group, judge: Judge) -> bool:
+    """``100,200`` reads as one number; beside a list it is one too."""
+    if group.kind not in ("list", "set") or "," not in number.text:
+        return False
+    parts = [parse_form(part) for part in number.text.split(",")]
+    return len(parts) == len(group.items) and _any_order(parts, group.items, judge)
+
+
+def _in_order(gold: Sequence[Form], answer: Sequence[Form], judge: Judge) -> bool:
+    pairs = list(zip(gold, answer, strict=True))
+    pairs.sort(key=_symbolic_last)  # a cheap mismatch saves the symbolic work
+    return all(same_answer(g, a, judge) for g, a in pairs)
+
+
+def _symbolic_last(pair: tuple[Form, Form]) -> bool:
+    return not all(isinstance(f, Scalar) and f.value is not None for f in pair)
+
+
+def _any_order(gold: Sequence[Form], answer: Sequence[Form], judge: Judge) -> bool:
+    """Greedy matching, which is exact because equality is an equivalence relation."""
+    left = list(answer)
+    open_golds: list[Form] = []
+    for g in gold:  # identical items first: free of symbolic work
+        if g in left:
+            left.remove(g)
+        else:
+            open_golds.append(g)
+    for g in sorted(open_golds, key=lambda f: not (isinstance(f, Scalar) and f.value is not None)):
+        found = next((i for i, a in enumerate(left) if same_answer(g, a, judge)), None)
+        if found is None:
+            return False
+        del left[found]
+    return True
+
+
+# --- intervals ---------------------------------------------------------------------------------
+
+
+def _as_set(form: Form) -> Form:
+    """Relations on one variable as intervals; unions of them; other forms unchanged."""
+    if isinstance(form, Relation):
+        found = relation_as_interval(form)
+        return found[1] if found else form
+    if isinstance(form, Group) and form.kind == "list" and form.disjunction:
+        parts = tuple(_as_set(item) for item in form.items)
+        if all(isinstance(part, Interval) for part in parts):
+            return Union(parts)
+    return form
+
+
+def _with_interval(gold: Form, answer: Form, judge: Judge) -> bool:
+    gold, answer = _as_set(as_interval(gold)), _as_set(as_interval(answer))
+    if isinstance(gold, Interval) and isinstance(answer, Interval):
+        return (
+            (gold.low_open, gold.high_open) == (answer.low_open, answer.high_open)
+            and same_answer(gold.low, answer.low, judge)
+            and same_answer(gold.high, answer.high, judge)
+        )
+    if isinstance(gold, Union) and isinstance(answer, Union):
+        if len(gold.parts) != len(answer.parts):
+            return False
+        return _any_order(gold.parts, answer.parts, judge)
+    return False
+
+
+# --- relations ---------------------------------------------------------------------------------
+
+_FUNCTION_OF = re.compile(r"([a-zA-Z](?:_\{\w+\})?)\(([a-zA-Z])\)")
+
+
+def _with_relation(gold: Form, answer: Form, judge: Judge) -> bool:
+    if isinstance(gold, Relation) and isinstance(answer, Relation):
+        return _two_relations(gold, answer, judge)
+    if isinstance(gold, Relation):
+        if is_assignment(gold):
+            return same_answer(parse_form(gold.sides[-1]), answer, judge)
+        found = relation_as_interval(gold)
+        return found is not None and same_answer(found[1], as_interval(answer), judge)
+    assert isinstance(answer, Relation)
+    if set(answer.ops) <= {"=", "\\approx"}:
+        value = parse_form(answer.sides[-1])
+        is_zero = isinstance(value, Scalar) and value.value == 0
+        if is_assignment(answer) or not is_zero:
+            return same_answer(gold, value, judge)
+        return False
+    found = relation_as_interval(answer)
+    return (
+        found is not None
+        and isinstance(gold, Interval | Union)
+        and _with_interval(gold, found[1], judge)
+    )
+
+
+def _two_relations(gold: Relation, answer: Relation, judge: Judge) -> bool:
+    if is_assignment(gold) and is_assignment(answer):
+        return _two_assignments(gold, answer, judge)
+    as_gold, as_answer = relation_as_interval(gold), relation_as_interval(answer)
+    if as_gold and as_answer:
+        return as_gold[0] == as_answer[0] and same_answer(as_gold[1], as_answer[1], judge)
+    if len(gold.ops) == 1 and len(answer.ops) == 1:
+        return judge.same_relation(gold, answer)
+    if gold.ops != answer.ops:
+        return False
+    pairs = zip(gold.sides, answer.sides, strict=True)
+    return all(same_answer(parse_form(g), parse_form(a), judge) for g, a in pairs)
+
+
+def _two_assignments(gold: Relation, answer: Relation, judge: Judge) -> bool:
+    left, right, value = gold.sides[0], answer.sides[0], answer.sides[-1]
+    if left != right:
+        names = _FUNCTION_OF.fullmatch(left), _FUNCTION_OF.fullmatch(right)
+        if names[0] and names[1] and names[0].group(1) == names[1].group(1):
+            # f(n)=2n and f(x)=2x are one function: the argument is a bound variable.
+            new, old = names[0].group(2), names[1].group(2)
+            if re.search(rf"(?<![a-zA-Z\\]){new}(?![a-zA-Z])", value):
+                return False
+            value = re.sub(rf"(?<![a-zA-Z\\]){old}(?![a-zA-Z])", new, value)
+        elif len(gold.ops) == 1 and len(answer.ops) == 1:
+            return judge.same_relation(gold, answer)
+        else:
+            return False
+    return same_answer(parse_form(gold.sides[-1]), parse_form(value), judge)

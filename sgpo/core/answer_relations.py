@@ -1,0 +1,48 @@
+"""What a relation says about one letter: an interval of its values, or only a name for the answer."""
+
+from __future__ import annotations
+
+import re
+
+from sgpo.core.answer_forms import Interval, Relation, Scalar, parse_form
+
+_FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+_VARIABLE = re.compile(
+    r"[a-zA-Z](?:_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\(?:alpha|beta|theta|lambda|mu)"
+)
+
+
+def relation_as_interval(relation: Relation) -> tuple[str, Interval] | None:
+    """``(variable, interval)`` of ``x > 2``, ``2 \\le x < 5``; None for other relations."""
+    sides, ops = list(relation.sides), list(relation.ops)
+    if any(op not in _FLIP for op in ops) or len(sides) not in (2, 3):
+        return None
+    if len(sides) == 3:
+        if ops[0][:2] in (">", "\\g"):
+            sides, ops = sides[::-1], [_FLIP[op] for op in ops[::-1]]
+        if ops[0] not in ("<", "\\le") or ops[1] not in ("<", "\\le"):
+            return None
+        low, variable, high = sides
+        if not _VARIABLE.fullmatch(variable):
+            return None
+        return variable, Interval(parse_form(low), parse_form(high), ops[0] == "<", ops[1] == "<")
+    if not _VARIABLE.fullmatch(sides[0]):
+        sides, ops = sides[::-1], [_FLIP[ops[0]]]
+    if not _VARIABLE.fullmatch(sides[0]):
+        return None
+    bound, op = parse_form(sides[1]), ops[0]
+    if op in (">", "\\ge"):
+        return sides[0], Interval(bound, Scalar("\\infty"), op == ">", True)
+    return sides[0], Interval(Scalar("-\\infty"), bound, True, op == "<")
+
+
+_NAME = re.compile(
+    r"[a-zA-Z](?:_\{[^{}]*\})?'*|[a-zA-Z](?:_\{[^{}]*\})?'*\([a-zA-Z0-9, ]+\)"
+    r"|[A-Z]{2,3}|\|[A-Z]{2}\||\\[a-z]+(?:\s?[A-Z])+|\\text\{[^{}]*\}"
+    r"|\\[a-z]+(?:_\{[^{}]*\})?|\\angle[ A-Z_{}0-9]+"
+)
+
+
+def is_assignment(relation: Relation) -> bool:
+    """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
+    return set(relation.ops) <= {"=", "\\approx"} and bool(_NAME.fullmatch(relation.sides[0]))

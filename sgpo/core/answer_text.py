@@ -1,0 +1,211 @@
+"""One spelling for answers: LaTeX spellings, Unicode, units, currency, percent.
+
+``canonical`` turns the many spellings of one formula into one string, so that most equal answers
+are equal strings. It never changes the mathematics: a base subscript, an exponent, a letter at the
+end of a product (``2t``) all stay; only marked-up text and known unit words are units.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
+_UNICODE = {
+    "−": "-", "–": "-", "—": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "÷": "/",
+    "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ",
+    "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "±": r"\pm ", "∈": r"\in ", "…": r"\ldots ",
+    "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}", "“": '"', "”": '"', "’": "'", "\u00a0": " ", "\u2009": " ",
+    "，": ",", "（": "(", "）": ")", "：": ":", "％": "%", "∀": r"\forall ", "θ": r"\theta ",
+}  # fmt: skip
+_UNICODE_TABLE = str.maketrans(_UNICODE)
+
+# Applied in this order. Every entry is a spelling, not a meaning.
+_SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"\\\(|\\\)|\\\[(?!\d*(?:pt|em|ex|mm)\])|(?<!\\)\\\]", " "),
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\(?:left|right|middle|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?(?=\s*[\[\](){}|.\\])", ""),
+        (r"\\(?:displaystyle|textstyle|limits|nolimits|hspace\{[^{}]*\})(?![a-zA-Z])", " "),
+        (r"(?<=\d)\s*(?:\{,\}|\\!\s*,|,\s*\\!)\s*(?:\\!)?\s*(?=\d{3})", "\x02"),
+        (r"\\!", ""),
+        (r"(?<!\\)\\[,;:> ]|(?<!\\)~|\\(?:q?quad|enspace|thinspace)(?![a-zA-Z])", " "),
+        (r"\\(?:leq|leqslant|leqq)(?![a-zA-Z])|<=|=<", r"\\le "),
+        (r"\\(?:geq|geqslant|geqq)(?![a-zA-Z])|>=", r"\\ge "),
+        (r"\\lt(?![a-zA-Z])", "<"),
+        (r"\\gt(?![a-zA-Z])", ">"),
+        (r"\\(?:neq)(?![a-zA-Z])|!=", r"\\ne "),
+        (r"\\(?:dots|dotsc|dotsb|cdots|ldots)(?![a-zA-Z])|\.\.\.", r"\\ldots "),
+        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
+        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+        (r"\\l(?:angle|paren)(?![a-zA-Z])", "("),
+        (r"\\r(?:angle|paren)(?![a-zA-Z])", ")"),
+        (r"\\lbrack(?![a-zA-Z])", "["),
+        (r"\\rbrack(?![a-zA-Z])", "]"),
+        (r"\\[lr]?vert(?![a-zA-Z])", "|"),
+        (r"\\(?:dot)?div(?![a-zA-Z])", "/"),
+        (r"\\(?:ast|times|cdot)(?![a-zA-Z])|(?<!\*)\*(?!\*)", r"\\cdot "),
+        (r"\\arc(sin|cos|tan)(?![a-zA-Z])", r"\\arc\1"),
+        (r"\\(?:varnothing|emptyset)(?![a-zA-Z])", r"\\emptyset "),
+        (r"\\(?:mathrm|text|mathit|textbf|textit|rm)\s*\{\s*([a-zA-Z])\s*\}", r"\1"),
+        (r"\\(?:mathbf|boldsymbol|mathit|bm|mathsf)\s*\{\s*([^{}]*)\s*\}", r"\1"),
+        (r"\\(?:mbox|mathrm|text(?:bf|rm|it|sf|normal))(?![a-zA-Z])\s*(?=\{)", r"\\text"),
+        (r"\\text\s*\{\s*,?\s*(and|or)\s*,?\s*\}", r" \1 "),
+        (r"\\(?:land|wedge)(?![a-zA-Z])", " and "),
+        (r"\\(?:lor|vee)(?![a-zA-Z])", " or "),
+        (r"\\degrees?(?![a-zA-Z])|\^\s*\{?\s*\\circ\s*\}?", "°"),
+        (r"\\text\{\s*degrees?\s*\}|\bdegrees?\b", "°"),
+        (r"\\text\{\s*(?:percent(?:age)?|pct)\s*\}|\b(?:percent(?:age)?|pct)\b|\\%", "%"),
+        (r"\+\s*\\infty|\binfinity\b|\binfty\b(?<!\\infty)", r"\\infty "),
+        (r"(?<![\\a-zA-Z])(sqrt|pi|sin|cos|tan|log|ln|cdot|frac)(?=[^a-zA-Z]|$)", r"\\\1"),
+    )
+)  # fmt: skip
+_MARKDOWN = re.compile(r"\*\*|__(?=\S)|`")
+_NOT_POWER_STARS = re.compile(r"(?<=[\w)}])\*\*(?=[\w({-])")
+_SINGLE_BRACED = re.compile(r"(?<![\\a-zA-Z}_^\]])\{([0-9a-zA-Z.]+)\}(?!\s*\{)")
+_FRAC_ARGS = re.compile(r"\\frac\s*(\d|[a-zA-Z]|\{)")
+_SHORT_SCRIPT = re.compile(r"([\^_])\s*([0-9a-zA-Z]|\\[a-zA-Z]+)")
+_SQRT_SHORT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z])|\\pi)")
+_POWER_PAREN = re.compile(r"\^\s*\(([^()]*)\)")
+_SQRT_PAREN = re.compile(r"\\sqrt\s*\(([^()]*)\)")
+_SPACES = re.compile(r"\s+")
+_TIGHT = re.compile(r"(?<=[^a-zA-Z0-9.]) | (?=[^a-zA-Z0-9.\\])")
+_EDGE = re.compile(r"^[\s,;:=]+|[\s.,;:]+$")
+
+
+def _brace_frac_arguments(text: str) -> str:
+    """``\\frac12``, ``\\frac 59``, ``\\frac{270}7`` and ``\\frac9{19}`` with both braces."""
+    out, position = [], 0
+    while head := _FRAC_ARGS.search(text, position):
+        out.append(text[position : head.start()])
+        arguments, cursor = [], head.start() + len("\\frac")
+        for _ in range(2):
+            while cursor < len(text) and text[cursor] == " ":
+                cursor += 1
+            if cursor >= len(text):
+                break
+            if text[cursor] == "{":
+                end = _close(text, cursor)
+                if end is None:
+                    break
+                arguments.append(_brace_frac_arguments(text[cursor + 1 : end]))
+                cursor = end + 1
+            elif text[cursor].isalnum():
+                arguments.append(text[cursor])
+                cursor += 1
+            else:
+                break
+        if len(arguments) < 2:
+            out.append("\\frac")
+            position = head.start() + len("\\frac")
+            continue
+        out.append(f"\\frac{{{arguments[0].strip()}}}{{{arguments[1].strip()}}}")
+        position = cursor
+    out.append(text[position:])
+    return "".join(out)
+
+
+def _close(text: str, start: int) -> int | None:
+    depth = 0
+    for i in range(start, len(text)):
+        if text[i] == "{" and (i == 0 or text[i - 1] != "\\"):
+            depth += 1
+        elif text[i] == "}" and text[i - 1] != "\\":
+            depth -= 1
+            if depth == 0:
+                return i
+    return None
+
+
+@lru_cache(maxsize=16_384)
+def canonical(text: str) -> str:
+    """The answer in one spelling: dollars, spacing and sizing commands, synonyms removed.
+
+    ``\\text{..}`` spans, degree signs (as ``°``) and ``%`` stay, for the unit rules to see.
+    Thousands separators that are marked as such (``10{,}080``, ``10,\\!080``) are joined.
+    """
+    text = _SPACES.sub(" ", _CONTROL.sub("", text)).translate(_UNICODE_TABLE)
+    text = text.replace("\\$", "").replace("$", " ").replace("€", "").replace("£", "")
+    text = _NOT_POWER_STARS.sub("^", text)
+    text = _MARKDOWN.sub("", text)
+    for pattern, new in _SPELLINGS:
+        text = pattern.sub(new, text)
+    text = text.replace("\x02", "")
+    for _ in range(4):  # inner parentheses first; four levels are more than answers have
+        new_text = _SQRT_PAREN.sub(r"\\sqrt{\1}", _POWER_PAREN.sub(r"^{\1}", text))
+        if new_text == text:
+            break
+        text = new_text
+    text = _SHORT_SCRIPT.sub(r"\1{\2}", text)
+    text = _SQRT_SHORT.sub(r"\\sqrt{\1}", text)
+    if "\\frac" in text and len(text) < 5_000:
+        text = _brace_frac_arguments(text)
+    text = _SINGLE_BRACED.sub(r"\1", text)
+    text = _SPACES.sub(" ", text)
+    text = _TIGHT.sub("", text)
+    return _EDGE.sub("", text)
+
+
+@lru_cache(maxsize=16_384)
+def words_key(text: str) -> str:
+    """A word answer for comparison: no markup, case, punctuation or parentheses around it."""
+    text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
+    text = _SPACES.sub(" ", text.casefold()).strip(" .,;:!\"'")
+    choice = re.fullmatch(r"[(\[]?\s*([a-z])\s*[)\]]?\.?", text)
+    return choice.group(1) if choice else text.strip("() ")
+
+
+# Unit words that are dropped when written without \text{}; longer first. Single letters only count
+# after a space and a number, because ``3m`` is a product in mathematics.
+_UNIT_GROUPS: dict[str, str] = {
+    "cm": "cm|centimet(?:er|re)s?", "mm": "mm|millimet(?:er|re)s?", "km": "km|kilomet(?:er|re)s?",
+    "m": "met(?:er|re)s?", "in": "inch(?:es)?", "ft": "ft|feet|foot", "yd": "yards?|yd",
+    "mi": "miles?", "kg": "kg|kilograms?", "g": "grams?", "lb": "lbs?|pounds?", "oz": "ounces?|oz",
+    "s": "sec(?:ond)?s?", "min": "min(?:ute)?s?", "h": "hrs?|hours?", "day": "days?",
+    "week": "weeks?", "month": "months?", "year": "years?", "dollar": "dollars?|usd",
+    "cent": "cents?", "l": "lit(?:er|re)s?", "unit": "units?|square units?|cubic units?",
+    "mph": "mph|miles per hour", "kmh": "km/h|kph", "rad": "rad(?:ian)?s?",
+}  # fmt: skip
+_UNIT_NAMES = {
+    name: re.compile(rf"(?:square|sq|cubic)?\s*(?:{words})") for name, words in _UNIT_GROUPS.items()
+}
+_SHORT_UNITS = {"m": "m", "g": "g", "s": "s", "h": "h", "l": "l", "in": "in"}
+_ANY_UNIT = "|".join(sorted(_UNIT_GROUPS.values(), key=len, reverse=True))
+_TEXT_UNIT = re.compile(r"\s*\\text\{([^{}]*)\}(?:\^\{?(\d)\}?)?$")
+_BARE_UNIT = re.compile(
+    rf"(?<=[\d)}}.a-zA-Z])\s+((?:square |sq |cubic )?(?:{_ANY_UNIT}))\.?(?:\^\{{?(\d)\}}?)?$"
+    rf"|(?<=\d)((?:{_ANY_UNIT}))(?:\^\{{?(\d)\}}?)?$",
+    re.IGNORECASE,
+)
+
+
+def unit_name(words: str) -> str | None:
+    """A unit's canonical name ("cm"), or None for words that are no unit this module knows."""
+    words = words.strip(" .").casefold()
+    if words in _SHORT_UNITS:
+        return _SHORT_UNITS[words]
+    return next((name for name, rx in _UNIT_NAMES.items() if rx.fullmatch(words)), None)
+
+
+def split_unit(text: str) -> tuple[str, str | None]:
+    """``(value, unit)`` of a canonical answer; unit is None, a known name, or "?" for other text.
+
+    Degrees are dropped without a trace: whether they were written is a matter of style in every
+    benchmark used here.
+    """
+    unit: str | None = None
+    while True:
+        if found := _TEXT_UNIT.search(text):
+            unit = unit_name(found.group(1)) or "?"
+        elif found := _BARE_UNIT.search(text):
+            unit = unit_name(found.group(1) or found.group(3)) or "?"
+        else:
+            break
+        if not text[: found.start()].strip():
+            break
+        power = found.group(2) or (found.group(4) if found.re is _BARE_UNIT else None)
+        unit = f"{unit}^{power}" if power and unit != "?" else unit
+        text = text[: found.start()].strip()
+    return text.replace("°", ""), unit

@@ -1,0 +1,114 @@
+"""How trajectories become micro-batches, and how a micro-batch is scored for a policy loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from sgpo.core.logprobs import PaddedSequences, pad_sequences, token_stats
+from sgpo.core.losses import importance_ratio
+from sgpo.core.types import Role, Trajectory
+
+
+def micro_batches(
+    trajectories: Sequence[Trajectory], token_budget: int
+) -> Iterator[list[Trajectory]]:
+    """Trajectories of similar length together, at most ``token_budget`` padded tokens each.
+
+    One trajectory longer than the budget still forms a batch of its own.
+    """
+    batch: list[Trajectory] = []
+    for trajectory in sorted(trajectories, key=_length):
+        if batch and _length(trajectory) * (len(batch) + 1) > token_budget:
+            yield batch
+            batch = []
+        batch.append(trajectory)
+    if batch:
+        yield batch
+
+
+def _length(trajectory: Trajectory) -> int:
+    prompt = max(len(trajectory.prompt_ids), len(trajectory.second_prompt_ids or ()))
+    return prompt + len(trajectory.completion_ids)
+
+
+def padded(trajectories: Sequence[Trajectory], *, second_prompt: bool = False) -> PaddedSequences:
+    """The completions under their own prompts, or under their second ones."""
+    prompts = [t.second_prompt_ids if second_prompt else t.prompt_ids for t in trajectories]
+    return pad_sequences(prompts, [t.completion_ids for t in trajectories])
+
+
+@dataclass(frozen=True)
+class PolicyScores:
+    """A micro-batch under the current policy.
+
+    Fields: ``logprobs``, ``old_logprobs``, ``entropy`` [B, T]; ``completion_mask`` [B, T] bool;
+    ``advantages``, ``weights`` [B]; ``is_demo`` [B] bool.
+    """
+
+    logprobs: torch.Tensor
+    old_logprobs: torch.Tensor
+    entropy: torch.Tensor
+    completion_mask: torch.Tensor
+    advantages: torch.Tensor
+    weights: torch.Tensor
+    is_demo: torch.Tensor
+
+    def metrics(self, *, clip_low: float, clip_high: float) -> dict[str, tuple[float, float]]:
+        """Entropy and clip share over the tokens that the policy sampled itself."""
+        own = self.completion_mask & ~self.is_demo[:, None]
+        tokens = float(own.sum())
+        ratio = importance_ratio(self.logprobs.detach(), self.old_logprobs)
+        outside = (ratio < 1 - clip_low) | (ratio > 1 + clip_high)
+        return {
+            "entropy": (float(self.entropy.detach()[own].sum()), tokens),
+            "clip_share": (float((outside & own).sum()), tokens),
+        }
+
+
+def score_policy(
+    model: PreTrainedModel,
+    trajectories: Sequence[Trajectory],
+    *,
+    entropy: Literal["metric", "loss"] = "metric",
+) -> PolicyScores:
+    """``PolicyScores`` of ``trajectories`` under their own prompts, with gradient.
+
+    Where a trajectory has no ``old_logprobs`` the policy has not moved since it sampled, and the
+    detached current values are exact.
+    """
+    batch = padded(trajectories).to(model.device)
+    stats = token_stats(model, batch, entropy=entropy)
+    old = stats.logprobs.detach().clone()
+    for row, trajectory in enumerate(trajectories):
+        if trajectory.old_logprobs is not None:
+            old[row, : len(trajectory.completion_ids)] = trajectory.old_logprobs
+    make = stats.logprobs.new_tensor
+    return PolicyScores(
+        logprobs=stats.logprobs,
+        old_logprobs=old,
+        entropy=stats.entropy,
+        completion_mask=batch.completion_mask,
+        advantages=make([t.advantage for t in trajectories]),
+        weights=make([t.weight for t in trajectories]),
+        is_demo=torch.tensor([t.role is Role.DEMO for t in trajectories], device=model.device),
+    )
+
+
+@torch.no_grad()
+def own_logprobs(
+    model: PreTrainedModel, trajectories: Sequence[Trajectory], token_budget: int
+) -> list[torch.Tensor]:
+    """Log-probabilities [len(completion)] of every trajectory under its own prompt (the unguided
+    one) and the full softmax of ``model``, in the order given."""
+    values: dict[int, torch.Tensor] = {}
+    for batch in micro_batches(trajectories, token_budget):
+        sequences = padded(batch).to(model.device)
+        rows = token_stats(model, sequences, entropy="none").logprobs
+        for row, trajectory in zip(rows, batch, strict=True):
+            values[id(trajectory)] = row[: len(trajectory.completion_ids)]
+    return [values[id(t)] for t in trajectories]

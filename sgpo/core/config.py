@@ -1,0 +1,165 @@
+"""Configuration: frozen dataclasses, canonical JSON, a hash, and typed dotted overrides.
+
+A configuration is built by a Python function in ``benchmarks.profiles``; there is no other
+source of values. Overrides on the command line are ``dotted.key=value``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The part of the recipe that the one training loop reads.
+
+    Args:
+        num_steps: optimiser steps over ``problems_per_step`` problems each.
+        updates_per_step: the step's problems are split into this many consecutive updates;
+            above 1, log-probabilities of the sampling policy are recomputed before the first.
+        learning_rate: peak rate of AdamW; constant after ``warmup_share`` of the steps.
+        grad_clip: maximal gradient norm.
+        micro_batch_tokens: padded tokens in one forward pass; changes memory, not results.
+        checkpoint_every: steps between resume states.
+        collapse_patience: consecutive steps of reward 0 with entropy below
+            ``collapse_entropy`` nats after which a run is stopped and marked diverged.
+    """
+
+    num_steps: int
+    problems_per_step: int
+    learning_rate: float
+    updates_per_step: int = 1
+    warmup_share: float = 0.0
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    micro_batch_tokens: int = 16384
+    checkpoint_every: int = 20
+    collapse_patience: int = 10
+    collapse_entropy: float = 0.02
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self,
+            "num_steps problems_per_step learning_rate updates_per_step grad_clip "
+            "micro_batch_tokens checkpoint_every collapse_patience",
+        )
+        if self.problems_per_step % self.updates_per_step:
+            raise ValueError(
+                f"updates_per_step={self.updates_per_step}: must divide "
+                f"problems_per_step={self.problems_per_step}"
+            )
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How the policy is sampled while training. ``top_p`` below 1 biases the ratio slightly: the
+    trainer's log-probabilities stay those of the full softmax."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 0.95
+
+
+def require_positive(config: Any, names: str) -> None:
+    """ValueError naming the first of the space-separated fields that is not above 0."""
+    for name in names.split():
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)}: must be above 0")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """``config`` as plain JSON types; infinities become the string ``"inf"``."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def canonical_json(value: Any) -> str:
+    """One byte-exact JSON text per value: sorted keys, no spaces, NaN refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def config_hash(value: Any) -> str:
+    """First 8 hex digits of the sha256 of ``canonical_json(value)``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
+
+
+def apply_overrides(config: ConfigT, overrides: typing.Sequence[str]) -> ConfigT:
+    """``config`` with every ``dotted.key=value`` applied, values parsed to the field's type.
+
+    Raises:
+        ValueError: no ``=``, an unknown key (the nearest one is named), or a value that the
+            field's type does not take.
+    """
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator:
+            raise ValueError(f"override {item!r}: must look like key=value")
+        if key not in _dotted_names(config):
+            near = difflib.get_close_matches(key, _dotted_names(config), 1, 0.0)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown override key {key!r}{hint}")
+        config = _override(config, key.split("."), text, key)
+    return config
+
+
+def _override(config: Any, path: list[str], text: str, full_key: str) -> Any:
+    if len(path) > 1:
+        value = _override(getattr(config, path[0]), path[1:], text, full_key)
+    else:
+        kind = typing.get_type_hints(type(config))[path[0]]
+        value = _parse(text, kind, full_key)
+    return dataclasses.replace(config, **{path[0]: value})
+
+
+def _dotted_names(config: Any, prefix: str = "") -> list[str]:
+    if not dataclasses.is_dataclass(config):
+        return []
+    names = []
+    for f in dataclasses.fields(config):
+        inner = _dotted_names(getattr(config, f.name), f"{prefix}{f.name}.")
+        names += inner or [prefix + f.name]
+    return names
+
+
+def _parse(text: str, kind: Any, key: str) -> Any:
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        if text not in options:
+            raise ValueError(f"{key}={text!r}: must be one of {', '.join(map(str, options))}")
+        return text
+    if origin in (types.UnionType, typing.Union):
+        if text.lower() == "none" and type(None) in options:
+            return None
+        return _parse(text, next(o for o in options if o is not type(None)), key)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{key}={text!r}: must be true or false")
+        return text.lower() == "true"
+    if kind not in (int, float, str):
+        raise ValueError(f"{key}: is not a single value; set one of its fields")
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ValueError(f"{key}={text!r}: must be of type {kind.__name__}") from None
+    if value != value:
+        raise ValueError(f"{key}={text!r}: NaN is not a setting")
+    return value

@@ -1,0 +1,227 @@
+"""Symbolic equality of expressions with math-verify's parser. Runs in worker processes only.
+
+math-verify 0.9.0 parses the LaTeX (latex2sympy2_extended) and compares what has no numbers to
+compare (sums, integrals, unusual types). Ordinary expressions are compared here instead, because
+``math_verify.verify`` takes two expressions for equal when their difference is below 1e-15 (so
+1/2004! = 1/2006!) and accepts six-digit approximations of irrationals:
+
+* constants are equal when 60-digit values agree to 40 digits *relative* to their size;
+* expressions with variables are equal when they agree at fixed sample points of both signs at
+  which both are real (integers where floor, ceiling or binomials are involved).
+
+Values too large to write down are never evaluated: such expressions are equal only if identical.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+import sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from math_verify import verify
+from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol
+from sympy.core.function import AppliedUndef
+
+from sgpo.core.answer_forms import Relation
+
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once about having no timeout
+
+DIGITS = 60
+AGREE_DIGITS = 40
+MAX_LOG10 = 1e5  # no value with more digits than this is ever evaluated
+_CASE_SENSITIVE = ConversionConfig(lowercase_symbols=False)
+_NO_SAMPLING = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
+_INTEGER_VALUED = (sympy.floor, sympy.ceiling, sympy.Mod, sympy.binomial, sympy.factorial)
+_NON_INTEGERS = tuple(Rational(n, 97) for n in (131, 173, 211, -149, 257, -223, 61, -71))
+_INTEGERS = tuple(Integer(n) for n in (5, 8, 11, 6, 13, 9, 7, 12, 10, 17))
+
+
+class Unreadable(ValueError):
+    """The expression could not be parsed, or must not be evaluated."""
+
+
+@lru_cache(maxsize=4_096)
+def parse(text: str) -> Basic:
+    """The sympy expression of canonical answer text.
+
+    Raises:
+        Unreadable: the parser refuses it, or its value is too large to be evaluated.
+    """
+    text = text.replace("°", "")
+    text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text)
+    try:
+        expression = latex2sympy(
+            text, is_real=True, normalization_config=None, conversion_config=_CASE_SENSITIVE
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # the generated parser raises bare Exception for syntax errors
+        raise Unreadable(f"{type(error).__name__}: {text[:200]}") from error
+    if not isinstance(expression, Basic | sympy.MatrixBase):
+        raise Unreadable(text[:200])
+    if isinstance(expression, Expr):
+        expression = _with_exact_decimals(_functions_as_symbols(expression))
+        if _log10_bound(expression) > MAX_LOG10:
+            raise Unreadable(f"too large to evaluate: {text[:200]}")
+        if expression.has(sympy.zoo, sympy.nan):
+            raise Unreadable(f"has no value: {text[:200]}")
+    return expression
+
+
+def _functions_as_symbols(expression: Expr) -> Expr:
+    """``f(x)`` as the symbol ``f(x)``: an unknown function has no value to sample."""
+    calls = expression.atoms(AppliedUndef)
+    return expression.xreplace({call: Symbol(str(call), real=True) for call in calls})
+
+
+def _with_exact_decimals(expression: Expr) -> Expr:
+    return expression.xreplace({f: Rational(str(f)) for f in expression.atoms(Float)})
+
+
+def _log10_bound(expression: Basic) -> float:
+    """A rough upper bound of log10 of any number met while evaluating; inf where none is known.
+
+    Variables count as 20, the largest size a sample point has.
+    """
+    if expression.is_Integer or expression.is_Rational:
+        return max(expression.p.bit_length(), expression.q.bit_length()) * math.log10(2)
+    if not expression.args:
+        return 1.31
+    bounds = [_log10_bound(arg) for arg in expression.args]
+    if any(b > MAX_LOG10 for b in bounds):
+        return math.inf
+    if expression.is_Pow or isinstance(expression, sympy.exp):
+        base, exponent = (1.31, bounds[0]) if isinstance(expression, sympy.exp) else bounds
+        return math.inf if exponent > 6 else max(base, 0.5) * 10**exponent
+    if isinstance(expression, sympy.factorial | sympy.gamma):
+        return math.inf if bounds[0] > 4.5 else 10 ** bounds[0] * max(bounds[0], 1.0)
+    if isinstance(expression, sympy.binomial):
+        return math.inf if bounds[0] > 5.5 else 10 ** bounds[0]
+    return sum(bounds) + 1 if expression.is_Mul else max(bounds) + len(bounds)
+
+
+def _number(expression: Expr, point: dict[Symbol, Rational]) -> Expr | None:
+    """The 60-digit value at ``point``, exactly 0 where all digits cancel; None if there is none."""
+    value = expression.evalf(DIGITS, subs=point or None)
+    real, imaginary = value.as_real_imag()
+    parts = []
+    for part in (real, imaginary):
+        if not part.is_Number or not part.is_finite:
+            return None
+        cancelled = isinstance(part, Float) and part._prec == 1
+        parts.append(Integer(0) if cancelled else part)
+    return parts[0] + I * parts[1]
+
+
+def _close(a: Expr, b: Expr) -> bool:
+    scale = max(abs(a), abs(b))
+    return bool(scale == 0 or abs(a - b) <= scale * Rational(1, 10**AGREE_DIGITS))
+
+
+def _points(symbols: list[Symbol], integers: bool) -> list[dict[Symbol, Rational]]:
+    pool = _INTEGERS if integers else _NON_INTEGERS
+    count = len(pool)
+    points = [
+        {s: pool[(t + 3 * j) % count] + (j if integers else Rational(j, 53))
+         for j, s in enumerate(symbols)}
+        for t in range(count)
+    ]  # fmt: skip
+    # All-positive points too: with mixed signs, roots and logarithms are seldom real.
+    return points + [{s: abs(v) for s, v in p.items()} for p in points[:5] if not integers]
+
+
+def _with_imaginary_unit(*expressions: Expr) -> tuple[Expr, ...]:
+    """Reads ``i`` as the imaginary unit where it is the only letter, as in ``6 - 5i``."""
+    names = {s.name for e in expressions for s in e.free_symbols}
+    if names != {"i"}:
+        return expressions
+    return tuple(e.xreplace({s: I for s in e.free_symbols}) for e in expressions)
+
+
+def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
+    """Value pairs of two expressions at the sample points at which both have a value."""
+    symbols = sorted(a.free_symbols | b.free_symbols, key=lambda s: s.name)
+    integers = a.has(*_INTEGER_VALUED) or b.has(*_INTEGER_VALUED)
+    for point in _points(symbols, integers) if symbols else [{}]:
+        va, vb = _number(a, point), _number(b, point)
+        if va is not None and vb is not None:
+            yield va, vb
+
+
+def _agree_everywhere(a: Expr, b: Expr) -> bool:
+    """Whether the expressions agree at all points where both are real.
+
+    Where they are never both real, at all points. One disagreement ends the work, so that wrong
+    answers are cheap.
+    """
+    both_real = complex_agreeing = points = 0
+    complex_differ = False
+    for va, vb in _samples(a, b):
+        points += 1
+        if va.is_real and vb.is_real:
+            both_real += 1
+            if not _close(va, vb):
+                return False
+        elif _close(va, vb):
+            complex_agreeing += 1
+        else:
+            complex_differ = True
+    enough = 3 if a.free_symbols or b.free_symbols else 1
+    if both_real:
+        return both_real >= enough
+    return complex_agreeing >= enough and not complex_differ
+
+
+def expressions_equal(a: Basic, b: Basic) -> bool:
+    """Whether two parsed expressions are equal by the rules of this module."""
+    if a == b:
+        return True
+    if not (isinstance(a, Expr) and isinstance(b, Expr)):
+        return type(a) is type(b) and verify(a, b, timeout_seconds=None)
+    a, b = _with_imaginary_unit(a, b)
+    if a in (sympy.oo, -sympy.oo) or b in (sympy.oo, -sympy.oo):
+        return False
+    if a.has(*_NO_SAMPLING) or b.has(*_NO_SAMPLING):
+        return verify(a, b, timeout_seconds=None)
+    return _agree_everywhere(a, b)
+
+
+class SymbolicJudge:
+    """The worker's Judge (see answer_compare). Unreadable expressions equal nothing."""
+
+    def equal(self, gold: str, answer: str) -> bool:
+        try:
+            return expressions_equal(parse(gold), parse(answer))
+        except Unreadable:
+            return False
+
+    def same_relation(self, gold: Relation, answer: Relation) -> bool:
+        """Whether both say the same: one is the other times a constant (positive for ``<``)."""
+        try:
+            (g, g_op), (a, a_op) = _standard(gold), _standard(answer)
+        except Unreadable:
+            return False
+        if g_op != a_op:
+            return False
+        pairs = [(vg, va) for vg, va in _samples(g, a) if vg.is_real and va.is_real]
+        if len(pairs) < 3 or any(vg == 0 or va == 0 for vg, va in pairs):
+            return False
+        ratio = pairs[0][0] / pairs[0][1]
+        if g_op in ("<", "\\le") and not (ratio.is_real and ratio > 0):
+            return False
+        return all(_close(vg, ratio * va) for vg, va in pairs)
+
+
+def _standard(relation: Relation) -> tuple[Expr, str]:
+    """``(left - right, op)`` with ``>`` and ``\\ge`` turned round."""
+    left, right = parse(relation.sides[0]), parse(relation.sides[1])
+    if not (isinstance(left, Expr) and isinstance(right, Expr)):
+        raise Unreadable("a side is no expression")
+    op = relation.ops[0]
+    if op in (">", "\\ge"):
+        return right - left, {">": "<", "\\ge": "\\le"}[op]
+    return left - right, op

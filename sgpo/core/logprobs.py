@@ -1,0 +1,173 @@
+"""The only file that touches logits: token log-probabilities, entropies and full-vocabulary KL.
+
+A causal model's hidden state at position p predicts token p + 1; that shift is done here, once
+(``completion_hidden``). The language-model head is applied in chunks of tokens that are
+recomputed in the backward pass, so memory grows with the chunk and not with tokens x vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+Direction = Literal["forward", "reverse"]
+DEFAULT_CHUNK = 4096  # tokens; at V = 152k in float32 a chunk's logits take 2.5 GB
+
+
+def kl_divergence(
+    target_logits: torch.Tensor, logits: torch.Tensor, *, direction: Direction
+) -> torch.Tensor:
+    """KL over the last dimension [..., V] -> [...], in nats.
+
+    ``forward``: KL(target || other), mode-covering. ``reverse``: KL(other || target).
+    """
+    target, other = torch.log_softmax(target_logits, -1), torch.log_softmax(logits, -1)
+    if direction == "forward":
+        return (target.exp() * (target - other)).sum(-1)
+    if direction == "reverse":
+        return (other.exp() * (other - target)).sum(-1)
+    raise ValueError(f"direction={direction!r}: must be forward or reverse")
+
+
+@dataclass(frozen=True)
+class PaddedSequences:
+    """Prompts with their completions, right-padded.
+
+    Fields: ``input_ids`` [B, L] prompt then completion; ``positions`` [B, T] index of the hidden
+    state that predicts completion token t; ``targets`` [B, T]; ``completion_mask`` [B, T] bool.
+    """
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    completion_mask: torch.Tensor
+
+    def to(self, device: torch.device | str) -> PaddedSequences:
+        return PaddedSequences(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
+
+
+def pad_sequences(
+    prompts: Sequence[tuple[int, ...]], completions: Sequence[tuple[int, ...]]
+) -> PaddedSequences:
+    """``PaddedSequences`` of B prompts (each at least one token) and their completions.
+
+    The padding id is 0, whatever the tokenizer: no unmasked position ever attends to it.
+    """
+    assert len(prompts) == len(completions) and all(prompts)
+    rows = [torch.tensor(p + c) for p, c in zip(prompts, completions, strict=True)]
+    lengths = torch.tensor([len(c) for c in completions])
+    starts = torch.tensor([len(p) for p in prompts])
+    steps = torch.arange(max(1, int(lengths.max())))
+    mask = steps < lengths[:, None]
+    input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    token_at = torch.where(mask, starts[:, None] + steps, 0)
+    targets = input_ids.gather(1, token_at)
+    return PaddedSequences(input_ids, (token_at - 1).clamp(min=0), targets, mask)
+
+
+def completion_hidden(model: PreTrainedModel, batch: PaddedSequences) -> torch.Tensor:
+    """Final hidden states [N, H] that predict the N unmasked completion tokens, row by row.
+
+    Sequences are padded on the right, so causal attention alone keeps padding out of sight and
+    no attention mask is needed.
+    """
+    hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(batch.positions)
+    return hidden[rows[batch.completion_mask], batch.positions[batch.completion_mask]]
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """Per-token results [B, T], 0 where masked: ``logprobs`` and, if asked for, ``entropy``
+    (nats) of the full next-token distribution."""
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor | None
+
+
+def token_stats(
+    model: PreTrainedModel,
+    batch: PaddedSequences,
+    *,
+    entropy: Literal["none", "metric", "loss"] = "metric",
+    chunk_size: int = DEFAULT_CHUNK,
+) -> TokenStats:
+    """Log-probability and entropy of every completion token under ``model``.
+
+    Args:
+        entropy: ``none`` skips it, ``metric`` computes it without a graph, ``loss`` with one.
+        chunk_size: tokens per application of the head.
+    """
+    head = model.get_output_embeddings()
+
+    def stats(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = head(hidden).float()
+        normalizer = torch.logsumexp(logits, -1)
+        logprobs = logits.gather(-1, targets[:, None]).squeeze(1) - normalizer
+        if entropy == "none":
+            return logprobs, torch.zeros_like(normalizer)
+        if entropy == "metric":
+            logits, normalizer = logits.detach(), normalizer.detach()
+        probs = torch.exp(logits - normalizer[:, None])
+        return logprobs, normalizer - (probs * logits).sum(-1)
+
+    hidden = completion_hidden(model, batch)
+    flat = batch.targets[batch.completion_mask]
+    parts = _in_chunks(stats, chunk_size, hidden, flat)
+    logprobs = _scatter(torch.cat([p[0] for p in parts]), batch.completion_mask)
+    if entropy == "none":
+        return TokenStats(logprobs, None)
+    return TokenStats(logprobs, _scatter(torch.cat([p[1] for p in parts]), batch.completion_mask))
+
+
+def completion_kl(
+    model: PreTrainedModel,
+    student: PaddedSequences,
+    teacher: PaddedSequences,
+    *,
+    direction: Direction,
+    chunk_size: int = DEFAULT_CHUNK,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL per token [B, T] between ``model`` under two prompts of one completion, and the
+    student's token log-probabilities [B, T].
+
+    Both directions are named from the teacher's side (see ``kl_divergence``); the teacher's pass
+    builds no graph. ``student`` and ``teacher`` hold the same completions.
+    """
+    assert torch.equal(student.completion_mask, teacher.completion_mask)
+    head = model.get_output_embeddings()
+    with torch.no_grad():
+        teacher_hidden = completion_hidden(model, teacher)
+    student_hidden = completion_hidden(model, student)
+
+    def divergence(
+        hidden: torch.Tensor, target_hidden: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            target_logits = head(target_hidden).float()
+        logits = head(hidden).float()
+        logprobs = logits.gather(-1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, -1)
+        return kl_divergence(target_logits, logits, direction=direction), logprobs
+
+    flat = student.targets[student.completion_mask]
+    parts = _in_chunks(divergence, chunk_size, student_hidden, teacher_hidden, flat)
+    kl = _scatter(torch.cat([p[0] for p in parts]), student.completion_mask)
+    return kl, _scatter(torch.cat([p[1] for p in parts]), student.completion_mask)
+
+
+def _in_chunks(function, chunk_size: int, *tensors: torch.Tensor) -> list[tuple]:
+    """``function`` over aligned chunks of tokens, recomputed in backward when there are several."""
+    chunks = list(zip(*(t.split(chunk_size) for t in tensors), strict=True))
+    if len(chunks) == 1 or not torch.is_grad_enabled():
+        return [function(*chunk) for chunk in chunks]
+    return [checkpoint(function, *chunk, use_reentrant=False) for chunk in chunks]
+
+
+def _scatter(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[N] values back to their places in [B, T], zeros elsewhere; differentiable."""
+    return flat.new_zeros(mask.shape).masked_scatter(mask, flat)

@@ -1,0 +1,90 @@
+"""Losses that two methods or more share: pure functions of tensors and floats, by keyword."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Reduction = Literal["sequence_mean", "token_mean", "constant"]
+
+# exp() of a larger log-ratio is no importance weight any more but an overflow in the making.
+MAX_LOG_RATIO = 20.0
+
+
+def importance_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor) -> torch.Tensor:
+    """pi / pi_old per token, [B, T]; the log-ratio is clamped to +-20 before ``exp``."""
+    return (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+
+
+def reduce_tokens(
+    values: torch.Tensor,
+    completion_mask: torch.Tensor,
+    *,
+    reduction: Reduction,
+    denominator: float | torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Scalar of per-token ``values`` [B, T] under ``completion_mask`` [B, T].
+
+    Args:
+        reduction: ``sequence_mean``: mean over each sequence's tokens, summed over sequences and
+            divided by ``denominator`` (default B; a sequence without tokens counts as 0).
+            ``token_mean``: sum over ``denominator`` (default the number of unmasked tokens).
+            ``constant``: sum over ``denominator``, which must be given.
+        denominator: the count over the *whole optimiser step*. With it, losses of micro-batches
+            add up to the loss of the step, however they were split.
+    """
+    mask = completion_mask.to(values.dtype)
+    values = torch.where(completion_mask.bool(), values, torch.zeros_like(values))
+    if reduction == "sequence_mean":
+        per_sequence = values.sum(-1) / mask.sum(-1).clamp(min=1)
+        return per_sequence.sum() / (len(values) if denominator is None else denominator)
+    if reduction == "token_mean":
+        return values.sum() / (mask.sum().clamp(min=1) if denominator is None else denominator)
+    if reduction == "constant":
+        assert denominator is not None, "reduction 'constant' divides by a stated constant"
+        return values.sum() / denominator
+    raise ValueError(
+        f"reduction={reduction!r}: must be sequence_mean, token_mean or constant"
+    )
+
+
+def clipped_surrogate(
+    *,
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    completion_mask: torch.Tensor,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    reduction: Reduction = "sequence_mean",
+    denominator: float | torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The clipped policy-gradient loss to minimise, a scalar.
+
+    Implements Eq. 1 of arXiv 2606.24064 with ``reduction="sequence_mean"``:
+    ``-mean_i mean_t min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)``.
+
+    Args:
+        logprobs, old_logprobs, completion_mask: [B, T].
+        advantages: [B] or [B, T].
+        clip_low, clip_high: half-widths of the trust region, at least 0.
+        reduction, denominator: see ``reduce_tokens``.
+    """
+    if advantages.dim() == logprobs.dim() - 1:
+        advantages = advantages.unsqueeze(-1)
+    ratio = importance_ratio(logprobs, old_logprobs)
+    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    objective = torch.minimum(ratio * advantages, clipped * advantages)
+    return -reduce_tokens(objective, completion_mask, reduction=reduction, denominator=denominator)
+
+
+def negative_log_likelihood(
+    *,
+    logprobs: torch.Tensor,
+    completion_mask: torch.Tensor,
+    reduction: Reduction = "token_mean",
+    denominator: float | torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Supervised loss of the given tokens, a scalar in nats (>= 0)."""
+    return -reduce_tokens(logprobs, completion_mask, reduction=reduction, denominator=denominator)

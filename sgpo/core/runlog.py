@@ -1,0 +1,82 @@
+"""One directory per run: what was asked (config), where it ran (environment), what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sgpo.core.files import write_text
+
+# Versions of these decide numbers; they enter the run id.
+PACKAGES_THAT_MATTER = ("torch", "transformers", "tokenizers", "math-verify", "numpy")
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages whose behaviour reaches the results."""
+    return {name: metadata.version(name) for name in PACKAGES_THAT_MATTER}
+
+
+def environment() -> dict[str, Any]:
+    """Machine, interpreter, packages and source revision, as JSON types."""
+    root = Path(__file__).resolve().parents[2]
+    return {
+        "machine": f"{os.cpu_count()} CPU cores, {_memory_gib()} GiB memory, no accelerator used",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "git_commit": _git(root, "rev-parse", "HEAD"),
+        "git_dirty": bool(_git(root, "status", "--porcelain", "--", "*.py", "pyproject.toml")),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), "unknown")
+
+
+def _memory_gib() -> int:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one object per step, flushed as it is written."""
+
+    def __init__(self, path: Path, *, resume_after: int) -> None:
+        """Keeps the first ``resume_after`` steps of an existing log and drops what a killed run
+        wrote after its last resume state."""
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_after]
+        write_text(path, "".join(line + "\n" for line in kept))
+
+    def write(self, record: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines of a JSONL file; a last line that was cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    return text[: text.rfind("\n") + 1].splitlines()

@@ -1,0 +1,128 @@
+"""What a sampler is, and the one that runs on transformers' own ``generate``.
+
+A sampler turns token ids into token ids. Prompts go in as ids, never as strings, so that the
+trainer scores exactly what the sampler saw. ``CompactSampler`` (compact_decoder.py) is the fast
+CPU implementation of the same protocol; an engine with its own copy of the weights implements
+``sync`` to receive new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sgpo.core.types import Completion, FinishReason
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample. ``seed`` fixes the draws of the whole call: equal seeds, equal samples."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens={self.max_tokens}: must be at least 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature}: must be above 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: must be in (0, 1]")
+
+
+class Sampler(Protocol):
+    """Draws completions from the current policy."""
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """``n`` completions of every prompt, in submission order: result[i][j] is sample j of
+        prompt i. ``progress`` is called with the number of newly finished completions."""
+        ...
+
+    def sync(self, model: PreTrainedModel) -> None:
+        """Make the weights of ``model`` the ones that the next ``sample`` uses."""
+        ...
+
+
+def make_completion(
+    ids: list[int], stop_ids: frozenset[int], tokenizer: PreTrainedTokenizerBase
+) -> Completion:
+    """The completion of raw generated ``ids``: cut after the first stop token, which is kept."""
+    reason = FinishReason.LENGTH
+    for position, token in enumerate(ids):
+        if token in stop_ids:
+            ids, reason = ids[: position + 1], FinishReason.STOP
+            break
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    return Completion(token_ids=tuple(ids), text=text, finish_reason=reason)
+
+
+class TransformersSampler:
+    """Samples with ``model.generate``; shares its weights with the trainer, so sync is free."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        stop_ids: Sequence[int],
+        max_batch: int = 256,
+    ) -> None:
+        self.model, self.tokenizer, self.max_batch = model, tokenizer, max_batch
+        self.stop_ids = frozenset(stop_ids)
+
+    def sync(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """See ``Sampler.sample``. Seeds the global torch generator inside a fork, because
+        ``generate`` takes no generator of its own."""
+        rows = [list(p) for p in prompts for _ in range(n)]
+        pad = self.tokenizer.pad_token_id
+        completions: list[Completion] = []
+        was_training = self.model.training
+        self.model.eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(params.seed)
+            for start in range(0, len(rows), self.max_batch):
+                part = rows[start : start + self.max_batch]
+                width = max(map(len, part))
+                ids = torch.tensor([[pad] * (width - len(r)) + r for r in part])
+                mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in part])
+                out = self.model.generate(
+                    input_ids=ids.to(self.model.device),
+                    attention_mask=mask.to(self.model.device),
+                    max_new_tokens=params.max_tokens,
+                    do_sample=True,
+                    temperature=params.temperature,
+                    top_p=params.top_p,
+                    top_k=0,
+                    eos_token_id=sorted(self.stop_ids),
+                    pad_token_id=pad,
+                )
+                completions += [
+                    make_completion(row, self.stop_ids, self.tokenizer)
+                    for row in out[:, width:].tolist()
+                ]
+                if progress:
+                    progress(len(part))
+        self.model.train(was_training)
+        return [completions[i * n : (i + 1) * n] for i in range(len(prompts))]

@@ -1,0 +1,197 @@
+"""The one training loop. It runs any ``Method`` and knows none."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from sgpo.core.batching import micro_batches, own_logprobs
+from sgpo.core.checkpoint import load_checkpoint, save_checkpoint
+from sgpo.core.config import TrainConfig
+from sgpo.core.method import Method
+from sgpo.core.rollout import Rollout
+from sgpo.core.runlog import MetricsLog
+from sgpo.core.seeding import generator
+from sgpo.core.types import Problem, Role, Trajectory
+
+Sums = dict[str, list[float]]
+
+
+class Diverged(RuntimeError):
+    """Training stopped on a non-finite loss or a collapse; the message says which and when.
+
+    ``fatal`` is True for a non-finite loss. The model holds the last weights before it.
+    """
+
+    def __init__(self, message: str, *, fatal: bool) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+
+
+class Trainer:
+    """Runs ``config.num_steps`` steps of ``method`` on ``problems``, resuming where it stopped.
+
+    The problems of a step and the noise of its samples depend on the seed and the step alone, so
+    that a run that was killed and resumed equals one that was not.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        method: Method,
+        rollout: Rollout,
+        problems: Sequence[Problem],
+        config: TrainConfig,
+        seed: int,
+        run_dir: Path,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if len(problems) < config.problems_per_step:
+            raise ValueError(
+                f"problems_per_step={config.problems_per_step}: only {len(problems)} problems "
+                "are left to train on"
+            )
+        self.model, self.method, self.rollout = model, method, rollout
+        self.problems, self.config, self.seed = list(problems), config, seed
+        self.run_dir, self.progress = run_dir, progress or (lambda done, total: None)
+        # foreach makes a step of many small tensors a few kernels instead of hundreds.
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            foreach=True,
+        )
+        self.collapsed_steps = 0
+
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            Diverged: see there; the metrics up to that step are on disk.
+        """
+        checkpoints = self.run_dir / "checkpoints"
+        restored = load_checkpoint(checkpoints, self.model, self.optimizer)
+        start = 0
+        if restored:
+            start, extra = restored
+            self.collapsed_steps = extra["collapsed_steps"]
+            self.rollout.sampled_tokens = extra["sampled_tokens"]
+            self.rollout.num_samples = extra["num_samples"]
+        log = MetricsLog(self.run_dir / "metrics.jsonl", resume_after=start)
+        self.rollout.sampler.sync(self.model)
+        for step in range(start + 1, self.config.num_steps + 1):
+            self.progress(step - 1, self.config.num_steps)
+            began = time.perf_counter()
+            record = self._step(step)
+            record["seconds"] = round(time.perf_counter() - began, 4)
+            log.write(record)
+            self._stop_on_collapse(step, record)
+            if step % self.config.checkpoint_every == 0 and step < self.config.num_steps:
+                extra = {
+                    "collapsed_steps": self.collapsed_steps,
+                    "sampled_tokens": self.rollout.sampled_tokens,
+                    "num_samples": self.rollout.num_samples,
+                }
+                save_checkpoint(checkpoints, step, self.model, self.optimizer, extra)
+        self.progress(self.config.num_steps, self.config.num_steps)
+
+    def step_problems(self, step: int) -> list[Problem]:
+        """The problems of ``step`` (from 1): consecutive slices of seeded permutations, one
+        permutation an epoch; a remainder too short for a step is left out of its epoch."""
+        size = self.config.problems_per_step
+        per_epoch = len(self.problems) // size
+        epoch, slot = divmod(step - 1, per_epoch)
+        order = torch.randperm(
+            len(self.problems), generator=generator(self.seed, "data", epoch)
+        ).tolist()
+        return [self.problems[i] for i in order[slot * size : (slot + 1) * size]]
+
+    def learning_rate(self, step: int) -> float:
+        """Rate of ``step`` (from 1): a linear rise over the warm-up share, then constant."""
+        rise = math.ceil(self.config.warmup_share * self.config.num_steps)
+        return self.config.learning_rate * min(1.0, step / rise if rise else 1.0)
+
+    def _step(self, step: int) -> dict[str, float | int]:
+        problems = self.step_problems(step)
+        self.rollout.begin_step(step)
+        self.model.eval()  # no dropout anywhere: the sampled and the scored policy are one
+        trajectories = self.method.collect(problems, self.rollout)
+        updates = self._updates(problems, trajectories)
+        sums: Sums = defaultdict(lambda: [0.0, 0.0])
+        for update in updates:
+            self._update(step, update, sums)
+        self.rollout.sampler.sync(self.model)
+        record: dict[str, float | int] = {"step": step, **self.rollout.stats}
+        for name, (numerator, denominator) in sorted(sums.items()):
+            if denominator > 0:
+                record[name] = numerator / denominator
+        record["learning_rate"] = self.learning_rate(step)
+        record["sampled_tokens"] = self.rollout.sampled_tokens
+        record["num_samples"] = self.rollout.num_samples
+        return record
+
+    def _updates(
+        self, problems: Sequence[Problem], trajectories: list[Trajectory]
+    ) -> list[list[Trajectory]]:
+        """Trajectories of each consecutive update, split by problem."""
+        count = self.config.updates_per_step
+        if count == 1:
+            return [trajectories]
+        own = [t for t in trajectories if t.role is Role.AUTONOMOUS]
+        old = own_logprobs(self.model, own, self.config.micro_batch_tokens)
+        known = {id(t): row for t, row in zip(own, old, strict=True)}
+        size = len(problems) // count
+        update_of = {p.id: i // size for i, p in enumerate(problems)}
+        updates: list[list[Trajectory]] = [[] for _ in range(count)]
+        for t in trajectories:
+            updates[update_of[t.problem_id]].append(t.with_(old_logprobs=known.get(id(t))))
+        return updates
+
+    def _update(self, step: int, trajectories: list[Trajectory], sums: Sums) -> None:
+        """One optimiser update; metrics are added to ``sums``."""
+        totals = self.method.totals(trajectories)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for batch in micro_batches(trajectories, self.config.micro_batch_tokens):
+            output = self.method.loss(self.model, batch, totals)
+            if output.loss.requires_grad:
+                output.loss.backward()
+            loss += float(output.loss.detach())
+            for name, (numerator, denominator) in output.sums.items():
+                sums[name][0] += numerator
+                sums[name][1] += denominator
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        )
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(
+                f"step {step}: loss {loss}, gradient norm {norm}: not finite; lower "
+                f"train.learning_rate (now {self.config.learning_rate}) and run again",
+                fatal=True,
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        self.optimizer.step()
+        for name, value in (("loss", loss), ("grad_norm", norm)):
+            sums[name][0] += value
+            sums[name][1] += 1.0
+
+    def _stop_on_collapse(self, step: int, record: dict) -> None:
+        """A policy that is always wrong and no longer explores will not come back."""
+        if "reward" not in record or "entropy" not in record:
+            return
+        dead = record["reward"] == 0.0 and record["entropy"] < self.config.collapse_entropy
+        self.collapsed_steps = self.collapsed_steps + 1 if dead else 0
+        if self.collapsed_steps >= self.config.collapse_patience:
+            raise Diverged(
+                f"step {step}: reward 0 and entropy below {self.config.collapse_entropy} nats "
+                f"for {self.collapsed_steps} steps",
+                fatal=False,
+            )

@@ -1,0 +1,98 @@
+"""The records that move through the suite, and the one legend of dimensions.
+
+Dimensions, used in every docstring and comment of the project:
+    B  sequences in a (micro-)batch      T  tokens of a completion
+    V  vocabulary                        G  group: samples of one problem
+    P  problems in an optimiser step     K  samples per problem at evaluation
+
+Names of tensors: ``input_ids``, ``completion_mask``, ``logprobs`` (``logprobs[b, t]`` is the
+log-probability *of* token t), ``old_logprobs`` (policy that sampled, full softmax, recomputed by
+the trainer), ``advantages``, ``rewards``, ``guided_logits`` / ``unguided_logits``.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+
+class FinishReason(enum.StrEnum):
+    """Why a completion ended: the model closed it, or the token budget did."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class Role(enum.StrEnum):
+    """What a trajectory is for; a method tells its trajectories apart by this alone."""
+
+    AUTONOMOUS = "autonomous"  # sampled from pi(.|q)
+    GUIDED = "guided"  # sampled from pi(.|q, s)
+    DEMO = "demo"  # written by the expert
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question with its gold answer, and what a strong model left beside it.
+
+    ``answer`` is the gold answer as text without ``\\boxed``. ``strategy`` and ``expert`` are None
+    where none was extracted (test problems never carry them). ``kind`` and ``level`` only serve
+    analyses; no method reads them.
+    """
+
+    id: str
+    question: str
+    answer: str
+    strategy: str | None = None
+    expert: str | None = None
+    kind: str = ""
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled answer. ``token_ids`` includes the stop token when ``finish_reason`` is STOP;
+    ``text`` is those tokens decoded without special tokens."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A completion under a prompt with what its method wants done with it.
+
+    ``second_prompt_ids`` lets one completion be scored under two prompts: SGPO trains the
+    completion under ``prompt_ids`` (unguided) towards its distribution under
+    ``second_prompt_ids`` (guided). ``weight`` is a per-trajectory factor of the method's own
+    (alpha of Eq. 6, a gate); ``reward`` is in {0, 1}. ``old_logprobs`` [len(completion_ids)] is
+    None while the policy has not moved since it sampled: then it equals the current log-probs.
+    """
+
+    problem_id: str
+    role: Role
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    reward: float
+    advantage: float = 0.0
+    weight: float = 1.0
+    second_prompt_ids: tuple[int, ...] | None = None
+    finish_reason: FinishReason = FinishReason.STOP
+    old_logprobs: torch.Tensor | None = None
+
+    def with_(self, **changes: Any) -> Trajectory:
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """``loss``: scalar tensor, already divided by the step's totals, so that losses of
+    micro-batches add up. ``sums``: metric name -> (numerator, denominator), both plain floats;
+    the trainer adds them over micro-batches and ranks before it divides."""
+
+    loss: torch.Tensor
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -1,0 +1,214 @@
+"""SGPO: GRPO on the model's own attempts plus distillation of what a strategy changes.
+
+Implements Eq. 1-7 of arXiv 2606.24064: per problem, ``num_autonomous`` samples from pi(.|q) and
+``num_guided`` from pi(.|q, s); the autonomous group feeds a clipped surrogate (Eq. 1), the most
+reachable correct guided completion (Eq. 4) a clipped token-level KL (Eq. 2, 3, 5), weighted per
+problem by how much guidance helped (Eq. 6). Every ablation of the paper is a field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from sgpo import guidance, objective
+from sgpo.core import losses
+from sgpo.core.advantages import group_standardized
+from sgpo.core.batching import padded, score_policy
+from sgpo.core.logprobs import completion_kl
+from sgpo.core.method import Totals
+from sgpo.core.rollout import Rollout
+from sgpo.core.types import LossOutput, Problem, Role, Trajectory
+
+
+@dataclass(frozen=True)
+class SGPOConfig:
+    """Recipe of SGPO; the defaults are the paper's.
+
+    Args:
+        num_autonomous, num_guided: samples per problem and step (G1, G2).
+        clip_low, clip_high: trust region of Eq. 1.
+        kl_threshold: delta of Eq. 5 in nats; ``inf`` is the ablation without KL clipping.
+        alpha_mode: ``adaptive`` Eq. 6; ``fixed`` the constant ``alpha_fixed``;
+            ``group_advantage`` Eq. 8; ``zero`` no distillation: with all samples autonomous this
+            is SFT+GRPO.
+        alpha_base, alpha_smoothing, alpha_max: a0, g and the cap of Eq. 6.
+        direction: ``forward`` KL(guided || unguided), or ``reverse`` (Table 6).
+        distillation: ``kl``, or ``nll`` of the same completion (Table 3).
+        select_target: Eq. 4; off, all correct guided completions are averaged.
+        length_normalized_selection: rank candidates by mean instead of summed log-probability.
+        autonomous_term: off, only the distillation term trains (Table 2).
+    """
+
+    num_autonomous: int = 8  # paper
+    num_guided: int = 4  # paper
+    clip_low: float = 0.2  # paper
+    clip_high: float = 0.28  # paper
+    kl_threshold: float = 1.0  # paper
+    alpha_mode: Literal["adaptive", "fixed", "group_advantage", "zero"] = "adaptive"  # paper
+    alpha_fixed: float = 1.0  # paper, Table 7
+    alpha_base: float = 0.5  # paper
+    alpha_smoothing: float = 0.1  # paper
+    alpha_max: float = 0.8  # paper
+    direction: Literal["forward", "reverse"] = "forward"  # paper
+    distillation: Literal["kl", "nll"] = "kl"  # paper
+    select_target: bool = True  # paper
+    length_normalized_selection: bool = False  # paper: Eq. 4 is a sum
+    autonomous_term: bool = True  # paper
+
+    def __post_init__(self) -> None:
+        if self.num_autonomous < 1:
+            raise ValueError(f"num_autonomous={self.num_autonomous}: must be at least 1")
+        if (self.num_guided > 0) == (self.alpha_mode == "zero"):
+            raise ValueError(
+                f"num_guided={self.num_guided} with alpha_mode={self.alpha_mode!r}: guided samples "
+                "are drawn exactly when something is distilled from them"
+            )
+        if not self.kl_threshold > 0:
+            raise ValueError(f"kl_threshold={self.kl_threshold}: must be above 0 (inf for none)")
+
+
+class SGPO:
+    """The ``Method`` of arXiv 2606.24064; see ``SGPOConfig`` for its variants."""
+
+    def __init__(self, config: SGPOConfig) -> None:
+        self.config = config
+
+    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+        """Autonomous trajectories with their advantages, then the guided targets, whose
+        ``weight`` is alpha(q) (divided by |C| where all of C is distilled)."""
+        autonomous = rollout.groups(problems, self.config.num_autonomous)
+        collected: list[Trajectory] = []
+        for group in autonomous:
+            advantages = group_standardized(torch.tensor([t.reward for t in group]))
+            collected += [
+                t.with_(advantage=float(a)) for t, a in zip(group, advantages, strict=True)
+            ]
+        if self.config.alpha_mode == "zero":
+            return collected
+        guided = rollout.groups(problems, self.config.num_guided, guided=True)
+        for own, helped, targets in zip(
+            autonomous, guided, self._targets(guided, rollout), strict=True
+        ):
+            if targets:
+                alpha = self._alpha(own, helped, targets[0].reward)
+                collected += [t.with_(weight=alpha / len(targets)) for t in targets]
+        return collected
+
+    def _targets(
+        self, guided: list[list[Trajectory]], rollout: Rollout
+    ) -> list[list[Trajectory]]:
+        """Per problem the guided completions to distil: Eq. 4's one, all of C, or none."""
+        correct = [[t for t in group if t.reward == 1.0] for group in guided]
+        if not self.config.select_target:
+            return correct
+        contested = [t for group in correct if len(group) > 1 for t in group]
+        scores = iter(rollout.logprobs(contested))
+        targets = []
+        for group in correct:
+            if len(group) > 1:
+                rows = [next(scores) for _ in group]
+                normal = self.config.length_normalized_selection
+                values = [float(r.mean() if normal else r.sum()) for r in rows]
+                best = guidance.select_reachable(sum_logprobs=values, correct=[True] * len(group))
+                group = [group[best]]
+            targets.append(group)
+        return targets
+
+    def _alpha(
+        self, own: list[Trajectory], helped: list[Trajectory], selected_reward: float
+    ) -> float:
+        config = self.config
+        rewards = torch.tensor([t.reward for t in own])
+        if config.alpha_mode == "fixed":
+            return config.alpha_fixed
+        if config.alpha_mode == "group_advantage":
+            return float(
+                guidance.group_advantage_weight(
+                    rewards=rewards, selected_reward=selected_reward, maximum=config.alpha_max
+                )
+            )
+        return float(
+            guidance.adaptive_weight(
+                pass_guided=torch.tensor([t.reward for t in helped]).mean(),
+                pass_autonomous=rewards.mean(),
+                base=config.alpha_base,
+                smoothing=config.alpha_smoothing,
+                maximum=config.alpha_max,
+            )
+        )
+
+    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
+        """Problems, autonomous sequences and trajectories of the update."""
+        return {
+            "problems": float(len({t.problem_id for t in trajectories})),
+            "autonomous": float(sum(t.role is Role.AUTONOMOUS for t in trajectories)),
+            "trajectories": float(len(trajectories)),
+        }
+
+    def loss(
+        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
+    ) -> LossOutput:
+        """Share of Eq. 7: L_GRPO + alpha * L_KD, averaged over the update's problems."""
+        own = [t for t in trajectories if t.role is Role.AUTONOMOUS]
+        targets = [t for t in trajectories if t.role is Role.GUIDED]
+        terms, sums = [], {}
+        if own:
+            term, metrics = self._autonomous_loss(model, own, totals)
+            terms, sums = [term], metrics
+        if targets:
+            term, metrics = self._distillation_loss(model, targets, totals)
+            terms.append(term)
+            sums |= metrics
+        if self.config.alpha_mode != "zero":
+            share = len(trajectories) / totals["trajectories"]
+            sums["alpha_mean"] = (sum(t.weight for t in targets) / totals["problems"], share)
+        return LossOutput(torch.stack(terms).sum(), sums)
+
+    def _autonomous_loss(self, model, trajectories, totals):
+        """Eq. 1 over the update's autonomous sequences; groups are of one size, so the mean over
+        sequences is the mean over problems of the group mean."""
+        config = self.config
+        with torch.set_grad_enabled(config.autonomous_term and torch.is_grad_enabled()):
+            scores = score_policy(model, trajectories)
+            loss = losses.clipped_surrogate(
+                logprobs=scores.logprobs,
+                old_logprobs=scores.old_logprobs,
+                advantages=scores.advantages,
+                completion_mask=scores.completion_mask,
+                clip_low=config.clip_low,
+                clip_high=config.clip_high,
+                reduction="sequence_mean",
+                denominator=totals["autonomous"],
+            )
+        metrics = scores.metrics(clip_low=config.clip_low, clip_high=config.clip_high)
+        if not config.autonomous_term:
+            loss = torch.zeros_like(loss)
+        return loss, metrics
+
+    def _distillation_loss(self, model, trajectories, totals):
+        """alpha * Eq. 5 summed over the given targets, over the update's problems."""
+        student = padded(trajectories).to(model.device)
+        teacher = padded(trajectories, second_prompt=True).to(model.device)
+        kl, logprobs = completion_kl(model, student, teacher, direction=self.config.direction)
+        mask = student.completion_mask
+        threshold = self.config.kl_threshold
+        if self.config.distillation == "kl":
+            per_sequence = objective.clipped_distillation(
+                kl=kl, completion_mask=mask, kl_threshold=threshold
+            )
+        else:
+            per_sequence = -(logprobs * mask).sum(-1) / mask.sum(-1)
+        weights = kl.new_tensor([t.weight for t in trajectories])
+        values = kl.detach()
+        dropped = values[mask & (objective.proximal_mask(values, threshold) == 0)]
+        tokens, mass = float(mask.sum()), float(values[mask].sum())
+        return (weights * per_sequence).sum() / totals["problems"], {
+            "kl_mean": (mass, tokens),
+            "kl_masked_share": (float(dropped.sum()), mass),
+            "kl_masked_token_share": (float(dropped.numel()), tokens),
+        }

@@ -1,0 +1,86 @@
+"""The mini world's models: real Qwen2 and Llama architectures, randomly initialised, very small."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers.modeling_utils import PreTrainedModel
+
+from sgpo.mini.text import vocabulary
+from sgpo.mini.tokenizer import END, PAD, SPECIALS
+
+# One row a token: a padded row could be sampled but not decoded.
+VOCABULARY_ROWS = len(SPECIALS) + len(vocabulary())
+MAX_POSITIONS = 256
+# About 1/sqrt(hidden). At the architectures' own 0.02, made for widths in the thousands, attention
+# starts so flat that copying from the prompt is not learned in 900 steps.
+INITIALIZER_RANGE = 0.1
+
+_FAMILIES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One mini model; ``family`` is ``qwen2`` or ``llama``, sizes are in units of the config."""
+
+    key: str
+    label: str
+    family: str
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    pretrain_steps: int
+
+    def config(self) -> Any:
+        """The transformers configuration of this model."""
+        config_class, _ = _FAMILIES[self.family]
+        return config_class(
+            vocab_size=VOCABULARY_ROWS,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_kv_heads,
+            max_position_embeddings=MAX_POSITIONS,
+            tie_word_embeddings=True,
+            initializer_range=INITIALIZER_RANGE,
+            pad_token_id=SPECIALS.index(PAD),
+            eos_token_id=SPECIALS.index(END),
+            bos_token_id=None,
+        )
+
+    def architecture(self) -> dict[str, Any]:
+        """What identifies the weights' shape, for the cache key: plain JSON values."""
+        return asdict(self) | {"initializer_range": INITIALIZER_RANGE}
+
+
+MODELS: dict[str, ModelSpec] = {
+    spec.key: spec
+    for spec in (
+        ModelSpec("qwen-s", "mini-Qwen2-S", "qwen2", 48, 128, 2, 4, 2, 1000),
+        ModelSpec("qwen-m", "mini-Qwen2-M", "qwen2", 64, 192, 3, 4, 2, 1000),
+        ModelSpec("qwen-l", "mini-Qwen2-L", "qwen2", 128, 384, 4, 4, 2, 800),
+        ModelSpec("llama-s", "mini-Llama-S", "llama", 48, 128, 2, 4, 2, 1000),
+        ModelSpec("llama-m", "mini-Llama-M", "llama", 64, 192, 3, 4, 4, 1000),
+    )
+}
+
+
+def model_spec(key: str) -> ModelSpec:
+    """The spec of a key. Raises ValueError that lists the known keys."""
+    if key not in MODELS:
+        raise ValueError(f"unknown mini model {key!r}; choose one of {', '.join(MODELS)}")
+    return MODELS[key]
+
+
+def build_model(spec: ModelSpec, seed: int) -> PreTrainedModel:
+    """A randomly initialised float32 model; the global torch generator is left as it was."""
+    _, model_class = _FAMILIES[spec.family]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model_class(spec.config())

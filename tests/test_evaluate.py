@@ -1,0 +1,109 @@
+"""Evaluation keeps every sample, counts exactly k of each, and can be judged again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from benchmarks import evaluate as ev
+from benchmarks.config import EvalConfig
+from benchmarks.sources import evaluation_problems, problem_set_sha256
+
+
+def row(problem, sample, text, gold="(1,2)", finish="stop"):
+    return {
+        "problem_id": problem, "sample": sample, "gold": gold, "text": text,
+        "num_tokens": len(text.split()), "finish_reason": finish,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("a", 0, "so \\boxed{(1,2)}"),
+    row("a", 1, "so \\boxed{(2,1)}"),
+    row("b", 0, "no answer here at all"),
+    row("b", 1, "so \\boxed{(1,2)}", finish="length"),
+]
+
+
+def test_verdict_letters_follow_the_samples():
+    scores = ev.summarize(ev.judged(ROWS), ["a", "b"], 2)
+    assert scores["verdicts"] == ["cw", "nt"]
+    assert scores["mean_length"] == pytest.approx((2 + 2 + 5 + 2) / 4)
+
+
+def test_order_of_rows_does_not_matter():
+    judged = ev.judged(ROWS)
+    assert ev.summarize(judged[::-1], ["a", "b"], 2) == ev.summarize(judged, ["a", "b"], 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (ROWS[:3], "problem 'b' has 1 samples, not exactly 2"),
+        ([*ROWS, row("c", 0, "x")], "unknown problem 'c'"),
+        ([*ROWS, row("a", 2, "x")], "problem 'a' has 3 samples, not exactly 2"),
+    ],
+)
+def test_a_wrong_number_of_samples_is_an_error(rows, message):
+    with pytest.raises(ValueError, match=message):
+        ev.summarize(ev.judged(rows), ["a", "b"], 2)
+
+
+def test_samples_survive_the_disk_and_equal_rows_give_equal_bytes(tmp_path):
+    judged = ev.judged(ROWS)
+    ev.write_samples(tmp_path / "a.jsonl.gz", judged)
+    ev.write_samples(tmp_path / "b.jsonl.gz", judged)
+    assert ev.read_samples(tmp_path / "a.jsonl.gz") == judged
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+
+
+def test_regrade_finds_a_verdict_that_does_not_follow_from_the_text(tmp_path):
+    judged = ev.judged(ROWS)
+    judged[0] = judged[0] | {"reason": "wrong", "correct": False}
+    ev.write_samples(tmp_path / "x.jsonl.gz", judged)
+    rows, changed = ev.regrade(tmp_path / "x.jsonl.gz")
+    assert changed == 1 and rows[0]["reason"] == "correct"
+
+
+@pytest.mark.parametrize("damage", ["cut", "not gzip", "not json"])
+def test_a_damaged_samples_file_is_named(tmp_path, damage):
+    path = tmp_path / "x.jsonl.gz"
+    ev.write_samples(path, ev.judged(ROWS))
+    content = {
+        "cut": path.read_bytes()[:-20],
+        "not gzip": b"hello",
+        "not json": gzip.compress(b'{"a": 1}\n{"b":'),
+    }[damage]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="x.jsonl.gz: damaged samples file"):
+        ev.read_samples(path)
+
+
+def test_limits_cut_problems_and_samples_and_nothing_else():
+    full = EvalConfig(suites=("miniamc",), max_tokens=8)
+    problems, k = evaluation_problems("miniamc", full)
+    assert (len(problems), k) == (40, 32)
+    cut = EvalConfig(suites=("miniamc",), max_tokens=8, problem_limit=7, sample_limit=3)
+    fewer, few = evaluation_problems("miniamc", cut)
+    assert (fewer, few) == (problems[:7], 3)
+    assert problem_set_sha256(fewer) != problem_set_sha256(problems)
+
+
+def test_an_unknown_suite_names_the_known_ones():
+    with pytest.raises(ValueError, match="unknown benchmark 'minimaht': must be one of minimath"):
+        evaluation_problems("minimaht", EvalConfig(suites=(), max_tokens=8))
+
+
+def test_test_problems_carry_nothing_to_learn_from():
+    for key in ("minimath", "miniamc", "miniolympiad", "miniaime"):
+        problems, _ = evaluation_problems(key, EvalConfig(suites=(key,), max_tokens=8))
+        assert all(p.strategy is None and p.expert is None for p in problems)
+
+
+def test_protocol_is_what_the_config_says():
+    config = EvalConfig(suites=(), max_tokens=8, temperature=0.5, top_p=0.9)
+    assert json.dumps(ev.protocol(config), sort_keys=True) == (
+        '{"max_tokens": 8, "temperature": 0.5, "top_p": 0.9}'
+    )

@@ -1,0 +1,619 @@
+"""The report on synthetic studies: numbers, missing cells, errors, determinism, safe pages."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_study import BENCHMARKS, METHODS, MODELS, STEPS, dump, load, run_dir, write_study
+
+from benchmarks import claims, estimates, pages, report, stats
+from benchmarks.document import Heading, Paragraph, Table, row, to_markdown
+from benchmarks.figures import fig4, scaling
+from benchmarks.figures.bands import seed_band, smooth
+from benchmarks.html import to_html
+from benchmarks.loading import load_study
+from benchmarks.store import StudyError, write_atomic
+from benchmarks.tables import budget, regime, table1, tuning
+
+TREE = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Path:
+    """A complete study, never written to by a test."""
+    return write_study(tmp_path_factory.mktemp("stored") / "mini")
+
+
+@pytest.fixture(scope="module")
+def built(stored, tmp_path_factory) -> tuple[Path, report.ReportSummary]:
+    """The complete study with its report."""
+    root = tmp_path_factory.mktemp("built") / "mini"
+    shutil.copytree(stored, root)
+    return root, report.build(root)
+
+
+@pytest.fixture
+def study(stored, tmp_path) -> Path:
+    """A copy of the complete study that a test may damage."""
+    shutil.copytree(stored, tmp_path / "mini")
+    return tmp_path / "mini"
+
+
+def rows_of(root: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    with (root / "tables" / "table1.csv").open() as file:
+        return {(r["model"], r["method"], r["benchmark"]): r for r in csv.DictReader(file)}
+
+
+def change(path: Path, edit) -> None:
+    value = load(path)
+    edit(value)
+    dump(path, value)
+
+
+def share_correct(path: Path, benchmark: str) -> float:
+    letters = "".join(load(path / "scores.json")["benchmarks"][benchmark]["verdicts"])
+    return 100 * letters.count("c") / len(letters)
+
+
+# Table 1 ------------------------------------------------------------------------------------------
+
+
+def test_table1_means_are_the_counted_shares_of_correct_samples(built):
+    root, summary = built
+    rows = rows_of(root)
+    assert len(rows) == len(MODELS) * len(METHODS) * (len(BENCHMARKS) + 1)
+    assert summary.missing == () and summary.commands == ()
+    for model, method in (("qwen-s", "sgpo"), ("llama-m", "hpt"), ("qwen-m", "base")):
+        seeds = [None] if method == "base" else [0, 1, 2]
+        paths = [run_dir(root, model, method, seed) for seed in seeds]
+        means = []
+        for key, *_ in BENCHMARKS:
+            means.append(np.mean([share_correct(path, key) for path in paths]))
+            cell = rows[model, method, key]
+            assert float(cell["mean"]) == pytest.approx(means[-1], abs=1e-6)
+            assert float(cell["ci_low"]) < means[-1] < float(cell["ci_high"])
+            assert cell["run_ids"] == " ".join(path.name for path in paths)
+            assert cell["num_seeds"] == str(len(seeds))
+        average = rows[model, method, "average"]
+        assert float(average["mean"]) == pytest.approx(np.mean(means), abs=1e-6)
+
+
+def test_table1_interval_is_the_two_level_bootstrap(built):
+    root, _ = built
+    cell = rows_of(root)["qwen-m", "grpo", "minimath"]
+    scores = []
+    for seed in (0, 1, 2):
+        table = load(run_dir(root, "qwen-m", "grpo", seed) / "scores.json")["benchmarks"]
+        scores.append([100 * v.count("c") / len(v) for v in table["minimath"]["verdicts"]])
+    scores = np.array(scores)
+    generator = np.random.default_rng(99)
+    draws = [  # the definition, one draw at a time
+        scores[generator.integers(3, size=3)][:, generator.integers(60, size=60)].mean()
+        for _ in range(6000)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert float(cell["ci_low"]) == pytest.approx(low, abs=0.6)
+    assert float(cell["ci_high"]) == pytest.approx(high, abs=0.6)
+
+
+def test_average_draws_seeds_once_and_problems_per_benchmark(built):
+    root, _ = built
+    cell = rows_of(root)["llama-m", "sgpo", "average"]
+    tables = [load(run_dir(root, "llama-m", "sgpo", s) / "scores.json") for s in (0, 1, 2)]
+    generator = np.random.default_rng(98)
+    draws = np.zeros(6000)
+    seeds = generator.integers(3, size=(6000, 3))
+    for key, _, n, k in BENCHMARKS:
+        verdicts = [table["benchmarks"][key]["verdicts"] for table in tables]
+        scores = np.array([[100 * v.count("c") / k for v in row] for row in verdicts])
+        problems = generator.integers(n, size=(6000, n))
+        draws += scores[seeds[:, :, None], problems[:, None, :]].mean(axis=(1, 2)) / 4
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert float(cell["ci_low"]) == pytest.approx(low, abs=0.4)
+    assert float(cell["ci_high"]) == pytest.approx(high, abs=0.4)
+
+
+def test_best_rl_method_is_bold_and_only_it(built):
+    root, _ = built
+    rows = rows_of(root)
+    lines = (root / "tables" / "table1.md").read_text().splitlines()
+    for model, label, *_ in MODELS:
+        averages = {m: float(rows[model, m, "average"]["mean"]) for m in table1.RL_METHODS}
+        best = dict(METHODS)[max(averages, key=averages.get)]
+        mine = [line.split("|") for line in lines if line.startswith(f"| {label} ")]
+        assert [cells[2].strip() for cells in mine if "**" in cells[7]] == [best]
+
+
+def test_caption_names_what_the_numbers_rest_on(built):
+    text = (built[0] / "tables" / "table1.md").read_text()
+    for part in (
+        "n=60, avg@4",
+        "n=15, avg@8",
+        "Seeds 0, 1, 2 (3 runs a row",
+        "temperature 0.6, top p 0.95, max tokens 96",
+        "2000 draws",
+        "no evidence about 7B models",
+    ):
+        assert part in text
+
+
+def test_paper_numbers_stay_in_their_own_table(built):
+    root, _ = built
+    paper = (root / "tables" / "table1_paper.md").read_text()
+    assert "| Qwen2.5-7B-Instruct | SGPO | 82.7 | 55.9 | 50.0 | 19.7 | 52.1 |" in paper
+    for suffix in (".md", ".csv", ".tex"):
+        assert "Instruct" not in (root / "tables" / f"table1{suffix}").read_text()
+
+
+def test_tex_rows_have_all_columns_and_no_bare_special_character(built):
+    text = (built[0] / "tables" / "table1.tex").read_text()
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == len(MODELS) * len(METHODS)
+    assert all(line.count("&") == 6 and line.endswith(r"\\") for line in body)
+    assert r"\textbf{" in text and text.count("{") == text.count("}")
+    caption = next(line for line in text.splitlines() if line.startswith(r"\caption"))
+    assert not re.search(r"(?<!\\)[%#_&]", caption)
+
+
+# Missing, failed and diverged runs ----------------------------------------------------------------
+
+
+def test_deleting_a_run_turns_exactly_its_cells_into_not_run(built, study):
+    root, _ = built
+    before = rows_of(root)
+    gone = run_dir(study, "qwen-m", "luffy", 1)
+    shutil.rmtree(gone)
+    summary = report.build(study)
+    after = rows_of(study)
+    changed = {key for key in before if before[key] != after[key]}
+    keys = [key for key, *_ in BENCHMARKS] + ["average"]
+    assert changed == {("qwen-m", "luffy", key) for key in keys}
+    for key in changed:
+        assert {after[key][c] for c in ("mean", "ci_low", "ci_high", "status")} == {"not run"}
+    line = next(
+        line
+        for line in (study / "tables" / "table1.md").read_text().splitlines()
+        if line.startswith("| Qwen-M | LUFFY |")
+    )
+    assert line == "| Qwen-M | LUFFY |" + " not run |" * 5
+    assert [(c.run_id, c.reason) for c in summary.missing] == [(gone.name, "not run")]
+    assert summary.missing[0].artefacts == ("claims", "table1", "curves", "budget")
+    assert "bash reproduce.sh --profile mini --only table1" in summary.commands
+    page = (study / "REPORT.md").read_text()
+    assert gone.name in page and "\nbash reproduce.sh --profile mini --only table1\n" in page
+    best = [c for c in claims.evaluate(load_study(study)) if c.key == "best_on_average"]
+    assert [(c.subject, c.verdict == "not run") for c in best] == [
+        ("Qwen-S", False),
+        ("Qwen-M", True),
+        ("Llama-M", False),
+    ]
+
+
+def test_a_study_without_any_run_is_all_not_run(study):
+    shutil.rmtree(study / "runs")
+    (study / "regime.json").unlink()
+    (study / "tuning.csv").unlink()
+    change(study / "study.json", lambda s: [m.update(parameters=None) for m in s["models"]])
+    summary = report.build(study)
+    assert len(summary.missing) == len(MODELS) * (1 + (len(METHODS) - 1) * 3)
+    for path in sorted((study / "tables").glob("*.csv")):
+        with path.open() as file:
+            for record in csv.DictReader(file):
+                assert all(value for value in record.values()), (path.name, record)
+    assert not re.search(r"\d\.\d \[", (study / "tables" / "table1.md").read_text())
+
+
+def test_a_failed_run_is_named_with_its_error(study):
+    path = run_dir(study, "llama-m", "hpt", 0)
+    shutil.rmtree(path)
+    dump(path / "failed.json", {"error": "disk full\nTraceback ..."})
+    summary = report.build(study, only=["table1"])
+    assert [(c.run_id, c.reason) for c in summary.missing] == [(path.name, "failed: disk full")]
+
+
+def test_a_trained_run_without_scores_is_not_in_the_table_but_in_the_curves(study):
+    (run_dir(study, "qwen-m", "sgpo", 2) / "scores.json").unlink()
+    summary = report.build(study, only=["table1", "fig4"])
+    assert [c.reason for c in summary.missing] == ["trained, not evaluated"]
+    assert summary.missing[0].artefacts == ("table1",)
+    assert rows_of(study)["qwen-m", "sgpo", "average"]["mean"] == "not run"
+
+
+def test_a_diverged_run_is_marked_and_kept(study):
+    path = run_dir(study, "qwen-s", "hpt", 1)
+    broken = {"status": "diverged", "diverged_reason": "NaN loss at step 7"}
+    change(path / "result.json", lambda r: r.update(broken))
+    before = share_correct(path, "minimath")
+    report.build(study, only=["table1"])
+    cell = rows_of(study)["qwen-s", "hpt", "minimath"]
+    others = [share_correct(run_dir(study, "qwen-s", "hpt", s), "minimath") for s in (0, 2)]
+    assert float(cell["mean"]) == pytest.approx((before + sum(others)) / 3, abs=1e-6)
+    assert cell["status"] == "diverged"
+    assert len(re.findall("†", (study / "tables" / "table1.md").read_text())) == 1 + 5
+    (path / "scores.json").unlink()
+    assert report.build(study, only=["table1"]).missing == ()
+    assert rows_of(study)["qwen-s", "hpt", "minimath"]["mean"] == "diverged"
+    assert "| diverged† |" in (study / "tables" / "table1.md").read_text()
+    assert "NaN loss at step 7" in pages.diverged(load_study(study))
+
+
+# Errors -------------------------------------------------------------------------------------------
+
+
+def scores_edit(edit):
+    def apply(root: Path) -> None:
+        change(run_dir(root, "qwen-m", "grpo", 1) / "scores.json", edit)
+
+    return apply
+
+
+def half_a_file(root: Path) -> None:
+    (run_dir(root, "qwen-m", "grpo", 1) / "result.json").write_text('{"run_id": "qwen')
+
+
+def other_seed(root: Path) -> None:
+    change(run_dir(root, "qwen-m", "grpo", 1) / "result.json", lambda r: r.update(seed=2))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (scores_edit(lambda s: s.update(suite_version=2)), "suite version 2, study.json has 1"),
+        (
+            scores_edit(lambda s: s["benchmarks"]["miniamc"].update(problem_set_sha256="x")),
+            "miniamc: runs .* differ in problem_set_sha256",
+        ),
+        (
+            scores_edit(lambda s: s["benchmarks"]["miniaime"]["protocol"].update(top_p=1.0)),
+            "miniaime: runs .* differ in protocol",
+        ),
+        (
+            scores_edit(lambda s: s["benchmarks"]["miniamc"]["verdicts"].pop()),
+            "19 problems are scored, the benchmark has 20",
+        ),
+        (
+            scores_edit(lambda s: s["benchmarks"]["miniamc"]["verdicts"].__setitem__(3, "ccw")),
+            "problem 3 has 3 verdicts, avg@8 needs exactly 8",
+        ),
+        (scores_edit(lambda s: s["benchmarks"]["miniamc"].update(k=4)), "k is 4, .* asks for 8"),
+        (
+            scores_edit(lambda s: s["benchmarks"].update(other=s["benchmarks"]["miniamc"])),
+            "benchmark 'other', which is not in study.json",
+        ),
+        (half_a_file, "result.json is not valid JSON"),
+        (other_seed, "has seed 2, study.json plans 1"),
+        (lambda root: (root / "study.json").unlink(), "study.json does not exist"),
+        (
+            lambda root: change(root / "study.json", lambda s: s.pop("cells")),
+            "does not describe a grid",
+        ),
+        (
+            lambda root: change(root / "study.json", lambda s: s["cells"].append(s["cells"][0])),
+            "twice",
+        ),
+    ],
+)
+def test_what_cannot_share_a_table_is_one_clear_line(study, damage, message):
+    damage(study)
+    with pytest.raises(ValueError, match=message) as caught:
+        report.build(study, only=["table1"])
+    assert isinstance(caught.value, StudyError | stats.StatsError)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_outside_the_grid_changes_no_table(study):
+    report.build(study, only=["table1"])
+    before = (study / "tables" / "table1.csv").read_bytes()
+    stray = study / "runs" / "qwen-m-grpo-s1-ffffffff"
+    shutil.copytree(run_dir(study, "qwen-m", "grpo", 1), stray)
+    change(stray / "scores.json", lambda s: s["benchmarks"]["miniamc"].update(k=4))
+    report.build(study, only=["table1"])
+    assert (study / "tables" / "table1.csv").read_bytes() == before
+
+
+def test_unknown_artefact_names_the_nearest(study, capsys):
+    with pytest.raises(report.ReportError, match="did you mean table1?"):
+        report.build(study, only=["tabel1"])
+    assert report.main([str(study), "--only", "tabel1"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown artefact 'tabel1'; allowed: claims,")
+
+
+def test_tuning_accuracy_must_be_a_share(study):
+    text = (study / "tuning.csv").read_text().replace("0.51,", "51.0,")
+    (study / "tuning.csv").write_text(text)
+    with pytest.raises(StudyError, match="dev_accuracy 51.0 must be a share"):
+        tuning.trials(load_study(study))
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+def test_a_rebuild_is_byte_identical(built, study):
+    root, summary = built
+    time.sleep(1.1)  # PDF dates have a resolution of one second
+    again = report.build(study)
+    names = [path.relative_to(root) for path in summary.written]
+    assert names == [path.relative_to(study) for path in again.written]
+    assert {".md", ".csv", ".tex", ".png", ".pdf", ".html"} <= {name.suffix for name in names}
+    for name in names:
+        assert (root / name).read_bytes() == (study / name).read_bytes(), name
+
+
+def test_only_writes_what_was_asked_with_the_same_numbers(built, study):
+    summary = report.build(study, only=["fig4", "table1"])
+    names = {str(path.relative_to(study)) for path in summary.written}
+    tables = {f"tables/table1{s}.{e}" for s in ("", "_paper") for e in ("md", "csv", "tex")}
+    assert names == tables | {"figures/fig4.png", "figures/fig4.pdf"}
+    for name in names:
+        assert (study / name).read_bytes() == (built[0] / name).read_bytes()
+    assert not (study / "REPORT.md").exists()
+
+
+def test_the_report_needs_no_torch():
+    code = (
+        "import sys, benchmarks.report as r; "
+        "bad = {'torch', 'transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=TREE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = write_atomic(tmp_path / "a.md", "old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+# Pages --------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Collects ids, links, sources and text of an HTML page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if "href" in found else []
+        self.sources += [found["src"]] if "src" in found else []
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_html_is_self_contained_and_every_link_has_a_target(built):
+    root, _ = built
+    text = (root / "report.html").read_text()
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.links and all(link[1:] in page.ids for link in page.links if link[0] == "#")
+    assert all(link.startswith("#") for link in page.links)
+    assert len(page.sources) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "url(" not in text and "@import" not in text
+    assert 'name="viewport"' in text
+    joined = "".join(page.words)
+    assert joined.index("no evidence about 7B models") < joined.index("What was asked")
+    assert "test <machine> & co" in joined  # shown as text, so it was escaped
+
+
+def test_markdown_links_have_targets_and_images_exist(built):
+    root, _ = built
+    text = (root / "REPORT.md").read_text()
+    targets = set(re.findall(r'<a id="([^"]+)">', text))
+    links = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert links and links <= targets
+    for source in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+        assert (root / source).exists()
+    assert "no evidence about 7B models" in text.splitlines()[2]
+    claims_page = (root / "CLAIMS.md").read_text()
+    assert set(re.findall(r"\]\(REPORT.md#([^)]+)\)", claims_page)) <= targets
+    assert "no evidence about 7B models" in claims_page.splitlines()[2]
+
+
+def test_text_of_runs_cannot_act_as_markup():
+    evil = '<script>alert("x")</script> | **a** `b`'
+    blocks = [Heading(1, evil), Paragraph(evil), Table((evil,), (row(evil),), caption=evil)]
+    page = Page(to_html(blocks, title=evil))
+    assert "script" not in page.tags
+    assert "".join(page.words).count(evil) == 6  # title, heading, paragraph, caption, header, cell
+    markdown = to_markdown(blocks)
+    assert not re.search(r"(?<!\\)<script", markdown)
+    assert markdown.splitlines()[-1].replace(r"\|", "").count("|") == 2
+
+
+# Claims and figures -------------------------------------------------------------------------------
+
+
+def test_claims_hold_where_the_world_was_built_so(built):
+    found = claims.evaluate(load_study(built[0]))
+    assert [c.key for c in found] == (
+        ["best_on_average"] * 3 + ["gain_grows"] + ["alpha_falls"] * 3 + ["entropy_above"] * 3
+    )
+    assert {c.verdict for c in found if c.key != "gain_grows"} == {stats.HOLDS}
+    rows = rows_of(built[0])
+    best = next(c for c in found if c.key == "best_on_average")
+    averages = {m: float(rows["qwen-s", m, "average"]["mean"]) for m, _ in METHODS}
+    margin = averages.pop("sgpo") - max(averages.values())
+    assert best.effect.mean == pytest.approx(margin, abs=1e-5)
+    assert best.paper == "+1.1 to +2.2 points on three models"
+    gain = next(c for c in found if c.key == "gain_grows")
+    expected = [
+        float(rows[m, "sgpo", "average"]["mean"]) - float(rows[m, "base", "average"]["mean"])
+        for m in ("qwen-m", "qwen-s")
+    ]
+    assert gain.effect.mean == pytest.approx(expected[0] - expected[1], abs=1e-5)
+    assert gain.subject == "Qwen-M vs Qwen-S" and gain.paper.startswith("+3.2 points")
+
+
+def test_alpha_and_entropy_effects_are_the_means_of_the_curves(built):
+    found = {(c.key, c.subject): c for c in claims.evaluate(load_study(built[0]))}
+    falls, gaps = [], []
+    for seed in (0, 1, 2):
+        ours = pd.read_json(run_dir(built[0], "qwen-m", "sgpo", seed) / "metrics.jsonl", lines=True)
+        grpo = pd.read_json(run_dir(built[0], "qwen-m", "grpo", seed) / "metrics.jsonl", lines=True)
+        falls.append(ours.alpha_mean[: STEPS // 4].mean() - ours.alpha_mean[-STEPS // 4 :].mean())
+        gaps.append(ours.entropy[STEPS // 2 :].mean() - grpo.entropy[STEPS // 2 :].mean())
+    alpha = found["alpha_falls", "Qwen-M"].effect
+    assert alpha.mean == pytest.approx(np.mean(falls))
+    assert (alpha.interval.low, alpha.interval.high) == pytest.approx((min(falls), max(falls)))
+    assert found["entropy_above", "Qwen-M"].effect.mean == pytest.approx(np.mean(gaps))
+
+
+def test_methods_with_different_seeds_are_compared_on_the_common_ones(study):
+    gone = run_dir(study, "qwen-s", "luffy", 2)
+    shutil.rmtree(gone)
+
+    def drop(plan):
+        plan["cells"] = [c for c in plan["cells"] if c["run_id"] != gone.name]
+
+    change(study / "study.json", drop)
+    found = estimates.gain(load_study(study), "qwen-s", "sgpo", "luffy", "miniamc")
+    ours, theirs = (
+        np.mean([share_correct(run_dir(study, "qwen-s", m, s), "miniamc") for s in (0, 1)])
+        for m in ("sgpo", "luffy")
+    )
+    assert found.mean == pytest.approx(ours - theirs)
+    assert found.num_seeds == 2
+
+
+def exchange_scores(root: Path, model: str, first: str, second: str) -> None:
+    for seed in (0, 1, 2):
+        a, b = (run_dir(root, model, m, seed) / "scores.json" for m in (first, second))
+        tables = load(a)["benchmarks"], load(b)["benchmarks"]
+        for path, table in zip((a, b), reversed(tables), strict=True):
+            change(path, lambda s, table=table: s.update(benchmarks=table))
+
+
+def test_a_reversed_ranking_does_not_hold_and_the_report_says_so(study):
+    exchange_scores(study, "qwen-m", "sgpo", "hpt")
+    loaded = load_study(study)
+    claim = next(c for c in claims.evaluate(loaded) if c.subject == "Qwen-M")
+    assert (claim.verdict, claim.probability) == (stats.FAILS, 0.0)
+    text = " ".join(pages.findings(loaded))
+    assert "does not hold on Qwen-M (-" in text and "holds on Qwen-S (+" in text
+
+
+def test_equal_scores_are_undecided(study):
+    for seed in (0, 1, 2):
+        table = load(run_dir(study, "qwen-m", "sgpo", seed) / "scores.json")["benchmarks"]
+        path = run_dir(study, "qwen-m", "grpo", seed) / "scores.json"
+        change(path, lambda s, table=table: s.update(benchmarks=table))
+    claim = next(c for c in claims.evaluate(load_study(study)) if c.subject == "Qwen-M")
+    interval = claim.effect.interval
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((0, 0, 0), abs=1e-9)
+    assert claim.verdict == stats.UNDECIDED
+
+
+def test_one_seed_decides_nothing(tmp_path):
+    root = write_study(tmp_path / "mini", seeds=(0,))
+    found = claims.evaluate(load_study(root))
+    assert {c.verdict for c in found} == {stats.UNDECIDED}
+    assert {c.effect.num_seeds for c in found} == {1}
+
+
+def test_smoothing_is_the_centred_rolling_mean():
+    values = np.random.default_rng(3).random(30)
+    values[[4, 5, 17]] = np.nan
+    expected = pd.Series(values).rolling(5, center=True, min_periods=1).mean()
+    assert smooth(values, 5) == pytest.approx(expected.to_numpy(), abs=1e-12)
+
+
+def test_band_is_mean_and_range_over_seeds_and_a_short_run_counts_to_its_end(study):
+    path = run_dir(study, "qwen-m", "sgpo", 1) / "metrics.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:10]))
+    runs = load_study(study).runs_of("qwen-m", "sgpo", scored=False)
+    steps, mean, low, high = seed_band(runs, "reward")
+    assert steps.tolist() == list(range(STEPS))
+    curves = [smooth(run.metrics["reward"]) for run in runs]
+    at_start, at_end = [c[0] for c in curves], [curves[0][-1], curves[2][-1]]
+    assert (low[0], mean[0], high[0]) == pytest.approx(
+        (min(at_start), np.mean(at_start), max(at_start))
+    )
+    assert (low[-1], mean[-1], high[-1]) == pytest.approx(
+        (min(at_end), np.mean(at_end), max(at_end))
+    )
+    grpo = load_study(study).runs_of("qwen-m", "grpo", scored=False)
+    assert seed_band(grpo, "alpha_mean") is None
+
+
+def test_paper_points_are_those_of_the_paper():
+    points = scaling.paper_points()
+    assert {model: (b, round(g, 1)) for model, (b, g) in points.items()} == {
+        "Qwen2.5-1.5B-Instruct": (23.2, 6.7),
+        "Qwen2.5-7B-Instruct": (42.2, 9.9),
+        "Llama-3.2-8B-Instruct": (20.4, 7.2),
+    }
+
+
+def test_fig4_shows_qwen_m_else_the_largest_model(study):
+    assert fig4.model_of(load_study(study)) == "qwen-m"
+
+    def drop(plan):
+        plan["cells"] = [c for c in plan["cells"] if c["model"] != "qwen-m"]
+
+    for path in (study / "runs").glob("qwen-m-*"):
+        shutil.rmtree(path)
+    change(study / "study.json", drop)
+    assert fig4.model_of(load_study(study)) == "llama-m"
+
+
+def test_regime_shows_conditions_then_what_is_only_reported(study):
+    def measure(stored):
+        stored["models"]["qwen-s"]["conditions"][1].update(value=0.41234, passed=False)
+        stored["models"]["qwen-s"]["reported"] = {
+            "right_guesses": 0.0123,
+            "guided_by_type": {"a": 0.5, "b": 0.95, "c": 0.7},
+            "kl": {"share_below": 0.25, "below_by_role": {"x": 1, "y": 2}},
+        }
+
+    change(study / "regime.json", measure)
+    loaded = load_study(study)
+    rows = [[cell.text for cell in cells][1:] for cells in regime.table(loaded).rows[:6]]
+    assert rows == [
+        ["blind guess", "0.004", "<= 0.01", "passed"],
+        ["guided pass rate", "0.412", ">= 0.6", "FAILED"],
+        ["right guesses", "0.0123", "reported", ""],
+        ["guided by type", "0.5 to 0.95", "reported", ""],
+        ["kl: share below", "0.25", "reported", ""],
+        ["kl: below by role", "1 to 2", "reported", ""],
+    ]
+    assert "failed, read the results with care: qwen-s: guided pass rate." in (
+        pages.regime_sentence(loaded)
+    )
+
+
+def test_budget_is_the_mean_over_seeds(study):
+    for seed, tokens in enumerate((100, 200, 600)):
+        path = run_dir(study, "qwen-s", "sgpo", seed) / "result.json"
+        change(path, lambda r, tokens=tokens: r.update(sampled_tokens=tokens, num_samples=None))
+    records = {(r["model"], r["method"]): r for r in budget.records(load_study(study))}
+    assert records["qwen-s", "sgpo"]["sampled_tokens"] == 300.0
+    assert records["qwen-s", "sgpo"]["num_samples"] == "not recorded"
+    assert records["qwen-s", "grpo"]["num_samples"] == STEPS * 192

@@ -1,0 +1,70 @@
+"""Which span of a completion is the answer: every rule of extraction.py by hand-made examples."""
+
+from __future__ import annotations
+
+import pytest
+
+from sgpo.core.extraction import extract, matching_braces, unwrap_box
+from sgpo.core.verifier import grade
+
+
+@pytest.mark.parametrize(
+    ("completion", "span"),
+    [
+        (r"\boxed{7}", "7"),
+        (r"\boxed {7}", "7"),
+        (r"\fbox{7}", "7"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{\left\{x\right.}", r"\left\{x\right."),
+        (r"\boxed{\boxed{7}}", "7"),
+        (r"first \boxed{5}, then I saw my mistake: \boxed{7}", "7"),
+        (r"\boxed{5} or \boxed{7}", "5, 7"),
+        (r"$\boxed{5}$ and $\boxed{7}$", "5, 7"),
+        (r"\boxed{7}, \boxed{7}", "7"),
+        ("\\boxed{5}\n\nLet me check.\n\n\\boxed{7}", "7"),
+        (r"\boxed{5} \boxed{", None),
+        (r"\boxed{5}. So \boxed{}", None),
+        (r"\boxed", None),
+        (r"\boxed{5", None),
+        (r"Put it in \boxed{}.", None),
+        (r"\boxedfoo{5}", r"\boxedfoo{5}"),
+        (r"<think>\boxed{5}</think> \boxed{7}", "7"),
+        (r"<think>a</think> \boxed{5} <think>\boxed{6}</think> \boxed{7}", "7"),
+        (r"no open tag \boxed{5} </think> \boxed{7}", "7"),
+        (r"<think> I think \boxed{7}", None),
+        (r"<think>\boxed{5}</think> \boxed{6} <think> wait", None),
+        (r"<think>\boxed{5}</think>", None),
+        ("The answer is 204.", "204."),
+        ("Answer: $x=3$", "$x=3$"),
+        ("**Final Answer:** 73", "73"),
+        ("The answer is 42. But it could also be 43.", None),
+        ("We see that the area must be forty two because of the triangle.", None),
+        ("", None),
+        ("2/3", "2/3"),
+        ("Evelyn", "Evelyn"),
+    ],
+)
+def test_span(completion, span):
+    assert extract(completion).text == span
+
+
+def test_long_boxes_are_not_cut():
+    long = "x+" * 400 + "1"
+    assert extract(f"so \\boxed{{{long}}}").text == long
+    assert grade(long, f"\\boxed{{{long}}}").correct
+    assert not grade(long, f"\\boxed{{{long}+1}}").correct
+
+
+def test_the_prompt_cannot_answer():
+    """A system prompt that mentions the box, echoed by the model, is no answer."""
+    assert grade("5", "Put your final answer in \\boxed{}.").reason == "no_answer"
+    assert grade("5", "<think> is it \\boxed{5}?").reason == "no_answer"
+
+
+def test_matching_braces_and_unwrap():
+    assert matching_braces("{a{b}}") == {0: 5, 2: 4}
+    assert matching_braces(r"{\}}") == {0: 3}
+    assert matching_braces("}{") == {}
+    assert unwrap_box(r" \boxed{ \boxed{x}} ") == "x"
+    assert unwrap_box(r"\boxed{1},\boxed{2}") == r"\boxed{1},\boxed{2}"

@@ -1,0 +1,127 @@
+"""Hostile model output: nothing is executed, nothing hangs, nothing raises."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgpo.core.answer_text import canonical
+from sgpo.core.extraction import extract
+from sgpo.core.verifier import Verdict, _decide, grade, grade_many
+
+MILLION = 10**6
+REASONS = {"correct", "wrong", "no_answer", "truncated", "timeout", "error"}
+
+HOSTILE = {
+    "tower": r"\boxed{10^{10^{10}}}",
+    "higher tower": r"\boxed{10^{10^{10^{10}}}}",
+    "bare tower": "9**9**9**9",
+    "factorials": r"\boxed{((((9!)!)!)!)!}",
+    "binomial": r"\boxed{\binom{10^9}{5\cdot10^8}}",
+    "exponentials": r"\boxed{e^{e^{e^{e^{9}}}}}",
+    "gamma": r"\boxed{\Gamma(10^{8})}",
+    "variables": r"\boxed{(x+1)^{(x+2)^{(x+3)^{(x+4)}}}}",
+    "million digits": r"\boxed{" + "1" * MILLION + "}",
+    "million terms": r"\boxed{" + "x+" * (MILLION // 2) + "1}",
+    "million without box": "1+" * (MILLION // 2),
+    "open boxes": "\\boxed{" * (MILLION // 7),
+    "open braces": "{" * MILLION,
+    "closing braces": r"\boxed{}" + "}" * MILLION,
+    "deep braces": r"\boxed{" + "{" * 5000 + "8" + "}" * 5000 + "}",
+    "deep fractions": r"\boxed{" + r"\frac{" * 900 + "1" + "}{2}" * 900 + "}",
+    "control": "\\boxed{\x00\x01\x02\x1b[31m8\x7f}",
+    "zero bytes": "\x00" * 100_000,
+    "spaces after cue": "answer" + " " * MILLION + "8",
+    "spaces in power": r"\boxed{2^" + " " * MILLION + "3}",
+    "new lines": "answer: 8" + "\n" * MILLION + "x",
+    "think tags": "<think>" * 100_000,
+    "full stops": "answer is " + ". " * 100_000,
+    "stars": "*" * MILLION,
+    "commas": r"\boxed{" + "1," * 4000 + "}",
+    "lone surrogate": "\\boxed{\ud800}",
+    "right to left": "\\boxed{\u202e8}",
+    "division by zero": r"\boxed{\frac{1}{0}}",
+    "log of zero": r"\boxed{\log_{0}(0)}",
+}
+
+
+def test_warm_up_is_not_what_is_timed():
+    assert grade(r"\sqrt{12}", r"\boxed{2\sqrt3}").correct
+
+
+@pytest.mark.parametrize("completion", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_text_is_wrong_and_fast(completion):
+    started = time.monotonic()
+    verdict = grade("7", completion)
+    assert not verdict.correct and verdict.reason in {"wrong", "no_answer"}
+    assert time.monotonic() - started < 4.0  # below the item limit: decided, not timed out
+
+
+def test_a_hostile_gold_matches_only_itself():
+    tower = "10^{10^{10}}"
+    assert grade(tower, f"\\boxed{{{tower}}}").correct
+    assert not grade(tower, "\\boxed{10^{10^{11}}}").correct
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "\\boxed{{{code}}}",
+        "{code}",
+        "$\\text{{{code}}}$",
+        "The answer is {code}",
+        "\\boxed{{\\operatorname{{{code}}}}}",
+        "\\boxed{{\\sqrt{{{code}}}}}",
+        "\\boxed{{x_{{{code}}}}}",
+    ],
+)
+def test_python_in_an_answer_is_never_executed(template, tmp_path):
+    canary = tmp_path / "executed"
+    for code in (
+        f"__import__('os').system('touch {canary}')",
+        f"__import__(\"pathlib\").Path('{canary}').touch()",
+        f"open('{canary}','w')",
+        f"exec(\"open('{canary}','w')\")",
+        f"(lambda: open('{canary}','w'))()",
+        f"Symbol('x').__class__.__init__.__globals__['open']('{canary}','w')",
+    ):
+        assert not grade("7", template.format(code=code)).correct
+        assert not grade("x+\\sqrt{2}", template.format(code=code)).correct
+    assert not canary.exists()
+
+
+_FRAGMENTS = st.sampled_from(
+    r"""\boxed{ } { \frac \sqrt ^ _ ( ) [ ] \{ \} , ; = < \le \cup \in \pm \text{ $ \$ % ! 2 7 10
+    x n \pi e i / + - \cdot . : \ldots and or <think> </think> answer is \left \right \infty
+    \begin{pmatrix} \end{pmatrix} & \\ | \sum \log \binom 52_8 ° 1,000 cm""".split()
+)  # fmt: skip
+_TEXT = st.lists(_FRAGMENTS, max_size=14).map(" ".join) | st.text(max_size=40)
+
+
+@settings(max_examples=600, deadline=None, derandomize=True)
+@given(_TEXT, _TEXT)
+def test_fuzz_the_exact_rules(gold, text):
+    """Extraction, canonical text and exact rules never raise on any text; truth is reflexive."""
+    span = extract(text).text
+    assert span is None or isinstance(span, str)
+    once = canonical(text)
+    for completion in (text, f"\\boxed{{{text}}}"):
+        found = extract(completion).text
+        if found is not None and canonical(gold):
+            assert _decide(canonical(gold), found) in (True, False, None)
+    if once and len(once) < 1000:
+        assert _decide(once, once) is not False
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(_TEXT, _TEXT), min_size=4, max_size=8))
+def test_fuzz_whole_verdicts(pairs):
+    pairs = [(f"7+{gold}", f"\\boxed{{{text}}}") for gold, text in pairs]
+    started = time.monotonic()
+    verdicts = grade_many(pairs, deadline_seconds=3.0)
+    assert time.monotonic() - started < 3.0 + 3.0
+    assert all(isinstance(v, Verdict) and v.reason in REASONS for v in verdicts)
+    assert all(v.correct == (v.reason == "correct") for v in verdicts)

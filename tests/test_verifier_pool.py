@@ -1,0 +1,181 @@
+"""The worker processes: deadlines, replacement, limits, threads, forks, and what they leave behind.
+
+``/proc`` is the independent witness here: it says which processes live, their limits and maps.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sgpo.core import verifier
+from sgpo.core.judge_pool import POOL
+from sgpo.core.judge_worker import MEMORY_LIMIT_BYTES
+from sgpo.core.verifier import grade, grade_many
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Takes minutes: ten to the eighth sines. Each call of _hang makes another one.
+HANG = r"\boxed{\prod_{k=1}^{10^8} \sin (k+%d)}"
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux /proc")
+
+
+def _symbolic_pair(n: int) -> tuple[str, str]:
+    """A pair that only the symbolic judge can decide, never seen before for each n."""
+    return rf"\frac{{{n}}}{{\sqrt{{{n}}}}}", rf"\boxed{{\sqrt{{{n}}}}}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def _wait_until_gone(pids: list[int], seconds: float) -> list[int]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(map(_alive, pids)):
+        time.sleep(0.05)
+    return [pid for pid in pids if _alive(pid)]
+
+
+def _zombie_children() -> list[int]:
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    states = {int(p): Path(f"/proc/{p}/stat").read_text() for p in children}
+    return [p for p, stat in states.items() if stat.rsplit(")", 1)[1].split()[0] == "Z"]
+
+
+def test_a_batch_with_hanging_items_keeps_its_bound_and_the_other_verdicts():
+    assert grade(*_symbolic_pair(2)).correct  # start the worker outside the measurement
+    pairs = [(r"\pi", HANG % i) for i in range(6)]
+    pairs += [_symbolic_pair(n) for n in (3, 5, 7)] + [("7", "\\boxed{7}"), ("7", "\\boxed{8}")]
+    before = set(POOL.worker_pids())
+    started = time.monotonic()
+    verdicts = grade_many(pairs, deadline_seconds=2.0, num_workers=2)
+    assert time.monotonic() - started < 4.0
+    reasons = [v.reason for v in verdicts]
+    assert reasons[:6] == ["timeout"] * 6
+    assert reasons[6:] == ["correct"] * 4 + ["wrong"]
+    assert not any(v.correct for v in verdicts[:6])
+    # The stuck workers are gone and reaped, and the next item gets a fresh one.
+    assert not set(POOL.worker_pids()) & before
+    assert _zombie_children() == []
+    assert grade(*_symbolic_pair(11)).correct
+
+
+def test_the_item_limit_ends_one_stuck_item_without_a_batch_limit(monkeypatch):
+    monkeypatch.setattr(verifier, "ITEM_SECONDS", 0.7)
+    assert grade(*_symbolic_pair(13)).correct
+    started = time.monotonic()
+    assert grade(r"\pi", HANG % 100).reason == "timeout"
+    assert time.monotonic() - started < 2.5
+    # A timeout is not remembered as a verdict on the answer.
+    assert not any("k+100" in answer for _, answer in verifier._known)
+
+
+def test_threads_grade_side_by_side():
+    results: dict[int, bool] = {}
+
+    def work(n: int) -> None:
+        right, wrong = _symbolic_pair(n), (_symbolic_pair(n)[0], rf"\boxed{{\sqrt{{{n + 1}}}}}")
+        results[n] = grade(*right).correct and not grade(*wrong).correct
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in (17, 19, 23)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert results == {17: True, 19: True, 23: True}
+
+
+def test_a_worker_killed_from_outside_is_replaced():
+    assert grade(*_symbolic_pair(29)).correct
+    for pid in POOL.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    assert grade(*_symbolic_pair(31)).correct
+
+
+def test_workers_are_limited_and_clean(monkeypatch):
+    POOL.shutdown()
+    monkeypatch.setenv("MASTER_ADDR", "should-not-be-inherited")
+    assert grade(*_symbolic_pair(37)).correct
+    (pid,) = POOL.worker_pids()
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    address_space = next(line for line in limits.splitlines() if "address space" in line)
+    assert str(MEMORY_LIMIT_BYTES) in address_space
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"MASTER_ADDR" not in environment and b"PYTHONHASHSEED=0" in environment
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    assert "libtorch" not in maps and "libpython" in maps + "libpython"
+    POOL.shutdown()
+    assert _wait_until_gone([pid], 5) == [] and POOL.worker_pids() == []
+
+
+def test_repeated_and_equal_questions_are_judged_once():
+    gold, answer = _symbolic_pair(41)
+    assert all(v.correct for v in grade_many([(gold, answer)] * 20))
+    POOL.shutdown()
+    assert all(v.correct for v in grade_many([(gold, answer)] * 20))
+    assert POOL.worker_pids() == []  # from memory: no process was needed
+
+
+def test_a_forked_child_does_not_share_the_pipes():
+    assert grade(*_symbolic_pair(43)).correct
+    parents = POOL.worker_pids()
+    pid = os.fork()
+    if pid == 0:
+        ok = POOL.worker_pids() == [] and grade(*_symbolic_pair(47)).correct
+        POOL.shutdown()
+        os._exit(0 if ok else 1)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert POOL.worker_pids() == parents and grade(*_symbolic_pair(53)).correct
+
+
+@pytest.mark.parametrize("stuck", [False, True], ids=["idle", "stuck"])
+def test_workers_die_with_a_killed_parent(stuck):
+    script = f"""
+import threading, time
+from sgpo.core import verifier
+from sgpo.core.judge_pool import POOL
+verifier.ITEM_SECONDS = 2.0
+assert verifier.grade(*{_symbolic_pair(59)!r}).correct
+if {stuck}:
+    pair = ("\\\\pi", {HANG % 7!r})
+    threading.Thread(target=verifier.grade, args=pair, daemon=True).start()
+    time.sleep(0.3)
+print(*POOL.worker_pids(), flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    assert parent.stdout is not None
+    pids = [int(p) for p in parent.stdout.readline().split()]
+    assert pids and all(map(_alive, pids))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert _wait_until_gone(pids, 8.0) == []
+
+
+def test_no_worker_is_left_after_a_normal_exit():
+    script = f"""
+from sgpo.core import verifier
+from sgpo.core.judge_pool import POOL
+assert verifier.grade(*{_symbolic_pair(61)!r}).correct
+print(*POOL.worker_pids())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, timeout=60
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert _wait_until_gone([int(p) for p in done.stdout.split()], 5.0) == []
