@@ -45,7 +45,7 @@ setup
 case "${1:-}" in
   setup) ;;
   test) shift; exec .venv/bin/python -m pytest "$@" ;;
-  report | status | train | evaluate | grade | tune | mini) exec .venv/bin/sgpo "$@" ;;
+  report | status | train | evaluate | grade | tune | mini | doctor) exec .venv/bin/sgpo "$@" ;;
   --quick) shift; exec .venv/bin/sgpo study --profile quick "$@" ;;
   "" | --*) exec .venv/bin/sgpo study "$@" ;;
   *) echo "reproduce.sh: unknown verb '$1'" >&2; usage >&2; exit 2 ;;

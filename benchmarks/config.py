@@ -9,9 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sgpo.core.config import RolloutConfig, TrainConfig, config_hash, require_positive, to_dict
+from sgpo.core.config import (
+    RolloutConfig,
+    TrainConfig,
+    check_decoding,
+    config_hash,
+    require_positive,
+    to_dict,
+)
+from sgpo.core.files import sha256_of
 from sgpo.core.runlog import package_versions
 
+_USER_METHOD = "sgpo_user_method_"  # modules of method files
 SUITE_VERSION = 1  # raised when a change makes scores incomparable with older ones
 
 
@@ -48,7 +57,7 @@ class EvalConfig:
     sample_limit: int | None = None
 
     def __post_init__(self) -> None:
-        require_positive(self, "max_tokens temperature top_p")
+        check_decoding(self)
         for name in ("problem_limit", "sample_limit"):
             if getattr(self, name) is not None:
                 require_positive(self, name)
@@ -87,10 +96,13 @@ class Cell:
 
     @property
     def hash(self) -> str:
-        """Content address: config, the parent's address and the package versions that decide
-        numbers. Anything else that changes a number raises ``SUITE_VERSION``."""
+        """Content address: config, the parent's address, the source of a user's method and the
+        package versions that decide numbers. Anything else that changes a number raises
+        ``SUITE_VERSION``."""
+        source = user_method_file(self.config.settings)
         return config_hash(
             {
+                "method_source": sha256_of(source) if source else None,
                 "config": to_dict(self.config),
                 "parent": self.parent.hash if self.parent else None,
                 "packages": package_versions(),
@@ -175,6 +187,14 @@ def build_method(config: RunConfig) -> Any:
     return sys.modules[kind.__module__].METHOD(config.settings)
 
 
+def user_method_file(settings: Any) -> Path | None:
+    """The file that the settings' class was loaded from by ``load_method_file``, else None."""
+    module = type(settings).__module__
+    if not module.startswith(_USER_METHOD):
+        return None
+    return Path(sys.modules[module].__file__)
+
+
 def load_method_file(path: Path) -> Any:
     """The module of a user's method file.
 
@@ -186,7 +206,7 @@ def load_method_file(path: Path) -> Any:
     """
     if not path.is_file():
         raise ValueError(f"method file {str(path)!r}: no such file")
-    name = f"sgpo_user_method_{path.stem}"
+    name = _USER_METHOD + path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -20,7 +20,7 @@ from sgpo.core.files import write_bytes
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.seeding import derive_seed
-from sgpo.core.types import FinishReason
+from sgpo.core.types import FinishReason, Problem
 from sgpo.core.verifier import grade_many
 
 LETTERS = {
@@ -37,9 +37,15 @@ def evaluate(
     seed: int,
     samples_dir: Path,
     progress: Callable[[int, int], None] | None = None,
+    suites: dict[str, tuple[list[Problem], int]] | None = None,
 ) -> dict[str, Any]:
-    """Scores of every suite of ``config`` (see ``summarize``); samples go to ``samples_dir``."""
-    suites = {key: evaluation_problems(key, config) for key in config.suites}
+    """Scores of every suite of ``config`` (see ``summarize``); samples go to ``samples_dir``.
+
+    ``suites``: problem sets of the caller's own, as name -> (problems, samples per problem), in
+    place of those that ``config`` names.
+    """
+    if suites is None:
+        suites = {key: evaluation_problems(key, config) for key in config.suites}
     total = sum(len(problems) * k for problems, k in suites.values())
     done = 0
     scores = {}

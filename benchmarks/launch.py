@@ -7,23 +7,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from rich.progress import Progress as Bars
 
 from benchmarks import report
-from benchmarks.cells import is_finished, load_model, load_tokenizer
-from benchmarks.config import Cell, EvalConfig, MethodEntry, RunConfig, Study, load_method_file
-from benchmarks.evaluate import evaluate
+from benchmarks.cells import is_finished
+from benchmarks.checkpoint_eval import print_scores
+from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_file
 from benchmarks.profiles import profile_module
 from benchmarks.progress import StudyProgress, clock, expected_cost
 from benchmarks.regime import calibration_cells, record_regimes
 from benchmarks.study import Outcome, locked, run_study, write_plan
-from sgpo.core.compact_decoder import CompactSampler
-from sgpo.core.config import apply_overrides
-from sgpo.core.files import read_json, write_json
-from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.config import apply_overrides, dotted_names
+from sgpo.core.files import read_json
 
+_IDENTITY = {
+    "profile": "--profile",
+    "model": "--models",
+    "method": "--methods",
+    "seed": "--seeds",
+    "init": "another method",
+}
 MEGABYTES_PER_CELL = 2.5  # weights, resume states and samples of a mini run, measured
 
 
@@ -39,10 +42,16 @@ def planned_study(
     if method_file:
         study = replace(study, methods=(*study.methods, user_method(study, method_file)))
     if overrides:
-        study = replace(study, methods=tuple(_overridden(e, overrides) for e in study.methods))
-        for cell in study.cells():  # a wrong key must be found before the first run
-            assert cell.config
+        study = _overridden(study, overrides)
     return study
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """ValueError for keys that say which run it is: those have options of their own."""
+    for item in overrides:
+        key = item.partition("=")[0]
+        if key in _IDENTITY:
+            raise ValueError(f"override {item!r}: {key} is not an override, use {_IDENTITY[key]}")
 
 
 def user_method(study: Study, path: Path) -> MethodEntry:
@@ -56,14 +65,29 @@ def user_method(study: Study, path: Path) -> MethodEntry:
     return MethodEntry(path.stem, getattr(module, "LABEL", path.stem), config)
 
 
-def _overridden(entry: MethodEntry, overrides: Sequence[str]) -> MethodEntry:
-    def config(model: str, seed: int) -> RunConfig:
-        plain = entry.config(model, seed)
-        if plain.train is None:  # a base model has nothing to override but its evaluation
-            return apply_overrides(plain, [o for o in overrides if o.startswith("evaluation.")])
-        return apply_overrides(plain, overrides)
+def _overridden(study: Study, overrides: Sequence[str]) -> Study:
+    """Every override in every method that has its key; ValueError if none has."""
+    check_overrides(overrides)
+    model = study.models[0][0]
+    allowed: dict[str, list[str]] = {}
+    for entry in study.methods:
+        plain = entry.config(model, study.seeds[0])
+        names = dotted_names(plain)
+        allowed[entry.key] = [o for o in overrides if o.partition("=")[0] in names]
+        apply_overrides(plain, allowed[entry.key])  # a wrong value is found before the first run
+    for item in overrides:
+        if not any(item in found for found in allowed.values()):
+            trained = next(e for e in reversed(study.methods))
+            apply_overrides(trained.config(model, study.seeds[0]), [item])
 
-    return MethodEntry(entry.key, entry.label, config)
+    def overridden(entry: MethodEntry) -> MethodEntry:
+        return MethodEntry(
+            entry.key,
+            entry.label,
+            lambda model, seed: apply_overrides(entry.config(model, seed), allowed[entry.key]),
+        )
+
+    return replace(study, methods=tuple(map(overridden, study.methods)))
 
 
 def selected(study: Study, results: Path, options: argparse.Namespace) -> list[Cell]:
@@ -145,6 +169,7 @@ def train_one(options: argparse.Namespace, results: Path) -> int:
     if options.model not in [key for key, _, _ in study.models]:
         known = ", ".join(key for key, _, _ in study.models)
         raise ValueError(f"unknown model {options.model!r}: must be one of {known}")
+    check_overrides(options.overrides)
     config = apply_overrides(entry.config(options.model, options.seed), options.overrides)
     parent = None
     if config.init == "warmup":
@@ -155,45 +180,9 @@ def train_one(options: argparse.Namespace, results: Path) -> int:
         outcome = run_study(chain, results, 1, progress)
     if cell.run_id in outcome.finished:
         directory = results / "runs" / cell.run_id
-        _print_scores(read_json(directory / "scores.json"))
+        print_scores(read_json(directory / "scores.json"))
         print(f"run directory: {directory}")
     return conclude(outcome, Console())
-
-
-def evaluate_directory(options: argparse.Namespace) -> int:
-    """Evaluate a checkpoint directory; samples and scores.json go to ``options.out``."""
-    if not options.model.is_dir():
-        raise ValueError(f"{options.model}: no such model directory")
-    torch.set_num_threads(1)
-    tokenizer, model = load_tokenizer(options.model), load_model(options.model)
-    spec = PROMPT_SPECS["mini"]
-    config = EvalConfig(
-        suites=tuple(options.suite), max_tokens=96, sample_limit=options.samples
-    )
-    with Bars() as bars:
-        task = bars.add_task("evaluate", total=None)
-        scores = evaluate(
-            sampler=CompactSampler(model, tokenizer, stop_ids=spec.stop_ids(tokenizer)),
-            tokenizer=tokenizer,
-            prompt_spec=spec,
-            config=config,
-            seed=options.seed,
-            samples_dir=options.out / "samples",
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
-        )
-    write_json(options.out / "scores.json", scores)
-    _print_scores(scores)
-    return 0
-
-
-def _print_scores(scores: dict) -> None:
-    for key, entry in scores["benchmarks"].items():
-        letters = "".join(entry["verdicts"])
-        accuracy = 100 * letters.count("c") / len(letters)
-        print(
-            f"{key:14} avg@{entry['k']:<3} {accuracy:5.1f}%   {len(entry['verdicts'])} problems, "
-            f"mean length {entry['mean_length']:.1f} tokens"
-        )
 
 
 def print_status(profile: str, results: Path) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
+import pickle
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import is_finished, run_cell
-from benchmarks.config import SUITE_VERSION, Cell, Study
+from benchmarks.config import SUITE_VERSION, Cell, Study, load_method_file, user_method_file
 from benchmarks.progress import StudyProgress
 from sgpo.core.files import read_json, write_json
 
@@ -43,6 +44,7 @@ class _Worker:
     cell: Cell
     process: Any
     pipe: connection.Connection
+    lifeline: connection.Connection  # open as long as this process lives
     error: str | None = None
     done: bool = False
 
@@ -127,6 +129,7 @@ def run_study(
                 workers.remove(worker)
                 _conclude(worker, outcome, study_dir, progress)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one changes nothing
         for worker in workers:
             worker.process.kill()
         raise
@@ -146,10 +149,22 @@ def _start_ready(waiting, workers, outcome, study_dir, jobs, context, progress) 
         elif len(workers) < jobs and parent not in running and cell.config.model not in bases:
             waiting.remove(cell)
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(cell, study_dir, sender), daemon=True)
+            lifeline, held = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_work,
+                args=(
+                    pickle.dumps(cell),
+                    user_method_file(cell.config.settings),
+                    study_dir,
+                    sender,
+                    lifeline,
+                ),
+                daemon=True,
+            )
             process.start()
             sender.close()
-            workers.append(_Worker(cell, process, receiver))
+            lifeline.close()
+            workers.append(_Worker(cell, process, receiver, held))
             if cell.config.method == "base":
                 bases.add(cell.config.model)
             progress.start(cell)
@@ -189,10 +204,16 @@ def _conclude(worker: _Worker, outcome: Outcome, study_dir: Path, progress: Stud
     progress.conclude(worker.cell, f"FAILED: {outcome.failed[run_id]}")
 
 
-def _work(cell: Cell, study_dir: Path, pipe: connection.Connection) -> None:
+def _work(
+    pickled_cell: bytes,
+    method_file: Path | None,
+    study_dir: Path,
+    pipe: connection.Connection,
+    lifeline: connection.Connection,
+) -> None:
     """Body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    _die_with_parent()
+    threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
     last = 0.0
 
     def report(stage: str, done: int, total: int) -> None:
@@ -202,7 +223,9 @@ def _work(cell: Cell, study_dir: Path, pipe: connection.Connection) -> None:
             pipe.send(("progress", stage, done, total))
 
     try:
-        run_cell(cell, study_dir, report)
+        if method_file:  # its classes must exist before the cell can be read
+            load_method_file(method_file)
+        run_cell(pickle.loads(pickled_cell), study_dir, report)
     except Exception:  # whatever a method raises must reach the study as this cell's failure
         pipe.send(("failed", traceback.format_exc()))
         sys.exit(1)
@@ -210,10 +233,12 @@ def _work(cell: Cell, study_dir: Path, pipe: connection.Connection) -> None:
         pipe.close()
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when the one that started it ends, however it ends."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() == 1:
-            sys.exit(1)
+def _die_with(lifeline: connection.Connection) -> None:
+    """End this process at once when the study that started it is gone, however it ended.
+
+    Nothing is ever sent: the wait ends when the other side closes, by exit or by kill.
+    """
+    try:
+        lifeline.recv()
+    except (EOFError, OSError):
+        os._exit(1)

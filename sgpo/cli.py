@@ -15,8 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except KeyboardInterrupt:
-        print("\nstopped; finished cells are kept, run the same command to continue",
-              file=sys.stderr)  # fmt: skip
+        message = "stopped; finished cells are kept, run the same command to continue"
+        print("\n" + message, file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"sgpo: error: {error}", file=sys.stderr)
@@ -26,7 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sgpo", description=__doc__.split(":")[0])
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _add_runs(verbs)
+    _add_results(verbs)
+    return parser
 
+
+def _add_runs(verbs: argparse._SubParsersAction) -> None:
+    """The verbs that train or evaluate."""
     study = verbs.add_parser("study", help="run a profile's grid and write its report")
     _add_profile(study)
     study.add_argument("--seeds", type=_positive, help="number of seeds (default: the profile's)")
@@ -35,9 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--methods", type=_names, help="just these methods (comma-separated)")
     study.add_argument("--models", type=_names, help="just these models (comma-separated)")
     study.add_argument("--method-file", type=Path, help="add the method of this file to the grid")
-    study.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                       help="override a value of every run, e.g. train.learning_rate=1e-4")  # fmt: skip
     study.add_argument("--dry-run", action="store_true", help="print the grid and its cost")
+    _add_overrides(study)
     study.set_defaults(run=_study)
 
     train = verbs.add_parser("train", help="train and evaluate one method")
@@ -45,31 +50,21 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--model", required=True)
     train.add_argument("--method", required=True, help="a method key, or a method file (.py)")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    _add_overrides(train)
     train.set_defaults(run=_train)
 
     evaluate = verbs.add_parser("evaluate", help="evaluate a checkpoint directory")
-    evaluate.add_argument("--model", required=True, type=Path, help="Hugging Face directory")
-    evaluate.add_argument("--suite", required=True, type=_names, help="e.g. minimath,miniamc")
-    evaluate.add_argument("--out", required=True, type=Path, help="where samples and scores go")
-    evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument("--samples", type=_positive, help="at most this many a problem")
+    add = evaluate.add_argument
+    add("--model", required=True, type=Path, help="Hugging Face directory")
+    add("--suite", type=_names, default=[], help="e.g. minimath,miniamc")
+    add("--problems", type=Path, action="append", default=[], help="JSONL: id, question, answer")
+    add("--out", required=True, type=Path, help="where samples and scores go")
+    add("--seed", type=int, default=0)
+    add("--samples", type=_positive, help="at most this many a problem")
+    add("--max-tokens", type=_positive, default=96)
+    add("--prompt", default="mini", help="prompt spec, e.g. qwen2.5-instruct")
+    add("--sampler", choices=("compact", "transformers"), default="compact")
     evaluate.set_defaults(run=_evaluate)
-
-    grade = verbs.add_parser("grade", help="judge stored samples again, without a model")
-    grade.add_argument("paths", nargs="+", type=Path, help="samples files or run directories")
-    grade.set_defaults(run=_grade)
-
-    report = verbs.add_parser("report", help="rebuild tables, figures and pages from stored runs")
-    _add_profile(report)
-    report.add_argument("--only", type=_names)
-    report.add_argument("--check", action="store_true",
-                        help="change nothing; fail unless the stored tables are what the runs give")  # fmt: skip
-    report.set_defaults(run=_report)
-
-    status = verbs.add_parser("status", help="finished, published, failed and missing cells")
-    _add_profile(status)
-    status.set_defaults(run=_status)
 
     tune = verbs.add_parser("tune", help="tuning trials of every method on the development set")
     tune.add_argument("--jobs", type=_positive, default=os.cpu_count())
@@ -83,7 +78,38 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--jobs", type=_positive, default=os.cpu_count())
     check.add_argument("--out", type=Path)
     check.set_defaults(run=_check)
-    return parser
+
+
+def _add_results(verbs: argparse._SubParsersAction) -> None:
+    """The verbs that only read what runs have left."""
+    grade = verbs.add_parser("grade", help="judge stored samples again, without a model")
+    grade.add_argument("paths", nargs="+", type=Path, help="samples files or run directories")
+    grade.set_defaults(run=_grade)
+
+    report = verbs.add_parser("report", help="rebuild tables, figures and pages from stored runs")
+    _add_profile(report)
+    report.add_argument("--only", type=_names)
+    report.add_argument(
+        "--check", action="store_true", help="write nothing; fail unless the tables follow"
+    )
+    report.set_defaults(run=_report)
+
+    status = verbs.add_parser("status", help="finished, published, failed and missing cells")
+    _add_profile(status)
+    status.set_defaults(run=_status)
+
+    verbs.add_parser("doctor", help="is this machine ready?").set_defaults(run=_doctor)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a value, e.g. train.learning_rate=1e-4",
+    )
 
 
 def _add_profile(parser: argparse.ArgumentParser) -> None:
@@ -109,9 +135,7 @@ def _results(options: argparse.Namespace, default: str | None = None) -> Path:
 def _study(options: argparse.Namespace) -> int:
     from benchmarks.launch import dry_run, launch_study, planned_study
 
-    study = planned_study(
-        options.profile, options.seeds, options.method_file, options.overrides
-    )
+    study = planned_study(options.profile, options.seeds, options.method_file, options.overrides)
     if options.dry_run:
         return dry_run(study, _results(options), options)
     return launch_study(study, _results(options), options)
@@ -124,7 +148,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from benchmarks.launch import evaluate_directory
+    from benchmarks.checkpoint_eval import evaluate_directory
 
     return evaluate_directory(options)
 
@@ -162,6 +186,12 @@ def _check(options: argparse.Namespace) -> int:
     from benchmarks.regime import check
 
     return check(_results(options, "mini"), options.models, options.jobs)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from benchmarks.doctor import doctor
+
+    return doctor()
 
 
 if __name__ == "__main__":

@@ -47,5 +47,7 @@ def clipped_distillation(
         kl, completion_mask: [..., T]. A completion without tokens gives 0.
     """
     mask = completion_mask.to(kl.dtype)
-    kept = torch.where(completion_mask.bool(), kl * proximal_mask(kl, kl_threshold), 0.0)
+    # Selected, not multiplied: a masked token may have an infinite divergence.
+    within = completion_mask.bool() & proximal_mask(kl, kl_threshold).bool()
+    kept = torch.where(within, kl, 0.0)
     return kept.sum(-1) / mask.sum(-1).clamp(min=1)

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sgpo.mini import models, pretrain
 from sgpo.mini.pretrain import PretrainConfig, content_hash, draw_batch, ensure_base_model
 from sgpo.mini.suites import partition_of, random_task
+from sgpo.mini.text import WriterHabits
 from sgpo.mini.tokenizer import build_tokenizer
 
 CONFIG = PretrainConfig(batch_size=16, warmup_steps=2)
@@ -23,7 +24,8 @@ def tiny(monkeypatch):
 
 
 def _batch(seed=0, short=False):
-    return draw_batch(CONFIG, random.Random(seed), build_tokenizer().get_vocab(), short=short)
+    vocab = build_tokenizer().get_vocab()
+    return draw_batch(CONFIG, WriterHabits(), random.Random(seed), vocab, short=short)
 
 
 def test_half_of_a_batch_is_guided_and_all_of_it_reads_back():
@@ -47,9 +49,8 @@ def test_loss_falls_and_equals_cross_entropy_at_the_start(tiny):
     assert len(losses) == 12
     assert losses[-1] < losses[0]
     # The first loss by hand: mean over completion tokens, one unpadded text at a time.
-    rows = draw_batch(
-        CONFIG, random.Random("pretrain-0"), build_tokenizer().get_vocab(), short=True
-    )
+    vocab, habits = build_tokenizer().get_vocab(), WriterHabits(knowledge=tiny.knowledge)
+    rows = draw_batch(CONFIG, habits, random.Random("pretrain-0"), vocab, short=True)
     model = models.build_model(tiny, CONFIG.seed)
     total, count = 0.0, 0
     for ids, prompt_length in rows:
@@ -92,6 +93,7 @@ def test_every_setting_changes_the_hash(tiny):
     base = content_hash(tiny, CONFIG)
     assert content_hash(tiny, CONFIG) == base
     assert content_hash(replace(tiny, pretrain_steps=13), CONFIG) != base
+    assert content_hash(replace(tiny, knowledge=0.5), CONFIG) != base
     assert content_hash(tiny, replace(CONFIG, seed=1)) != base
     assert content_hash(tiny, replace(CONFIG, learning_rate=1e-3)) != base
 

@@ -113,6 +113,10 @@ def test_priors_are_distributions_that_favour_the_right_choice_least_for_hard_ty
             assert set(distribution) == set(SLOTS[slot])
             assert sum(distribution.values()) == pytest.approx(1.0)
             assert distribution[t.plan.choices[slot]] == t.prior[slot]
+    # (0.98 - 0.25) * 0.5 + 0.25 = 0.615; 0.75 split 5:3:2 is 0.375, 0.225, 0.15
+    assert slot_distribution("Aldric", 0, 0.5)["rotated"] == pytest.approx(0.615)
+    blind = sorted(slot_distribution("Aldric", 0, 0.0).values())
+    assert blind == pytest.approx([0.15, 0.225, 0.25, 0.375])
     priors = [min(t.prior) for t in TYPES]
     assert min(priors) <= 0.3 and max(priors) >= 0.75
 

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from sgpo.mini.models import VOCABULARY_ROWS, model_spec
 from sgpo.mini.problems import TYPES, Plan, Task, slot_distribution
+from sgpo.mini.regime import MAX_TOKENS
 from sgpo.mini.suites import random_task
 from sgpo.mini.text import (
     TOKEN_CLASSES,
@@ -51,11 +52,11 @@ def test_derivation_reads_as_worked_by_hand():
 
 def test_composition_is_worked_inside_first():
     assert "".join(question_pieces(COMPOSED)) == (
-        "Find the Garek pair of 5 and the Aldric pair of 3 1 4"
+        "Find the Aldric pair of 3 1 4 and then the Garek pair of 5"
     )
     plans = [PLAN, Plan("swapped", "sum", "triple")]
     assert "".join(derivation_pieces(COMPOSED, plans)) == (
-        "Order Aldric rotated 1 4 3\nCombine sevenfold 1 8 9 1 0\nFinish decrease 8 9\n"
+        "Order Aldric rotated 1 4 3\nCombine sevenfold 1 8 9 1 0\nFinish decrease (8,9)\n"
         "Order Garek swapped 8 5 9\nCombine sum 8 5 3 9 2\nFinish triple \\boxed{(9,6)}"
     )
 
@@ -171,3 +172,15 @@ def test_guesses_in_the_text_are_blind():
 def test_every_type_is_a_token(tokenizer):
     for t in TYPES:
         assert len(tokenizer(f" {t.name}", add_special_tokens=False)["input_ids"]) == 1
+
+
+def test_no_text_outgrows_the_token_budget():
+    rng = random.Random(2)
+    lengths = {level: 0 for level in range(1, 7)}
+    for _ in range(300):
+        for level in lengths:
+            completion = pretraining_example(random_task(rng, level, "train"), True, rng)[1]
+            lengths[level] = max(lengths[level], len(completion) + 1)  # with the end token
+    # n digits: order n + 4, combine 2n + 2, finish 7, end 1, style 4
+    assert [lengths[level] for level in (1, 2, 3)] == [3 * n + 18 for n in (3, 4, 5)]
+    assert lengths[6] == max(lengths.values()) == 62 < MAX_TOKENS

@@ -20,6 +20,8 @@ from benchmarks.launch import planned_study
 from benchmarks.profiles import quick
 from benchmarks.study import locked
 
+# As little pretraining as possible: these tests are about the runner, not about learning.
+TINY = "pretrain_steps=12"
 METHODS = ("base", "sft", "sft_full", "grpo", "hpt", "luffy", "sgpo")
 
 
@@ -29,12 +31,12 @@ def cache(tmp_path_factory) -> Path:
     from benchmarks.sources import base_model
 
     directory = tmp_path_factory.mktemp("cache")
-    base_model(quick.study(1).entry("base").config(quick.MODEL, 0), directory)
+    base_model(small_study().entry("base").config(quick.MODEL, 0), directory)
     return directory
 
 
 def small_study() -> Study:
-    return quick.study(1)
+    return planned_study("quick", 1, overrides=[TINY])
 
 
 def sgpo(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -46,7 +48,8 @@ def sgpo(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 def study_arguments(out: Path, *more: str) -> list[str]:
-    return ["study", "--profile", "quick", "--seeds", "1", "--jobs", "2", "--out", str(out), *more]
+    fixed = ["--profile", "quick", "--seeds", "1", "--jobs", "2", "--set", TINY]
+    return ["study", *fixed, "--out", str(out), *more]
 
 
 def tables(out: Path) -> dict[str, bytes]:

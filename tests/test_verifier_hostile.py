@@ -107,13 +107,12 @@ def test_fuzz_the_exact_rules(gold, text):
     """Extraction, canonical text and exact rules never raise on any text; truth is reflexive."""
     span = extract(text).text
     assert span is None or isinstance(span, str)
-    once = canonical(text)
     for completion in (text, f"\\boxed{{{text}}}"):
         found = extract(completion).text
         if found is not None and canonical(gold):
             assert _decide(canonical(gold), found) in (True, False, None)
-    if once and len(once) < 1000:
-        assert _decide(once, once) is not False
+    if canonical(text):
+        assert _decide(canonical(text), text) is True
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)

@@ -85,6 +85,7 @@ _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _MEMBER = re.compile(
     r"(?:[a-zA-Z](?:_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\[a-z]+)\s*\\in(?![a-zA-Z])\s*"
 )
+_LETTER = re.compile(r"[a-zA-Z](?:_\{\w+\})?")
 _STRAY_LETTER = re.compile(r"[a-zA-Z](?=[\[(])")
 _BASED = re.compile(
     r"\(?([0-9A-Z]+)\)?\s*(?:_\{(\d+|\\text\{[a-z]+\})\}|\\text\{base (\w+)\}|base (\d+))"
@@ -181,6 +182,13 @@ def parse_form(text: str) -> Form:
     if len(pieces) > 1:
         return Union(tuple(as_interval(parse_form(p)) for p in pieces))
     sides, ops = _split(text, _RELATION)
+    if (
+        len(sides) > 1
+        and ops[-1].startswith("\\approx")
+        and not _LETTER.fullmatch(sides[-2].strip())
+    ):
+        # "\\sqrt{2} \\approx 1.414": the exact form is the answer, the decimal a remark.
+        return parse_form(text[: text.rindex("\\approx")])
     if len(sides) > 1:
         return Relation(tuple(s.strip() for s in sides), tuple(ops))
     if enclosed := _enclosed(text):

@@ -1,4 +1,4 @@
-"""What a relation says about one letter: an interval of its values, or only a name for the answer."""
+"""What a relation says about one letter: an interval of its values, or a name for the answer."""
 
 from __future__ import annotations
 

@@ -57,6 +57,10 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:lor|vee)(?![a-zA-Z])", " or "),
         (r"\\degrees?(?![a-zA-Z])|\^\s*\{?\s*\\circ\s*\}?", "°"),
         (r"\\text\{\s*degrees?\s*\}|\bdegrees?\b", "°"),
+        (r"(?<=\d)\s*(?:\\text\{\s*|\b)thousand\b\s*\}?", r"\\cdot 10^{3}"),
+        (r"(?<=\d)\s*(?:\\text\{\s*|\b)million\b\s*\}?", r"\\cdot 10^{6}"),
+        (r"(?<=\d)\s*(?:\\text\{\s*|\b)billion\b\s*\}?", r"\\cdot 10^{9}"),
+        (r"\\text\{\s*for (?:all|any|every|each)\s*\}\s*[a-z](\s*\\in\s*\\mathbb\{\w\})?\s*$", ""),
         (r"\\text\{\s*(?:percent(?:age)?|pct)\s*\}|\b(?:percent(?:age)?|pct)\b|\\%", "%"),
         (r"\+\s*\\infty|\binfinity\b|\binfty\b(?<!\\infty)", r"\\infty "),
         (r"(?<![\\a-zA-Z])(sqrt|pi|sin|cos|tan|log|ln|cdot|frac)(?=[^a-zA-Z]|$)", r"\\\1"),
@@ -181,6 +185,15 @@ _BARE_UNIT = re.compile(
 )
 
 
+# "12 ways": any word after a plain number, unless it changes the number.
+_COUNTED = re.compile(
+    r"(?<=\d)\s+(?!(?:mod|choose|base|times|plus|minus|over|half|halves|thirds?|dozen|hundred|to)\b)"
+    r"([a-z]{3,}(?: [a-z]{2,}){0,2})()$"
+)
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+
+
 def unit_name(words: str) -> str | None:
     """A unit's canonical name ("cm"), or None for words that are no unit this module knows."""
     words = words.strip(" .").casefold()
@@ -192,8 +205,8 @@ def unit_name(words: str) -> str | None:
 def split_unit(text: str) -> tuple[str, str | None]:
     """``(value, unit)`` of a canonical answer; unit is None, a known name, or "?" for other text.
 
-    Degrees are dropped without a trace: whether they were written is a matter of style in every
-    benchmark used here.
+    Degree signs are dropped without a trace, since writing them is a matter of style in every
+    benchmark used here, but inside a trigonometric function they are what they mean.
     """
     unit: str | None = None
     while True:
@@ -201,6 +214,8 @@ def split_unit(text: str) -> tuple[str, str | None]:
             unit = unit_name(found.group(1)) or "?"
         elif found := _BARE_UNIT.search(text):
             unit = unit_name(found.group(1) or found.group(3)) or "?"
+        elif found := _COUNTED.search(text):
+            unit = "?"
         else:
             break
         if not text[: found.start()].strip():
@@ -208,4 +223,6 @@ def split_unit(text: str) -> tuple[str, str | None]:
         power = found.group(2) or (found.group(4) if found.re is _BARE_UNIT else None)
         unit = f"{unit}^{power}" if power and unit != "?" else unit
         text = text[: found.start()].strip()
+    if "°" in text and _TRIGONOMETRIC.search(text):
+        text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     return text.replace("°", ""), unit

@@ -9,6 +9,7 @@ Log-probabilities agree with the model's own forward pass (tests/test_sampling.p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,17 +37,7 @@ class CompactSampler:
         stop_ids: Sequence[int],
         max_batch: int = 512,
     ) -> None:
-        if model.config.model_type not in SUPPORTED:
-            raise ValueError(
-                f"CompactSampler reads {' and '.join(SUPPORTED)} models, not "
-                f"{model.config.model_type!r}; use sampler=transformers"
-            )
-        rope = getattr(model.config, "rope_parameters", None) or {}
-        if rope.get("rope_type", "default") != "default":
-            raise ValueError(
-                f"CompactSampler supports rope_type 'default', not {rope['rope_type']!r}; "
-                "use sampler=transformers"
-            )
+        _refuse_unsupported(model.config)
         self.model, self.tokenizer, self.max_batch = model, tokenizer, max_batch
         self.stop_ids = frozenset(stop_ids)
         self._stop = torch.tensor(sorted(self.stop_ids))
@@ -101,19 +92,44 @@ class CompactSampler:
         hidden, pads = hidden.repeat_interleave(n, 0), pads.repeat_interleave(n, 0)
         out = torch.zeros(noise.shape, dtype=torch.long)
         live = torch.arange(len(noise))
+        done = torch.zeros(len(noise), dtype=torch.bool)
         for t in range(params.max_tokens):
             tokens = draw(weights.logits(hidden), noise[live, t], params)
             out[live, t] = tokens
-            keep = ~torch.isin(tokens, self._stop)
-            alive = int(keep.sum())
+            done |= torch.isin(tokens, self._stop)
+            alive = int((~done).sum())
             if alive == 0 or t + 1 == params.max_tokens:
                 break
             if alive < COMPACT_BELOW * len(live):
-                index = keep.nonzero().squeeze(1)
+                index = (~done).nonzero().squeeze(1)
                 live, tokens, pads = live[index], tokens[index], pads[index]
+                done = done[index]
                 cache.select(index)
             hidden = weights.forward(tokens[:, None], cache, pads, width + t)[:, -1]
         return out.tolist()
+
+
+def _refuse_unsupported(config: Any) -> None:
+    """ValueError naming the first setting of ``config`` that this decoder does not compute."""
+    if config.model_type not in SUPPORTED:
+        raise ValueError(
+            f"CompactSampler reads {' and '.join(SUPPORTED)} models, not "
+            f"{config.model_type!r}; use sampler=transformers"
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    bias = config.model_type == "llama" and getattr(config, "attention_bias", False)
+    for name, value, supported in (
+        ("rope_type", rope.get("rope_type", "default"), "default"),
+        ("hidden_act", config.hidden_act, "silu"),
+        ("attention_bias", bool(bias), False),
+        ("mlp_bias", bool(getattr(config, "mlp_bias", False)), False),
+        ("use_sliding_window", bool(getattr(config, "use_sliding_window", False)), False),
+    ):
+        if value != supported:
+            raise ValueError(
+                f"CompactSampler supports {name}={supported!r}, not {value!r}; "
+                "use sampler=transformers"
+            )
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) -> torch.Tensor:

@@ -53,6 +53,12 @@ class TrainConfig:
             "num_steps problems_per_step learning_rate updates_per_step grad_clip "
             "micro_batch_tokens checkpoint_every collapse_patience",
         )
+        if not math.isfinite(self.learning_rate):
+            raise ValueError(f"learning_rate={self.learning_rate}: must be finite")
+        if not 0 <= self.warmup_share <= 1:
+            raise ValueError(f"warmup_share={self.warmup_share}: must be in [0, 1]")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay}: must be at least 0")
         if self.problems_per_step % self.updates_per_step:
             raise ValueError(
                 f"updates_per_step={self.updates_per_step}: must divide "
@@ -68,6 +74,16 @@ class RolloutConfig:
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_decoding(self)
+
+
+def check_decoding(config: Any) -> None:
+    """ValueError unless ``max_tokens``, ``temperature`` and ``top_p`` can be sampled with."""
+    require_positive(config, "max_tokens temperature")
+    if not 0 < config.top_p <= 1:
+        raise ValueError(f"top_p={config.top_p}: must be in (0, 1]")
 
 
 def require_positive(config: Any, names: str) -> None:
@@ -113,8 +129,8 @@ def apply_overrides(config: ConfigT, overrides: typing.Sequence[str]) -> ConfigT
         key, separator, text = item.partition("=")
         if not separator:
             raise ValueError(f"override {item!r}: must look like key=value")
-        if key not in _dotted_names(config):
-            near = difflib.get_close_matches(key, _dotted_names(config), 1, 0.0)
+        if key not in dotted_names(config):
+            near = difflib.get_close_matches(key, dotted_names(config), 1, 0.0)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"unknown override key {key!r}{hint}")
         config = _override(config, key.split("."), text, key)
@@ -130,12 +146,13 @@ def _override(config: Any, path: list[str], text: str, full_key: str) -> Any:
     return dataclasses.replace(config, **{path[0]: value})
 
 
-def _dotted_names(config: Any, prefix: str = "") -> list[str]:
+def dotted_names(config: Any, prefix: str = "") -> list[str]:
+    """Every key that ``apply_overrides`` takes for ``config``."""
     if not dataclasses.is_dataclass(config):
         return []
     names = []
     for f in dataclasses.fields(config):
-        inner = _dotted_names(getattr(config, f.name), f"{prefix}{f.name}.")
+        inner = dotted_names(getattr(config, f.name), f"{prefix}{f.name}.")
         names += inner or [prefix + f.name]
     return names
 

@@ -34,6 +34,7 @@ _CUE = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?][\s*$)\]]+(?=\S)|\n\s*\n")
+_POLITE_END = re.compile(r"[.\s]*I hope (?:it|this) is correct[.!\s]*$")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
 _COMMAND_GROUP = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|operatorname)\s*\{[^{}]*\}")
 
@@ -127,6 +128,7 @@ def _answer_cue(text: str) -> Extraction | None:
     tail = text[last.end() :].strip()
     if not tail or len(tail) > MAX_CUE_CHARS:
         return Extraction(None, "nothing usable follows the answer cue")
+    tail = _POLITE_END.sub("", tail)
     if _SENTENCE_END.search(tail):
         return Extraction(None, "text goes on after the answer sentence (hedging)")
     return Extraction(tail, "answer cue")

@@ -88,7 +88,10 @@ def _log10_bound(expression: Basic) -> float:
     Variables count as 20, the largest size a sample point has.
     """
     if expression.is_Integer or expression.is_Rational:
-        return max(expression.p.bit_length(), expression.q.bit_length()) * math.log10(2)
+        bits = abs(expression.p).bit_length() - expression.q.bit_length() + 1
+        return max(bits, 0) * math.log10(2)
+    if expression.is_NumberSymbol or expression is I:
+        return 0.5
     if not expression.args:
         return 1.31
     bounds = [_log10_bound(arg) for arg in expression.args]
@@ -101,7 +104,7 @@ def _log10_bound(expression: Basic) -> float:
         return math.inf if bounds[0] > 4.5 else 10 ** bounds[0] * max(bounds[0], 1.0)
     if isinstance(expression, sympy.binomial):
         return math.inf if bounds[0] > 5.5 else 10 ** bounds[0]
-    return sum(bounds) + 1 if expression.is_Mul else max(bounds) + len(bounds)
+    return sum(bounds) if expression.is_Mul else max(bounds) + len(bounds)
 
 
 def _number(expression: Expr, point: dict[Symbol, Rational]) -> Expr | None:

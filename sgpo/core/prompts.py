@@ -79,7 +79,8 @@ class PromptSpec:
                 f"tokenizer {tokenizer.name_or_path!r} does not know {self.end_of_turn!r}, the end "
                 f"of turn of prompt spec {self.name!r}: check that model and prompt spec match"
             )
-        return tuple(dict.fromkeys([end, tokenizer.eos_token_id]))
+        ids = [end, tokenizer.eos_token_id]
+        return tuple(dict.fromkeys(i for i in ids if i is not None))
 
 
 _BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from sgpo.core.config import check_decoding
 from sgpo.core.types import Completion, FinishReason
 
 
@@ -28,12 +29,7 @@ class SamplingParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens={self.max_tokens}: must be at least 1")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature}: must be above 0")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: must be in (0, 1]")
+        check_decoding(self)
 
 
 class Sampler(Protocol):
@@ -96,7 +92,24 @@ class TransformersSampler:
         """See ``Sampler.sample``. Seeds the global torch generator inside a fork, because
         ``generate`` takes no generator of its own."""
         rows = [list(p) for p in prompts for _ in range(n)]
+        # Padding is masked, so any id will do where the tokenizer has none (Llama 3).
         pad = self.tokenizer.pad_token_id
+        pad = min(self.stop_ids) if pad is None else pad
+        # Every field is stated: what is left open would be filled from the checkpoint's own
+        # defaults (Qwen2.5-Instruct ships a repetition penalty), and that is another policy.
+        generation = GenerationConfig(
+            max_new_tokens=params.max_tokens,
+            do_sample=True,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=0,
+            min_p=0.0,
+            typical_p=1.0,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=sorted(self.stop_ids),
+            pad_token_id=pad,
+        )
         completions: list[Completion] = []
         was_training = self.model.training
         self.model.eval()
@@ -110,13 +123,7 @@ class TransformersSampler:
                 out = self.model.generate(
                     input_ids=ids.to(self.model.device),
                     attention_mask=mask.to(self.model.device),
-                    max_new_tokens=params.max_tokens,
-                    do_sample=True,
-                    temperature=params.temperature,
-                    top_p=params.top_p,
-                    top_k=0,
-                    eos_token_id=sorted(self.stop_ids),
-                    pad_token_id=pad,
+                    generation_config=generation,
                 )
                 completions += [
                     make_completion(row, self.stop_ids, self.tokenizer)

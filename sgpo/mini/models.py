@@ -24,7 +24,11 @@ _FAMILIES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, Ll
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One mini model; ``family`` is ``qwen2`` or ``llama``, sizes are in units of the config."""
+    """One mini model; ``family`` is ``qwen2`` or ``llama``, sizes are in units of the config.
+
+    ``knowledge`` scales how often the model's pretraining text picks the right strategy: at these
+    sizes all models learn the arithmetic, so this is what makes a larger base a better one.
+    """
 
     key: str
     label: str
@@ -35,6 +39,7 @@ class ModelSpec:
     num_heads: int
     num_kv_heads: int
     pretrain_steps: int
+    knowledge: float
 
     def config(self) -> Any:
         """The transformers configuration of this model."""
@@ -62,11 +67,11 @@ class ModelSpec:
 MODELS: dict[str, ModelSpec] = {
     spec.key: spec
     for spec in (
-        ModelSpec("qwen-s", "mini-Qwen2-S", "qwen2", 48, 128, 2, 4, 2, 1000),
-        ModelSpec("qwen-m", "mini-Qwen2-M", "qwen2", 64, 192, 3, 4, 2, 1000),
-        ModelSpec("qwen-l", "mini-Qwen2-L", "qwen2", 128, 384, 4, 4, 2, 800),
-        ModelSpec("llama-s", "mini-Llama-S", "llama", 48, 128, 2, 4, 2, 1000),
-        ModelSpec("llama-m", "mini-Llama-M", "llama", 64, 192, 3, 4, 4, 1000),
+        ModelSpec("qwen-s", "mini-Qwen2-S", "qwen2", 48, 128, 2, 4, 2, 1000, 0.9),
+        ModelSpec("qwen-m", "mini-Qwen2-M", "qwen2", 64, 192, 3, 4, 2, 1000, 1.0),
+        ModelSpec("qwen-l", "mini-Qwen2-L", "qwen2", 128, 384, 4, 4, 2, 800, 1.1),
+        ModelSpec("llama-s", "mini-Llama-S", "llama", 48, 128, 2, 4, 2, 1000, 0.9),
+        ModelSpec("llama-m", "mini-Llama-M", "llama", 64, 192, 3, 4, 4, 1000, 0.95),
     )
 }
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from sgpo.mini import suites, text
 from sgpo.mini.models import ModelSpec, build_model, model_spec
+from sgpo.mini.text import WriterHabits
 from sgpo.mini.tokenizer import (
     ASSISTANT,
     CHAT_TEMPLATE,
@@ -43,9 +44,9 @@ class PretrainConfig:
     weight_decay: float = 0.1
     guided_share: float = 0.5
     betas: tuple[float, float] = (0.9, 0.98)
-    short_share: float = 0.5  # the first half of the steps: short lists, where tables are learned
+    short_share: float = 0.45  # of the steps, the first: short lists, where tables are learned
     short_levels: tuple[float, ...] = (10, 1, 1, 0, 0, 0)  # weights of levels 1 to 6
-    all_levels: tuple[float, ...] = (4, 4, 4, 1, 1, 1)
+    all_levels: tuple[float, ...] = (3, 3, 3, 2, 2, 1)
     long_chunk: float = 0.25  # the longest quarter of a batch is padded on its own
     seed: int = 0
 
@@ -58,7 +59,12 @@ def _encoder() -> dict[str, int]:
 
 
 def draw_batch(
-    config: PretrainConfig, rng: random.Random, vocab: dict[str, int], *, short: bool
+    config: PretrainConfig,
+    habits: WriterHabits,
+    rng: random.Random,
+    vocab: dict[str, int],
+    *,
+    short: bool,
 ) -> list[tuple[list[int], int]]:
     """One batch of (ids, prompt length): chat-formatted texts from the training partition.
 
@@ -70,7 +76,7 @@ def draw_batch(
         guided = i < config.guided_share * config.batch_size
         level = rng.choices(range(1, 7), weights=weights)[0]
         task = suites.random_task(rng, level, "train")
-        user, completion = text.pretraining_example(task, guided, rng)
+        user, completion = text.pretraining_example(task, guided, rng, habits)
         prompt = [USER, *user, END, ASSISTANT]
         ids = [vocab[piece] for piece in (*prompt, *completion, END)]
         batch.append((ids, len(prompt)))
@@ -104,6 +110,7 @@ def pretrain(
         betas=config.betas,
         weight_decay=config.weight_decay,
     )
+    habits = WriterHabits(knowledge=spec.knowledge)
     steps = spec.pretrain_steps
     warmup = min(config.warmup_steps, steps)
 
@@ -114,7 +121,7 @@ def pretrain(
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
     for step in range(steps):
-        batch = draw_batch(config, rng, vocab, short=step < config.short_share * steps)
+        batch = draw_batch(config, habits, rng, vocab, short=step < config.short_share * steps)
         rows = sorted(batch, key=lambda row: len(row[0]))
         total = sum(len(ids) - prompt_length for ids, prompt_length in rows)
         cut = int(len(rows) * (1 - config.long_chunk))
@@ -147,7 +154,8 @@ def content_hash(spec: ModelSpec, config: PretrainConfig) -> str:
     the cache and an edit of what is written does not. ``RECIPE`` stands for the training loop.
     """
     sample = replace(config, batch_size=2048)
-    texts = draw_batch(sample, random.Random("content-hash"), _encoder(), short=False)
+    habits = WriterHabits(knowledge=spec.knowledge)
+    texts = draw_batch(sample, habits, random.Random("content-hash"), _encoder(), short=False)
     payload = json.dumps(
         {
             "recipe": RECIPE,

@@ -56,6 +56,7 @@ class ProblemType:
 
 # Shares of the wrong mass: uneven, so that a hard type has a tempting wrong option.
 _WRONG_SHARES = (0.5, 0.3, 0.2)
+_MAX_PRIOR = 0.98
 
 
 def _type(name: str, order: int, combine: int, finish: int, *prior: float) -> ProblemType:
@@ -67,22 +68,22 @@ def _type(name: str, order: int, combine: int, finish: int, *prior: float) -> Pr
 # The assignment of plans is a random one in which every option serves four types and no plan
 # serves two; it has no further structure, so knowing two choices does not give away the third.
 TYPES: tuple[ProblemType, ...] = (
-    _type("Aldric", 2, 3, 1, 0.97, 0.96, 0.97),
-    _type("Borin", 2, 3, 3, 0.55, 0.50, 0.60),
-    _type("Cedra", 1, 1, 1, 0.80, 0.70, 0.75),
+    _type("Aldric", 2, 3, 1, 0.98, 0.96, 0.97),
+    _type("Borin", 2, 3, 3, 0.40, 0.45, 0.40),
+    _type("Cedra", 1, 1, 1, 0.70, 0.60, 0.65),
     _type("Dovan", 1, 3, 0, 0.30, 0.35, 0.30),
-    _type("Elmir", 1, 2, 2, 0.65, 0.55, 0.70),
+    _type("Elmir", 1, 2, 2, 0.50, 0.45, 0.55),
     _type("Faldo", 2, 1, 0, 0.40, 0.30, 0.35),
-    _type("Garek", 3, 0, 2, 0.93, 0.96, 0.93),
+    _type("Garek", 3, 0, 2, 0.80, 0.85, 0.80),
     _type("Halda", 3, 2, 0, 0.30, 0.30, 0.30),
     _type("Ivor", 1, 2, 3, 0.45, 0.40, 0.40),
-    _type("Jaska", 3, 0, 0, 0.85, 0.80, 0.85),
-    _type("Kelvo", 0, 0, 3, 0.35, 0.45, 0.50),
-    _type("Lorin", 0, 3, 2, 0.75, 0.80, 0.70),
-    _type("Mirna", 0, 1, 1, 0.60, 0.65, 0.60),
+    _type("Jaska", 3, 0, 0, 0.75, 0.80, 0.80),
+    _type("Kelvo", 0, 0, 3, 0.40, 0.45, 0.50),
+    _type("Lorin", 0, 3, 2, 0.65, 0.70, 0.60),
+    _type("Mirna", 0, 1, 1, 0.50, 0.55, 0.50),
     _type("Nolda", 2, 0, 1, 0.30, 0.40, 0.30),
-    _type("Orsic", 3, 2, 2, 0.50, 0.60, 0.55),
-    _type("Pavel", 0, 1, 3, 0.70, 0.60, 0.65),
+    _type("Orsic", 3, 2, 2, 0.45, 0.55, 0.50),
+    _type("Pavel", 0, 1, 3, 0.65, 0.55, 0.70),
 )
 TYPE_BY_NAME = {t.name: t for t in TYPES}
 
@@ -114,12 +115,15 @@ class Task:
         return (*self.inner.chain, self) if self.inner else (self,)
 
 
-def slot_distribution(kind: str, slot: int) -> dict[str, float]:
-    """Probability of each option of slot 0, 1 or 2 for a writer of this type without a strategy."""
+def slot_distribution(kind: str, slot: int, knowledge: float = 1.0) -> dict[str, float]:
+    """Probability of each option of slot 0, 1 or 2 for a writer of this type without a strategy.
+
+    ``knowledge`` scales how far the type's prior lies above a blind choice of one in four.
+    """
     problem_type = TYPE_BY_NAME[kind]
     options = SLOTS[slot]
     right = options.index(problem_type.plan.choices[slot])
-    p = problem_type.prior[slot]
+    p = min(_MAX_PRIOR, 0.25 + knowledge * (problem_type.prior[slot] - 0.25))
     # The most tempting wrong option follows the right one cyclically: it differs between types.
     wrong = {options[(right + i + 1) % 4]: (1 - p) * _WRONG_SHARES[i] for i in range(3)}
     return {options[right]: p, **wrong}

@@ -9,8 +9,8 @@ pretraining stream needs no tokenizer run. A derivation reads::
     Finish triple \\boxed{(1,0)}
 
 The second line shows each next term and then the running value: 3*4 is 2, 5+2 is 7, 3*1 is 3, 7+3
-is 0 modulo 10. In a composition the inner derivation comes first and ends in two plain digits. At
-the start of each line the writer continues or jumps: ``Guess \\boxed{(d,d)}``.
+is 0 modulo 10. In a composition the inner derivation comes first and ends in a pair without a box.
+At the start of each line the writer continues or jumps: ``Guess \\boxed{(d,d)}``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def vocabulary() -> tuple[str, ...]:
     words += [f" {option}" for slot in SLOTS for option in slot]
     words += [f" {t.name}" for t in TYPES]
     return tuple(
-        dict.fromkeys([*digits, *(f" {d}" for d in digits), BOX_OPEN, ",", BOX_CLOSE, *words])
+        dict.fromkeys(
+            [*digits, *(f" {d}" for d in digits), BOX_OPEN, ",", BOX_CLOSE, " (", ")", *words]
+        )
     )
 
 
@@ -60,15 +62,21 @@ def boxed(pair: Sequence[int]) -> Pieces:
     return [BOX_OPEN, str(pair[0]), ",", str(pair[1]), BOX_CLOSE]
 
 
+def bracketed(pair: Sequence[int]) -> Pieces:
+    """The pair of an inner task. The opening bracket does for it what the box does for an answer:
+    it stands where the model works out the first digit."""
+    return [" (", str(pair[0]), ",", str(pair[1]), ")"]
+
+
 def _spaced(values: Sequence[int]) -> Pieces:
     return [f" {v}" for v in values]
 
 
 def question_pieces(task: Task) -> Pieces:
-    """The question; a composition names the outer task first, as a reader would meet it."""
+    """The question; a composition names its tasks in the order in which they are solved."""
     pieces = ["Find"]
-    for i, step in enumerate(reversed(task.chain)):
-        joint = [" and"] if i else []
+    for i, step in enumerate(task.chain):
+        joint = [" and", " then"] if i else []
         pieces += [*joint, " the", f" {step.kind}", " pair", " of", *_spaced(step.digits)]
     return pieces
 
@@ -127,7 +135,7 @@ def derivation_pieces(
         steps = [(running[0],), *zip(terms(plan.combine, ordered), running[1:], strict=True)]
         shown = [v for s in steps[:-2] if not dropped() for v in s]
         shown += [v for s in steps[-2:] for v in s]
-        result = boxed(pair) if i == len(chain) - 1 else [*_spaced(pair), NEWLINE]
+        result = boxed(pair) if i == len(chain) - 1 else [*bracketed(pair), NEWLINE]
         lines = (
             ["Order", f" {step.kind}", f" {plan.order}"]
             + ([] if dropped() else _spaced(ordered))
@@ -153,6 +161,7 @@ class WriterHabits:
     own_type_line: float = 0.7  # else the strategy names any type: its choices are what counts
     vague_choice: float = 0.05  # a strategy leaves a choice open: the type's prior decides
     thin_steps: float = 0.1
+    knowledge: float = 1.0  # above 0; scales the priors, see ``slot_distribution``
 
 
 HABITS = WriterHabits()
@@ -192,7 +201,7 @@ def pretraining_example(
         choices = []
         for slot, hinted in enumerate(hint):
             if hinted == VAGUE:
-                choices.append(_draw(rng, slot_distribution(step.kind, slot)))
+                choices.append(_draw(rng, slot_distribution(step.kind, slot, habits.knowledge)))
             elif rng.random() < habits.follow:
                 choices.append(hinted)
             else:
@@ -212,7 +221,7 @@ def pretraining_example(
 
 
 # Cuts a text into pieces as the tokenizer does.
-_PIECE = re.compile(r" ?\\boxed\{\(|\)\}| ?[A-Za-z][A-Za-z-]*| ?[0-9]|,|\n")
+_PIECE = re.compile(r" ?\\boxed\{\(|\)\}| \(|\)| ?[A-Za-z][A-Za-z-]*| ?[0-9]|,|\n")
 _OPTIONS = {f" {option}" for slot in SLOTS for option in slot}
 _LINE_OPENERS = {"Order", "Combine", "Finish", "Guess"}
 TOKEN_CLASSES = ("choice", "commitment", "style", "routine")

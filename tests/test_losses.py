@@ -1,0 +1,179 @@
+"""Losses that methods share: by hand, against LUFFY's released code, and at the edges."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from baselines.luffy import luffy_loss
+from sgpo.core.losses import (
+    clipped_surrogate,
+    importance_ratio,
+    negative_log_likelihood,
+    reduce_tokens,
+)
+
+LUFFY_CASES = json.loads((Path(__file__).parent / "golden" / "luffy.json").read_text())["cases"]
+
+
+def double(values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("case", LUFFY_CASES, ids=lambda case: f"seed{case['seed']}")
+def test_luffy_golden_loss_and_gradient(case):
+    logprobs = double(case["logprobs"]).requires_grad_()
+    loss = luffy_loss(
+        logprobs=logprobs,
+        old_logprobs=double(case["old_logprobs"]),
+        advantages=double(case["advantages"]),
+        completion_mask=torch.tensor(case["completion_mask"]),
+        is_demo=torch.tensor(case["is_demo_token"]),
+        shaping=0.1,
+        normalizer=case["normalizer"],
+    )
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), double(case["loss"]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(logprobs.grad, double(case["grad_logprobs"]), rtol=0, atol=1e-6)
+
+
+def surrogate_gradient(ratio: float, advantage: float) -> tuple[float, float]:
+    """Loss and d loss / d logprob of one token at a given ratio, through the library."""
+    logprobs = double([[math.log(ratio)]]).requires_grad_()
+    loss = clipped_surrogate(
+        logprobs=logprobs,
+        old_logprobs=double([[0.0]]),
+        advantages=double([advantage]),
+        completion_mask=torch.ones(1, 1),
+        clip_low=0.2,
+        clip_high=0.28,
+        reduction="sequence_mean",
+    )
+    loss.backward()
+    return loss.item(), logprobs.grad.item()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient"),
+    [
+        (1.0, 2.0, -2.0, -2.0),
+        (1.27, 2.0, -2.54, -2.54),  # inside the upper bound
+        (1.5, 2.0, -2.56, 0.0),  # clipped at 1.28: no further push up
+        (0.5, 2.0, -1.0, -1.0),  # below, but the pessimistic bound is the ratio itself
+        (0.5, -2.0, 1.6, 0.0),  # clipped at 0.8: no further push down
+        (1.5, -2.0, 3.0, 3.0),  # above with a bad sample: not clipped
+    ],
+)
+def test_asymmetric_clip_by_hand(ratio, advantage, loss, gradient):
+    assert surrogate_gradient(ratio, advantage) == pytest.approx((loss, gradient), abs=1e-12)
+
+
+VALUES = [[1.0, 2.0, 3.0], [10.0, 77.0, 77.0], [77.0, 77.0, 77.0]]
+MASK = [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("reduction", "denominator", "expected"),
+    [
+        ("sequence_mean", None, (2.0 + 10.0 + 0.0) / 3),
+        ("sequence_mean", 8.0, 12.0 / 8),
+        ("token_mean", None, 16.0 / 4),
+        ("token_mean", 32.0, 16.0 / 32),
+        ("constant", 5.0, 16.0 / 5),
+    ],
+)
+def test_reductions_by_hand(reduction, denominator, expected):
+    for mask in (torch.tensor(MASK), torch.tensor(MASK).bool()):
+        value = reduce_tokens(double(VALUES), mask, reduction=reduction, denominator=denominator)
+        assert value.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_unknown_reduction_is_named():
+    with pytest.raises(ValueError, match="reduction='mean'.*sequence_mean, token_mean or constant"):
+        reduce_tokens(double(VALUES), torch.tensor(MASK), reduction="mean")
+
+
+@pytest.mark.parametrize("reduction", ["sequence_mean", "token_mean", "constant"])
+def test_micro_batches_add_up_to_the_step(reduction):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    mask = torch.arange(5) < torch.tensor([5, 1, 3, 2, 4, 1])[:, None]
+    total = {"sequence_mean": 6.0, "token_mean": 16.0, "constant": 9.0}[reduction]
+    whole = reduce_tokens(values, mask, reduction=reduction, denominator=total)
+    parts = [
+        reduce_tokens(values[rows], mask[rows], reduction=reduction, denominator=total)
+        for rows in ([0], [3, 1], [2, 4, 5])
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+    if reduction != "constant":  # the default denominators are those of the whole batch
+        torch.testing.assert_close(reduce_tokens(values, mask, reduction=reduction), whole)
+
+
+@pytest.mark.parametrize("reduction", ["sequence_mean", "token_mean"])
+def test_nothing_unmasked_is_a_zero_with_a_zero_gradient(reduction):
+    logprobs = double([[-1.0, -2.0]]).requires_grad_()
+    loss = clipped_surrogate(
+        logprobs=logprobs,
+        old_logprobs=double([[-1.5, -1.0]]),
+        advantages=double([1.0]),
+        completion_mask=torch.zeros(1, 2),
+        reduction=reduction,
+    )
+    loss.backward()
+    assert loss.item() == 0 and logprobs.grad.tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("garbage", [math.inf, -math.inf, math.nan, 1e30])
+def test_padding_never_reaches_the_loss(garbage):
+    arguments = {
+        "old_logprobs": double([[-1.0, garbage]]),
+        "advantages": double([1.0]),
+        "completion_mask": torch.tensor([[1, 0]]),
+    }
+    logprobs = double([[-1.2, garbage]])
+    clean = -math.exp(-0.2)
+    loss = clipped_surrogate(logprobs=logprobs, **arguments)
+    assert loss.item() == pytest.approx(clean, abs=1e-12)
+    loss = luffy_loss(
+        logprobs=logprobs, is_demo=torch.tensor([False]), normalizer=1.0, **arguments
+    )
+    assert loss.item() == pytest.approx(clean, abs=1e-12)
+    nll = negative_log_likelihood(logprobs=logprobs, completion_mask=torch.tensor([[1, 0]]))
+    assert nll.item() == pytest.approx(1.2, abs=1e-12)
+
+
+def test_ratio_stays_finite_whatever_the_log_probabilities():
+    ratio = importance_ratio(torch.tensor([500.0, -500.0, -1.0]), torch.tensor([-500.0, 500.0, -1.0]))
+    assert ratio.isfinite().all() and ratio[2] == 1.0
+    assert ratio[0].item() == pytest.approx(math.exp(20), rel=1e-5)
+    assert ratio[1].item() == pytest.approx(math.exp(-20), rel=1e-5)
+
+
+def test_negative_log_likelihood_by_hand():
+    logprobs = double([[math.log(0.5), math.log(0.25)], [math.log(0.125), 0.0]])
+    mask = torch.tensor([[1, 1], [1, 0]])
+    value = negative_log_likelihood(logprobs=logprobs, completion_mask=mask)
+    assert value.item() == pytest.approx(6 * math.log(2) / 3, abs=1e-12)
+    value = negative_log_likelihood(
+        logprobs=logprobs, completion_mask=mask, reduction="sequence_mean"
+    )
+    assert value.item() == pytest.approx((1.5 + 3.0) * math.log(2) / 2, abs=1e-12)
+
+
+def test_advantages_of_sequences_and_of_tokens_agree():
+    logprobs, old = double([[-1.0, -2.0], [-0.5, -0.1]]), double([[-1.1, -1.9], [-0.6, -0.3]])
+    mask = torch.ones(2, 2)
+    per_sequence = double([0.5, -1.0])
+    arguments = {"logprobs": logprobs, "old_logprobs": old, "completion_mask": mask}
+    per_token = per_sequence[:, None].expand(2, 2)
+    a = clipped_surrogate(**arguments, advantages=per_sequence)
+    b = clipped_surrogate(**arguments, advantages=per_token)
+    assert a.item() == b.item() != 0
+    demo = torch.tensor([True, False])
+    a = luffy_loss(**arguments, advantages=per_sequence, is_demo=demo, normalizer=3.0)
+    b = luffy_loss(
+        **arguments, advantages=per_token, is_demo=demo[:, None].expand(2, 2), normalizer=3.0
+    )
+    assert a.item() == b.item() != 0

@@ -1,0 +1,236 @@
+"""Eq. 1-8 of the paper: golden values of an independent float64 reference, and closed forms."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sgpo.core.advantages import group_centered, group_standardized
+from sgpo.core.losses import clipped_surrogate
+from sgpo.guidance import adaptive_weight, group_advantage_weight, select_reachable
+from sgpo.objective import clipped_distillation, proximal_mask, token_kl
+
+CASES = json.loads((Path(__file__).parent / "golden" / "sgpo.json").read_text())["cases"]
+EXACT = {"rtol": 0, "atol": 1e-6}
+
+
+def double(values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"seed{case['seed']}")
+def case(request):
+    return request.param
+
+
+def golden_grpo_loss(case) -> torch.Tensor:
+    return clipped_surrogate(
+        logprobs=double(case["logprobs"]),
+        old_logprobs=double(case["old_logprobs"]),
+        advantages=group_standardized(double(case["rewards"])),
+        completion_mask=torch.tensor(case["completion_mask"]),
+        clip_low=case["clip_low"],
+        clip_high=case["clip_high"],
+        reduction="sequence_mean",
+    )
+
+
+def golden_alpha(case) -> torch.Tensor:
+    return adaptive_weight(
+        pass_guided=double(case["guided_rewards"]).mean(),
+        pass_autonomous=double(case["rewards"]).mean(),
+        base=case["alpha_base"],
+        smoothing=case["alpha_smoothing"],
+        maximum=case["alpha_max"],
+    )
+
+
+def test_golden_advantages_and_surrogate(case):
+    advantages = group_standardized(double(case["rewards"]))
+    torch.testing.assert_close(advantages, double(case["advantages"]), **EXACT)
+    torch.testing.assert_close(golden_grpo_loss(case), double(case["loss_grpo"]), **EXACT)
+
+
+def test_golden_weight_and_target(case):
+    if case["selected"] is None:
+        assert case["alpha"] == 0.0  # the reference reports the weight that took effect: none
+    else:
+        torch.testing.assert_close(golden_alpha(case), double(case["alpha"]), **EXACT)
+    logprobs = torch.log_softmax(double(case["unguided_logits"]), -1)
+    own = logprobs.gather(-1, torch.tensor(case["guided_tokens"])[..., None]).squeeze(-1)
+    sums = (own * torch.tensor(case["guided_mask"])).sum(-1)
+    correct = [reward == 1.0 for reward in case["guided_rewards"]]
+    assert select_reachable(sum_logprobs=sums, correct=correct) == case["selected"]
+
+
+def test_golden_distillation_total_and_gradient(case):
+    chosen = case["selected"]
+    if chosen is None:
+        assert case["loss_kd"] in (None, 0.0)
+        torch.testing.assert_close(golden_grpo_loss(case), double(case["loss_total"]), **EXACT)
+        return
+    unguided = double(case["unguided_logits"][chosen]).requires_grad_()
+    mask = torch.tensor(case["guided_mask"][chosen])
+    kl = token_kl(guided_logits=double(case["guided_logits"][chosen]), unguided_logits=unguided)
+    kept = proximal_mask(kl, case["kl_threshold"]) * mask
+    loss = clipped_distillation(kl=kl, completion_mask=mask, kl_threshold=case["kl_threshold"])
+    total = golden_grpo_loss(case) + golden_alpha(case) * loss
+    total.backward()
+    torch.testing.assert_close(kl.detach() * mask, double(case["kd_kl"]) * mask, **EXACT)
+    assert kept.tolist() == (torch.tensor(case["kd_kept"]) * mask).tolist()
+    torch.testing.assert_close(loss.detach(), double(case["loss_kd"]), **EXACT)
+    torch.testing.assert_close(total.detach(), double(case["loss_total"]), **EXACT)
+    expected = double(case["grad_unguided_logits_selected"])
+    torch.testing.assert_close(unguided.grad, expected, **EXACT)
+
+
+def test_goldens_cover_both_branches():
+    assert len(CASES) >= 6
+    distilled = [c for c in CASES if c["selected"] is not None]
+    assert len(distilled) < len(CASES)
+    lengths = [sum(c["guided_mask"][c["selected"]]) for c in distilled]
+    kept = [sum(c["kd_kept"]) for c in distilled]
+    assert any(0 < k < n for k, n in zip(kept, lengths, strict=True))
+    assert {c["alpha"] == 0 for c in distilled} == {True, False}
+    assert any(any(c["advantages"]) for c in CASES) and any(not any(c["advantages"]) for c in CASES)
+
+
+def two_symbols(p: float) -> torch.Tensor:
+    return double([[math.log(p), math.log(1 - p)]])
+
+
+def test_direction_of_the_divergence_by_hand():
+    guided, unguided = two_symbols(0.9), two_symbols(0.5)
+    forward = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    reverse = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    assert abs(forward - reverse) > 0.1  # else the test could not tell them apart
+    kl = token_kl(guided_logits=guided, unguided_logits=unguided)
+    assert kl.shape == (1,) and kl.item() == pytest.approx(forward, abs=1e-12)
+    kl = token_kl(guided_logits=guided, unguided_logits=unguided, direction="reverse")
+    assert kl.item() == pytest.approx(reverse, abs=1e-12)
+    with pytest.raises(ValueError, match="direction='sideways'.*forward or reverse"):
+        token_kl(guided_logits=guided, unguided_logits=unguided, direction="sideways")
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_divergence_shifts_with_neither_logit_offset_and_is_zero_on_equals(direction):
+    logits = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kl = token_kl(guided_logits=logits + 3.0, unguided_logits=logits - 9.0, direction=direction)
+    torch.testing.assert_close(kl, torch.zeros(3, 5, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_gradient_reaches_the_unguided_side_only(direction):
+    guided, unguided = two_symbols(0.9).requires_grad_(), two_symbols(0.5).requires_grad_()
+    token_kl(guided_logits=guided, unguided_logits=unguided, direction=direction).sum().backward()
+    assert guided.grad is None
+    # Forward: softmax(unguided) - softmax(guided). Reverse: q_k (log(q_k / p_k) - KL).
+    reverse = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    expected = {
+        "forward": [[0.5 - 0.9, 0.5 - 0.1]],
+        "reverse": [[0.5 * (math.log(0.5 / p) - reverse) for p in (0.9, 0.1)]],
+    }[direction]
+    torch.testing.assert_close(unguided.grad, double(expected))
+
+
+def test_clipping_masks_by_value_and_divides_by_the_full_length():
+    kl = double([[0.2, 1.0, 1.5, 9.0], [0.4, 3.0, 0.6, 7.0]]).requires_grad_()
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    loss = clipped_distillation(kl=kl, completion_mask=mask, kl_threshold=1.0)
+    torch.testing.assert_close(loss.detach(), double([1.2 / 3, 1.0 / 4]))  # 1.0 itself is kept
+    loss.sum().backward()
+    # Constant on either side of the threshold: the mask itself contributes no gradient.
+    expected = double([[1 / 3, 1 / 3, 0, 0], [1 / 4, 0, 1 / 4, 0]])
+    torch.testing.assert_close(kl.grad, expected)
+    assert not proximal_mask(kl, 1.0).requires_grad
+
+
+def test_without_threshold_it_is_the_plain_mean():
+    kl = double([[0.2, 1.0, 50.0], [4.0, 2.0, 100.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    loss = clipped_distillation(kl=kl, completion_mask=mask, kl_threshold=math.inf)
+    torch.testing.assert_close(loss, double([51.2 / 3, 3.0]))
+
+
+def test_everything_masked_gives_zero_with_zero_gradient():
+    kl = double([[5.0, 6.0]]).requires_grad_()
+    for mask in (torch.ones(1, 2), torch.zeros(1, 2)):
+        kl.grad = None
+        clipped_distillation(kl=kl, completion_mask=mask, kl_threshold=1.0).sum().backward()
+        assert kl.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_infinite_divergence_above_the_threshold_is_masked_like_any_other():
+    kl = double([[math.inf, 0.5]])
+    loss = clipped_distillation(kl=kl, completion_mask=torch.ones(1, 2), kl_threshold=1.0)
+    assert loss.tolist() == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("guided", "autonomous", "expected"),
+    [
+        (0.5, 0.4, 0.5 * 0.2 / 0.5),  # inside
+        (0.25, 0.25, 0.5 * 0.1 / 0.35),  # equal rates leave the smoothing
+        (1.0, 0.0, 0.8),  # 0.5 * 1.1 / 0.1 = 5.5, clipped above
+        (0.0, 0.0, 0.5),
+        (0.0, 1.0, 0.0),  # clipped below
+        (0.5, 0.625, 0.0),  # -0.025 / 0.725: just below zero
+    ],
+)
+def test_adaptive_weight_by_hand(guided, autonomous, expected):
+    weight = adaptive_weight(pass_guided=double(guided), pass_autonomous=double(autonomous))
+    assert float(weight) == pytest.approx(expected, abs=1e-12)
+
+
+def test_adaptive_weight_uses_its_parameters_and_keeps_shapes():
+    weight = adaptive_weight(
+        pass_guided=double([0.5, 1.0]),
+        pass_autonomous=double([0.3, 0.0]),
+        base=2.0,
+        smoothing=0.2,
+        maximum=3.0,
+    )
+    torch.testing.assert_close(weight, double([2.0 * 0.4 / 0.5, 3.0]))
+
+
+def test_group_advantage_weight_by_hand():
+    # 1 of 4 right, the guided one right: mean 0.4, sample variance 0.3.
+    rewards = double([1, 0, 0, 0])
+    expected = 0.6 / (math.sqrt(0.3) + 1e-6)
+    value = group_advantage_weight(rewards=rewards, selected_reward=1.0, maximum=2.0)
+    assert float(value) == pytest.approx(expected, abs=1e-12)
+    assert float(group_advantage_weight(rewards=rewards, selected_reward=1.0)) == 0.8  # the cap
+    assert float(group_advantage_weight(rewards=double([1, 1]), selected_reward=1.0)) == 0.0
+    assert float(group_advantage_weight(rewards=rewards, selected_reward=0.0)) == 0.0  # negative
+
+
+def test_reachable_target():
+    sums = [-3.0, -1.0, -2.0, -2.0]
+    assert select_reachable(sum_logprobs=sums, correct=[True] * 4) == 1
+    assert select_reachable(sum_logprobs=sums, correct=[True, False, True, True]) == 2  # a tie
+    assert select_reachable(sum_logprobs=sums, correct=[False] * 4) is None
+    assert select_reachable(sum_logprobs=torch.tensor(sums), correct=torch.tensor([1, 0, 0, 0])) == 0
+    # Sums prefer the short completion, means the one that is likelier a token.
+    rows = [[-1.5], [-0.5] * 4]
+    assert select_reachable(sum_logprobs=[sum(r) for r in rows], correct=[True, True]) == 0
+    means = [sum(r) / len(r) for r in rows]
+    assert select_reachable(sum_logprobs=means, correct=[True, True]) == 1
+
+
+def test_standardized_advantages_are_numpys_with_ddof_1():
+    rewards = np.random.default_rng(0).random((3, 5, 7))
+    centered = rewards - rewards.mean(-1, keepdims=True)
+    expected = centered / (rewards.std(-1, ddof=1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(group_standardized(torch.tensor(rewards)), expected, atol=1e-12)
+    np.testing.assert_allclose(group_centered(torch.tensor(rewards)), centered, atol=1e-12)
+
+
+def test_equal_rewards_and_groups_of_one_have_no_advantage():
+    rewards = torch.tensor([[0.1, 0.1, 0.1], [1.0, 0.0, 0.0]])
+    advantages = group_standardized(rewards)
+    assert advantages[0].tolist() == [0.0, 0.0, 0.0]
+    assert advantages[1, 0] > 1.1 and advantages[1, 1] < 0
+    assert group_standardized(torch.tensor([[1.0], [0.0]])).tolist() == [[0.0], [0.0]]

@@ -1,0 +1,364 @@
+"""Samplers: the right distribution, the right weights, the right seed, the right stop."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tiny import END, SPEC, VOCABULARY, build_model, build_problems, build_rollout, build_tokenizer
+
+from sgpo.core import compact_decoder
+from sgpo.core.compact_decoder import CompactSampler, draw
+from sgpo.core.sampling import SamplingParams, TransformersSampler, make_completion
+from sgpo.core.seeding import derive_seed, generator
+from sgpo.core.types import FinishReason
+
+TOKENIZER = build_tokenizer()
+STOP = SPEC.stop_ids(TOKENIZER)
+SAMPLERS = {"compact": CompactSampler, "transformers": TransformersSampler}
+PROMPTS = [(2, 5, 6, 4, 3), (2, 7, 3), (2, 8, 9, 10, 11, 12, 4, 3), (2, 6, 3)]
+
+
+def make(kind: str, model=None, **changes):
+    return SAMPLERS[kind](model or build_model(), TOKENIZER, stop_ids=STOP, **changes)
+
+
+def ids_of(groups):
+    return [[c.token_ids for c in group] for group in groups]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"tie_word_embeddings": False},
+        {"num_key_value_heads": 4},
+        {"num_key_value_heads": 1},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
+        {"rms_norm_eps": 0.5},
+    ],
+    ids=lambda shape: "-".join(shape) or "grouped",
+)
+def test_compact_decoder_equals_the_models_own_forward(family, shape):
+    """Teacher-forced: prefill at unequal lengths, then single steps with a row dropped midway."""
+    model = build_model(family, **shape)
+    weights = compact_decoder._Weights(model)
+    width, new = max(map(len, PROMPTS)), 4
+    pads = torch.tensor([width - len(p) for p in PROMPTS])
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in PROMPTS])
+    forced = torch.randint(5, 20, (len(PROMPTS), new), generator=generator(0, "forced"))
+    with torch.inference_mode():
+        cache = compact_decoder._Cache(weights, len(PROMPTS), width + new)
+        steps = [weights.logits(weights.forward(ids, cache, pads, 0)[:, -1])]
+        rows = torch.arange(len(PROMPTS))
+        for t in range(new):
+            if t == 2:
+                rows = torch.tensor([0, 2, 3])
+                cache.select(rows)
+            hidden = weights.forward(forced[rows, t : t + 1], cache, pads[rows], width + t)
+            logits = torch.full_like(steps[0], torch.nan)
+            logits[rows] = weights.logits(hidden[:, -1])
+            steps.append(logits)
+        for row, prompt in enumerate(PROMPTS):
+            whole = torch.tensor([[*prompt, *forced[row].tolist()]])
+            expected = model(whole).logits[0, len(prompt) - 1 :]
+            last = new + 1 if row in (0, 2, 3) else 3
+            got = torch.stack([s[row] for s in steps[:last]])
+            torch.testing.assert_close(got, expected[:last], rtol=1e-4, atol=1e-5)
+
+
+def nucleus(logits, temperature, top_p):
+    """Reference in numpy: the smallest set of most probable tokens that reaches ``top_p``."""
+    scaled = np.array(logits, dtype=np.float64) / temperature
+    probs = np.exp(scaled - scaled.max())
+    probs /= probs.sum()
+    kept, mass = np.zeros_like(probs), 0.0
+    for token in np.argsort(-probs):
+        if mass >= top_p:
+            break
+        kept[token] = probs[token]
+        mass += probs[token]
+    return kept / kept.sum()
+
+
+LOGITS = [2.0, -1.0, 0.5, 1.5, -3.0, 0.0, 1.0]
+
+
+def chi_square_p(counts, expected):
+    """p-value of observed counts; tokens of no mass must not occur at all."""
+    assert not counts[expected == 0].any()
+    on = expected > 0
+    return stats.chisquare(counts[on], expected[on] * counts.sum()).pvalue if on.sum() > 1 else 1.0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("top_p", [1.0, 0.95, 0.5, 0.01])
+def test_draws_follow_the_nucleus(temperature, top_p):
+    count = 20_000
+    uniform = torch.rand(count, generator=generator(1, "draws"))
+    params = SamplingParams(max_tokens=1, temperature=temperature, top_p=top_p)
+    tokens = draw(torch.tensor([LOGITS]).expand(count, -1), uniform, params)
+    counts = np.bincount(tokens.numpy(), minlength=len(LOGITS))
+    assert chi_square_p(counts, nucleus(LOGITS, temperature, top_p)) > 1e-3
+
+
+def test_extreme_uniforms_stay_on_tokens_with_mass():
+    almost_one = torch.tensor(1.0).nextafter(torch.tensor(0.0))
+    logits = torch.tensor([[-200.0, 0.0, 1.0, -200.0]])
+    for top_p in (1.0, 0.9):
+        params = SamplingParams(max_tokens=1, top_p=top_p)
+        for uniform in (torch.tensor(0.0), almost_one):
+            assert int(draw(logits, uniform[None], params)) in (1, 2)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 0.8)])
+def test_first_token_follows_the_models_distribution(kind, temperature, top_p):
+    model = build_model()
+    params = SamplingParams(max_tokens=1, temperature=temperature, top_p=top_p, seed=5)
+    group = make(kind, model).sample([PROMPTS[0]], 4000, params)[0]
+    counts = np.bincount([c.token_ids[0] for c in group], minlength=len(VOCABULARY))
+    with torch.no_grad():
+        logits = model(torch.tensor([PROMPTS[0]])).logits[0, -1]
+    expected = nucleus(logits.numpy(), temperature, top_p)
+    counts_rare = counts[(expected > 0) & (expected * 4000 < 5)]
+    common = expected * 4000 >= 5
+    assert chi_square_p(
+        np.array([*counts[common], counts_rare.sum(), *counts[expected == 0]]),
+        np.array([*expected[common], expected[~common].sum(), *expected[expected == 0]]),
+    ) > 1e-3  # fmt: skip
+
+
+def mean_logprob(model, groups):
+    total, tokens = 0.0, 0
+    with torch.no_grad():
+        for prompt, group in zip(PROMPTS, groups, strict=True):
+            for c in group:
+                logits = model(torch.tensor([[*prompt, *c.token_ids]])).logits[0]
+                logprobs = logits[len(prompt) - 1 : -1].log_softmax(-1)
+                picked = logprobs[range(len(c.token_ids)), list(c.token_ids)]
+                total, tokens = total + picked.sum().item(), tokens + len(c.token_ids)
+    return total / tokens
+
+
+def test_both_samplers_draw_alike_over_whole_completions():
+    model = build_model()
+    params = SamplingParams(max_tokens=6, seed=3)
+    values = [mean_logprob(model, make(kind, model).sample(PROMPTS, 60, params)) for kind in SAMPLERS]
+    # 240 completions each of about 5 tokens, one nat of spread a token: s.e. about 0.04.
+    assert abs(values[0] - values[1]) < 0.15
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_seeds_decide_and_samples_of_a_group_differ(kind):
+    sampler = make(kind)
+    params = SamplingParams(max_tokens=8, seed=1)
+    first, again = (ids_of(sampler.sample(PROMPTS, 6, params)) for _ in range(2))
+    other = ids_of(sampler.sample(PROMPTS, 6, replace(params, seed=2)))
+    assert first == again != other
+    assert all(len(set(group)) > 1 for group in first)
+    assert [len(group) for group in first] == [6] * len(PROMPTS)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_sampling_leaves_the_global_generator_alone(kind):
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    make(kind).sample(PROMPTS[:2], 2, SamplingParams(max_tokens=3, seed=1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_compact_samples_do_not_depend_on_the_batch():
+    model = build_model()
+    params = SamplingParams(max_tokens=12, seed=4, top_p=0.95)
+    whole = ids_of(make("compact", model).sample(PROMPTS, 5, params))
+    for size in (1, 7, 10):
+        assert ids_of(make("compact", model, max_batch=size).sample(PROMPTS, 5, params)) == whole
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_results_come_in_submission_order(kind):
+    """Each greedy-like completion must be the argmax continuation of its own prompt."""
+    model = build_model()
+    params = SamplingParams(max_tokens=1, temperature=1e-3)
+    groups = make(kind, model, max_batch=3).sample(PROMPTS, 2, params)
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        with torch.no_grad():
+            best = int(model(torch.tensor([prompt])).logits[0, -1].argmax())
+        assert [c.token_ids for c in group] == [(best,)] * 2
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_weights_changed_in_place_are_the_ones_that_sample(kind):
+    model = build_model()
+    sampler, params = make(kind, model), SamplingParams(max_tokens=6, seed=1)
+    before = ids_of(sampler.sample(PROMPTS, 3, params))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator(0, "w")))
+    after = ids_of(sampler.sample(PROMPTS, 3, params))
+    assert after != before
+    assert after == ids_of(make(kind, model).sample(PROMPTS, 3, params))
+    other = build_model(seed=9)
+    sampler.sync(other)
+    assert ids_of(sampler.sample(PROMPTS, 3, params)) == ids_of(
+        make(kind, other).sample(PROMPTS, 3, params)
+    )
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_stop_token_is_kept_and_truncation_is_flagged(kind):
+    groups = make(kind).sample(PROMPTS, 40, SamplingParams(max_tokens=5, seed=2))
+    reasons = set()
+    for completion in (c for group in groups for c in group):
+        reasons.add(completion.finish_reason)
+        if completion.finish_reason is FinishReason.STOP:
+            assert completion.token_ids[-1] == END and END not in completion.token_ids[:-1]
+        else:
+            assert len(completion.token_ids) == 5 and END not in completion.token_ids
+        words = [VOCABULARY[i] for i in completion.token_ids if i > 4]
+        assert completion.text.split() == words
+    assert reasons == {FinishReason.STOP, FinishReason.LENGTH}
+
+
+def test_completion_is_cut_after_the_first_stop_token():
+    stop = frozenset({END})
+    cut = make_completion([5, END, 6, END], stop, TOKENIZER)
+    assert cut.token_ids == (5, END) and cut.finish_reason is FinishReason.STOP
+    assert make_completion([END], stop, TOKENIZER).token_ids == (END,)
+    whole = make_completion([5, 6], stop, TOKENIZER)
+    assert whole.finish_reason is FinishReason.LENGTH and whole.text == "w0 w1"
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_progress_counts_every_completion(kind):
+    counts = []
+    sampler = make(kind, max_batch=6)
+    sampler.sample(PROMPTS, 3, SamplingParams(max_tokens=2), counts.append)
+    assert sum(counts) == 12 and len(counts) > 1
+
+
+def test_finished_rows_leave_the_batch(monkeypatch):
+    """Rows that stopped a while ago must not be decoded to the end of the budget."""
+    rows = []
+    forward = compact_decoder._Weights.forward
+
+    def counted(self, ids, *arguments):
+        rows.append(len(ids))
+        return forward(self, ids, *arguments)
+
+    monkeypatch.setattr(compact_decoder._Weights, "forward", counted)
+    groups = make("compact").sample(PROMPTS, 32, SamplingParams(max_tokens=40, seed=1))
+    lengths = [len(c.token_ids) for group in groups for c in group]
+    for step, decoded in enumerate(rows[1:], start=1):
+        alive = sum(length > step for length in lengths)
+        assert alive <= decoded <= alive / compact_decoder.COMPACT_BELOW + 1, step
+    assert len(rows) == max(lengths)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "named"),
+    [
+        ("llama", {"attention_bias": True}, "attention_bias"),
+        ("llama", {"mlp_bias": True}, "mlp_bias"),
+        ("qwen2", {"hidden_act": "gelu"}, "hidden_act"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0},
+            "sliding",
+        ),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+            "rope_type",
+        ),
+    ],
+)
+def test_unsupported_architectures_are_refused(family, changes, named):
+    """The compact decoder must say so, not compute something else."""
+    with pytest.raises(ValueError, match=named):
+        make("compact", build_model(family, **changes))
+
+
+def test_checkpoint_defaults_do_not_leak_into_sampling():
+    """Instruct checkpoints ship a repetition penalty; the policy is the softmax without it."""
+    model = build_model()
+    params = SamplingParams(max_tokens=8, seed=1)
+    plain = ids_of(make("transformers", model).sample(PROMPTS, 4, params))
+    model.generation_config.repetition_penalty = 50.0
+    model.generation_config.top_k = 2
+    model.generation_config.min_new_tokens = 7
+    assert ids_of(make("transformers", model).sample(PROMPTS, 4, params)) == plain
+
+
+def test_a_tokenizer_without_padding_token_still_samples():
+    """Llama 3 tokenizers have none."""
+    tokenizer, params = build_tokenizer(), SamplingParams(max_tokens=4, seed=1)
+    expected = ids_of(make("transformers").sample(PROMPTS, 2, params))
+    tokenizer.pad_token = None
+    sampler = TransformersSampler(build_model(), tokenizer, stop_ids=STOP)
+    assert ids_of(sampler.sample(PROMPTS, 2, params)) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"max_tokens": 4, "temperature": 0.0}, "temperature=0.0"),
+        ({"max_tokens": 4, "top_p": 0.0}, "top_p=0.0"),
+        ({"max_tokens": 4, "top_p": 1.5}, "top_p=1.5"),
+        ({"max_tokens": 4, "temperature": float("nan")}, "temperature=nan"),
+    ],
+)
+def test_impossible_parameters_are_refused(values, named):
+    with pytest.raises(ValueError, match=named):
+        SamplingParams(**values)
+
+
+def test_sub_seeds_depend_on_every_part_of_their_name():
+    names = [(0, "a"), (1, "a"), (0, "b"), (0, "a", 1), (0, "a", 2), (0, "a1"), (0, "a", "1", "")]
+    seeds = [derive_seed(*name) for name in names]
+    assert len(set(seeds)) == len(seeds) and all(0 <= s < 2**63 for s in seeds)
+    assert derive_seed(0, "a") == 7606779636460171844  # a stored run must stay reproducible
+    assert torch.equal(
+        torch.rand(3, generator=generator(5, "x")), torch.rand(3, generator=generator(5, "x"))
+    )
+
+
+def test_rollout_draws_depend_on_seed_step_and_role():
+    problems = build_problems(4)
+
+    def drawn(seed, step, guided=False):
+        rollout = build_rollout(build_model(), seed)
+        rollout.begin_step(step)
+        groups = rollout.groups(problems, 4, guided=guided)
+        return [t.completion_ids for group in groups for t in group]
+
+    assert drawn(1, 1) == drawn(1, 1)
+    variants = [drawn(1, 1), drawn(2, 1), drawn(1, 2), drawn(1, 1, guided=True)]
+    assert all(a != b for i, a in enumerate(variants) for b in variants[i + 1 :])
+
+
+def test_rollout_tells_the_grader_what_was_truncated():
+    seen = {}
+
+    def grade(pairs, *, truncated):
+        from tiny import grader
+
+        seen["flags"], seen["pairs"] = truncated, pairs
+        return grader(pairs, truncated=truncated)
+
+    rollout = build_rollout(build_model(), grade=grade)
+    rollout.begin_step(1)
+    flat = [t for group in rollout.groups(build_problems(3), 8) for t in group]
+    assert seen["flags"] == [t.finish_reason is FinishReason.LENGTH for t in flat]
+    assert {True, False} == set(seen["flags"])
+    assert rollout.stats["truncated_share"] == pytest.approx(sum(seen["flags"]) / 24)
+    golds = {p.id: p.answer for p in build_problems(3)}
+    assert [gold for gold, _ in seen["pairs"]] == [golds[t.problem_id] for t in flat]
+    lengths = [len(t.completion_ids) for t in flat]
+    assert rollout.stats["response_length"] == pytest.approx(sum(lengths) / 24)
+    assert rollout.stats["reward"] == pytest.approx(sum(t.reward for t in flat) / 24)

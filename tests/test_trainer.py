@@ -1,0 +1,320 @@
+"""The training loop: resuming, data order, learning rate, and what stops it."""
+
+import json
+import math
+
+import pytest
+import torch
+from tiny import (
+    METHODS,
+    TRAIN,
+    build_model,
+    build_problems,
+    build_trainer,
+    equal_weights,
+    grader,
+    weights_of,
+)
+
+from sgpo.core.trainer import Diverged
+from sgpo.core.types import LossOutput
+from sgpo.core.verifier import Verdict
+
+STEPS = 6
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the trainer may catch it."""
+
+
+def grader_that_dies(step, trainers):
+    """The tiny grader, until the trainer's rollout has reached ``step``."""
+
+    def grade(pairs, *, truncated=None):
+        if trainers[0].rollout.step == step:
+            raise Killed
+        return grader(pairs, truncated=truncated)
+
+    return grade
+
+
+def metrics(run_dir):
+    """The stored records without the clock."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(s).items() if k != "seconds"} for s in lines]
+
+
+def finish(name, run_dir, **changes):
+    """A trainer run to its end."""
+    trainer = build_trainer(METHODS[name](), run_dir, num_steps=STEPS, **changes)
+    trainer.run()
+    return trainer
+
+
+def die_at(name, run_dir, step, **changes):
+    trainers = []
+    grade = grader_that_dies(step, trainers)
+    trainers.append(
+        build_trainer(METHODS[name](), run_dir, grade=grade, num_steps=STEPS, **changes)
+    )
+    with pytest.raises(Killed):
+        trainers[0].run()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Final weights and metrics of every method, never interrupted."""
+    finals = {}
+    for name in METHODS:
+        run_dir = tmp_path_factory.mktemp(name)
+        start = build_model()
+        trainer = finish(name, run_dir)
+        finals[name] = weights_of(trainer.model), metrics(run_dir)
+        assert not equal_weights(finals[name][0], weights_of(start))
+        assert len(finals[name][1]) == STEPS
+    return finals
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_killed_and_resumed_equals_uninterrupted(name, step, tmp_path, uninterrupted):
+    """Bit for bit, for every method: before the first state, between states, at the last step."""
+    die_at(name, tmp_path, step)
+    assert len(metrics(tmp_path)) == step - 1
+    resumed = finish(name, tmp_path)
+    weights, records = uninterrupted[name]
+    assert equal_weights(weights_of(resumed.model), weights)
+    assert metrics(tmp_path) == records
+
+
+def test_resuming_does_not_start_over(tmp_path):
+    die_at("grpo", tmp_path, 6)
+    steps = []
+
+    def count(pairs, *, truncated=None):
+        steps.append(trainers[0].rollout.step)
+        return grader(pairs, truncated=truncated)
+
+    trainers = [build_trainer(METHODS["grpo"](), tmp_path, grade=count, num_steps=STEPS)]
+    trainers[0].run()
+    assert steps == [5, 6]  # the newest state is that of step 4
+
+
+def test_killed_twice_with_a_half_written_metrics_line(tmp_path, uninterrupted):
+    die_at("sgpo", tmp_path, 4)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')
+    die_at("sgpo", tmp_path, 5)
+    resumed = finish("sgpo", tmp_path)
+    assert equal_weights(weights_of(resumed.model), uninterrupted["sgpo"][0])
+    assert metrics(tmp_path) == uninterrupted["sgpo"][1]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_damaged_state_falls_back_to_the_previous_one(tmp_path, uninterrupted, file, capsys):
+    die_at("grpo", tmp_path, 6)
+    states = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert states == ["step-000002", "step-000004"]
+    path = tmp_path / "checkpoints" / "step-000004" / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1 if file != "state.json" else 0x80
+    path.write_bytes(content)
+    resumed = finish("grpo", tmp_path)
+    assert "step-000004" in capsys.readouterr().out  # the user is told
+    assert equal_weights(weights_of(resumed.model), uninterrupted["grpo"][0])
+    assert metrics(tmp_path) == uninterrupted["grpo"][1]
+
+
+def test_two_updates_a_step_resume_too(tmp_path):
+    whole = finish("sgpo", tmp_path / "whole", updates_per_step=2)
+    die_at("sgpo", tmp_path / "killed", 4, updates_per_step=2)
+    resumed = finish("sgpo", tmp_path / "killed", updates_per_step=2)
+    assert equal_weights(weights_of(whole.model), weights_of(resumed.model))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
+
+
+def test_equal_seeds_agree_and_others_do_not(tmp_path, uninterrupted):
+    again = finish("grpo", tmp_path / "again")
+    other = finish("grpo", tmp_path / "other", seed=8)
+    assert equal_weights(weights_of(again.model), uninterrupted["grpo"][0])
+    assert not equal_weights(weights_of(other.model), uninterrupted["grpo"][0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_micro_batches_change_memory_and_not_the_step(tmp_path, name):
+    norms = []
+    for budget in (1, 64, 100_000):
+        trainer = build_trainer(METHODS[name](), tmp_path / str(budget), micro_batch_tokens=budget)
+        record = trainer._step(1)
+        norms.append((record["loss"], record["grad_norm"]))
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3, abs=1e-5)
+    assert norms[2] == pytest.approx(norms[0], rel=1e-3, abs=1e-5)
+    assert norms[0][1] > 0
+
+
+def test_every_epoch_is_a_permutation(tmp_path):
+    trainer = build_trainer(METHODS["sft"](), tmp_path, problems=build_problems(13))
+    epochs = [[p.id for s in (1, 2, 3) for p in trainer.step_problems(3 * e + s)] for e in range(3)]
+    for epoch in epochs:
+        assert len(set(epoch)) == 12  # 3 steps of 4; one of the 13 sits this epoch out
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert len({p for epoch in epochs for p in epoch}) == 13
+    again = build_trainer(METHODS["grpo"](), tmp_path, problems=build_problems(13))
+    assert [p.id for p in again.step_problems(4)] == epochs[1][:4]  # the same for every method
+    other = build_trainer(METHODS["sft"](), tmp_path, problems=build_problems(13), seed=8)
+    assert [p.id for s in (1, 2, 3) for p in other.step_problems(s)] != epochs[0]
+
+
+def test_learning_rate_rises_and_stays(tmp_path):
+    trainer = build_trainer(
+        METHODS["sft"](), tmp_path, num_steps=10, warmup_share=0.25, learning_rate=3.0
+    )
+    assert [trainer.learning_rate(s) for s in range(1, 11)] == pytest.approx([1, 2] + [3] * 8)
+    flat = build_trainer(METHODS["sft"](), tmp_path, num_steps=10, learning_rate=3.0)
+    assert [flat.learning_rate(s) for s in (1, 10)] == [3.0, 3.0]
+
+
+def test_the_optimiser_gets_the_rate_of_its_step(tmp_path):
+    """The first AdamW update moves every weight with a gradient by its rate."""
+    trainer = build_trainer(
+        METHODS["sft"](), tmp_path, num_steps=10, warmup_share=0.5, learning_rate=1e-2
+    )
+    before = weights_of(trainer.model)
+    record = trainer._step(1)
+    moves = torch.cat(
+        [(p.detach() - before[n]).abs().flatten() for n, p in trainer.model.named_parameters()]
+    )
+    assert record["learning_rate"] == pytest.approx(2e-3)
+    assert moves.max().item() == pytest.approx(2e-3, rel=1e-2)
+
+
+def test_a_vanishing_rate_leaves_the_policy_as_it_was(tmp_path):
+    """No hidden update: without learning, every step sees the same policy."""
+    trainer = build_trainer(METHODS["sgpo"](), tmp_path, learning_rate=1e-38, updates_per_step=2)
+    start = weights_of(trainer.model)
+    trainer.run()
+    assert equal_weights(start, weights_of(trainer.model))
+    assert all(r["clip_share"] == 0 for r in metrics(tmp_path))
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    """The first moment after one step is 0.1 times the clipped gradient."""
+    trainer = build_trainer(METHODS["sft"](), tmp_path, grad_clip=0.01)
+    assert trainer._step(1)["grad_norm"] > 0.01  # the norm before clipping is what is reported
+    moments = [state["exp_avg"] for state in trainer.optimizer.state.values()]
+    norm = torch.cat([m.flatten() for m in moments]).norm().item()
+    assert norm == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+class NotANumber:
+    """A method that follows SFT and then breaks."""
+
+    def __init__(self, after):
+        self.inner, self.calls, self.after = METHODS["sft"](), 0, after
+        self.collect, self.totals = self.inner.collect, self.inner.totals
+
+    def loss(self, model, trajectories, totals):
+        self.calls += 1
+        output = self.inner.loss(model, trajectories, totals)
+        factor = math.nan if self.calls > self.after else 1.0
+        return LossOutput(output.loss * factor, output.sums)
+
+
+def test_a_loss_that_is_no_number_stops_before_it_does_damage(tmp_path):
+    trainer = build_trainer(NotANumber(after=2), tmp_path, micro_batch_tokens=100_000)
+    twin = build_trainer(METHODS["sft"](), tmp_path / "twin", num_steps=2, warmup_share=0.0)
+    with pytest.raises(Diverged, match="step 3.*nan.*learning_rate") as caught:
+        trainer.run()
+    assert caught.value.fatal
+    twin.config = TRAIN.__class__(**{**TRAIN.__dict__, "num_steps": 2, "micro_batch_tokens": 100_000})
+    twin.run()
+    assert equal_weights(weights_of(trainer.model), weights_of(twin.model))
+    assert [r["step"] for r in metrics(tmp_path)] == [1, 2]
+
+
+def test_an_exploding_run_is_marked_and_not_crashed(tmp_path):
+    trainer = build_trainer(METHODS["grpo"](), tmp_path, learning_rate=1e38, num_steps=4)
+    with pytest.raises(Diverged) as caught:
+        trainer.run()
+    assert caught.value.fatal
+
+
+def all_wrong(pairs, *, truncated=None):
+    return [Verdict(False, "wrong", None) for _ in pairs]
+
+
+def collapsing(tmp_path, **changes):
+    """A policy without entropy that is always wrong."""
+    model = build_model()
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1e4)
+    settings = {"num_steps": 9, "collapse_patience": 3, "learning_rate": 1e-12} | changes
+    return build_trainer(METHODS["grpo"](), tmp_path, model=model, grade=all_wrong, **settings)
+
+
+def test_a_collapsed_run_is_stopped_after_its_patience(tmp_path):
+    with pytest.raises(Diverged, match="step 3: reward 0 and entropy below") as caught:
+        collapsing(tmp_path).run()
+    assert not caught.value.fatal
+    assert len(metrics(tmp_path)) == 3
+
+
+def test_patience_is_not_renewed_by_resuming(tmp_path):
+    with pytest.raises(Diverged):
+        collapsing(tmp_path / "whole", checkpoint_every=1).run()
+    trainer = collapsing(tmp_path / "killed", checkpoint_every=1)
+    step = trainer._step
+
+    def dying(number):
+        if number == 3:
+            raise Killed
+        return step(number)
+
+    trainer._step = dying
+    with pytest.raises(Killed):
+        trainer.run()
+    with pytest.raises(Diverged, match="step 3"):
+        collapsing(tmp_path / "killed", checkpoint_every=1).run()
+
+
+@pytest.mark.parametrize("changes", [{"collapse_patience": 10}, {"collapse_entropy": 0.0}])
+def test_no_collapse_without_its_conditions(tmp_path, changes):
+    collapsing(tmp_path, **changes).run()
+    assert len(metrics(tmp_path)) == 9
+
+
+def test_being_wrong_with_entropy_is_no_collapse(tmp_path):
+    build_trainer(METHODS["grpo"](), tmp_path, grade=all_wrong, collapse_patience=1).run()
+    assert len(metrics(tmp_path)) == 3
+
+
+def test_too_few_problems_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="problems_per_step=4: only 3 problems"):
+        build_trainer(METHODS["sft"](), tmp_path, problems=build_problems(3))
+
+
+def test_progress_reaches_the_total(tmp_path):
+    calls = []
+    trainer = build_trainer(METHODS["sft"](), tmp_path)
+    trainer.progress = lambda done, total: calls.append((done, total))
+    trainer.run()
+    assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sft", {"loss", "grad_norm"}),
+        ("grpo", {"loss", "reward", "entropy", "clip_share", "response_length"}),
+        ("luffy", {"loss", "reward", "entropy", "truncated_share"}),
+        ("hpt", {"loss", "reward", "entropy", "imitated_share"}),
+        ("sgpo", {"reward", "guided_reward", "alpha_mean", "kl_mean", "kl_masked_share"}),
+    ],
+)
+def test_what_figures_need_is_recorded(uninterrupted, name, expected):
+    for record in uninterrupted[name][1]:
+        assert expected <= record.keys()
+        assert all(math.isfinite(v) for v in record.values())
+    counted = [r["num_samples"] for r in uninterrupted[name][1]]
+    per_step = {"sft": 0, "grpo": 24, "luffy": 20, "hpt": 24, "sgpo": 32}[name]
+    assert counted == [per_step * (i + 1) for i in range(STEPS)]

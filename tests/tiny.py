@@ -1,0 +1,189 @@
+"""A world small enough to test training in milliseconds: tokenizer, models, grader, trainer.
+
+Nothing here is learnable on purpose. The grader is a fixed pseudo-random function of gold answer
+and completion, so that groups have mixed rewards from the first step on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from baselines.grpo import GRPO, GRPOConfig
+from baselines.hpt import HPT, HPTConfig
+from baselines.luffy import LUFFY, LUFFYConfig
+from baselines.sft import SFT, SFTConfig
+from sgpo.core.compact_decoder import CompactSampler
+from sgpo.core.config import RolloutConfig, TrainConfig
+from sgpo.core.prompts import PromptSpec
+from sgpo.core.rollout import Rollout
+from sgpo.core.trainer import Trainer
+from sgpo.core.types import Problem
+from sgpo.core.verifier import Verdict
+from sgpo.method import SGPO, SGPOConfig
+
+SPECIALS = ["<|pad|>", "<|unk|>", "<|user|>", "<|assistant|>", "<|end|>"]
+WORDS = [f"w{i}" for i in range(14)]
+STRATEGY_WORDS = [f"s{i}" for i in range(5)]
+VOCABULARY = [*SPECIALS, *WORDS, *STRATEGY_WORDS]
+END = SPECIALS.index("<|end|>")
+MAX_TOKENS = 8
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|> ' + m['content'] + ' <|end|> ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPEC = PromptSpec("tiny", None, "", "{strategy} {question}", "", "<|end|>")
+
+# Every method of the study, in a size that a test can afford. HPT's gate lies inside the range of
+# correct samples that occur, so that both of its branches run.
+METHODS: dict[str, Any] = {
+    "sft": lambda: SFT(SFTConfig()),
+    "grpo": lambda: GRPO(GRPOConfig(num_samples=6)),
+    "luffy": lambda: LUFFY(LUFFYConfig(max_tokens=MAX_TOKENS, num_samples=5)),
+    "hpt": lambda: HPT(HPTConfig(max_tokens=MAX_TOKENS, num_samples=6, gate=2)),
+    "sgpo": lambda: SGPO(SGPOConfig(num_autonomous=4, num_guided=4)),
+}
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<|unk|>")
+    )
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<|pad|>",
+        unk_token="<|unk|>",
+        eos_token="<|end|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"],
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(family: str = "qwen2", seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random model with grouped-query attention; ``initializer_range`` is large so that its
+    distributions are far from uniform."""
+    kind, make = {
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+    }[family]
+    settings = {
+        "vocab_size": len(VOCABULARY),
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.35,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "eos_token_id": END,
+        "bos_token_id": None,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make(kind(**{**settings, **changes})).eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:  # zeros and ones would hide their omission
+                parameter.data += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+def build_problems(count: int = 12) -> list[Problem]:
+    """Questions of two to four words with strategies and expert traces of different lengths."""
+    problems = []
+    for i in range(count):
+        words = [WORDS[(i * 5 + j * 3) % len(WORDS)] for j in range(2 + i % 3)]
+        trace = [WORDS[(i + j) % len(WORDS)] for j in range(2 + i % 4)]
+        problems.append(
+            Problem(
+                id=f"p{i}",
+                question=" ".join(words),
+                answer=WORDS[i % len(WORDS)],
+                strategy=" ".join(STRATEGY_WORDS[(i + j) % 5] for j in range(1 + i % 2)),
+                expert=" ".join(trace),
+            )
+        )
+    return problems
+
+
+def grader(pairs, *, truncated=None) -> list[Verdict]:
+    """About two in five samples are right, decided by a hash, truncated or not; an expert trace
+    (graded without flags) is always right."""
+    if truncated is None:
+        return [Verdict(True, "correct", text) for _, text in pairs]
+    verdicts = []
+    for gold, text in pairs:
+        right = hashlib.sha256(f"{gold}|{text}".encode()).digest()[0] < 110
+        verdicts.append(Verdict(right, "correct" if right else "wrong", text))
+    return verdicts
+
+
+TRAIN = TrainConfig(
+    num_steps=3,
+    problems_per_step=4,
+    learning_rate=1e-2,
+    checkpoint_every=2,
+    micro_batch_tokens=256,
+)
+
+
+def build_rollout(model: PreTrainedModel, seed: int = 7, grade=grader, **changes: Any) -> Rollout:
+    tokenizer = build_tokenizer()
+    settings = {
+        "model": model,
+        "sampler": CompactSampler(model, tokenizer, stop_ids=SPEC.stop_ids(tokenizer)),
+        "tokenizer": tokenizer,
+        "prompt_spec": SPEC,
+        "config": RolloutConfig(max_tokens=MAX_TOKENS),
+        "seed": seed,
+        "grader": grade,
+    }
+    return Rollout(**{**settings, **changes})
+
+
+def build_trainer(
+    method: Any,
+    run_dir: Path,
+    *,
+    model: PreTrainedModel | None = None,
+    seed: int = 7,
+    grade=grader,
+    problems: list[Problem] | None = None,
+    **changes: Any,
+) -> Trainer:
+    """A trainer on the tiny world; ``changes`` go to its ``TrainConfig``."""
+    model = model if model is not None else build_model()
+    return Trainer(
+        model=model,
+        method=method,
+        rollout=build_rollout(model, seed, grade),
+        problems=build_problems() if problems is None else problems,
+        config=replace(TRAIN, **changes),
+        seed=seed,
+        run_dir=run_dir,
+    )
+
+
+def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def equal_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
