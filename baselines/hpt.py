@@ -2,8 +2,8 @@
 
 As the authors' public training script runs it: a problem with at most ``gate`` correct on-policy
 samples contributes the SFT loss of its expert trace and no RL loss; any other contributes a
-policy gradient with centred advantages (no standard deviation), no clipping and a constant length
-divisor; an entropy bonus is added.
+policy gradient with centred advantages (no standard deviation), no clipping and summed token losses
+over a constant length; an entropy bonus is added. Problems are averaged.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class HPT:
             ratio * scores.advantages[:, None],
             own,
             reduction="constant",
-            denominator=config.max_tokens * config.num_samples * totals["problems"],
+            denominator=config.max_tokens * totals["problems"],
         )
         imitate = losses.negative_log_likelihood(
             logprobs=scores.logprobs,

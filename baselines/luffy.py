@@ -3,7 +3,8 @@
 As the authors' public training script runs it: advantages are rewards minus the mean of the whole
 group, expert included, with no standard deviation; on-policy tokens carry the plain ratio and
 expert tokens the shaped weight p / (p + shaping), neither is clipped; token losses are summed and
-divided by a constant; an entropy bonus is added.
+divided by a constant; an entropy bonus is added. That loss of one problem's group is averaged over
+the problems of the update.
 
 Deviation: 11 on-policy samples and 1 trace instead of 7 and 1, the comparison's 12 per problem.
 """
@@ -96,7 +97,7 @@ class LUFFY:
     def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
         own = [t for t in trajectories if t.role is not Role.DEMO]
         return {
-            "sequences": float(len(trajectories)),
+            "problems": float(len({t.problem_id for t in trajectories})),
             "own_tokens": float(sum(len(t.completion_ids) for t in own)),
         }
 
@@ -112,7 +113,7 @@ class LUFFY:
             completion_mask=scores.completion_mask,
             is_demo=scores.is_demo,
             shaping=config.shaping,
-            normalizer=config.max_tokens * totals["sequences"],
+            normalizer=config.max_tokens * totals["problems"],
         )
         own = scores.completion_mask & ~scores.is_demo[:, None]
         bonus = losses.reduce_tokens(

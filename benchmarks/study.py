@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -152,18 +151,13 @@ def _start_ready(waiting, workers, outcome, study_dir, jobs, context, progress) 
             lifeline, held = context.Pipe(duplex=False)
             process = context.Process(
                 target=_work,
-                args=(
-                    pickle.dumps(cell),
-                    user_method_file(cell.config.settings),
-                    study_dir,
-                    sender,
-                    lifeline,
-                ),
+                args=(user_method_file(cell.config.settings), study_dir, sender, lifeline),
                 daemon=True,
             )
             process.start()
             sender.close()
             lifeline.close()
+            held.send(cell)
             workers.append(_Worker(cell, process, receiver, held))
             if cell.config.method == "base":
                 bases.add(cell.config.model)
@@ -205,14 +199,16 @@ def _conclude(worker: _Worker, outcome: Outcome, study_dir: Path, progress: Stud
 
 
 def _work(
-    pickled_cell: bytes,
     method_file: Path | None,
     study_dir: Path,
     pipe: connection.Connection,
     lifeline: connection.Connection,
 ) -> None:
-    """Body of a worker process."""
+    """Body of a worker process; its cell is the first thing that comes down the lifeline."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    if method_file:  # its classes must exist before a cell of them can be received
+        load_method_file(method_file)
+    cell = lifeline.recv()
     threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
     last = 0.0
 
@@ -223,9 +219,7 @@ def _work(
             pipe.send(("progress", stage, done, total))
 
     try:
-        if method_file:  # its classes must exist before the cell can be read
-            load_method_file(method_file)
-        run_cell(pickle.loads(pickled_cell), study_dir, report)
+        run_cell(cell, study_dir, report)
     except Exception:  # whatever a method raises must reach the study as this cell's failure
         pipe.send(("failed", traceback.format_exc()))
         sys.exit(1)
@@ -236,7 +230,7 @@ def _work(
 def _die_with(lifeline: connection.Connection) -> None:
     """End this process at once when the study that started it is gone, however it ended.
 
-    Nothing is ever sent: the wait ends when the other side closes, by exit or by kill.
+    Nothing more is sent: the wait ends when the other side closes, by exit or by kill.
     """
     try:
         lifeline.recv()

@@ -142,9 +142,8 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path):
 def test_json_is_stable_and_refuses_what_json_has_not(tmp_path):
     write_json(tmp_path / "a.json", {"b": 1, "a": [1.5, None]})
     assert read_json(tmp_path / "a.json") == {"a": [1.5, None], "b": 1}
-    assert (tmp_path / "a.json").read_text().index('"a"') < (
-        tmp_path / "a.json"
-    ).read_text().index('"b"')
+    text = (tmp_path / "a.json").read_text()
+    assert text.index('"a"') < text.index('"b"') and text.endswith("}\n")
     with pytest.raises(ValueError):
         write_json(tmp_path / "b.json", {"x": math.nan})
     assert not (tmp_path / "b.json").exists()

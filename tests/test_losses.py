@@ -136,16 +136,16 @@ def test_padding_never_reaches_the_loss(garbage):
     clean = -math.exp(-0.2)
     loss = clipped_surrogate(logprobs=logprobs, **arguments)
     assert loss.item() == pytest.approx(clean, abs=1e-12)
-    loss = luffy_loss(
-        logprobs=logprobs, is_demo=torch.tensor([False]), normalizer=1.0, **arguments
-    )
+    loss = luffy_loss(logprobs=logprobs, is_demo=torch.tensor([False]), normalizer=1.0, **arguments)
     assert loss.item() == pytest.approx(clean, abs=1e-12)
     nll = negative_log_likelihood(logprobs=logprobs, completion_mask=torch.tensor([[1, 0]]))
     assert nll.item() == pytest.approx(1.2, abs=1e-12)
 
 
 def test_ratio_stays_finite_whatever_the_log_probabilities():
-    ratio = importance_ratio(torch.tensor([500.0, -500.0, -1.0]), torch.tensor([-500.0, 500.0, -1.0]))
+    ratio = importance_ratio(
+        torch.tensor([500.0, -500.0, -1.0]), torch.tensor([-500.0, 500.0, -1.0])
+    )
     assert ratio.isfinite().all() and ratio[2] == 1.0
     assert ratio[0].item() == pytest.approx(math.exp(20), rel=1e-5)
     assert ratio[1].item() == pytest.approx(math.exp(-20), rel=1e-5)

@@ -167,9 +167,7 @@ def distillation_reference(model, t, config):
         model(torch.tensor([prompt + t.completion_ids])).logits[0, len(prompt) - 1 : -1]
         for prompt in (t.second_prompt_ids, t.prompt_ids)
     ]
-    kl = token_kl(
-        guided_logits=logits[0], unguided_logits=logits[1], direction=config.direction
-    )
+    kl = token_kl(guided_logits=logits[0], unguided_logits=logits[1], direction=config.direction)
     return (kl * (kl <= config.kl_threshold)).sum() / len(t.completion_ids)
 
 
@@ -335,7 +333,7 @@ def test_sft_loss_is_the_token_mean_over_whole_traces():
     assert all(t.completion_ids[-1] == END for t in trajectories)  # the stop token is learned
     loss, _ = gradient(method, model, [trajectories], method.totals(trajectories))
     rows = [dense_logprobs(model, t.prompt_ids, t.completion_ids) for t in trajectories]
-    assert loss == pytest.approx(-float(torch.cat(rows).mean()), abs=1e-6)
+    assert loss == pytest.approx(-torch.cat(rows).mean().item(), abs=1e-6)
 
 
 def moved(trajectories):
@@ -366,7 +364,9 @@ def test_split_order_and_padding_change_nothing(name):
         "one by one": [[t] for t in trajectories],
         "shuffled": [shuffled],
         "shuffled thirds": [shuffled[i::3] for i in range(3)],
-        "long with short": [by_length[i :: len(by_length) // 2] for i in range(len(by_length) // 2)],
+        "long with short": [
+            by_length[i :: len(by_length) // 2] for i in range(len(by_length) // 2)
+        ],
     }
     for what, batches in splits.items():
         assert sum(map(len, batches)) == len(trajectories), what

@@ -13,8 +13,8 @@ from sgpo.mini.suites import partition_of, random_task
 from sgpo.mini.text import WriterHabits
 from sgpo.mini.tokenizer import build_tokenizer
 
-CONFIG = PretrainConfig(batch_size=16, warmup_steps=2)
-TINY = replace(models.MODELS["qwen-s"], hidden_size=16, intermediate_size=32, pretrain_steps=12)
+CONFIG = PretrainConfig(batch_size=16, warmup_steps=2, max_lessons=4)
+TINY = replace(models.MODELS["qwen-s"], hidden_size=16, intermediate_size=32, pretrain_steps=8)
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def tiny(monkeypatch):
     return TINY
 
 
-def _batch(seed=0, short=False):
+def _batch(seed=0, lesson=False):
     vocab = build_tokenizer().get_vocab()
-    return draw_batch(CONFIG, WriterHabits(), random.Random(seed), vocab, short=short)
+    return draw_batch(CONFIG, WriterHabits(), random.Random(seed), vocab, lesson=lesson)
 
 
 def test_half_of_a_batch_is_guided_and_all_of_it_reads_back():
@@ -36,6 +36,21 @@ def test_half_of_a_batch_is_guided_and_all_of_it_reads_back():
     for (ids, prompt_length), text in zip(_batch(), texts, strict=True):
         assert tokenizer(text)["input_ids"] == ids
         assert tokenizer.decode(ids[prompt_length - 1]) == "<|assistant|>"
+
+
+def test_a_lesson_is_short_and_has_neither_strategy_nor_guess():
+    tokenizer = build_tokenizer()
+    for ids, _ in _batch(lesson=True):
+        text = tokenizer.decode(ids)
+        assert text.startswith("<|user|>Find ") and "Guess" not in text and "then" not in text
+        assert len(ids) == 34  # 12 of the prompt, 21 of the derivation, 1 end
+
+
+def test_lessons_end_when_the_digits_are_learned(tiny):
+    calls = []
+    easy = replace(CONFIG, max_lessons=50, lesson_goal=4.0)  # above ln 10: reached at once
+    pretrain.pretrain(tiny, easy, lambda *call: calls.append(call[:2]))
+    assert calls == [(1, 58), *((50 + i, 58) for i in range(1, 9))]
 
 
 def test_pretraining_tasks_come_from_the_training_partition_alone():
@@ -50,7 +65,7 @@ def test_loss_falls_and_equals_cross_entropy_at_the_start(tiny):
     assert losses[-1] < losses[0]
     # The first loss by hand: mean over completion tokens, one unpadded text at a time.
     vocab, habits = build_tokenizer().get_vocab(), WriterHabits(knowledge=tiny.knowledge)
-    rows = draw_batch(CONFIG, habits, random.Random("pretrain-0"), vocab, short=True)
+    rows = draw_batch(CONFIG, habits, random.Random("pretrain-0"), vocab, lesson=True)
     model = models.build_model(tiny, CONFIG.seed)
     total, count = 0.0, 0
     for ids, prompt_length in rows:

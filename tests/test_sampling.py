@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tiny import END, SPEC, VOCABULARY, build_model, build_problems, build_rollout, build_tokenizer
+from tiny import (
+    END,
+    SPEC,
+    VOCABULARY,
+    build_model,
+    build_problems,
+    build_rollout,
+    build_tokenizer,
+    grader,
+)
 
 from sgpo.core import compact_decoder
 from sgpo.core.compact_decoder import CompactSampler, draw
@@ -146,7 +155,9 @@ def mean_logprob(model, groups):
 def test_both_samplers_draw_alike_over_whole_completions():
     model = build_model()
     params = SamplingParams(max_tokens=6, seed=3)
-    values = [mean_logprob(model, make(kind, model).sample(PROMPTS, 60, params)) for kind in SAMPLERS]
+    values = [
+        mean_logprob(model, make(kind, model).sample(PROMPTS, 60, params)) for kind in SAMPLERS
+    ]
     # 240 completions each of about 5 tokens, one nat of spread a token: s.e. about 0.04.
     assert abs(values[0] - values[1]) < 0.15
 
@@ -346,8 +357,6 @@ def test_rollout_tells_the_grader_what_was_truncated():
     seen = {}
 
     def grade(pairs, *, truncated):
-        from tiny import grader
-
         seen["flags"], seen["pairs"] = truncated, pairs
         return grader(pairs, truncated=truncated)
 

@@ -28,10 +28,15 @@ def kl_divergence(
     """
     target, other = torch.log_softmax(target_logits, -1), torch.log_softmax(logits, -1)
     if direction == "forward":
-        return (target.exp() * (target - other)).sum(-1)
+        return _expected_gap(target, other)
     if direction == "reverse":
-        return (other.exp() * (other - target)).sum(-1)
+        return _expected_gap(other, target)
     raise ValueError(f"direction={direction!r}: must be forward or reverse")
+
+
+def _expected_gap(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """``sum p (log p - log q)`` of log-probabilities, with 0 log 0 = 0."""
+    return (p.exp() * (p - q).masked_fill(p.isneginf(), 0.0)).sum(-1)
 
 
 @dataclass(frozen=True)

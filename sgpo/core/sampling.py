@@ -8,7 +8,8 @@ CPU implementation of the same protocol; an engine with its own copy of the weig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +65,17 @@ def make_completion(
     return Completion(token_ids=tuple(ids), text=text, finish_reason=reason)
 
 
+@contextmanager
+def _no_defaults(model: PreTrainedModel) -> Iterator[None]:
+    """Hide the checkpoint's own generation defaults: ``generate`` fills open fields from them
+    (Qwen2.5-Instruct ships a repetition penalty), and that would be another policy."""
+    saved, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = saved
+
+
 class TransformersSampler:
     """Samples with ``model.generate``; shares its weights with the trainer, so sync is free."""
 
@@ -95,25 +107,19 @@ class TransformersSampler:
         # Padding is masked, so any id will do where the tokenizer has none (Llama 3).
         pad = self.tokenizer.pad_token_id
         pad = min(self.stop_ids) if pad is None else pad
-        # Every field is stated: what is left open would be filled from the checkpoint's own
-        # defaults (Qwen2.5-Instruct ships a repetition penalty), and that is another policy.
         generation = GenerationConfig(
             max_new_tokens=params.max_tokens,
             do_sample=True,
             temperature=params.temperature,
             top_p=params.top_p,
             top_k=0,
-            min_p=0.0,
-            typical_p=1.0,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             eos_token_id=sorted(self.stop_ids),
             pad_token_id=pad,
         )
         completions: list[Completion] = []
         was_training = self.model.training
         self.model.eval()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _no_defaults(self.model):
             torch.manual_seed(params.seed)
             for start in range(0, len(rows), self.max_batch):
                 part = rows[start : start + self.max_batch]

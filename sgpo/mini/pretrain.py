@@ -36,22 +36,31 @@ RECIPE = 1  # raise when the training loop below changes what it computes
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Pretraining settings; the number of steps is the model's own (``ModelSpec``)."""
+    """Pretraining settings: lessons, then text; the steps of text are the model's own.
+
+    Lessons are short worked lists without strategies or guesses. They go on until the digits are
+    learned (``lesson_goal``, nats per digit, running mean) and at most ``max_lessons`` steps:
+    when a tiny model gets hold of the addition table varies by hundreds of steps between seeds,
+    and a base that has not got hold of it is of no use.
+    """
 
     batch_size: int = 128
     learning_rate: float = 3e-3
     warmup_steps: int = 30
     weight_decay: float = 0.1
-    guided_share: float = 0.5
     betas: tuple[float, float] = (0.9, 0.98)
-    short_share: float = 0.45  # of the steps, the first: short lists, where tables are learned
-    short_levels: tuple[float, ...] = (10, 1, 1, 0, 0, 0)  # weights of levels 1 to 6
-    all_levels: tuple[float, ...] = (3, 3, 3, 2, 2, 1)
+    max_lessons: int = 900
+    lesson_goal: float = 0.1
+    guided_share: float = 0.5
+    level_weights: tuple[float, ...] = (3, 3, 3, 2, 2, 1)  # of levels 1 to 6, in the text
     long_chunk: float = 0.25  # the longest quarter of a batch is padded on its own
     seed: int = 0
 
 
 DEFAULT = PretrainConfig()
+LESSON_HABITS = WriterHabits(continue_unguided=1.0, knowledge=0.0)
+LESSON_LEVELS = (1, 0, 0, 0, 0, 0)
+GOAL_MEMORY = 0.9  # decay of the running mean that is held against the goal
 
 
 def _encoder() -> dict[str, int]:
@@ -64,19 +73,21 @@ def draw_batch(
     rng: random.Random,
     vocab: dict[str, int],
     *,
-    short: bool,
+    lesson: bool,
 ) -> list[tuple[list[int], int]]:
     """One batch of (ids, prompt length): chat-formatted texts from the training partition.
 
-    ``short`` draws by ``config.short_levels``, else by ``config.all_levels``.
+    A lesson has ``LESSON_HABITS`` and short lists; ``habits`` are those of the text.
     """
-    weights = config.short_levels if short else config.all_levels
+    weights = LESSON_LEVELS if lesson else config.level_weights
+    guided_texts = 0 if lesson else round(config.guided_share * config.batch_size)
     batch = []
     for i in range(config.batch_size):
-        guided = i < config.guided_share * config.batch_size
         level = rng.choices(range(1, 7), weights=weights)[0]
         task = suites.random_task(rng, level, "train")
-        user, completion = text.pretraining_example(task, guided, rng, habits)
+        user, completion = text.pretraining_example(
+            task, i < guided_texts, rng, LESSON_HABITS if lesson else habits
+        )
         prompt = [USER, *user, END, ASSISTANT]
         ids = [vocab[piece] for piece in (*prompt, *completion, END)]
         batch.append((ids, len(prompt)))
@@ -94,57 +105,75 @@ def _pad(rows: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, tor
     return input_ids, labels
 
 
+class _Learner:
+    """A model with its optimiser; ``step`` trains on one batch."""
+
+    def __init__(self, spec: ModelSpec, config: PretrainConfig) -> None:
+        self.vocab = _encoder()
+        self.config = config
+        self.model = build_model(spec, config.seed).train()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), betas=config.betas, weight_decay=config.weight_decay
+        )
+        self.digit = torch.zeros(len(self.vocab), dtype=torch.bool)
+        self.digit[[i for piece, i in self.vocab.items() if piece.strip().isdigit()]] = True
+
+    def step(self, batch: list[tuple[list[int], int]], lr_factor: float) -> tuple[float, float]:
+        """Mean loss in nats over the completion tokens and over the digits among them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * lr_factor
+        rows = sorted(batch, key=lambda row: len(row[0]))
+        tokens = sum(len(ids) - prompt_length for ids, prompt_length in rows)
+        cut = round(len(rows) * (1 - self.config.long_chunk))
+        loss_sum, digit_sum, digits = 0.0, 0.0, 0
+        for chunk in (rows[:cut], rows[cut:]):
+            input_ids, labels = _pad(chunk, self.vocab[PAD])
+            # Right padding needs no attention mask: causal attention never looks right.
+            logits = self.model(input_ids=input_ids, use_cache=False).logits[:, :-1]
+            kept = labels[:, 1:] != IGNORED
+            targets = labels[:, 1:][kept]
+            losses = F.cross_entropy(logits[kept], targets, reduction="none")
+            (losses.sum() / tokens).backward()
+            is_digit = self.digit[targets]
+            loss_sum += float(losses.detach().sum())
+            digit_sum += float(losses.detach()[is_digit].sum())
+            digits += int(is_digit.sum())
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss_sum / tokens, digit_sum / digits
+
+
 def pretrain(
     spec: ModelSpec, config: PretrainConfig = DEFAULT, progress: Progress | None = None
 ) -> torch.nn.Module:
     """A model trained from scratch on the world's text, in eval mode, float32, on the CPU.
 
-    Loss is the mean over completion tokens only. ``progress`` is called after every step.
+    Loss is the mean over completion tokens only. ``progress`` is called after every step with the
+    steps done of ``max_lessons`` plus those of text; lessons that end early count as done.
     """
-    vocab = _encoder()
+    learner = _Learner(spec, config)
     rng = random.Random(f"pretrain-{config.seed}")
-    model = build_model(spec, config.seed).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-    )
     habits = WriterHabits(knowledge=spec.knowledge)
-    steps = spec.pretrain_steps
-    warmup = min(config.warmup_steps, steps)
+    total = config.max_lessons + spec.pretrain_steps
 
-    def lr_factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
-    for step in range(steps):
-        batch = draw_batch(config, habits, rng, vocab, short=step < config.short_share * steps)
-        rows = sorted(batch, key=lambda row: len(row[0]))
-        total = sum(len(ids) - prompt_length for ids, prompt_length in rows)
-        cut = int(len(rows) * (1 - config.long_chunk))
-        loss_value = 0.0
-        for chunk in (rows[:cut], rows[cut:]):
-            input_ids, labels = _pad(chunk, vocab[PAD])
-            # Right padding needs no attention mask: causal attention never looks right.
-            logits = model(input_ids=input_ids, use_cache=False).logits
-            loss = F.cross_entropy(
-                logits[:, :-1].flatten(0, 1),
-                labels[:, 1:].flatten(),
-                ignore_index=IGNORED,
-                reduction="sum",
-            )
-            (loss / total).backward()
-            loss_value += float(loss.detach()) / total
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        scheduler.step()
+    def report(done: int, loss: float) -> None:
         if progress is not None:
-            progress(step + 1, steps, loss_value)
-    return model.eval()
+            progress(done, total, loss)
+
+    digit_loss = math.log(10)
+    for i in range(config.max_lessons):
+        batch = draw_batch(config, habits, rng, learner.vocab, lesson=True)
+        loss, digits = learner.step(batch, min(1.0, (i + 1) / config.warmup_steps))
+        digit_loss = GOAL_MEMORY * digit_loss + (1 - GOAL_MEMORY) * digits
+        report(i + 1, loss)
+        if digit_loss < config.lesson_goal:
+            break
+    for i in range(spec.pretrain_steps):
+        batch = draw_batch(config, habits, rng, learner.vocab, lesson=False)
+        loss, _ = learner.step(batch, 0.5 * (1 + math.cos(math.pi * i / spec.pretrain_steps)))
+        report(config.max_lessons + i + 1, loss)
+    return learner.model.eval()
 
 
 def content_hash(spec: ModelSpec, config: PretrainConfig) -> str:
@@ -155,10 +184,10 @@ def content_hash(spec: ModelSpec, config: PretrainConfig) -> str:
     """
     sample = replace(config, batch_size=2048)
     habits = WriterHabits(knowledge=spec.knowledge)
-    texts = draw_batch(sample, habits, random.Random("content-hash"), _encoder(), short=False)
+    texts = draw_batch(sample, habits, random.Random("content-hash"), _encoder(), lesson=False)
     payload = json.dumps(
         {
-            "recipe": RECIPE,
+            "recipe": [RECIPE, asdict(LESSON_HABITS), LESSON_LEVELS, GOAL_MEMORY],
             "model": spec.architecture(),
             "pretrain": asdict(config),
             "texts": texts,
@@ -179,8 +208,8 @@ def ensure_base_model(
 ) -> Path:
     """The directory of a pretrained base model with its tokenizer, training it if need be.
 
-    ``num_steps`` overrides the model's own number of pretraining steps (a quick check of the
-    wiring); the model it makes is cached apart.
+    ``num_steps`` bounds the steps, half of them lessons, for a quick check of the wiring; the
+    model it makes is cached apart.
 
     The directory is an ordinary Hugging Face checkpoint (safetensors) named by model and content
     hash. It is written beside its final name and renamed, so what is found under that name is
@@ -193,7 +222,9 @@ def ensure_base_model(
     if num_steps is not None:
         if num_steps < 1:
             raise ValueError(f"num_steps={num_steps}: pretraining needs at least 1 step")
-        spec = replace(spec, pretrain_steps=num_steps)
+        lessons = min(config.max_lessons, num_steps // 2)
+        spec = replace(spec, pretrain_steps=num_steps - lessons)
+        config = replace(config, max_lessons=lessons)
     final = Path(cache_dir) / f"{key}-{content_hash(spec, config)}"
     if final.is_dir():
         return final

@@ -1,0 +1,194 @@
+"""Configuration: overrides, hashes, and what is refused before anything runs."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import pytest
+
+from sgpo.core.config import (
+    RolloutConfig,
+    TrainConfig,
+    apply_overrides,
+    canonical_json,
+    config_hash,
+    to_dict,
+)
+from sgpo.method import SGPOConfig
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    flag: bool = False
+    kind: Literal["a", "b"] = "a"
+
+
+@dataclass(frozen=True)
+class Outer:
+    steps: int = 3
+    name: str = "x"
+    limit: int | None = None
+    sizes: tuple[int, ...] = (1, 2)
+    inner: Inner = field(default_factory=Inner)
+
+
+@pytest.mark.parametrize(
+    ("item", "path", "expected"),
+    [
+        ("steps=7", ("steps",), 7),
+        ("name=5", ("name",), "5"),
+        ("name=a=b", ("name",), "a=b"),
+        ("limit=4", ("limit",), 4),
+        ("inner.rate=1e-4", ("inner", "rate"), 1e-4),
+        ("inner.rate=inf", ("inner", "rate"), math.inf),
+        ("inner.rate=2", ("inner", "rate"), 2.0),
+        ("inner.flag=true", ("inner", "flag"), True),
+        ("inner.flag=False", ("inner", "flag"), False),
+        ("inner.kind=b", ("inner", "kind"), "b"),
+    ],
+)
+def test_overrides_take_the_fields_type(item, path, expected):
+    value = apply_overrides(Outer(), [item])
+    for name in path:
+        value = getattr(value, name)
+    assert value == expected and type(value) is type(expected)
+
+
+def test_overrides_are_applied_in_order_and_leave_the_original():
+    start = Outer(limit=3)
+    changed = apply_overrides(start, ["steps=1", "limit=none", "inner.rate=3", "steps=2"])
+    assert changed == Outer(steps=2, limit=None, inner=Inner(rate=3.0))
+    assert start == Outer(limit=3)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("steps", "override 'steps': must look like key=value"),
+        ("stepz=3", "unknown override key 'stepz'; did you mean 'steps'"),
+        ("iner.rate=3", "unknown override key 'iner.rate'; did you mean 'inner.rate'"),
+        ("inner.rat=3", "unknown override key 'inner.rat'; did you mean 'inner.rate'"),
+        ("steps.x=3", "unknown override key 'steps.x'"),
+        ("=3", "unknown override key ''"),
+        ("steps=2.5", "steps='2.5': must be of type int"),
+        ("steps=", "steps='': must be of type int"),
+        ("inner.rate=fast", "inner.rate='fast': must be of type float"),
+        ("inner.rate=nan", "NaN"),
+        ("inner.flag=yes", "inner.flag='yes': must be true or false"),
+        ("inner.kind=c", "inner.kind='c': must be one of a, b"),
+        ("inner=3", "inner"),
+        ("sizes=3", "sizes"),
+    ],
+)
+def test_wrong_overrides_are_explained(item, message):
+    with pytest.raises(ValueError) as caught:
+        apply_overrides(Outer(), [item])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_overrides_pass_through_validation():
+    with pytest.raises(ValueError, match="kl_threshold=-1"):
+        apply_overrides(SGPOConfig(), ["kl_threshold=-1"])
+
+
+TRAIN = TrainConfig(num_steps=10, problems_per_step=4, learning_rate=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_steps": 0},
+        {"problems_per_step": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
+        {"grad_clip": 0.0},
+        {"micro_batch_tokens": 0},
+        {"checkpoint_every": 0},
+        {"collapse_patience": 0},
+        {"updates_per_step": 3},
+        {"warmup_share": -0.1},
+        {"warmup_share": 1.5},
+        {"weight_decay": -0.1},
+    ],
+    ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items()),
+)
+def test_impossible_training_settings_are_refused_at_once(changes):
+    (name,) = changes
+    with pytest.raises(ValueError, match=name):
+        replace(TRAIN, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_tokens": 0},
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"top_p": 2.0},
+    ],
+    ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items()),
+)
+def test_impossible_rollouts_are_refused_at_once(changes):
+    """Not hours later, when the first sample is drawn."""
+    (name,) = changes
+    with pytest.raises(ValueError, match=name):
+        RolloutConfig(**({"max_tokens": 8} | changes))
+
+
+def other_value(value):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value * 2 if value else 1
+    return {"adaptive": "fixed", "forward": "reverse", "kl": "nll"}[value]
+
+
+@pytest.mark.parametrize("config", [TRAIN, RolloutConfig(max_tokens=8, top_p=0.4), SGPOConfig()])
+def test_every_field_reaches_the_hash(config):
+    hashes = {config_hash(to_dict(config))}
+    for f in dataclasses.fields(config):
+        changed = other_value(getattr(config, f.name))
+        bare = to_dict(config) | {f.name: changed}  # past validation: the hash is what is tested
+        hashes.add(config_hash(bare))
+    assert len(hashes) == 1 + len(dataclasses.fields(config))
+
+
+def test_hash_is_stable_and_ignores_the_order_of_keys():
+    # First 8 hex digits of sha256('{"a":1,"b":[true,null,"x"]}').
+    value = {"a": 1, "b": [True, None, "x"]}
+    assert canonical_json(value) == '{"a":1,"b":[true,null,"x"]}'
+    assert config_hash(value) == "eca8cfb3"
+    assert config_hash({"b": [True, None, "x"], "a": 1}) == config_hash(value)
+    assert config_hash({"a": 1.0000001, "b": [True, None, "x"]}) != config_hash(value)
+
+
+def test_nan_has_no_canonical_text():
+    with pytest.raises(ValueError):
+        canonical_json({"x": math.nan})
+
+
+def test_infinity_survives_json():
+    config = SGPOConfig(kl_threshold=math.inf)
+    stored = json.loads(canonical_json(to_dict(config)))
+    assert stored["kl_threshold"] == "inf"
+    assert float(stored["kl_threshold"]) == math.inf
+    rebuilt = apply_overrides(SGPOConfig(), [f"kl_threshold={stored['kl_threshold']}"])
+    assert rebuilt == config
+    assert config_hash(to_dict(config)) != config_hash(to_dict(SGPOConfig()))
+
+
+def test_nested_configs_become_plain_json_values():
+    value = to_dict(Outer(sizes=(3, 4), inner=Inner(rate=-math.inf)))
+    assert value == {
+        "steps": 3,
+        "name": "x",
+        "limit": None,
+        "sizes": [3, 4],
+        "inner": {"rate": "-inf", "flag": False, "kind": "a"},
+    }
+    assert json.loads(canonical_json(value)) == value
