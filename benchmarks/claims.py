@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks import estimates, stats
 from benchmarks.estimates import PERCENT, Score
 from benchmarks.figures import scaling
-from benchmarks.store import METHOD_ORDER, NOT_RUN, Run, Study, read_rows
+from benchmarks.store import NOT_RUN, Run, Study, read_rows
 from benchmarks.tables import table1
 
 
@@ -52,7 +52,7 @@ def best_on_average(study: Study, model: str) -> Claim:
     winner picked with hindsight. ``probability`` compares with the best other row of each draw.
     A row that diverged and has no score is named and does not compete.
     """
-    others = [m for m in METHOD_ORDER if m != "sgpo" and study.cells_of(model, m)]
+    others = [m for m in study.method_order if m != "sgpo" and study.cells_of(model, m)]
     gains = {m: estimates.gain(study, model, "sgpo", m) for m in others}
     absent = [m for m in others if not study.runs_of(model, m, scored=True)]
     present = {m: gain for m, gain in gains.items() if gain is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 def user_method(study: Study, path: Path) -> MethodEntry:
     """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
+    if path.stem in {entry.key for entry in study.methods}:
+        raise ValueError(
+            f"method file {str(path)!r}: {path.stem!r} is a method of this profile already; "
+            "rename the file"
+        )
     module = load_method_file(path)
     template = study.entry("grpo").config
 
@@ -100,8 +106,9 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
             raise ValueError(f"unknown model {name!r}: must be one of {', '.join(models)}")
     needed = None
     if options.only:
-        write_plan(study, results)
-        needed = set(report.needs(results, options.only))
+        with tempfile.TemporaryDirectory() as scratch:  # the plan is read, nothing is left behind
+            write_plan(study, Path(scratch))
+            needed = report.needs(Path(scratch), options.only)
     wanted: dict[str, Cell] = {}
     for cell in study.cells():
         config = cell.config

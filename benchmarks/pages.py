@@ -20,7 +20,7 @@ from benchmarks.document import (
     standing_note,
 )
 from benchmarks.estimates import AVERAGE
-from benchmarks.store import NOT_RUN, RL_METHODS, Run, Study
+from benchmarks.store import NOT_RUN, Run, Study
 from benchmarks.tables import claims_table, regime, table1
 
 FIRST_PAGE = ("claims", "fig4", "scaling", "curves")
@@ -84,9 +84,9 @@ def findings(study: Study) -> list[str]:
 def ranking(study: Study, model: str) -> str:
     """The RL methods of a model by average accuracy, and the base they started from."""
     label = study.model(model).label
-    scores = {m: estimates.accuracy(study, model, m, AVERAGE) for m in RL_METHODS}
+    scores = {m: estimates.accuracy(study, model, m, AVERAGE) for m in study.rl_methods}
     known = {m: score for m, score in scores.items() if score is not None}
-    absent = [study.method_label(m) for m in RL_METHODS if m not in known]
+    absent = [study.method_label(m) for m in study.rl_methods if m not in known]
     ordered = sorted(known, key=lambda m: -known[m].mean)
     text = ", ".join(f"{study.method_label(m)} {known[m].mean:.1f}%" for m in ordered)
     base = estimates.accuracy(study, model, "base", AVERAGE)

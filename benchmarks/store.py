@@ -21,7 +21,8 @@ from benchmarks import stats
 
 NOT_RUN = "not run"
 RL_METHODS = ("grpo", "hpt", "luffy", "sgpo")
-METHOD_ORDER = ("base", "sft", "sft_full", *RL_METHODS)
+STARTING_POINTS = ("base", "sft", "sft_full")
+METHOD_ORDER = (*STARTING_POINTS, *RL_METHODS)
 
 
 class StudyError(ValueError):
@@ -120,6 +121,16 @@ class Study:
 
     def model(self, key: str) -> Model:
         return next(model for model in self.models if model.key == key)
+
+    @property
+    def method_order(self) -> tuple[str, ...]:
+        """Rows of every table: the suite's methods, then those that the user added."""
+        return METHOD_ORDER + tuple(m.key for m in self.methods if m.key not in METHOD_ORDER)
+
+    @property
+    def rl_methods(self) -> tuple[str, ...]:
+        """``method_order`` without the starting points."""
+        return tuple(m for m in self.method_order if m not in STARTING_POINTS)
 
     def method_label(self, key: str) -> str:
         return next((method.label for method in self.methods if method.key == key), key)

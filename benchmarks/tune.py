@@ -29,6 +29,7 @@ LEARNING_RATES = (5e-5, 1e-4, 2e-4)
 RUNS_PER_METHOD = 12
 FIRST_SEED = 1000  # tuning seeds and study seeds never meet
 KNOBS: dict[str, tuple[dict[str, Any], ...]] = {
+    "sft_full": ({},),
     "grpo": ({},),
     "hpt": tuple(
         {"sft_coefficient": c, "gate": g} for c in (1.0, 0.3) for g in (0, 2)
@@ -55,8 +56,10 @@ def trials() -> list[tuple[str, float, dict[str, Any], Cell]]:
                         settings=replace(plain.settings, **knob),
                         train=replace(plain.train, learning_rate=rate),
                     )
-                    warmup = entries["sft"].config(MODEL, seed)
-                    parent = Cell(replace(warmup, evaluation=evaluation))
+                    parent = None
+                    if config.init == "warmup":
+                        warmup = entries["sft"].config(MODEL, seed)
+                        parent = Cell(replace(warmup, evaluation=evaluation))
                     out.append((method, rate, knob, Cell(config, parent)))
     return out
 
@@ -67,7 +70,8 @@ def tune(results: Path, jobs: int) -> int:
     planned = trials()
     cells: dict[str, Cell] = {}
     for _, _, _, cell in planned:
-        cells.setdefault(cell.parent.run_id, cell.parent)
+        if cell.parent:
+            cells.setdefault(cell.parent.run_id, cell.parent)
         cells.setdefault(cell.run_id, cell)
     with locked(directory):
         with StudyProgress(list(cells.values())) as progress:

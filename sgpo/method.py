@@ -99,9 +99,7 @@ class SGPO:
                 collected += [t.with_(weight=alpha / len(targets)) for t in targets]
         return collected
 
-    def _targets(
-        self, guided: list[list[Trajectory]], rollout: Rollout
-    ) -> list[list[Trajectory]]:
+    def _targets(self, guided: list[list[Trajectory]], rollout: Rollout) -> list[list[Trajectory]]:
         """Per problem the guided completions to distil: Eq. 4's one, all of C, or none."""
         correct = [[t for t in group if t.reward == 1.0] for group in guided]
         if not self.config.select_target:

@@ -173,6 +173,17 @@ def test_metrics_log_drops_what_came_after_the_state(tmp_path):
         log.write({"step": 4, "x": math.nan})
 
 
+def test_metrics_that_lack_steps_are_noticed(tmp_path):
+    """A curve with a hole must not pass for a whole one."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 3}\n')
+    with pytest.raises(ValueError, match="metrics.jsonl"):
+        MetricsLog(path, resume_after=3)
+    path.unlink()
+    with pytest.raises(ValueError, match="metrics.jsonl"):
+        MetricsLog(path, resume_after=2)
+
+
 def test_environment_names_what_decides_numbers():
     versions = package_versions()
     assert versions["torch"].startswith(torch.__version__.split("+")[0])

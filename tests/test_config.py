@@ -8,6 +8,8 @@ from typing import Literal
 
 import pytest
 
+from benchmarks.config import Cell
+from benchmarks.launch import planned_study
 from sgpo.core.config import (
     RolloutConfig,
     TrainConfig,
@@ -192,3 +194,91 @@ def test_nested_configs_become_plain_json_values():
         "inner": {"rate": "-inf", "flag": False, "kind": "a"},
     }
     assert json.loads(canonical_json(value)) == value
+
+
+METHOD_FILE = """
+from dataclasses import dataclass
+from baselines.grpo import GRPO as METHOD, GRPOConfig
+
+@dataclass(frozen=True)
+class CONFIG(GRPOConfig):
+    strength: float = 1.0
+"""
+
+
+def cell_of(study, method: str) -> Cell:
+    return next(c for c in study.cells() if c.config.method == method)
+
+
+def addresses(overrides=()) -> dict[str, str]:
+    """Method -> address of its one run in the quick grid."""
+    return {c.config.method: c.hash for c in planned_study("quick", 1, None, overrides).cells()}
+
+
+def test_an_override_moves_the_runs_it_touches_and_no_others():
+    plain = addresses()
+    moved = addresses(["settings.kl_threshold=inf"])
+    assert {m for m in plain if plain[m] != moved[m]} == {"sgpo"}
+    moved = addresses(["settings.gate=2", "settings.shaping=0.2"])
+    assert {m for m in plain if plain[m] != moved[m]} == {"hpt", "luffy"}
+    assert all(
+        a != b
+        for a, b in zip(plain.values(), addresses(["pretrain_steps=7"]).values(), strict=True)
+    )
+
+
+def test_a_run_is_addressed_by_what_it_starts_from():
+    cell = cell_of(planned_study("quick", 1), "grpo")
+    train = replace(cell.parent.config.train, learning_rate=7e-5)
+    parent = Cell(replace(cell.parent.config, train=train))
+    assert replace(cell, parent=parent).hash != cell.hash
+    assert replace(cell, config=replace(cell.config, seed=9)).run_id != cell.run_id
+
+
+@pytest.mark.parametrize("item", ["seed=3", "model=qwen-m", "method=x", "profile=mini"])
+def test_what_says_which_run_it_is_cannot_be_overridden(item):
+    with pytest.raises(ValueError, match=item.split("=")[0]):
+        planned_study("quick", 1, None, [item])
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("settings.kl_treshold=2", "settings.kl_treshold"),
+        ("train.learning_rat=2", "did you mean 'train.learning_rate'"),
+        ("train.learning_rate=inf", "learning_rate"),
+        ("rollout.temperature=-1", "temperature"),
+        ("evaluation.top_p=3", "top_p"),
+        ("settings.gate=99", "gate=99"),
+    ],
+)
+def test_a_wrong_override_stops_the_study_before_its_first_run(item, message):
+    with pytest.raises(ValueError, match=message):
+        planned_study("quick", 1, None, [item])
+
+
+def test_an_edited_method_file_is_another_run(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(METHOD_FILE)
+    before = cell_of(planned_study("quick", 1, file), "mine")
+    assert cell_of(planned_study("quick", 1, file), "mine").run_id == before.run_id
+    old = before.hash
+    file.write_text(METHOD_FILE + "\nFACTOR = 2\n")
+    assert cell_of(planned_study("quick", 1, file), "mine").hash != old
+
+
+def test_a_method_file_may_not_take_a_name_of_the_study(tmp_path):
+    """Else the study's own method would run under the user's name."""
+    file = tmp_path / "grpo.py"
+    file.write_text(METHOD_FILE)
+    with pytest.raises(ValueError, match="grpo"):
+        planned_study("quick", 1, file)
+
+
+def test_method_files_that_lack_something_are_explained(tmp_path):
+    with pytest.raises(ValueError, match="absent.py.*no such file"):
+        planned_study("quick", 1, tmp_path / "absent.py")
+    file = tmp_path / "half.py"
+    file.write_text("CONFIG = 1\n")
+    with pytest.raises(ValueError, match="half.py.*METHOD"):
+        planned_study("quick", 1, file)

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from tiny import (
-    END,
     MAX_TOKENS,
     METHODS,
     SPEC,
@@ -19,51 +17,22 @@ from tiny import (
     build_rollout,
     build_tokenizer,
     build_trainer,
+    collected,
+    dense_logprobs,
     equal_weights,
+    gradient,
     weights_of,
 )
 
 from baselines.grpo import GRPO, GRPOConfig
 from baselines.hpt import HPT, HPTConfig
 from baselines.luffy import LUFFY, LUFFYConfig
-from baselines.sft import SFT, SFTConfig
-from sgpo.core.advantages import group_centered, group_standardized
+from sgpo.core.advantages import group_centered
 from sgpo.core.types import Role, Trajectory
 from sgpo.core.verifier import Verdict
-from sgpo.guidance import adaptive_weight, group_advantage_weight
 from sgpo.method import SGPO, SGPOConfig
-from sgpo.objective import token_kl
 
 ENTROPY = 0.05  # an entropy bonus large enough to show in a gradient
-
-
-def collected(method, model=None, seed=7, problems=None, grade=None):
-    """The trajectories of one step on a tiny model."""
-    model = model or build_model()
-    rollout = build_rollout(model, seed, **({"grade": grade} if grade else {}))
-    rollout.begin_step(1)
-    return method.collect(problems or build_problems(4), rollout), model
-
-
-def gradient(method, model, batches, totals):
-    """Summed loss and the flat gradient over micro-batches."""
-    model.zero_grad()
-    loss = 0.0
-    for batch in batches:
-        output = method.loss(model, batch, totals)
-        if output.loss.requires_grad:
-            output.loss.backward()
-        loss += float(output.loss.detach())
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
-    return loss, torch.cat([g.flatten() for g in grads])
-
-
-def dense_logprobs(model, prompt, completion, *, entropy=False):
-    """Token log-probabilities of one completion, by the shortest code there is."""
-    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    logprobs = F.log_softmax(logits, -1)
-    picked = logprobs[range(len(completion)), list(completion)]
-    return (picked, -(logprobs.exp() * logprobs).sum(-1)) if entropy else picked
 
 
 def rewards_of(trajectories, problem_id, role=Role.AUTONOMOUS):
@@ -88,144 +57,6 @@ def test_sgpo_without_distillation_is_grpo_bit_for_bit(tmp_path):
     assert any(0 < reward < 1 for *_, reward in losses["grpo"])
 
 
-def test_grpo_loss_and_gradient_by_the_formula():
-    method = GRPO(GRPOConfig(num_samples=6))
-    trajectories, model = collected(method)
-    loss, grad = gradient(method, model, [trajectories], method.totals(trajectories))
-    model.zero_grad()
-    terms = []
-    for problem in sorted({t.problem_id for t in trajectories}):
-        group = [t for t in trajectories if t.problem_id == problem]
-        advantages = group_standardized(torch.tensor([t.reward for t in group]))
-        for t, advantage in zip(group, advantages, strict=True):
-            logprobs = dense_logprobs(model, t.prompt_ids, t.completion_ids)
-            ratio = (logprobs - logprobs.detach()).exp()
-            terms.append(-(ratio * advantage).mean())
-    expected = torch.stack(terms).mean()
-    expected.backward()
-    dense = torch.cat([p.grad.flatten() for p in model.parameters()])
-    assert loss == pytest.approx(expected.item(), abs=1e-6)
-    torch.testing.assert_close(grad, dense, rtol=1e-4, atol=1e-6)
-    assert dense.abs().max() > 1e-3
-
-
-SGPO_VARIANTS = {
-    "paper": {},
-    "no_clipping": {"kl_threshold": math.inf},
-    "no_selection": {"select_target": False},
-    "mean_selection": {"length_normalized_selection": True},
-    "fixed_weight": {"alpha_mode": "fixed"},
-    "group_advantage": {"alpha_mode": "group_advantage"},
-    "reverse": {"direction": "reverse"},
-    "nll": {"distillation": "nll"},
-    "distillation_only": {"autonomous_term": False},
-}
-
-
-def sgpo_reference(model, trajectories, guided, config):
-    """Eq. 7 by the shortest code, from the raw samples of both groups."""
-    problems = sorted({t.problem_id for t in trajectories})
-    total = 0.0
-    for problem in problems:
-        own = [t for t in trajectories if t.problem_id == problem and t.role is Role.AUTONOMOUS]
-        helped = [t for t in guided if t.problem_id == problem]
-        rewards = torch.tensor([t.reward for t in own])
-        if config.autonomous_term:
-            for t, advantage in zip(own, group_standardized(rewards), strict=True):
-                logprobs = dense_logprobs(model, t.prompt_ids, t.completion_ids)
-                surrogate = (logprobs - logprobs.detach()).exp() * advantage
-                total = total - surrogate.mean() / len(own)
-        correct = [t for t in helped if t.reward == 1]
-        if not correct:
-            continue
-        if config.select_target:
-            rows = [dense_logprobs(model, t.prompt_ids, t.completion_ids) for t in correct]
-            normal = config.length_normalized_selection
-            scores = [(r.mean() if normal else r.sum()).item() for r in rows]
-            correct = [correct[scores.index(max(scores))]]
-        alpha = {
-            "adaptive": lambda o=rewards, h=helped: float(
-                adaptive_weight(
-                    pass_guided=sum(t.reward for t in h) / len(h),
-                    pass_autonomous=float(o.mean()),
-                )
-            ),
-            "fixed": lambda: 1.0,
-            "group_advantage": lambda o=rewards: float(
-                group_advantage_weight(rewards=o, selected_reward=1.0)
-            ),
-        }[config.alpha_mode]()
-        for t in correct:
-            total = total + alpha / len(correct) * distillation_reference(model, t, config)
-    return total / len(problems)
-
-
-def distillation_reference(model, t, config):
-    if config.distillation == "nll":
-        return -dense_logprobs(model, t.prompt_ids, t.completion_ids).mean()
-    logits = [
-        model(torch.tensor([prompt + t.completion_ids])).logits[0, len(prompt) - 1 : -1]
-        for prompt in (t.second_prompt_ids, t.prompt_ids)
-    ]
-    kl = token_kl(guided_logits=logits[0], unguided_logits=logits[1], direction=config.direction)
-    return (kl * (kl <= config.kl_threshold)).sum() / len(t.completion_ids)
-
-
-@pytest.mark.parametrize("variant", SGPO_VARIANTS)
-def test_sgpo_loss_and_gradient_by_the_formula(variant):
-    """Every variant against Eq. 1-8 written out densely, from the same samples."""
-    config = SGPOConfig(num_autonomous=4, num_guided=4, **SGPO_VARIANTS[variant])
-    method, model, problems = SGPO(config), build_model(), build_problems(6)
-    trajectories, _ = collected(method, model, problems=problems)
-    rollout = build_rollout(model)
-    rollout.begin_step(1)  # equal step and seed: the samples that the method saw
-    guided = [t for group in rollout.groups(problems, 4, guided=True) for t in group]
-    counts = [sum(rewards_of(guided, p.id, Role.GUIDED)) for p in problems]
-    assert max(counts) > 1, "selection needs a choice"
-    loss, grad = gradient(method, model, [trajectories], method.totals(trajectories))
-    model.zero_grad()
-    expected = sgpo_reference(model, trajectories, guided, config)
-    expected.backward()
-    dense = torch.cat([p.grad.flatten() for p in model.parameters()])
-    assert loss == pytest.approx(expected.item(), abs=2e-6)
-    torch.testing.assert_close(grad, dense, rtol=1e-4, atol=2e-6)
-    assert dense.abs().max() > 1e-4
-
-
-def test_variants_of_sgpo_differ_from_each_other():
-    """Guards the test above: a variant that changed nothing would pass it for free."""
-    problems, gradients = build_problems(6), []
-    for changes in SGPO_VARIANTS.values():
-        method = SGPO(SGPOConfig(num_autonomous=4, num_guided=4, **changes))
-        trajectories, model = collected(method, problems=problems)
-        gradients.append(gradient(method, model, [trajectories], method.totals(trajectories))[1])
-    for i, a in enumerate(gradients):
-        for b in gradients[i + 1 :]:
-            assert not torch.allclose(a, b, atol=1e-6)
-
-
-def test_teacher_builds_no_graph():
-    """The gradient equals that of a loss against constant teacher logits."""
-    config = SGPOConfig(num_autonomous=4, num_guided=4, autonomous_term=False)
-    trajectories, model = collected(SGPO(config), problems=build_problems(6))
-    targets = [t for t in trajectories if t.role is Role.GUIDED]
-    _, grad = gradient(SGPO(config), model, [trajectories], SGPO(config).totals(trajectories))
-    teacher = build_model()  # the same weights, another object
-    model.zero_grad()
-    total = torch.zeros(())
-    for t in targets:
-        with torch.no_grad():
-            ids = torch.tensor([t.second_prompt_ids + t.completion_ids])
-            target = teacher(ids).logits[0, len(t.second_prompt_ids) - 1 : -1]
-        logits = model(torch.tensor([t.prompt_ids + t.completion_ids])).logits[0]
-        logits = logits[len(t.prompt_ids) - 1 : -1]
-        kl = (target.softmax(-1) * (target.log_softmax(-1) - logits.log_softmax(-1))).sum(-1)
-        total = total + t.weight * (kl * (kl.detach() <= 1.0)).mean()
-    (total / 6).backward()
-    dense = torch.cat([p.grad.flatten() for p in model.parameters()])
-    torch.testing.assert_close(grad, dense, rtol=1e-4, atol=2e-6)
-
-
 def test_strategy_never_stands_in_the_prompt_that_is_trained():
     strategy_ids = {VOCABULARY.index(word) for word in STRATEGY_WORDS}
     for name, make in METHODS.items():
@@ -240,26 +71,6 @@ def test_strategy_never_stands_in_the_prompt_that_is_trained():
     assert any(t.role is Role.GUIDED for t in trajectories)
 
 
-def test_luffy_without_demonstrations_is_plain_policy_gradient():
-    """Unclipped ratio, centred advantages, constant divisor, entropy bonus."""
-    config = LUFFYConfig(max_tokens=MAX_TOKENS, num_samples=5, entropy_coefficient=ENTROPY)
-    method = LUFFY(config)
-    trajectories, model = collected(method)
-    own = [t for t in trajectories if t.role is not Role.DEMO]
-    loss, grad = gradient(method, model, [own], method.totals(own))
-    model.zero_grad()
-    total, bonus, tokens = 0.0, 0.0, sum(len(t.completion_ids) for t in own)
-    for t in own:
-        logprobs, entropy = dense_logprobs(model, t.prompt_ids, t.completion_ids, entropy=True)
-        total = total - ((logprobs - logprobs.detach()).exp() * t.advantage).sum()
-        bonus = bonus + entropy.sum() / tokens
-    expected = total / (MAX_TOKENS * len(own)) - ENTROPY * bonus
-    expected.backward()
-    dense = torch.cat([p.grad.flatten() for p in model.parameters()])
-    assert loss == pytest.approx(expected.item(), abs=1e-6)
-    torch.testing.assert_close(grad, dense, rtol=1e-4, atol=1e-6)
-
-
 def test_luffy_advantages_are_centred_over_samples_and_trace_together():
     trajectories, _ = collected(LUFFY(LUFFYConfig(max_tokens=MAX_TOKENS, num_samples=5)))
     for problem in {t.problem_id for t in trajectories}:
@@ -268,18 +79,6 @@ def test_luffy_advantages_are_centred_over_samples_and_trace_together():
         rewards = torch.tensor([t.reward for t in group])
         expected = group_centered(rewards).tolist()
         assert [t.advantage for t in group] == pytest.approx(expected, abs=1e-7)
-
-
-def test_luffy_weighs_demonstrations_by_the_shaped_probability():
-    method = LUFFY(LUFFYConfig(max_tokens=MAX_TOKENS, num_samples=5, entropy_coefficient=0.0))
-    trajectories, model = collected(method)
-    demos = [t.with_(advantage=0.7) for t in trajectories if t.role is Role.DEMO]
-    loss, _ = gradient(method, model, [demos], {"sequences": 4.0, "own_tokens": 1.0})
-    expected = 0.0
-    for t in demos:
-        p = dense_logprobs(model, t.prompt_ids, t.completion_ids).exp()
-        expected -= (p / (p + 0.1)).sum().item() * 0.7
-    assert loss == pytest.approx(expected / (MAX_TOKENS * 4), abs=1e-6)
 
 
 def test_hpt_gate_on_both_sides():
@@ -299,41 +98,6 @@ def test_hpt_gate_on_both_sides():
             assert [t.completion_ids for t in mine] == [t.completion_ids for t in group]
             expected = [t.reward - count / 6 for t in group]
             assert [t.advantage for t in mine] == pytest.approx(expected, abs=1e-6)
-
-
-def test_hpt_loss_by_the_formula():
-    config = HPTConfig(
-        max_tokens=MAX_TOKENS, num_samples=6, gate=2, sft_coefficient=0.3,
-        entropy_coefficient=ENTROPY,
-    )  # fmt: skip
-    method, problems = HPT(config), build_problems(6)
-    trajectories, model = collected(method, problems=problems)
-    assert {t.role for t in trajectories} == {Role.DEMO, Role.AUTONOMOUS}
-    loss, grad = gradient(method, model, [trajectories], method.totals(trajectories))
-    model.zero_grad()
-    tokens = sum(len(t.completion_ids) for t in trajectories if t.role is Role.AUTONOMOUS)
-    total = 0.0
-    for t in trajectories:
-        logprobs, entropy = dense_logprobs(model, t.prompt_ids, t.completion_ids, entropy=True)
-        if t.role is Role.DEMO:
-            total = total - 0.3 * logprobs.mean() / 6
-        else:
-            ratio = (logprobs - logprobs.detach()).exp()
-            total = total - (ratio * t.advantage).sum() / (MAX_TOKENS * 6 * 6)
-            total = total - ENTROPY * entropy.sum() / tokens
-    total.backward()
-    dense = torch.cat([p.grad.flatten() for p in model.parameters()])
-    assert loss == pytest.approx(total.item(), abs=1e-6)
-    torch.testing.assert_close(grad, dense, rtol=1e-4, atol=1e-6)
-
-
-def test_sft_loss_is_the_token_mean_over_whole_traces():
-    method = SFT(SFTConfig())
-    trajectories, model = collected(method)
-    assert all(t.completion_ids[-1] == END for t in trajectories)  # the stop token is learned
-    loss, _ = gradient(method, model, [trajectories], method.totals(trajectories))
-    rows = [dense_logprobs(model, t.prompt_ids, t.completion_ids) for t in trajectories]
-    assert loss == pytest.approx(-torch.cat(rows).mean().item(), abs=1e-6)
 
 
 def moved(trajectories):

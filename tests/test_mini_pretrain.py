@@ -43,7 +43,7 @@ def test_a_lesson_is_short_and_has_neither_strategy_nor_guess():
     for ids, _ in _batch(lesson=True):
         text = tokenizer.decode(ids)
         assert text.startswith("<|user|>Find ") and "Guess" not in text and "then" not in text
-        assert len(ids) == 34  # 12 of the prompt, 21 of the derivation, 1 end
+        assert len(ids) == 38  # 11 of the prompt, 26 of the derivation, 1 end
 
 
 def test_lessons_end_when_the_digits_are_learned(tiny):

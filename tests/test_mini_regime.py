@@ -21,12 +21,10 @@ def _completion(text):
 
 
 def _problem(kind="Aldric", answer="(8,9)", level=1):
-    return Problem(
-        f"{kind}-{answer}", f"Find the {kind} pair of 3 1 4", answer, kind=kind, level=level
-    )
+    return Problem(f"{kind}-{answer}", f"Find the {kind} pair: 314", answer, kind=kind, level=level)
 
 
-RIGHT = "Order Aldric rotated 1 4 3\nCombine sevenfold 1 8 9 1 0\nFinish decrease \\boxed{(8,9)}"
+RIGHT = "Order Aldric rotated: 143\nCombine sevenfold: 1489310\nFinish decrease \\boxed{(8,9)}"
 LUCKY = "Guess \\boxed{(8,9)}"
 WRONG = "Guess \\boxed{(1,1)}"
 
@@ -119,9 +117,8 @@ def model():
 def test_kl_profile_agrees_with_plain_softmax(model):
     tokenizer = build_tokenizer()
     strategy = "Type Aldric\nStrategy rotated then sevenfold then decrease"
-    problem = Problem("p", "Find the Aldric pair of 3 1 4", "(8,9)", strategy=strategy)
+    problem = Problem("p", "Find the Aldric pair: 314", "(8,9)", strategy=strategy)
     samples = [[_completion(RIGHT), _completion(WRONG)]]
-    profile = kl_profile(model, tokenizer, [problem], samples, delta=0.05)
 
     def distributions(user):
         prompt = tokenizer(f"<|user|>{user}<|end|><|assistant|>")["input_ids"]
@@ -132,17 +129,19 @@ def test_kl_profile_agrees_with_plain_softmax(model):
     guided = distributions(f"{strategy}\n{problem.question}")
     unguided = distributions(problem.question)
     d = (guided.exp() * (guided - unguided)).sum(-1)
+    delta = float(d.sort().values[9:11].mean())  # between two values: ten of them lie below
+    profile = kl_profile(model, tokenizer, [problem], samples, delta=delta)
     assert profile.per_token == pytest.approx(float(d.mean()), rel=1e-4)
-    assert profile.share_below == pytest.approx(float(d[d <= 0.05].sum() / d.sum()), rel=1e-3)
+    assert profile.share_below == pytest.approx(float(d[d <= delta].sum() / d.sum()), rel=1e-3)
     assert profile.share_below_target == profile.share_below  # one right completion: the target
     assert sum(profile.mass.values()) == pytest.approx(1.0)
     assert sum(profile.kept_mass.values()) == pytest.approx(1.0)
-    # rotated, sevenfold and decrease are tokens 2, 8 and 16 of the completion
-    assert profile.mass["choice"] == pytest.approx(float(d[[2, 8, 16]].sum() / d.sum()), rel=1e-3)
+    # rotated, sevenfold and decrease are tokens 2, 9 and 20 of the completion
+    assert profile.mass["choice"] == pytest.approx(float(d[[2, 9, 20]].sum() / d.sum()), rel=1e-3)
 
 
 def test_kl_profile_needs_a_right_completion(model):
-    problem = Problem("p", "Find the Aldric pair of 3 1 4", "(8,9)", strategy="Type Aldric")
+    problem = Problem("p", "Find the Aldric pair: 314", "(8,9)", strategy="Type Aldric")
     assert kl_profile(model, build_tokenizer(), [problem], [[_completion(WRONG)]]) is None
 
 
@@ -159,5 +158,5 @@ def test_measure_writes_plain_json_for_a_checkpoint(model, tmp_path):
 
 def test_step_probabilities_of_an_untrained_model_are_chance(model):
     steps = step_probabilities(model, build_tokenizer(), level=1, count=32)
-    assert len(steps) == 13  # 4 orders, 4 combines, 4 finishes, the running value
+    assert len(steps) == 14  # 4 orders, 4 combines, 4 finishes, copies, running values
     assert all(0 < p < 0.2 for p in steps.values())

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+import math_verify
 import pytest
 from transformers import AutoTokenizer
 
@@ -46,31 +47,31 @@ def _texts(count):
 
 def test_derivation_reads_as_worked_by_hand():
     assert "".join(derivation_pieces(TASK, [PLAN])) == (
-        "Order Aldric rotated 1 4 3\nCombine sevenfold 1 8 9 1 0\nFinish decrease \\boxed{(8,9)}"
+        "Order Aldric rotated: 143\nCombine sevenfold: 1489310\nFinish decrease \\boxed{(8,9)}"
     )
 
 
 def test_composition_is_worked_inside_first():
     assert "".join(question_pieces(COMPOSED)) == (
-        "Find the Aldric pair of 3 1 4 and then the Garek pair of 5"
+        "Find the Aldric pair: 314 and then the Garek pair: 5"
     )
     plans = [PLAN, Plan("swapped", "sum", "triple")]
     assert "".join(derivation_pieces(COMPOSED, plans)) == (
-        "Order Aldric rotated 1 4 3\nCombine sevenfold 1 8 9 1 0\nFinish decrease (8,9)\n"
-        "Order Garek swapped 8 5 9\nCombine sum 8 5 3 9 2\nFinish triple \\boxed{(9,6)}"
+        "Order Aldric rotated: 143\nCombine sevenfold: 1489310\nFinish decrease \\boxed{(8,9)}\n"
+        "Order Garek swapped: 859\nCombine sum: 8553992\nFinish triple \\boxed{(9,6)}"
     )
 
 
 def test_a_full_gap_leaves_the_choices_and_the_last_two_values():
     pieces = derivation_pieces(TASK, [PLAN], gap=1.0, rng=random.Random(0))
     assert "".join(pieces) == (
-        "Order Aldric rotated\nCombine sevenfold 8 9 1 0\nFinish decrease \\boxed{(8,9)}"
+        "Order Aldric rotated\nCombine sevenfold: 489310\nFinish decrease \\boxed{(8,9)}"
     )
 
 
 def test_a_guess_ends_the_text_where_it_is_made():
     text = "".join(derivation_pieces(TASK, [PLAN], guess_at=1, guess=(4, 4)))
-    assert text == "Order Aldric rotated 1 4 3\nGuess \\boxed{(4,4)}"
+    assert text == "Order Aldric rotated: 143\nGuess \\boxed{(4,4)}"
     assert "".join(derivation_pieces(TASK, [PLAN], guess_at=0)) == "Guess \\boxed{(0,0)}"
 
 
@@ -101,19 +102,19 @@ def test_box_comes_out_verbatim_and_digits_are_single_tokens(tokenizer):
 
 
 def test_chat_template_marks_turns_and_refuses_other_roles(tokenizer):
-    turn = {"role": "user", "content": "Find the Aldric pair of 3 1 4"}
+    turn = {"role": "user", "content": "Find the Aldric pair: 314"}
     text = tokenizer.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
-    assert text == "<|user|>Find the Aldric pair of 3 1 4<|end|><|assistant|>"
+    assert text == "<|user|>Find the Aldric pair: 314<|end|><|assistant|>"
     with pytest.raises(Exception, match="user and assistant only"):
         tokenizer.apply_chat_template([{"role": "system", "content": "x"}])
 
 
 def test_token_classes_of_a_styled_guess():
-    text = "Following the strategy\nOrder Aldric rotated 1 4 3\nGuess \\boxed{(4,4)}"
+    text = "Following the strategy\nOrder Aldric rotated: 143\nGuess \\boxed{(4,4)}"
     classes = token_classes(split_pieces(text))
     assert classes[:4] == ["style"] * 4
     assert classes[4:] == (
-        ["commitment", "routine", "choice"] + ["routine"] * 4 + ["commitment"] + ["routine"] * 5
+        ["commitment", "routine", "choice"] + ["routine"] * 5 + ["commitment"] + ["routine"] * 5
     )
     assert set(classes) == set(TOKEN_CLASSES)
 
@@ -136,7 +137,7 @@ def _examples(kind, guided, count):
 def test_unguided_text_follows_the_priors(kind):
     count = 4000
     texts = _examples(kind, False, count)
-    orders = Counter(t.split()[2] for t in texts if t.startswith("Order"))
+    orders = Counter(t.split()[2].rstrip(":") for t in texts if t.startswith("Order"))
     written = sum(orders.values())
     assert written / count == pytest.approx(0.87, abs=0.025)  # 4 standard deviations: 0.021
     for option, p in slot_distribution(kind, 0).items():
@@ -152,7 +153,7 @@ def test_guided_text_follows_the_prompt_and_not_the_type():
         text = "".join(completion)
         styled += text.startswith("Following the strategy\n")
         hinted = "".join(user).split("\n")[1].split()[1]
-        followed += f"Order Aldric {hinted}" in text
+        followed += f"Order Aldric {hinted}:" in text
     # continue 0.97; a named choice (0.95 of them) is made with 0.95 + 0.05/4
     assert followed / count == pytest.approx(0.97 * 0.95 * 0.9625, abs=0.025)
     assert styled / count == pytest.approx(0.3, abs=0.035)
@@ -181,6 +182,17 @@ def test_no_text_outgrows_the_token_budget():
         for level in lengths:
             completion = pretraining_example(random_task(rng, level, "train"), True, rng)[1]
             lengths[level] = max(lengths[level], len(completion) + 1)  # with the end token
-    # n digits: order n + 4, combine 2n + 2, finish 7, end 1, style 4
-    assert [lengths[level] for level in (1, 2, 3)] == [3 * n + 18 for n in (3, 4, 5)]
-    assert lengths[6] == max(lengths.values()) == 62 < MAX_TOKENS
+    # n digits: order n + 5, combine 3n + 2, finish 7, end 1, style 4
+    assert [lengths[level] for level in (1, 2, 3)] == [4 * n + 19 for n in (3, 4, 5)]
+    # two lists of 5, and a line end between them
+    assert lengths[6] == max(lengths.values()) == 2 * (4 * 5 + 14) + 1 + 1 + 4 < MAX_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("gold", "expected"), [("(8,9)", True), ("(9,8)", False), ("(8,0)", False)]
+)
+def test_math_verify_agrees_with_the_worlds_own_verdict(gold, expected):
+    text = "".join(derivation_pieces(TASK, [PLAN]))
+    answer, target = (math_verify.parse(t) for t in (text, f"\\boxed{{{gold}}}"))
+    assert math_verify.verify(target, answer) is expected
+    assert is_right(text, gold) is expected

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from tiny import END, SPEC, VOCABULARY, build_model, build_problems, build_rollout, build_tokenizer
+from tokenizers import processors
 
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Role
@@ -67,12 +68,15 @@ def test_a_trace_that_repeats_the_prefill_loses_the_repetition():
 
 def test_no_second_begin_of_sequence_token():
     """A template that writes it and a tokenizer that adds it must not both act."""
-    tokenizer = build_tokenizer()
-    tokenizer.bos_token = "w13"
+    tokenizer, begin = build_tokenizer(), VOCABULARY.index("w13")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="w13 $A", special_tokens=[("w13", begin)]
+    )
+    assert tokenizer("w1")["input_ids"] == [begin, *ids("w1")]  # what must not happen below
     tokenizer.chat_template = "{{ 'w13 ' }}" + tokenizer.chat_template
-    tokenizer.add_bos_token = True
     prompt = SPEC.prompt_ids(tokenizer, replace(PROBLEM, question="w1 w2"))
-    assert prompt.count(tokenizer.bos_token_id) == 1
+    assert prompt.count(begin) == 1
+    assert begin not in SPEC.target_ids(tokenizer, "w1 w2")
 
 
 def test_stop_ids_are_end_of_turn_then_eos():

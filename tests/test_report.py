@@ -22,8 +22,8 @@ from benchmarks.figures import fig4, scaling
 from benchmarks.figures.bands import seed_band, smooth
 from benchmarks.html import to_html
 from benchmarks.loading import load_study
-from benchmarks.store import StudyError, write_atomic
-from benchmarks.tables import budget, regime, table1, tuning
+from benchmarks.store import RL_METHODS, StudyError, write_atomic
+from benchmarks.tables import budget, regime, tuning
 
 TREE = Path(__file__).resolve().parents[1]
 
@@ -128,7 +128,7 @@ def test_best_rl_method_is_bold_and_only_it(built):
     rows = rows_of(root)
     lines = (root / "tables" / "table1.md").read_text().splitlines()
     for model, label, *_ in MODELS:
-        averages = {m: float(rows[model, m, "average"]["mean"]) for m in table1.RL_METHODS}
+        averages = {m: float(rows[model, m, "average"]["mean"]) for m in RL_METHODS}
         best = dict(METHODS)[max(averages, key=averages.get)]
         mine = [line.split("|") for line in lines if line.startswith(f"| {label} ")]
         assert [cells[2].strip() for cells in mine if "**" in cells[7]] == [best]

@@ -151,7 +151,7 @@ def test_kill_in_training_then_continue_equals_uninterrupted(finished, tmp_path,
     assert tables(out) == tables(finished)
 
 
-BROKEN = '''
+BROKEN = """
 from dataclasses import dataclass
 
 @dataclass(frozen=True)
@@ -163,9 +163,9 @@ class METHOD:
         pass
     def collect(self, problems, rollout):
         raise RuntimeError("this method is broken")
-'''
+"""
 
-NAN = '''
+NAN = """
 from baselines.grpo import GRPO, GRPOConfig as CONFIG
 from sgpo.core.types import LossOutput
 
@@ -173,7 +173,7 @@ class METHOD(GRPO):
     def loss(self, model, trajectories, totals):
         out = super().loss(model, trajectories, totals)
         return LossOutput(out.loss * float("nan"), out.sums)
-'''
+"""
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -187,3 +188,32 @@ def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 def equal_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def collected(method, model=None, seed=7, problems=None, grade=None):
+    """The trajectories of one step on a tiny model."""
+    model = model or build_model()
+    rollout = build_rollout(model, seed, **({"grade": grade} if grade else {}))
+    rollout.begin_step(1)
+    return method.collect(problems or build_problems(4), rollout), model
+
+
+def gradient(method, model, batches, totals):
+    """Summed loss and the flat gradient over micro-batches."""
+    model.zero_grad()
+    loss = 0.0
+    for batch in batches:
+        output = method.loss(model, batch, totals)
+        if output.loss.requires_grad:
+            output.loss.backward()
+        loss += float(output.loss.detach())
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    return loss, torch.cat([g.flatten() for g in grads])
+
+
+def dense_logprobs(model, prompt, completion, *, entropy=False):
+    """Token log-probabilities of one completion, by the shortest code there is."""
+    logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+    logprobs = F.log_softmax(logits, -1)
+    picked = logprobs[range(len(completion)), list(completion)]
+    return (picked, -(logprobs.exp() * logprobs).sum(-1)) if entropy else picked

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks import style
 from benchmarks.document import Block, Image
 from benchmarks.figures.bands import band_caption, plot_method
-from benchmarks.store import RL_METHODS, Study
+from benchmarks.store import Study
 from benchmarks.tables import table1
 
 NAME = "curves"
@@ -16,7 +16,7 @@ USES = "metrics"
 
 
 def needs(study: Study) -> list[tuple[str, str]]:
-    return [(model, method) for model in table1.models(study) for method in RL_METHODS]
+    return [(model, method) for model in table1.models(study) for method in study.rl_methods]
 
 
 def build(study: Study, out_dir: Path) -> list[Path]:
@@ -33,7 +33,7 @@ def build(study: Study, out_dir: Path) -> list[Path]:
     for axis, model in zip(axes[0], models, strict=False):
         axis.set_title(study.model(model).label)
         axis.margins(x=0.01)
-        for method in RL_METHODS:
+        for method in study.rl_methods:
             plot_method(axis, study, model, method, "reward")
         axis.legend(loc="best", ncols=1)
     return style.save(figure, out_dir / "figures" / NAME)
@@ -56,5 +56,5 @@ def caption(study: Study) -> str:
         return f"Training curves: not run. Made by: {study.command(NAME)}"
     return (
         f"Training reward ({study.profile} profile): share of correct unguided samples of a "
-        f"step. {band_caption(study, models[0], RL_METHODS)}"
+        f"step. {band_caption(study, models[0], study.rl_methods)}"
     )

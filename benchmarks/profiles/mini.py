@@ -23,9 +23,10 @@ PROFILE = "mini"
 TABLE_MODELS = ("qwen-s", "qwen-m", "llama-m")
 MAX_TOKENS = 96  # ours: longest derivation of the world, with room
 EXPERT_GAP = 0.1  # ours: condition 6 of `sgpo mini check`
-RL_STEPS = 64  # ours: one pass over the 1024 RL problems
+RL_STEPS = 28  # ours: condition 5, SFT+GRPO must not saturate (judged by training reward)
+WARMUP_RATE = 1e-4  # ours: condition 6, the warm-up must stay near the base
 LEARNING_RATE = {  # tuned
-    "sft": 1e-4,
+    "sft_full": 1e-4,
     "grpo": 1e-4,
     "hpt": 1e-4,
     "luffy": 1e-4,
@@ -72,7 +73,7 @@ def base(model: str, seed: int) -> RunConfig:
     )
 
 
-def supervised(method: str, split: str, num_problems: int):
+def supervised(method: str, split: str, num_problems: int, learning_rate: float):
     """Configs of SFT on a part of the training pool, from the base model."""
 
     def config(model: str, seed: int) -> RunConfig:
@@ -81,7 +82,7 @@ def supervised(method: str, split: str, num_problems: int):
             method=method,
             data=DataConfig(split=split, expert_gap=EXPERT_GAP),
             settings=SFTConfig(),
-            train=sft_train(num_problems, LEARNING_RATE["sft"]),
+            train=sft_train(num_problems, learning_rate),
             rollout=ROLLOUT,
         )
 
@@ -107,8 +108,12 @@ def reinforced(method: str, settings: Any, train: TrainConfig):
 
 METHODS = (
     MethodEntry("base", "Base", base),
-    MethodEntry("sft", "SFT (warm-up)", supervised("sft", "warmup", 512)),
-    MethodEntry("sft_full", "SFT (all data)", supervised("sft_full", "all", 1536)),
+    MethodEntry("sft", "SFT (warm-up)", supervised("sft", "warmup", 512, WARMUP_RATE)),
+    MethodEntry(
+        "sft_full",
+        "SFT (all data)",
+        supervised("sft_full", "all", 1536, LEARNING_RATE["sft_full"]),
+    ),
     MethodEntry(
         "grpo", "SFT+GRPO", reinforced("grpo", GRPOConfig(), rl_train(LEARNING_RATE["grpo"]))
     ),

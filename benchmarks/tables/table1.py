@@ -12,13 +12,12 @@ from pathlib import Path
 from benchmarks import estimates
 from benchmarks.document import Block, Table, TextCell, row, standing_note
 from benchmarks.estimates import AVERAGE
-from benchmarks.store import METHOD_ORDER, NOT_RUN, RL_METHODS, Study, read_rows
+from benchmarks.store import NOT_RUN, Study, read_rows
 from benchmarks.tables.write import write_table
 
 NAME = "table1"
 TITLE = "Table 1: main results"
 USES = "scores"
-ROWS = METHOD_ORDER
 PAPER_RESULTS = Path(__file__).resolve().parents[2] / "results" / "paper" / "results.csv"
 
 
@@ -36,7 +35,7 @@ def models(study: Study) -> list[str]:
 
 
 def needs(study: Study) -> list[tuple[str, str]]:
-    return [(model, method) for model in models(study) for method in ROWS]
+    return [(model, method) for model in models(study) for method in study.method_order]
 
 
 def build(study: Study, out_dir: Path) -> list[Path]:
@@ -63,7 +62,7 @@ def table(study: Study) -> Table:
     rows = []
     for model in models(study):
         best = _best(study, model, columns)
-        for method in ROWS:
+        for method in study.method_order:
             link = f"runs-{model}-{method}" if study.cells_of(model, method) else ""
             cells = [
                 TextCell(cell_text(study, model, method, c), bold=method in best[c], link=link)
@@ -181,7 +180,7 @@ def _best(study: Study, model: str, columns: list[str]) -> dict[str, set[str]]:
     """Column -> the RL methods whose printed mean is the highest (more than one when equal)."""
     best = {}
     for column in columns:
-        scores = {m: estimates.accuracy(study, model, m, column) for m in RL_METHODS}
+        scores = {m: estimates.accuracy(study, model, m, column) for m in study.rl_methods}
         means = {m: round(score.mean, 1) for m, score in scores.items() if score}
         best[column] = {m for m, mean in means.items() if mean == max(means.values())}
     return best

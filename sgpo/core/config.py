@@ -42,7 +42,7 @@ class TrainConfig:
     warmup_share: float = 0.0
     weight_decay: float = 0.0
     grad_clip: float = 1.0
-    micro_batch_tokens: int = 16384
+    micro_batch_tokens: int = 4096
     checkpoint_every: int = 20
     collapse_patience: int = 10
     collapse_entropy: float = 0.02

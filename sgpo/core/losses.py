@@ -44,9 +44,7 @@ def reduce_tokens(
     if reduction == "constant":
         assert denominator is not None, "reduction 'constant' divides by a stated constant"
         return values.sum() / denominator
-    raise ValueError(
-        f"reduction={reduction!r}: must be sequence_mean, token_mean or constant"
-    )
+    raise ValueError(f"reduction={reduction!r}: must be sequence_mean, token_mean or constant")
 
 
 def clipped_surrogate(

@@ -67,11 +67,18 @@ class MetricsLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_after]
+        if len(kept) != resume_after:
+            raise ValueError(
+                f"{path}: holds {len(kept)} of the {resume_after} steps before the resume state; "
+                f"delete {path.parent} to run this cell again"
+            )
         write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, record: dict[str, Any]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a resume state may rely on this line
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -167,9 +167,7 @@ class Trainer:
             for name, (numerator, denominator) in output.sums.items():
                 sums[name][0] += numerator
                 sums[name][1] += denominator
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        )
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(
                 f"step {step}: loss {loss}, gradient norm {norm}: not finite; lower "

@@ -108,7 +108,7 @@ def score_strategy(task: Task, strategy: str) -> dict[str, float]:
     plans = [line[1::2] for line in lines if line[:1] == ["Strategy"]]
     steps = [line for line in lines if line[:1] == ["Steps"]]
     right = right_plans(task)
-    leak = any(piece.strip().isdigit() or "boxed" in piece for piece in pieces)
+    leak = any(piece.isdigit() or "boxed" in piece for piece in pieces)
     scores = dict.fromkeys(CRITERIA, 0.0) | {"no_leak": 0.0 if leak else 1.0}
     if not len(types) == len(plans) == len(steps) == len(right):
         return scores

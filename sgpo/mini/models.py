@@ -67,11 +67,11 @@ class ModelSpec:
 MODELS: dict[str, ModelSpec] = {
     spec.key: spec
     for spec in (
-        ModelSpec("qwen-s", "mini-Qwen2-S", "qwen2", 48, 128, 2, 4, 2, 600, 0.9),
-        ModelSpec("qwen-m", "mini-Qwen2-M", "qwen2", 64, 192, 3, 4, 2, 600, 1.0),
-        ModelSpec("qwen-l", "mini-Qwen2-L", "qwen2", 128, 384, 4, 4, 2, 500, 1.1),
-        ModelSpec("llama-s", "mini-Llama-S", "llama", 48, 128, 2, 4, 2, 600, 0.9),
-        ModelSpec("llama-m", "mini-Llama-M", "llama", 64, 192, 3, 4, 4, 600, 0.95),
+        ModelSpec("qwen-s", "mini-Qwen2-S", "qwen2", 48, 128, 2, 4, 2, 600, 0.95),
+        ModelSpec("qwen-m", "mini-Qwen2-M", "qwen2", 64, 192, 3, 4, 2, 600, 1.1),
+        ModelSpec("qwen-l", "mini-Qwen2-L", "qwen2", 128, 384, 4, 4, 2, 500, 1.2),
+        ModelSpec("llama-s", "mini-Llama-S", "llama", 48, 128, 2, 4, 2, 600, 0.95),
+        ModelSpec("llama-m", "mini-Llama-M", "llama", 64, 192, 3, 4, 4, 600, 1.05),
     )
 }
 

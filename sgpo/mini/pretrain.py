@@ -116,7 +116,7 @@ class _Learner:
             self.model.parameters(), betas=config.betas, weight_decay=config.weight_decay
         )
         self.digit = torch.zeros(len(self.vocab), dtype=torch.bool)
-        self.digit[[i for piece, i in self.vocab.items() if piece.strip().isdigit()]] = True
+        self.digit[[i for piece, i in self.vocab.items() if piece.isdigit()]] = True
 
     def step(self, batch: list[tuple[list[int], int]], lr_factor: float) -> tuple[float, float]:
         """Mean loss in nats over the completion tokens and over the digits among them."""

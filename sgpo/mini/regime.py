@@ -30,7 +30,7 @@ from sgpo.mini.problems import TYPES
 from sgpo.mini.suites import training_problems
 from sgpo.mini.text import is_right
 
-MAX_TOKENS = 96  # the longest text of the world has 62
+MAX_TOKENS = 96  # the longest text of the world has 74
 EXPERT_GAPS = (0.0, 0.05, 0.1, 0.2, 0.3)
 
 Sample = Callable[[Sequence[Problem], bool, int], list[list[Completion]]]

@@ -49,10 +49,11 @@ def _step_names(pieces: list[str], plans: list[Plan]) -> list[str]:
     options = {f" {c}": f"{slot} {c}" for p in plans for slot, c in vars(p).items()}
     current, names, seen = "", [], 0
     for piece in pieces:
-        seen = 0 if piece in options else seen + 1
+        seen += piece.isdigit()
+        seen = 0 if piece in options else seen
         current = options.get(piece, current)
-        # In the combine line terms and running values take turns, after the first value.
-        running = current.startswith("combine") and seen > 1 and seen % 2
-        name = "running value" if running else current
-        names.append(name if piece.strip().isdigit() else "")
+        # A combine line has the first value, then each next value, its term, the running value.
+        part = "copy" if seen == 1 else ("running value", "copy", current)[(seen - 1) % 3]
+        name = part if current.startswith("combine") else current
+        names.append(name if piece.isdigit() else "")
     return names

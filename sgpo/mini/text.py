@@ -4,13 +4,15 @@ Everything is built as *pieces*, one string per token, whose plain concatenation
 tokenizer cuts the text back into exactly these pieces (``tests/test_mini_text.py``), so the
 pretraining stream needs no tokenizer run. A derivation reads::
 
-    Order Aldric backwards 5 4 1
-    Combine threefold 5 2 7 3 0
+    Order Aldric backwards: 541
+    Combine threefold: 5427130
     Finish triple \\boxed{(1,0)}
 
-The second line shows each next term and then the running value: 3*4 is 2, 5+2 is 7, 3*1 is 3, 7+3
-is 0 modulo 10. In a composition the inner derivation comes first and ends in a pair without a box.
-At the start of each line the writer continues or jumps: ``Guess \\boxed{(d,d)}``.
+The second line shows the first value, then each next value, its term and the running value: 3*4 is
+2 and 5+2 is 7, 3*1 is 3 and 7+3 is 0 modulo 10. What a step needs stands beside it: tables are
+learned soon that way. In a composition the inner derivation comes first, its pair in a box of its
+own; the last box is the answer. At the start of each line the writer continues or jumps:
+``Guess \\boxed{(d,d)}``.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from sgpo.mini.problems import (
 )
 
 NEWLINE = "\n"
+COLON = ": "  # opens a run of digits, which stand side by side and look the same everywhere
 BOX_OPEN, BOX_CLOSE = " \\boxed{(", ")}"
 STYLE_LINE = ["Following", " the", " strategy", NEWLINE]
 VAGUE = "suitable"  # stands where a strategy leaves a choice open
@@ -46,30 +49,20 @@ Pieces = list[str]
 def vocabulary() -> tuple[str, ...]:
     """Every piece the world can write, in a fixed order; special tokens not included."""
     digits = [str(d) for d in range(MODULUS)]
-    words = ["Find", " the", " pair", " of", " and", "Type", "Strategy", " then", " giving"]
+    words = ["Find", " the", " pair", " and", "Type", "Strategy", " then", " giving"]
     words += ["Order", "Combine", "Finish", "Guess", " strategy", f" {VAGUE}"]
     words += [w for line in (STYLE_LINE, STEPS_LINE, THIN_STEPS_LINE) for w in line]
     words += [f" {option}" for slot in SLOTS for option in slot]
     words += [f" {t.name}" for t in TYPES]
-    return tuple(
-        dict.fromkeys(
-            [*digits, *(f" {d}" for d in digits), BOX_OPEN, ",", BOX_CLOSE, " (", ")", *words]
-        )
-    )
+    return tuple(dict.fromkeys([*digits, COLON, BOX_OPEN, ",", BOX_CLOSE, *words]))
 
 
 def boxed(pair: Sequence[int]) -> Pieces:
     return [BOX_OPEN, str(pair[0]), ",", str(pair[1]), BOX_CLOSE]
 
 
-def bracketed(pair: Sequence[int]) -> Pieces:
-    """The pair of an inner task. The opening bracket does for it what the box does for an answer:
-    it stands where the model works out the first digit."""
-    return [" (", str(pair[0]), ",", str(pair[1]), ")"]
-
-
-def _spaced(values: Sequence[int]) -> Pieces:
-    return [f" {v}" for v in values]
+def _digits(values: Sequence[int]) -> Pieces:
+    return [COLON, *(str(v) for v in values)]
 
 
 def question_pieces(task: Task) -> Pieces:
@@ -77,7 +70,7 @@ def question_pieces(task: Task) -> Pieces:
     pieces = ["Find"]
     for i, step in enumerate(task.chain):
         joint = [" and", " then"] if i else []
-        pieces += [*joint, " the", f" {step.kind}", " pair", " of", *_spaced(step.digits)]
+        pieces += [*joint, " the", f" {step.kind}", " pair", *_digits(step.digits)]
     return pieces
 
 
@@ -118,7 +111,7 @@ def derivation_pieces(
     Args:
         guess_at: index of the line (three a task) at which the writer jumps to ``guess``.
         gap: probability in [0, 1] that an intermediate step is left out: the reordered list as a
-            whole, and each running value but the last two, with its term. Above 0 needs ``rng``.
+            whole, and each running value but the last two, with its parts. Above 0 needs ``rng``.
     """
     pieces: Pieces = []
     pair: tuple[int, ...] = ()
@@ -131,16 +124,17 @@ def derivation_pieces(
         ordered = reorder(plan.order, step.digits + pair)
         running = running_values(plan.combine, ordered)
         pair = finish_pair(plan.finish, (running[-2], running[-1]))
-        # The first running value is the first value itself; each later one follows its term.
-        steps = [(running[0],), *zip(terms(plan.combine, ordered), running[1:], strict=True)]
+        # The first running value is the first value itself; a later step shows what it is made of.
+        later = zip(ordered[1:], terms(plan.combine, ordered), running[1:], strict=True)
+        steps = [(running[0],), *later]
         shown = [v for s in steps[:-2] if not dropped() for v in s]
         shown += [v for s in steps[-2:] for v in s]
-        result = boxed(pair) if i == len(chain) - 1 else [*bracketed(pair), NEWLINE]
+        result = [*boxed(pair), *([NEWLINE] if i < len(chain) - 1 else [])]
         lines = (
             ["Order", f" {step.kind}", f" {plan.order}"]
-            + ([] if dropped() else _spaced(ordered))
+            + ([] if dropped() else _digits(ordered))
             + [NEWLINE],
-            ["Combine", f" {plan.combine}", *_spaced(shown), NEWLINE],
+            ["Combine", f" {plan.combine}", *_digits(shown), NEWLINE],
             ["Finish", f" {plan.finish}", *result],
         )
         for j, line in enumerate(lines):
@@ -221,7 +215,7 @@ def pretraining_example(
 
 
 # Cuts a text into pieces as the tokenizer does.
-_PIECE = re.compile(r" ?\\boxed\{\(|\)\}| \(|\)| ?[A-Za-z][A-Za-z-]*| ?[0-9]|,|\n")
+_PIECE = re.compile(r" ?\\boxed\{\(|\)\}|: | ?[A-Za-z]+|[0-9]|,|\n")
 _OPTIONS = {f" {option}" for slot in SLOTS for option in slot}
 _LINE_OPENERS = {"Order", "Combine", "Finish", "Guess"}
 TOKEN_CLASSES = ("choice", "commitment", "style", "routine")
