@@ -103,6 +103,8 @@ def gain_grows(study: Study) -> Claim:
                 f"gain {gains[0].mean:.1f} on {large.label} ({large.parameters:,} weights), "
                 f"{gains[1].mean:.1f} on {small.label} ({small.parameters:,} weights)"
             )
+            if study.profile in scaling.MINIATURES:
+                detail += "; base scores are ordered by construction, no evidence on size"
     printed = scaling.paper_points()
     paper = printed["Qwen2.5-7B-Instruct"][1] - printed["Qwen2.5-1.5B-Instruct"][1]
     return _claim(

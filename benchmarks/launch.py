@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,8 @@ from benchmarks.progress import StudyProgress, clock, expected_cost
 from benchmarks.regime import calibration_cells, record_regimes
 from benchmarks.study import Outcome, locked, run_study, write_plan
 from sgpo.core.config import apply_overrides, dotted_names
-from sgpo.core.files import read_json
+from sgpo.core.files import read_json, write_text
+from sgpo.core.runlog import environment
 
 _IDENTITY = {
     "profile": "--profile",
@@ -128,7 +131,7 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
 
 def launch_study(study: Study, results: Path, options: argparse.Namespace) -> int:
     """Run the asked-for cells, then the report; 0 when every cell finished, else 1."""
-    console = Console()
+    console, began = Console(), time.monotonic()
     with locked(results):
         cells = selected(study, results, options)
         if study.name == "mini" and not (options.only or options.methods or options.models):
@@ -140,8 +143,18 @@ def launch_study(study: Study, results: Path, options: argparse.Namespace) -> in
         write_plan(study, results)
         record_regimes(study, results)
         summary = report.build(results, options.only)
+        done = [c for c in cells if c.run_id in outcome.started]
+        _log_launch(results, done, options.jobs, time.monotonic() - began)
     console.print(summary.text(), markup=False, highlight=False)
     return conclude(outcome, console)
+
+
+def _log_launch(results: Path, done: list[Cell], jobs: int, seconds: float) -> None:
+    """Append what this call ran and how long it took, with the machine, to launches.jsonl."""
+    path = results / "launches.jsonl"
+    before = path.read_text() if path.exists() else ""
+    entry = {"cells_run": len(done), "jobs": jobs, "wall_seconds": round(seconds, 1)}
+    write_text(path, before + json.dumps(entry | environment(), sort_keys=True) + "\n")
 
 
 def conclude(outcome: Outcome, console: Console) -> int:

@@ -32,6 +32,7 @@ class Outcome:
     finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)  # their parent failed
+    started: list[str] = field(default_factory=list)  # not finished when the study began
 
     @property
     def ok(self) -> bool:
@@ -159,6 +160,7 @@ def _start_ready(waiting, workers, outcome, study_dir, jobs, context, progress) 
             lifeline.close()
             held.send(cell)
             workers.append(_Worker(cell, process, receiver, held))
+            outcome.started.append(cell.run_id)
             if cell.config.method == "base":
                 bases.add(cell.config.model)
             progress.start(cell)

@@ -135,7 +135,7 @@ METHODS = (
 )
 
 
-def study(num_seeds: int = 3) -> Study:
+def study(num_seeds: int = 5) -> Study:
     """Five methods and their starting points on three models."""
     return Study(
         name=PROFILE,
