@@ -12,8 +12,8 @@ from rich.table import Table
 from benchmarks.config import Cell
 
 # Rough seconds of a cell on one core, only used to weigh cells against each other.
-COST = {"base": 120.0, "sft": 25.0, "sft_full": 35.0}
-COST_OF_RL = 70.0
+COST = {"base": 160.0, "sft": 9.0, "sft_full": 12.0}
+COST_OF_RL = 18.0
 # stage -> where in a cell it starts and how much of it it takes
 SPANS = {
     "pretrain": (0.0, 0.7),

@@ -25,8 +25,8 @@ from benchmarks.study import locked, run_study
 from sgpo.core.files import read_json, write_text
 
 MODEL = "qwen-m"
-LEARNING_RATES = (5e-5, 1e-4, 2e-4)
-RUNS_PER_METHOD = 12
+LEARNING_RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
+RUNS_PER_METHOD = 20
 FIRST_SEED = 1000  # tuning seeds and study seeds never meet
 KNOBS: dict[str, tuple[dict[str, Any], ...]] = {
     "sft_full": ({},),

@@ -26,11 +26,11 @@ EXPERT_GAP = 0.1  # ours: condition 6 of `sgpo mini check`
 RL_STEPS = 28  # ours: condition 5, SFT+GRPO must not saturate (judged by training reward)
 WARMUP_RATE = 1e-4  # ours: condition 6, the warm-up must stay near the base
 LEARNING_RATE = {  # tuned
-    "sft_full": 1e-4,
-    "grpo": 1e-4,
-    "hpt": 1e-4,
-    "luffy": 1e-4,
-    "sgpo": 1e-4,
+    "sft_full": 8e-4,
+    "grpo": 2e-4,
+    "hpt": 4e-4,
+    "luffy": 2e-4,
+    "sgpo": 2e-4,
 }
 
 EVALUATION = EvalConfig(suites=tuple(b.key for b in BENCHMARKS), max_tokens=MAX_TOKENS)
@@ -122,14 +122,18 @@ METHODS = (
         "HPT",
         reinforced(
             "hpt",
-            HPTConfig(max_tokens=MAX_TOKENS),
+            HPTConfig(max_tokens=MAX_TOKENS, gate=2, sft_coefficient=1.0),  # tuned
             rl_train(LEARNING_RATE["hpt"], grad_clip=80.0),  # authors' script (Qwen)
         ),
     ),
     MethodEntry(
         "luffy",
         "LUFFY",
-        reinforced("luffy", LUFFYConfig(max_tokens=MAX_TOKENS), rl_train(LEARNING_RATE["luffy"])),
+        reinforced(
+            "luffy",
+            LUFFYConfig(max_tokens=MAX_TOKENS, entropy_coefficient=0.01),  # tuned
+            rl_train(LEARNING_RATE["luffy"]),
+        ),
     ),
     MethodEntry("sgpo", "SGPO", reinforced("sgpo", SGPOConfig(), rl_train(LEARNING_RATE["sgpo"]))),
 )
