@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,7 +95,7 @@ class Cell:
     config: RunConfig
     parent: Cell | None = None
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Content address: config, the parent's address, the source of a user's method and the
         package versions that decide numbers. Anything else that changes a number raises

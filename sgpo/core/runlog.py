@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sgpo.core.files import write_text
 PACKAGES_THAT_MATTER = ("torch", "transformers", "tokenizers", "math-verify", "numpy")
 
 
+@cache
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages whose behaviour reaches the results."""
     return {name: metadata.version(name) for name in PACKAGES_THAT_MATTER}
