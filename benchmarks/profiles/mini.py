@@ -24,7 +24,7 @@ TABLE_MODELS = ("qwen-s", "qwen-m", "llama-m")
 MAX_TOKENS = 96  # ours: longest derivation of the world, with room
 EXPERT_GAP = 0.1  # ours: condition 6 of `sgpo mini check`
 RL_STEPS = 28  # ours: condition 5, SFT+GRPO must not saturate (judged by training reward)
-WARMUP_RATE = 1e-4  # ours: condition 6, the warm-up must stay near the base
+WARMUP_RATE, WARMUP_EPOCHS = 5e-5, 3  # ours: condition 6, the warm-up must stay near the base
 LEARNING_RATE = {  # tuned
     "sft_full": 8e-4,
     "grpo": 2e-4,
@@ -37,10 +37,10 @@ EVALUATION = EvalConfig(suites=tuple(b.key for b in BENCHMARKS), max_tokens=MAX_
 ROLLOUT = RolloutConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_p=0.95)  # paper
 
 
-def sft_train(num_problems: int, learning_rate: float) -> TrainConfig:
-    """SFT recipe: two passes over the problems in batches of 64."""
+def sft_train(num_problems: int, num_epochs: int, learning_rate: float) -> TrainConfig:
+    """SFT recipe: ``num_epochs`` passes over the problems in batches of 64."""
     return TrainConfig(
-        num_steps=2 * num_problems // 64,  # ours: 2 epochs (paper: 10)
+        num_steps=num_epochs * num_problems // 64,
         problems_per_step=64,  # paper
         learning_rate=learning_rate,
         warmup_share=0.1,  # paper
@@ -73,7 +73,7 @@ def base(model: str, seed: int) -> RunConfig:
     )
 
 
-def supervised(method: str, split: str, num_problems: int, learning_rate: float):
+def supervised(method: str, split: str, num_problems: int, num_epochs: int, rate: float):
     """Configs of SFT on a part of the training pool, from the base model."""
 
     def config(model: str, seed: int) -> RunConfig:
@@ -82,7 +82,7 @@ def supervised(method: str, split: str, num_problems: int, learning_rate: float)
             method=method,
             data=DataConfig(split=split, expert_gap=EXPERT_GAP),
             settings=SFTConfig(),
-            train=sft_train(num_problems, learning_rate),
+            train=sft_train(num_problems, num_epochs, rate),
             rollout=ROLLOUT,
         )
 
@@ -108,11 +108,13 @@ def reinforced(method: str, settings: Any, train: TrainConfig):
 
 METHODS = (
     MethodEntry("base", "Base", base),
-    MethodEntry("sft", "SFT (warm-up)", supervised("sft", "warmup", 512, WARMUP_RATE)),
+    MethodEntry(
+        "sft", "SFT (warm-up)", supervised("sft", "warmup", 512, WARMUP_EPOCHS, WARMUP_RATE)
+    ),
     MethodEntry(
         "sft_full",
         "SFT (all data)",
-        supervised("sft_full", "all", 1536, LEARNING_RATE["sft_full"]),
+        supervised("sft_full", "all", 1536, 2, LEARNING_RATE["sft_full"]),  # 2 epochs: ours
     ),
     MethodEntry(
         "grpo", "SFT+GRPO", reinforced("grpo", GRPOConfig(), rl_train(LEARNING_RATE["grpo"]))
