@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 usage() {
   cat <<'TEXT'
 bash reproduce.sh [options]      run the mini study and write its report to results/mini
+bash reproduce.sh --all          the same with the ablations of SGPO (Tables 2, 3, 6, 7)
 bash reproduce.sh --quick        the same wiring in a few minutes, written to results/quick
 bash reproduce.sh test [args]    run the tests (arguments go to pytest)
 bash reproduce.sh report         rebuild tables and figures from stored runs, without torch

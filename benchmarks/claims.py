@@ -1,47 +1,32 @@
 """The paper's claims as tests on our runs: effect, 95% interval, seeds, verdict.
 
-Each claim is a function from a study to :class:`Claim` rows. An effect is oriented so that the
-claim says "greater than 0". Verdicts follow ``stats.verdict``; a claim whose runs are missing has
-the verdict "not run". The paper's effect stands beside ours as text and enters no computation.
+Each claim is a function from a study to ``Claim`` rows. An effect is oriented so that the claim
+says "greater than 0". Verdicts follow ``stats.verdict``; a claim whose runs are missing has the
+verdict "not run". The paper's effect stands beside ours as text and enters no computation.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from benchmarks import estimates, stats
-from benchmarks.estimates import PERCENT, Score
+from benchmarks import ablation_claims, estimates, stats
+from benchmarks.claim import Claim, judged
+from benchmarks.estimates import PERCENT
 from benchmarks.figures import scaling
-from benchmarks.store import NOT_RUN, Run, Study, read_rows
+from benchmarks.store import Run, Study, read_rows
 from benchmarks.tables import table1
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One claim on one model. ``effect`` is None where runs are missing; ``probability`` is the
-    share of bootstrap draws in which the claim is true; ``paper`` is the paper's effect as text."""
-
-    key: str
-    statement: str
-    subject: str
-    unit: str
-    effect: Score | None
-    verdict: str
-    paper: str
-    detail: str = ""
-    probability: float | None = None
-
-
 def evaluate(study: Study) -> list[Claim]:
-    """All claims that Table 1, Figure 4 and the scaling figure support, in a fixed order."""
+    """All claims that Table 1, Figure 4 and the scaling figure support, then those on SGPO's
+    variants where the study plans any, in a fixed order."""
     models = table1.models(study)
     return [
         *(best_on_average(study, model) for model in models),
         gain_grows(study),
         *(alpha_falls(study, model) for model in models),
         *(entropy_above(study, model) for model in models),
+        *ablation_claims.evaluate(study),
     ]
 
 
@@ -71,8 +56,7 @@ def best_on_average(study: Study, model: str) -> Claim:
         unscored = [study.method_label(m) for m in others if m not in present]
         if unscored:
             detail += f"; diverged before it could be scored: {', '.join(unscored)}"
-    return _claim(
-        study,
+    return judged(
         key="best_on_average",
         statement="SGPO is best on average",
         subject=study.model(model).label,
@@ -107,8 +91,7 @@ def gain_grows(study: Study) -> Claim:
                 detail += "; base scores are ordered by construction, no evidence on size"
     printed = scaling.paper_points()
     paper = printed["Qwen2.5-7B-Instruct"][1] - printed["Qwen2.5-1.5B-Instruct"][1]
-    return _claim(
-        study,
+    return judged(
         key="gain_grows",
         statement="SGPO's gain over base grows with the base model",
         subject=subject,
@@ -122,8 +105,7 @@ def gain_grows(study: Study) -> Claim:
 def alpha_falls(study: Study, model: str) -> Claim:
     """Mean alpha (Eq. 6) over the first quarter of the steps minus over the last quarter."""
     effect = estimates.run_statistic(study, model, "sgpo", _alpha_fall)
-    return _claim(
-        study,
+    return judged(
         key="alpha_falls",
         statement="alpha falls over training",
         subject=study.model(model).label,
@@ -140,8 +122,7 @@ def entropy_above(study: Study, model: str) -> Claim:
     ours = estimates.run_statistic(study, model, "sgpo", _late_entropy, seeds)
     theirs = estimates.run_statistic(study, model, "grpo", _late_entropy, seeds)
     effect = None if ours is None or theirs is None else ours - theirs
-    return _claim(
-        study,
+    return judged(
         key="entropy_above",
         statement="policy entropy stays above SFT+GRPO's",
         subject=study.model(model).label,
@@ -149,19 +130,6 @@ def entropy_above(study: Study, model: str) -> Claim:
         effect=effect,
         paper="above (Fig. 4; no number printed)",
         detail="second half of the steps, over seeds only",
-    )
-
-
-def _claim(
-    study: Study, *, effect: Score | None, probability: float | None = None, **text
-) -> Claim:
-    if effect is None:
-        return Claim(effect=None, verdict=NOT_RUN, **text)
-    return Claim(
-        effect=effect,
-        verdict=stats.verdict(effect.interval, num_seeds=effect.num_seeds),
-        probability=float((effect.draws > 0).mean()) if probability is None else probability,
-        **text,
     )
 
 

@@ -121,12 +121,14 @@ class Cell:
 class MethodEntry:
     """A method of a study: its label in tables and how its runs are configured.
 
-    ``config(model, seed)`` returns the ``RunConfig``.
+    ``config(model, seed)`` returns the ``RunConfig``. ``models`` restricts the grid to these model
+    keys; None for all models of the study.
     """
 
     key: str
     label: str
     config: Callable[[str, int], RunConfig]
+    models: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ class Study:
             for model, _, _ in self.models:
                 for entry in self.methods:
                     if entry.key == "base" and seed != self.seeds[0]:
+                        continue
+                    if entry.models is not None and model not in entry.models:
                         continue
                     self._add(cells, entry, model, 0 if entry.key == "base" else seed)
         return list(cells.values())

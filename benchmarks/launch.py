@@ -17,9 +17,12 @@ from benchmarks.cells import is_finished
 from benchmarks.checkpoint_eval import print_scores
 from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_file
 from benchmarks.profiles import profile_module
+from benchmarks.profiles.variants import with_variants
 from benchmarks.progress import StudyProgress, clock, expected_cost
 from benchmarks.regime import calibration_cells, record_regimes
+from benchmarks.store import SGPO_VARIANTS, read_object
 from benchmarks.study import Outcome, locked, run_study, write_plan
+from benchmarks.tables.ablations import VARIANT_ARTEFACTS
 from sgpo.core.config import apply_overrides, dotted_names
 from sgpo.core.files import read_json, write_text
 from sgpo.core.runlog import environment
@@ -39,15 +42,35 @@ def planned_study(
     num_seeds: int | None,
     method_file: Path | None = None,
     overrides: Sequence[str] = (),
+    variants: bool = False,
 ) -> Study:
-    """The profile's study with the user's method and overrides in it."""
+    """The profile's study with the user's method, the overrides and SGPO's variants in it."""
     module = profile_module(profile)
     study = module.study(num_seeds) if num_seeds else module.study()
     if method_file:
         study = replace(study, methods=(*study.methods, user_method(study, method_file)))
     if overrides:
         study = _overridden(study, overrides)
+    if variants:
+        study = with_variants(study, module.VARIANT_MODELS)
     return study
+
+
+def wants_variants(options: argparse.Namespace, results: Path) -> bool:
+    """Whether the plan holds SGPO's variants.
+
+    It does with ``--all``, when ``--methods`` or ``--only`` names something that needs them, and
+    when the study.json of ``results`` lists one: once planned, a variant stays in the tables (as
+    "not run" where its runs are missing) until study.json is removed.
+    """
+    named = set(options.methods or []) | set(options.only or [])
+    if options.all or named & {*SGPO_VARIANTS, *VARIANT_ARTEFACTS}:
+        return True
+    path = results / "study.json"
+    if not path.exists():
+        return False
+    listed = {entry["key"] for entry in read_object(path)["methods"]}
+    return bool(listed & set(SGPO_VARIANTS))
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -60,7 +83,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 def user_method(study: Study, path: Path) -> MethodEntry:
     """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
-    if path.stem in {entry.key for entry in study.methods}:
+    if path.stem in {entry.key for entry in study.methods} | set(SGPO_VARIANTS):
         raise ValueError(
             f"method file {str(path)!r}: {path.stem!r} is a method of this profile already; "
             "rename the file"
@@ -90,17 +113,20 @@ def _overridden(study: Study, overrides: Sequence[str]) -> Study:
             apply_overrides(trained.config(model, study.seeds[0]), [item])
 
     def overridden(entry: MethodEntry) -> MethodEntry:
-        return MethodEntry(
-            entry.key,
-            entry.label,
-            lambda model, seed: apply_overrides(entry.config(model, seed), allowed[entry.key]),
-        )
+        def config(model: str, seed: int) -> RunConfig:
+            return apply_overrides(entry.config(model, seed), allowed[entry.key])
+
+        return replace(entry, config=config)
 
     return replace(study, methods=tuple(map(overridden, study.methods)))
 
 
 def selected(study: Study, results: Path, options: argparse.Namespace) -> list[Cell]:
-    """The cells that the user asked for, with the runs they start from, in order."""
+    """The cells that the user asked for, with the runs they start from, in order.
+
+    Variants of SGPO that are only planned because an earlier call asked for them are left out
+    unless ``--all``, ``--methods`` or ``--only`` asks for them again.
+    """
     for name in options.methods or []:
         study.entry(name)
     models = [key for key, _, _ in study.models]
@@ -120,6 +146,9 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
         if options.models and config.model not in options.models:
             continue
         if needed is not None and (config.model, config.method) not in needed:
+            continue
+        asked = options.all or options.methods or options.only
+        if config.method in SGPO_VARIANTS and not asked:
             continue
         if cell.parent:
             wanted.setdefault(cell.parent.run_id, cell.parent)
@@ -184,7 +213,7 @@ def dry_run(study: Study, results: Path, options: argparse.Namespace) -> int:
 def train_one(options: argparse.Namespace, results: Path) -> int:
     """Train and evaluate one method on one model, with its warm-up if that is missing."""
     path = Path(options.method) if options.method.endswith(".py") else None
-    study = planned_study(options.profile, options.seed + 1, path)
+    study = planned_study(options.profile, options.seed + 1, path, variants=True)
     entry = study.entry(path.stem if path else options.method)
     if options.model not in [key for key, _, _ in study.models]:
         known = ", ".join(key for key, _, _ in study.models)

@@ -16,15 +16,16 @@ from pathlib import Path
 
 from benchmarks import pages
 from benchmarks.document import to_markdown
-from benchmarks.figures import curves, fig4, scaling
+from benchmarks.figures import curves, delta, fig4, scaling
 from benchmarks.html import to_html
 from benchmarks.loading import load_study
 from benchmarks.store import NOT_RUN, Study, write_atomic
-from benchmarks.tables import budget, claims_table, regime, table1, tuning
+from benchmarks.tables import ablations, budget, claims_table, regime, table1, tuning
 
 # Every artefact in the order of the report. A module has NAME, TITLE, USES ("scores": evaluated
 # runs, "metrics": trained runs), needs(study), build(study, out_dir) and blocks(study, out_dir).
-ARTEFACTS = (claims_table, table1, fig4, scaling, curves, regime, tuning, budget)
+ARTEFACTS = (claims_table, table1, fig4, scaling, curves, *ablations.TABLES, delta, regime,
+             tuning, budget)  # fmt: skip
 REPORT = "report"
 
 
@@ -75,8 +76,8 @@ def build(results_dir: Path, only: Sequence[str] | None = None) -> ReportSummary
         store.StudyError, stats.StatsError: stored runs that must not share a table.
     """
     results_dir = Path(results_dir)
-    chosen = _chosen(only)
     study = load_study(results_dir)
+    chosen = _chosen(only, study)
     written = [path for module in chosen for path in module.build(study, results_dir)]
     missing = missing_cells(study, chosen)
     commands = tuple(
@@ -84,8 +85,8 @@ def build(results_dir: Path, only: Sequence[str] | None = None) -> ReportSummary
         for module in chosen
         if any(module.NAME in cell.artefacts for cell in missing)
     )
-    if len(chosen) == len(ARTEFACTS):
-        content = [(module, module.blocks(study, results_dir)) for module in ARTEFACTS]
+    if only is None or REPORT in only:
+        content = [(module, module.blocks(study, results_dir)) for module in chosen]
         blocks = pages.report_blocks(study, content, missing, commands)
         title = pages.title(study)
         written.append(write_atomic(results_dir / "REPORT.md", to_markdown(blocks)))
@@ -105,7 +106,7 @@ def needs(results_dir: Path, only: Sequence[str]) -> set[tuple[str, str]]:
         ReportError: an unknown name in ``only``.
     """
     study = load_study(Path(results_dir))
-    return {cell for module in _chosen(only) for cell in module.needs(study)}
+    return {cell for module in _chosen(only, study) for cell in module.needs(study)}
 
 
 def missing_cells(study: Study, modules: Sequence) -> tuple[MissingCell, ...]:
@@ -128,16 +129,20 @@ def missing_cells(study: Study, modules: Sequence) -> tuple[MissingCell, ...]:
     )
 
 
-def _chosen(only: Sequence[str] | None) -> tuple:
+def _chosen(only: Sequence[str] | None, study: Study) -> tuple:
+    """The artefacts to build. All of them leaves out those on SGPO's variants where the study
+    plans none; asked for by name, they say "not run"."""
+    planned = ablations.model_of(study) is not None
+    standing = tuple(m for m in ARTEFACTS if planned or m.NAME not in ablations.VARIANT_ARTEFACTS)
     if only is None:
-        return ARTEFACTS
+        return standing
     for name in only:
         if name not in names():
             near = difflib.get_close_matches(name, names(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ReportError(f"unknown artefact {name!r}; allowed: {', '.join(names())}{hint}")
     if REPORT in only:
-        return ARTEFACTS
+        return standing
     return tuple(module for module in ARTEFACTS if module.NAME in only)
 
 

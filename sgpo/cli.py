@@ -37,6 +37,7 @@ def _add_runs(verbs: argparse._SubParsersAction) -> None:
     _add_profile(study)
     study.add_argument("--seeds", type=_positive, help="number of seeds (default: the profile's)")
     study.add_argument("--jobs", type=_positive, default=os.cpu_count(), help="parallel cells")
+    study.add_argument("--all", action="store_true", help="with the ablations of SGPO")
     study.add_argument("--only", type=_names, help="just these artefacts and the runs they need")
     study.add_argument("--methods", type=_names, help="just these methods (comma-separated)")
     study.add_argument("--models", type=_names, help="just these models (comma-separated)")
@@ -133,12 +134,19 @@ def _results(options: argparse.Namespace, default: str | None = None) -> Path:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from benchmarks.launch import dry_run, launch_study, planned_study
+    from benchmarks.launch import dry_run, launch_study, planned_study, wants_variants
 
-    study = planned_study(options.profile, options.seeds, options.method_file, options.overrides)
+    results = _results(options)
+    study = planned_study(
+        options.profile,
+        options.seeds,
+        options.method_file,
+        options.overrides,
+        variants=wants_variants(options, results),
+    )
     if options.dry_run:
-        return dry_run(study, _results(options), options)
-    return launch_study(study, _results(options), options)
+        return dry_run(study, results, options)
+    return launch_study(study, results, options)
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -32,25 +32,56 @@ SKILL["sgpo"] = 1.9
 STEPS = 40
 
 
-def write_study(root: Path, *, seeds: tuple[int, ...] = (0, 1, 2), rng_seed: int = 7) -> Path:
-    """Writes a complete study under ``root`` and returns ``root``."""
+# SGPO's variants: label, skill, share of the KL mass above the threshold at the first step
+VARIANT_MODEL = "qwen-m"
+VARIANTS = {
+    "sgpo_no_grpo": ("SGPO w/o autonomous GRPO", 1.0, 0.5),
+    "sgpo_no_proximal": ("SGPO w/o all proximal constraints", 0.4, 0.0),
+    "sgpo_no_clip": ("SGPO w/o KL clipping", 1.5, 0.0),
+    "sgpo_no_selection": ("SGPO w/o target selection", 1.3, 0.5),
+    "sgpo_fixed_alpha": ("SGPO, fixed alpha=1.0", 1.6, 0.5),
+    "sgpo_group_alpha": ("SGPO, group-advantage alpha", 1.7, 0.5),
+    "sgpo_nll": ("SGPO, direct SFT", 1.1, 0.5),
+    "sgpo_reverse": ("SGPO, reverse KL", 1.4, 0.5),
+    "sgpo_delta0.1": ("SGPO, delta=0.1", 1.3, 0.9),
+    "sgpo_delta0.3": ("SGPO, delta=0.3", 1.5, 0.7),
+    "sgpo_delta3": ("SGPO, delta=3", 2.4, 0.2),
+    "sgpo_meanlogp": ("SGPO, length-normalised selection", 1.8, 0.5),
+}
+
+
+def write_study(
+    root: Path,
+    *,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    rng_seed: int = 7,
+    variants: bool = False,
+) -> Path:
+    """Writes a complete study under ``root`` and returns ``root``.
+
+    ``variants`` adds SGPO's variants on ``VARIANT_MODEL``, drawn after everything else, so that
+    the other runs are the same with and without them.
+    """
     rng = np.random.default_rng(rng_seed)
     difficulty = {
         key: rng.normal(0.6 * i, 0.8, size=n) for i, (key, _, n, _) in enumerate(BENCHMARKS)
     }
+    grid = [(model, method) for model, *_ in MODELS for method, _ in METHODS]
+    added = list(VARIANTS) if variants else []
+    grid += [(VARIANT_MODEL, method) for method in added]
+    strength = {model: 0.5 * index - 1.0 for index, (model, *_) in enumerate(MODELS)}
     cells = []
-    for index, (model, *_) in enumerate(MODELS):
-        for method, _ in METHODS:
-            for seed in (None,) if method == "base" else seeds:
-                tail = "base" if seed is None else f"s{seed}"
-                cell = {
-                    "run_id": f"{model}-{method}-{tail}-{len(cells):08x}",
-                    "model": model,
-                    "method": method,
-                    "seed": seed,
-                }
-                cells.append(cell)
-                _write_run(root, cell, rng, difficulty, strength=0.5 * index - 1.0)
+    for model, method in grid:
+        for seed in (None,) if method == "base" else seeds:
+            tail = "base" if seed is None else f"s{seed}"
+            cell = {
+                "run_id": f"{model}-{method}-{tail}-{len(cells):08x}",
+                "model": model,
+                "method": method,
+                "seed": seed,
+            }
+            cells.append(cell)
+            _write_run(root, cell, rng, difficulty, strength=strength[model])
     study = {
         "profile": "mini",
         "suite_version": 1,
@@ -58,7 +89,8 @@ def write_study(root: Path, *, seeds: tuple[int, ...] = (0, 1, 2), rng_seed: int
         "models": [
             dict(zip(("key", "label", "family", "parameters"), m, strict=True)) for m in MODELS
         ],
-        "methods": [dict(zip(("key", "label"), m, strict=True)) for m in METHODS],
+        "methods": [{"key": key, "label": label} for key, label in METHODS]
+        + [{"key": key, "label": VARIANTS[key][0]} for key in added],
         "benchmarks": [
             dict(zip(("key", "label", "num_problems", "k"), b, strict=True)) for b in BENCHMARKS
         ],
@@ -89,7 +121,7 @@ def run_dir(root: Path, model: str, method: str, seed: int | None) -> Path:
 
 def _write_run(root: Path, cell: dict, rng, difficulty: dict, strength: float) -> None:
     path = root / "runs" / cell["run_id"]
-    skill = strength + SKILL[cell["method"]] * (1 + 0.2 * strength) + rng.normal(0, 0.08)
+    skill = strength + _skill(cell["method"]) * (1 + 0.2 * strength) + rng.normal(0, 0.08)
     scores = {}
     for key, _, n, k in BENCHMARKS:
         chance = 1 / (1 + np.exp(difficulty[key] - skill))
@@ -135,21 +167,30 @@ def _write_run(root: Path, cell: dict, rng, difficulty: dict, strength: float) -
         _write_metrics(path, cell["method"], rng)
 
 
+def _skill(method: str) -> float:
+    return VARIANTS[method][1] if method in VARIANTS else SKILL[method]
+
+
+def _masked(method: str) -> float:
+    return VARIANTS[method][2] if method in VARIANTS else 0.5
+
+
 def _write_metrics(path: Path, method: str, rng) -> None:
     lines = []
     for step in range(STEPS):
         share = step / STEPS
         record = {"step": step, "loss": 1.0 - share, "seconds": 0.5}
         if not method.startswith("sft"):
-            gain = SKILL[method] / 2
+            gain = _skill(method) / 2
             record |= {
                 "reward": float(np.clip(0.15 + gain * share * 0.6 + rng.normal(0, 0.03), 0, 1)),
                 "entropy": float(0.6 - 0.3 * share + 0.1 * (method == "sgpo") * share),
                 "response_length": float(30 + 4 * share + rng.normal(0, 0.5)),
                 "alpha_mean": None,
             }
-        if method == "sgpo":
+        if method.split("_")[0] == "sgpo":
             record["alpha_mean"] = float(0.7 - 0.4 * share + rng.normal(0, 0.02))
+            record["kl_masked_share"] = _masked(method) * (1 - 0.5 * share)
         lines.append(json.dumps(record))
     (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 

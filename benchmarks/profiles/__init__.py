@@ -9,7 +9,8 @@ PROFILES = ("mini", "quick")
 
 
 def profile_module(name: str) -> ModuleType:
-    """The module of a profile; it has ``study(num_seeds)``.
+    """The module of a profile; it has ``study(num_seeds)`` and ``VARIANT_MODELS``, the models that
+    SGPO's variants run on.
 
     Raises:
         ValueError: unknown profile.

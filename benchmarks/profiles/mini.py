@@ -21,6 +21,7 @@ from sgpo.mini.suites import BENCHMARKS
 
 PROFILE = "mini"
 TABLE_MODELS = ("qwen-s", "qwen-m", "llama-m")
+VARIANT_MODELS = ("qwen-m",)  # ours (paper: Qwen2.5-7B-Instruct only)
 MAX_TOKENS = 96  # ours: longest derivation of the world, with room
 EXPERT_GAP = 0.1  # ours: condition 6 of `sgpo mini check`
 RL_STEPS = 28  # ours: condition 5, SFT+GRPO must not saturate (judged by training reward)

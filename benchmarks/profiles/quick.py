@@ -13,6 +13,7 @@ from sgpo.mini.models import MODELS
 from sgpo.mini.suites import BENCHMARKS
 
 MODEL = "qwen-s"
+VARIANT_MODELS = (MODEL,)
 PRETRAIN_STEPS = 120
 TRAIN_STEPS = 6
 LIMITS = {"problem_limit": 40, "sample_limit": 4}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import stats
+from benchmarks import ablation_claims, stats
 from benchmarks.claims import Claim, evaluate
 from benchmarks.document import (
     Block,
@@ -28,7 +28,8 @@ USES = "scores"
 
 
 def needs(study: Study) -> list[tuple[str, str]]:
-    return list(dict.fromkeys(table1.needs(study) + scaling.needs(study)))
+    tested = (table1, scaling, ablation_claims)
+    return list(dict.fromkeys(need for module in tested for need in module.needs(study)))
 
 
 def table(study: Study, claims: list[Claim]) -> Table:

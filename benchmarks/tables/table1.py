@@ -42,14 +42,7 @@ def build(study: Study, out_dir: Path) -> list[Path]:
     """Writes tables/table1.{md,csv,tex} and tables/table1_paper.{md,csv,tex}."""
     note = standing_note(study.profile)
     ours = write_table(out_dir / "tables" / NAME, table(study), note=note, records=records(study))
-    printed = "Numbers as printed in arXiv 2606.24064 (v1), Table 1; none of them is ours."
-    theirs = write_table(
-        out_dir / "tables" / f"{NAME}_paper",
-        paper_table(),
-        note=printed,
-        records=[r for r in read_rows(PAPER_RESULTS) if r["table"] == "table1"],
-    )
-    return ours + theirs
+    return ours + write_paper_table(out_dir)
 
 
 def blocks(study: Study, out_dir: Path) -> list[Block]:
@@ -129,14 +122,17 @@ def protocol_text(study: Study) -> str:
     return "; ".join(f"{label}: {text}" for label, text in stored.items())
 
 
-def records(study: Study) -> list[dict[str, object]]:
-    """The table in long form, one record a cell; a number that does not exist is "not run"."""
+def records(study: Study, rows: Sequence[tuple[str, str]] | None = None) -> list[dict[str, object]]:
+    """The table in long form, one record a cell; a number that does not exist is "not run".
+
+    ``rows``: (model, method) pairs; None for those of Table 1.
+    """
     entries: list[dict[str, object]] = []
     problems = {b.key: b.num_problems for b in study.benchmarks}
     samples = {b.key: str(b.k) for b in study.benchmarks}
     problems[AVERAGE] = sum(problems.values())
     samples[AVERAGE] = "/".join(samples.values())
-    for model, method in needs(study):
+    for model, method in needs(study) if rows is None else rows:
         runs = study.runs_of(model, method, scored=True)
         for benchmark in problems:
             score = estimates.accuracy(study, model, method, benchmark)
@@ -161,19 +157,39 @@ def records(study: Study) -> list[dict[str, object]]:
     return entries or [{"model": NOT_RUN, "method": NOT_RUN, "benchmark": NOT_RUN}]
 
 
-def paper_table() -> Table:
-    """The paper's Table 1 as printed: one number a cell, no intervals were given."""
-    printed = [r for r in read_rows(PAPER_RESULTS) if r["table"] == "table1"]
+def paper_records(name: str) -> list[dict[str, str]]:
+    """The rows of one of the paper's tables (``table2``, say) as printed."""
+    return [r for r in read_rows(PAPER_RESULTS) if r["table"] == name]
+
+
+def paper_table(name: str = NAME) -> Table:
+    """One of the paper's tables as printed: one number a cell, no intervals were given."""
+    printed = paper_records(name)
     columns = list(dict.fromkeys(r["benchmark"] for r in printed))
     values = {(r["model"], r["setting"], r["benchmark"]): r["value"] for r in printed}
     groups = list(dict.fromkeys((r["model"], r["setting"]) for r in printed))
     return Table(
         header=("Model", "Method", *columns),
         rows=tuple(row(*g, *(values[(*g, column)] for column in columns)) for g in groups),
-        caption="Table 1 of arXiv 2606.24064 (v1), as printed: accuracy in percent, one run, no "
-        "intervals given. Other models, other problems: not comparable with the table above.",
+        caption=f"{_title(name)} of arXiv 2606.24064 (v1), as printed: accuracy in percent, one "
+        "run, no intervals given. Other models, other problems: not comparable with the table "
+        "above.",
         numeric=frozenset(range(2, len(columns) + 2)),
     )
+
+
+def write_paper_table(out_dir: Path, name: str = NAME) -> list[Path]:
+    """Writes tables/``name``_paper.{md,csv,tex}: files that hold none of our numbers."""
+    return write_table(
+        out_dir / "tables" / f"{name}_paper",
+        paper_table(name),
+        note=f"Numbers as printed in arXiv 2606.24064 (v1), {_title(name)}; none of them is ours.",
+        records=paper_records(name),
+    )
+
+
+def _title(name: str) -> str:
+    return f"Table {name.removeprefix('table')}"
 
 
 def _best(study: Study, model: str, columns: list[str]) -> dict[str, set[str]]:
