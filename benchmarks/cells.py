@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
@@ -28,7 +29,7 @@ from sgpo.core.config import to_dict
 from sgpo.core.files import read_json, whole_directory, write_json
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout
-from sgpo.core.runlog import environment
+from sgpo.core.runlog import environment, source_digest
 from sgpo.core.sampling import Sampler, TransformersSampler
 from sgpo.core.seeding import derive_seed
 from sgpo.core.trainer import Diverged, Trainer
@@ -39,8 +40,11 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 
 def is_finished(run_dir: Path) -> bool:
     """Whether the run is complete on this machine: results that came with the source tree have
-    no samples beside them and count as published, not as finished."""
-    return (run_dir / "result.json").exists() and (run_dir / "samples").is_dir()
+    no samples and weights beside them and count as published, not as finished."""
+    if not (run_dir / "result.json").exists() or not (run_dir / "samples").is_dir():
+        return False
+    trained = read_json(run_dir / "result.json")["num_steps"] > 0
+    return not trained or (run_dir / "model").is_dir()
 
 
 def run_cell(cell: Cell, study_dir: Path, progress: Progress) -> dict[str, Any]:
@@ -97,8 +101,10 @@ def run_cell(cell: Cell, study_dir: Path, progress: Progress) -> dict[str, Any]:
         "seed": config.seed,
         "config_hash": cell.hash,
         "suite_version": SUITE_VERSION,
+        "source_digest": source_digest(),
         "status": "diverged" if diverged else "finished",
         "diverged_reason": str(diverged) if diverged else None,
+        "diverged_fatally": bool(diverged and diverged.fatal),
         "started": started,
         "ended": _now(),
         "wall_seconds": round(time.perf_counter() - clock, 2),
@@ -180,9 +186,13 @@ def make_sampler(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> S
 
 def load_model(directory: Path) -> PreTrainedModel:
     """The float32 model of a local directory: safetensors only, no code from the directory."""
-    return AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    ).eval()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{directory}: damaged weights ({error}); delete the run") from error
+    return model.eval()
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -34,6 +34,8 @@ def evaluate_directory(options: argparse.Namespace) -> int:
     )
     suites = {key: evaluation_problems(key, config) for key in config.suites}
     for path in options.problems:
+        if path.stem in suites:
+            raise ValueError(f"two problem sets are called {path.stem!r}: rename {str(path)!r}")
         suites[path.stem] = (read_problems(path), options.samples or 1)
     if not suites:
         raise ValueError("nothing to evaluate on: name --suite or --problems")
@@ -71,6 +73,8 @@ def evaluate_directory(options: argparse.Namespace) -> int:
 def _same_evaluation(out: Path, what: dict) -> None:
     """Continue only what was begun: ValueError when ``out`` holds another evaluation."""
     path = out / "evaluation.json"
+    if not path.exists() and ((out / "samples").exists() or (out / "result.json").exists()):
+        raise ValueError(f"{out}: holds results that `evaluate` did not make; choose another --out")
     if path.exists() and read_json(path) != what:
         raise ValueError(
             f"{out}: holds an evaluation of other weights, problems, seed or settings; choose "

@@ -72,7 +72,8 @@ def gain_grows(study: Study) -> Claim:
     """SGPO's gain over base on the largest minus that on the smallest model of one family.
 
     The paper's claim compares Qwen2.5-7B with 1.5B. The family is the first one of the study with
-    two models or more. Problems are shared by both models, seeds are not, so only problems pair.
+    two models or more. Problems are shared by both models, and the bootstrap draws the same
+    seeds for both.
     """
     family = _scaling_family(study)
     effect, detail = None, "needs base and SGPO runs of two models of one family"

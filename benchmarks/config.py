@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -219,4 +220,19 @@ def load_method_file(path: Path) -> Any:
     for needed in ("CONFIG", "METHOD"):
         if not hasattr(module, needed):
             raise ValueError(f"method file {str(path)!r}: defines no {needed}")
+    config = module.CONFIG
+    if not dataclasses.is_dataclass(config) or config.__module__ != name:
+        # The class says which method a run uses and whose source enters its address.
+        raise ValueError(
+            f"method file {str(path)!r}: CONFIG must be a dataclass defined in the file; to reuse "
+            "another one's fields, subclass it there: class CONFIG(GRPOConfig)"
+        )
+    required = [f.name for f in dataclasses.fields(config) if _has_no_default(f)]
+    if required:
+        raise ValueError(f"method file {str(path)!r}: CONFIG field {required[0]!r} needs a default")
     return module
+
+
+def _has_no_default(field: dataclasses.Field) -> bool:
+    missing = dataclasses.MISSING
+    return field.init and field.default is missing and field.default_factory is missing

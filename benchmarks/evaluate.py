@@ -23,6 +23,7 @@ from sgpo.core.seeding import derive_seed
 from sgpo.core.types import FinishReason, Problem
 from sgpo.core.verifier import grade_many
 
+_SAMPLE_KEYS = ("problem_id", "sample", "gold", "text", "num_tokens", "finish_reason", "reason")
 LETTERS = {
     "correct": "c", "wrong": "w", "no_answer": "n", "truncated": "t", "timeout": "o", "error": "e",
 }  # fmt: skip
@@ -148,7 +149,10 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     """The rows of a samples file; ValueError naming it when it is damaged."""
     try:
         text = gzip.decompress(path.read_bytes()).decode()
-        return [json.loads(line) for line in text.splitlines()]
+        rows = [json.loads(line) for line in text.splitlines()]
+        if any(key not in row for row in rows for key in _SAMPLE_KEYS):
+            raise ValueError(f"a sample lacks one of {', '.join(_SAMPLE_KEYS)}")
+        return rows
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{path}: damaged samples file ({error}); delete it") from error
 

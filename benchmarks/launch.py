@@ -192,6 +192,13 @@ def conclude(outcome: Outcome, console: Console) -> int:
         console.print(f"FAILED {run_id}: {why}", markup=False, highlight=False, soft_wrap=True)
     for run_id in outcome.blocked:
         console.print(f"not run {run_id}: its starting checkpoint failed", markup=False)
+    if outcome.outdated:
+        console.print(
+            f"{len(outcome.outdated)} finished runs were made by other source code and kept; "
+            "delete their directories to run them again: " + " ".join(outcome.outdated),
+            markup=False,
+            soft_wrap=True,
+        )
     return 0 if outcome.ok else 1
 
 

@@ -69,6 +69,8 @@ def conditions_of(model: str, grpo: Sequence[Cell], base: Cell, runs: Path) -> d
     if all(value is not None for value in accuracy.values()):
         start = accuracy.pop(None)
         change = accuracy[mini.EXPERT_GAP] - start
+        near = [gap for gap, a in accuracy.items() if abs(a - start) <= TOLERANCE]
+        record["reported"]["largest_gap_near_base"] = max(near, default=-1.0)
         conditions.append(
             regime.within(
                 f"6 warm-up minus base at expert gap {mini.EXPERT_GAP:g}",
@@ -120,7 +122,8 @@ def check(results: Path, models: Sequence[str] | None, jobs: int) -> int:
     with locked(results):
         with StudyProgress(cells) as progress:
             outcome = run_study(cells, results, jobs, progress)
-        content = record_regimes(study, results)
+        content = record_regimes(mini.study(), results)  # all that is known, not only this
+    content = {"models": {m: r for m, r in content["models"].items() if m in (models or known)}}
     for run_id, why in outcome.failed.items():
         print(f"FAILED {run_id}: {why}")
     return max(print_conditions(content), 0 if outcome.ok else 1)

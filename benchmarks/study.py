@@ -20,6 +20,7 @@ from benchmarks.cells import is_finished, run_cell
 from benchmarks.config import SUITE_VERSION, Cell, Study, load_method_file, user_method_file
 from benchmarks.progress import StudyProgress
 from sgpo.core.files import read_json, write_json
+from sgpo.core.runlog import source_digest
 
 # A forked worker starts in milliseconds because its server has imported torch already.
 _PRELOAD = ["benchmarks.cells", "baselines.grpo", "baselines.hpt", "baselines.luffy"]
@@ -32,6 +33,7 @@ class Outcome:
     finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)  # their parent failed
+    outdated: list[str] = field(default_factory=list)  # finished, by other source code
     started: list[str] = field(default_factory=list)  # not finished when the study began
 
     @property
@@ -114,8 +116,14 @@ def run_study(
     waiting = []
     for cell in cells:
         if is_finished(study_dir / "runs" / cell.run_id):
-            outcome.finished.append(cell.run_id)
+            result = read_json(study_dir / "runs" / cell.run_id / "result.json")
+            if result.get("diverged_fatally"):  # it has a place in the tables, marked; still wrong
+                outcome.failed[cell.run_id] = result["diverged_reason"]
+            else:
+                outcome.finished.append(cell.run_id)
             progress.skip(cell)
+            if result.get("source_digest", source_digest()) != source_digest():
+                outcome.outdated.append(cell.run_id)
         else:
             waiting.append(cell)
     workers: list[_Worker] = []
@@ -196,7 +204,10 @@ def _conclude(worker: _Worker, outcome: Outcome, study_dir: Path, progress: Stud
     outcome.failed[run_id] = worker.error.strip().splitlines()[-1]
     # A diverged run has its results; a failure record is for cells that have none.
     if not is_finished(study_dir / "runs" / run_id):
-        write_json(study_dir / "runs" / run_id / "failed.json", {"error": worker.error})
+        write_json(
+            study_dir / "runs" / run_id / "failed.json",
+            {"error": outcome.failed[run_id], "traceback": worker.error},
+        )
     progress.conclude(worker.cell, f"FAILED: {outcome.failed[run_id]}")
 
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sgpo.core.judge_pool import VerifierUnavailable
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code. A user's mistake ends in one line on stderr and code 2."""
@@ -18,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = "stopped; finished cells are kept, run the same command to continue"
         print("\n" + message, file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, VerifierUnavailable) as error:
         print(f"sgpo: error: {error}", file=sys.stderr)
         return 2
 

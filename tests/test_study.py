@@ -166,8 +166,14 @@ class METHOD:
 """
 
 NAN = """
-from baselines.grpo import GRPO, GRPOConfig as CONFIG
+from dataclasses import dataclass
+
+from baselines.grpo import GRPO, GRPOConfig
 from sgpo.core.types import LossOutput
+
+@dataclass(frozen=True)
+class CONFIG(GRPOConfig):
+    pass
 
 class METHOD(GRPO):
     def loss(self, model, trajectories, totals):
@@ -190,6 +196,41 @@ def test_a_failing_method_is_named_and_the_others_stay(finished, tmp_path, sourc
     table = (out / "tables" / "table1.csv").read_text()
     original = (finished / "tables" / "table1.csv").read_text()
     assert set(original.splitlines()) <= set(table.splitlines())
+    again = sgpo(*study_arguments(out, "--method-file", str(tmp_path / "mine.py")))
+    assert again.returncode == 1 and why in again.stdout  # a diverged run stays an error
+
+
+BORROWED = """
+from baselines.grpo import GRPO, GRPOConfig as CONFIG
+
+class METHOD(GRPO):
+    pass
+"""
+
+NO_DEFAULT = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class CONFIG:
+    size: int
+
+class METHOD:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (BORROWED, "CONFIG must be a dataclass defined in the file"),
+        (NO_DEFAULT, "CONFIG field 'size' needs a default"),
+        ("CONFIG = 1", "defines no METHOD"),
+    ],
+)
+def test_a_method_file_that_would_run_something_else_is_refused(tmp_path, source, why):
+    (tmp_path / "mine.py").write_text(source)
+    done = sgpo("study", "--dry-run", "--method-file", str(tmp_path / "mine.py"))
+    assert done.returncode == 2 and why in done.stderr
 
 
 def test_two_studies_in_one_directory_are_refused(tmp_path):

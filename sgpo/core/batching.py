@@ -47,7 +47,7 @@ class PolicyScores:
     """A micro-batch under the current policy.
 
     Fields: ``logprobs``, ``old_logprobs``, ``entropy`` [B, T]; ``completion_mask`` [B, T] bool;
-    ``advantages``, ``weights`` [B]; ``is_demo`` [B] bool.
+    ``advantages`` [B]; ``is_demo`` [B] bool.
     """
 
     logprobs: torch.Tensor
@@ -55,7 +55,6 @@ class PolicyScores:
     entropy: torch.Tensor
     completion_mask: torch.Tensor
     advantages: torch.Tensor
-    weights: torch.Tensor
     is_demo: torch.Tensor
 
     def metrics(self, *, clip_low: float, clip_high: float) -> dict[str, tuple[float, float]]:
@@ -94,7 +93,6 @@ def score_policy(
         entropy=stats.entropy,
         completion_mask=batch.completion_mask,
         advantages=make([t.advantage for t in trajectories]),
-        weights=make([t.weight for t in trajectories]),
         is_demo=torch.tensor([t.role is Role.DEMO for t in trajectories], device=model.device),
     )
 

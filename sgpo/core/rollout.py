@@ -42,6 +42,7 @@ class Rollout:
         self.token_budget = token_budget
         self.step = 0
         self.stats: dict[str, float] = {}
+        self.calls: dict[Role, int] = {}
         self.sampled_tokens = self.num_samples = 0
 
     def groups(
@@ -57,11 +58,15 @@ class Rollout:
         shown = plain
         if guided:
             shown = [self.prompt_spec.prompt_ids(self.tokenizer, p, guided=True) for p in problems]
+        # A second group of the same kind in one step must not repeat the first one's draws.
+        calls = self.calls.get(role, 0)
+        self.calls[role] = calls + 1
+        stream = (self.step, role.value, *([calls] if calls else []))
         params = SamplingParams(
             max_tokens=self.config.max_tokens,
             temperature=self.config.temperature,
             top_p=self.config.top_p,
-            seed=derive_seed(self.seed, "rollout", self.step, role.value),
+            seed=derive_seed(self.seed, "rollout", *stream),
         )
         groups = self.sampler.sample(shown, n, params)
         flat = [c for group in groups for c in group]
@@ -116,7 +121,7 @@ class Rollout:
     def begin_step(self, step: int) -> None:
         """Open ``step``: the seeds of its draws follow from it, and its statistics start at 0."""
         self.step = step
-        self.stats = {}
+        self.stats, self.calls = {}, {}
 
     def _record(self, trajectories: Sequence[Trajectory], n: int) -> None:
         role = trajectories[0].role

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -21,6 +22,21 @@ PACKAGES_THAT_MATTER = ("torch", "transformers", "tokenizers", "math-verify", "n
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages whose behaviour reaches the results."""
     return {name: metadata.version(name) for name in PACKAGES_THAT_MATTER}
+
+
+@cache
+def source_digest() -> str:
+    """First 12 hex digits of the sha256 over the source of the packages that make results.
+
+    It is stored with a run and compared when a finished run is kept, so that an edited loss does
+    not pass for the one that made the numbers.
+    """
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
+    for folder in ("sgpo", "baselines"):
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def environment() -> dict[str, Any]:
