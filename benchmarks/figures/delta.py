@@ -81,7 +81,9 @@ def _draw_accuracy(axis, study: Study, model: str | None) -> None:
     absent = [_text(d) for d, interval in scores.items() if not interval]
     if absent:
         style.not_run_note(axis, f"not run: δ = {', '.join(absent)}")
-    axis.legend(loc="best")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.35 * (high - low))  # room for the legend above the intervals
+    axis.legend(loc="upper right")
 
 
 def _draw_baseline(axis, study: Study, model: str | None) -> None:
