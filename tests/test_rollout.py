@@ -37,6 +37,20 @@ def test_rollout_draws_depend_on_seed_step_and_role():
     assert all(a != b for i, a in enumerate(variants) for b in variants[i + 1 :])
 
 
+def test_a_second_group_of_one_step_does_not_repeat_the_first():
+    problems = build_problems(4)
+    rollout = build_rollout(build_model(), 1)
+
+    def drawn():
+        return [t.completion_ids for group in rollout.groups(problems, 4) for t in group]
+
+    rollout.begin_step(1)
+    first, second = drawn(), drawn()
+    assert first != second
+    rollout.begin_step(1)
+    assert [drawn(), drawn()] == [first, second]
+
+
 def test_autonomous_and_guided_draws_have_streams_of_their_own():
     """Equal noise under two prompts would couple the two groups that Eq. 6 compares."""
     rollout = build_rollout(build_model())
