@@ -219,7 +219,7 @@ def test_an_override_moves_the_runs_it_touches_and_no_others():
     plain = addresses()
     moved = addresses(["settings.kl_threshold=inf"])
     assert {m for m in plain if plain[m] != moved[m]} == {"sgpo"}
-    moved = addresses(["settings.gate=2", "settings.shaping=0.2"])
+    moved = addresses(["settings.gate=1", "settings.shaping=0.2"])
     assert {m for m in plain if plain[m] != moved[m]} == {"hpt", "luffy"}
     assert all(
         a != b

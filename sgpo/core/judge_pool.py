@@ -220,7 +220,8 @@ class _Batch:
         """Brings the number of workers up and gives every idle one an item."""
         busy = sum(w.item is not None for w in self.workers)
         while len(self.workers) < min(self.wanted, busy + len(self.queue)):
-            worker = self.pool.lease()
+            # After a crash only a new worker is trusted: idle ones may have been killed as well.
+            worker = self.pool.spawn() if self.crashed else self.pool.lease()
             self.workers.append(worker)
             self.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
         for worker in list(self.workers):
