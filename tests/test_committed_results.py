@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from benchmarks import tune
+from benchmarks.config import RunConfig
+from benchmarks.launch import planned_study
 from benchmarks.profiles import mini
 from sgpo.core.config import to_dict
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "mini"
 PLANNED = [c for c in json.loads((RESULTS / "study.json").read_text())["cells"]]
 ADDED = ("run_id", "config_hash", "settings_class", "parent")
+
+
+@cache
+def profile_configs() -> dict[tuple[str, str, int], RunConfig]:
+    cells = planned_study("mini", None, variants=True).cells()
+    return {(c.config.model, c.config.method, c.config.seed): c.config for c in cells}
 
 
 def stored_config(run_id: str) -> dict:
@@ -24,10 +33,7 @@ def stored_config(run_id: str) -> dict:
 
 @pytest.mark.parametrize("cell", PLANNED, ids=lambda c: c["run_id"])
 def test_a_stored_run_has_the_config_of_the_profile(cell):
-    entries = {e.key: e for e in mini.METHODS}
-    if cell["method"] not in entries:
-        pytest.skip("a variant: its fields are held against SGPO's in test_ablations.py")
-    config = entries[cell["method"]].config(cell["model"], cell["seed"] or 0)
+    config = profile_configs()[cell["model"], cell["method"], cell["seed"] or 0]
     assert stored_config(cell["run_id"]) == json.loads(json.dumps(to_dict(config)))
 
 
