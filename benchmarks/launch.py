@@ -155,7 +155,11 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
         wanted.setdefault(cell.run_id, cell)
     if not wanted:
         raise ValueError("no cell of the grid matches --methods, --models and --only")
-    return list(wanted.values())
+    cells = list(wanted.values())
+    if study.name == "mini" and not (options.only or options.methods or options.models):
+        for model, _, _ in study.models:  # condition 6 of the report's regime table
+            cells += calibration_cells(model).values()
+    return cells
 
 
 def launch_study(study: Study, results: Path, options: argparse.Namespace) -> int:
@@ -163,9 +167,6 @@ def launch_study(study: Study, results: Path, options: argparse.Namespace) -> in
     console, began = Console(), time.monotonic()
     with locked(results):
         cells = selected(study, results, options)
-        if study.name == "mini" and not (options.only or options.methods or options.models):
-            for model, _, _ in study.models:
-                cells += calibration_cells(model).values()
         write_plan(study, results)
         with StudyProgress(cells, console) as progress:
             outcome = run_study(cells, results, options.jobs, progress)
