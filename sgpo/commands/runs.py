@@ -1,0 +1,99 @@
+"""Verbs that train or evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from sgpo.commands import add_overrides, add_profile, names, positive, results_dir
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add study, train, evaluate, tune and mini check."""
+    study = verbs.add_parser("study", help="run a profile's grid and write its report")
+    add_profile(study)
+    study.add_argument("--seeds", type=positive, help="number of seeds (default: the profile's)")
+    study.add_argument("--jobs", type=positive, default=os.cpu_count(), help="parallel cells")
+    study.add_argument("--all", action="store_true", help="with the ablations of SGPO")
+    study.add_argument("--only", type=names, help="just these artefacts and the runs they need")
+    study.add_argument("--methods", type=names, help="just these methods (comma-separated)")
+    study.add_argument("--models", type=names, help="just these models (comma-separated)")
+    study.add_argument("--method-file", type=Path, help="add the method of this file to the grid")
+    study.add_argument("--dry-run", action="store_true", help="print the grid and its cost")
+    add_overrides(study)
+    study.set_defaults(run=_study)
+
+    train = verbs.add_parser("train", help="train and evaluate one method")
+    add_profile(train)
+    train.add_argument("--model", required=True)
+    train.add_argument("--method", required=True, help="a method key, or a method file (.py)")
+    train.add_argument("--seed", type=int, default=0)
+    add_overrides(train)
+    train.set_defaults(run=_train)
+
+    evaluate = verbs.add_parser("evaluate", help="evaluate a checkpoint directory")
+    add = evaluate.add_argument
+    add("--model", required=True, type=Path, help="Hugging Face directory")
+    add("--suite", type=names, default=[], help="e.g. minimath,miniamc")
+    add("--problems", type=Path, action="append", default=[], help="JSONL: id, question, answer")
+    add("--out", required=True, type=Path, help="where samples and scores go")
+    add("--seed", type=int, default=0)
+    add("--samples", type=positive, help="at most this many a problem")
+    add("--max-tokens", type=positive, default=96)
+    add("--prompt", default="mini", help="prompt spec, e.g. qwen2.5-instruct")
+    add("--sampler", choices=("compact", "transformers"), default="compact")
+    evaluate.set_defaults(run=_evaluate)
+
+    tune = verbs.add_parser("tune", help="tuning trials of every method on the development set")
+    tune.add_argument("--jobs", type=positive, default=os.cpu_count())
+    tune.add_argument("--out", type=Path)
+    tune.set_defaults(run=_tune)
+
+    mini = verbs.add_parser("mini", help="the embedded world")
+    mini_verbs = mini.add_subparsers(required=True, metavar="check")
+    check = mini_verbs.add_parser("check", help="measure the six conditions of the mini world")
+    check.add_argument("--models", type=names, help="default: the models of Table 1")
+    check.add_argument("--jobs", type=positive, default=os.cpu_count())
+    check.add_argument("--out", type=Path)
+    check.set_defaults(run=_check)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from benchmarks.launch import dry_run, launch_study, planned_study, wants_variants
+
+    results = results_dir(options)
+    study = planned_study(
+        options.profile,
+        options.seeds,
+        options.method_file,
+        options.overrides,
+        variants=wants_variants(options, results),
+    )
+    if options.dry_run:
+        return dry_run(study, results, options)
+    return launch_study(study, results, options)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from benchmarks.launch import train_one
+
+    return train_one(options, results_dir(options))
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from benchmarks.checkpoint_eval import evaluate_directory
+
+    return evaluate_directory(options)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from benchmarks.tune import tune
+
+    return tune(results_dir(options, "mini"), options.jobs)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from benchmarks.regime import check
+
+    return check(results_dir(options, "mini"), options.models, options.jobs)
