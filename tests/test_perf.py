@@ -107,13 +107,8 @@ def test_list_names_every_case_and_each_can_be_imported(capsys):
 @pytest.fixture
 def small_step(monkeypatch):
     """The RL step case at a size that takes no time."""
-    for name, value in (
-        ("MODEL", "qwen-s"),
-        ("NUM_PROBLEMS", 2),
-        ("COMPLETION_TOKENS", 5),
-        ("NUM_THREADS", 1),
-    ):
-        monkeypatch.setattr(rl_step, name, value)
+    monkeypatch.setattr(rl_step, "SHAPE", rl_step.StepShape("qwen-s", 2, 12, 5))
+    monkeypatch.setattr(rl_step, "NUM_THREADS", 1)
 
 
 def _without_trl(monkeypatch):
@@ -144,9 +139,8 @@ def test_rl_step_without_trl_says_so_and_still_measures_ours(
 
 def test_steps_do_the_stated_work_and_move_the_weights(small_step, tmp_path):
     """Both methods draw 12 samples a problem, all of full length, and update with mixed rewards."""
-    problems = rl_step.training_problems("rl", expert_gap=0.0)[:2]
     for method in (rl_step.GRPO(rl_step.GRPOConfig()), rl_step.SGPO(rl_step.SGPOConfig())):
-        step = rl_step.OurStep(method, problems, tmp_path)
+        step = rl_step.OurStep(method, tmp_path, rl_step.SHAPE)
         before = {n: p.detach().clone() for n, p in step.trainer.model.named_parameters()}
         step()
         assert step.rollout.num_samples == 2 * 12

@@ -22,6 +22,22 @@ CASES: dict[str, tuple[str, str]] = {
         "benchmarks.perf.verifier",
         "verdicts a second: ours beside stock math-verify",
     ),
+    "study": (
+        "benchmarks.perf.study",
+        "one seed of the mini study: time per stage, busy cores, stages of an RL step",
+    ),
+    "startup": (
+        "benchmarks.perf.startup",
+        "seconds of `sgpo --help` and of rebuilding the report",
+    ),
+    "scaling": (
+        "benchmarks.perf.scaling",
+        "cost of an RL step against problems, samples, length and vocabulary",
+    ),
+    "roofline": (
+        "benchmarks.perf.roofline",
+        "FLOPs of an RL step against the machine's matmul peak",
+    ),
 }
 
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,28 +36,39 @@ from sgpo.mini.models import build_model, model_spec
 from sgpo.mini.suites import training_problems
 from sgpo.mini.tokenizer import build_tokenizer
 
-MODEL = "qwen-l"
-NUM_PROBLEMS, NUM_SAMPLES, COMPLETION_TOKENS = 16, 12, 48
 NUM_THREADS = 2
 LEARNING_RATE = 1e-4
 GRPO_TARGET, SGPO_TARGET = 0.5, 1.4  # of TRL's step, of our GRPO's step
 TRL_MISSING = "TRL is not installed, so it is not measured: pip install -e '.[perf]'"
 
 
+@dataclass(frozen=True)
+class StepShape:
+    """The work of one step. ``vocabulary_rows``: None for the mini model's own."""
+
+    model: str
+    num_problems: int
+    num_samples: int
+    completion_tokens: int
+    vocabulary_rows: int | None = None
+
+
+SHAPE = StepShape("qwen-l", num_problems=16, num_samples=12, completion_tokens=48)
+
+
 def run(repeats: int) -> dict[str, Any]:
     """Measure and print; seconds and ratios as JSON values. Without TRL its entries are absent."""
     with tempfile.TemporaryDirectory() as scratch, threads(NUM_THREADS):
-        problems = training_problems("rl", expert_gap=0.0)[:NUM_PROBLEMS]
         methods = {
-            "grpo": GRPO(GRPOConfig(num_samples=NUM_SAMPLES)),
+            "grpo": GRPO(GRPOConfig(num_samples=SHAPE.num_samples)),
             "sgpo": SGPO(SGPOConfig()),
         }
-        ours = {name: OurStep(method, problems, Path(scratch)) for name, method in methods.items()}
+        ours = {name: OurStep(method, Path(scratch), SHAPE) for name, method in methods.items()}
         peer = None
         if importlib.util.find_spec("trl") is None:
             print(TRL_MISSING, flush=True)
         else:
-            peer = trl_loop(problems, Path(scratch))
+            peer = trl_loop(Path(scratch), SHAPE)
         seconds = in_rounds(ours, repeats, host=peer, host_name="trl")
     result = _summary(seconds, {name: step.sampling[-repeats:] for name, step in ours.items()})
     print(_text(result), flush=True)
@@ -68,26 +80,36 @@ def mixed_reward(text: str) -> float:
     return float(zlib.crc32(text.encode()) & 1)
 
 
-def _build() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, and its tokenizer with a stop token that the model has no row for."""
-    model, tokenizer = build_model(model_spec(MODEL), seed=0), build_tokenizer()
+def _build(shape: StepShape) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model, and its tokenizer; both stop at a token that the model has no row for."""
+    model, tokenizer = build_model(model_spec(shape.model), seed=0), build_tokenizer()
+    if shape.vocabulary_rows:
+        model.resize_token_embeddings(shape.vocabulary_rows, mean_resizing=False)
     tokenizer.add_special_tokens({"eos_token": "<|never|>"})
-    assert tokenizer.eos_token_id == model.config.vocab_size
-    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    never = model.config.vocab_size
+    assert shape.vocabulary_rows or tokenizer.eos_token_id == never
+    model.config.eos_token_id = model.generation_config.eos_token_id = never
     return model, tokenizer
+
+
+def _problems(shape: StepShape) -> list[Problem]:
+    problems = training_problems("rl", expert_gap=0.0)[: shape.num_problems]
+    assert len(problems) == shape.num_problems
+    return problems
 
 
 class OurStep:
     """One step of our trainer a call; returns its seconds and keeps those spent sampling."""
 
-    def __init__(self, method: Method, problems: Sequence[Problem], scratch: Path) -> None:
-        model, tokenizer = _build()
+    def __init__(self, method: Method, scratch: Path, shape: StepShape) -> None:
+        model, tokenizer = _build(shape)
+        problems, self.shape = _problems(shape), shape
         self.rollout = Rollout(
             model=model,
             sampler=self,
             tokenizer=tokenizer,
             prompt_spec=PROMPT_SPECS["mini"],
-            config=RolloutConfig(max_tokens=COMPLETION_TOKENS, temperature=1.0, top_p=1.0),
+            config=RolloutConfig(max_tokens=shape.completion_tokens, temperature=1.0, top_p=1.0),
             seed=0,
             grader=_grade,
         )
@@ -103,7 +125,7 @@ class OurStep:
             seed=0,
             run_dir=scratch,
         )
-        self.inner = CompactSampler(model, tokenizer, stop_ids=[tokenizer.eos_token_id])
+        self.inner = CompactSampler(model, tokenizer, stop_ids=[model.config.eos_token_id])
         self.sampling: list[float] = []
         self.num_steps = 0
 
@@ -114,7 +136,8 @@ class OurStep:
         # The loop around the step only logs and saves: a step is what is compared.
         seconds = timed(lambda: self.trainer._step(self.num_steps))
         sampled = self.rollout.sampled_tokens - before
-        assert sampled == len(self.trainer.problems) * NUM_SAMPLES * COMPLETION_TOKENS
+        shape = self.shape
+        assert sampled == shape.num_problems * shape.num_samples * shape.completion_tokens
         return seconds
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
@@ -132,9 +155,7 @@ def _grade(pairs: Sequence[tuple[str, str]], truncated: Sequence[bool]) -> list[
     return [Verdict(r == 1.0, "correct" if r == 1.0 else "wrong", None) for r in rewards]
 
 
-def trl_loop(
-    problems: Sequence[Problem], scratch: Path
-) -> Callable[[int, Callable[[], None]], list[float]]:
+def trl_loop(scratch: Path, shape: StepShape) -> Callable[[int, Callable[[], None]], list[float]]:
     """TRL's GRPOTrainer as a ``common.Host``: a step is everything between two ends of a step of
     its loop (data, generation, reward, loss, update), what runs in between taken out."""
     from datasets import Dataset
@@ -156,12 +177,12 @@ def trl_loop(
                 between()
                 self.began = time.perf_counter()
 
-        model, tokenizer = _build()
-        rows = [{"prompt": [{"role": "user", "content": p.question}]} for p in problems]
+        model, tokenizer = _build(shape)
+        rows = [{"prompt": [{"role": "user", "content": p.question}]} for p in _problems(shape)]
         trainer = GRPOTrainer(
             model=model,
             reward_funcs=_trl_reward,
-            args=TrlConfig(**_trl_settings(scratch, rounds, len(problems))),
+            args=TrlConfig(**_trl_settings(scratch, rounds, shape)),
             train_dataset=Dataset.from_list(rows * rounds),
             processing_class=tokenizer,
             callbacks=[Clock()],
@@ -174,14 +195,14 @@ def trl_loop(
     return loop
 
 
-def _trl_settings(scratch: Path, steps: int, num_problems: int) -> dict[str, Any]:
+def _trl_settings(scratch: Path, steps: int, shape: StepShape) -> dict[str, Any]:
     return {
         "output_dir": str(scratch / "trl"),
         "max_steps": steps,
-        "per_device_train_batch_size": num_problems * NUM_SAMPLES,
+        "per_device_train_batch_size": shape.num_problems * shape.num_samples,
         "gradient_accumulation_steps": 1,
-        "num_generations": NUM_SAMPLES,
-        "max_completion_length": COMPLETION_TOKENS,
+        "num_generations": shape.num_samples,
+        "max_completion_length": shape.completion_tokens,
         "temperature": 1.0,
         "top_p": 1.0,
         "num_iterations": 1,
@@ -205,18 +226,15 @@ def _trl_settings(scratch: Path, steps: int, num_problems: int) -> dict[str, Any
 
 
 def _trl_reward(completions, completion_ids, **kwargs) -> list[float]:
-    assert all(len(ids) == COMPLETION_TOKENS for ids in completion_ids)
+    assert len({len(ids) for ids in completion_ids}) == 1  # nothing stopped early
     return [mixed_reward(turns[0]["content"]) for turns in completions]
 
 
 def _summary(seconds: dict[str, list[float]], sampling: dict[str, list[float]]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "setting": {
-            "model": MODEL,
-            "num_parameters": sum(p.numel() for p in _build()[0].parameters()),
-            "problems": NUM_PROBLEMS,
-            "samples": NUM_SAMPLES,
-            "completion_tokens": COMPLETION_TOKENS,
+            **asdict(SHAPE),
+            "num_parameters": sum(p.numel() for p in _build(SHAPE)[0].parameters()),
             "threads": NUM_THREADS,
         },
         "unit": "seconds per step",
