@@ -12,6 +12,7 @@ bash reproduce.sh test [args]    run the tests (arguments go to pytest)
 bash reproduce.sh report         rebuild tables and figures from stored runs, without torch
 bash reproduce.sh status         done, running, failed and missing cells
 bash reproduce.sh setup          only make .venv and install
+bash reproduce.sh VERB ...       any other verb; .venv/bin/sgpo --help lists them
 
 options of the study: --profile mini|quick  --seeds N  --jobs N  --only table1,fig4
   --methods sgpo,grpo  --models qwen-m  --method-file FILE  --out DIR  --dry-run
@@ -46,8 +47,7 @@ setup
 case "${1:-}" in
   setup) ;;
   test) shift; exec .venv/bin/python -m pytest "$@" ;;
-  report | status | train | evaluate | grade | tune | mini | doctor) exec .venv/bin/sgpo "$@" ;;
   --quick) shift; exec .venv/bin/sgpo study --profile quick "$@" ;;
   "" | --*) exec .venv/bin/sgpo study "$@" ;;
-  *) echo "reproduce.sh: unknown verb '$1'" >&2; usage >&2; exit 2 ;;
+  *) exec .venv/bin/sgpo "$@" ;;  # every other verb is the command line's own
 esac
