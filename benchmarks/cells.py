@@ -1,9 +1,10 @@
 """One cell of the grid: train (or take) a model, evaluate it, leave a run directory.
 
-A run directory holds, in the order of writing: config.json and environment.json, metrics.jsonl
-and checkpoints/ while it trains, model/ (an ordinary Hugging Face directory), samples/ per suite,
-scores.json, and last result.json. A cell is finished exactly when result.json and what the next
-cells need from it are there.
+A run directory holds, in the order of writing: config.json, environment.json and provenance.json
+(beside them source.patch and method.py where there is one), metrics.jsonl and checkpoints/ while
+it trains, model/ (an ordinary Hugging Face directory), samples/ per suite, scores.json, and last
+result.json with the checksums of the others. A cell is finished exactly when result.json and what
+the next cells need from it are there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
+from benchmarks import provenance
 from benchmarks.config import SUITE_VERSION, Cell, RunConfig, build_method
 from benchmarks.evaluate import evaluate
 from benchmarks.sources import base_model, training_problems
@@ -60,6 +62,14 @@ def run_cell(cell: Cell, study_dir: Path, progress: Progress) -> dict[str, Any]:
     (run_dir / "failed.json").unlink(missing_ok=True)
     started, clock = _start(run_dir, cell)
     tokenizer_dir = base_model(config, cache, lambda d, t: progress("pretrain", d, t))
+    source = study_dir / "runs" / cell.parent.run_id / "model" if cell.parent else tokenizer_dir
+    provenance.record_start(
+        run_dir,
+        cell,
+        started=started,
+        start_weights=source,
+        tokenizer=load_tokenizer(tokenizer_dir),
+    )
     diverged: Diverged | None = None
     train_seconds = 0.0
     if config.method == "base" and not (run_dir / "regime.json").exists():
@@ -73,9 +83,6 @@ def run_cell(cell: Cell, study_dir: Path, progress: Progress) -> dict[str, Any]:
         reason = read_json(run_dir / "train.json")["diverged"]
         diverged = Diverged(**reason) if reason else None
     else:
-        source = tokenizer_dir
-        if cell.parent:
-            source = study_dir / "runs" / cell.parent.run_id / "model"
         model = load_model(source)
         diverged, train_seconds = _train(model, tokenizer_dir, config, run_dir, progress)
         with whole_directory(run_dir / "model") as target:
@@ -94,29 +101,38 @@ def run_cell(cell: Cell, study_dir: Path, progress: Progress) -> dict[str, Any]:
         progress=lambda done, total: progress("evaluate", done, total),
     )
     write_json(run_dir / "scores.json", {"run_id": cell.run_id, **scores})
-    result = {
+    result = _result(cell, run_dir, diverged) | {
+        "started": started,
+        "ended": _now(),
+        "wall_seconds": round(time.perf_counter() - clock, 2),
+        "train_seconds": round(train_seconds, 2),
+        "eval_seconds": round(time.perf_counter() - began, 2),
+        "evaluation_tokens": evaluation_tokens(scores),
+        "device": str(model.device),
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+    }
+    write_json(run_dir / "result.json", result)
+    if diverged and diverged.fatal:
+        raise diverged
+    return result
+
+
+def _result(cell: Cell, run_dir: Path, diverged: Diverged | None) -> dict[str, Any]:
+    """What result.json says about which run this is, how it ended and what it left."""
+    return {
         "run_id": cell.run_id,
-        "model": config.model,
-        "method": config.method,
-        "seed": config.seed,
+        "model": cell.config.model,
+        "method": cell.config.method,
+        "seed": cell.config.seed,
         "config_hash": cell.hash,
         "suite_version": SUITE_VERSION,
         "source_digest": source_digest(),
         "status": "diverged" if diverged else "finished",
         "diverged_reason": str(diverged) if diverged else None,
         "diverged_fatally": bool(diverged and diverged.fatal),
-        "started": started,
-        "ended": _now(),
-        "wall_seconds": round(time.perf_counter() - clock, 2),
-        "train_seconds": round(train_seconds, 2),
-        "eval_seconds": round(time.perf_counter() - began, 2),
-        "num_parameters": sum(p.numel() for p in model.parameters()),
         **_training_totals(run_dir),
+        "sha256": provenance.checksums(run_dir),
     }
-    write_json(run_dir / "result.json", result)
-    if diverged and diverged.fatal:
-        raise diverged
-    return result
 
 
 def _start(run_dir: Path, cell: Cell) -> tuple[str, float]:
@@ -147,6 +163,8 @@ def _train(
 ) -> tuple[Diverged | None, float]:
     """Train ``model`` in place; why it diverged, if it did, and the seconds of training."""
     tokenizer = load_tokenizer(tokenizer_dir)
+    problems = training_problems(config.data)
+    provenance.record_training_data(run_dir, problems)
     rollout = Rollout(
         model=model,
         sampler=make_sampler(model, tokenizer, config),
@@ -160,7 +178,7 @@ def _train(
         model=model,
         method=build_method(config),
         rollout=rollout,
-        problems=training_problems(config.data),
+        problems=problems,
         config=config.train,
         seed=derive_seed(config.seed, "train"),
         run_dir=run_dir,
@@ -203,6 +221,12 @@ def load_tokenizer(directory: Path) -> Any:
             "model's tokenizer beside its weights"
         )
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def evaluation_tokens(scores: dict[str, Any]) -> int:
+    """Tokens sampled for scores.json, over all suites."""
+    suites = scores["benchmarks"].values()
+    return round(sum(s["mean_length"] * s["k"] * len(s["verdicts"]) for s in suites))
 
 
 def _training_totals(run_dir: Path) -> dict[str, Any]:

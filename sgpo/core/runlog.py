@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from sgpo.core.files import write_text
+from sgpo.core.revision import revision
 
 # Versions of these decide numbers; they enter the run id.
 PACKAGES_THAT_MATTER = ("torch", "transformers", "tokenizers", "math-verify", "numpy")
@@ -41,7 +41,7 @@ def source_digest() -> str:
 
 def environment() -> dict[str, Any]:
     """Machine, interpreter, packages and source revision, as JSON types."""
-    root = Path(__file__).resolve().parents[2]
+    source = revision()
     return {
         "machine": f"{os.cpu_count()} CPU cores, {_memory_gib()} GiB memory, no accelerator used",
         "cpu": _cpu_name(),
@@ -49,8 +49,8 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": package_versions(),
-        "git_commit": _git(root, "rev-parse", "HEAD"),
-        "git_dirty": bool(_git(root, "status", "--porcelain", "--", "*.py", "pyproject.toml")),
+        "git_commit": source.commit,
+        "git_dirty": source.dirty,
     }
 
 
@@ -64,16 +64,6 @@ def _cpu_name() -> str:
 
 def _memory_gib() -> int:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 class MetricsLog:

@@ -1,0 +1,163 @@
+"""What a run directory says about its origin is enough to tell two runs apart, and to go back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import provenance
+from benchmarks.cells import load_tokenizer, run_cell
+from benchmarks.config import Cell
+from benchmarks.launch import planned_study
+from benchmarks.profiles import quick
+from benchmarks.sources import base_model, training_problems
+from sgpo.core.revision import MAX_PATCH_BYTES, revision
+from sgpo.core.seeding import derive_seed
+
+
+def git(root: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    done = subprocess.run(
+        ["git", "-C", str(root), *identity, *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    root = tmp_path / "checkout"
+    (root / "pkg").mkdir(parents=True)
+    (root / "pkg" / "a.py").write_text("x = 1\n")
+    (root / "pkg" / "gone.py").write_text("y = 1\n")
+    (root / "README.md").write_text("text\n")
+    git(root, "init", "-q")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "first")
+    return root
+
+
+def test_a_clean_checkout_has_a_commit_and_no_patch(checkout):
+    (checkout / "README.md").write_text("documents do not decide numbers\n")
+    found = revision(checkout)
+    assert found.commit == git(checkout, "rev-parse", "HEAD").strip()
+    assert found.patch is None and not found.dirty
+
+
+def test_the_patch_leads_from_the_commit_to_the_files(checkout, tmp_path):
+    (checkout / "pkg" / "a.py").write_text("x = 2\nz = 'ä'")
+    (checkout / "pkg" / "gone.py").unlink()
+    (checkout / "pkg" / "new.py").write_text("a = 1\n\nb = 2\n")
+    (checkout / "pkg" / "cut.py").write_text("no = 'newline at the end'")
+    (checkout / "empty.py").write_text("")
+    found = revision(checkout)
+    assert found.dirty and found.commit == git(checkout, "rev-parse", "HEAD").strip()
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(checkout), str(clone))
+    (tmp_path / "p.patch").write_text(found.patch)
+    git(clone, "apply", str(tmp_path / "p.patch"))
+
+    def sources(root: Path) -> dict[str, str]:
+        return {str(p.relative_to(root)): p.read_text() for p in root.rglob("*.py")}
+
+    assert sources(clone) == sources(checkout) and len(sources(clone)) == 4
+
+
+def test_a_huge_patch_is_named_and_not_stored(checkout):
+    (checkout / "pkg" / "huge.py").write_text("x = 1\n" * MAX_PATCH_BYTES)
+    found = revision(checkout)
+    assert found.dirty and found.patch.startswith("# not stored") and len(found.patch) < 200
+
+
+def test_a_copy_inside_another_repository_does_not_borrow_its_commit(checkout):
+    (checkout / "vendored").mkdir()
+    assert revision(checkout / "vendored").commit is None
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(cell, study directory) of a supervised run of two steps."""
+    out = tmp_path_factory.mktemp("study")
+    config = planned_study("quick", 1, overrides=["pretrain_steps=4"]).entry("sft")
+    plain = config.config(quick.MODEL, 0)
+    cell = Cell(
+        replace(
+            plain,
+            train=replace(plain.train, num_steps=2, problems_per_step=4),
+            evaluation=replace(plain.evaluation, problem_limit=3, sample_limit=1),
+        )
+    )
+    run_cell(cell, out, lambda *_: None)
+    return cell, out
+
+
+def stored(run, name: str) -> dict:
+    cell, out = run
+    return json.loads((out / "runs" / cell.run_id / name).read_text())
+
+
+def test_a_run_names_its_data_prompts_seeds_and_starting_weights(run):
+    cell, out = run
+    record = stored(run, "provenance.json")
+    assert record["training_data"]["num_problems"] == 512
+    assert record["evaluation_data"]["miniaime"]["num_problems"] == 3
+    scores = stored(run, "scores.json")["benchmarks"]
+    for key, entry in record["evaluation_data"].items():
+        assert entry["sha256"] == scores[key]["problem_set_sha256"]
+    assert record["seeds"]["eval/miniamc"] == derive_seed(0, "eval", "miniamc")
+    base = base_model(cell.config, out / "cache")
+    weights = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
+    assert record["start_weights"] == {"model.safetensors": weights}
+    assert record["attempts"][0]["source_digest"] == stored(run, "result.json")["source_digest"]
+
+
+def test_a_result_names_device_time_tokens_and_the_checksum_of_every_file(run):
+    cell, out = run
+    result, directory = stored(run, "result.json"), out / "runs" / cell.run_id
+    assert result["device"] == "cpu" and result["started"] <= result["ended"]
+    texts = sum(
+        s["mean_length"] * 3 for s in stored(run, "scores.json")["benchmarks"].values()
+    )  # one sample of each of three problems
+    assert result["evaluation_tokens"] == pytest.approx(texts, abs=0.1)
+    sums = result["sha256"]
+    assert {"config.json", "provenance.json", "metrics.jsonl", "scores.json",
+            "model/model.safetensors", "samples/minimath.jsonl.gz"} <= set(sums)  # fmt: skip
+    for name, value in sums.items():
+        assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == value, name
+
+
+def test_a_second_attempt_is_listed_and_changes_nothing_else(run, tmp_path):
+    cell, out = run
+    base = base_model(cell.config, out / "cache")
+    for started in ("first", "second"):
+        provenance.record_start(
+            tmp_path, cell, started=started, start_weights=base, tokenizer=load_tokenizer(base)
+        )
+    record = json.loads((tmp_path / "provenance.json").read_text())
+    assert [a["started"] for a in record["attempts"]] == ["first", "second"]
+    for name in ("start_weights", "prompt", "evaluation_data", "seeds"):
+        assert record[name] == stored(run, "provenance.json")[name]
+
+
+def test_hashes_see_a_changed_trace_and_a_changed_prompt(run, tmp_path):
+    cell, out = run
+    tokenizer = load_tokenizer(base_model(cell.config, out / "cache"))
+    plain = provenance.prompt_record("mini", tokenizer)
+    tokenizer.chat_template += " "
+    changed = provenance.prompt_record("mini", tokenizer)
+    assert plain["spec_sha256"] == changed["spec_sha256"]
+    assert plain["chat_template_sha256"] != changed["chat_template_sha256"]
+
+    hashes = []
+    problems = training_problems(cell.config.data)
+    for expert in (problems[0].expert, problems[0].expert + " "):
+        (tmp_path / "provenance.json").write_text("{}")
+        altered = [replace(problems[0], expert=expert), *problems[1:]]
+        provenance.record_training_data(tmp_path, altered)
+        hashes.append(json.loads((tmp_path / "provenance.json").read_text())["training_data"])
+    assert hashes[0] == stored(run, "provenance.json")["training_data"]
+    assert hashes[0]["sha256"] != hashes[1]["sha256"]
