@@ -176,7 +176,7 @@ def _train(
     )
     trainer = Trainer(
         model=model,
-        method=build_method(config),
+        method=build_method(config, tokenizer),
         rollout=rollout,
         problems=problems,
         config=config.train,

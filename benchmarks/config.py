@@ -177,17 +177,26 @@ class Study:
         raise ValueError(f"unknown method {key!r}: profile {self.name!r} has {known}")
 
 
-def build_method(config: RunConfig) -> Any:
-    """The ``Method`` object of a run; a method that lives in a user's file is loaded from it."""
+def build_method(config: RunConfig, tokenizer: Any = None) -> Any:
+    """The ``Method`` object of a run; a method that lives in a user's file is loaded from it.
+
+    With the mini world's ``tokenizer`` SGPO logs its KL by the world's token classes.
+    """
     from baselines.grpo import GRPO, GRPOConfig
     from baselines.hpt import HPT, HPTConfig
     from baselines.luffy import LUFFY, LUFFYConfig
+    from baselines.opsd import OPSD, OPSDConfig
     from baselines.sft import SFT, SFTConfig
+    from baselines.srft import SRFT, SRFTConfig
     from sgpo.method import SGPO, SGPOConfig
+    from sgpo.mini.classifier import MiniTokenClassifier
 
     classes = {SFTConfig: SFT, GRPOConfig: GRPO, LUFFYConfig: LUFFY, HPTConfig: HPT,
-               SGPOConfig: SGPO}  # fmt: skip
+               OPSDConfig: OPSD, SRFTConfig: SRFT}  # fmt: skip
     kind = type(config.settings)
+    if kind is SGPOConfig:
+        of_the_world = tokenizer is not None and config.data.source == "mini"
+        return SGPO(config.settings, MiniTokenClassifier(tokenizer) if of_the_world else None)
     if kind in classes:
         return classes[kind](config.settings)
     return sys.modules[kind.__module__].METHOD(config.settings)

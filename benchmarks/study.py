@@ -23,7 +23,8 @@ from sgpo.core.files import read_json, write_json
 from sgpo.core.runlog import source_digest
 
 # A forked worker starts in milliseconds because its server has imported torch already.
-_PRELOAD = ["benchmarks.cells", "baselines.grpo", "baselines.hpt", "baselines.luffy"]
+_PRELOAD = ["benchmarks.cells", "baselines.grpo", "baselines.hpt", "baselines.luffy",
+            "baselines.opsd", "baselines.srft"]  # fmt: skip
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -38,7 +38,8 @@ class SGPOConfig:
             is SFT+GRPO.
         alpha_base, alpha_smoothing, alpha_max: a0, g and the cap of Eq. 6.
         direction: ``forward`` KL(guided || unguided), or ``reverse`` (Table 6).
-        distillation: ``kl``, or ``nll`` of the same completion (Table 3).
+        distillation: ``kl``, ``nll`` of the same completion (Table 3), or ``nll_masked``: that
+            with the tokens above ``kl_threshold`` masked out, as in Eq. 5.
         select_target: Eq. 4; off, all correct guided completions are averaged.
         length_normalized_selection: rank candidates by mean instead of summed log-probability.
         autonomous_term: off, only the distillation term trains (Table 2).
@@ -55,7 +56,7 @@ class SGPOConfig:
     alpha_smoothing: float = 0.1  # paper
     alpha_max: float = 0.8  # paper
     direction: Literal["forward", "reverse"] = "forward"  # paper
-    distillation: Literal["kl", "nll"] = "kl"  # paper
+    distillation: Literal["kl", "nll", "nll_masked"] = "kl"  # paper
     select_target: bool = True  # paper
     length_normalized_selection: bool = False  # paper: Eq. 4 is a sum
     autonomous_term: bool = True  # paper
@@ -72,11 +73,25 @@ class SGPOConfig:
             raise ValueError(f"kl_threshold={self.kl_threshold}: must be above 0 (inf for none)")
 
 
-class SGPO:
-    """The ``Method`` of arXiv 2606.24064; see ``SGPOConfig`` for its variants."""
+class TokenClassifier(Protocol):
+    """Sorts completion tokens into named classes, for metrics alone."""
 
-    def __init__(self, config: SGPOConfig) -> None:
-        self.config = config
+    names: tuple[str, ...]
+
+    def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Index into ``names`` of each token of ``token_ids`` [B, T], int64, same device."""
+        ...
+
+
+class SGPO:
+    """The ``Method`` of arXiv 2606.24064; see ``SGPOConfig`` for its variants.
+
+    With a ``classifier`` the KL mass and its masked part are logged for each class of tokens; no
+    number of the training depends on it.
+    """
+
+    def __init__(self, config: SGPOConfig, classifier: TokenClassifier | None = None) -> None:
+        self.config, self.classifier = config, classifier
 
     def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
         """Autonomous trajectories with their advantages, then the guided targets, whose
@@ -200,13 +215,30 @@ class SGPO:
                 kl=kl, completion_mask=mask, kl_threshold=threshold
             )
         else:
-            per_sequence = -(logprobs * mask).sum(-1) / mask.sum(-1)
+            plain = self.config.distillation == "nll"
+            kept = mask if plain else mask & objective.proximal_mask(kl, threshold).bool()
+            per_sequence = -(logprobs * kept).sum(-1) / mask.sum(-1)
         weights = kl.new_tensor([t.weight for t in trajectories])
-        values = kl.detach()
-        dropped = values[mask & (objective.proximal_mask(values, threshold) == 0)]
-        tokens, mass = float(mask.sum()), float(values[mask].sum())
-        return (weights * per_sequence).sum() / totals["problems"], {
+        metrics = self._kl_metrics(kl.detach(), mask, student.targets)
+        return (weights * per_sequence).sum() / totals["problems"], metrics
+
+    def _kl_metrics(
+        self, kl: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor
+    ) -> dict[str, tuple[float, float]]:
+        """Where the KL [B, T] lies and what Eq. 5 masks of it. ``kl_mass_<class>`` and
+        ``kl_masked_<class>`` are shares of the whole mass, so that they add up over classes."""
+        values = kl[mask]
+        dropped = objective.proximal_mask(values, self.config.kl_threshold) == 0
+        tokens, mass = float(len(values)), float(values.sum())
+        metrics = {
             "kl_mean": (mass, tokens),
-            "kl_masked_share": (float(dropped.sum()), mass),
-            "kl_masked_token_share": (float(dropped.numel()), tokens),
+            "kl_masked_share": (float(values[dropped].sum()), mass),
+            "kl_masked_token_share": (float(dropped.sum()), tokens),
         }
+        if self.classifier:
+            names, classes = self.classifier.names, self.classifier(targets)[mask]
+            for what, chosen in (("mass", classes >= 0), ("masked", dropped)):
+                sums = torch.bincount(classes[chosen], values[chosen], minlength=len(names))
+                for name, value in zip(names, sums.tolist(), strict=True):
+                    metrics[f"kl_{what}_{name}"] = (value, mass)
+        return metrics

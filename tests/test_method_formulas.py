@@ -62,6 +62,7 @@ SGPO_VARIANTS = {
     "group_advantage": {"alpha_mode": "group_advantage"},
     "reverse": {"direction": "reverse"},
     "nll": {"distillation": "nll"},
+    "nll_masked": {"distillation": "nll_masked"},
     "distillation_only": {"autonomous_term": False},
 }
 
@@ -112,6 +113,9 @@ def distillation_reference(model, t, config):
         for prompt in (t.second_prompt_ids, t.prompt_ids)
     ]
     kl = token_kl(guided_logits=logits[0], unguided_logits=logits[1], direction=config.direction)
+    if config.distillation == "nll_masked":
+        logprobs = dense_logprobs(model, t.prompt_ids, t.completion_ids)
+        return -(logprobs * (kl.detach() <= config.kl_threshold)).sum() / len(t.completion_ids)
     return (kl * (kl <= config.kl_threshold)).sum() / len(t.completion_ids)
 
 

@@ -27,6 +27,8 @@ from tiny import (
 from baselines.grpo import GRPO, GRPOConfig
 from baselines.hpt import HPT, HPTConfig
 from baselines.luffy import LUFFY, LUFFYConfig
+from baselines.opsd import OPSD, OPSDConfig
+from baselines.srft import SRFT, SRFTConfig
 from sgpo.core.advantages import group_centered
 from sgpo.core.types import Role, Trajectory
 from sgpo.core.verifier import Verdict
@@ -66,7 +68,7 @@ def test_strategy_never_stands_in_the_prompt_that_is_trained():
             if t.role is Role.GUIDED:
                 assert strategy_ids & set(t.second_prompt_ids)
                 assert t.prompt_ids[-3:] == t.second_prompt_ids[-3:]  # only the prefix differs
-            else:
+            elif name != "opsd":  # its teacher reads the solution in a second prompt
                 assert t.second_prompt_ids is None
     assert any(t.role is Role.GUIDED for t in trajectories)
 
@@ -282,7 +284,7 @@ def test_methods_refuse_impossible_settings():
         SGPOConfig(kl_threshold=math.nan)
 
 
-@pytest.mark.parametrize("name", ["sft", "luffy", "hpt"])
+@pytest.mark.parametrize("name", ["sft", "luffy", "hpt", "opsd", "srft"])
 def test_missing_traces_are_named(name):
     problems = [replace(p, expert=None) if p.id == "p2" else p for p in build_problems(4)]
     with pytest.raises(ValueError, match="problem 'p2' has no expert trace"):
@@ -296,12 +298,14 @@ def test_sgpo_names_the_problem_without_a_strategy():
 
 
 def test_sample_budget_is_the_papers_for_every_method():
-    """12 per problem: what each method draws, LUFFY's trace counted."""
+    """12 per problem: what each method draws; LUFFY and SRFT add the expert's trace."""
     problems = build_problems(3)
     defaults = {
         "grpo": GRPO(GRPOConfig()),
         "hpt": HPT(HPTConfig(max_tokens=MAX_TOKENS)),
         "luffy": LUFFY(LUFFYConfig(max_tokens=MAX_TOKENS)),
+        "opsd": OPSD(OPSDConfig()),
+        "srft": SRFT(SRFTConfig()),
         "sgpo": SGPO(SGPOConfig()),
     }
     drawn = {}
@@ -310,7 +314,7 @@ def test_sample_budget_is_the_papers_for_every_method():
         rollout.begin_step(1)
         method.collect(problems, rollout)
         drawn[name] = rollout.num_samples / len(problems)
-    assert drawn == {"grpo": 12, "hpt": 12, "luffy": 11, "sgpo": 12}
+    assert drawn == {"grpo": 12, "hpt": 12, "luffy": 11, "opsd": 12, "srft": 11, "sgpo": 12}
 
 
 def test_rollout_trajectories_carry_prompt_and_completion_apart():

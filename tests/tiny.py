@@ -26,7 +26,9 @@ from transformers import (
 from baselines.grpo import GRPO, GRPOConfig
 from baselines.hpt import HPT, HPTConfig
 from baselines.luffy import LUFFY, LUFFYConfig
+from baselines.opsd import OPSD, OPSDConfig
 from baselines.sft import SFT, SFTConfig
+from baselines.srft import SRFT, SRFTConfig
 from sgpo.core.compact_decoder import CompactSampler
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.core.prompts import PromptSpec
@@ -55,6 +57,8 @@ METHODS: dict[str, Any] = {
     "grpo": lambda: GRPO(GRPOConfig(num_samples=6)),
     "luffy": lambda: LUFFY(LUFFYConfig(max_tokens=MAX_TOKENS, num_samples=5)),
     "hpt": lambda: HPT(HPTConfig(max_tokens=MAX_TOKENS, num_samples=6, gate=2)),
+    "opsd": lambda: OPSD(OPSDConfig(num_samples=6)),
+    "srft": lambda: SRFT(SRFTConfig(num_samples=5)),
     "sgpo": lambda: SGPO(SGPOConfig(num_autonomous=4, num_guided=4)),
 }
 

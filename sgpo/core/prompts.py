@@ -25,6 +25,8 @@ class PromptSpec:
             stands before the problem (arXiv 2606.24064, Section 3).
         prefill: text the assistant turn opens with; part of the prompt, never of the completion.
         end_of_turn: the token string that closes the assistant turn and stops sampling.
+        solved: user turn with the expert's solution; holds ``{solution}`` and ``{question}``. Only
+            a self-distillation teacher reads it.
     """
 
     name: str
@@ -33,16 +35,25 @@ class PromptSpec:
     guided: str
     prefill: str
     end_of_turn: str
+    solved: str = "{solution}\n{question}"
 
     def prompt_ids(
-        self, tokenizer: PreTrainedTokenizerBase, problem: Problem, *, guided: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        problem: Problem,
+        *,
+        guided: bool = False,
+        solved: bool = False,
     ) -> tuple[int, ...]:
         """Token ids of the prompt of ``problem``, up to where the completion starts.
 
+        Args:
+            guided, solved: show the problem's strategy, or the expert's solution; not both.
+
         Raises:
-            ValueError: ``guided`` is asked for and the problem carries no strategy, or the
-                tokenizer has no chat template.
+            ValueError: what is to be shown is not there, or the tokenizer has no chat template.
         """
+        assert not (guided and solved)
         question = problem.question + self.suffix
         if guided:
             if not problem.strategy:
@@ -51,6 +62,13 @@ class PromptSpec:
                     "method that needs none"
                 )
             question = self.guided.format(strategy=problem.strategy, question=question)
+        if solved:
+            if not problem.expert:
+                raise ValueError(
+                    f"problem {problem.id!r} has no expert trace to show: use data with traces, or "
+                    "a method that needs none"
+                )
+            question = self.solved.format(solution=problem.expert, question=question)
         if not tokenizer.chat_template:
             raise ValueError(
                 f"tokenizer {tokenizer.name_or_path!r} has no chat template; "
@@ -88,12 +106,16 @@ _GUIDED = (
     "Here is a strategy for the problem.\n{strategy}\n\n"
     "Solve the problem with its help.\n{question}"
 )
+_SOLVED = (
+    "Here is a worked solution of the problem.\n{solution}\n\n"
+    "Solve the problem again, in your own words.\n{question}"
+)
 
 PROMPT_SPECS: dict[str, PromptSpec] = {
     spec.name: spec
     for spec in (
         PromptSpec("mini", None, "", "{strategy}\n{question}", "", "<|end|>"),
-        PromptSpec("qwen2.5-instruct", None, _BOXED, _GUIDED, "", "<|im_end|>"),
-        PromptSpec("llama-3-instruct", None, _BOXED, _GUIDED, "", "<|eot_id|>"),
+        PromptSpec("qwen2.5-instruct", None, _BOXED, _GUIDED, "", "<|im_end|>", _SOLVED),
+        PromptSpec("llama-3-instruct", None, _BOXED, _GUIDED, "", "<|eot_id|>", _SOLVED),
     )
 }

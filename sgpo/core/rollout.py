@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -112,6 +113,17 @@ class Rollout:
             )
             for p, verdict in zip(problems, verdicts, strict=True)
         ]
+
+    def prompts(
+        self, problems: Sequence[Problem], *, shown: Literal["strategy", "solution"]
+    ) -> list[tuple[int, ...]]:
+        """The prompt ids of every problem with its strategy or the expert's solution in them.
+
+        Raises:
+            ValueError: a problem has none.
+        """
+        flag = {"strategy": "guided", "solution": "solved"}[shown]
+        return [self.prompt_spec.prompt_ids(self.tokenizer, p, **{flag: True}) for p in problems]
 
     def logprobs(self, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
         """Log-probabilities [len(completion)] of every trajectory under the unguided prompt and

@@ -1,0 +1,97 @@
+"""KL by token class: the tensor lookup against the world's ground truth, and the metrics."""
+
+import math
+import random
+
+import pytest
+import torch
+from tiny import build_model, build_problems, build_trainer, collected, equal_weights, weights_of
+
+from sgpo.core.types import Role
+from sgpo.method import SGPO, SGPOConfig
+from sgpo.mini import suites
+from sgpo.mini.classifier import MiniTokenClassifier
+from sgpo.mini.text import STYLE_LINE, TOKEN_CLASSES, pretraining_example, token_classes
+from sgpo.mini.tokenizer import END, build_tokenizer
+from sgpo.objective import token_kl
+
+
+def test_lookup_equals_the_ground_truth_on_the_world_s_texts():
+    tokenizer, rng = build_tokenizer(), random.Random(5)
+    classifier = MiniTokenClassifier(tokenizer)
+    seen = set()
+    texts = []
+    for i in range(200):
+        task = suites.random_task(rng, 1 + i % 6, "train")
+        texts.append(pretraining_example(task, i % 2 == 0, rng)[1])
+    width = max(map(len, texts)) + 1
+    ids = torch.full((len(texts), width), tokenizer.pad_token_id)
+    for row, pieces in enumerate(texts):
+        ids[row, : len(pieces) + 1] = torch.tensor(tokenizer.convert_tokens_to_ids([*pieces, END]))
+    classes = classifier(ids)
+    for row, pieces in enumerate(texts):
+        names = [classifier.names[i] for i in classes[row].tolist()]
+        assert names[: len(pieces)] == token_classes(pieces)
+        assert set(names[len(pieces) :]) == {"routine"}
+        seen |= set(names)
+    assert seen == set(TOKEN_CLASSES)
+
+
+def test_style_words_count_as_style_only_where_a_completion_opens_with_them():
+    tokenizer = build_tokenizer()
+    style = tokenizer.convert_tokens_to_ids(STYLE_LINE)
+    other = tokenizer.convert_tokens_to_ids(["Order"])
+    rows = torch.tensor([[*style, *other], [*other, *style]])
+    names = MiniTokenClassifier(tokenizer).names
+    first, second = [[names[i] for i in row] for row in MiniTokenClassifier(tokenizer)(rows)]
+    assert first == ["style"] * 4 + ["commitment"]
+    assert second == ["commitment"] + ["routine"] * 4
+    short = torch.tensor([style[:2]])
+    assert [names[i] for i in MiniTokenClassifier(tokenizer)(short)[0]] == ["routine"] * 2
+
+
+class ThirdsClassifier:
+    """Any world will do: a token's class is its id modulo 3."""
+
+    names = ("zero", "one", "two")
+
+    def __call__(self, token_ids):
+        return token_ids % 3
+
+
+def test_metrics_by_class_add_up_and_are_right_token_by_token():
+    config = SGPOConfig(num_autonomous=4, num_guided=4, kl_threshold=0.7)
+    method = SGPO(config, ThirdsClassifier())
+    trajectories, model = collected(method, problems=build_problems(6))
+    sums = method.loss(model, trajectories, method.totals(trajectories)).sums
+    mass, masked = [0.0] * 3, [0.0] * 3
+    for t in (t for t in trajectories if t.role is Role.GUIDED):
+        logits = [
+            model(torch.tensor([prompt + t.completion_ids])).logits[0, len(prompt) - 1 : -1]
+            for prompt in (t.second_prompt_ids, t.prompt_ids)
+        ]
+        values = token_kl(guided_logits=logits[0], unguided_logits=logits[1]).tolist()
+        for token, value in zip(t.completion_ids, values, strict=True):
+            mass[token % 3] += value
+            masked[token % 3] += value if value > 0.7 else 0.0
+    assert 0 < sum(masked) < sum(mass)
+    for i, name in enumerate(ThirdsClassifier.names):
+        assert sums[f"kl_mass_{name}"] == pytest.approx((mass[i], sum(mass)), rel=1e-4)
+        assert sums[f"kl_masked_{name}"] == pytest.approx((masked[i], sum(mass)), rel=1e-4)
+    parts = [sums[f"kl_masked_{name}"][0] for name in ThirdsClassifier.names]
+    assert sum(parts) == pytest.approx(sums["kl_masked_share"][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [1.0, math.inf])
+def test_the_classifier_changes_no_number_of_the_training(tmp_path, threshold):
+    config = SGPOConfig(num_autonomous=4, num_guided=4, kl_threshold=threshold)
+    finals, records = [], []
+    for name, method in (("plain", SGPO(config)), ("sorted", SGPO(config, ThirdsClassifier()))):
+        trainer = build_trainer(method, tmp_path / name, model=build_model())
+        steps = [trainer._step(step) for step in (1, 2)]
+        extra = {k for k in steps[0] if k.startswith(("kl_mass_", "kl_masked_"))}
+        extra -= {"kl_masked_share", "kl_masked_token_share"}
+        assert len(extra) == (6 if name == "sorted" else 0)
+        records.append([{k: v for k, v in s.items() if k not in extra} for s in steps])
+        finals.append(weights_of(trainer.model))
+    assert equal_weights(*finals) and records[0] == records[1]
