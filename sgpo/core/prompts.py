@@ -6,7 +6,9 @@ two of them can disagree about a template, a suffix, a begin-of-sequence token o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import re
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,8 +25,15 @@ class PromptSpec:
         suffix: appended to every question, e.g. the request for a boxed answer.
         guided: user turn with a strategy; holds ``{strategy}`` and ``{question}``. The strategy
             stands before the problem (arXiv 2606.24064, Section 3).
-        prefill: text the assistant turn opens with; part of the prompt, never of the completion.
+        prefill: text the assistant turn opens with (a think prefix); part of the prompt, never of
+            the completion.
         end_of_turn: the token string that closes the assistant turn and stops sampling.
+        other_stops: further token strings that stop sampling, as the family's published
+            generation defaults have them.
+        begin: token string that opens every prompt, exactly once; None: prompts hold none.
+        chat: False leaves the chat template out: begin token, question and suffix alone.
+        date: what a template that prints today's date is told instead, so that the prompt of a
+            run does not change overnight.
         solved: user turn with the expert's solution; holds ``{solution}`` and ``{question}``. Only
             a self-distillation teacher reads it.
     """
@@ -35,6 +44,10 @@ class PromptSpec:
     guided: str
     prefill: str
     end_of_turn: str
+    other_stops: tuple[str, ...] = ()
+    begin: str | None = None
+    chat: bool = True
+    date: str | None = None
     solved: str = "{solution}\n{question}"
 
     def prompt_ids(
@@ -51,9 +64,14 @@ class PromptSpec:
             guided, solved: show the problem's strategy, or the expert's solution; not both.
 
         Raises:
-            ValueError: what is to be shown is not there, or the tokenizer has no chat template.
+            ValueError: what is to be shown is not there; the tokenizer has no chat template; a
+                special token stands in the problem's own text; or the begin token does not come
+                out exactly once.
         """
         assert not (guided and solved)
+        shown = problem.strategy if guided else problem.expert if solved else None
+        for text in (problem.question, shown):
+            _refuse_special_tokens(tokenizer, text or "", f"problem {problem.id!r}")
         question = problem.question + self.suffix
         if guided:
             if not problem.strategy:
@@ -69,6 +87,13 @@ class PromptSpec:
                     "a method that needs none"
                 )
             question = self.solved.format(solution=problem.expert, question=question)
+        # The template writes its own begin token, if any: never let the tokenizer add a second.
+        text = self._chat_text(tokenizer, question) if self.chat else (self.begin or "") + question
+        ids = tuple(tokenizer(text + self.prefill, add_special_tokens=False)["input_ids"])
+        self._check_begin(tokenizer, ids)
+        return ids
+
+    def _chat_text(self, tokenizer: PreTrainedTokenizerBase, question: str) -> str:
         if not tokenizer.chat_template:
             raise ValueError(
                 f"tokenizer {tokenizer.name_or_path!r} has no chat template; "
@@ -77,28 +102,74 @@ class PromptSpec:
         turns = [{"role": "user", "content": question}]
         if self.system is not None:
             turns.insert(0, {"role": "system", "content": self.system})
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        # The template writes its own begin-of-sequence token, if any: never add a second one.
-        return tuple(tokenizer(text + self.prefill, add_special_tokens=False)["input_ids"])
+        options = {} if self.date is None else {"date_string": self.date}
+        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, **options
+        )
+
+    def _check_begin(self, tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> None:
+        token = tokenizer.bos_token if self.begin is None else self.begin
+        count = ids.count(tokenizer.convert_tokens_to_ids(token)) if token else 0
+        if count != (self.begin is not None):
+            wanted = "none" if self.begin is None else "exactly one"
+            raise ValueError(
+                f"prompt spec {self.name!r}: the prompt holds {count} begin tokens {token!r}, "
+                f"{wanted} is right; check that tokenizer {tokenizer.name_or_path!r} and prompt "
+                "spec match"
+            )
 
     def target_ids(self, tokenizer: PreTrainedTokenizerBase, answer: str) -> tuple[int, ...]:
         """Token ids of an answer to learn from, closed by the end-of-turn token. A text that
-        repeats the prefill (traces that open with ``<think>``) loses that repetition."""
+        repeats the prefill (traces that open with ``<think>``) loses that repetition.
+        ValueError when a special token stands in it: it would end the answer early."""
+        _refuse_special_tokens(tokenizer, answer, "an answer to learn from")
         if self.prefill and answer.startswith(self.prefill):
             answer = answer[len(self.prefill) :]
         ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
         return (*ids, self.stop_ids(tokenizer)[0])
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-        """Ids that end a completion: the end of turn first, then the tokenizer's own eos."""
-        end = tokenizer.convert_tokens_to_ids(self.end_of_turn)
-        if end is None or end == tokenizer.unk_token_id:
-            raise ValueError(
-                f"tokenizer {tokenizer.name_or_path!r} does not know {self.end_of_turn!r}, the end "
-                f"of turn of prompt spec {self.name!r}: check that model and prompt spec match"
-            )
-        ids = [end, tokenizer.eos_token_id]
-        return tuple(dict.fromkeys(i for i in ids if i is not None))
+        """Ids that end a completion: the end of turn first, then the family's other stops and the
+        tokenizer's own eos. ValueError for a token that the tokenizer does not know."""
+        ids = []
+        for token in (self.end_of_turn, *self.other_stops):
+            if not _knows(tokenizer, token):
+                role = "end of turn" if token == self.end_of_turn else "stop token"
+                raise ValueError(
+                    f"tokenizer {tokenizer.name_or_path!r} does not know {token!r}, the {role} of "
+                    f"prompt spec {self.name!r}: check that model and prompt spec match"
+                )
+            ids.append(tokenizer.convert_tokens_to_ids(token))
+        if tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
+        return tuple(dict.fromkeys(ids))
+
+
+def _knows(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    # Not by comparing with the unknown token's id: Qwen's unknown token is <|endoftext|> itself.
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    return token_id is not None and tokenizer.convert_ids_to_tokens(token_id) == token
+
+
+@functools.lru_cache(maxsize=8)
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    added = tokenizer.added_tokens_decoder.values()
+    texts = sorted((t.content for t in added if t.special), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts))) if texts else None
+
+
+def special_token_in(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+    """The first special token that ``text`` spells out, None where there is none. Encoded as part
+    of a prompt it would become the real token: a problem could close its own turn."""
+    pattern = _special_tokens(tokenizer)
+    found = pattern.search(text) if pattern else None
+    return found.group() if found else None
+
+
+def _refuse_special_tokens(tokenizer: PreTrainedTokenizerBase, text: str, where: str) -> None:
+    token = special_token_in(tokenizer, text)
+    if token is not None:
+        raise ValueError(f"{where}: the text spells the special token {token!r}; remove it")
 
 
 _BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -111,11 +182,53 @@ _SOLVED = (
     "Solve the problem again, in your own words.\n{question}"
 )
 
+_QWEN = PromptSpec(
+    "qwen2.5-instruct", None, _BOXED, _GUIDED, "", "<|im_end|>",
+    other_stops=("<|endoftext|>",),
+    solved=_SOLVED,
+)  # fmt: skip
+_LLAMA = PromptSpec(
+    "llama-3-instruct", None, _BOXED, _GUIDED, "", "<|eot_id|>",
+    other_stops=("<|end_of_text|>", "<|eom_id|>"),
+    begin="<|begin_of_text|>",
+    solved=_SOLVED,
+    date="26 Jul 2024",  # Llama 3.1's own fallback; Llama 3.2's template would ask the clock
+)  # fmt: skip
+_THINK = "<think>\n"  # what the expert traces of the training set open with
+
 PROMPT_SPECS: dict[str, PromptSpec] = {
     spec.name: spec
     for spec in (
         PromptSpec("mini", None, "", "{strategy}\n{question}", "", "<|end|>"),
-        PromptSpec("qwen2.5-instruct", None, _BOXED, _GUIDED, "", "<|im_end|>", _SOLVED),
-        PromptSpec("llama-3-instruct", None, _BOXED, _GUIDED, "", "<|eot_id|>", _SOLVED),
+        _QWEN,
+        replace(_QWEN, name="qwen2.5-instruct-think", prefill=_THINK),
+        replace(_QWEN, name="qwen2.5-none", suffix="", chat=False),
+        _LLAMA,
+        replace(_LLAMA, name="llama-3-instruct-think", prefill=_THINK),
+        replace(_LLAMA, name="llama-3-none", suffix="", chat=False),
     )
 }
+NATIVE_SPECS = ("mini", "qwen2.5-instruct", "llama-3-instruct")
+
+
+def prompt_spec(name: str) -> PromptSpec:
+    """The spec of a name; ValueError that lists the known ones."""
+    if name not in PROMPT_SPECS:
+        known = ", ".join(PROMPT_SPECS)
+        raise ValueError(f"unknown prompt spec {name!r}: must be one of {known}")
+    return PROMPT_SPECS[name]
+
+
+def native_spec(tokenizer: PreTrainedTokenizerBase) -> PromptSpec:
+    """The spec whose end-of-turn token the tokenizer knows.
+
+    Raises:
+        ValueError: none or more than one fits; the spec must then be named.
+    """
+    fitting = [n for n in NATIVE_SPECS if _knows(tokenizer, PROMPT_SPECS[n].end_of_turn)]
+    if len(fitting) != 1:
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path!r} fits {', '.join(fitting) or 'no'} prompt spec: "
+            f"name one of {', '.join(PROMPT_SPECS)}"
+        )
+    return PROMPT_SPECS[fitting[0]]

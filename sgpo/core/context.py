@@ -1,0 +1,112 @@
+"""What a checkpoint's position encoding can hold, read from its config and checked on the model.
+
+Two faults of this field's releases are caught here before a run: a token budget that leaves no
+room for the prompt (32K generated tokens in a 32K context), and a base frequency that the library
+dropped silently while it read an older or newer spelling of the config.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+RELATIVE_TOLERANCE = 1e-4  # float32 rounding is 1e-7; a dropped base frequency is off by far more
+
+
+def rope_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """``rope_type``, ``rope_theta`` and scaling values of a config.json, whichever spelling it has
+    (``rope_theta`` beside ``rope_scaling``, or both inside ``rope_parameters``)."""
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = scaling.get("rope_theta", config.get("rope_theta", 10_000.0))
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    return {**scaling, "rope_type": kind, "rope_theta": float(theta)}
+
+
+def context_length(config: dict[str, Any]) -> int:
+    """Positions that the checkpoint was made for: prompt and completion together must fit.
+
+    ``max_position_embeddings`` of config.json; with YaRN scaling, which published Qwen2.5 configs
+    leave off, the scaled length where that is larger.
+    """
+    length = int(config["max_position_embeddings"])
+    rope = rope_settings(config)
+    if rope["rope_type"] == "yarn":
+        original = rope.get("original_max_position_embeddings", length)
+        length = max(length, int(original * rope["factor"]))
+    return length
+
+
+def expected_inverse_frequencies(config: dict[str, Any]) -> torch.Tensor | None:
+    """Inverse frequencies float32 [head size / 2] that config.json asks for; None for scalings
+    other than ``default`` and ``llama3``, which are not checked here."""
+    rope = rope_settings(config)
+    heads = config["num_attention_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
+    frequencies = rope["rope_theta"] ** -exponents
+    if rope["rope_type"] == "llama3":
+        # Long waves are slowed by `factor`, short ones kept, and in between it is interpolated.
+        old = rope["original_max_position_embeddings"]
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = old * frequencies / (2 * math.pi)
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+        frequencies = kept * frequencies + (1 - kept) * frequencies / rope["factor"]
+    elif rope["rope_type"] != "default":
+        return None
+    return frequencies.float()
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a checkpoint directory as it stands on disk, before any library reads it."""
+    path = directory / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{directory}: no config.json; not a Hugging Face checkpoint") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+
+
+def check_rope(model: PreTrainedModel, directory: Path) -> None:
+    """ValueError unless the loaded model rotates by the frequencies that its config.json states."""
+    config = read_config(directory)
+    expected = expected_inverse_frequencies(config)
+    if expected is None:
+        return
+    actual = model.model.rotary_emb.inv_freq.detach().float().cpu()
+    if actual.shape != expected.shape or not torch.allclose(
+        actual, expected, rtol=RELATIVE_TOLERANCE, atol=0.0
+    ):
+        theta = rope_settings(config)["rope_theta"]
+        raise ValueError(
+            f"{directory}: the loaded model does not use the position encoding of its config.json "
+            f"(rope_theta={theta:g}); this version of transformers reads that config differently"
+        )
+
+
+def fit_max_tokens(context: int, longest_prompt: int, max_tokens: int) -> tuple[int, str | None]:
+    """Tokens a completion may have, and a line that says so when that is fewer than asked for.
+
+    Args:
+        context: positions of the model. longest_prompt: in tokens. max_tokens: asked for.
+
+    Raises:
+        ValueError: the longest prompt leaves no room at all.
+    """
+    room = context - longest_prompt
+    if room < 1:
+        raise ValueError(
+            f"the longest prompt has {longest_prompt} tokens and fills the context of {context}: "
+            "use a model with a longer context, or leave that problem out"
+        )
+    if max_tokens <= room:
+        return max_tokens, None
+    return room, (
+        f"{max_tokens} tokens after a prompt of {longest_prompt} do not fit the context of "
+        f"{context}: completions are capped at {room} tokens"
+    )

@@ -1,0 +1,189 @@
+"""Golden prompts of Qwen2.5 and Llama 3: the ids of every part, computed without a tokenizer."""
+
+from dataclasses import replace
+
+import pytest
+import standin
+import torch
+from standin import LLAMA_SPECIALS, QWEN_SPECIALS, byte_ids
+
+from sgpo.core import context
+from sgpo.core.prompts import PROMPT_SPECS, native_spec, prompt_spec
+from sgpo.core.types import Problem
+
+PROBLEM = Problem("p", "What is $2+2$?\n é", "4", strategy="Type: sums.\nAdd {them}.", expert="x")
+BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+GUIDED = (
+    "Here is a strategy for the problem.\nType: sums.\nAdd {them}.\n\n"
+    "Solve the problem with its help.\nWhat is $2+2$?\n é"
+)
+QWEN_SYSTEM = "system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+LLAMA_SYSTEM = "\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+
+
+@pytest.fixture(scope="module", params=["qwen2.5", "llama-3"])
+def family(request):
+    return request.param, standin.build_tokenizer(request.param)
+
+
+def golden(family: str, user: str, prefill: str = "") -> tuple[int, ...]:
+    """The ids that the published chat format gives, special tokens by their published number."""
+    if family == "qwen2.5":
+        start, end = QWEN_SPECIALS["<|im_start|>"], QWEN_SPECIALS["<|im_end|>"]
+        return (
+            start, *byte_ids(QWEN_SYSTEM), end, *byte_ids("\n"),
+            start, *byte_ids("user\n" + user), end, *byte_ids("\n"),
+            start, *byte_ids("assistant\n" + prefill),
+        )  # fmt: skip
+    head, tail = LLAMA_SPECIALS["<|start_header_id|>"], LLAMA_SPECIALS["<|end_header_id|>"]
+    end = LLAMA_SPECIALS["<|eot_id|>"]
+    return (
+        LLAMA_SPECIALS["<|begin_of_text|>"],
+        head, *byte_ids("system"), tail, *byte_ids(LLAMA_SYSTEM), end,
+        head, *byte_ids("user"), tail, *byte_ids("\n\n" + user), end,
+        head, *byte_ids("assistant"), tail, *byte_ids("\n\n" + prefill),
+    )  # fmt: skip
+
+
+def test_golden_ids_of_native_and_think_prompts(family):
+    name, tokenizer = family
+    spec = prompt_spec(f"{name}-instruct")
+    assert native_spec(tokenizer) is spec
+    assert spec.prompt_ids(tokenizer, PROBLEM) == golden(name, PROBLEM.question + BOXED)
+    assert spec.prompt_ids(tokenizer, PROBLEM, guided=True) == golden(name, GUIDED + BOXED)
+    think = prompt_spec(f"{name}-instruct-think")
+    expected = golden(name, PROBLEM.question + BOXED, "<think>\n")
+    assert think.prompt_ids(tokenizer, PROBLEM) == expected
+
+
+def test_no_template_is_the_bare_question(family):
+    name, tokenizer = family
+    begin = (LLAMA_SPECIALS["<|begin_of_text|>"],) if name == "llama-3" else ()
+    expected = (*begin, *byte_ids(PROBLEM.question))
+    assert prompt_spec(f"{name}-none").prompt_ids(tokenizer, PROBLEM) == expected
+
+
+def test_a_saved_tokenizer_gives_the_same_ids(family, tmp_path):
+    """What a run loads is another class than what was saved."""
+    from benchmarks.cells import load_tokenizer
+
+    name = family[0]
+    standin.write_checkpoint(tmp_path, name, small=True)
+    tokenizer = standin.build_tokenizer(name, small=True)
+    loaded = load_tokenizer(tmp_path)
+    spec = prompt_spec(f"{name}-instruct")
+    assert spec.prompt_ids(loaded, PROBLEM) == spec.prompt_ids(tokenizer, PROBLEM)
+    assert spec.stop_ids(loaded) == spec.stop_ids(tokenizer)
+
+
+def test_stop_ids_are_the_published_ones(family):
+    name, tokenizer = family
+    published = {"qwen2.5": (151645, 151643), "llama-3": (128009, 128001, 128008)}[name]
+    for suffix in ("instruct", "instruct-think", "none"):
+        assert prompt_spec(f"{name}-{suffix}").stop_ids(tokenizer) == published
+
+
+def test_targets_end_in_the_end_of_turn_and_never_double_the_think_prefix(family):
+    name, tokenizer = family
+    trace = "<think>\nadd\n</think>\n\\boxed{4}"
+    end = prompt_spec(f"{name}-instruct").stop_ids(tokenizer)[0]
+    assert prompt_spec(f"{name}-instruct").target_ids(tokenizer, trace) == (*byte_ids(trace), end)
+    short = byte_ids(trace.removeprefix("<think>\n"))
+    think = prompt_spec(f"{name}-instruct-think")
+    assert think.target_ids(tokenizer, trace) == (*short, end)
+    whole = think.prompt_ids(tokenizer, PROBLEM) + think.target_ids(tokenizer, trace)
+    assert tokenizer.decode(whole).count("<think>") == 1
+
+
+def test_a_template_that_asks_the_clock_is_told_the_date():
+    tokenizer = standin.build_tokenizer("llama-3")
+    turns = [{"role": "user", "content": "x"}]
+    asked = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert "26 Jul 2024" not in asked  # the stand-in does ask the clock, as Llama 3.2's does
+    ids = PROMPT_SPECS["llama-3-instruct"].prompt_ids(tokenizer, PROBLEM)
+    assert "Today Date: 26 Jul 2024\n" in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("field", ["question", "strategy", "expert"])
+def test_a_problem_cannot_spell_special_tokens(family, field):
+    name, tokenizer = family
+    end = {"qwen2.5": "<|im_end|>", "llama-3": "<|eot_id|>"}[name]
+    problem, spec = replace(PROBLEM, **{field: f"a{end}b"}), prompt_spec(f"{name}-instruct")
+    with pytest.raises(ValueError, match="spells the special token '<.(im_end|eot_id).>'"):
+        if field == "expert":
+            spec.target_ids(tokenizer, problem.expert)
+        else:
+            spec.prompt_ids(tokenizer, problem, guided=True)
+
+
+def test_two_begin_tokens_or_none_are_refused():
+    tokenizer, spec = standin.build_tokenizer("llama-3"), PROMPT_SPECS["llama-3-instruct"]
+    template = tokenizer.chat_template
+    for broken, count in ((template.replace("{{ bos_token }}", "", 1), 0),
+                          ("{{ bos_token }}" + template, 2)):  # fmt: skip
+        tokenizer.chat_template = broken
+        with pytest.raises(ValueError, match=f"holds {count} begin tokens .*exactly one is right"):
+            spec.prompt_ids(tokenizer, PROBLEM)
+
+
+def test_native_spec_and_prompt_spec_name_what_is_allowed():
+    tokenizer = standin.build_tokenizer("qwen2.5", small=True)
+    with pytest.raises(ValueError, match="does not know '<.eot_id.>'.*'llama-3-instruct'"):
+        PROMPT_SPECS["llama-3-instruct"].stop_ids(tokenizer)
+    with pytest.raises(ValueError, match="unknown prompt spec 'qwen': must be one of mini, qwen2"):
+        prompt_spec("qwen")
+    tokenizer.add_tokens("<|eot_id|>")
+    with pytest.raises(ValueError, match="fits qwen2.5-instruct, llama-3-instruct prompt spec"):
+        native_spec(tokenizer)
+
+
+LLAMA_31_ROPE = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "rope"),
+    [
+        ("qwen2.5", {"rope_theta": 1e6, "rope_type": "default"}),
+        ("llama-3", {"rope_theta": 5e5, **LLAMA_31_ROPE}),
+    ],
+)
+def test_the_position_encoding_of_the_config_reaches_the_model(tmp_path, family, rope):
+    from benchmarks.cells import load_model
+
+    changes = {"rope_parameters": rope, "max_position_embeddings": 32_768, "head_dim": 128}
+    standin.write_checkpoint(tmp_path, family, small=True, **changes)
+    model = load_model(tmp_path)
+    context.check_rope(model, tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    # The fault of the trackers: the base frequency is dropped and 10000 used instead.
+    (tmp_path / "config.json").write_text(config.replace(str(rope["rope_theta"]), "10000.0"))
+    with pytest.raises(ValueError, match="rope_theta=10000"):
+        context.check_rope(model, tmp_path)
+
+
+def test_both_spellings_of_the_rope_settings_mean_the_same():
+    old = {"rope_theta": 5e5, "rope_scaling": LLAMA_31_ROPE, "max_position_embeddings": 131_072,
+           "num_attention_heads": 32, "hidden_size": 4096}  # fmt: skip
+    new = {k: v for k, v in old.items() if not k.startswith("rope")}
+    new["rope_parameters"] = {"rope_theta": 5e5, **LLAMA_31_ROPE}
+    frequencies = [context.expected_inverse_frequencies(c) for c in (old, new)]
+    assert torch.equal(*frequencies)
+    # Longest wave slowed by the full factor, shortest kept: hand-computed.
+    assert frequencies[0][0] == 1.0
+    assert frequencies[0][-1].item() == pytest.approx(5e5 ** -(126 / 128) / 8, rel=1e-6)
+
+
+def test_context_length_and_the_cap():
+    assert context.context_length({"max_position_embeddings": 32_768}) == 32_768
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768}
+    config = {"max_position_embeddings": 32_768, "rope_scaling": yarn}
+    assert context.context_length(config) == 131_072
+    assert context.fit_max_tokens(131_072, 1000, 32_768) == (32_768, None)
+    cap, line = context.fit_max_tokens(32_768, 768, 32_768)
+    assert cap == 32_000 and "capped at 32000 tokens" in line
+    assert context.fit_max_tokens(100, 60, 40) == (40, None)
+    with pytest.raises(ValueError, match="longest prompt has 100 tokens"):
+        context.fit_max_tokens(100, 100, 1)
