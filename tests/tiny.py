@@ -109,6 +109,18 @@ def build_model(family: str = "qwen2", seed: int = 0, **changes: Any) -> PreTrai
     return model
 
 
+def build_double(family: str = "qwen2", **changes: Any) -> PreTrainedModel:
+    """A float64 model. Its norms are torch's, because transformers' round to float32."""
+    model = build_model(family, **changes).double()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__.endswith("RMSNorm"):
+                norm = torch.nn.RMSNorm(child.weight.shape, eps=model.config.rms_norm_eps)
+                norm.weight = child.weight
+                setattr(module, name, norm)
+    return model
+
+
 def build_problems(count: int = 12) -> list[Problem]:
     """Questions of two to four words with strategies and expert traces of different lengths."""
     problems = []

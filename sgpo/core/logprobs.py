@@ -15,6 +15,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from sgpo.core import shared_prompts
+
 Direction = Literal["forward", "reverse"]
 DEFAULT_CHUNK = 4096  # tokens; at V = 152k in float32 a chunk's logits take 2.5 GB
 
@@ -78,9 +80,18 @@ def pad_sequences(
 def completion_hidden(model: PreTrainedModel, batch: PaddedSequences) -> torch.Tensor:
     """Final hidden states [N, H] that predict the N unmasked completion tokens, row by row.
 
-    Sequences are padded on the right, so causal attention alone keeps padding out of sight and
-    no attention mask is needed.
+    On the CPU distinct prompts are read once (``shared_prompts``). Elsewhere the model's own
+    forward pass runs; sequences are padded on the right, so causal attention alone keeps padding
+    out of sight and no attention mask is needed.
     """
+    if shared_prompts.applies_to(model):
+        return shared_prompts.hidden_states(
+            model,
+            batch.input_ids,
+            batch.positions[:, 0] + 1,
+            batch.targets,
+            batch.completion_mask,
+        )
     hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
     rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(batch.positions)
     return hidden[rows[batch.completion_mask], batch.positions[batch.completion_mask]]

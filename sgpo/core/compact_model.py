@@ -1,0 +1,228 @@
+"""Qwen2- and Llama-shaped models as plain tensor algebra: what scoring and sampling on the CPU
+share.
+
+A tiny model spends most of a forward pass in many small operations. Here projections are fused,
+the weight of a norm is folded into the projection behind it, and three gradients are written by
+hand. The weights stay those of the Hugging Face model and receive its gradients; values agree with
+its own forward pass up to the order of summation (tests/test_shared_prompts.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+SUPPORTED = ("qwen2", "llama")
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+def unsupported_setting(config: Any) -> str | None:
+    """The first setting of a model's ``config`` that is not computed here, and what it must be;
+    None if all are."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    bias = config.model_type == "llama" and getattr(config, "attention_bias", False)
+    for name, value, *supported in (
+        ("model_type", config.model_type, *SUPPORTED),
+        ("rope_type", rope.get("rope_type", "default"), "default"),
+        ("hidden_act", getattr(config, "hidden_act", None), "silu"),
+        ("attention_bias", bool(bias), False),
+        ("mlp_bias", bool(getattr(config, "mlp_bias", False)), False),
+        ("use_sliding_window", bool(getattr(config, "use_sliding_window", False)), False),
+    ):
+        if value not in supported:
+            return f"{name}={value!r}: must be {' or '.join(map(repr, supported))}"
+    return None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Fused weights of one decoder layer, [out, in].
+
+    ``qkv`` (query heads, key heads, value heads) and ``gate_up`` carry the weight of the norm
+    before them: their input is ``normalize(x)``.
+    """
+
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    output: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+
+class Decoder:
+    """The decoder stack of a supported model, its present weights fused once for several passes.
+
+    Fields: ``layers``; ``eps`` of the norms; ``num_heads`` and ``num_kv`` query and key/value
+    heads of ``head_size``.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        config, self.body = model.config, model.base_model
+        self.num_heads, self.num_kv = config.num_attention_heads, config.num_key_value_heads
+        self.head_size = self.body.layers[0].self_attn.head_dim
+        self.eps = config.rms_norm_eps
+        self.layers = [_fuse(layer) for layer in self.body.layers]
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings [..., H]; as in the model, the padding row receives no gradient."""
+        return self.body.embed_tokens(ids)
+
+    def angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines [..., 1, head size / 2] of rotary ``positions`` [...]."""
+        # In float32 whatever the model's dtype, as transformers does.
+        angle = positions[..., None, None].float() * self.body.rotary_emb.inv_freq.float()
+        dtype = self.body.norm.weight.dtype
+        return angle.cos().to(dtype), angle.sin().to(dtype)
+
+    def finish(self, x: torch.Tensor) -> torch.Tensor:
+        """The final norm: hidden states that the language-model head takes."""
+        return normalize(x, self.eps) * self.body.norm.weight
+
+    def run(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        prefix: list[KeysValues] | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[KeysValues]]:
+        """Hidden states [B, T, H] before the final norm, and the keys and values of every layer,
+        each [B, T, num_kv, head_size].
+
+        Args:
+            ids: [B, T]. positions: [B, T] or [T].
+            prefix: keys and values that stand before ``ids`` in every layer.
+            mask: bool, True where a position attends to a slot, [B or 1, 1, T, prefix + T];
+                without it attention is causal, and there may be no prefix.
+        """
+        assert (prefix is None) == (mask is None)
+        x = self.embed(ids)
+        cos, sin = self.angles(positions)
+        kept = []
+        for i, layer in enumerate(self.layers):
+            q, k, v = self._project(layer, normalize(x, self.eps), cos, sin)
+            kept.append((k, v))
+            if prefix is not None:
+                k, v = torch.cat([prefix[i][0], k], 1), torch.cat([prefix[i][1], v], 1)
+            attended = F.scaled_dot_product_attention(
+                q.transpose(1, 2),
+                k.transpose(1, 2),
+                v.transpose(1, 2),
+                attn_mask=mask,
+                is_causal=mask is None,
+                enable_gqa=self.num_heads != self.num_kv,
+            )
+            x = x + F.linear(attended.transpose(1, 2).flatten(2), layer.output)
+            gate_up = F.linear(normalize(x, self.eps), layer.gate_up)
+            x = x + F.linear(_SwiGLU.apply(gate_up), layer.down)
+        return x, kept
+
+    def _project(
+        self, layer: Layer, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys (both rotated) and values, [B, T, heads, head size]."""
+        turned = self.num_heads + self.num_kv
+        qkv = F.linear(x, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, self.head_size))
+        q_k, v = qkv.split([turned, self.num_kv], 2)
+        q, k = _Rotate.apply(q_k, cos, sin).split([self.num_heads, self.num_kv], 2)
+        return q, k, v
+
+
+def _fuse(layer: torch.nn.Module) -> Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
+    gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+    return Layer(
+        qkv=torch.cat([p.weight for p in qkv]) * layer.input_layernorm.weight,
+        qkv_bias=None if qkv[0].bias is None else torch.cat([p.bias for p in qkv]),
+        output=attention.o_proj.weight,
+        gate_up=gate_up * layer.post_attention_layernorm.weight,
+        down=mlp.down_proj.weight,
+    )
+
+
+def normalize(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """``x / sqrt(mean(x^2) + eps)`` over the last dimension."""
+    if torch.is_grad_enabled():
+        return _Normalize.apply(x, eps)
+    return x * _reciprocal_rms(x, eps)  # apply() takes longer than this when sampling
+
+
+def _reciprocal_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def rotate(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, inverse: bool = False
+) -> torch.Tensor:
+    """Heads [..., heads, size] turned by their angles, or back, in the half-split layout of Qwen2
+    and Llama checkpoints. It writes in place: for use without a graph only."""
+    a, b = x.chunk(2, -1)
+    out = torch.empty_like(x)
+    out_a, out_b = out.chunk(2, -1)
+    sign = -1 if inverse else 1
+    torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=out_b).addcmul_(a, sin, value=sign)
+    return out
+
+
+# Each of these spares autograd most of the intermediate tensors of its formula.
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, eps: float) -> torch.Tensor:
+        scale = _reciprocal_rms(x, eps)
+        normalized = x * scale
+        ctx.save_for_backward(normalized, scale)
+        return normalized
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        normalized, scale = ctx.saved_tensors
+        along = (grad * normalized).mean(-1, keepdim=True)
+        return torch.addcmul(grad, normalized, along, value=-1).mul_(scale), None
+
+
+class _SwiGLU(torch.autograd.Function):
+    """``silu(gate) * up`` of [..., 2 F], gate and up side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up.chunk(2, -1)
+        active = F.silu(gate)
+        ctx.save_for_backward(gate_up, active)
+        return active * up
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        gate_up, active = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, -1)
+        out = torch.empty_like(gate_up)
+        grad_gate, grad_up = out.chunk(2, -1)
+        torch.mul(grad, active, out=grad_up)
+        torch.mul(grad, up, out=grad_gate)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+        return out
+
+
+class _Rotate(torch.autograd.Function):
+    """``rotate``, whose gradient is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return rotate(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return rotate(grad, *ctx.saved_tensors, inverse=True), None, None
