@@ -8,12 +8,14 @@ from tiny import (
     END,
     SPEC,
     VOCABULARY,
+    build_double,
     build_model,
     build_tokenizer,
 )
 
 from sgpo.core import compact_decoder
 from sgpo.core.compact_decoder import CompactSampler
+from sgpo.core.compact_model import Decoder
 from sgpo.core.sampling import SamplingParams, TransformersSampler, make_completion
 from sgpo.core.seeding import generator
 from sgpo.core.types import FinishReason
@@ -47,30 +49,47 @@ def ids_of(groups):
 )
 def test_compact_decoder_equals_the_models_own_forward(family, shape):
     """Teacher-forced: prefill at unequal lengths, then single steps with a row dropped midway."""
-    model = build_model(family, **shape)
-    weights = compact_decoder._Weights(model)
-    width, new = max(map(len, PROMPTS)), 4
-    pads = torch.tensor([width - len(p) for p in PROMPTS])
-    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in PROMPTS])
+    model = build_double(family, **shape)
+    new = 4
     forced = torch.randint(5, 20, (len(PROMPTS), new), generator=generator(0, "forced"))
     with torch.inference_mode():
-        cache = compact_decoder._Cache(weights, len(PROMPTS), width + new)
-        steps = [weights.logits(weights.forward(ids, cache, pads, 0)[:, -1])]
+        batch = compact_decoder._Batch(Decoder(model), PROMPTS, new)
         rows = torch.arange(len(PROMPTS))
+        steps = [model.lm_head(batch.hidden)]
         for t in range(new):
             if t == 2:
                 rows = torch.tensor([0, 2, 3])
-                cache.select(rows)
-            hidden = weights.forward(forced[rows, t : t + 1], cache, pads[rows], width + t)
+                batch.select(rows)
+            batch.step(forced[rows, t])
             logits = torch.full_like(steps[0], torch.nan)
-            logits[rows] = weights.logits(hidden[:, -1])
+            logits[rows] = model.lm_head(batch.hidden)
             steps.append(logits)
         for row, prompt in enumerate(PROMPTS):
             whole = torch.tensor([[*prompt, *forced[row].tolist()]])
             expected = model(whole).logits[0, len(prompt) - 1 :]
             last = new + 1 if row in (0, 2, 3) else 3
             got = torch.stack([s[row] for s in steps[:last]])
-            torch.testing.assert_close(got, expected[:last], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(got, expected[:last], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[1::2]], ids=["padded", "one length"])
+def test_greedy_ids_are_those_of_generate(family, prompts):
+    """At a vanishing temperature every draw is the most probable token."""
+    model = build_model(family, initializer_range=0.8)
+    groups = make("compact", model).sample(
+        prompts, 2, SamplingParams(max_tokens=12, temperature=1e-4, seed=3)
+    )
+    lengths = set()
+    for prompt, group in zip(prompts, groups, strict=True):
+        ids = torch.tensor([prompt])
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
+        )
+        expected = tuple(out[0, len(prompt) :].tolist())
+        assert [c.token_ids for c in group] == [expected] * 2
+        lengths.add(len(expected))
+    assert max(lengths) > 3
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
@@ -166,19 +185,19 @@ def test_progress_counts_every_completion(kind):
 def test_finished_rows_leave_the_batch(monkeypatch):
     """Rows that stopped a while ago must not be decoded to the end of the budget."""
     rows = []
-    forward = compact_decoder._Weights.forward
+    step = compact_decoder._Batch.step
 
-    def counted(self, ids, *arguments):
-        rows.append(len(ids))
-        return forward(self, ids, *arguments)
+    def counted(self, tokens):
+        rows.append(len(tokens))
+        return step(self, tokens)
 
-    monkeypatch.setattr(compact_decoder._Weights, "forward", counted)
+    monkeypatch.setattr(compact_decoder._Batch, "step", counted)
     groups = make("compact").sample(PROMPTS, 32, SamplingParams(max_tokens=40, seed=1))
     lengths = [len(c.token_ids) for group in groups for c in group]
-    for step, decoded in enumerate(rows[1:], start=1):
+    for step, decoded in enumerate(rows, start=1):
         alive = sum(length > step for length in lengths)
         assert alive <= decoded <= alive / compact_decoder.COMPACT_BELOW + 1, step
-    assert len(rows) == max(lengths)
+    assert len(rows) == max(lengths) - 1  # the first token comes from the prompt
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A lean CPU sampler for Qwen2- and Llama-shaped models.
 
 ``generate`` spends most of a tiny model's step in Python. This decoder reads the weights of a
-Hugging Face model as they are (no copy that could go stale), prefills every distinct prompt once
+Hugging Face model anew in every call (no copy that could go stale), prefills every prompt once
 for all of its samples, keeps a preallocated cache, and drops finished rows from the batch.
 Log-probabilities agree with the model's own forward pass (tests/test_sampling.py).
 """
@@ -9,16 +9,15 @@ Log-probabilities agree with the model's own forward pass (tests/test_sampling.p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sgpo.core.compact_model import Decoder, normalize, rotate, unsupported_setting
 from sgpo.core.sampling import SamplingParams, make_completion
 from sgpo.core.types import Completion
 
-SUPPORTED = ("qwen2", "llama")
 COMPACT_BELOW = 0.8  # share of live rows under which the batch is compacted
 
 
@@ -37,7 +36,9 @@ class CompactSampler:
         stop_ids: Sequence[int],
         max_batch: int = 512,
     ) -> None:
-        _refuse_unsupported(model.config)
+        unsupported = unsupported_setting(model.config)
+        if unsupported is not None:
+            raise ValueError(f"{unsupported} for the compact sampler; use sampler=transformers")
         self.model, self.tokenizer, self.max_batch = model, tokenizer, max_batch
         self.stop_ids = frozenset(stop_ids)
         self._stop = torch.tensor(sorted(self.stop_ids))
@@ -56,7 +57,7 @@ class CompactSampler:
         """See ``Sampler.sample``."""
         generator = torch.Generator().manual_seed(params.seed)
         uniforms = torch.rand(len(prompts), n, params.max_tokens, generator=generator)
-        weights = _Weights(self.model)
+        decoder = Decoder(self.model)
         # Prompts of one length share a batch where possible; results go back by index.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         per_batch = max(1, self.max_batch // n)
@@ -64,7 +65,7 @@ class CompactSampler:
         for start in range(0, len(order), per_batch):
             part = order[start : start + per_batch]
             noise = uniforms[part].reshape(len(part) * n, -1)
-            rows = self._decode(weights, [prompts[i] for i in part], n, noise, params)
+            rows = self._decode(decoder, [prompts[i] for i in part], n, noise, params)
             for j, i in enumerate(part):
                 results[i] = [
                     make_completion(row, self.stop_ids, self.tokenizer)
@@ -76,25 +77,21 @@ class CompactSampler:
 
     def _decode(
         self,
-        weights: _Weights,
+        decoder: Decoder,
         prompts: list[Sequence[int]],
         n: int,
         noise: torch.Tensor,
         params: SamplingParams,
     ) -> list[list[int]]:
         """Raw generated ids of ``len(prompts) * n`` rows; ids after a stop token are undefined."""
-        width = max(map(len, prompts))
-        pads = torch.tensor([width - len(p) for p in prompts])
-        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
-        cache = _Cache(weights, len(prompts), width + params.max_tokens)
-        hidden = weights.forward(ids, cache, pads, 0)[:, -1]
-        cache.repeat(n)
-        hidden, pads = hidden.repeat_interleave(n, 0), pads.repeat_interleave(n, 0)
+        batch = _Batch(decoder, prompts, params.max_tokens)
+        batch.repeat(n)
+        head = self.model.get_output_embeddings()
         out = torch.zeros(noise.shape, dtype=torch.long)
         live = torch.arange(len(noise))
         done = torch.zeros(len(noise), dtype=torch.bool)
         for t in range(params.max_tokens):
-            tokens = draw(weights.logits(hidden), noise[live, t], params)
+            tokens = draw(head(batch.hidden), noise[live, t], params)
             out[live, t] = tokens
             done |= torch.isin(tokens, self._stop)
             alive = int((~done).sum())
@@ -102,34 +99,10 @@ class CompactSampler:
                 break
             if alive < COMPACT_BELOW * len(live):
                 index = (~done).nonzero().squeeze(1)
-                live, tokens, pads = live[index], tokens[index], pads[index]
-                done = done[index]
-                cache.select(index)
-            hidden = weights.forward(tokens[:, None], cache, pads, width + t)[:, -1]
+                live, tokens, done = live[index], tokens[index], done[index]
+                batch.select(index)
+            batch.step(tokens)
         return out.tolist()
-
-
-def _refuse_unsupported(config: Any) -> None:
-    """ValueError naming the first setting of ``config`` that this decoder does not compute."""
-    if config.model_type not in SUPPORTED:
-        raise ValueError(
-            f"CompactSampler reads {' and '.join(SUPPORTED)} models, not "
-            f"{config.model_type!r}; use sampler=transformers"
-        )
-    rope = getattr(config, "rope_parameters", None) or {}
-    bias = config.model_type == "llama" and getattr(config, "attention_bias", False)
-    for name, value, supported in (
-        ("rope_type", rope.get("rope_type", "default"), "default"),
-        ("hidden_act", config.hidden_act, "silu"),
-        ("attention_bias", bool(bias), False),
-        ("mlp_bias", bool(getattr(config, "mlp_bias", False)), False),
-        ("use_sliding_window", bool(getattr(config, "use_sliding_window", False)), False),
-    ):
-        if value != supported:
-            raise ValueError(
-                f"CompactSampler supports {name}={supported!r}, not {value!r}; "
-                "use sampler=transformers"
-            )
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) -> torch.Tensor:
@@ -152,103 +125,81 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) ->
     return (order.gather(1, choice) if params.top_p < 1 else choice).squeeze(1)
 
 
-class _Cache:
-    """Keys and values of every layer, [rows, kv heads, slots, head size], slots left-aligned."""
+class _Batch:
+    """Rows that are decoded together, and the keys and values of all their tokens.
 
-    def __init__(self, weights: _Weights, rows: int, slots: int) -> None:
-        shape = (rows, weights.num_kv, slots, weights.head_dim)
-        make = weights.embed.new_zeros
-        self.layers = [(make(shape), make(shape)) for _ in weights.layers]
+    Prompts lie padded on the right in the first slots, new tokens behind them. ``hidden`` [B, H]
+    is the final hidden state of each row's last token. There is first one row a prompt.
+    """
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+        self.decoder = decoder
+        width = max(map(len, prompts))
+        self.positions = torch.tensor([len(p) for p in prompts])  # of the next token
+        ids = torch.tensor([list(p) + [0] * (width - len(p)) for p in prompts])
+        x, kept = decoder.run(ids, torch.arange(width))
+        self.hidden = decoder.finish(x[torch.arange(len(x)), self.positions - 1])
+        self.filled, slots = width, width + max_tokens
+        self.cache = [
+            tuple(F.pad(t.transpose(1, 2), (0, 0, 0, max_tokens)) for t in pair) for pair in kept
+        ]  # [rows, num_kv, slots, head size]
+        self.bias = None
+        if any(len(p) < width for p in prompts):
+            slot = torch.arange(slots)
+            padding = (slot >= self.positions[:, None]) & (slot < width)
+            bias = torch.zeros(padding.shape, dtype=x.dtype).masked_fill(padding, -torch.inf)
+            self.bias = bias[:, None].repeat(1, decoder.num_kv, 1)  # [rows, num_kv, slots]
 
     def repeat(self, n: int) -> None:
-        self.layers = [
-            (k.repeat_interleave(n, 0), v.repeat_interleave(n, 0)) for k, v in self.layers
-        ]
+        """``n`` rows next to each other of every present one."""
+        self.select(torch.arange(len(self.hidden)).repeat_interleave(n))
 
     def select(self, index: torch.Tensor) -> None:
-        self.layers = [(k.index_select(0, index), v.index_select(0, index)) for k, v in self.layers]
+        """Keep the rows of ``index``, in its order."""
+        self.hidden, self.positions = self.hidden[index], self.positions[index]
+        self.cache = [tuple(t.index_select(0, index) for t in pair) for pair in self.cache]
+        if self.bias is not None:
+            self.bias = self.bias[index]
 
+    def step(self, tokens: torch.Tensor) -> None:
+        """Append ``tokens`` [B] and compute their ``hidden``."""
+        decoder = self.decoder
+        x = decoder.embed(tokens)
+        cos, sin = decoder.angles(self.positions)
+        for layer, (keys, values) in zip(decoder.layers, self.cache, strict=True):
+            h = F.linear(normalize(x, decoder.eps), layer.qkv, layer.qkv_bias)
+            x = torch.addmm(x, self._attend(h, keys, values, cos, sin), layer.output.T)
+            gate, up = F.linear(normalize(x, decoder.eps), layer.gate_up).chunk(2, -1)
+            x = torch.addmm(x, F.silu(gate).mul_(up), layer.down.T)
+        self.hidden = decoder.finish(x)
+        self.positions = self.positions + 1
+        self.filled += 1
 
-class _Weights:
-    """The decoder-only transformer behind a Qwen2 or Llama model, as plain tensor algebra."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        config, body = model.config, model.model
-        self.num_heads, self.num_kv = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = body.layers[0].self_attn.head_dim
-        self.eps = config.rms_norm_eps
-        self.embed, self.norm = body.embed_tokens.weight, body.norm.weight
-        self.head = model.lm_head.weight
-        self.inv_freq = body.rotary_emb.inv_freq
-        self.layers = []
-        for layer in body.layers:
-            attn, mlp = layer.self_attn, layer.mlp
-            qkv = [attn.q_proj, attn.k_proj, attn.v_proj]
-            bias = None
-            if attn.q_proj.bias is not None:
-                bias = torch.cat([p.bias for p in qkv])
-            self.layers.append(
-                {
-                    "norm1": layer.input_layernorm.weight,
-                    "norm2": layer.post_attention_layernorm.weight,
-                    "qkv": torch.cat([p.weight for p in qkv]),
-                    "qkv_bias": bias,
-                    "o": attn.o_proj.weight,
-                    "gate_up": torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-                    "down": mlp.down_proj.weight,
-                }
-            )
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.linear(hidden, self.head)
-
-    def forward(
-        self, ids: torch.Tensor, cache: _Cache, pads: torch.Tensor, slot: int
+    def _attend(
+        self,
+        qkv: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
     ) -> torch.Tensor:
-        """Final hidden states [rows, new, H] of ``ids`` written at ``slot``.. of the cache.
+        """Attention [B, H] of the new tokens over the cache, which they extend in place.
 
-        ``pads`` [rows]: empty slots on the left; rotary positions start behind them.
+        Two batched products are faster here than the fused kernel, which is made for many queries.
         """
-        rows, new = ids.shape
-        end = slot + new
-        positions = (torch.arange(slot, end)[None] - pads[:, None]).clamp(min=0)
-        angle = positions[..., None].float() * self.inv_freq
-        cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # [rows, 1, new, head_dim / 2]
-        slots = torch.arange(end)
-        mask = (slots[None, None] >= pads[:, None, None]) & (
-            slots[None, None] <= torch.arange(slot, end)[None, :, None]
-        )  # [rows, new, end]
-        if new > 1:  # a padded query sees itself, else its softmax would be over nothing
-            mask |= torch.eye(new, end, dtype=torch.bool)[None]
-        x = F.embedding(ids, self.embed)
-        for layer, (keys, values) in zip(self.layers, cache.layers, strict=True):
-            h = F.rms_norm(x, x.shape[-1:], layer["norm1"], self.eps)
-            x = x + self._attend(h, layer, keys, values, cos, sin, mask, slot, end)
-            h = F.rms_norm(x, x.shape[-1:], layer["norm2"], self.eps)
-            gate, up = F.linear(h, layer["gate_up"]).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, layer["down"])
-        return F.rms_norm(x[:, -1:], x.shape[-1:], self.norm, self.eps)
-
-    def _attend(self, h, layer, keys, values, cos, sin, mask, slot, end):
-        """Attention of the new positions over the cache, which it extends in place."""
-        rows, new, _ = h.shape
-        heads, kv, size = self.num_heads, self.num_kv, self.head_dim
-        qkv = F.linear(h, layer["qkv"], layer["qkv_bias"])
-        qkv = qkv.view(rows, new, heads + 2 * kv, size).transpose(1, 2)
-        rotated = _rotate(qkv[:, : heads + kv], cos, sin)
-        keys[:, :, slot:end] = rotated[:, heads:]
-        values[:, :, slot:end] = qkv[:, heads + kv :]
+        decoder = self.decoder
+        size, end, turned = decoder.head_size, self.filled + 1, decoder.num_heads + decoder.num_kv
+        heads = qkv.unflatten(-1, (-1, size))
+        rotated = rotate(heads[:, :turned], cos, sin)
+        keys[:, :, self.filled] = rotated[:, decoder.num_heads :]
+        values[:, :, self.filled] = heads[:, turned:]
         # Query heads of one key/value head become queries of one attention: no repeated cache.
-        q = rotated[:, :heads].reshape(rows, kv, (heads // kv) * new, size)
-        wide = mask[:, None].repeat(1, 1, heads // kv, 1) if new > 1 else mask[:, None]
-        out = F.scaled_dot_product_attention(
-            q, keys[:, :, :end], values[:, :, :end], attn_mask=wide
-        )
-        out = out.view(rows, heads, new, size).transpose(1, 2).reshape(rows, new, heads * size)
-        return F.linear(out, layer["o"])
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding in the half-split layout of Qwen2 and Llama checkpoints."""
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+        group = decoder.num_heads // decoder.num_kv
+        q = rotated[:, : decoder.num_heads].reshape(-1, group, size)
+        k, v = (t.flatten(0, 1)[:, :end] for t in (keys, values))
+        scores = torch.bmm(q, k.mT)
+        if self.bias is None:
+            scores.mul_(size**-0.5)
+        else:
+            scores = torch.add(self.bias.flatten(0, 1)[:, None, :end], scores, alpha=size**-0.5)
+        return torch.bmm(torch.softmax(scores, -1), v).view(len(qkv), -1)
