@@ -56,7 +56,7 @@ class GRPO:
         self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
     ) -> LossOutput:
         config = self.config
-        scores = score_policy(model, trajectories)
+        scores = score_policy(model, trajectories, surrogate_only=True)
         loss = losses.clipped_surrogate(
             logprobs=scores.logprobs,
             old_logprobs=scores.old_logprobs,

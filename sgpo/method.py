@@ -187,7 +187,7 @@ class SGPO:
         sequences is the mean over problems of the group mean."""
         config = self.config
         with torch.set_grad_enabled(config.autonomous_term and torch.is_grad_enabled()):
-            scores = score_policy(model, trajectories)
+            scores = score_policy(model, trajectories, surrogate_only=True)
             loss = losses.clipped_surrogate(
                 logprobs=scores.logprobs,
                 old_logprobs=scores.old_logprobs,

@@ -12,6 +12,7 @@ from tiny import (
     SPEC,
     STRATEGY_WORDS,
     VOCABULARY,
+    build_double,
     build_model,
     build_problems,
     build_rollout,
@@ -20,6 +21,7 @@ from tiny import (
     collected,
     dense_logprobs,
     equal_weights,
+    grader,
     gradient,
     weights_of,
 )
@@ -29,6 +31,7 @@ from baselines.hpt import HPT, HPTConfig
 from baselines.luffy import LUFFY, LUFFYConfig
 from baselines.opsd import OPSD, OPSDConfig
 from baselines.srft import SRFT, SRFTConfig
+from sgpo.core import batching
 from sgpo.core.advantages import group_centered
 from sgpo.core.types import Role, Trajectory
 from sgpo.core.verifier import Verdict
@@ -259,6 +262,74 @@ def test_equal_rewards_have_no_policy_gradient(name, grade):
     trajectories, model = collected(method, grade=grade)
     loss, grad = gradient(method, model, [trajectories], method.totals(trajectories))
     assert loss == 0.0 and not grad.any()
+
+
+def some_groups_right(pairs, *, truncated=None):
+    """All samples of a gold answer with an even number are right; else about half are."""
+    verdicts = []
+    for gold, text in pairs:
+        right = int(gold[1:]) % 2 == 0 or len(text) % 2 == 0
+        verdicts.append(Verdict(right, "correct" if right else "wrong", None))
+    return verdicts
+
+
+@pytest.mark.parametrize("name", ["grpo", "sgpo"])
+def test_rows_without_advantage_are_left_out_of_the_graph_alone(name, monkeypatch):
+    """Same loss, metrics and gradient as with a graph for every row, in float64."""
+    method = METHODS[name]()
+    trajectories, _ = collected(method, problems=build_problems(6), grade=some_groups_right)
+    own = [t for t in trajectories if t.role is Role.AUTONOMOUS]
+    still = [t for t in own if t.advantage == 0]
+    assert still and len(still) < len(own)
+    model, totals = build_double(), method.totals(trajectories)
+    with_graph = []
+    stats = batching.token_stats
+
+    def counted(model, batch, **options):
+        result = stats(model, batch, **options)
+        if result.logprobs.requires_grad:
+            with_graph.append(len(result.logprobs))
+        return result
+
+    monkeypatch.setattr(batching, "token_stats", counted)
+    lean = method.loss(model, trajectories, totals)
+    assert with_graph == [len(own) - len(still)]
+    _, lean_grad = gradient(method, model, [trajectories], totals)
+    monkeypatch.setattr(batching.dist, "is_initialized", lambda: True)  # ranks skip nothing
+    full = method.loss(model, trajectories, totals)
+    assert with_graph[-1] == len(own)
+    _, full_grad = gradient(method, model, [trajectories], totals)
+    torch.testing.assert_close(lean.loss, full.loss, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(lean_grad, full_grad, rtol=1e-10, atol=1e-12)
+    assert full_grad.abs().max() > 1e-3
+    assert lean.sums.keys() == full.sums.keys()
+    for key, values in full.sums.items():
+        assert lean.sums[key] == pytest.approx(values, rel=1e-10, abs=1e-12), key
+
+
+def test_a_step_without_gradient_still_moves_by_its_momentum(tmp_path):
+    """AdamW after one gradient g and one of zero: the second step is
+    lr * (b1 m / (1 - b1^2)) / (sqrt(b2 v / (1 - b2^2)) + eps) with m, v of the first."""
+    wrong = []
+
+    def grade(pairs, *, truncated=None):
+        return all_wrong(pairs) if wrong else grader(pairs, truncated=truncated)
+
+    trainer = build_trainer(METHODS["grpo"](), tmp_path, grade=grade, num_steps=2)
+    trainer._step(1)
+    before = weights_of(trainer.model)
+    moments = {n: trainer.optimizer.state[p] for n, p in trainer.model.named_parameters()}
+    first = {n: (s["exp_avg"].clone(), s["exp_avg_sq"].clone()) for n, s in moments.items()}
+    wrong.append(True)
+    assert trainer._step(2)["grad_norm"] == 0
+    rate = trainer.learning_rate(2)
+    for name, parameter in trainer.model.named_parameters():
+        m, v = first[name]
+        step = (0.9 * m / (1 - 0.9**2)) / ((0.999 * v / (1 - 0.999**2)).sqrt() + 1e-8)
+        torch.testing.assert_close(
+            parameter.detach(), before[name] - rate * step, rtol=1e-5, atol=1e-7
+        )
+    assert not equal_weights(before, weights_of(trainer.model))
 
 
 def test_without_autonomous_term_and_without_targets_nothing_moves(tmp_path):

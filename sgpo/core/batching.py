@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from sgpo.core.logprobs import PaddedSequences, pad_sequences, token_stats
+from sgpo.core.logprobs import PaddedSequences, TokenStats, pad_sequences, token_stats
 from sgpo.core.losses import importance_ratio
 from sgpo.core.types import Role, Trajectory
 
@@ -74,14 +75,26 @@ def score_policy(
     trajectories: Sequence[Trajectory],
     *,
     entropy: Literal["metric", "loss"] = "metric",
+    surrogate_only: bool = False,
 ) -> PolicyScores:
     """``PolicyScores`` of ``trajectories`` under their own prompts, with gradient.
 
     Where a trajectory has no ``old_logprobs`` the policy has not moved since it sampled, and the
     detached current values are exact.
+
+    Args:
+        surrogate_only: the caller's loss multiplies every log-probability by its advantage and
+            uses nothing else of the scores. Where the advantage is 0 the gradient is 0, and the
+            scores then carry no graph.
     """
     batch = padded(trajectories).to(model.device)
-    stats = token_stats(model, batch, entropy=entropy)
+    # Ranks that share a model must all take part in every backward pass.
+    if surrogate_only and torch.is_grad_enabled() and not dist.is_initialized():
+        assert entropy == "metric"
+        moving = torch.tensor([t.advantage != 0.0 for t in trajectories], device=model.device)
+        stats = _stats_of_moving(model, batch, moving)
+    else:
+        stats = token_stats(model, batch, entropy=entropy)
     old = stats.logprobs.detach().clone()
     for row, trajectory in enumerate(trajectories):
         if trajectory.old_logprobs is not None:
@@ -94,6 +107,23 @@ def score_policy(
         completion_mask=batch.completion_mask,
         advantages=make([t.advantage for t in trajectories]),
         is_demo=torch.tensor([t.role is Role.DEMO for t in trajectories], device=model.device),
+    )
+
+
+def _stats_of_moving(
+    model: PreTrainedModel, batch: PaddedSequences, moving: torch.Tensor
+) -> TokenStats:
+    """``token_stats`` of ``batch``, with a graph for the rows where ``moving`` [B] alone."""
+    parts, places = [], []
+    for rows, graph in ((moving, True), (~moving, False)):
+        place = rows.nonzero().squeeze(1)
+        if len(place):
+            with torch.set_grad_enabled(graph):
+                parts.append(token_stats(model, batch.rows(place)))
+            places.append(place)
+    back = torch.cat(places).argsort()
+    return TokenStats(
+        torch.cat([p.logprobs for p in parts])[back], torch.cat([p.entropy for p in parts])[back]
     )
 
 

@@ -57,6 +57,10 @@ class PaddedSequences:
     def to(self, device: torch.device | str) -> PaddedSequences:
         return PaddedSequences(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
 
+    def rows(self, index: torch.Tensor) -> PaddedSequences:
+        """The sequences of ``index`` [rows], padded as they are."""
+        return PaddedSequences(*(getattr(self, f)[index] for f in self.__dataclass_fields__))
+
 
 def pad_sequences(
     prompts: Sequence[tuple[int, ...]], completions: Sequence[tuple[int, ...]]

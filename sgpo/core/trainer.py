@@ -167,6 +167,10 @@ class Trainer:
             for name, (numerator, denominator) in output.sums.items():
                 sums[name][0] += numerator
                 sums[name][1] += denominator
+        for parameter in self.model.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                # A gradient of zero is one: the optimiser's moments move on.
+                parameter.grad = torch.zeros_like(parameter)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(
