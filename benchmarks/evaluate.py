@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import string
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks.config import SUITE_VERSION, EvalConfig
 from benchmarks.sources import evaluation_problems, problem_set_sha256
+from sgpo.core.extraction import extract
 from sgpo.core.files import write_bytes
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
@@ -27,6 +29,8 @@ _SAMPLE_KEYS = ("problem_id", "sample", "gold", "text", "num_tokens", "finish_re
 LETTERS = {
     "correct": "c", "wrong": "w", "no_answer": "n", "truncated": "t", "timeout": "o", "error": "e",
 }  # fmt: skip
+NO_VOTE = "."
+_SYMBOLS = string.ascii_letters + string.digits
 
 
 def evaluate(
@@ -113,30 +117,64 @@ def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def summarize(rows: Iterable[dict[str, Any]], problem_ids: Sequence[str], k: int) -> dict:
-    """Compact scores: one string of verdict letters per problem, and the mean length.
+    """Compact scores: one string of verdict letters per problem, the mean length, and ``answers``.
+
+    ``answers`` says which samples of a problem agree, for majority votes: one word a problem, one
+    symbol a sample, equal symbols for equal answers (see ``answer_word``), words joined by spaces.
 
     Raises:
         ValueError: a problem does not have exactly the samples 0..k-1, or is unknown.
     """
-    letters: dict[str, dict[int, str]] = {problem: {} for problem in problem_ids}
+    by_problem: dict[str, dict[int, dict]] = {problem: {} for problem in problem_ids}
     tokens = []
     for row in rows:
-        if row["problem_id"] not in letters:
+        if row["problem_id"] not in by_problem:
             raise ValueError(f"sample of unknown problem {row['problem_id']!r}")
-        letters[row["problem_id"]][row["sample"]] = LETTERS[row["reason"]]
+        by_problem[row["problem_id"]][row["sample"]] = row
         tokens.append(row["num_tokens"])
-    for problem, found in letters.items():
+    for problem, found in by_problem.items():
         if sorted(found) != list(range(k)):
             raise ValueError(
                 f"problem {problem!r} has {len(found)} samples, not exactly {k}: delete the "
                 "samples file and evaluate again"
             )
-    assert len(tokens) == k * len(letters), "a sample was stored twice"
+    assert len(tokens) == k * len(by_problem), "a sample was stored twice"
     return {
         "k": k,
-        "verdicts": ["".join(found[i] for i in range(k)) for found in letters.values()],
+        "verdicts": [
+            "".join(LETTERS[found[i]["reason"]] for i in range(k)) for found in by_problem.values()
+        ],
         "mean_length": round(sum(tokens) / len(tokens), 4),
+        "answers": " ".join(
+            answer_word([found[i] for i in range(k)]) for found in by_problem.values()
+        ),
     }
+
+
+def answer_word(rows: Sequence[dict[str, Any]]) -> str:
+    """One symbol a sample of one problem: equal for samples that vote for the same answer.
+
+    All correct samples vote together, because each equals the gold answer. Wrong ones vote
+    together when their extracted answers read the same without spaces, so equal wrong answers in
+    two spellings split their votes; the mini world writes every answer in one way only. A sample
+    without an answer, truncated or not judged casts no vote: ``NO_VOTE``. Symbols are given in
+    the order of first appearance.
+    """
+    symbols: dict[str | None, str] = {}
+    word = ""
+    for row in rows:
+        if row["reason"] not in ("correct", "wrong"):
+            word += NO_VOTE
+            continue
+        # None stands for the gold answer: no extracted text can be mistaken for it.
+        answer = None
+        if row["reason"] == "wrong":
+            answer = "".join((extract(row["text"]).text or "").split())
+        index = len(symbols)
+        # Past 62 different answers: letters that no JSON or report gives a meaning to.
+        fresh = _SYMBOLS[index] if index < len(_SYMBOLS) else chr(0x4E00 + index)
+        word += symbols.setdefault(answer, fresh)
+    return word
 
 
 def write_samples(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.cells import is_finished
+from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
 from benchmarks.checkpoint_eval import print_scores
 from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_file
 from benchmarks.profiles import profile_module
@@ -23,6 +23,7 @@ from benchmarks.regime import calibration_cells, record_regimes
 from benchmarks.store import SGPO_VARIANTS, read_object
 from benchmarks.study import Outcome, locked, run_study, write_plan
 from benchmarks.tables.ablations import VARIANT_ARTEFACTS
+from benchmarks.tasks import Task, is_done
 from sgpo.core.config import apply_overrides, dotted_names
 from sgpo.core.files import read_json, write_text
 from sgpo.core.runlog import environment
@@ -153,7 +154,7 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
         if cell.parent:
             wanted.setdefault(cell.parent.run_id, cell.parent)
         wanted.setdefault(cell.run_id, cell)
-    if not wanted:
+    if not wanted and not selected_analyses(study, options):
         raise ValueError("no cell of the grid matches --methods, --models and --only")
     cells = list(wanted.values())
     if study.name == "mini" and not (options.only or options.methods or options.models):
@@ -162,11 +163,25 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
     return cells
 
 
+def selected_analyses(study: Study, options: argparse.Namespace) -> list[AnalysisTask]:
+    """The analyses behind the artefacts of ``--only``, or all of them with ``--all`` on the whole
+    grid. Their runs are among what those artefacts need."""
+    if options.only:
+        keys = report.analyses(options.only)
+    else:
+        whole = options.all and not (options.methods or options.models)
+        keys = set(ANALYSES) if whole else set()
+    return [task for task in analysis_tasks(study) if task.key in keys]
+
+
 def launch_study(study: Study, results: Path, options: argparse.Namespace) -> int:
     """Run the asked-for cells, then the report; 0 when every cell finished, else 1."""
     console, began = Console(), time.monotonic()
     with locked(results):
-        cells = selected(study, results, options)
+        cells: list[Task] = [
+            *selected(study, results, options),
+            *selected_analyses(study, options),
+        ]
         write_plan(study, results)
         with StudyProgress(cells, console) as progress:
             outcome = run_study(cells, results, options.jobs, progress)
@@ -205,15 +220,18 @@ def conclude(outcome: Outcome, console: Console) -> int:
 
 def dry_run(study: Study, results: Path, options: argparse.Namespace) -> int:
     """Print the grid with expected time and disk; nothing is run or written."""
-    cells = selected(study, results, options)
-    left = [c for c in cells if not is_finished(results / "runs" / c.run_id)]
+    cells: list[Task] = [
+        *selected(study, results, options),
+        *selected_analyses(study, options),
+    ]
+    left = [c for c in cells if not is_done(c, results)]
     for cell in cells:
         state = "to run" if cell in left else "finished"
         print(f"{cell.run_id:40} {state:9} about {clock(expected_cost(cell))} on one core")
     seconds = sum(map(expected_cost, left)) / options.jobs
     print(
-        f"{len(left)} of {len(cells)} cells to run: about {clock(seconds)} with {options.jobs} "
-        f"jobs, {MEGABYTES_PER_CELL * len(left):.0f} MB of disk, no GPU memory"
+        f"{len(left)} of {len(cells)} cells and analyses to run: about {clock(seconds)} with "
+        f"{options.jobs} jobs, {MEGABYTES_PER_CELL * len(left):.0f} MB of disk, no GPU memory"
     )
     return 0
 
@@ -240,25 +258,3 @@ def train_one(options: argparse.Namespace, results: Path) -> int:
         print_scores(read_json(directory / "scores.json"))
         print(f"run directory: {directory}")
     return conclude(outcome, Console())
-
-
-def print_status(profile: str, results: Path) -> int:
-    """One line a cell: finished, published (results without local samples), failed, missing."""
-    path = results / "study.json"
-    if not path.exists():
-        raise ValueError(f"{path}: no study here yet; start one with `bash reproduce.sh`")
-    counts: dict[str, int] = {}
-    for cell in read_json(path)["cells"]:
-        run_dir = results / "runs" / cell["run_id"]
-        if is_finished(run_dir):
-            state = "finished"
-        elif (run_dir / "result.json").exists():
-            state = "published"
-        elif (run_dir / "failed.json").exists():
-            state = "failed"
-        else:
-            state = "started" if run_dir.exists() else "missing"
-        counts[state] = counts.get(state, 0) + 1
-        print(f"{cell['run_id']:40} {state}")
-    print(f"{profile}: " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items())))
-    return 0

@@ -7,13 +7,24 @@ here, before any number is computed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import stats
-from benchmarks.store import Benchmark, Cell, Method, Model, Run, Study, StudyError, read_object
+from benchmarks.store import (
+    Analysis,
+    Benchmark,
+    Cell,
+    Method,
+    Model,
+    Run,
+    Study,
+    StudyError,
+    read_object,
+)
 
 NUM_DRAWS = 2000
 BOOTSTRAP_SEED = 20260624
@@ -36,6 +47,10 @@ def load_study(results_dir: Path, rng: np.random.Generator | None = None) -> Stu
         methods = tuple(Method(**entry) for entry in grid["methods"])
         benchmarks = tuple(Benchmark(**entry) for entry in grid["benchmarks"])
         cells = tuple(Cell(**entry) for entry in grid["cells"])
+        planned = tuple(
+            Analysis(**entry | {"inputs": tuple(entry["inputs"])})
+            for entry in grid.get("analyses", [])  # absent: a grid without the analysis stage
+        )
         profile, version, seeds = grid["profile"], grid["suite_version"], tuple(grid["seeds"])
     except (KeyError, TypeError) as error:
         raise StudyError(
@@ -44,6 +59,7 @@ def load_study(results_dir: Path, rng: np.random.Generator | None = None) -> Stu
         ) from error
     _check_grid(cells, {m.key for m in models}, {m.key for m in methods})
     runs, failures = _load_runs(results_dir, cells, benchmarks, version)
+    failures |= _analysis_failures(results_dir, planned)
     most_seeds = max(
         (
             sum(1 for c in cells if c.model == m.key and c.method == k.key)
@@ -70,6 +86,7 @@ def load_study(results_dir: Path, rng: np.random.Generator | None = None) -> Stu
         runs=runs,
         failures=failures,
         resamples=resamples,
+        analyses=tuple(_load_analysis(results_dir, entry, version) for entry in planned),
     )
 
 
@@ -199,3 +216,32 @@ def _check_columns(runs: Mapping[str, Run], benchmarks: tuple[Benchmark, ...]) -
                         f"{benchmark.key}: runs {scored[0].cell.run_id} and {run.cell.run_id} "
                         f"differ in {what} and cannot share a column; evaluate one of them again"
                     )
+
+
+def _load_analysis(root: Path, planned: Analysis, version: int) -> Analysis:
+    """``planned`` with what its file holds; as it is where there is no file."""
+    path = root / "analyses" / f"{planned.run_id}.json"
+    if not path.exists():
+        return planned
+    stored = read_object(path)
+    if stored.get("suite_version") != version:
+        raise StudyError(
+            f"analyses/{path.name} has suite version {stored.get('suite_version')}, study.json has "
+            f"{version}; remove the file and run the study again"
+        )
+    lacking = {"run_id", "inputs", "result"} - set(stored)
+    if lacking or stored["run_id"] != planned.run_id:
+        raise StudyError(
+            f"analyses/{path.name} is not the analysis {planned.run_id}; remove the file and run "
+            "the study again"
+        )
+    return replace(planned, result=stored["result"], made_from=tuple(stored["inputs"]))
+
+
+def _analysis_failures(root: Path, planned: tuple[Analysis, ...]) -> dict[str, str]:
+    paths = {a.run_id: root / "analyses" / f"{a.run_id}.failed.json" for a in planned}
+    return {
+        run_id: str(read_object(path).get("error", "no reason stored"))
+        for run_id, path in paths.items()
+        if path.exists()
+    }

@@ -9,23 +9,29 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from benchmarks.analyses.planned import AnalysisTask
 from benchmarks.config import Cell
 
+Planned = Cell | AnalysisTask
 # Rough seconds of a cell on one core, only used to weigh cells against each other.
 COST = {"base": 160.0, "sft": 9.0, "sft_full": 12.0}
 COST_OF_RL = 18.0
+COST_OF_ANALYSIS = {"steps": 12.0, "plans": 14.0, "strategies": 3.0}
 # stage -> where in a cell it starts and how much of it it takes
 SPANS = {
     "pretrain": (0.0, 0.7),
     "regime": (0.7, 0.05),
     "train": (0.0, 0.75),
     "evaluate": (0.75, 0.25),
+    "analyse": (0.0, 1.0),
 }
 SCALE = {"qwen-s": 0.7, "qwen-m": 1.0, "llama-m": 1.0, "qwen-l": 4.0, "llama-s": 0.7}
 
 
-def expected_cost(cell: Cell) -> float:
+def expected_cost(cell: Planned) -> float:
     """Seconds that ``cell`` takes on one core, roughly."""
+    if isinstance(cell, AnalysisTask):
+        return COST_OF_ANALYSIS[cell.key]
     config = cell.config
     return COST.get(config.method, COST_OF_RL) * SCALE.get(config.model, 1.0)
 
@@ -33,7 +39,7 @@ def expected_cost(cell: Cell) -> float:
 class StudyProgress:
     """A live table on a terminal, one line per finished cell elsewhere."""
 
-    def __init__(self, cells: Sequence[Cell], console: Console | None = None) -> None:
+    def __init__(self, cells: Sequence[Planned], console: Console | None = None) -> None:
         self.console = console or Console()
         self.cost = {c.run_id: expected_cost(c) for c in cells}
         self.share = dict.fromkeys(self.cost, 0.0)
@@ -50,21 +56,21 @@ class StudyProgress:
     def __exit__(self, *details: object) -> None:
         self.live.stop()
 
-    def skip(self, cell: Cell) -> None:
+    def skip(self, cell: Planned) -> None:
         """``cell`` was finished before this study started."""
         self.share[cell.run_id] = 1.0
         self.skipped += self.cost[cell.run_id]
 
-    def start(self, cell: Cell) -> None:
+    def start(self, cell: Planned) -> None:
         self.stage[cell.run_id] = "starting"
 
-    def update(self, cell: Cell, stage: str, done: int, total: int) -> None:
+    def update(self, cell: Planned, stage: str, done: int, total: int) -> None:
         """A worker reports ``done`` of ``total`` in a stage."""
         offset, width = SPANS[stage]
         self.share[cell.run_id] = offset + width * done / max(1, total)
         self.stage[cell.run_id] = f"{stage} {done}/{total}"
 
-    def conclude(self, cell: Cell, what: str) -> None:
+    def conclude(self, cell: Planned, what: str) -> None:
         self.share[cell.run_id] = 1.0
         self.stage.pop(cell.run_id, None)
         finished = sum(s >= 1.0 for s in self.share.values())

@@ -23,7 +23,8 @@ from benchmarks.store import NOT_RUN, Study, write_atomic
 from benchmarks.tables import ablations, budget, claims_table, regime, table1, tuning
 
 # Every artefact in the order of the report. A module has NAME, TITLE, USES ("scores": evaluated
-# runs, "metrics": trained runs), needs(study), build(study, out_dir) and blocks(study, out_dir).
+# runs, "metrics": trained runs), needs(study), build(study, out_dir) and blocks(study, out_dir);
+# one that draws from analyses also has ANALYSES, their keys.
 ARTEFACTS = (claims_table, table1, fig4, scaling, curves, *ablations.TABLES, delta, regime,
              tuning, budget)  # fmt: skip
 REPORT = "report"
@@ -109,6 +110,12 @@ def needs(results_dir: Path, only: Sequence[str]) -> set[tuple[str, str]]:
     return {cell for module in _chosen(only, study) for cell in module.needs(study)}
 
 
+def analyses(only: Sequence[str]) -> set[str]:
+    """Keys of the analyses that the named artefacts draw from."""
+    named = [module for module in ARTEFACTS if module.NAME in only or REPORT in only]
+    return {key for module in named for key in getattr(module, "ANALYSES", ())}
+
+
 def missing_cells(study: Study, modules: Sequence) -> tuple[MissingCell, ...]:
     """Runs that ``modules`` need and that cannot be used, each once, in the order of the grid."""
     found: dict[tuple, tuple[str, list[str]]] = {}
@@ -123,6 +130,11 @@ def missing_cells(study: Study, modules: Sequence) -> tuple[MissingCell, ...]:
                 if reason:
                     key = (model, method, cell.seed, cell.run_id)
                     found.setdefault(key, (reason, []))[1].append(module.NAME)
+        for task in study.analyses:
+            reason = study.why_analysis_missing(task)
+            if reason and task.key in getattr(module, "ANALYSES", ()):
+                key = (task.model, f"analysis {task.key}", task.seed, task.run_id)
+                found.setdefault(key, (reason, []))[1].append(module.NAME)
     return tuple(
         MissingCell(*key, reason=reason, artefacts=tuple(artefacts))
         for key, (reason, artefacts) in found.items()

@@ -119,6 +119,20 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Analysis:
+    """One planned analysis of runs (``inputs``: their ids) and, once it was made, its ``result``
+    and the ids that it was made from."""
+
+    run_id: str
+    key: str
+    model: str
+    seed: int | None
+    inputs: tuple[str, ...]
+    result: Mapping[str, Any] | None = None
+    made_from: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Study:
     """Everything a table or figure needs. ``runs`` holds ended runs by id; ``failures`` the error
     line of those that failed; ``resamples`` the bootstrap draws all artefacts share."""
@@ -134,6 +148,7 @@ class Study:
     runs: Mapping[str, Run]
     failures: Mapping[str, str]
     resamples: stats.Resamples
+    analyses: tuple[Analysis, ...] = ()
 
     def model(self, key: str) -> Model:
         return next(model for model in self.models if model.key == key)
@@ -180,6 +195,25 @@ class Study:
             return f"failed: {error}" if error else NOT_RUN
         if scored and not run.accuracy and not run.diverged:
             return "trained, not evaluated"
+        return None
+
+    def analyses_of(self, key: str) -> tuple[Analysis, ...]:
+        """All planned analyses of a kind in the order of their seeds, or () when one of them
+        cannot be used: all or nothing, as with runs."""
+        chosen = [a for a in self.analyses if a.key == key]
+        usable = not any(self.why_analysis_missing(a) for a in chosen)
+        return tuple(chosen) if usable else ()
+
+    def why_analysis_missing(self, analysis: Analysis) -> str | None:
+        """None for an analysis that can be used, else the reason in a few words."""
+        absent = [run_id for run_id in analysis.inputs if run_id not in self.runs]
+        if absent:
+            return f"needs {absent[0]}"
+        if analysis.result is None:
+            error = self.failures.get(analysis.run_id)
+            return f"failed: {error}" if error else NOT_RUN
+        if set(analysis.made_from) != set(analysis.inputs):
+            return "made from other runs"
         return None
 
     def command(self, artefact: str) -> str:

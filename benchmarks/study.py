@@ -1,4 +1,7 @@
-"""The grid runner: independent, resumable cells in parallel processes of one thread each."""
+"""The grid runner: independent, resumable tasks in parallel processes of one thread each.
+
+A task is a cell of the grid or an analysis of what cells have left (``benchmarks.tasks``).
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,16 @@ from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import is_finished, run_cell
-from benchmarks.config import SUITE_VERSION, Cell, Study, load_method_file, user_method_file
+from benchmarks import tasks
+from benchmarks.analyses.planned import analysis_tasks
+from benchmarks.config import SUITE_VERSION, Study, load_method_file
 from benchmarks.progress import StudyProgress
+from benchmarks.tasks import Task
 from sgpo.core.files import read_json, write_json
 from sgpo.core.runlog import source_digest
 
 # A forked worker starts in milliseconds because its server has imported torch already.
-_PRELOAD = ["benchmarks.cells", "baselines.grpo", "baselines.hpt", "baselines.luffy",
+_PRELOAD = ["benchmarks.tasks", "baselines.grpo", "baselines.hpt", "baselines.luffy",
             "baselines.opsd", "baselines.srft"]  # fmt: skip
 
 
@@ -44,7 +49,7 @@ class Outcome:
 
 @dataclass
 class _Worker:
-    cell: Cell
+    task: Task
     process: Any
     pipe: connection.Connection
     lifeline: connection.Connection  # open as long as this process lives
@@ -102,31 +107,41 @@ def write_plan(study: Study, study_dir: Path) -> None:
                 }
                 for c in study.cells()
             ],
+            "analyses": [
+                {
+                    "run_id": t.run_id,
+                    "key": t.key,
+                    "model": t.model,
+                    "seed": t.seed,
+                    "inputs": [cell.run_id for cell in t.inputs],
+                }
+                for t in analysis_tasks(study)
+            ],
         },
     )
 
 
 def run_study(
-    cells: Sequence[Cell], study_dir: Path, jobs: int, progress: StudyProgress
+    cells: Sequence[Task], study_dir: Path, jobs: int, progress: StudyProgress
 ) -> Outcome:
-    """Run every cell that is not finished, ``jobs`` at a time; a failing cell stops only those
-    that start from it. KeyboardInterrupt ends the workers; finished cells stay."""
+    """Run every task that is not finished, ``jobs`` at a time; a failing one stops only those
+    that need it. KeyboardInterrupt ends the workers; finished tasks stay."""
     context = get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     outcome = Outcome()
-    waiting = []
-    for cell in cells:
-        if is_finished(study_dir / "runs" / cell.run_id):
-            result = read_json(study_dir / "runs" / cell.run_id / "result.json")
+    waiting: list[Task] = []
+    for task in cells:
+        if tasks.is_done(task, study_dir):
+            result = tasks.record(task, study_dir)
             if result.get("diverged_fatally"):  # it has a place in the tables, marked; still wrong
-                outcome.failed[cell.run_id] = result["diverged_reason"]
+                outcome.failed[task.run_id] = result["diverged_reason"]
             else:
-                outcome.finished.append(cell.run_id)
-            progress.skip(cell)
+                outcome.finished.append(task.run_id)
+            progress.skip(task)
             if result.get("source_digest", source_digest()) != source_digest():
-                outcome.outdated.append(cell.run_id)
+                outcome.outdated.append(task.run_id)
         else:
-            waiting.append(cell)
+            waiting.append(task)
     workers: list[_Worker] = []
     try:
         while waiting or workers:
@@ -146,33 +161,45 @@ def run_study(
 
 
 def _start_ready(waiting, workers, outcome, study_dir, jobs, context, progress) -> None:
-    """Fill free places with cells whose parent is finished; drop those whose parent failed."""
-    running = {w.cell.run_id for w in workers} | {c.run_id for c in waiting}
-    bases = {w.cell.config.model for w in workers if w.cell.config.method == "base"}
-    for cell in list(waiting):
-        parent = cell.parent.run_id if cell.parent else None
-        if parent in outcome.failed or parent in outcome.blocked:
-            waiting.remove(cell)
-            outcome.blocked.append(cell.run_id)
-            progress.conclude(cell, f"not run: {parent} failed")
-        elif len(workers) < jobs and parent not in running and cell.config.model not in bases:
-            waiting.remove(cell)
-            receiver, sender = context.Pipe(duplex=False)
-            lifeline, held = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_work,
-                args=(user_method_file(cell.config.settings), study_dir, sender, lifeline),
-                daemon=True,
-            )
-            process.start()
-            sender.close()
-            lifeline.close()
-            held.send(cell)
-            workers.append(_Worker(cell, process, receiver, held))
-            outcome.started.append(cell.run_id)
-            if cell.config.method == "base":
-                bases.add(cell.config.model)
-            progress.start(cell)
+    """Fill free places with tasks whose needs are finished; drop those whose needs failed."""
+    running = {w.task.run_id for w in workers} | {t.run_id for t in waiting}
+    bases = {w.task.config.model for w in workers if _makes_base(w.task)}
+    for task in list(waiting):
+        needs = tasks.needs(task)
+        broken = next((n for n in needs if n in outcome.failed or n in outcome.blocked), None)
+        if broken:
+            waiting.remove(task)
+            outcome.blocked.append(task.run_id)
+            progress.conclude(task, f"not run: {broken} failed")
+        elif (
+            len(workers) < jobs and not running & set(needs) and tasks.pretrains(task) not in bases
+        ):
+            waiting.remove(task)
+            workers.append(_started(task, study_dir, context))
+            outcome.started.append(task.run_id)
+            if _makes_base(task):
+                bases.add(task.config.model)
+            progress.start(task)
+
+
+def _makes_base(task: Task) -> bool:
+    return tasks.pretrains(task) is not None and task.config.method == "base"
+
+
+def _started(task: Task, study_dir: Path, context: Any) -> _Worker:
+    """A new process that runs ``task``."""
+    receiver, sender = context.Pipe(duplex=False)
+    lifeline, held = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_work,
+        args=(tasks.method_files(task), study_dir, sender, lifeline),
+        daemon=True,
+    )
+    process.start()
+    sender.close()
+    lifeline.close()
+    held.send(task)
+    return _Worker(task, process, receiver, held)
 
 
 def _listen(workers: list[_Worker], progress: StudyProgress) -> None:
@@ -190,39 +217,39 @@ def _listen(workers: list[_Worker], progress: StudyProgress) -> None:
             worker.done = True
             continue
         if kind == "progress":
-            progress.update(worker.cell, *content)
+            progress.update(worker.task, *content)
         else:
             worker.error = content[0]
     progress.refresh()
 
 
 def _conclude(worker: _Worker, outcome: Outcome, study_dir: Path, progress: StudyProgress) -> None:
-    run_id = worker.cell.run_id
+    run_id = worker.task.run_id
     if worker.error is None:
         outcome.finished.append(run_id)
-        progress.conclude(worker.cell, "finished")
+        progress.conclude(worker.task, "finished")
         return
     outcome.failed[run_id] = worker.error.strip().splitlines()[-1]
-    # A diverged run has its results; a failure record is for cells that have none.
-    if not is_finished(study_dir / "runs" / run_id):
+    # A diverged run has its results; a failure record is for tasks that have none.
+    if not tasks.is_done(worker.task, study_dir):
         write_json(
-            study_dir / "runs" / run_id / "failed.json",
+            tasks.failure_path(worker.task, study_dir),
             {"error": outcome.failed[run_id], "traceback": worker.error},
         )
-    progress.conclude(worker.cell, f"FAILED: {outcome.failed[run_id]}")
+    progress.conclude(worker.task, f"FAILED: {outcome.failed[run_id]}")
 
 
 def _work(
-    method_file: Path | None,
+    method_files: Sequence[Path],
     study_dir: Path,
     pipe: connection.Connection,
     lifeline: connection.Connection,
 ) -> None:
-    """Body of a worker process; its cell is the first thing that comes down the lifeline."""
+    """Body of a worker process; its task is the first thing that comes down the lifeline."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    if method_file:  # its classes must exist before a cell of them can be received
-        load_method_file(method_file)
-    cell = lifeline.recv()
+    for file in method_files:  # its classes must exist before a task of them can be received
+        load_method_file(file)
+    task = lifeline.recv()
     threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
     last = 0.0
 
@@ -233,8 +260,8 @@ def _work(
             pipe.send(("progress", stage, done, total))
 
     try:
-        run_cell(cell, study_dir, report)
-    except Exception:  # whatever a method raises must reach the study as this cell's failure
+        tasks.run(task, study_dir, report)
+    except Exception:  # whatever a method raises must reach the study as this task's failure
         pipe.send(("failed", traceback.format_exc()))
         sys.exit(1)
     finally:

@@ -33,6 +33,33 @@ def test_verdict_letters_follow_the_samples():
     assert scores["mean_length"] == pytest.approx((2 + 2 + 5 + 2) / 4)
 
 
+def test_answers_say_which_samples_agree():
+    texts = [
+        "\\boxed{7}",
+        "\\boxed{6}",
+        "\\boxed{(1,2)}",
+        "\\boxed{7 }",
+        "no answer here at all",
+        "\\boxed{8}",
+    ]
+    rows = [row("a", i, text) for i, text in enumerate(texts)]
+    rows.append(row("a", 6, "\\boxed{7}", finish="length"))
+    judged = ev.judged(rows)
+    assert [r["correct"] for r in judged] == [False, False, True, False, False, False, False]
+    assert ev.answer_word(judged) == "abca.d."
+    scores = ev.summarize(ev.judged(ROWS), ["a", "b"], 2)
+    assert scores["answers"] == "ab .."
+
+
+def test_correct_answers_vote_together_in_any_spelling_and_symbols_never_run_out():
+    gold = [
+        row("a", i, text, gold="1/2") for i, text in enumerate(["\\boxed{0.5}", "\\boxed{1/2}"])
+    ]
+    assert ev.answer_word(ev.judged(gold)) == "aa"
+    many = [row("a", i, f"\\boxed{{{i}}}", gold="1000") for i in range(90)]
+    assert len(set(ev.answer_word(ev.judged(many)))) == 90
+
+
 def test_order_of_rows_does_not_matter():
     judged = ev.judged(ROWS)
     assert ev.summarize(judged[::-1], ["a", "b"], 2) == ev.summarize(judged, ["a", "b"], 2)

@@ -47,7 +47,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from benchmarks.launch import print_status
+    from benchmarks.status import print_status
 
     return print_status(options.profile, results_dir(options))
 

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 from sgpo.core.types import Problem
-from sgpo.mini.expert import ask_expert
+from sgpo.mini.expert import ExpertRecord, ask_expert
 from sgpo.mini.problems import MODULUS, TYPES, Task, answer_text, solve
 from sgpo.mini.text import question_pieces
 
@@ -121,6 +121,14 @@ def training_problems(
     Raises:
         ValueError: for another split, or a gap outside [0, 1].
     """
+    records = training_records(split, expert_gap, seed)
+    return [record.attach_to(problem) for problem, record in records]
+
+
+def training_records(
+    split: Literal["warmup", "rl"], expert_gap: float, seed: int = 0
+) -> list[tuple[Problem, ExpertRecord]]:
+    """The same problems, bare, each with all that the strong model left: its candidates too."""
     if split not in ("warmup", "rl"):
         raise ValueError(f"unknown split {split!r}; choose 'warmup' or 'rl'")
     if not 0.0 <= expert_gap <= 1.0:
@@ -133,8 +141,7 @@ def training_problems(
     for i in range(start, stop):
         level, task = pool[i]
         problem = to_problem(f"train-{seed}-{i:04d}", level, task)
-        record = ask_expert(task, expert_gap, seed=f"expert-{seed}-{i}")
-        out.append(record.attach_to(problem))
+        out.append((problem, ask_expert(task, expert_gap, seed=f"expert-{seed}-{i}")))
     return out
 
 

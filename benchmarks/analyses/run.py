@@ -1,0 +1,84 @@
+"""Runs one analysis and leaves its file, whole or not at all."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import logging as transformers_logging
+
+from benchmarks.analyses.planned import AnalysisTask
+from benchmarks.config import SUITE_VERSION, Cell
+from sgpo.core.files import read_json, sha256_of, write_text
+from sgpo.core.runlog import package_versions, source_digest
+
+WEIGHTS = "model.safetensors"
+
+
+def result_path(study_dir: Path, run_id: str) -> Path:
+    """The file of an analysis."""
+    return study_dir / "analyses" / f"{run_id}.json"
+
+
+def failure_path(study_dir: Path, run_id: str) -> Path:
+    """Where the reason is kept when an analysis fails."""
+    return study_dir / "analyses" / f"{run_id}.failed.json"
+
+
+def is_finished(task: AnalysisTask, study_dir: Path) -> bool:
+    """Whether the file is there and was made by today's code from the very weights that lie here
+    (all of them must lie here)."""
+    path = result_path(study_dir, task.run_id)
+    if not path.exists():
+        return False
+    stored = read_json(path)
+    same_code = stored.get("analysis_sha256") == sha256_of(_module_file(task))
+    return same_code and stored.get("inputs") == _input_digests(task, study_dir)
+
+
+def run_analysis(
+    task: AnalysisTask, study_dir: Path, progress: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    """Run ``task`` and write its file; what the file holds.
+
+    Besides ``result`` it holds where that comes from: run ids with the sha256 of their weights,
+    seed, digests of the source, suite and package versions.
+    """
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+    failure_path(study_dir, task.run_id).unlink(missing_ok=True)
+    module = importlib.import_module(f"benchmarks.analyses.{task.key}")
+    directories = {c.config.method: _directory(study_dir, c) for c in task.inputs}
+    result = module.analyse(task, directories, lambda d, t: progress("analyse", d, t))
+    stored = {
+        "analysis": task.key,
+        "run_id": task.run_id,
+        "model": task.model,
+        "seed": task.seed,
+        "inputs": _input_digests(task, study_dir),
+        "suite_version": SUITE_VERSION,
+        "source_digest": source_digest(),
+        "analysis_sha256": sha256_of(_module_file(task)),
+        "packages": package_versions(),
+        "result": result,
+    }
+    # One line: thousands of small numbers, each on a line of its own, would be half white space.
+    text = json.dumps(stored, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    write_text(result_path(study_dir, task.run_id), text + "\n")
+    return stored
+
+
+def _directory(study_dir: Path, cell: Cell) -> Path:
+    return study_dir / "runs" / cell.run_id / "model"
+
+
+def _input_digests(task: AnalysisTask, study_dir: Path) -> dict[str, str]:
+    return {c.run_id: sha256_of(_directory(study_dir, c) / WEIGHTS) for c in task.inputs}
+
+
+def _module_file(task: AnalysisTask) -> Path:
+    return Path(__file__).with_name(f"{task.key}.py")

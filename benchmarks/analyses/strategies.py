@@ -1,0 +1,134 @@
+"""Table 8: the quality of 500 strategies, judged by a scorer that is not the extractor.
+
+The extractor (``sgpo.mini.expert``) compares words with the plan it had in mind. The scorer here
+reads nothing but the strategy's text, the problem and the rules of the arithmetic: it carries the
+strategy out on other lists and looks whether the right answers come out. They share no code but
+that arithmetic, so a flaw of one is not a flaw of the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.analyses.planned import AnalysisTask
+from sgpo.core.types import Problem
+from sgpo.mini.problems import MODULUS, SLOTS, TYPE_BY_NAME, Plan, apply_plan
+from sgpo.mini.suites import training_records
+
+NUM_STRATEGIES = 500  # paper
+CRITERIA = ("type", "strategy", "steps", "no_leak")
+BANDS = (("High", 0.8), ("Medium", 0.5), ("Low", 0.0))  # name, lower limit; the paper's
+STAGES = ("order", "combine", "finish")
+PROBES = 64  # lists that a strategy is carried out on
+
+
+def analyse(
+    task: AnalysisTask, directories: dict[str, Path], progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """``chosen`` and ``candidates``: number, bands and mean of each criterion (see ``summary``);
+    ``best_kept``: share of problems whose kept strategy no other candidate beats by this scorer;
+    ``by_flaw``: mean scores of the candidates of each flaw that the expert built in."""
+    records = training_records("rl", expert_gap=0.0)[:NUM_STRATEGIES]
+    chosen: list[dict[str, float]] = []
+    candidates: list[dict[str, float]] = []
+    by_flaw: dict[str, list[dict[str, float]]] = defaultdict(list)
+    best = 0
+    for done, (problem, record) in enumerate(records):
+        progress(done, len(records))
+        scores = [score_text(problem, candidate.text) for candidate in record.candidates]
+        chosen.append(scores[record.kept])
+        candidates += scores
+        best += total(scores[record.kept]) >= max(map(total, scores))
+        for candidate, score in zip(record.candidates, scores, strict=True):
+            by_flaw[candidate.quality].append(score)
+    progress(len(records), len(records))
+    return {
+        "criteria": list(CRITERIA),
+        "chosen": summary(chosen),
+        "candidates": summary(candidates),
+        "best_kept": best / len(records),
+        "by_flaw": {name: summary(rows) for name, rows in sorted(by_flaw.items())},
+    }
+
+
+def score_text(problem: Problem, strategy: str) -> dict[str, float]:
+    """Scores in [0, 1] of a strategy text for a problem of one task, on the four criteria.
+
+    type: the named type is the question's. strategy: how often the named plan, carried out, gives
+    what the right plan gives on ``PROBES`` other lists; where a choice is left open, the mean over
+    its options. steps: share of the three stages that the steps name in their order. no_leak: 1
+    unless a digit stands anywhere in the text.
+    """
+    asked = re.fullmatch(r"Find the (\w+) pair: \d+", problem.question)
+    assert asked, f"not a problem of one task: {problem.question!r}"
+    kind = asked[1]
+    named = re.search(r"^Type (\w+)$", strategy, re.MULTILINE)
+    stages = re.search(r"^Steps (.*)$", strategy, re.MULTILINE)
+    words = re.findall(r"\w+", stages[1]) if stages else []
+    return {
+        "type": float(bool(named) and named[1] == kind),
+        "strategy": success(kind, strategy),
+        "steps": _in_order(words),
+        "no_leak": float(not re.search(r"\d", strategy)),
+    }
+
+
+def success(kind: str, strategy: str) -> float:
+    """How often the plan of a strategy text solves a problem of ``kind``, in [0, 1]."""
+    plan_line = re.search(r"^Strategy (\w+) then (\w+) then (\w+)$", strategy, re.MULTILINE)
+    if plan_line is None:
+        return 0.0
+    named = [
+        [word] if word in options else list(options)
+        for word, options in zip(plan_line.groups(), SLOTS, strict=True)
+    ]
+    right = TYPE_BY_NAME[kind].plan
+    lists = _probes()
+    return mean(
+        float(apply_plan(Plan(*choices), values) == apply_plan(right, values))
+        for choices in itertools.product(*named)
+        for values in lists
+    )
+
+
+def _probes() -> list[tuple[int, ...]]:
+    rng = random.Random("strategy-probes")
+    return [tuple(rng.randrange(MODULUS) for _ in range(3 + i % 3)) for i in range(PROBES)]
+
+
+def _in_order(words: Sequence[str]) -> float:
+    """Share of the stages that are named, counting on from the last one found."""
+    place, found = 0, 0
+    for stage in STAGES:
+        if stage in words[place:]:
+            place = words.index(stage, place) + 1
+            found += 1
+    return found / len(STAGES)
+
+
+def total(scores: dict[str, float]) -> float:
+    """The mean of the four criteria, in [0, 1]."""
+    return mean(scores[name] for name in CRITERIA)
+
+
+def band(score: float) -> str:
+    """The paper's band of a total: High [0.8, 1], Medium [0.5, 0.8), Low [0, 0.5)."""
+    return next(name for name, low in BANDS if score >= low)
+
+
+def summary(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Number of strategies, of those in each band, and mean score of each criterion."""
+    totals = [total(row) for row in rows]
+    return {
+        "count": len(rows),
+        "bands": {name: sum(band(t) == name for t in totals) for name, _ in BANDS},
+        "mean": round(mean(totals), 5),
+        "by_criterion": {name: round(mean(r[name] for r in rows), 5) for name in CRITERIA},
+    }

@@ -1,0 +1,148 @@
+"""Plan probabilities, token profiles and derivation steps against closed forms."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.types import Problem
+from sgpo.mini.models import MODELS, build_model
+from sgpo.mini.plan_mass import PLANS, held_out_tasks, plan_mass
+from sgpo.mini.problems import SLOTS, TYPES, Task
+from sgpo.mini.suites import partition_of
+from sgpo.mini.text import split_pieces, token_classes
+from sgpo.mini.token_profile import derivation_steps, reachable_profile
+from sgpo.mini.tokenizer import ASSISTANT, build_tokenizer
+
+TEXT = "Order Aldric backwards: 541\nCombine threefold: 5427130\nFinish triple \\boxed{(1,0)}"
+
+
+class Bigram:
+    """A model whose next-token logits depend on the current token alone: logits = table[token]."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        self.table = torch.randn(
+            vocabulary_size, vocabulary_size, generator=torch.Generator().manual_seed(3)
+        )
+
+    def base_model(self, input_ids, use_cache):
+        return SimpleNamespace(last_hidden_state=self.table[input_ids])
+
+    def get_output_embeddings(self):
+        return lambda hidden: hidden
+
+
+def test_plan_probabilities_of_a_bigram_model_are_products_of_its_rows():
+    tokenizer = build_tokenizer()
+    model = Bigram(len(tokenizer))
+    task = Task("Aldric", (1, 4, 5))
+    found = plan_mass(model, tokenizer, [task, Task("Borin", (3, 3, 1, 2))])
+    rows = torch.softmax(model.table, -1)
+
+    def after(previous: str, piece: str) -> float:
+        ids = tokenizer.convert_tokens_to_ids([previous, piece])
+        return float(rows[ids[0], ids[1]])
+
+    def among(previous: str, option: str, slot: int) -> float:
+        return after(previous, f" {option}") / sum(after(previous, f" {o}") for o in SLOTS[slot])
+
+    for i, plan in enumerate(PLANS):
+        expected = (
+            among(" Aldric", plan.order, 0)
+            * among("Combine", plan.combine, 1)
+            * among("Finish", plan.finish, 2)
+        )
+        assert float(found.plans[0, i]) == pytest.approx(expected, rel=1e-4)
+    opened = after(ASSISTANT, "Order") * after("\n", "Combine") * after("\n", "Finish")
+    assert float(found.go_on[0]) == pytest.approx(opened, rel=1e-4)
+    outside = [
+        1 - sum(after(previous, f" {o}") for o in SLOTS[slot])
+        for slot, previous in enumerate((" Borin", "Combine", "Finish"))
+    ]
+    assert float(found.off_options[1]) == pytest.approx(sum(outside) / 3, rel=1e-4)
+
+
+def test_plan_probabilities_of_a_real_model_sum_to_one_and_see_the_digits():
+    tokenizer = build_tokenizer()
+    model = build_model(MODELS["qwen-s"], seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)  # far from uniform
+    found = plan_mass(model, tokenizer, [Task("Aldric", (1, 4, 5)), Task("Aldric", (9, 0, 2))])
+    assert found.plans.sum(1).tolist() == pytest.approx([1.0, 1.0])
+    assert not torch.allclose(found.plans[0], found.plans[1])
+
+
+def test_held_out_tasks_are_balanced_and_never_trained_on():
+    tasks = held_out_tasks(2)
+    assert [sum(t.kind == kind.name for t in tasks) for kind in TYPES] == [6] * 16
+    assert {partition_of(t) for t in tasks} == {"development"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            TEXT,
+            [
+                ("commitment", "Order"), ("routine", " Aldric"), ("choice", " backwards"),
+                ("routine", ": 541\n"), ("commitment", "Combine"), ("choice", " threefold"),
+                ("routine", ": 5"), ("routine", "427"), ("routine", "130\n"),
+                ("commitment", "Finish"), ("choice", " triple"),
+                ("routine", " \\boxed{(1,0)}<|end|>"),
+            ],
+        ),
+        (
+            "Following the strategy\nOrder Aldric swapped: 1234\nGuess \\boxed{(0,7)}",
+            [
+                ("style", "Following the strategy\n"), ("commitment", "Order"),
+                ("routine", " Aldric"), ("choice", " swapped"), ("routine", ": 1234\n"),
+                ("commitment", "Guess"), ("routine", " \\boxed{(0,7)}<|end|>"),
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_steps_of_a_derivation(text, expected):
+    pieces = split_pieces(text)
+    classes = [*token_classes(pieces), "routine"]
+    pieces.append("<|end|>")
+    steps = derivation_steps(pieces, classes)
+    assert [(s.kind, "".join(pieces[s.start : s.stop])) for s in steps] == expected
+    assert [s.start for s in steps[1:]] == [s.stop for s in steps[:-1]]
+
+
+def test_profile_is_of_the_likeliest_completion_and_equals_torch_distributions():
+    tokenizer = build_tokenizer()
+    model = build_model(MODELS["qwen-s"], seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    strategy = "Type Aldric\nStrategy backwards then threefold then triple\nSteps carefully"
+    problem = Problem("p", "Find the Aldric pair: 145", "(1,0)", strategy=strategy)
+    ids = [tuple(tokenizer(t)["input_ids"]) + (4,) for t in (TEXT, "Guess \\boxed{(1,0)}")]
+    spec = PROMPT_SPECS["mini"]
+    plain, guided = (spec.prompt_ids(tokenizer, problem, guided=g) for g in (False, True))
+
+    def logprobs(prompt, completion):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + completion])).logits[0]
+        return torch.log_softmax(logits[len(prompt) - 1 : -1], -1)
+
+    def chosen(completion):
+        rows = logprobs(plain, completion)
+        return rows[torch.arange(len(completion)), torch.tensor(completion)]
+
+    best = max(ids, key=lambda completion: float(chosen(completion).sum()))
+    profile = reachable_profile(model, tokenizer, problem, ids)
+    assert profile.pieces == tuple(tokenizer.convert_ids_to_tokens(list(best)))
+    assert profile.nll == pytest.approx((-chosen(best)).tolist(), abs=1e-4)
+    guided_side, plain_side = (
+        torch.distributions.Categorical(logits=logprobs(p, best)) for p in (guided, plain)
+    )
+    expected = torch.distributions.kl_divergence(guided_side, plain_side).tolist()
+    assert profile.kl == pytest.approx(expected, abs=1e-4)
+    assert max(expected) > 0.01 and profile.classes[0] == "commitment"
+    assert profile.classes[-1] == "routine" and len(profile.classes) == len(best)
