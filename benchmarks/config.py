@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sgpo.core.config import (
     RolloutConfig,
     TrainConfig,
+    added,
     check_decoding,
     config_hash,
     require_positive,
@@ -34,11 +35,14 @@ class DataConfig:
         source: ``mini``, the embedded world.
         split: ``warmup`` a third of the pool, ``rl`` the rest, ``all`` both, ``none`` no training.
         expert_gap: mini world: probability that the expert leaves out an intermediate step.
+        strategy: mini world: the strategies are those that the extraction kept, or bad ones: of
+            another type, with one wrong choice, with every choice open, with the answer in them.
     """
 
     source: Literal["mini"] = "mini"
     split: Literal["warmup", "rl", "all", "none"] = "rl"
     expert_gap: float = 0.0
+    strategy: Literal["kept", "wrong_type", "wrong_choice", "open", "leak"] = added("kept")
 
 
 @dataclass(frozen=True)
@@ -123,13 +127,25 @@ class MethodEntry:
     """A method of a study: its label in tables and how its runs are configured.
 
     ``config(model, seed)`` returns the ``RunConfig``. ``models`` restricts the grid to these model
-    keys; None for all models of the study.
+    keys; None for all models of the study. ``also_on``: further models (the study's or its extra
+    ones) -> number of seeds there. ``parent`` is the method whose checkpoint its runs start from.
+    ``extra`` methods serve experiments of their own and stay out of the main comparison.
     """
 
     key: str
     label: str
     config: Callable[[str, int], RunConfig]
     models: tuple[str, ...] | None = None
+    also_on: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    parent: str = "sft"
+    extra: bool = False
+
+    def num_seeds(self, study: Study, model: str) -> int:
+        """How many of the study's seeds are planned on ``model``."""
+        main = [key for key, _, _ in study.models]
+        if model in (main if self.models is None else self.models):
+            return len(study.seeds)
+        return min(len(study.seeds), self.also_on.get(model, 0))
 
 
 @dataclass(frozen=True)
@@ -137,6 +153,7 @@ class Study:
     """A grid of models x methods x seeds and the benchmarks it is judged on.
 
     ``models``: (key, label, family). ``benchmarks``: (key, label, problems, samples).
+    ``extra_models`` carry only the methods that name them.
     """
 
     name: str
@@ -144,16 +161,17 @@ class Study:
     methods: tuple[MethodEntry, ...]
     seeds: tuple[int, ...]
     benchmarks: tuple[tuple[str, str, int, int], ...]
+    extra_models: tuple[tuple[str, str, str], ...] = ()
 
     def cells(self) -> list[Cell]:
         """The grid in the order of dependence, first seeds first; base models have one run."""
         cells: dict[tuple[str, str, int], Cell] = {}
-        for seed in self.seeds:
-            for model, _, _ in self.models:
+        for index, seed in enumerate(self.seeds):
+            for model, _, _ in self.models + self.extra_models:
                 for entry in self.methods:
-                    if entry.key == "base" and seed != self.seeds[0]:
+                    if entry.key == "base" and index:
                         continue
-                    if entry.models is not None and model not in entry.models:
+                    if index >= entry.num_seeds(self, model):
                         continue
                     self._add(cells, entry, model, 0 if entry.key == "base" else seed)
         return list(cells.values())
@@ -164,7 +182,7 @@ class Study:
             config = entry.config(model, seed)
             parent = None
             if config.init == "warmup":
-                parent = self._add(cells, self.entry("sft"), model, seed)
+                parent = self._add(cells, self.entry(entry.parent), model, seed)
             cells[key] = Cell(config, parent)
         return cells[key]
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import report
+from benchmarks import experiments, report
 from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
 from benchmarks.checkpoint_eval import print_scores
 from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_file
 from benchmarks.profiles import profile_module
-from benchmarks.profiles.variants import with_variants
 from benchmarks.progress import StudyProgress, clock, expected_cost
 from benchmarks.regime import calibration_cells, record_regimes
 from benchmarks.store import SGPO_VARIANTS, read_object
@@ -45,15 +44,18 @@ def planned_study(
     overrides: Sequence[str] = (),
     variants: bool = False,
 ) -> Study:
-    """The profile's study with the user's method, the overrides and SGPO's variants in it."""
+    """The profile's study with the user's method, the overrides, and with ``variants`` SGPO's
+    variants and the experiments past the paper in it."""
     module = profile_module(profile)
     study = module.study(num_seeds) if num_seeds else module.study()
+    if variants:
+        study = replace(study, methods=study.methods + module.KIN)
     if method_file:
         study = replace(study, methods=(*study.methods, user_method(study, method_file)))
     if overrides:
         study = _overridden(study, overrides)
     if variants:
-        study = with_variants(study, module.VARIANT_MODELS)
+        study = module.extended(study)
     return study
 
 
@@ -65,13 +67,16 @@ def wants_variants(options: argparse.Namespace, results: Path) -> bool:
     "not run" where its runs are missing) until study.json is removed.
     """
     named = set(options.methods or []) | set(options.only or [])
-    if options.all or named & {*SGPO_VARIANTS, *VARIANT_ARTEFACTS}:
+    named |= set(options.models or [])
+    extended = {*SGPO_VARIANTS, *VARIANT_ARTEFACTS, *experiments.ARTEFACTS}
+    extended |= {*experiments.methods(), *experiments.extra_models()}
+    if options.all or named & extended:
         return True
     path = results / "study.json"
     if not path.exists():
         return False
-    listed = {entry["key"] for entry in read_object(path)["methods"]}
-    return bool(listed & set(SGPO_VARIANTS))
+    listed = read_object(path)["methods"]
+    return any(entry["key"] in SGPO_VARIANTS or entry.get("extra") for entry in listed)
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -84,7 +89,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 def user_method(study: Study, path: Path) -> MethodEntry:
     """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
-    if path.stem in {entry.key for entry in study.methods} | set(SGPO_VARIANTS):
+    planned = {entry.key for entry in study.methods} | set(SGPO_VARIANTS)
+    if path.stem in planned | set(experiments.methods()):
         raise ValueError(
             f"method file {str(path)!r}: {path.stem!r} is a method of this profile already; "
             "rename the file"
@@ -130,7 +136,8 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
     """
     for name in options.methods or []:
         study.entry(name)
-    models = [key for key, _, _ in study.models]
+    extra_model = {key for key, _, _ in study.extra_models}
+    models = [key for key, _, _ in study.models + study.extra_models]
     for name in options.models or []:
         if name not in models:
             raise ValueError(f"unknown model {name!r}: must be one of {', '.join(models)}")
@@ -139,6 +146,7 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
         with tempfile.TemporaryDirectory() as scratch:  # the plan is read, nothing is left behind
             write_plan(study, Path(scratch))
             needed = report.needs(Path(scratch), options.only)
+    extra = {entry.key: entry.extra for entry in study.methods}
     wanted: dict[str, Cell] = {}
     for cell in study.cells():
         config = cell.config
@@ -148,8 +156,10 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
             continue
         if needed is not None and (config.model, config.method) not in needed:
             continue
-        asked = options.all or options.methods or options.only
-        if config.method in SGPO_VARIANTS and not asked:
+        if not (options.all or options.only) and (
+            (not options.methods and (config.method in SGPO_VARIANTS or extra[config.method]))
+            or (config.model in extra_model and config.model not in (options.models or []))
+        ):
             continue
         if cell.parent:
             wanted.setdefault(cell.parent.run_id, cell.parent)
@@ -241,14 +251,15 @@ def train_one(options: argparse.Namespace, results: Path) -> int:
     path = Path(options.method) if options.method.endswith(".py") else None
     study = planned_study(options.profile, options.seed + 1, path, variants=True)
     entry = study.entry(path.stem if path else options.method)
-    if options.model not in [key for key, _, _ in study.models]:
-        known = ", ".join(key for key, _, _ in study.models)
+    models = [key for key, _, _ in study.models + study.extra_models]
+    if options.model not in models:
+        known = ", ".join(models)
         raise ValueError(f"unknown model {options.model!r}: must be one of {known}")
     check_overrides(options.overrides)
     config = apply_overrides(entry.config(options.model, options.seed), options.overrides)
     parent = None
     if config.init == "warmup":
-        parent = Cell(study.entry("sft").config(options.model, options.seed))
+        parent = Cell(study.entry(entry.parent).config(options.model, options.seed))
     cell = Cell(config, parent)
     chain = [c for c in (parent, cell) if c]
     with locked(results), StudyProgress(chain) as progress:

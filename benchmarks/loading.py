@@ -79,14 +79,16 @@ def load_study(results_dir: Path, rng: np.random.Generator | None = None) -> Stu
         profile=profile,
         suite_version=version,
         seeds=seeds,
-        models=models,
-        methods=methods,
+        models=tuple(m for m in models if not m.extra),
+        methods=tuple(m for m in methods if not m.extra),
         benchmarks=benchmarks,
         cells=cells,
         runs=runs,
         failures=failures,
         resamples=resamples,
         analyses=tuple(_load_analysis(results_dir, entry, version) for entry in planned),
+        extra_models=tuple(m for m in models if m.extra),
+        extra_methods=tuple(m for m in methods if m.extra),
     )
 
 

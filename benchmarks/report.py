@@ -14,18 +14,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import pages
+from benchmarks import experiments, pages
 from benchmarks.document import to_markdown
-from benchmarks.figures import curves, delta, fig4, scaling
+from benchmarks.figures import (
+    curves,
+    degraded,
+    delta,
+    delta_classes,
+    eq4,
+    equal_cost,
+    fig4,
+    maps,
+    scaling,
+)
 from benchmarks.html import to_html
 from benchmarks.loading import load_study
 from benchmarks.store import NOT_RUN, Study, write_atomic
-from benchmarks.tables import ablations, budget, claims_table, regime, table1, tuning
+from benchmarks.tables import ablations, budget, claims_table, kin, regime, table1, tuning
 
 # Every artefact in the order of the report. A module has NAME, TITLE, USES ("scores": evaluated
 # runs, "metrics": trained runs), needs(study), build(study, out_dir) and blocks(study, out_dir);
 # one that draws from analyses also has ANALYSES, their keys.
-ARTEFACTS = (claims_table, table1, fig4, scaling, curves, *ablations.TABLES, delta, regime,
+ARTEFACTS = (claims_table, table1, fig4, scaling, curves, *ablations.TABLES, delta, kin.KIN,
+             kin.MASK, delta_classes, maps.DIFFICULTY, maps.SIZE, equal_cost, degraded, eq4, regime,
              tuning, budget)  # fmt: skip
 REPORT = "report"
 
@@ -142,10 +153,15 @@ def missing_cells(study: Study, modules: Sequence) -> tuple[MissingCell, ...]:
 
 
 def _chosen(only: Sequence[str] | None, study: Study) -> tuple:
-    """The artefacts to build. All of them leaves out those on SGPO's variants where the study
-    plans none; asked for by name, they say "not run"."""
+    """The artefacts to build. All of them leaves out those on SGPO's variants and on experiments
+    where the study plans none; asked for by name, they say "not run"."""
     planned = ablations.model_of(study) is not None
-    standing = tuple(m for m in ARTEFACTS if planned or m.NAME not in ablations.VARIANT_ARTEFACTS)
+    standing = tuple(
+        m
+        for m in ARTEFACTS
+        if (planned or m.NAME not in ablations.VARIANT_ARTEFACTS)
+        and (m.NAME not in experiments.ARTEFACTS or m.needs(study))
+    )
     if only is None:
         return standing
     for name in only:

@@ -30,7 +30,7 @@ def training_problems(config: DataConfig) -> list[Problem]:
     return [
         problem
         for split in splits[config.split]
-        for problem in suites.training_problems(split, config.expert_gap)
+        for problem in suites.training_problems(split, config.expert_gap, strategy=config.strategy)
     ]
 
 

@@ -48,18 +48,22 @@ class StudyError(ValueError):
 @dataclass(frozen=True)
 class Model:
     """A base model of the study; ``parameters`` is its number of weights, None until
-    one of its runs has ended."""
+    one of its runs has ended. ``extra``: it serves experiments of its own only."""
 
     key: str
     label: str
     family: str
     parameters: int | None
+    extra: bool = False
 
 
 @dataclass(frozen=True)
 class Method:
+    """A method; ``extra``: it serves experiments of its own only."""
+
     key: str
     label: str
+    extra: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ class Analysis:
 @dataclass(frozen=True)
 class Study:
     """Everything a table or figure needs. ``runs`` holds ended runs by id; ``failures`` the error
-    line of those that failed; ``resamples`` the bootstrap draws all artefacts share."""
+    line of those that failed; ``resamples`` the bootstrap draws all artefacts share. ``models`` and
+    ``methods`` are those of the main comparison, the extra ones serve experiments of their own."""
 
     root: Path
     profile: str
@@ -149,9 +154,11 @@ class Study:
     failures: Mapping[str, str]
     resamples: stats.Resamples
     analyses: tuple[Analysis, ...] = ()
+    extra_models: tuple[Model, ...] = ()
+    extra_methods: tuple[Method, ...] = ()
 
     def model(self, key: str) -> Model:
-        return next(model for model in self.models if model.key == key)
+        return next(model for model in self.models + self.extra_models if model.key == key)
 
     @property
     def method_order(self) -> tuple[str, ...]:
@@ -169,7 +176,8 @@ class Study:
         return tuple(m for m in self.method_order if m not in STARTING_POINTS)
 
     def method_label(self, key: str) -> str:
-        return next((method.label for method in self.methods if method.key == key), key)
+        known = self.methods + self.extra_methods
+        return next((method.label for method in known if method.key == key), key)
 
     def cells_of(self, model: str, method: str) -> tuple[Cell, ...]:
         """Planned cells of a model and method in the order of their seeds."""

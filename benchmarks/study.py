@@ -91,9 +91,13 @@ def write_plan(study: Study, study_dir: Path) -> None:
             "seeds": list(study.seeds),
             "models": [
                 {"key": k, "label": label, "family": family, "parameters": sizes.get(k)}
-                for k, label, family in study.models
+                | ({"extra": True} if (k, label, family) in study.extra_models else {})
+                for k, label, family in study.models + study.extra_models
             ],
-            "methods": [{"key": e.key, "label": e.label} for e in study.methods],
+            "methods": [
+                {"key": e.key, "label": e.label} | ({"extra": True} if e.extra else {})
+                for e in study.methods
+            ],
             "benchmarks": [
                 {"key": k, "label": label, "num_problems": n, "k": samples}
                 for k, label, n, samples in study.benchmarks

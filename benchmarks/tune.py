@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,25 @@ KNOBS: dict[str, tuple[dict[str, Any], ...]] = {
     ),  # authors' scripts
     "luffy": ({"entropy_coefficient": 0.001}, {"entropy_coefficient": 0.01}),  # script, paper
     "sgpo": ({},),
+    "opsd": tuple(
+        {"direction": d, "context": c}
+        for d in ("forward", "reverse")
+        for c in ("solution", "strategy")
+    ),  # direction: 2601.18734, 2601.20802; context: ours, what the base can read is a strategy
+    "srft": tuple({"sft_entropy_sign": s} for s in (-1, 1)),  # paper, authors' script
 }
 
 
-def trials() -> list[tuple[str, float, dict[str, Any], Cell]]:
-    """(method, learning rate, knobs, cell) of every tuning run."""
-    entries = {e.key: e for e in mini.METHODS}
+def trials(
+    methods: Sequence[str] | None = None,
+) -> list[tuple[str, float, dict[str, Any], Cell]]:
+    """(method, learning rate, knobs, cell) of every tuning run, or of those of ``methods``."""
+    entries = {e.key: e for e in mini.METHODS + mini.KIN}
     evaluation = replace(mini.EVALUATION, suites=(DEVELOPMENT,))
     out = []
     for method, knobs in KNOBS.items():
+        if methods is not None and method not in methods:
+            continue
         seeds = RUNS_PER_METHOD // (len(LEARNING_RATES) * len(knobs))
         for rate in LEARNING_RATES:
             for knob in knobs:
@@ -64,10 +75,19 @@ def trials() -> list[tuple[str, float, dict[str, Any], Cell]]:
     return out
 
 
-def tune(results: Path, jobs: int) -> int:
-    """Run all trials below ``results/tuning`` and write ``results/tuning.csv``; exit code."""
+def tune(results: Path, jobs: int, methods: Sequence[str] | None = None) -> int:
+    """Run all trials below ``results/tuning`` and write ``results/tuning.csv``; exit code.
+
+    With ``methods`` only theirs are run, and the rows of the others stay as they are.
+
+    Raises:
+        ValueError: a method that is not tuned.
+    """
+    for name in methods or []:
+        if name not in KNOBS:
+            raise ValueError(f"unknown method {name!r}: must be one of {', '.join(KNOBS)}")
     directory = results / "tuning"
-    planned = trials()
+    planned = trials(methods)
     cells: dict[str, Cell] = {}
     for _, _, _, cell in planned:
         if cell.parent:
@@ -80,16 +100,26 @@ def tune(results: Path, jobs: int) -> int:
             for run_id, why in outcome.failed.items():
                 print(f"FAILED {run_id}: {why}")
             return 1
-        write_text(results / "tuning.csv", table(planned, directory / "runs"))
+        others = _stored(results / "tuning.csv", [m for m in KNOBS if m not in (methods or KNOBS)])
+        write_text(results / "tuning.csv", table(planned, directory / "runs", others))
     print(f"{len(planned)} trials: {results / 'tuning.csv'}")
     return 0
 
 
-def table(planned: list, runs: Path) -> str:
+def _stored(path: Path, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of ``methods`` in an earlier tuning.csv."""
+    if not methods or not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["method"] in methods]
+
+
+def table(planned: list, runs: Path, others: Sequence[dict[str, Any]] = ()) -> str:
     """CSV of all trials; the setting with the highest mean development accuracy over its seeds
-    is marked chosen (the lower learning rate among equals)."""
+    is marked chosen (the lower learning rate among equals). ``others``: rows taken over, which
+    come first; trials are numbered on from there."""
     rows = []
-    for number, (method, rate, knob, cell) in enumerate(planned):
+    for number, (method, rate, knob, cell) in enumerate(planned, len(others)):
         scores = read_json(runs / cell.run_id / "scores.json")["benchmarks"][DEVELOPMENT]
         rates = np.array([v.count("c") / len(v) for v in scores["verdicts"]])
         half = 1.96 * rates.std(ddof=1) / np.sqrt(len(rates))
@@ -107,7 +137,7 @@ def table(planned: list, runs: Path) -> str:
             }
         )
     best: dict[str, tuple] = {}
-    for method in KNOBS:
+    for method in {row["method"]: None for row in rows}:
         groups: dict[tuple[float, str], list[float]] = {}
         for row in rows:
             if row["method"] == method:
@@ -119,5 +149,5 @@ def table(planned: list, runs: Path) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows([*others, *rows])
     return text.getvalue()

@@ -220,6 +220,7 @@ class SGPO:
             per_sequence = -(logprobs * kept).sum(-1) / mask.sum(-1)
         weights = kl.new_tensor([t.weight for t in trajectories])
         metrics = self._kl_metrics(kl.detach(), mask, student.targets)
+        metrics["target_length"] = (float(mask.sum()), float(len(trajectories)))
         return (weights * per_sequence).sum() / totals["problems"], metrics
 
     def _kl_metrics(

@@ -14,6 +14,7 @@ import pytest
 from synthetic_study import BENCHMARKS, VARIANTS, dump, load, run_dir, write_study
 
 from benchmarks import ablation_claims, claims, report
+from benchmarks.experiments import BUDGET_METHODS, BUDGETS, budget_method
 from benchmarks.figures import delta
 from benchmarks.launch import planned_study, selected, user_method, wants_variants
 from benchmarks.loading import load_study
@@ -133,13 +134,15 @@ def test_a_variant_differs_from_sgpo_in_exactly_the_named_fields(profile):
 def test_variants_are_planned_on_one_model_and_only_when_asked_for():
     grid = planned_study("mini", 3, variants=True)
     placed = {(c.config.model, c.config.method) for c in grid.cells()}
-    assert {model for model, method in placed if method in CHANGES} == {"qwen-m"}
+    main = [model for model, _, _ in grid.models]
     assert {method for model, method in placed if model == "qwen-m"} >= set(CHANGES)
+    repeated = {(m, k) for m, k in placed if k in CHANGES and m in main and m != "qwen-m"}
+    assert repeated == {("llama-m", k) for k in ("sgpo_nll", "sgpo_no_clip", "sgpo_delta3")}
     plain = planned_study("mini", 3).cells()
     assert not methods_of(plain) & set(CHANGES)
-    extra = [c for c in grid.cells() if c.config.method in CHANGES]
-    assert len(extra) == 3 * len(CHANGES)
-    assert [c.run_id for c in grid.cells() if c not in extra] == [c.run_id for c in plain]
+    added = {e.key for e in grid.methods if e.extra} | set(CHANGES)
+    kept = [c for c in grid.cells() if c.config.method not in added and c.config.model in main]
+    assert [c.run_id for c in kept] == [c.run_id for c in plain]
 
 
 def test_the_report_and_the_profile_name_the_same_variants():
@@ -160,7 +163,9 @@ def test_an_override_reaches_the_variants_but_not_what_they_stand_for():
     }
     assert threshold["sgpo"] == threshold["sgpo_nll"] == 2.0
     assert (threshold["sgpo_delta3"], threshold["sgpo_no_clip"]) == (3.0, math.inf)
-    assert {c.config.train.num_steps for c in grid.cells() if c.config.train} == {5}
+    budgets = {budget_method(m, n) for m in BUDGET_METHODS for n in BUDGETS}
+    trained = [c.config for c in grid.cells() if c.config.train]
+    assert {c.train.num_steps for c in trained if c.method not in budgets} == {5}
 
 
 def test_a_methods_file_cannot_take_the_name_of_a_variant(tmp_path):

@@ -44,7 +44,7 @@ def chosen() -> dict[str, dict]:
 
 @pytest.mark.parametrize("method", tune.KNOBS)
 def test_the_profile_has_the_settings_that_tuning_chose(method):
-    config = next(e for e in mini.METHODS if e.key == method).config("qwen-m", 0)
+    config = next(e for e in mini.METHODS + mini.KIN if e.key == method).config("qwen-m", 0)
     row = chosen()[method]
     assert config.train.learning_rate == float(row["learning_rate"])
     knobs = json.loads(row["settings"])

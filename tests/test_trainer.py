@@ -9,7 +9,9 @@ from tiny import (
     METHODS,
     build_model,
     build_problems,
+    build_rollout,
     build_trainer,
+    dense_logprobs,
     equal_weights,
     grader,
     weights_of,
@@ -222,6 +224,8 @@ def test_progress_reaches_the_total(tmp_path):
         ("grpo", {"loss", "reward", "entropy", "clip_share", "response_length"}),
         ("luffy", {"loss", "reward", "entropy", "truncated_share"}),
         ("hpt", {"loss", "reward", "imitated_share"}),  # a step of imitation alone has no entropy
+        ("opsd", {"reward", "kl_mean", "scored_tokens"}),
+        ("srft", {"loss", "reward", "entropy", "sft_weight"}),
         ("sgpo", {"reward", "guided_reward", "alpha_mean", "kl_mean", "kl_masked_share"}),
     ],
 )
@@ -230,5 +234,37 @@ def test_what_figures_need_is_recorded(uninterrupted, name, expected):
         assert expected <= record.keys()
         assert all(math.isfinite(v) for v in record.values())
     counted = [r["num_samples"] for r in uninterrupted[name][1]]
-    per_step = {"sft": 0, "grpo": 24, "luffy": 20, "hpt": 24, "sgpo": 32}[name]
+    per_step = {"sft": 0, "grpo": 24, "luffy": 20, "hpt": 24, "opsd": 24, "srft": 20, "sgpo": 32}
+    per_step = per_step[name]
     assert counted == [per_step * (i + 1) for i in range(STEPS)]
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_scored_tokens_count_every_pass_over_a_completion(tmp_path, updates):
+    """The policy's pass, the teacher's, Eq. 4's ranking, and old log-probabilities where the
+    policy moves within a step; counted from the trajectories of equal draws."""
+    scored = {}
+    for name in ("grpo", "opsd", "sgpo"):
+        trainer = build_trainer(METHODS[name](), tmp_path / name, updates_per_step=updates)
+        scored[name] = trainer._step(1)["scored_tokens"]
+        rollout = build_rollout(build_model())
+        rollout.begin_step(1)
+        problems = trainer.step_problems(1)
+        own = rollout.groups(problems, {"grpo": 6, "opsd": 6, "sgpo": 4}[name])
+        tokens = sum(len(t.completion_ids) for group in own for t in group)
+        expected = tokens * {"grpo": 1, "opsd": 2, "sgpo": 1}[name] + tokens * (updates - 1)
+        if name == "sgpo":
+            guided = rollout.groups(problems, 4, guided=True)
+            correct = [[t for t in group if t.reward == 1.0] for group in guided]
+            ranked = [group for group in correct if len(group) > 1]
+            expected += sum(len(t.completion_ids) for group in ranked for t in group)
+            for group in filter(None, correct):
+                best = max(
+                    group,
+                    key=lambda t: float(
+                        dense_logprobs(rollout.model, t.prompt_ids, t.completion_ids).sum().detach()
+                    ),
+                )
+                expected += 2 * len(best.completion_ids)
+        assert scored[name] == expected, name
+    assert len(set(scored.values())) == 3

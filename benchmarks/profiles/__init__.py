@@ -9,8 +9,8 @@ PROFILES = ("mini", "quick")
 
 
 def profile_module(name: str) -> ModuleType:
-    """The module of a profile; it has ``study(num_seeds)`` and ``VARIANT_MODELS``, the models that
-    SGPO's variants run on.
+    """The module of a profile; it has ``study(num_seeds)``, ``KIN``, the baselines of the same
+    idea, and ``extended(study)``, which adds the runs that only ``--all`` makes.
 
     Raises:
         ValueError: unknown profile.

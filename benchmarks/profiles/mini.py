@@ -12,8 +12,12 @@ from typing import Any
 from baselines.grpo import GRPOConfig
 from baselines.hpt import HPTConfig
 from baselines.luffy import LUFFYConfig
+from baselines.opsd import OPSDConfig
 from baselines.sft import SFTConfig
+from baselines.srft import SRFTConfig
 from benchmarks.config import DataConfig, EvalConfig, MethodEntry, RunConfig, Study
+from benchmarks.profiles.experiments import with_experiments
+from benchmarks.profiles.variants import with_variants
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.method import SGPOConfig
 from sgpo.mini.models import MODELS
@@ -32,6 +36,8 @@ LEARNING_RATE = {  # tuned
     "hpt": 4e-4,
     "luffy": 2e-4,
     "sgpo": 2e-4,
+    "opsd": 1e-4,
+    "srft": 2e-4,
 }
 
 EVALUATION = EvalConfig(suites=tuple(b.key for b in BENCHMARKS), max_tokens=MAX_TOKENS)
@@ -141,6 +147,28 @@ METHODS = (
     MethodEntry("sgpo", "SGPO", reinforced("sgpo", SGPOConfig(), rl_train(LEARNING_RATE["sgpo"]))),
 )
 
+# Baselines of the same idea: in a table of their own, Table 1 has the paper's rows.
+KIN = (
+    MethodEntry(
+        "opsd",
+        "On-policy self-distillation",
+        reinforced(
+            "opsd",
+            OPSDConfig(direction="reverse", context="strategy"),  # tuned
+            rl_train(LEARNING_RATE["opsd"]),
+        ),
+        extra=True,
+    ),
+    MethodEntry(
+        "srft",
+        "SRFT",
+        reinforced(
+            "srft", SRFTConfig(sft_entropy_sign=1), rl_train(LEARNING_RATE["srft"])
+        ),  # tuned
+        extra=True,
+    ),
+)
+
 
 def study(num_seeds: int = 5) -> Study:
     """Five methods and their starting points on three models."""
@@ -151,3 +179,8 @@ def study(num_seeds: int = 5) -> Study:
         seeds=tuple(range(num_seeds)),
         benchmarks=tuple((b.key, b.label, b.num_problems, b.k) for b in BENCHMARKS),
     )
+
+
+def extended(plain: Study) -> Study:
+    """``plain`` with SGPO's variants and the experiments past the paper."""
+    return with_experiments(with_variants(plain, VARIANT_MODELS))

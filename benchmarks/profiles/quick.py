@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from benchmarks.config import MethodEntry, RunConfig, Study
 from benchmarks.profiles import mini
+from benchmarks.profiles.variants import with_variants
 from sgpo.mini.models import MODELS
 from sgpo.mini.suites import BENCHMARKS
 
@@ -31,7 +32,7 @@ def _shortened(entry: MethodEntry) -> MethodEntry:
             evaluation=replace(full.evaluation, **LIMITS),
         )
 
-    return MethodEntry(entry.key, entry.label, config)
+    return replace(entry, config=config)
 
 
 def study(num_seeds: int = 2) -> Study:
@@ -45,3 +46,11 @@ def study(num_seeds: int = 2) -> Study:
             (b.key, b.label, min(b.num_problems, 40), min(b.k, 4)) for b in BENCHMARKS
         ),
     )
+
+
+KIN = tuple(_shortened(entry) for entry in mini.KIN)
+
+
+def extended(plain: Study) -> Study:
+    """``plain`` with SGPO's variants; the experiments past the paper need the mini study."""
+    return with_variants(plain, VARIANT_MODELS)

@@ -47,6 +47,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
     tune = verbs.add_parser("tune", help="tuning trials of every method on the development set")
     tune.add_argument("--jobs", type=positive, default=os.cpu_count())
+    tune.add_argument("--methods", type=names, help="just these (comma-separated)")
     tune.add_argument("--out", type=Path)
     tune.set_defaults(run=_tune)
 
@@ -90,7 +91,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> int:
     from benchmarks.tune import tune
 
-    return tune(results_dir(options, "mini"), options.jobs)
+    return tune(results_dir(options, "mini"), options.jobs, options.methods)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -17,6 +17,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 ConfigT = TypeVar("ConfigT")
+_ADDED = "omitted at its default"
+
+
+def added(default: Any) -> Any:
+    """A dataclass field that ``to_dict`` leaves out while it holds ``default``: a new setting then
+    does not change the address of the runs that do not use it."""
+    return dataclasses.field(default=default, metadata={_ADDED: True})
 
 
 @dataclass(frozen=True)
@@ -94,11 +101,18 @@ def require_positive(config: Any, names: str) -> None:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """``config`` as plain JSON types; infinities become the string ``"inf"``."""
-    return _plain(dataclasses.asdict(config))
+    """``config`` as plain JSON types; infinities become the string ``"inf"``. Fields made with
+    ``added`` are left out at their default."""
+    return _plain(config)
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {
+            f.name: _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get(_ADDED) and getattr(value, f.name) == f.default)
+        }
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

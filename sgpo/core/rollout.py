@@ -44,7 +44,7 @@ class Rollout:
         self.step = 0
         self.stats: dict[str, float] = {}
         self.calls: dict[Role, int] = {}
-        self.sampled_tokens = self.num_samples = 0
+        self.sampled_tokens = self.num_samples = self.scored_tokens = 0
 
     def groups(
         self, problems: Sequence[Problem], n: int, *, guided: bool = False
@@ -128,6 +128,7 @@ class Rollout:
     def logprobs(self, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
         """Log-probabilities [len(completion)] of every trajectory under the unguided prompt and
         the full softmax of the current policy."""
+        self.scored_tokens += sum(len(t.completion_ids) for t in trajectories)
         return own_logprobs(self.model, trajectories, self.token_budget)
 
     def begin_step(self, step: int) -> None:

@@ -84,6 +84,7 @@ class Trainer:
             self.collapsed_steps = extra["collapsed_steps"]
             self.rollout.sampled_tokens = extra["sampled_tokens"]
             self.rollout.num_samples = extra["num_samples"]
+            self.rollout.scored_tokens = extra["scored_tokens"]
         log = MetricsLog(self.run_dir / "metrics.jsonl", resume_after=start)
         self.rollout.sampler.sync(self.model)
         for step in range(start + 1, self.config.num_steps + 1):
@@ -98,6 +99,7 @@ class Trainer:
                     "collapsed_steps": self.collapsed_steps,
                     "sampled_tokens": self.rollout.sampled_tokens,
                     "num_samples": self.rollout.num_samples,
+                    "scored_tokens": self.rollout.scored_tokens,
                 }
                 save_checkpoint(checkpoints, step, self.model, self.optimizer, extra)
         self.progress(self.config.num_steps, self.config.num_steps)
@@ -135,6 +137,7 @@ class Trainer:
         record["learning_rate"] = self.learning_rate(step)
         record["sampled_tokens"] = self.rollout.sampled_tokens
         record["num_samples"] = self.rollout.num_samples
+        record["scored_tokens"] = self.rollout.scored_tokens
         return record
 
     def _updates(
@@ -146,6 +149,7 @@ class Trainer:
             return [trajectories]
         own = [t for t in trajectories if t.role is Role.AUTONOMOUS]
         old = own_logprobs(self.model, own, self.config.micro_batch_tokens)
+        self.rollout.scored_tokens += sum(len(t.completion_ids) for t in own)
         known = {id(t): row for t, row in zip(own, old, strict=True)}
         size = len(problems) // count
         update_of = {p.id: i // size for i, p in enumerate(problems)}
@@ -157,6 +161,10 @@ class Trainer:
     def _update(self, step: int, trajectories: list[Trajectory], sums: Sums) -> None:
         """One optimiser update; metrics are added to ``sums``."""
         totals = self.method.totals(trajectories)
+        # Forward passes over completion tokens; a second prompt means a teacher's pass as well.
+        self.rollout.scored_tokens += sum(
+            len(t.completion_ids) * (2 if t.second_prompt_ids else 1) for t in trajectories
+        )
         self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         for batch in micro_batches(trajectories, self.config.micro_batch_tokens):

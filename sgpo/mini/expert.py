@@ -30,6 +30,8 @@ _QUALITIES = (
     ("sound",) * 3 + ("vague",) * 2 + ("wrong_choice",) * 2 + ("wrong_type", "thin_steps", "leak")
 )
 _VAGUE_SCORE = 0.3  # an open choice is no error, but little help
+# Strategies that are bad on purpose, to see what a method makes of them.
+DEGRADED = ("wrong_type", "wrong_choice", "open", "leak")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def right_strategy(task: Task) -> str:
 
 
 def propose_strategy(task: Task, quality: str, rng: random.Random) -> str:
-    """A candidate of the named quality (one of ``_QUALITIES``)."""
+    """A candidate of the named quality: one of ``_QUALITIES``, or ``open``, which leaves every
+    choice open."""
     names = [step.kind for step in task.chain]
     plans = [list(plan.choices) for plan in right_plans(task)]
     steps = None
@@ -85,6 +88,8 @@ def propose_strategy(task: Task, quality: str, rng: random.Random) -> str:
         slot = rng.randrange(len(SLOTS))
         wrong = [option for option in SLOTS[slot] if option != plans[-1][slot]]
         plans[-1][slot] = VAGUE if quality == "vague" else rng.choice(wrong)
+    elif quality == "open":
+        plans = [[VAGUE] * len(SLOTS) for _ in names]
     elif quality == "thin_steps":
         steps = THIN_STEPS_LINE
     elif quality == "leak":

@@ -154,7 +154,7 @@ def pretrain(
     """
     learner = _Learner(spec, config)
     rng = random.Random(f"pretrain-{config.seed}")
-    habits = WriterHabits(knowledge=spec.knowledge)
+    habits = WriterHabits(knowledge=spec.knowledge, style=spec.style)
     total = config.max_lessons + spec.pretrain_steps
 
     def report(done: int, loss: float) -> None:
@@ -183,7 +183,7 @@ def content_hash(spec: ModelSpec, config: PretrainConfig) -> str:
     the cache and an edit of what is written does not. ``RECIPE`` stands for the training loop.
     """
     sample = replace(config, batch_size=2048)
-    habits = WriterHabits(knowledge=spec.knowledge)
+    habits = WriterHabits(knowledge=spec.knowledge, style=spec.style)
     texts = draw_batch(sample, habits, random.Random("content-hash"), _encoder(), lesson=False)
     payload = json.dumps(
         {

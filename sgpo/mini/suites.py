@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Literal, NamedTuple
 
 from sgpo.core.types import Problem
-from sgpo.mini.expert import ExpertRecord, ask_expert
+from sgpo.mini.expert import DEGRADED, ExpertRecord, ask_expert, propose_strategy
 from sgpo.mini.problems import MODULUS, TYPES, Task, answer_text, solve
 from sgpo.mini.text import question_pieces
 
@@ -109,7 +110,7 @@ def to_problem(problem_id: str, level: int, task: Task) -> Problem:
 
 
 def training_problems(
-    split: Literal["warmup", "rl"], expert_gap: float, seed: int = 0
+    split: Literal["warmup", "rl"], expert_gap: float, seed: int = 0, strategy: str = "kept"
 ) -> list[Problem]:
     """The training pool with the strong model's strategy and trace beside each problem.
 
@@ -117,18 +118,35 @@ def training_problems(
         split: ``warmup`` (512 problems, for SFT) or ``rl`` (1024); the two share no problem.
         expert_gap: probability in [0, 1] that the trace leaves out an intermediate step.
         seed: of the pool; the same tasks come back whatever ``expert_gap`` is.
+        strategy: ``kept``, the one that the extraction kept, or one of ``expert.DEGRADED``.
 
     Raises:
-        ValueError: for another split, or a gap outside [0, 1].
+        ValueError: for another split or strategy, or a gap outside [0, 1].
     """
-    records = training_records(split, expert_gap, seed)
-    return [record.attach_to(problem) for problem, record in records]
+    if strategy != "kept" and strategy not in DEGRADED:
+        names = ", ".join(("kept", *DEGRADED))
+        raise ValueError(f"unknown strategy {strategy!r}; choose one of {names}")
+    out = []
+    for i, task, problem, record in _asked(split, expert_gap, seed):
+        problem = record.attach_to(problem)
+        if strategy != "kept":
+            draws = random.Random(f"degraded-{seed}-{i}")
+            problem = replace(problem, strategy=propose_strategy(task, strategy, draws))
+        out.append(problem)
+    return out
 
 
 def training_records(
     split: Literal["warmup", "rl"], expert_gap: float, seed: int = 0
 ) -> list[tuple[Problem, ExpertRecord]]:
     """The same problems, bare, each with all that the strong model left: its candidates too."""
+    return [(problem, record) for _, _, problem, record in _asked(split, expert_gap, seed)]
+
+
+def _asked(
+    split: str, expert_gap: float, seed: int
+) -> Iterator[tuple[int, Task, Problem, ExpertRecord]]:
+    """Place in the pool, task, bare problem and what the strong model made of it."""
     if split not in ("warmup", "rl"):
         raise ValueError(f"unknown split {split!r}; choose 'warmup' or 'rl'")
     if not 0.0 <= expert_gap <= 1.0:
@@ -137,12 +155,10 @@ def training_records(
         f"pool-{seed}", tuple(LEVEL_LENGTHS), "train", WARMUP_PROBLEMS + RL_PROBLEMS
     )
     start, stop = (0, WARMUP_PROBLEMS) if split == "warmup" else (WARMUP_PROBLEMS, len(pool))
-    out = []
     for i in range(start, stop):
         level, task = pool[i]
         problem = to_problem(f"train-{seed}-{i:04d}", level, task)
-        out.append((problem, ask_expert(task, expert_gap, seed=f"expert-{seed}-{i}")))
-    return out
+        yield i, task, problem, ask_expert(task, expert_gap, seed=f"expert-{seed}-{i}")
 
 
 @cache

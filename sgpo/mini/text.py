@@ -155,7 +155,7 @@ class WriterHabits:
     own_type_line: float = 0.7  # else the strategy names any type: its choices are what counts
     vague_choice: float = 0.05  # a strategy leaves a choice open: the type's prior decides
     thin_steps: float = 0.1
-    knowledge: float = 1.0  # above 0; scales the priors, see ``slot_distribution``
+    knowledge: float = 1.0  # at least 0; scales the priors, see ``slot_distribution``
 
 
 HABITS = WriterHabits()
