@@ -224,6 +224,11 @@ def test_unsupported_architectures_are_refused(family, changes, named):
         make("compact", build_model(family, **changes))
 
 
+def test_half_precision_is_refused():
+    with pytest.raises(ValueError, match="dtype=torch.bfloat16"):
+        make("compact", build_model().bfloat16())
+
+
 def test_checkpoint_defaults_do_not_leak_into_sampling():
     """Instruct checkpoints ship a repetition penalty; the policy is the softmax without it."""
     model = build_model()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sgpo.core.compact_model import Decoder, normalize, rotate, unsupported_setting
+from sgpo.core.compact_model import DTYPES, Decoder, normalize, rotate, unsupported_setting
 from sgpo.core.sampling import SamplingParams, make_completion
 from sgpo.core.types import Completion
 
@@ -39,6 +39,11 @@ class CompactSampler:
         unsupported = unsupported_setting(model.config)
         if unsupported is not None:
             raise ValueError(f"{unsupported} for the compact sampler; use sampler=transformers")
+        if model.dtype not in DTYPES:
+            raise ValueError(
+                f"dtype={model.dtype}: must be {' or '.join(map(str, DTYPES))} for the compact "
+                "sampler; load the model so or use sampler=transformers"
+            )
         self.model, self.tokenizer, self.max_batch = model, tokenizer, max_batch
         self.stop_ids = frozenset(stop_ids)
         self._stop = torch.tensor(sorted(self.stop_ids))
@@ -165,10 +170,10 @@ class _Batch:
         """Append ``tokens`` [B] and compute their ``hidden``."""
         decoder = self.decoder
         x = decoder.embed(tokens)
-        cos, sin = decoder.angles(self.positions)
+        turns = decoder.turns(self.positions)
         for layer, (keys, values) in zip(decoder.layers, self.cache, strict=True):
             h = F.linear(normalize(x, decoder.eps), layer.qkv, layer.qkv_bias)
-            x = torch.addmm(x, self._attend(h, keys, values, cos, sin), layer.output.T)
+            x = torch.addmm(x, self._attend(h, keys, values, turns), layer.output.T)
             gate, up = F.linear(normalize(x, decoder.eps), layer.gate_up).chunk(2, -1)
             x = torch.addmm(x, F.silu(gate).mul_(up), layer.down.T)
         self.hidden = decoder.finish(x)
@@ -180,8 +185,7 @@ class _Batch:
         qkv: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
+        turns: torch.Tensor,
     ) -> torch.Tensor:
         """Attention [B, H] of the new tokens over the cache, which they extend in place.
 
@@ -190,7 +194,7 @@ class _Batch:
         decoder = self.decoder
         size, end, turned = decoder.head_size, self.filled + 1, decoder.num_heads + decoder.num_kv
         heads = qkv.unflatten(-1, (-1, size))
-        rotated = rotate(heads[:, :turned], cos, sin)
+        rotated = rotate(heads[:, :turned], turns)
         keys[:, :, self.filled] = rotated[:, decoder.num_heads :]
         values[:, :, self.filled] = heads[:, turned:]
         # Query heads of one key/value head become queries of one attention: no repeated cache.

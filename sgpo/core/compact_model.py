@@ -2,7 +2,7 @@
 share.
 
 A tiny model spends most of a forward pass in many small operations. Here projections are fused,
-the weight of a norm is folded into the projection behind it, and three gradients are written by
+the weight of a norm is folded into the projection behind it, and two gradients are written by
 hand. The weights stay those of the Hugging Face model and receive its gradients; values agree with
 its own forward pass up to the order of summation (tests/test_shared_prompts.py).
 """
@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 SUPPORTED = ("qwen2", "llama")
+DTYPES = (torch.float32, torch.float64)
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 
@@ -45,7 +46,7 @@ class Layer:
     """Fused weights of one decoder layer, [out, in].
 
     ``qkv`` (query heads, key heads, value heads) and ``gate_up`` carry the weight of the norm
-    before them: their input is ``normalize(x)``.
+    before them: their input is ``normalize(x)``. Query and key heads are ordered for ``rotate``.
     """
 
     qkv: torch.Tensor
@@ -73,12 +74,12 @@ class Decoder:
         """Embeddings [..., H]; as in the model, the padding row receives no gradient."""
         return self.body.embed_tokens(ids)
 
-    def angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [..., 1, head size / 2] of rotary ``positions`` [...]."""
+    def turns(self, positions: torch.Tensor) -> torch.Tensor:
+        """Complex [..., 1, head size / 2]: what ``rotate`` takes for ``positions`` [...]."""
         # In float32 whatever the model's dtype, as transformers does.
         angle = positions[..., None, None].float() * self.body.rotary_emb.inv_freq.float()
-        dtype = self.body.norm.weight.dtype
-        return angle.cos().to(dtype), angle.sin().to(dtype)
+        turn = torch.complex(angle.cos(), angle.sin())
+        return turn.to(self.body.norm.weight.dtype.to_complex())
 
     def finish(self, x: torch.Tensor) -> torch.Tensor:
         """The final norm: hidden states that the language-model head takes."""
@@ -102,10 +103,10 @@ class Decoder:
         """
         assert (prefix is None) == (mask is None)
         x = self.embed(ids)
-        cos, sin = self.angles(positions)
+        turns = self.turns(positions)
         kept = []
         for i, layer in enumerate(self.layers):
-            q, k, v = self._project(layer, normalize(x, self.eps), cos, sin)
+            q, k, v = self._project(layer, normalize(x, self.eps), turns)
             kept.append((k, v))
             if prefix is not None:
                 k, v = torch.cat([prefix[i][0], k], 1), torch.cat([prefix[i][1], v], 1)
@@ -123,27 +124,47 @@ class Decoder:
         return x, kept
 
     def _project(
-        self, layer: Layer, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+        self, layer: Layer, x: torch.Tensor, turns: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys (both rotated) and values, [B, T, heads, head size]."""
-        turned = self.num_heads + self.num_kv
         qkv = F.linear(x, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, self.head_size))
-        q_k, v = qkv.split([turned, self.num_kv], 2)
-        q, k = _Rotate.apply(q_k, cos, sin).split([self.num_heads, self.num_kv], 2)
+        q_k, v = qkv.split([self.num_heads + self.num_kv, self.num_kv], 2)
+        q, k = rotate(q_k, turns).split([self.num_heads, self.num_kv], 2)
         return q, k, v
 
 
 def _fuse(layer: torch.nn.Module) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
+    size = attention.head_dim
+
+    def qkv(name: str) -> torch.Tensor:
+        q, k, v = (getattr(p, name) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        return torch.cat([_interleave(q, size), _interleave(k, size), v])
+
     gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
     return Layer(
-        qkv=torch.cat([p.weight for p in qkv]) * layer.input_layernorm.weight,
-        qkv_bias=None if qkv[0].bias is None else torch.cat([p.bias for p in qkv]),
+        qkv=qkv("weight") * layer.input_layernorm.weight,
+        qkv_bias=None if attention.q_proj.bias is None else qkv("bias"),
         output=attention.o_proj.weight,
         gate_up=gate_up * layer.post_attention_layernorm.weight,
         down=mlp.down_proj.weight,
     )
+
+
+def _interleave(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """Rows [heads * size, ...] with the two coordinates of each rotation side by side.
+
+    Qwen2 and Llama checkpoints keep them half a head apart. Queries and keys in the same other
+    order have the same products, and side by side they are one complex number.
+    """
+    return rows.unflatten(0, (-1, 2, size // 2)).transpose(1, 2).flatten(0, 2)
+
+
+def rotate(heads: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Query and key heads [..., heads, size] with their positions: pairs of neighbours multiplied
+    as complex numbers by ``turns`` [..., 1, size / 2]."""
+    pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2)
 
 
 def normalize(x: torch.Tensor, eps: float) -> torch.Tensor:
@@ -156,20 +177,6 @@ def normalize(x: torch.Tensor, eps: float) -> torch.Tensor:
 def _reciprocal_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-
-
-def rotate(
-    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, inverse: bool = False
-) -> torch.Tensor:
-    """Heads [..., heads, size] turned by their angles, or back, in the half-split layout of Qwen2
-    and Llama checkpoints. It writes in place: for use without a graph only."""
-    a, b = x.chunk(2, -1)
-    out = torch.empty_like(x)
-    out_a, out_b = out.chunk(2, -1)
-    sign = -1 if inverse else 1
-    torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-sign)
-    torch.mul(b, cos, out=out_b).addcmul_(a, sin, value=sign)
-    return out
 
 
 # Each of these spares autograd most of the intermediate tensors of its formula.
@@ -212,17 +219,3 @@ class _SwiGLU(torch.autograd.Function):
         torch.mul(grad, up, out=grad_gate)
         torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
         return out
-
-
-class _Rotate(torch.autograd.Function):
-    """``rotate``, whose gradient is the rotation back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(cos, sin)
-        return rotate(x, cos, sin)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return rotate(grad, *ctx.saved_tensors, inverse=True), None, None

@@ -12,7 +12,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from sgpo.core.compact_model import Decoder, unsupported_setting
+from sgpo.core.compact_model import DTYPES, Decoder, unsupported_setting
 
 
 def applies_to(model: PreTrainedModel) -> bool:
@@ -29,7 +29,7 @@ def applies_to(model: PreTrainedModel) -> bool:
     )  # fmt: skip
     return (
         weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.float64)
+        and weight.dtype in DTYPES
         and not isinstance(weight, DTensor)
         and not model.is_gradient_checkpointing
         and not (model.training and model.config.attention_dropout)
