@@ -1,0 +1,90 @@
+"""The synthetic study with the experiments past the paper in it: the profile's own plan, with
+synthetic runs behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import synthetic_study
+from synthetic_study import BENCHMARKS, SKILL, VARIANTS, dump, load
+
+from benchmarks.launch import planned_study
+from benchmarks.study import write_plan
+
+NUM_SEEDS = 4  # more than an experiment's three, as in the real study
+CLASS_SHARES = {"choice": 0.5, "commitment": 0.4, "style": 0.0, "routine": 0.1}
+PASS_RATES = {"qwen-m-p30": 0.31, "qwen-m": 0.164, "qwen-m-p10": 0.1, "qwen-m-p03": 0.03,
+              "qwen-m-p01": 0.013, "qwen-s": 0.13, "qwen-l": 0.2, "qwen-m-style": 0.16,
+              "llama-m": 0.17}  # fmt: skip
+
+
+def skill(method: str) -> float:
+    """Skill of a method by its key's parts: an experiment's run is a little off its origin."""
+    if method in VARIANTS:
+        return VARIANTS[method][1]
+    known = SKILL | {"opsd": 1.6, "srft": 1.4, "sgpo_nll_masked": 1.0}
+    if method in known:
+        return known[method]
+    if "_steps" in method:
+        origin, steps = method.split("_steps")
+        return known[origin] * np.log(int(steps)) / np.log(28)
+    if "_gap" in method:
+        origin, gap = method.split("_gap")
+        return known[origin] - (float(gap) if origin == "luffy" else 0.0)
+    assert method.startswith("sgpo_strategy_"), method
+    return 1.0
+
+
+def write_extended(root: Path) -> Path:
+    """A complete extended mini study under ``root``: one quarter of the problems, all its cells."""
+    write_plan(planned_study("mini", NUM_SEEDS, variants=True), root)
+    plan = load(root / "study.json")
+    plan["benchmarks"] = [
+        dict(zip(("key", "label", "num_problems", "k"), b, strict=True)) for b in BENCHMARKS
+    ]
+    plan["models"] = [m | {"parameters": 1000} for m in plan["models"]]
+    dump(root / "study.json", plan)
+    rng = np.random.default_rng(11)
+    difficulty = {
+        key: rng.normal(0.6 * i, 0.8, size=n) for i, (key, _, n, _) in enumerate(BENCHMARKS)
+    }
+    original = synthetic_study._skill
+    synthetic_study._skill = skill
+    try:
+        for cell in plan["cells"]:
+            synthetic_study._write_run(root, cell, rng, difficulty, strength=-0.5)
+            _add(root / "runs" / cell["run_id"], cell, rng)
+    finally:
+        synthetic_study._skill = original
+    synthetic_study._write_extras(root)
+    return root
+
+
+def _add(path: Path, cell: dict, rng) -> None:
+    """What the experiments read beyond the plain synthetic run."""
+    if cell["method"] == "base":
+        rate = PASS_RATES[cell["model"]]
+        condition = {"name": "2 unguided pass rate", "value": rate, "requirement": "",
+                     "passed": True}  # fmt: skip
+        dump(path / "regime.json", {"conditions": [condition], "reported": {}})
+        return
+    steps = 28
+    if "_steps" in cell["method"]:
+        steps = int(cell["method"].split("_steps")[1])
+    result = load(path / "result.json")
+    dump(path / "result.json", result | {"num_steps": steps, "sampled_tokens": 6000 * steps,
+                                         "train_seconds": 0.4 * steps})  # fmt: skip
+    lines = []
+    for step, text in enumerate((path / "metrics.jsonl").read_text().splitlines()[:steps], 1):
+        record = json.loads(text) | {"step": step, "scored_tokens": 7000 * step}
+        if cell["method"].split("_")[0] == "sgpo":
+            record["guided_reward"] = float(np.clip(0.7 + rng.normal(0, 0.05), 0, 1))
+            record["target_length"] = 32.0 + 0.1 * step
+            masked = record["kl_masked_share"]
+            for name, share in CLASS_SHARES.items():
+                record[f"kl_mass_{name}"] = share
+                record[f"kl_masked_{name}"] = share * masked
+        lines.append(json.dumps(record))
+    (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,194 @@
+"""Tables and figures of the experiments past the paper, on a synthetic extended study."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from synthetic_experiments import PASS_RATES, write_extended
+from synthetic_study import BENCHMARKS, load, run_dir, write_study
+
+from benchmarks import estimates, experiments, report
+from benchmarks.figures import delta_classes, equal_cost, maps
+from benchmarks.loading import load_study
+from benchmarks.store import StudyError
+from benchmarks.tables import kin, table1
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return write_extended(tmp_path_factory.mktemp("extended") / "mini")
+
+
+@pytest.fixture(scope="module")
+def built(stored):
+    """The stored study with its artefacts of experiments; never changed by a test."""
+    return stored, report.build(stored, only=experiments.ARTEFACTS)
+
+
+@pytest.fixture
+def study(built, tmp_path):
+    return shutil.copytree(built[0], tmp_path / "mini")
+
+
+def counted(root, model, method, seeds=None) -> np.ndarray:
+    """Seeds x benchmarks: share of correct samples, straight from the verdict letters."""
+    rows = []
+    for cell in load(root / "study.json")["cells"]:
+        if (cell["model"], cell["method"]) != (model, method):
+            continue
+        if seeds is not None and cell["seed"] not in seeds:
+            continue
+        scores = load(root / "runs" / cell["run_id"] / "scores.json")["benchmarks"]
+        rows.append([_share(scores[key]["verdicts"]) for key, *_ in BENCHMARKS])
+    return 100 * np.array(rows)
+
+
+def _share(verdicts) -> float:
+    letters = "".join(verdicts)
+    return letters.count("c") / len(letters)
+
+
+def test_nothing_is_missing_and_every_artefact_is_written(built):
+    root, summary = built
+    assert summary.missing == ()
+    stems = {path.stem for path in summary.written}
+    assert stems == set(experiments.ARTEFACTS)
+    for name in ("delta_classes", "map_difficulty", "map_size", "equal_cost", "degraded", "eq4"):
+        assert (root / "figures" / f"{name}.png").stat().st_size > 20_000
+
+
+def test_extra_models_and_methods_stay_out_of_the_main_comparison(built):
+    root, _ = built
+    loaded = load_study(root)
+    assert table1.models(loaded) == ["qwen-s", "qwen-m", "llama-m"]
+    assert not set(loaded.method_order) & set(experiments.methods())
+    assert {m.key for m in loaded.models} == {"qwen-s", "qwen-m", "llama-m"}
+    assert loaded.model("qwen-l").label == "mini-Qwen2-L"
+    assert loaded.method_label("srft") == "SRFT"
+
+
+@pytest.mark.parametrize("model", ["qwen-m-p03", "qwen-m", "qwen-l"])
+@pytest.mark.parametrize("gap", experiments.GAPS)
+def test_a_cell_of_a_map_is_the_paired_gain_over_the_better_baseline(built, model, gap):
+    root, _ = built
+    cell = maps.map_cell(load_study(root), model, gap)
+    ours, *theirs = (
+        counted(root, model, experiments.gap_method(m, gap), seeds=(0, 1, 2)).mean()
+        for m in ("sgpo", *experiments.MAP_BASELINES)
+    )
+    assert cell.gain.mean == pytest.approx(ours - max(theirs), abs=1e-6)
+    assert cell.baseline == experiments.MAP_BASELINES[int(np.argmax(theirs))]
+    assert cell.gain.num_seeds == experiments.SEEDS
+    interval = cell.gain.interval
+    assert interval.low < cell.gain.mean < interval.high
+
+
+def test_a_map_carries_the_pass_rate_that_the_base_run_measured(study):
+    loaded = load_study(study)
+    for model in (*experiments.DIFFICULTY_MODELS, "qwen-l"):
+        assert maps.pass_rate(loaded, model) == PASS_RATES[model]
+    path = run_dir(study, "qwen-l", "base", None) / "regime.json"
+    path.write_text("{}")
+    with pytest.raises(StudyError, match="regime.json is damaged"):
+        maps.pass_rate(loaded, "qwen-l")
+    path.unlink()
+    assert maps.pass_rate(loaded, "qwen-l") is None
+
+
+def test_a_missing_run_empties_its_cell_of_the_map_and_no_other(study):
+    gone = run_dir(study, "qwen-m-p03", "luffy_gap0.3", 2)
+    shutil.rmtree(gone)
+    loaded = load_study(study)
+    empty = {
+        (model, gap)
+        for model in experiments.DIFFICULTY_MODELS
+        for gap in experiments.GAPS
+        if maps.map_cell(loaded, model, gap) is None
+    }
+    assert empty == {("qwen-m-p03", 0.3)}
+    summary = report.build(study, only=["map_difficulty", "map_size", "kin"])
+    assert [c.run_id for c in summary.missing] == [gone.name]
+    assert summary.missing[0].artefacts == ("map_difficulty",)
+    assert summary.commands == ("bash reproduce.sh --profile mini --only map_difficulty",)
+
+
+def test_equal_cost_counts_what_each_run_spent_on_the_same_seeds(built):
+    root, _ = built
+    loaded = load_study(root)
+    assert equal_cost.keys(loaded, "sgpo") == [
+        "sgpo_steps7",
+        "sgpo_steps14",
+        "sgpo",
+        "sgpo_steps56",
+    ]
+    for key, steps in (("sgpo_steps7", 7), ("sgpo", 28), ("sgpo_steps56", 56)):
+        costs = [equal_cost._point(loaded, key, cost) for _, cost in equal_cost.PANELS]
+        assert [spent for spent, _ in costs] == pytest.approx(
+            [6.0 * steps, 7.0 * min(steps, 40), 0.4 * steps]
+        )
+        expected = counted(root, "qwen-m", key, seeds=(0, 1, 2)).mean()
+        assert costs[0][1].mean == pytest.approx(expected, abs=1e-6)
+
+
+def test_tokens_that_were_not_counted_leave_the_point_out(study):
+    path = run_dir(study, "qwen-m", "sgpo_steps7", 1) / "metrics.jsonl"
+    path.write_text(path.read_text().replace("scored_tokens", "unknown"))
+    loaded = load_study(study)
+    assert equal_cost._point(loaded, "sgpo_steps7", equal_cost._scored) is None
+    assert equal_cost._point(loaded, "sgpo_steps7", equal_cost._sampled) is not None
+
+
+def rows_of(root, name):
+    with (root / "tables" / f"{name}.csv").open() as file:
+        return {(r["model"], r["method"], r["benchmark"]): r for r in csv.DictReader(file)}
+
+
+def test_kin_and_mask_tables_count_right_and_pair_the_difference(built):
+    root, _ = built
+    loaded = load_study(root)
+    for table, model, method in (
+        ("kin", "llama-m", "srft"), ("kin", "qwen-s", "opsd"), ("mask", "llama-m", "sgpo_nll"),
+        ("mask", "qwen-m", "sgpo_nll_masked"),
+    ):  # fmt: skip
+        rows = rows_of(root, table)
+        mine, theirs = counted(root, model, method), counted(root, model, "sgpo")
+        theirs = theirs[: len(mine)]  # seeds in common
+        average = rows[model, method, "average"]
+        assert float(average["mean"]) == pytest.approx(mine.mean(), abs=1e-6)
+        gap = rows[model, method, "difference_to_sgpo"]
+        assert float(gap["mean"]) == pytest.approx(mine.mean() - theirs.mean(), abs=1e-6)
+        assert int(gap["num_seeds"]) == len(mine)
+        score = estimates.gain(loaded, model, method, "sgpo")
+        assert float(gap["ci_low"]) == pytest.approx(score.interval.low, abs=1e-6)
+    models = {model for model, *_ in rows_of(root, "mask")}
+    assert models == {"qwen-m", "llama-m"}
+    assert len(kin.KIN.table(loaded).rows) == 3 * len(kin.KIN.ROWS)
+
+
+def test_a_missing_run_of_the_kin_is_not_run_in_its_row_only(study):
+    shutil.rmtree(run_dir(study, "qwen-s", "opsd", 0))
+    table = kin.KIN.table(load_study(study))
+    marked = [row for row in table.rows if any(cell.text == "not run" for cell in row)]
+    assert [(row[0].text, row[1].text[:9]) for row in marked] == [("mini-Qwen2-S", "On-policy")]
+
+
+def test_delta_classes_says_which_runs_are_missing(study):
+    for seed in (0, 1, 2):
+        shutil.rmtree(run_dir(study, experiments.STYLE_MODEL, "sgpo_delta3", seed))
+    summary = report.build(study, only=["delta_classes"])
+    assert {c.model for c in summary.missing} == {experiments.STYLE_MODEL}
+    assert len(summary.missing) == 3
+    assert "bash reproduce.sh --profile mini --only delta_classes" in summary.commands
+    assert "Made by: bash reproduce.sh" in delta_classes.caption(load_study(study))
+
+
+def test_a_plain_study_has_no_sections_for_experiments(tmp_path):
+    root = write_study(tmp_path / "mini")
+    summary = report.build(root)
+    assert not {path.stem for path in summary.written} & set(experiments.ARTEFACTS)
+    summary = report.build(root, only=["map_size", "kin", "degraded", "equal_cost"])
+    assert {path.stem for path in summary.written} == {"map_size", "kin", "degraded", "equal_cost"}
+    assert "not run" in (root / "tables" / "kin.md").read_text()
