@@ -62,17 +62,17 @@ def build(study: Study, out_dir: Path) -> list[Path]:
         axis = axes[0, column]
         axis.set_xscale("log")
         axis.set_xlabel(f"{label} (log scale)")
-        drawn = [_draw(axis, study, method, cost) for method in experiments.BUDGET_METHODS]
-        if not any(drawn):
-            axis.set_xlim(1.0, 1000.0)  # a log axis of nothing has no limits of its own
+        costs = [x for m in experiments.BUDGET_METHODS for x in _draw(axis, study, m, cost)]
+        if len(set(costs)) < 2:  # a log axis of one place has no limits of its own
+            axis.set_xlim(min(costs, default=2.0) / 2, 2 * max(costs, default=500.0))
         if column == 0:
             axis.set_ylabel("average accuracy, %")
             axis.legend(loc="best")
     return style.save(figure, out_dir / "figures" / NAME)
 
 
-def _draw(axis, study: Study, method: str, cost: Callable) -> bool:
-    """Draw one method; whether it had a point."""
+def _draw(axis, study: Study, method: str, cost: Callable) -> list[float]:
+    """Draw one method; the costs of its points."""
     look = {"color": style.COLOURS[method], "linestyle": style.LINES[method]}
     label, points = study.method_label(method), []
     for key in keys(study, method):
@@ -86,7 +86,7 @@ def _draw(axis, study: Study, method: str, cost: Callable) -> bool:
         axis.errorbar([x], [interval.mean], yerr=arms(interval), capsize=2.5, elinewidth=1.0,
                       color=look["color"], linestyle="none")  # fmt: skip
     axis.plot([], [], label=label + (state if points else " (not run)"), marker=marker, **look)
-    return bool(points)
+    return [x for x, _ in points]
 
 
 def _point(study: Study, key: str, cost: Callable):
