@@ -51,6 +51,9 @@ class CompactSampler:
     def sync(self, model: PreTrainedModel) -> None:
         self.model = model
 
+    def release(self) -> None:
+        """Nothing to release: the weights are the trainer's own."""
+
     @torch.inference_mode()
     def sample(
         self,

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core.batching import own_logprobs
 from sgpo.core.config import RolloutConfig
+from sgpo.core.mismatch import sampler_mismatch
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.seeding import derive_seed
@@ -68,9 +69,14 @@ class Rollout:
             temperature=self.config.temperature,
             top_p=self.config.top_p,
             seed=derive_seed(self.seed, "rollout", *stream),
+            logprobs=True,
         )
         groups = self.sampler.sample(shown, n, params)
         flat = [c for group in groups for c in group]
+        prefix = "guided_" if guided else ""
+        sampled = [(shown[i // n], c) for i, c in enumerate(flat)]
+        for name, value in sampler_mismatch(self.model, sampled).items():
+            self.stats[f"{prefix}{name}"] = value
         verdicts = self.grader(
             [(p.answer, c.text) for p, group in zip(problems, groups, strict=True) for c in group],
             truncated=[c.finish_reason is FinishReason.LENGTH for c in flat],

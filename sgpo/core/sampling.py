@@ -2,8 +2,8 @@
 
 A sampler turns token ids into token ids. Prompts go in as ids, never as strings, so that the
 trainer scores exactly what the sampler saw. ``CompactSampler`` (compact_decoder.py) is the fast
-CPU implementation of the same protocol; an engine with its own copy of the weights implements
-``sync`` to receive new ones.
+CPU implementation of the same protocol; ``VLLMSampler`` (vllm_sampler.py) is an engine with its own
+copy of the weights and implements ``sync`` to receive new ones.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from sgpo.core.types import Completion, FinishReason
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. ``seed`` fixes the draws of the whole call: equal seeds, equal samples."""
+    """How to sample. ``seed`` fixes the draws of the whole call: equal seeds, equal samples.
+    ``logprobs`` asks a sampler with weights of its own for ``Completion.sampler_logprobs``."""
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
         check_decoding(self)
@@ -51,18 +53,28 @@ class Sampler(Protocol):
         """Make the weights of ``model`` the ones that the next ``sample`` uses."""
         ...
 
+    def release(self) -> None:
+        """The step's samples are drawn: leave the memory to the trainer until the next ``sync``.
+        Nothing to do where sampler and trainer share their weights."""
+        ...
+
 
 def make_completion(
-    ids: list[int], stop_ids: frozenset[int], tokenizer: PreTrainedTokenizerBase
+    ids: list[int],
+    stop_ids: frozenset[int],
+    tokenizer: PreTrainedTokenizerBase,
+    logprobs: Sequence[float] | None = None,
 ) -> Completion:
-    """The completion of raw generated ``ids``: cut after the first stop token, which is kept."""
+    """The completion of raw generated ``ids``: cut after the first stop token, which is kept.
+    ``logprobs``: those of ``ids`` as the sampler computed them."""
     reason = FinishReason.LENGTH
     for position, token in enumerate(ids):
         if token in stop_ids:
             ids, reason = ids[: position + 1], FinishReason.STOP
             break
     text = tokenizer.decode(ids, skip_special_tokens=True)
-    return Completion(token_ids=tuple(ids), text=text, finish_reason=reason)
+    kept = None if logprobs is None else tuple(logprobs[: len(ids)])
+    return Completion(token_ids=tuple(ids), text=text, finish_reason=reason, sampler_logprobs=kept)
 
 
 @contextmanager
@@ -92,6 +104,9 @@ class TransformersSampler:
 
     def sync(self, model: PreTrainedModel) -> None:
         self.model = model
+
+    def release(self) -> None:
+        """Nothing to release: the weights are the trainer's own."""
 
     @torch.no_grad()
     def sample(

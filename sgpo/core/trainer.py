@@ -125,6 +125,7 @@ class Trainer:
         self.rollout.begin_step(step)
         self.model.eval()  # no dropout anywhere: the sampled and the scored policy are one
         trajectories = self.method.collect(problems, self.rollout)
+        self.rollout.sampler.release()
         updates = self._updates(problems, trajectories)
         sums: Sums = defaultdict(lambda: [0.0, 0.0])
         for update in updates:

@@ -55,11 +55,14 @@ class Problem:
 @dataclass(frozen=True)
 class Completion:
     """One sampled answer. ``token_ids`` includes the stop token when ``finish_reason`` is STOP;
-    ``text`` is those tokens decoded without special tokens."""
+    ``text`` is those tokens decoded without special tokens. ``sampler_logprobs``: log-probability
+    of every token as an engine with weights of its own computed it (full softmax, temperature 1);
+    None where the sampler has none or was not asked."""
 
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason
+    sampler_logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
