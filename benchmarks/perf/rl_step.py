@@ -149,6 +149,9 @@ class OurStep:
     def sync(self, model: PreTrainedModel) -> None:
         self.inner.sync(model)
 
+    def release(self) -> None:
+        self.inner.release()
+
 
 def _grade(pairs: Sequence[tuple[str, str]], truncated: Sequence[bool]) -> list[Verdict]:
     rewards = [mixed_reward(completion) for _, completion in pairs]
