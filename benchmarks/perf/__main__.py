@@ -16,7 +16,7 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "sampling": (
         "benchmarks.perf.sampling",
-        "sampling on the CPU: our compact decoder beside transformers' generate",
+        "sampling on the CPU: our compact decoder beside transformers' generate and vLLM",
     ),
     "verifier": (
         "benchmarks.perf.verifier",
@@ -49,15 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name:10} {what}")
         return 0
     try:
-        run_cases(options.cases, options.repeats, options.out)
+        run_cases(options.cases, options.repeats, options.out, options.vllm_python)
     except (ValueError, OSError) as error:
         print(f"benchmarks.perf: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run_cases(cases: Sequence[str], repeats: int, directory: Path) -> None:
+def run_cases(
+    cases: Sequence[str], repeats: int, directory: Path, vllm_python: str | None = None
+) -> None:
     """Measure ``cases`` one after the other; each prints its table and leaves its JSON.
+    ``vllm_python``: the interpreter that the sampling case finds vLLM in.
 
     Raises:
         ValueError: no case, an unknown case, or ``repeats`` below 1; nothing has run then.
@@ -76,7 +79,8 @@ def run_cases(cases: Sequence[str], repeats: int, directory: Path) -> None:
     for name in cases:
         module, what = CASES[name]
         print(f"\n{name}: {what}", flush=True)
-        result = importlib.import_module(module).run(repeats)
+        more = {"vllm_python": vllm_python} if name == "sampling" and vllm_python else {}
+        result = importlib.import_module(module).run(repeats, **more)
         print(f"kept in {keep(name, result, directory)}", flush=True)
 
 
@@ -86,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="name the cases and what they measure")
     parser.add_argument("--repeats", type=int, default=7, help="measured rounds (default 7)")
     parser.add_argument("--out", type=Path, default=Path("results/perf"), help="where JSON goes")
+    parser.add_argument("--vllm-python", help="sampling: a Python that has vLLM (default: this)")
     return parser
 
 

@@ -85,7 +85,7 @@ def untouched() -> Iterator[None]:
     """
     environment, hook = dict(os.environ), sys.excepthook
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda_state = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     set_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
     for name, value in _ENGINE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -102,7 +102,7 @@ def untouched() -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-        if cuda_states:
-            torch.cuda.set_rng_state_all(cuda_states)
+        if cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state)
         torch.set_num_threads = set_threads
         torch.set_num_threads(num_threads)
