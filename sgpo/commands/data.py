@@ -1,0 +1,51 @@
+"""Verbs that bring data: training sets, benchmarks, strategies."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sgpo.commands import names, positive
+
+HUB_DEFAULT = "SII-Enigma/OpenR1-Math-R1-8.5k"
+REAL_SUITES = ["math500", "olympiadbench", "amc23", "aime24"]
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add data prepare and data check."""
+    data = verbs.add_parser("data", help="training data and benchmarks")
+    data_verbs = data.add_subparsers(required=True, metavar="prepare|check")
+
+    prepare = data_verbs.add_parser("prepare", help="fetch, check, decontaminate and split")
+    add = prepare.add_argument
+    add("--source", default=HUB_DEFAULT, help="hub data set, .parquet or .jsonl (%(default)s)")
+    add("--revision", help="commit of the hub data set (default: main; the commit is recorded)")
+    add("--tokenizer", required=True, type=Path, help="checkpoint directory; measures the traces")
+    add("--prompt", help="prompt spec (default: the tokenizer's own)")
+    add("--max-tokens", type=positive, default=16_384, help="of prompt and trace (%(default)s)")
+    add("--draw", type=positive, help="draw this many problems, e.g. 8500 of the 46k set")
+    add("--seed", type=int, default=0, help="of the draw and the split")
+    add("--strip-suffix", default="", help="an instruction at the end of every question")
+    add("--out", required=True, type=Path, help="directory to make")
+    add("--offline", action="store_true", help="open no connection: local files and cache only")
+    prepare.set_defaults(run=_prepare)
+
+    check = data_verbs.add_parser("check", help="benchmarks: count, content, gold answers")
+    add = check.add_argument
+    add("--suite", type=names, default=REAL_SUITES, help="benchmarks (default: all four)")
+    add("--data", type=Path, help="a prepared training set to check as well")
+    add("--report", type=Path, help="write what was found as JSON")
+    add("--offline", action="store_true", help="open no connection: local files and cache only")
+    check.set_defaults(run=_check)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from benchmarks.data_commands import prepare_command
+
+    return prepare_command(options)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from benchmarks.data_commands import check_command
+
+    return check_command(options)
