@@ -3,71 +3,163 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.progress import Progress
+from rich.progress import Progress, TimeElapsedColumn
 
 from benchmarks.cells import load_model, load_tokenizer
 from benchmarks.config import EvalConfig
+from benchmarks.engines import make_engine
 from benchmarks.evaluate import evaluate
+from benchmarks.score_table import print_scores, write_scores
 from benchmarks.sources import evaluation_problems
-from sgpo.core.compact_decoder import CompactSampler
-from sgpo.core.config import to_dict
+from benchmarks.suites import SUITES
+from sgpo.core.config import canonical_json, to_dict
+from sgpo.core.context import check_rope, context_length, fit_max_tokens, read_config
 from sgpo.core.data import read_problems
 from sgpo.core.files import read_json, sha256_of, write_json
-from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.sampling import TransformersSampler
+from sgpo.core.prompts import PromptSpec, native_spec, prompt_spec
+from sgpo.core.sampling import Sampler
+from sgpo.core.types import Problem
 
-SAMPLERS = {"compact": CompactSampler, "transformers": TransformersSampler}
+Suites = dict[str, tuple[list[Problem], int]]
+MINI_TOKENS = 96
+PAPER_TOKENS = 32_768  # paper
 
 
 def evaluate_directory(options: argparse.Namespace) -> int:
-    """Evaluate a checkpoint directory; samples and scores.json go to ``options.out``."""
+    """Evaluate a checkpoint directory; samples, scores.json and table.md go to ``options.out``, or
+    to a folder a prompt spec below it where several are asked for."""
     if not options.model.is_dir():
         raise ValueError(f"{options.model}: no such model directory")
-    if options.prompt not in PROMPT_SPECS:
-        known = ", ".join(PROMPT_SPECS)
-        raise ValueError(f"unknown prompt spec {options.prompt!r}: must be one of {known}")
+    specs = [prompt_spec(name) for name in dict.fromkeys(options.prompt)]
+    config, suites = _asked_for(options)
+    torch.set_num_threads(1)
+    tokenizer = load_tokenizer(options.model)
+    specs = specs or [native_spec(tokenizer)]
+    config, longest = _fitted(config, specs, tokenizer, suites, options.model)
+    weights = {p.name: sha256_of(p) for p in sorted(options.model.glob("*.safetensors"))}
+    engines = _Engines(options.engine, options.model, tokenizer, longest + config.max_tokens)
+    for spec in specs:
+        out = options.out / spec.name if len(specs) > 1 else options.out
+        _same_evaluation(
+            out,
+            {
+                "weights": weights,
+                "prompt_ids": _prompt_hashes(spec, tokenizer, suites),
+                "prompt": spec.name,
+                "engine": options.engine,
+                "seed": options.seed,
+                "problems_per_part": options.part,
+                "config": to_dict(config),
+            },
+        )
+        with _bar(f"{spec.name}, {options.engine}") as progress:
+            scores = evaluate(
+                sampler=engines.engine(spec),
+                tokenizer=tokenizer,
+                prompt_spec=spec,
+                config=config,
+                seed=options.seed,
+                samples_dir=out / "samples",
+                progress=progress,
+                suites=suites,
+                problems_per_part=options.part,
+            )
+        write_json(out / "scores.json", scores)
+        write_scores(out, scores, model=options.model.name, prompt=spec.name)
+        print(f"{options.model} with prompt spec {spec.name}, engine {options.engine}")
+        print_scores(scores)
+    return 0
+
+
+def _asked_for(options: argparse.Namespace) -> tuple[EvalConfig, Suites]:
+    """The decoding and the problems that the options name."""
+    tokens = options.max_tokens
+    if tokens is None:
+        real = options.problems or any(key in SUITES for key in options.suite)
+        tokens = PAPER_TOKENS if real else MINI_TOKENS
     config = EvalConfig(
-        suites=tuple(options.suite), max_tokens=options.max_tokens, sample_limit=options.samples
+        suites=tuple(options.suite),
+        max_tokens=tokens,
+        problem_limit=options.problem_limit,
+        sample_limit=options.samples,
     )
     suites = {key: evaluation_problems(key, config) for key in config.suites}
     for path in options.problems:
         if path.stem in suites:
             raise ValueError(f"two problem sets are called {path.stem!r}: rename {str(path)!r}")
-        suites[path.stem] = (read_problems(path), options.samples or 1)
+        suites[path.stem] = (
+            read_problems(path)[: options.problem_limit],
+            options.samples or 1,
+        )
     if not suites:
         raise ValueError("nothing to evaluate on: name --suite or --problems")
-    torch.set_num_threads(1)
-    tokenizer, model = load_tokenizer(options.model), load_model(options.model)
-    spec = PROMPT_SPECS[options.prompt]
-    _same_evaluation(
-        options.out,
-        {
-            "weights": {p.name: sha256_of(p) for p in sorted(options.model.glob("*.safetensors"))},
-            "problems": {path.name: sha256_of(path) for path in options.problems},
-            "prompt": options.prompt,
-            "sampler": options.sampler,
-            "seed": options.seed,
-            "config": to_dict(config),
-        },
+    return config, suites
+
+
+def _fitted(
+    config: EvalConfig,
+    specs: Sequence[PromptSpec],
+    tokenizer: Any,
+    suites: Suites,
+    directory: Path,
+) -> tuple[EvalConfig, int]:
+    """``config`` with completions that fit the context after the longest prompt, and its length."""
+    longest = max(
+        len(spec.prompt_ids(tokenizer, problem))
+        for spec in specs
+        for problems, _ in suites.values()
+        for problem in problems
     )
-    with Progress() as bars:
-        task = bars.add_task("evaluate", total=None)
-        scores = evaluate(
-            sampler=SAMPLERS[options.sampler](model, tokenizer, stop_ids=spec.stop_ids(tokenizer)),
-            tokenizer=tokenizer,
-            prompt_spec=spec,
-            config=config,
-            seed=options.seed,
-            samples_dir=options.out / "samples",
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
-            suites=suites,
-        )
-    write_json(options.out / "scores.json", scores)
-    print_scores(scores)
-    return 0
+    context = context_length(read_config(directory))
+    max_tokens, line = fit_max_tokens(context, longest, config.max_tokens)
+    if line:
+        print(line)
+    return replace(config, max_tokens=max_tokens), longest
+
+
+def _prompt_hashes(spec: PromptSpec, tokenizer: Any, suites: Suites) -> dict[str, str]:
+    """Suite -> hash of all its prompt ids: they follow from template, suffix and questions."""
+    hashes = {}
+    for key, (problems, _) in suites.items():
+        ids = [[p.id, p.answer, spec.prompt_ids(tokenizer, p)] for p in problems]
+        hashes[key] = hashlib.sha256(canonical_json(ids).encode()).hexdigest()
+    return hashes
+
+
+class _Engines:
+    """One engine for all prompt specs that share their stop ids: a second would need its own
+    memory."""
+
+    def __init__(self, name: str, directory: Path, tokenizer: Any, max_length: int) -> None:
+        self.name, self.directory = name, directory
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.made: dict[tuple[int, ...], Sampler] = {}
+
+    def engine(self, spec: PromptSpec) -> Sampler:
+        """The engine for ``spec``; the weights are loaded and their position encoding checked."""
+        stop_ids = spec.stop_ids(self.tokenizer)
+        if stop_ids not in self.made:
+            model = load_model(self.directory)
+            check_rope(model, self.directory)
+            self.made[stop_ids] = make_engine(
+                self.name, model, self.tokenizer, stop_ids=stop_ids, max_length=self.max_length
+            )
+        return self.made[stop_ids]
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Any]:
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as bars:
+        task = bars.add_task(name, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _same_evaluation(out: Path, what: dict) -> None:
@@ -81,14 +173,3 @@ def _same_evaluation(out: Path, what: dict) -> None:
             "another --out"
         )
     write_json(path, what)
-
-
-def print_scores(scores: dict) -> None:
-    """One line a suite."""
-    for key, entry in scores["benchmarks"].items():
-        letters = "".join(entry["verdicts"])
-        accuracy = 100 * letters.count("c") / len(letters)
-        print(
-            f"{key:14} avg@{entry['k']:<3} {accuracy:5.1f}%   {len(entry['verdicts'])} problems, "
-            f"mean length {entry['mean_length']:.1f} tokens"
-        )

@@ -32,14 +32,16 @@ class DataConfig:
     """Where problems come from and which part of the training pool a run sees.
 
     Args:
-        source: ``mini``, the embedded world.
+        source: ``mini``, the embedded world; or a prepared training set as ``DIRECTORY@HASH``
+            (``benchmarks.prepared.data_source`` makes it), so that its content is part of the
+            run's address.
         split: ``warmup`` a third of the pool, ``rl`` the rest, ``all`` both, ``none`` no training.
         expert_gap: mini world: probability that the expert leaves out an intermediate step.
         strategy: mini world: the strategies are those that the extraction kept, or bad ones: of
             another type, with one wrong choice, with every choice open, with the answer in them.
     """
 
-    source: Literal["mini"] = "mini"
+    source: str = "mini"
     split: Literal["warmup", "rl", "all", "none"] = "rl"
     expert_gap: float = 0.0
     strategy: Literal["kept", "wrong_type", "wrong_choice", "open", "leak"] = added("kept")

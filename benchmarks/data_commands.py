@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import Progress
 
 from benchmarks.prepare_data import Preparation, prepare
-from benchmarks.prepared import data_sha256, prepared_problems
+from benchmarks.prepared import data_source, file_hashes, prepared_problems
 from benchmarks.suites import SUITES, failed_golds, load_suite, local_file
 from sgpo.core.files import read_json, write_json
 
@@ -49,7 +49,9 @@ def prepare_command(options: argparse.Namespace) -> int:
             f"every question ends in {summary['shared_suffix']!r}; the prompt has its own request: "
             "prepare again with --strip-suffix"
         )
-    print(f"written to {options.out} (report.json lists every id), sha256 {summary['sha256'][:12]}")
+    print(
+        f"report.json lists every id; a run names this set data.source={data_source(options.out)}"
+    )
     return 0
 
 
@@ -88,13 +90,15 @@ def check_command(options: argparse.Namespace) -> int:
 
 def _check_training(directory: Path) -> dict[str, Any]:
     counts = {name: len(prepared_problems(directory, name)) for name in ("warmup", "rl")}
-    stated = read_json(directory / "report.json")["sha256"]
-    actual = data_sha256(directory)
+    stated, actual = read_json(directory / "report.json")["files"], file_hashes(directory)
+    changed = [name for name in stated if stated[name] != actual.get(name)]
+    if changed:
+        raise ValueError(
+            f"{directory / changed[0]}: not the file that report.json is about; prepare it again"
+        )
     with_strategies = sum(p.strategy is not None for p in prepared_problems(directory, "all"))
-    if not with_strategies and actual != stated:
-        raise ValueError(f"{directory}: its files are not those of report.json; prepare it again")
     print(
-        f"{directory}: {counts['warmup']} warm-up, {counts['rl']} RL problems, {with_strategies} "
-        f"with a strategy, sha256 {actual[:12]}"
+        f"{counts['warmup']} warm-up, {counts['rl']} RL problems, {with_strategies} with a strategy"
+        f"; a run names this set data.source={data_source(directory)}"
     )
-    return {"counts": counts, "sha256": actual, "with_strategies": with_strategies}
+    return {"counts": counts, "files": actual, "with_strategies": with_strategies}

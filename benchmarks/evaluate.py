@@ -1,15 +1,18 @@
 """Evaluation: sample every problem k times, grade, and keep every sample.
 
 One gzipped JSONL file a suite, written whole or not at all, so that an interrupted evaluation
-continues with the next suite; ``grade`` re-judges these files without a model.
+continues with the next suite, or within a suite with the next part of its problems; ``grade``
+re-judges these files without a model.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import string
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,36 +46,88 @@ def evaluate(
     samples_dir: Path,
     progress: Callable[[int, int], None] | None = None,
     suites: dict[str, tuple[list[Problem], int]] | None = None,
+    problems_per_part: int | None = None,
 ) -> dict[str, Any]:
     """Scores of every suite of ``config`` (see ``summarize``); samples go to ``samples_dir``.
 
-    ``suites``: problem sets of the caller's own, as name -> (problems, samples per problem), in
-    place of those that ``config`` names.
+    Args:
+        suites: problem sets of the caller's own, as name -> (problems, samples per problem), in
+            place of those that ``config`` names.
+        problems_per_part: store after every so many problems, each part with a seed of its own;
+            None: a suite is one part. Another value gives other samples of the same quality.
     """
     if suites is None:
         suites = {key: evaluation_problems(key, config) for key in config.suites}
     total = sum(len(problems) * k for problems, k in suites.values())
     done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(min(done, total), total)
+
     scores = {}
     for key, (problems, k) in suites.items():
         path = samples_dir / f"{key}.jsonl.gz"
-        if not path.exists():
-            params = SamplingParams(
-                max_tokens=config.max_tokens,
-                temperature=config.temperature,
-                top_p=config.top_p,
-                seed=derive_seed(seed, "eval", key),
-            )
+        if path.exists():
+            report(len(problems) * k)
+        else:
+            parts = _Parts(sampler, tokenizer, prompt_spec, config, k, seed, key, report)
+            write_samples(path, parts.rows(problems, problems_per_part, samples_dir / "parts"))
+            shutil.rmtree(samples_dir / "parts" / key, ignore_errors=True)
+        rows = read_samples(path)
+        scores[key] = summarize(rows, [p.id for p in problems], k) | {
+            "protocol": protocol(config),
+            "problem_set_sha256": problem_set_sha256(problems),
+        }
+    shutil.rmtree(samples_dir / "parts", ignore_errors=True)
+    return {"suite_version": SUITE_VERSION, "benchmarks": scores}
 
-            def report(count: int) -> None:
-                nonlocal done
-                done += count
-                if progress:
-                    progress(min(done, total), total)
 
-            prompts = [prompt_spec.prompt_ids(tokenizer, p) for p in problems]
-            groups = sampler.sample(prompts, k, params, report)
-            rows = [
+@dataclass(frozen=True)
+class _Parts:
+    """Samples and judges one suite, ``k`` times a problem."""
+
+    sampler: Sampler
+    tokenizer: PreTrainedTokenizerBase
+    prompt_spec: PromptSpec
+    config: EvalConfig
+    k: int
+    seed: int
+    key: str
+    report: Callable[[int], None]
+
+    def rows(
+        self, problems: Sequence[Problem], size: int | None, folder: Path
+    ) -> list[dict[str, Any]]:
+        """Judged rows of all problems; finished parts are read back from ``folder``."""
+        if size is None:
+            return self._judged_samples(problems)
+        rows = []
+        for start in range(0, len(problems), size):
+            part = problems[start : start + size]
+            path = folder / self.key / f"{start:06d}.jsonl.gz"
+            if path.exists():
+                self.report(len(part) * self.k)
+            else:
+                write_samples(path, self._judged_samples(part, start))
+            found = read_samples(path)
+            summarize(found, [p.id for p in part], self.k)  # exactly k of each, or an error
+            rows += found
+        return rows
+
+    def _judged_samples(self, problems: Sequence[Problem], *names: int) -> list[dict[str, Any]]:
+        params = SamplingParams(
+            max_tokens=self.config.max_tokens,
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            seed=derive_seed(self.seed, "eval", self.key, *names),
+        )
+        prompts = [self.prompt_spec.prompt_ids(self.tokenizer, p) for p in problems]
+        groups = self.sampler.sample(prompts, self.k, params, self.report)
+        return judged(
+            [
                 {
                     "problem_id": problem.id,
                     "sample": index,
@@ -84,15 +139,7 @@ def evaluate(
                 for problem, group in zip(problems, groups, strict=True)
                 for index, completion in enumerate(group)
             ]
-            write_samples(path, judged(rows))
-        else:
-            done += len(problems) * k
-        rows = read_samples(path)
-        scores[key] = summarize(rows, [p.id for p in problems], k) | {
-            "protocol": protocol(config),
-            "problem_set_sha256": problem_set_sha256(problems),
-        }
-    return {"suite_version": SUITE_VERSION, "benchmarks": scores}
+        )
 
 
 def protocol(config: EvalConfig) -> dict[str, Any]:

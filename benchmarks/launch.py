@@ -14,11 +14,11 @@ from rich.console import Console
 
 from benchmarks import experiments, report
 from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
-from benchmarks.checkpoint_eval import print_scores
 from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_file
 from benchmarks.profiles import profile_module
 from benchmarks.progress import StudyProgress, clock, expected_cost
 from benchmarks.regime import calibration_cells, record_regimes
+from benchmarks.score_table import print_scores
 from benchmarks.store import SGPO_VARIANTS, read_object
 from benchmarks.study import Outcome, locked, run_study, write_plan
 from benchmarks.tables.ablations import VARIANT_ARTEFACTS

@@ -18,17 +18,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prepared import SPLITS, data_sha256, write_problems
+from benchmarks.prepared import SPLITS, file_hashes, write_problems
 from benchmarks.suites import SUITES, load_suite
 from sgpo.core.decontamination import find_overlaps
 from sgpo.core.files import sha256_of, whole_directory, write_json
 from sgpo.core.hub import fetch_dataset
 from sgpo.core.prompts import PromptSpec, special_token_in
-from sgpo.core.rows import TRAINING_COLUMNS, read_rows, training_problem
+from sgpo.core.rows import TRAINING_COLUMNS, question_id, read_rows, training_problem
 from sgpo.core.types import Problem
 from sgpo.core.verifier import grade_many
 
@@ -67,6 +67,7 @@ def prepare(
     suites = {key: load_suite(key, offline=plan.offline) for key in SUITES}
     report("compare with the test sets", 0, 1)
     overlaps = find_overlaps(problems, suites)
+    report("compare with the test sets", 1, 1)
     removed["contamination"] = [asdict(o) for o in overlaps]
     dirty = {o.problem_id for o in overlaps}
     kept = _draw([p for p in problems if p.id not in dirty], plan)
@@ -85,7 +86,7 @@ def prepare(
             "counts": {name: len(part) for name, part in parts.items()},
             "unconfirmed_traces": {"count": len(unconfirmed), "items": unconfirmed},
             "shared_suffix": shared_suffix([p.question for p in kept]),
-            "sha256": data_sha256(folder),
+            "files": file_hashes(folder),
         }
         write_json(folder / "report.json", summary)
     return summary
@@ -139,14 +140,13 @@ def _clean(
 
 
 def _without_suffix(problem: Problem, suffix: str) -> Problem:
-    from dataclasses import replace
-
     if not problem.question.endswith(suffix):
         raise ValueError(
             f"--strip-suffix {suffix!r}: question {problem.id} does not end in it but in "
             f"{problem.question[-40:]!r}"
         )
-    return replace(problem, question=problem.question.removesuffix(suffix).rstrip())
+    question = problem.question.removesuffix(suffix).rstrip()
+    return replace(problem, id=question_id(question), question=question)
 
 
 def _order(problem: Problem, *names: str | int) -> str:

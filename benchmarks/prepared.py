@@ -19,6 +19,7 @@ from sgpo.core.types import Problem
 
 SPLITS = ("warmup", "rl")
 STRATEGIES = "strategies.jsonl"
+HASH_DIGITS = 12
 
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
@@ -42,10 +43,7 @@ def prepared_problems(directory: Path, split: str) -> list[Problem]:
         ValueError: no prepared directory, or a damaged file in it.
     """
     if not (directory / "report.json").is_file():
-        raise ValueError(
-            f"training data {str(directory)!r}: not a prepared directory (report.json is missing); "
-            "make it with `sgpo data prepare`"
-        )
+        raise ValueError(_not_prepared(directory))
     strategies = read_strategies(directory)
     problems = []
     for name in SPLITS if split == "all" else (split,):
@@ -77,8 +75,49 @@ def read_strategies(directory: Path) -> dict[str, str]:
     return found
 
 
-def data_sha256(directory: Path) -> str:
-    """Hash of what a run reads from a prepared directory; part of the run's address."""
+def file_hashes(directory: Path) -> dict[str, str]:
+    """sha256 of every file that a run reads from a prepared directory, by name."""
     names = [*(f"{name}.jsonl" for name in SPLITS), STRATEGIES]
-    parts = [f"{n} {sha256_of(directory / n)}" for n in names if (directory / n).is_file()]
+    return {name: sha256_of(directory / name) for name in names if (directory / name).is_file()}
+
+
+def data_sha256(directory: Path) -> str:
+    """One hash of ``file_hashes``."""
+    parts = [f"{name} {value}" for name, value in sorted(file_hashes(directory).items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def data_source(directory: Path) -> str:
+    """``DIRECTORY@HASH``: what ``DataConfig.source`` names a prepared training set by."""
+    if not (directory / "report.json").is_file():
+        raise ValueError(_not_prepared(directory))
+    return f"{directory}@{data_sha256(directory)[:HASH_DIGITS]}"
+
+
+def source_problems(source: str, split: str) -> list[Problem]:
+    """``prepared_problems`` of a ``DIRECTORY@HASH``.
+
+    Raises:
+        ValueError: no hash is named, or the directory's content has another one now.
+    """
+    name, separator, digits = source.rpartition("@")
+    if not separator:
+        raise ValueError(
+            f"data.source={source!r}: must be mini, or a prepared training set as DIRECTORY@HASH "
+            "(`sgpo data check --data DIRECTORY` prints it)"
+        )
+    problems = prepared_problems(Path(name), split)
+    found = data_sha256(Path(name))[:HASH_DIGITS]
+    if found != digits:
+        raise ValueError(
+            f"training data {name!r}: its content has hash {found}, the run asks for {digits}; it "
+            "was changed (strategies added?): name the new hash, or restore the files"
+        )
+    return problems
+
+
+def _not_prepared(directory: Path) -> str:
+    return (
+        f"training data {str(directory)!r}: not a prepared directory (report.json is missing); "
+        "make it with `sgpo data prepare`"
+    )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.config import DataConfig, EvalConfig, RunConfig
+from benchmarks.prepared import source_problems
+from benchmarks.suites import SUITES, load_suite
 from sgpo.core.config import canonical_json
 from sgpo.core.types import Problem
 from sgpo.mini import suites
@@ -26,6 +28,8 @@ def base_model(
 
 def training_problems(config: DataConfig) -> list[Problem]:
     """The training problems of a run, with strategies and expert traces."""
+    if config.source != "mini":
+        return [] if config.split == "none" else source_problems(config.source, config.split)
     splits = {"warmup": ["warmup"], "rl": ["rl"], "all": ["warmup", "rl"], "none": []}
     return [
         problem
@@ -42,10 +46,12 @@ def evaluation_problems(key: str, config: EvalConfig) -> tuple[list[Problem], in
     """
     if key == DEVELOPMENT:
         problems, samples = suites.development_problems(), DEVELOPMENT_SAMPLES
+    elif key in SUITES:
+        problems, samples = load_suite(key), SUITES[key].k
     else:
         known = {b.key: b for b in suites.BENCHMARKS}
         if key not in known:
-            names = ", ".join([*known, DEVELOPMENT])
+            names = ", ".join([*known, DEVELOPMENT, *SUITES])
             raise ValueError(f"unknown benchmark {key!r}: must be one of {names}")
         problems, samples = suites.benchmark_problems(key), known[key].k
     return problems[: config.problem_limit], min(samples, config.sample_limit or samples)

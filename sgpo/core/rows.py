@@ -26,7 +26,7 @@ def read_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, 
     """The rows of a parquet or JSONL file as (where, row); ``where`` names file and row.
 
     Args:
-        columns: read only these, all of which must be there; () for all.
+        columns: must be in every row; what else is there comes back as well.
 
     Raises:
         ValueError: no such file, another kind of file, damaged content, a missing column, or
@@ -75,7 +75,7 @@ def _parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, An
                     f"{path}: column {missing[0]!r} is missing; it has "
                     f"{', '.join(file.schema_arrow.names)}"
                 )
-            for batch in file.iter_batches(batch_size=1024, columns=list(columns) or None):
+            for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         line = str(error).splitlines()[0]
