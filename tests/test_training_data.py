@@ -266,7 +266,8 @@ def refuse(*arguments, **options):
     raise AssertionError("a connection was opened")
 fixed = ["--tokenizer", sys.argv[2], "--revision", sys.argv[3]]
 def prepare(name, out, *more):
-    return main(["data", "prepare", "--source", name, "--out", f"{sys.argv[1]}/{out}", *fixed, *more])
+    where = f"{sys.argv[1]}/{out}"
+    return main(["data", "prepare", "--source", name, "--out", where, *fixed, *more])
 codes = [prepare("some/set", "a")]
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 codes += [prepare("some/set", "b", "--offline"), prepare("some/new", "c", "--offline")]

@@ -1,0 +1,199 @@
+"""Evaluating a checkpoint: parts that survive an interruption, identity, caps, and the table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import standin
+
+from benchmarks import evaluate as ev
+from benchmarks.config import EvalConfig
+from benchmarks.engines import make_engine
+from benchmarks.score_table import score_rows, score_table
+from sgpo.cli import main
+from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.types import Completion, FinishReason, Problem
+
+TOKENIZER = standin.build_tokenizer(small=True)
+PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(7)]
+
+
+class Scripted:
+    """Answers that depend on prompt, seed and index; fails before the ``fail_at``-th call."""
+
+    def __init__(self, fail_at: int | None = None, missing: int = 0) -> None:
+        self.calls, self.fail_at, self.missing = 0, fail_at, missing
+
+    def sample(self, prompts, n, params, progress=None):
+        if self.calls == self.fail_at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        groups = []
+        for prompt in prompts:
+            texts = []
+            for j in range(n - self.missing):
+                digest = hashlib.sha256(f"{prompt}{params.seed}{j}".encode()).digest()
+                reason = FinishReason.LENGTH if digest[0] < 60 else FinishReason.STOP
+                texts.append(Completion((1,) * digest[1], f"\\boxed{{{digest[2] % 9}}}", reason))
+            groups.append(texts)
+            if progress:
+                progress(n)
+        return groups
+
+
+def run(folder: Path, sampler: Scripted, part: int | None = 3, seen: list | None = None) -> dict:
+    return ev.evaluate(
+        sampler=sampler,
+        tokenizer=TOKENIZER,
+        prompt_spec=PROMPT_SPECS["qwen2.5-instruct"],
+        config=EvalConfig(suites=(), max_tokens=9),
+        seed=5,
+        samples_dir=folder,
+        progress=(lambda done, total: seen.append((done, total))) if seen is not None else None,
+        suites={"own": (PROBLEMS, 4)},
+        problems_per_part=part,
+    )
+
+
+def test_an_interrupted_suite_continues_at_its_next_part(tmp_path):
+    whole = run(tmp_path / "a", Scripted())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", Scripted(fail_at=2))
+    again, seen = Scripted(), []
+    assert run(tmp_path / "b", again, seen=seen) == whole
+    assert again.calls == 1 and seen[-1] == (28, 28)  # two of three parts were there
+    files = [sorted(p.name for p in (tmp_path / d).rglob("*")) for d in "ab"]
+    assert files == [["own.jsonl.gz"]] * 2
+    a, b = ((tmp_path / d / "own.jsonl.gz").read_bytes() for d in "ab")
+    assert a == b
+    assert run(tmp_path / "b", Scripted(fail_at=0)) == whole  # nothing is sampled twice
+
+
+def test_parts_draw_from_seeds_of_their_own(tmp_path):
+    run(tmp_path / "a", Scripted(), part=1)
+    rows = ev.read_samples(tmp_path / "a" / "own.jsonl.gz")
+    assert [r["problem_id"] for r in rows[::4]] == [p.id for p in PROBLEMS]
+    run(tmp_path / "b", Scripted(), part=None)
+    assert rows != ev.read_samples(tmp_path / "b" / "own.jsonl.gz")
+
+
+@pytest.mark.parametrize("part", [None, 3])
+def test_a_sampler_that_returns_too_few_is_an_error(tmp_path, part):
+    with pytest.raises(ValueError, match="'p0' has 3 samples, not exactly 4"):
+        run(tmp_path, Scripted(missing=1), part=part)
+
+
+def test_the_table_counts_by_hand():
+    entry = {"k": 4, "mean_length": 10.0, "verdicts": ["ccww", "tttt", "nnoe", "cccc"]}
+    other = {"k": 4, "mean_length": 20.0, "verdicts": ["wwww", "wwww"]}
+    first, _, mean = score_rows({"benchmarks": {"math500": entry, "own": other}})
+    assert first["accuracy"] == 6 / 16 and first["pass_at_k"] == 0.5
+    assert (first["truncated"], first["no_answer"], first["judge_failed"]) == (0.25, 0.125, 0.125)
+    # Problems are at 0.5, 0, 0, 1: the extremes of a resample of four are 0 and 1.
+    assert 0 <= first["low"] < 6 / 16 < first["high"] <= 1
+    assert mean["accuracy"] == 3 / 16 and mean["mean_tokens"] == 15.0
+    assert mean["high"] - mean["low"] == pytest.approx((first["high"] - first["low"]) / 2, abs=0.03)
+    table = score_table({"benchmarks": {"math500": entry}}, model="m", prompt="p")
+    assert [cell.text for cell in table.rows[0]][:3] == ["MATH500", "4", "avg@4"]
+    assert len(table.rows) == 1
+
+
+def test_an_unknown_engine_names_the_known_ones():
+    with pytest.raises(ValueError, match="unknown engine 'sglang': must be compact, transformers"):
+        make_engine("sglang", None, None, stop_ids=(), max_length=1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return standin.write_checkpoint(
+        tmp_path_factory.mktemp("model"), small=True, max_position_embeddings=900
+    )
+
+
+def evaluate(checkpoint, out, *more):
+    return main(["evaluate", "--model", str(checkpoint), "--out", str(out), *map(str, more)])
+
+
+@pytest.mark.parametrize("engine", ["compact", "transformers"])
+def test_real_problems_end_to_end_and_judged_again(checkpoint, tmp_path, engine, capsys):
+    data = Path(os.environ.get("SGPO_DATA_DIR", Path(__file__).parents[2] / "shared" / "data"))
+    if not (data / "benchmarks" / "aime24.jsonl").exists():
+        pytest.skip("the benchmark files are absent: set SGPO_DATA_DIR to their folder")
+    out = tmp_path / "out"
+    options = ("--suite", "math500,amc23,olympiadbench,aime24", "--problem-limit", 3, "--samples",
+               2, "--max-tokens", 6, "--engine", engine, "--part", 2)  # fmt: skip
+    assert evaluate(checkpoint, out, *options) == 0
+    scores = json.loads((out / "scores.json").read_text())["benchmarks"]
+    assert {k: [len(v) for v in e["verdicts"]] for k, e in scores.items()} == {
+        key: [2, 2, 2] for key in ("math500", "amc23", "olympiadbench", "aime24")
+    }
+    stored = {p.name: p.read_bytes() for p in (out / "samples").iterdir()}
+    assert len(stored) == 4 and "| OlympiadBench | 3 | avg@2 |" in (out / "table.md").read_text()
+    assert main(["grade", str(out)]) == 0
+    assert "0 verdicts changed" in capsys.readouterr().out
+    assert evaluate(checkpoint, out, *options) == 0  # nothing left to do
+    assert stored == {p.name: p.read_bytes() for p in (out / "samples").iterdir()}
+
+
+def problem_file(tmp_path, text="What is 1 + 1?"):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"id": "a", "question": text, "answer": "2"}) + "\n")
+    return path
+
+
+def test_several_prompt_specs_get_a_folder_each(checkpoint, tmp_path):
+    names = ("qwen2.5-instruct", "qwen2.5-none")
+    path = problem_file(tmp_path)
+    options = ("--problems", path, "--max-tokens", 4, "--prompt", ",".join(names))
+    assert evaluate(checkpoint, tmp_path / "out", *options) == 0
+    stored = [json.loads((tmp_path / "out" / n / "evaluation.json").read_text()) for n in names]
+    assert stored[0]["prompt_ids"] != stored[1]["prompt_ids"]
+    assert stored[0]["weights"] == stored[1]["weights"]
+
+
+def test_completions_are_capped_to_the_context(checkpoint, tmp_path, capsys):
+    path = problem_file(tmp_path)
+    assert evaluate(checkpoint, tmp_path / "out", "--problems", path) == 0
+    length = len(PROMPT_SPECS["qwen2.5-instruct"].prompt_ids(
+        TOKENIZER, Problem("a", "What is 1 + 1?", "2")))  # fmt: skip
+    line = f"32768 tokens after a prompt of {length} do not fit the context of 900"
+    assert line in capsys.readouterr().out
+    entry = json.loads((tmp_path / "out" / "scores.json").read_text())["benchmarks"]["own"]
+    assert entry["protocol"]["max_tokens"] == 900 - length
+
+
+@pytest.mark.parametrize(
+    "other", [("--seed", 1), ("--max-tokens", 5), ("--prompt", "qwen2.5-none"), ("--part", 1),
+              ("--engine", "transformers")]
+)  # fmt: skip
+def test_another_evaluation_does_not_continue_this_one(checkpoint, tmp_path, capsys, other):
+    base = ("--problems", problem_file(tmp_path), "--max-tokens", 4)
+    assert evaluate(checkpoint, tmp_path / "out", *base) == 0
+    assert evaluate(checkpoint, tmp_path / "out", *base, *other) == 2
+    assert "holds an evaluation of other weights" in capsys.readouterr().err
+    assert evaluate(checkpoint, tmp_path / "out", *base) == 0
+
+
+def test_a_changed_question_is_another_evaluation(checkpoint, tmp_path, capsys):
+    options = ("--problems", problem_file(tmp_path), "--max-tokens", 4)
+    assert evaluate(checkpoint, tmp_path / "out", *options) == 0
+    problem_file(tmp_path, "What is 2 + 0?")
+    assert evaluate(checkpoint, tmp_path / "out", *options) == 2
+    assert "holds an evaluation of other weights, problems" in capsys.readouterr().err
+
+
+def test_wrong_requests_are_one_line(checkpoint, tmp_path, capsys):
+    path = problem_file(tmp_path)
+    for options, message in (
+        ((), "nothing to evaluate on"),
+        (("--problems", path, "--prompt", "chatml"), "unknown prompt spec 'chatml'"),
+        (("--problems", path, "--prompt", "llama-3-instruct"), "begin tokens"),
+        (("--suite", "math"), "unknown benchmark 'math'"),
+    ):
+        assert evaluate(checkpoint, tmp_path / "out", *options) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1
