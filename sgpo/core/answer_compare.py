@@ -119,6 +119,10 @@ def _with_based(gold: Form, answer: Form) -> bool:
 
 
 def _with_group(gold: Form, answer: Form, judge: Judge) -> bool:
+    for one, other in ((gold, answer), (answer, gold)):
+        if isinstance(one, Scalar) and isinstance(other, Group) and other.kind == "set":
+            if len(other.items) == 1 and not isinstance(other.items[0], Group):
+                return same_answer(one, other.items[0], judge)  # {7} names 7
     if isinstance(gold, Scalar) and isinstance(answer, Group):
         return gold.value is not None and _thousands_as_list(gold, answer, judge)
     if isinstance(answer, Scalar) and isinstance(gold, Group):
@@ -139,7 +143,7 @@ def _with_group(gold: Form, answer: Form, judge: Judge) -> bool:
         if any(isinstance(i, Scalar) and ELLIPSIS in i.text for i in gold.items + answer.items):
             return _in_order(gold.items, answer.items, judge)
         return _any_order(gold.items, answer.items, judge)
-    if kinds <= {"tuple", "list"} or kinds == {"ratio"}:
+    if kinds <= {"tuple", "list"} or kinds in ({"ratio"}, {"residue"}):
         return _in_order(gold.items, answer.items, judge)
     return False
 
@@ -231,7 +235,7 @@ def _with_relation(gold: Form, answer: Form, judge: Judge) -> bool:
         found = relation_as_interval(gold)
         return found is not None and same_answer(found[1], as_interval(answer), judge)
     assert isinstance(answer, Relation)
-    if set(answer.ops) <= {"=", "\\approx"}:
+    if set(answer.ops) <= {"=", "\\approx", "\\equiv"}:
         value = parse_form(answer.sides[-1])
         is_zero = isinstance(value, Scalar) and value.value == 0
         if is_assignment(answer) or not is_zero:
@@ -249,8 +253,8 @@ def _two_relations(gold: Relation, answer: Relation, judge: Judge) -> bool:
     if is_assignment(gold) and is_assignment(answer):
         return _two_assignments(gold, answer, judge)
     as_gold, as_answer = relation_as_interval(gold), relation_as_interval(answer)
-    if as_gold and as_answer:
-        return as_gold[0] == as_answer[0] and same_answer(as_gold[1], as_answer[1], judge)
+    if as_gold and as_answer and as_gold[0] == as_answer[0]:
+        return same_answer(as_gold[1], as_answer[1], judge)
     if len(gold.ops) == 1 and len(answer.ops) == 1:
         return judge.same_relation(gold, answer)
     if gold.ops != answer.ops:
@@ -263,7 +267,9 @@ def _two_assignments(gold: Relation, answer: Relation, judge: Judge) -> bool:
     left, right, value = gold.sides[0], answer.sides[0], answer.sides[-1]
     if left != right:
         names = _FUNCTION_OF.fullmatch(left), _FUNCTION_OF.fullmatch(right)
-        if names[0] and names[1] and names[0].group(1) == names[1].group(1):
+        if names[0] and right == "y" and names[0].group(2) != "y":
+            pass  # y = 2x is how a function f(x) = 2x is drawn
+        elif names[0] and names[1] and names[0].group(1) == names[1].group(1):
             # f(n)=2n and f(x)=2x are one function: the argument is a bound variable.
             new, old = names[0].group(2), names[1].group(2)
             if re.search(rf"(?<![a-zA-Z\\]){new}(?![a-zA-Z])", value):

@@ -8,75 +8,24 @@ symbolic judge. Structure that is not understood stays one Scalar, which can onl
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from functools import lru_cache
 
 from sgpo.core.answer_numbers import MalformedNumber, decimal_places, exact_value
 from sgpo.core.answer_text import canonical, split_unit, words_key
+from sgpo.core.answer_types import (
+    Based,
+    Form,
+    Group,
+    Interval,
+    Relation,
+    Scalar,
+    Union,
+    Words,
+)
 
 MAX_FORM_CHARS = 10_000
 MAX_NESTING = 40
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """One expression. ``value``: its exact value, if it is plain rational arithmetic."""
-
-    text: str
-    value: Fraction | None = None
-    places: int | None = None  # decimals, if it is one decimal literal
-    percent: bool = False
-    unit: str | None = None
-    malformed: bool = False  # looks like a number and has no agreed value: ``4 10/3``
-
-
-@dataclass(frozen=True)
-class Words:
-    key: str
-
-
-@dataclass(frozen=True)
-class Based:
-    """Digits with a base subscript: ``52_8``."""
-
-    digits: str
-    base: int
-
-
-@dataclass(frozen=True)
-class Group:
-    """Several answers. ``kind``: list (bare), tuple, set, ratio or matrix (its cells by rows)."""
-
-    kind: str
-    items: tuple[Form, ...]
-    columns: int = 0
-    disjunction: bool = False  # the list was joined by "or"
-    raw: str = ""
-
-
-@dataclass(frozen=True)
-class Interval:
-    low: Form
-    high: Form
-    low_open: bool
-    high_open: bool
-
-
-@dataclass(frozen=True)
-class Union:
-    parts: tuple[Form, ...]
-
-
-@dataclass(frozen=True)
-class Relation:
-    """``sides[0] ops[0] sides[1] ops[1] ..``; ops are "=", "<", ">", "\\le", "\\ge", "\\ne", .."""
-
-    sides: tuple[str, ...]
-    ops: tuple[str, ...]
-
-
-Form = Scalar | Words | Based | Group | Interval | Union | Relation
 
 _RELATION = re.compile(r"\\(?:le|ge|ne|approx|equiv|sim|mid|to|Rightarrow)(?![a-zA-Z])\s*|[=<>]")
 _SEPARATOR = re.compile(r"\s*(?:[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*")
@@ -93,13 +42,22 @@ _BASED = re.compile(
 _BASE_NAMES = "two three four five six seven eight nine ten eleven twelve".split()
 _BASE_WORDS = {name: i for i, name in enumerate(_BASE_NAMES, 2)} | {"sixteen": 16}
 _RATIO = re.compile(r"[^:]{1,40}(?::[^:]{1,40})+")
-_MATRIX = re.compile(r"\\begin\{([pbvB]?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\1\}", re.DOTALL)
+_MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\1\}", re.DOTALL)
 _WORD_SPAN = re.compile(r"\\text\{[^{}]*\}")
 _PLAIN_WORDS = re.compile(r"[A-Za-z][a-z]{2,}|[A-Za-z][a-z]*(?:[ '-]+[A-Za-z]{2,})+")
 _FUNCTION_NAMES = frozenset(
     ["sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "max", "min", "gcd", "lcm", "mod"]
 )
 _PLUS_MINUS = re.compile(r"\s*\\(pm|mp)(?![a-zA-Z])\s*")
+_REAL_LINE = re.compile(
+    r"\\mathbb\{R\}|\\text\{(?:the set of )?(?:all )?real(?: number)?s\}|all real(?: number)?s"
+)
+_POSITIVE_REALS = re.compile(r"\\mathbb\{R\}(?:\^\{\+\}|_\{(?:\+|>0)\}|\^\+)")
+_SET_BUILDER = re.compile(
+    r"([a-zA-Z])(?:\s*\\in\s*\\mathbb\{R\})?\s*(?:\||:|\\mid(?![a-zA-Z]))\s*(.*)", re.DOTALL
+)
+_RESIDUE = re.compile(r"(.+?)\s*\\pmod\{([^{}]+)\}")
+_MINUTES = re.compile(r"\d\s*(?:'|\^\{\\prime\})")  # feet, minutes: a number of another kind
 ELLIPSIS = "\\ldots"
 
 
@@ -230,7 +188,7 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
         if not inside:
             return Scalar("\\emptyset")
         if _RELATION.search(inside) or "|" in inside or "\\mid" in inside or ":" in inside:
-            return Scalar(text)  # set-builder notation
+            return _set_builder(inside) or Scalar(text)
         form = parse_form(inside)
         items = form.items if isinstance(form, Group) and form.kind == "list" else (form,)
         return Group("set", items)
@@ -249,7 +207,22 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
     return Group("tuple", items)
 
 
+def _set_builder(inside: str) -> Form | None:
+    """``{x | x > 2}`` as its condition, if that bounds the same letter; else None."""
+    found = _SET_BUILDER.fullmatch(inside)
+    condition = parse_form(found.group(2)) if found else None
+    if not (isinstance(condition, Relation) and set(condition.ops) <= {"<", ">", "\\le", "\\ge"}):
+        return None
+    return condition if found.group(1) in condition.sides else None
+
+
 def _atom(text: str) -> Form:
+    if _REAL_LINE.fullmatch(text):
+        return Interval(Scalar("-\\infty"), Scalar("\\infty"), True, True)
+    if _POSITIVE_REALS.fullmatch(text):
+        return Interval(_scalar("0"), Scalar("\\infty"), True, True)
+    if residue := _RESIDUE.fullmatch(text):
+        return Group("residue", (parse_form(residue.group(1)), parse_form(residue.group(2))))
     if based := _BASED.fullmatch(text):
         name = based.group(2) or based.group(3) or based.group(4)
         name = name.removeprefix("\\text{").rstrip("}")
@@ -283,6 +256,8 @@ def _plus_minus(text: str) -> Form | None:
 
 
 def _scalar(text: str) -> Scalar:
+    if _MINUTES.search(text):
+        return Scalar(text, malformed=True)
     value_text, unit = split_unit(text)
     percent = value_text.endswith("%")
     value_text = value_text.removesuffix("%").strip()

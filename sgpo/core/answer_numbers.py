@@ -17,7 +17,7 @@ MAX_FACTORIAL = 5_000
 MIN_DECIMALS = 6  # a decimal stands for a fraction only if it gives at least this many places
 MIN_SIGNIFICANT = 4
 
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\frac|\\cdot|[-+/^!(){}])")
+_TOKEN = re.compile(r"\s*(\d*\.\d*\\overline\{\d+\}|\d+(?:\.\d*)?|\.\d+|\\frac|\\cdot|[-+/^!(){}])")
 _DECIMAL = re.compile(r"-?\d*\.(\d+)")
 
 
@@ -90,9 +90,11 @@ class _Parser:
             self.at += 1
             return sign * self.power()
         base = self.atom()
-        while self.peek() == "!":
+        if self.peek() == "!":
             self.at += 1
             base = _factorial(base)
+            if self.peek() == "!":
+                raise MalformedNumber("n!! is the double factorial to some, (n!)! to others")
         if self.peek() != "^":
             return base
         self.at += 1
@@ -131,6 +133,8 @@ class _Parser:
         """A number, or a mixed number: ``1\\frac{4}{5}``, ``2 2/3``."""
         if len(head) > 4_000:  # int() refuses longer literals
             raise _NotRational
+        if "\\" in head:
+            return _repeating(head)
         value = Fraction(head if not head.endswith(".") else head[:-1])
         rest = self.tokens[self.at : self.at + 7]
         part = None
@@ -145,6 +149,14 @@ class _Parser:
             raise MalformedNumber("a mixed number needs a proper fraction")
         self.at += used
         return value + Fraction(top, bottom)
+
+
+def _repeating(literal: str) -> Fraction:
+    """The value of ``0.1\\overline{6}``."""
+    digits, _, period = literal.removesuffix("}").partition("\\overline{")
+    whole, _, fixed = digits.partition(".")
+    start = Fraction(int(whole + fixed or "0"), 10 ** len(fixed))
+    return start + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
 
 
 def _bits(value: Fraction) -> int:

@@ -10,13 +10,20 @@ _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _VARIABLE = re.compile(
     r"[a-zA-Z](?:_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\(?:alpha|beta|theta|lambda|mu)"
 )
+_SIZE = re.compile(rf"\|({_VARIABLE.pattern})\|")
 
 
 def relation_as_interval(relation: Relation) -> tuple[str, Interval] | None:
-    """``(variable, interval)`` of ``x > 2``, ``2 \\le x < 5``; None for other relations."""
+    """``(variable, interval)`` of ``x > 2``, ``2 \\le x < 5``, ``|x| < 2``; None for others."""
     sides, ops = list(relation.sides), list(relation.ops)
     if any(op not in _FLIP for op in ops) or len(sides) not in (2, 3):
         return None
+    if len(sides) == 2 and (size := _SIZE.fullmatch(sides[0])) and ops[0] in ("<", "\\le"):
+        bound = parse_form(sides[1])
+        if isinstance(bound, Scalar) and bound.value is not None and bound.value > 0:
+            is_open = ops[0] == "<"
+            low = parse_form(f"-({bound.text})")
+            return size.group(1), Interval(low, bound, is_open, is_open)
     if len(sides) == 3:
         if ops[0][:2] in (">", "\\g"):
             sides, ops = sides[::-1], [_FLIP[op] for op in ops[::-1]]
@@ -40,9 +47,12 @@ _NAME = re.compile(
     r"[a-zA-Z](?:_\{[^{}]*\})?'*|[a-zA-Z](?:_\{[^{}]*\})?'*\([a-zA-Z0-9, ]+\)"
     r"|[A-Z]{2,3}|\|[A-Z]{2}\||\\[a-z]+(?:\s?[A-Z])+|\\text\{[^{}]*\}"
     r"|\\[a-z]+(?:_\{[^{}]*\})?|\\angle[ A-Z_{}0-9]+"
+    r"|\((?:[a-zA-Z](?:_\{\w+\})?,)+[a-zA-Z](?:_\{\w+\})?\)"
 )
 
 
 def is_assignment(relation: Relation) -> bool:
     """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
-    return set(relation.ops) <= {"=", "\\approx"} and bool(_NAME.fullmatch(relation.sides[0]))
+    return set(relation.ops) <= {"=", "\\approx", "\\equiv"} and bool(
+        _NAME.fullmatch(relation.sides[0])
+    )

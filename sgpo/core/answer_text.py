@@ -8,6 +8,7 @@ end of a product (``2t``) all stay; only marked-up text and known unit words are
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
@@ -19,10 +20,24 @@ _UNICODE = {
     "¾": r"\frac{3}{4}", "“": '"', "”": '"', "’": "'", "\u00a0": " ", "\u2009": " ",
     "，": ",", "（": "(", "）": ")", "：": ":", "％": "%", "∀": r"\forall ", "θ": r"\theta ",
 }  # fmt: skip
-_UNICODE_TABLE = str.maketrans(_UNICODE)
+_FULL_WIDTH = {chr(c + 0xFEE0): chr(c) for c in range(0x21, 0x7F)}  # as CJK keyboards write
+_UNICODE_TABLE = str.maketrans(_FULL_WIDTH | _UNICODE)
+
 
 # Applied in this order. Every entry is a spelling, not a meaning.
-_SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+def _primes(found: re.Match[str]) -> str:
+    return "'" * found.group(1).count("prime")
+
+
+def _modulus(found: re.Match[str]) -> str:
+    return f"\\pmod{{{found.group(1).strip('{}')}}}"
+
+
+def _joined_digits(found: re.Match[str]) -> str:
+    return "".join(c for c in found.group() if c.isdigit())
+
+
+_SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
         (r"\\\(|\\\)|\\\[(?!\d*(?:pt|em|ex|mm)\])|(?<!\\)\\\]", " "),
@@ -30,6 +45,7 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:left|right|middle|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?(?=\s*[\[\](){}|.\\])", ""),
         (r"\\(?:displaystyle|textstyle|limits|nolimits|hspace\{[^{}]*\})(?![a-zA-Z])", " "),
         (r"(?<=\d)\s*(?:\{,\}|\\!\s*,|,\s*\\!)\s*(?:\\!)?\s*(?=\d{3})", "\x02"),
+        (r"(?<![\d.])(\d{1,3})(?:(?:\\[, ]|~)\d{3})+(?!\d)", _joined_digits),
         (r"\\!", ""),
         (r"(?<!\\)\\[,;:> ]|(?<!\\)~|\\(?:q?quad|enspace|thinspace)(?![a-zA-Z])", " "),
         (r"\\(?:leq|leqslant|leqq)(?![a-zA-Z])|<=|=<", r"\\le "),
@@ -49,7 +65,15 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:ast|times|cdot)(?![a-zA-Z])|(?<!\*)\*(?!\*)", r"\\cdot "),
         (r"\\arc(sin|cos|tan)(?![a-zA-Z])", r"\\arc\1"),
         (r"\\(?:varnothing|emptyset)(?![a-zA-Z])", r"\\emptyset "),
+        (r"\\text\{\s*\}|\\(?:begin|end)\{(?:aligned|gathered|split|align\*?)\}", ""),
+        (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
+        (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
+        (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", _primes),
+        (r"^\s*\\text\{((?:(?![a-zA-Z]{2})[^{}\\])*\d(?:(?![a-zA-Z]{2})[^{}\\])*)\}\s*$", r"\1"),
+        (r"(?<=\d)\s*\\(?:mathrm|text)\s*\{\s*([mghsl])\s*\}", r"\\text{\1.}"),  # a unit
         (r"\\(?:mathrm|text|mathit|textbf|textit|rm)\s*\{\s*([a-zA-Z])\s*\}", r"\1"),
+        (r"\\text\{\s*(?i:the )?(?i:final )?(?i:answer)\s*(?:is|:|=)\s*:?\s*\}", ""),
+        (r"\(?\s*\\[pb]?mod(?![a-zA-Z])\s*(\{[^{}]*\}|\d+|[a-zA-Z])\s*\)?", _modulus),
         (r"\\(?:mathbf|boldsymbol|mathit|bm|mathsf)\s*\{\s*([^{}]*)\s*\}", r"\1"),
         (r"\\(?:mbox|mathrm|text(?:bf|rm|it|sf|normal))(?![a-zA-Z])\s*(?=\{)", r"\\text"),
         (r"\\text\s*\{\s*,?\s*(and|or)\s*,?\s*\}", r" \1 "),
@@ -71,6 +95,7 @@ _NOT_POWER_STARS = re.compile(r"(?<=[\w)}])\*\*(?=[\w({-])")
 _SINGLE_BRACED = re.compile(r"(?<![\\a-zA-Z}_^\]])\{([0-9a-zA-Z.]+)\}(?!\s*\{)")
 _FRAC_ARGS = re.compile(r"\\frac\s*(\d|[a-zA-Z]|\{)")
 _SHORT_SCRIPT = re.compile(r"([\^_])\s*([0-9a-zA-Z]|\\[a-zA-Z]+)")
+_ROOT_SHORT = re.compile(r"\\sqrt\s*(\[[^\[\]{}]*\])\s*(\d|[a-zA-Z](?![a-zA-Z])|\\pi)")
 _SQRT_SHORT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z])|\\pi)")
 _POWER_PAREN = re.compile(r"\^\s*\(([^()]*)\)")
 _SQRT_PAREN = re.compile(r"\\sqrt\s*\(([^()]*)\)")
@@ -144,6 +169,7 @@ def canonical(text: str) -> str:
         text = new_text
     text = _SHORT_SCRIPT.sub(r"\1{\2}", text)
     text = _SQRT_SHORT.sub(r"\\sqrt{\1}", text)
+    text = _ROOT_SHORT.sub(r"\\sqrt\1{\2}", text)
     if "\\frac" in text and len(text) < 5_000:
         text = _brace_frac_arguments(text)
     text = _SINGLE_BRACED.sub(r"\1", text)
@@ -169,12 +195,12 @@ _UNIT_GROUPS: dict[str, str] = {
     "mi": "miles?", "kg": "kg|kilograms?", "g": "grams?", "lb": "lbs?|pounds?", "oz": "ounces?|oz",
     "s": "sec(?:ond)?s?", "min": "min(?:ute)?s?", "h": "hrs?|hours?", "day": "days?",
     "week": "weeks?", "month": "months?", "year": "years?", "dollar": "dollars?|usd",
-    "cent": "cents?", "l": "lit(?:er|re)s?", "unit": "units?|square units?|cubic units?",
+    "cent": "cents?", "l": "lit(?:er|re)s?", "?": "units?",
     "mph": "mph|miles per hour", "kmh": "km/h|kph", "rad": "rad(?:ian)?s?",
+    "am": r"a\.?m", "pm": r"p\.?m",
 }  # fmt: skip
-_UNIT_NAMES = {
-    name: re.compile(rf"(?:square|sq|cubic)?\s*(?:{words})") for name, words in _UNIT_GROUPS.items()
-}
+_UNIT_NAMES = {name: re.compile(words) for name, words in _UNIT_GROUPS.items()}
+_UNIT_POWER = re.compile(r"(square|sq\.?|cubic|cu\.?)\s+(.*)")
 _SHORT_UNITS = {"m": "m", "g": "g", "s": "s", "h": "h", "l": "l", "in": "in"}
 _ANY_UNIT = "|".join(sorted(_UNIT_GROUPS.values(), key=len, reverse=True))
 _TEXT_UNIT = re.compile(r"\s*\\text\{([^{}]*)\}(?:\^\{?(\d)\}?)?$")
@@ -195,8 +221,12 @@ _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 
 
 def unit_name(words: str) -> str | None:
-    """A unit's canonical name ("cm"), or None for words that are no unit this module knows."""
+    """A unit's canonical name ("cm", "cm^2"), "?" for one of no size ("units"), or None for words
+    that are no unit this module knows."""
     words = words.strip(" .").casefold()
+    if power := _UNIT_POWER.fullmatch(words):
+        name = unit_name(power.group(2))
+        return name if name in (None, "?") else f"{name}^{2 if power.group(1)[0] == 's' else 3}"
     if words in _SHORT_UNITS:
         return _SHORT_UNITS[words]
     return next((name for name, rx in _UNIT_NAMES.items() if rx.fullmatch(words)), None)

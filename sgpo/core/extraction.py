@@ -4,7 +4,8 @@ Rules, in this order (the first that applies decides):
 
 1. Only text after the last closed think block counts; a block that was opened and never closed
    means there is no answer.
-2. If the text holds a box (``\\boxed{..}`` or ``\\fbox{..}``), the last one is the answer. Boxes
+2. If the text holds a box (``\\boxed{..}``, ``\\fbox{..}``, ``\\boxed 5``), the last one is the
+   answer; a ``\\boxed`` that is only spoken of is none. Boxes
    on one line with nothing but separators between them (``\\boxed{1}, \\boxed{2}``) are one list,
    so that naming several candidates is not rewarded. A last box that is empty or never closed
    means there is no answer, even if an earlier box was closed.
@@ -26,6 +27,7 @@ MAX_BARE_WORDS = 3
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*")
+_BARE_BOX = re.compile(r"-?\d+(?:\.\d+)?|[a-zA-Z](?![a-zA-Z])")  # \boxed 5, \boxed5
 _BETWEEN_BOXES = re.compile(r"(?:[ \t,;&$]|\\[,;: ]|\\text\{|\}|\\quad|and|or|\\\(|\\\))*")
 _CUE = re.compile(
     r"\b(?:answer|result|solution)\b[ \t]{0,9}"
@@ -96,8 +98,14 @@ def _last_boxes(text: str) -> Extraction | None:
         return None
     closes = matching_braces(text)
     position = 0
-    closed = True
+    closed: bool | None = None
     while head := _BOX.search(text, position):
+        if not text.startswith("{", head.end()):
+            if bare := _BARE_BOX.match(text, head.end()):
+                closed = True
+                spans.append((head.start(), bare.end(), bare.group()))
+            position = head.end()  # else the command is only spoken of, as in "put it in \\boxed"
+            continue
         end = closes.get(head.end())
         closed = end is not None
         if end is None:
@@ -105,6 +113,8 @@ def _last_boxes(text: str) -> Extraction | None:
             continue
         spans.append((head.start(), end + 1, text[head.end() + 1 : end]))
         position = end + 1
+    if closed is None:
+        return None
     if not closed or not spans:
         return Extraction(None, "the last box is never closed")
     group = [spans[-1]]
@@ -157,7 +167,7 @@ def extract(completion: str) -> Extraction:
         bare = text.strip()
         if not bare:
             return Extraction(None, "empty completion")
-        if len(bare) > MAX_BARE_CHARS or "\n\n" in bare or _is_prose(bare):
+        if len(bare) > MAX_BARE_CHARS or "\n\n" in bare or _BOX.search(bare) or _is_prose(bare):
             return Extraction(None, "no box, no answer cue, and too wordy for a bare expression")
         found = Extraction(bare, "whole text as a bare expression")
     return found

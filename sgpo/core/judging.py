@@ -5,9 +5,11 @@ compare (sums, integrals, unusual types). Ordinary expressions are compared here
 ``math_verify.verify`` takes two expressions for equal when their difference is below 1e-15 (so
 1/2004! = 1/2006!) and accepts six-digit approximations of irrationals:
 
-* constants are equal when 60-digit values agree to 40 digits *relative* to their size;
+* constants are equal when their values agree to 40 digits *relative* to their size, and to 40
+  places after the point where they are large;
 * expressions with variables are equal when they agree at fixed sample points of both signs at
-  which both are real (integers where floor, ceiling or binomials are involved).
+  which both are real (integers where binomials or factorials are involved, and where letters such
+  as n are rounded).
 
 Values too large to write down are never evaluated: such expressions are equal only if identical.
 """
@@ -32,12 +34,18 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once about 
 
 DIGITS = 60
 AGREE_DIGITS = 40
+MAX_WHOLE_DIGITS = 2_000  # larger values are compared to 40 digits of their size only
 MAX_LOG10 = 1e5  # no value with more digits than this is ever evaluated
 _CASE_SENSITIVE = ConversionConfig(lowercase_symbols=False)
 _NO_SAMPLING = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
-_INTEGER_VALUED = (sympy.floor, sympy.ceiling, sympy.Mod, sympy.binomial, sympy.factorial)
+_ROUNDING = (sympy.floor, sympy.ceiling, sympy.Mod)
+_COUNTING = (sympy.binomial, sympy.factorial)
+_REAL_NAMES = frozenset("xyzt")  # by convention no integers, where rounding makes a difference
 _NON_INTEGERS = tuple(Rational(n, 97) for n in (131, 173, 211, -149, 257, -223, 61, -71))
 _INTEGERS = tuple(Integer(n) for n in (5, 8, 11, 6, 13, 9, 7, 12, 10, 17))
+
+_PRIMED = re.compile(r"([a-zA-Z])('+)")
+_GEOMETRIC = re.compile(r"\\(angle|triangle)\s*((?:[A-Z]\s*(?:_\{\d+\})?\s*)+)")
 
 
 class Unreadable(ValueError):
@@ -53,6 +61,7 @@ def parse(text: str) -> Basic:
     """
     text = text.replace("°", "")
     text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text)
+    text = _GEOMETRIC.sub(_as_one_name, _PRIMED.sub(_as_one_name, text))
     try:
         expression = latex2sympy(
             text, is_real=True, normalization_config=None, conversion_config=_CASE_SENSITIVE
@@ -72,10 +81,20 @@ def parse(text: str) -> Basic:
     return expression
 
 
+def _as_one_name(found: re.Match[str]) -> str:
+    """``f'`` and ``\\angle A B C`` as one letter with a subscript: the parser drops primes and
+    takes the points of an angle for factors, in any order."""
+    head, rest = found.groups()
+    letters = "".join(c if c.isalnum() else "p" if c == "'" else "" for c in rest)
+    return f"{head[-1] if len(head) == 1 else 'W'}_{{{head[1:]}{letters}}} "
+
+
 def _functions_as_symbols(expression: Expr) -> Expr:
-    """``f(x)`` as the symbol ``f(x)``: an unknown function has no value to sample."""
-    calls = expression.atoms(AppliedUndef)
-    return expression.xreplace({call: Symbol(str(call), real=True) for call in calls})
+    """``f(x)`` as the symbol ``f(x)``, ``dy/dx`` as a symbol: neither has a value to sample."""
+    opaque = expression.atoms(AppliedUndef) | {
+        d for d in expression.atoms(sympy.Derivative) if not d.expr.has(*d.variables)
+    }
+    return expression.xreplace({call: Symbol(str(call), real=True) for call in opaque})
 
 
 def _with_exact_decimals(expression: Expr) -> Expr:
@@ -109,7 +128,9 @@ def _log10_bound(expression: Basic) -> float:
 
 def _number(expression: Expr, point: dict[Symbol, Rational]) -> Expr | None:
     """The 60-digit value at ``point``, exactly 0 where all digits cancel; None if there is none."""
-    value = expression.evalf(DIGITS, subs=point or None)
+    # Large values need as many digits before the point again: e^100 + 1 is not e^100.
+    size = min(_log10_bound(expression), MAX_WHOLE_DIGITS)
+    value = expression.evalf(DIGITS + max(0, int(size)), subs=point or None)
     real, imaginary = value.as_real_imag()
     parts = []
     for part in (real, imaginary):
@@ -122,6 +143,8 @@ def _number(expression: Expr, point: dict[Symbol, Rational]) -> Expr | None:
 
 def _close(a: Expr, b: Expr) -> bool:
     scale = max(abs(a), abs(b))
+    if 1 < scale < 10**MAX_WHOLE_DIGITS:
+        scale = Integer(1)
     return bool(scale == 0 or abs(a - b) <= scale * Rational(1, 10**AGREE_DIGITS))
 
 
@@ -148,7 +171,9 @@ def _with_imaginary_unit(*expressions: Expr) -> tuple[Expr, ...]:
 def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
     """Value pairs of two expressions at the sample points at which both have a value."""
     symbols = sorted(a.free_symbols | b.free_symbols, key=lambda s: s.name)
-    integers = a.has(*_INTEGER_VALUED) or b.has(*_INTEGER_VALUED)
+    integers = a.has(*_COUNTING) or b.has(*_COUNTING)
+    if a.has(*_ROUNDING) or b.has(*_ROUNDING):
+        integers = integers or not any(s.name in _REAL_NAMES for s in symbols)
     for point in _points(symbols, integers) if symbols else [{}]:
         va, vb = _number(a, point), _number(b, point)
         if va is not None and vb is not None:
