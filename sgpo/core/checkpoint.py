@@ -13,7 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from sgpo.core.files import read_json, sha256_of, whole_directory, write_json
+from sgpo.core.files import (
+    read_json,
+    read_sealed_json,
+    sha256_of,
+    whole_directory,
+    write_sealed_json,
+)
 
 KEEP = 2  # the newest state and one to fall back on
 _FILES = ("model.safetensors", "optimizer.safetensors")
@@ -35,7 +41,8 @@ def save_checkpoint(
         save_file(weights, target / _FILES[0])
         save_file(_optimizer_tensors(model, optimizer), target / _FILES[1])
         sums = {name: sha256_of(target / name) for name in _FILES}
-        write_json(target / "state.json", {"step": step, "sha256": sums, "extra": extra or {}})
+        state = {"step": step, "sha256": sums, "extra": extra or {}}
+        write_sealed_json(target / "state.json", state)
     for old in _states(directory)[:-KEEP]:
         shutil.rmtree(old)
 
@@ -70,7 +77,7 @@ def _states(directory: Path) -> list[Path]:
 
 def _damage(state: Path) -> str | None:
     try:
-        sums = read_json(state / "state.json")["sha256"]
+        sums = read_sealed_json(state / "state.json")["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"unreadable state.json ({error})"
     for name in _FILES:

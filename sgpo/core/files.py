@@ -43,8 +43,29 @@ def read_json(path: Path) -> Any:
     """Parsed JSON of ``path``; ValueError naming the file if it is not JSON."""
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even text
         raise ValueError(f"{path}: not valid JSON ({error})") from error
+
+
+def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
+    """``value`` as JSON with a digest of itself, so that ``read_sealed_json`` notices damage."""
+    write_json(path, value | {"seal": _seal(value)})
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """What ``write_sealed_json`` wrote; ValueError naming the file if it is not whole."""
+    stored = read_json(path)
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path}: holds no JSON object")
+    value = {key: inner for key, inner in stored.items() if key != "seal"}
+    if stored.get("seal") != _seal(value):
+        raise ValueError(f"{path}: does not match its own checksum")
+    return value
+
+
+def _seal(value: dict[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -202,8 +202,10 @@ def measure(
     fall on either side. ``conditions`` has what must hold, ``reported`` what is only told:
     condition 3 (the KL profile), the rate of right guesses, pass rates by type and level.
     """
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    model = AutoModelForCausalLM.from_pretrained(
+        model_dir, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     sample = model_sampler(model, tokenizer, seed)
     problems = balanced_subset(training_problems("rl", expert_gap=0.0), per_type)
     assert len({p.kind for p in problems}) == len(TYPES)
