@@ -62,7 +62,10 @@ def run_cell(cell: Cell, study_dir: Path, progress: Progress) -> dict[str, Any]:
     (run_dir / "failed.json").unlink(missing_ok=True)
     started, clock = _start(run_dir, cell)
     tokenizer_dir = base_model(config, cache, lambda d, t: progress("pretrain", d, t))
-    source = study_dir / "runs" / cell.parent.run_id / "model" if cell.parent else tokenizer_dir
+    source = tokenizer_dir
+    if cell.parent:
+        provenance.check_weights(study_dir / "runs" / cell.parent.run_id)
+        source = study_dir / "runs" / cell.parent.run_id / "model"
     provenance.record_start(
         run_dir,
         cell,

@@ -86,6 +86,17 @@ def weights_record(directory: Path) -> dict[str, Any]:
     return {file.name: _digest(file) for file in sorted(directory.glob("*.safetensors"))}
 
 
+def check_weights(run_dir: Path) -> None:
+    """ValueError unless the weights of a finished run are those that it ended with."""
+    stored = read_json(run_dir / "result.json").get("sha256", {})
+    for name, digest in weights_record(run_dir / "model").items():
+        if stored.get(f"model/{name}", digest) != digest:
+            raise ValueError(
+                f"{run_dir / 'model' / name}: was damaged after the run ended (its checksum is "
+                f"another one); delete {run_dir} to run it again"
+            )
+
+
 def checksums(run_dir: Path) -> dict[str, str]:
     """Path below ``run_dir`` -> sha256 of everything that a finished run consists of, but
     result.json, which holds them."""

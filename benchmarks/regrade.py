@@ -10,6 +10,8 @@ from pathlib import Path
 
 from benchmarks.report import build
 
+PAGES = ("CLAIMS.md", "REPORT.md")
+
 
 def regrade_paths(paths: Sequence[Path]) -> int:
     """Judge every sample of files or run directories anew; 1 when a verdict changed."""
@@ -32,8 +34,24 @@ def regrade_paths(paths: Sequence[Path]) -> int:
 
 
 def check_report(results: Path) -> int:
-    """Rebuild the tables of ``results`` elsewhere from its stored runs and compare; 1 if any
-    differs from what is stored."""
+    """Print which artefacts of ``results`` are not what its stored runs give; 1 if any, else 0."""
+    total, wrong = differing_artefacts(results)
+    for name in wrong:
+        print(f"{results / name}: is not what the stored runs give")
+    print(f"{total - len(wrong)} of {total} tables and pages are what the stored runs give")
+    return 1 if wrong else 0
+
+
+def differing_artefacts(results: Path) -> tuple[int, list[str]]:
+    """Rebuild the tables and pages of ``results`` elsewhere from its stored runs and compare.
+
+    Figures and report.html, which holds them, are left out: their bytes depend on the fonts of the
+    machine.
+
+    Returns:
+        How many files were compared, and the names of those that differ, are missing or should
+        not be there.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / results.name
         shutil.copytree(results, copy, ignore=shutil.ignore_patterns("cache", "samples", "model"))
@@ -41,13 +59,11 @@ def check_report(results: Path) -> int:
         if (results.parent / "paper").is_dir():
             shutil.copytree(results.parent / "paper", Path(scratch) / "paper")
         build(copy)
-        names = sorted(p.name for p in (copy / "tables").iterdir())
-        stored = sorted(p.name for p in (results / "tables").iterdir())
-        _, differing, missing = filecmp.cmpfiles(
-            copy / "tables", results / "tables", names, shallow=False
-        )
-    wrong = sorted({*differing, *missing, *(set(stored) - set(names))})
-    for name in wrong:
-        print(f"{results / 'tables' / name}: is not what the stored runs give")
-    print(f"{len(names) - len(wrong)} of {len(names)} tables are what the stored runs give")
-    return 1 if wrong else 0
+        names, stored = _compared(copy), _compared(results)
+        _, differing, missing = filecmp.cmpfiles(copy, results, names, shallow=False)
+    return len(names), sorted({*differing, *missing, *(set(stored) - set(names))})
+
+
+def _compared(results: Path) -> list[str]:
+    tables = sorted(f"tables/{path.name}" for path in (results / "tables").glob("*"))
+    return [*tables, *(name for name in PAGES if (results / name).exists())]

@@ -1,0 +1,216 @@
+"""``sgpo audit``: everything stored is recomputed from what it came from; any mismatch fails.
+
+Tables, claims and the report come from verdict letters (scores.json), letters from the samples
+where they are on this machine, a run's address from its config, files from their checksums. What
+cannot be checked because it is not here is counted and named, never passed over in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.loading import load_study
+from benchmarks.regrade import differing_artefacts
+from benchmarks.store import read_object
+from sgpo.core.config import config_hash
+from sgpo.core.files import sha256_of
+
+# Keys of config.json that are not the config itself.
+ADDED = ("run_id", "config_hash", "settings_class", "parent")
+# Runs of one model and seed that start from the same weights must have had the same ones.
+SHARED = ("start_weights", "prompt", "evaluation_data")
+
+
+@dataclass
+class Check:
+    """One thing that was looked at: how often it was right, what was wrong, what was not here."""
+
+    name: str
+    passed: int = 0
+    wrong: list[str] = field(default_factory=list)
+    absent: int = 0
+
+    def add(self, ok: bool, complaint: str) -> None:
+        if ok:
+            self.passed += 1
+        else:
+            self.wrong.append(complaint)
+
+    def line(self) -> str:
+        state = "FAIL" if self.wrong else "ok  "
+        absent = f", {self.absent} not stored here" if self.absent else ""
+        return f"{state} {self.name}: {self.passed} right, {len(self.wrong)} wrong{absent}"
+
+
+def audit(results: Path, *, regrade: bool = False) -> int:
+    """Print every check of ``results`` (``results/<profile>``); 1 when one fails, else 0.
+
+    Args:
+        regrade: judge every stored sample anew as well.
+
+    Raises:
+        store.StudyError: the directory holds no study, or runs that must not share a table.
+    """
+    study = load_study(results)
+    runs = list(_run_directories(results))
+    planned = {cell.run_id for cell in study.cells}
+    checks = [_present(planned, runs), _addresses(runs), _checksums(runs), _versions(runs, study)]
+    checks += [_letters(runs, regrade), _origins([r for r in runs if r.name in planned])]
+    checks += [_artefacts(results), _tuning(results)]
+    for check in checks:
+        print(check.line())
+        for complaint in check.wrong:
+            print(f"     {complaint}")
+    sampled = sum((run / "samples").is_dir() for run in runs)
+    print(
+        f"{results}: {len(runs)} runs; tables recomputed from full samples in {sampled} of them, "
+        f"from the stored verdict letters in {len(runs) - sampled}"
+    )
+    return 1 if any(check.wrong for check in checks) else 0
+
+
+def _run_directories(results: Path) -> Iterator[Path]:
+    """Every ended run, of the grid, of the calibration and of tuning."""
+    for folder in (results / "runs", results / "tuning" / "runs"):
+        for path in sorted(folder.glob("*/result.json")):
+            yield path.parent
+
+
+def _present(planned: set[str], runs: list[Path]) -> Check:
+    check = Check("planned runs have a result")
+    found = {run.name for run in runs}
+    check.passed = len(planned & found)
+    check.absent = len(planned - found)
+    return check
+
+
+def _addresses(runs: list[Path]) -> Check:
+    """The content address in a run's name is that of its stored config, parent and packages."""
+    check = Check("config hash is that of the stored config")
+    for run in runs:
+        config, result = read_object(run / "config.json"), read_object(run / "result.json")
+        environment = read_object(run / "environment.json")
+        parent = config["parent"]
+        found = config_hash(
+            {
+                "method_source": sha256_of(run / "method.py")
+                if (run / "method.py").exists()
+                else None,
+                "config": {key: v for key, v in config.items() if key not in ADDED},
+                "parent": parent.rpartition("-")[2] if parent else None,
+                "packages": environment["packages"],
+                "suite_version": result["suite_version"],
+            }
+        )
+        named = {found, config["config_hash"], result["config_hash"], run.name.rpartition("-")[2]}
+        check.add(named == {found}, f"{run}: the stored config gives {found}, names say otherwise")
+    return check
+
+
+def _checksums(runs: list[Path]) -> Check:
+    """Files are those that were there when the run ended."""
+    check = Check("files have their checksums")
+    for run in runs:
+        stored: dict[str, str] = read_object(run / "result.json").get("sha256", {})
+        check.absent += not stored
+        for name, digest in stored.items():
+            path = run / name
+            if not path.exists() or digest.endswith("not hashed"):
+                # Weights and samples stay where the run was made; everything else is published.
+                if path.exists() or name.partition("/")[0] in ("model", "samples"):
+                    check.absent += 1
+                else:
+                    check.add(False, f"{path}: is missing")
+                continue
+            check.add(sha256_of(path) == digest, f"{path}: was changed after the run")
+    return check
+
+
+def _versions(runs: list[Path], study: Any) -> Check:
+    check = Check(f"suite version is {study.suite_version}")
+    for run in runs:
+        for name in ("result.json", "scores.json"):
+            if (run / name).exists():
+                found = read_object(run / name).get("suite_version")
+                check.add(found == study.suite_version, f"{run / name}: suite version {found}")
+    return check
+
+
+def _letters(runs: list[Path], regrade: bool) -> Check:
+    """scores.json is what the samples say; with ``regrade`` also what the verifier says now."""
+    check = Check("verdict letters follow from the samples" + (" judged anew" if regrade else ""))
+    evaluation: Any = None
+    for run in runs:
+        for key, stored in read_object(run / "scores.json")["benchmarks"].items():
+            path = run / "samples" / f"{key}.jsonl.gz"
+            if not path.exists():
+                check.absent += 1
+                continue
+            if evaluation is None:  # needs torch, and only where there are samples
+                from benchmarks import evaluate as evaluation
+            rows = evaluation.regrade(path)[0] if regrade else evaluation.read_samples(path)
+            ids = list(dict.fromkeys(row["problem_id"] for row in rows))
+            found = evaluation.summarize(rows, ids, stored["k"])
+            same = all(found[name] == stored[name] for name in found)
+            check.add(same, f"{run / 'scores.json'}: {key} is not what {path.name} gives")
+    return check
+
+
+def _origins(runs: list[Path]) -> Check:
+    """Runs of one model, seed and starting point began from the same weights, prompts and data."""
+    check = Check("runs that are compared share weights, prompts and data")
+    first: dict[tuple, tuple[Path, dict[str, Any]]] = {}
+    for run in runs:
+        if not (run / "provenance.json").exists():
+            check.absent += 1
+            continue
+        config, record = read_object(run / "config.json"), read_object(run / "provenance.json")
+        parent = run.parent / str(config["parent"]) / "result.json"
+        left = read_object(parent).get("sha256", {}) if parent.exists() else {}
+        for name, digest in record["start_weights"].items():
+            if f"model/{name}" in left:
+                same = left[f"model/{name}"] == digest
+                check.add(same, f"{run.name} did not start from the weights {parent.parent} left")
+        group = (config["model"], config["seed"], config["init"])
+        other, expected = first.setdefault(group, (run, record))
+        for name in SHARED:
+            same = record[name] == expected[name]
+            check.add(same, f"{run.name} and {other.name} differ in {name}")
+        data = (*group[:2], str(config["data"]), "training data")
+        other, expected = first.setdefault(data, (run, record))
+        same = record.get("training_data") == expected.get("training_data")
+        check.add(same, f"{run.name} and {other.name} differ in their training data")
+    return check
+
+
+def _artefacts(results: Path) -> Check:
+    check = Check("tables, claims and report follow from the runs")
+    total, wrong = differing_artefacts(results)
+    check.passed = total - len(wrong)
+    check.wrong = [f"{results / name}: is not what the stored runs give" for name in wrong]
+    return check
+
+
+def _tuning(results: Path) -> Check:
+    """Every trial in tuning.csv has the development accuracy of its run."""
+    check = Check("tuning.csv follows from the trials")
+    path = results / "tuning.csv"
+    if not path.exists():
+        return check
+    from benchmarks.store import read_rows
+
+    for row in read_rows(path):
+        scores = results / "tuning" / "runs" / row["run_id"] / "scores.json"
+        if not scores.exists():
+            check.absent += 1
+            continue
+        suites = read_object(scores)["benchmarks"]
+        check.add(set(suites) == {"minidev"}, f"{scores}: a trial saw {', '.join(suites)}")
+        shares = [v.count("c") / len(v) for v in suites["minidev"]["verdicts"]]
+        accuracy = round(sum(shares) / len(shares), 5)
+        same = abs(accuracy - float(row["dev_accuracy"])) < 2e-5
+        check.add(same, f"{path}: trial {row['trial']} has {accuracy}, the table says otherwise")
+    return check

@@ -1,0 +1,119 @@
+"""``sgpo explain``: what was taken for the answer, how both sides were read, and who decided."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from sgpo.core import answer_forms as forms
+from sgpo.core.verifier import explain
+
+SHOWN_CHARS = 300
+
+
+def explain_text(gold: str, text: str, *, truncated: bool = False) -> int:
+    """Print how the verdict on one completion comes about; 0."""
+    found = explain(gold, text)
+    verdict = found.verdict
+    print(f"gold        {_short(gold)}")
+    print(f"found by    {found.extraction}")
+    print(f"answer      {_short(verdict.extracted) if verdict.extracted is not None else 'none'}")
+    print(f"gold as     {_short(found.gold_text)}  =  {describe(found.gold_form)}")
+    if found.answer_text is not None:
+        print(f"answer as   {_short(found.answer_text)}  =  {describe(found.answer_form)}")
+    cut = "the token limit: a cut completion is never correct"
+    print(f"decided by  {cut if truncated else found.decided_by}")
+    print(f"verdict     {'truncated' if truncated else verdict.reason}")
+    return 0
+
+
+def explain_sample(path: Path, problem_id: str, index: int | None) -> int:
+    """Print how the verdicts on the stored samples of a problem come about.
+
+    Returns:
+        0, or 1 when a stored verdict is not the one that the verifier gives now.
+
+    Raises:
+        ValueError: no such file, problem or sample; the nearest are named.
+    """
+    rows = [row for row in _rows(path) if row.get("problem_id") == problem_id]
+    if not rows:
+        known = list(dict.fromkeys(str(row.get("problem_id")) for row in _rows(path)))
+        shown = ", ".join(known[:3]) + (f", .. {known[-1]}" if len(known) > 3 else "")
+        raise ValueError(f"{path}: no problem {problem_id!r}; it holds {shown}")
+    chosen = [row for row in rows if index in (None, row["sample"])]
+    if not chosen:
+        raise ValueError(f"{path}: {problem_id} has {len(rows)} samples, none of index {index}")
+    changed = 0
+    for row in chosen:
+        cut = row["finish_reason"] == "length"
+        print(f"sample {row['sample']} of {problem_id}: {row['num_tokens']} tokens")
+        print(f"text        {_short(row['text'])}")
+        explain_text(row["gold"], row["text"], truncated=cut)
+        now = "truncated" if cut else explain(row["gold"], row["text"]).verdict.reason
+        agrees = now == row["reason"]
+        changed += not agrees
+        print(f"stored      {row['reason']}{'' if agrees else '  <- NOT what is found now'}\n")
+    return 1 if changed else 0
+
+
+def describe(form: forms.Form | None) -> str:
+    """A form in words: ``number 3/4``, ``list of 2: number 1; number 2``."""
+    match form:
+        case None:
+            return "not parsed"
+        case forms.Scalar():
+            return _scalar(form)
+        case forms.Words(key):
+            return f"words {key!r}"
+        case forms.Based(digits, base):
+            return f"digits {digits} in base {base}"
+        case forms.Group():
+            items = "; ".join(describe(item) for item in form.items[:8])
+            more = "; .." if len(form.items) > 8 else ""
+            return f"{form.kind} of {len(form.items)}: {items}{more}"
+        case forms.Interval(low, high, low_open, high_open):
+            ends = ("(" if low_open else "["), (")" if high_open else "]")
+            return f"interval {ends[0]}{describe(low)}, {describe(high)}{ends[1]}"
+        case forms.Union(parts):
+            return "union of " + " and ".join(map(describe, parts))
+        case forms.Relation(sides, ops):
+            words = [sides[0]]
+            for op, side in zip(ops, sides[1:], strict=True):
+                words += [op, side]
+            return "relation " + _short(" ".join(words))
+    raise AssertionError(form)
+
+
+def _scalar(form: forms.Scalar) -> str:
+    if form.malformed:
+        return f"no agreed value: {_short(form.text)}"
+    text = f"expression {_short(form.text)}"
+    if form.value is not None and len(form.text) <= SHOWN_CHARS:
+        size = form.value.numerator.bit_length() + form.value.denominator.bit_length()
+        text = f"number {form.value}" if size < 1_000 else f"exact number of {size} bits"
+    unit = f" (unit {form.unit})" if form.unit else ""
+    return text + (" percent" if form.percent else "") + unit
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such samples file")
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+        rows = [json.loads(line) for line in text.splitlines() if line]
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: damaged samples file ({error})") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: not a samples file (one JSON object a line)")
+    return rows
+
+
+def _short(text: str) -> str:
+    """``text`` on one line with control characters escaped, so that a terminal shows it as it
+    is."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:SHOWN_CHARS])
+    return shown + (f" .. ({len(text)} characters)" if len(text) > SHOWN_CHARS else "")

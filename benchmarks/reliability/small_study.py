@@ -1,0 +1,67 @@
+"""The whole study, as small as it gets: every method, file and page, in seconds.
+
+``python -m benchmarks.reliability.small_study --out DIR`` runs it as ``sgpo study`` runs a profile.
+Resume states after every step and few problems make it dense in moments at which a kill matters;
+its numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.config import MethodEntry, RunConfig, Study
+from benchmarks.profiles import quick
+from sgpo.mini.suites import BENCHMARKS
+
+NUM_STEPS = 3
+PROBLEMS = 4
+SAMPLES = 2
+PRETRAIN_STEPS = 12
+
+
+def _shortened(entry: MethodEntry) -> MethodEntry:
+    def config(model: str, seed: int) -> RunConfig:
+        full = entry.config(model, seed)
+        train = full.train and replace(
+            full.train, num_steps=NUM_STEPS, problems_per_step=PROBLEMS, checkpoint_every=1
+        )
+        evaluation = replace(full.evaluation, problem_limit=PROBLEMS, sample_limit=SAMPLES)
+        return replace(full, train=train, evaluation=evaluation, pretrain_steps=PRETRAIN_STEPS)
+
+    return MethodEntry(entry.key, entry.label, config)
+
+
+def small_study() -> Study:
+    """The quick profile's study with one seed, few steps and few problems."""
+    plain = quick.study(1)
+    return replace(
+        plain,
+        methods=tuple(map(_shortened, plain.methods)),
+        benchmarks=tuple((b.key, b.label, PROBLEMS, SAMPLES) for b in BENCHMARKS),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run or continue the study in ``--out``; the exit code of ``sgpo study``."""
+    from benchmarks.launch import launch_study
+
+    parser = argparse.ArgumentParser(prog="benchmarks.reliability.small_study")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=1)
+    options = parser.parse_args(arguments)
+    options = argparse.Namespace(
+        **vars(options), only=None, methods=None, models=None, all=False, overrides=[]
+    )
+    try:
+        return launch_study(small_study(), options.out, options)
+    except (ValueError, OSError) as error:
+        print(f"small study: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""The audit passes on what is stored and fails on any single thing that was changed by hand."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import audit
+from benchmarks.cells import run_cell
+from benchmarks.config import SUITE_VERSION
+from benchmarks.regrade import differing_artefacts
+from benchmarks.reliability.small_study import small_study
+from benchmarks.report import build
+from benchmarks.study import write_plan
+from sgpo.cli import main
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory) -> Path:
+    """A study of three small runs (warm-up, SFT on all data, SFT+GRPO) with its report."""
+    out = tmp_path_factory.mktemp("audit") / "quick"
+    plain = small_study()
+    methods = [e for e in plain.methods if e.key in ("sft", "sft_full", "grpo")]
+    study = replace(plain, methods=tuple(methods))
+    for cell in study.cells():
+        run_cell(cell, out, lambda *_: None)
+    write_plan(study, out)
+    build(out)
+    assert main(["audit", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def no_rebuild(monkeypatch):
+    """Leave out the slow part, the rebuild of all tables, which has a test of its own."""
+    monkeypatch.setattr(audit, "differing_artefacts", lambda results: (0, []))
+
+
+@pytest.fixture
+def copy(audited, tmp_path) -> Path:
+    return Path(shutil.copytree(audited, tmp_path / "quick"))
+
+
+def edit(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def run_of(results: Path, method: str) -> Path:
+    return next((results / "runs").glob(f"*-{method}-s0-*"))
+
+
+def test_an_untouched_study_passes_and_says_what_it_read(copy, capsys, no_rebuild):
+    assert main(["audit", str(copy), "--regrade"]) == 0
+    text = capsys.readouterr().out
+    assert "FAIL" not in text and "3 right, 0 wrong" in text
+    assert "tables recomputed from full samples in 3 of them" in text
+
+
+def test_without_samples_and_weights_the_letters_are_read_and_it_says_so(copy, capsys, no_rebuild):
+    for run in (copy / "runs").iterdir():
+        shutil.rmtree(run / "samples")
+        shutil.rmtree(run / "model")
+    assert main(["audit", str(copy)]) == 0
+    assert "from the stored verdict letters in 3" in capsys.readouterr().out
+
+
+def flip_letter(results: Path) -> None:
+    def change(scores: dict) -> None:
+        row = scores["benchmarks"]["minimath"]["verdicts"]
+        row[0] = ("w" if row[0][0] == "c" else "c") + row[0][1:]
+
+    edit(run_of(results, "grpo") / "scores.json", change)
+
+
+def change_learning_rate(results: Path) -> None:
+    edit(
+        run_of(results, "grpo") / "config.json",
+        lambda c: c["train"].update(learning_rate=c["train"]["learning_rate"] * 2),
+    )
+
+
+def change_packages(results: Path) -> None:
+    edit(run_of(results, "sft") / "environment.json", lambda e: e["packages"].update(torch="1.0"))
+
+
+def change_version(results: Path) -> None:
+    edit(
+        run_of(results, "sft_full") / "result.json",
+        lambda r: r.update(suite_version=SUITE_VERSION + 1),
+    )
+
+
+def change_metrics(results: Path) -> None:
+    path = run_of(results, "grpo") / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"reward": 0.', '"reward": 0.9', 1))
+
+
+def remove_metrics(results: Path) -> None:
+    (run_of(results, "grpo") / "metrics.jsonl").unlink()
+
+
+def flip_weight_bit(results: Path) -> None:
+    path = run_of(results, "grpo") / "model" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 4
+    path.write_bytes(bytes(data))
+
+
+def change_sample_verdict(results: Path) -> None:
+    path = run_of(results, "grpo") / "samples" / "miniamc.jsonl.gz"
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    rows[0]["reason"] = "wrong" if rows[0]["reason"] == "correct" else "correct"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def change_start(results: Path) -> None:
+    path = run_of(results, "grpo") / "provenance.json"
+    edit(path, lambda p: p.update(start_weights={"model.safetensors": "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "complaint"),
+    [
+        (flip_letter, "scores.json: minimath is not what"),
+        (change_learning_rate, "the stored config gives"),
+        (change_packages, "the stored config gives"),
+        (change_version, "suite version"),
+        (change_metrics, "metrics.jsonl: was changed after the run"),
+        (remove_metrics, "metrics.jsonl: is missing"),
+        (flip_weight_bit, "model.safetensors: was changed after the run"),
+        (change_sample_verdict, "miniamc is not what miniamc.jsonl.gz gives"),
+        (change_start, "did not start from the weights"),
+    ],
+)
+def test_one_change_fails_and_is_named(copy, capsys, no_rebuild, tamper, complaint):
+    tamper(copy)
+    assert main(["audit", str(copy)]) == 1
+    assert complaint in capsys.readouterr().out
+
+
+def test_changed_tables_and_pages_are_named(copy):
+    table, claims = copy / "tables" / "table1.csv", copy / "CLAIMS.md"
+    table.write_text(table.read_text() + "\n")
+    claims.write_text(claims.read_text() + "\nIt holds.\n")
+    (copy / "tables" / "extra.csv").write_text("a,b\n1,2\n")
+    (copy / "tables" / "table1.md").unlink()
+    compared, wrong = differing_artefacts(copy)
+    assert compared > 20
+    assert wrong == [
+        "CLAIMS.md",
+        *(f"tables/{n}" for n in ("extra.csv", "table1.csv", "table1.md")),
+    ]
+
+
+def test_a_verdict_that_the_verifier_would_not_give_is_found_by_regrading(copy, capsys, no_rebuild):
+    """Samples, letters and checksums all forged alike: only judging anew can tell."""
+    run = run_of(copy, "sft")
+    path = run / "samples" / "miniamc.jsonl.gz"
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    wrong = next(i for i, row in enumerate(rows) if row["reason"] != "correct")
+    rows[wrong]["reason"] = "correct"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+    def change(scores: dict) -> None:
+        verdicts = scores["benchmarks"]["miniamc"]["verdicts"]
+        problem, sample = divmod(wrong, scores["benchmarks"]["miniamc"]["k"])
+        row = list(verdicts[problem])
+        row[sample] = "c"
+        verdicts[problem] = "".join(row)
+
+    edit(run / "scores.json", change)
+    edit(run / "result.json", lambda r: r.pop("sha256"))
+    assert main(["audit", str(copy)]) == 0
+    assert main(["audit", str(copy), "--regrade"]) == 1
+    assert "miniamc is not what" in capsys.readouterr().out
+
+
+def test_a_directory_without_a_study_is_one_line(tmp_path, capsys):
+    assert main(["audit", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_damaged_parent_weights_stop_the_run_that_starts_from_them(copy):
+    cell = next(c for c in small_study().cells() if c.config.method == "grpo")
+    shutil.rmtree(copy / "runs" / cell.run_id)
+    path = copy / "runs" / cell.parent.run_id / "model" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="was damaged after the run ended"):
+        run_cell(cell, copy, lambda *_: None)

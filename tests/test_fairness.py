@@ -1,0 +1,123 @@
+"""Methods of the mini profile differ in what benchmarks.fairness allows, and in nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import fairness
+from benchmarks.launch import planned_study
+from benchmarks.profiles import mini
+from benchmarks.profiles.variants import VARIANTS
+from sgpo.cli import main
+from sgpo.core.config import to_dict
+
+STUDY = planned_study("mini", 1, variants=True)
+MODELS = [key for key, _, _ in STUDY.models]
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "mini"
+COMPARED = [entry.key for entry in mini.METHODS if entry.key != "grpo"]
+
+
+def config(method: str, model: str = "qwen-m") -> dict:
+    return to_dict(STUDY.entry(method).config(model, 0))
+
+
+def unfair(method: str, other: dict) -> list[str]:
+    """Keys in which ``other`` differs from SFT+GRPO without a reason that is written down."""
+    allowed = fairness.ALLOWED.get(method, fairness.RL)
+    found = fairness.differences(config("grpo", other["model"]), other)
+    return [key for key, _, _ in found if fairness.reason(key, allowed) is None]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", COMPARED)
+def test_a_method_differs_from_grpo_only_as_allowed(method, model):
+    assert unfair(method, config(method, model)) == []
+
+
+@pytest.mark.parametrize("method", COMPARED)
+def test_every_reason_is_needed_by_its_method(method):
+    """A list of allowed differences that grows on its own would allow anything in the end."""
+    found = fairness.differences(config("grpo"), config(method))
+    optional = {"train.learning_rate"} if method not in ("sft", "sft_full") else set()
+    for key in fairness.ALLOWED.get(method, fairness.RL):
+        used = any(k == key or k.startswith(f"{key}.") for k, _, _ in found)
+        assert used or key in optional, key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"num_steps": 56}},
+        {"train": {"problems_per_step": 32}},
+        {"rollout": {"temperature": 0.8}},
+        {"evaluation": {"max_tokens": 128}},
+        {"evaluation": {"temperature": 0.2}},
+        {"data": {"expert_gap": 0.0}},
+        {"prompt": "other"},
+        {"init": "base"},
+        {"pretrain_steps": 900},
+    ],
+)
+@pytest.mark.parametrize("method", ["sgpo", "luffy"])
+def test_an_advantage_that_is_not_the_objective_is_noticed(method, changes):
+    plain = STUDY.entry(method).config("qwen-m", 0)
+    better = {
+        key: replace(getattr(plain, key), **value) if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
+    assert unfair(method, to_dict(replace(plain, **better)))
+
+
+@pytest.mark.parametrize("method", COMPARED)
+def test_settings_of_one_name_have_one_value(method):
+    reference, settings = config("grpo")["settings"], config(method)["settings"] or {}
+    for name in fairness.COMMON_SETTINGS:
+        assert settings.get(name, reference[name]) == reference[name]
+
+
+def test_every_rl_method_may_sample_the_same_number_of_answers():
+    def drawn(settings: dict) -> int:
+        if "num_autonomous" in settings:
+            return settings["num_autonomous"] + settings["num_guided"]
+        return settings["num_samples"]
+
+    for entry in mini.METHODS:
+        if entry.key not in ("base", "sft", "sft_full"):
+            # LUFFY's twelfth sample is the expert's trace.
+            allowed = (11, 12) if entry.key == "luffy" else (12,)
+            assert drawn(config(entry.key)["settings"]) in allowed, entry.key
+
+
+@pytest.mark.parametrize("key, label, changes", VARIANTS)
+def test_a_variant_changes_exactly_what_its_label_says(key, label, changes):
+    found = fairness.differences(config("sgpo"), config(key))
+    # "fixed alpha=1.0" names a value that is SGPO's own already.
+    assert {name for name, _, _ in found} - {f"settings.{field}" for field in changes} == set()
+    assert found
+
+
+def test_diff_configs_prints_every_difference_with_its_reason(capsys, tmp_path):
+    assert main(["diff-configs", "grpo", "hpt", "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    expected = fairness.differences(config("grpo"), config("hpt"))
+    assert all(f"{key}: {a} -> {b}" in text for key, a, b in expected)
+    assert "authors' script" in text and text.endswith(f"{len(expected)} values differ\n")
+
+
+def test_diff_configs_reads_runs(capsys):
+    runs = sorted(p.name for p in (RESULTS / "runs").glob("qwen-m-sgpo_delta3-*"))
+    assert main(["diff-configs", runs[0], runs[1], "--out", str(RESULTS)]) == 0
+    assert capsys.readouterr().out == "seed: 0 -> 1\n1 values differ\n"
+    assert (
+        main(["diff-configs", str(RESULTS / "runs" / runs[0]), runs[0], "--out", str(RESULTS)]) == 0
+    )
+    assert capsys.readouterr().out == "no value differs\n"
+
+
+def test_an_unknown_name_is_one_line(capsys):
+    assert main(["diff-configs", "grpo", "sgpoo"]) == 2
+    message = capsys.readouterr().err
+    assert "did you mean sgpo?" in message and message.count("\n") == 1
