@@ -15,6 +15,7 @@ from rich.console import Console
 from benchmarks import experiments, report
 from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
 from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_file
+from benchmarks.hygiene import record_disjointness
 from benchmarks.profiles import profile_module
 from benchmarks.progress import StudyProgress, clock, expected_cost
 from benchmarks.regime import calibration_cells, record_regimes
@@ -197,6 +198,7 @@ def launch_study(study: Study, results: Path, options: argparse.Namespace) -> in
             outcome = run_study(cells, results, options.jobs, progress)
         write_plan(study, results)
         record_regimes(study, results)
+        record_disjointness(study, results)
         summary = report.build(results, options.only)
         done = [c for c in cells if c.run_id in outcome.started]
         _log_launch(results, done, options.jobs, time.monotonic() - began)

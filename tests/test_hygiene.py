@@ -1,0 +1,129 @@
+"""Test problems cannot reach what chooses: no tuning trial, warm-up or checkpoint sees one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import hygiene, tune
+from benchmarks.cells import run_cell
+from benchmarks.config import Cell
+from benchmarks.loading import load_study
+from benchmarks.regime import calibration_cells
+from benchmarks.tables import disjointness
+from sgpo.core.types import Problem
+from sgpo.mini import suites
+from tests.synthetic_study import write_study
+
+
+class Canary(AssertionError):
+    """Raised by whoever asks for a test problem."""
+
+
+@pytest.fixture
+def canary(monkeypatch):
+    """Test sets that nobody can look at."""
+
+    def scream(*_):
+        raise Canary("a test problem was asked for")
+
+    monkeypatch.setattr(suites, "_test_sets", scream)
+    # The partition behind them too: no draw may come from it.
+    plain = suites.random_task
+
+    def watched(rng, level, partition, kind=""):
+        if partition == "test":
+            raise Canary("a task was drawn from the test partition")
+        return plain(rng, level, partition, kind)
+
+    monkeypatch.setattr(suites, "random_task", watched)
+
+
+def shortened(cell: Cell) -> Cell:
+    """The same cell with next to no work in it; its data and suites are left alone."""
+    train = cell.config.train and replace(
+        cell.config.train, num_steps=2, problems_per_step=4, checkpoint_every=1
+    )
+    config = replace(
+        cell.config,
+        train=train,
+        evaluation=replace(cell.config.evaluation, problem_limit=4, sample_limit=1),
+        pretrain_steps=4,
+        model="qwen-s",
+    )
+    return Cell(config, shortened(cell.parent) if cell.parent else None)
+
+
+def one_trial_of(*methods: str) -> list[Cell]:
+    chosen = {}
+    for method, _, _, cell in tune.trials():
+        chosen.setdefault(method, cell)
+    return [shortened(chosen[method]) for method in methods]
+
+
+def test_tuning_runs_and_chooses_without_any_test_problem(canary, tmp_path, monkeypatch):
+    """Whole trials with their parents: training, checkpoints, evaluation, and the table."""
+    methods = ("sft_full", "luffy", "sgpo")
+    monkeypatch.setattr(tune, "KNOBS", {m: tune.KNOBS[m] for m in methods})
+    cells = one_trial_of(*methods)
+    for cell in cells:
+        for one in (cell.parent, cell):
+            if one and not (tmp_path / "runs" / one.run_id / "result.json").exists():
+                run_cell(one, tmp_path, lambda *_: None)
+    planned = [(c.config.method, c.config.train.learning_rate, {}, c) for c in cells]
+    text = tune.table(planned, tmp_path / "runs")
+    assert text.count("True") == len(methods)
+    for scores in tmp_path.glob("runs/*/scores.json"):
+        assert set(json.loads(scores.read_text())["benchmarks"]) == {"minidev"}
+
+
+def test_no_tuning_or_calibration_config_names_a_test_set():
+    tests = {b.key for b in suites.BENCHMARKS}
+    cells = [cell for *_, cell in tune.trials()]
+    cells += [c.parent for c in cells if c.parent] + list(calibration_cells("qwen-m").values())
+    assert len(cells) > 100
+    for cell in cells:
+        assert not tests & set(cell.config.evaluation.suites)
+
+
+def test_the_canary_screams_where_a_test_set_is_used(canary, tmp_path):
+    cell = one_trial_of("sft_full")[0]
+    tested = replace(cell.config.evaluation, suites=("minimath",))
+    with pytest.raises(Canary):
+        run_cell(Cell(replace(cell.config, evaluation=tested)), tmp_path, lambda *_: None)
+
+
+def test_the_sets_of_the_mini_world_share_no_question():
+    found = hygiene.overlaps(hygiene.mini_sets())
+    assert len(found["sets"]) == 7 and len(found["shared"]) == 21
+    assert [p for p in found["shared"] if p["questions"]] == []
+    for entry in found["sets"].values():
+        assert entry["problems"] == entry["distinct_questions"] > 0
+
+
+def test_a_leaked_question_is_counted_whatever_its_spacing():
+    sets = hygiene.mini_sets()
+    leaked = sets["test, MiniAMC"][3]
+    respelled = Problem("train-x", leaked.question.upper().replace(" ", "  "), leaked.answer)
+    sets["training, RL"] = [*sets["training, RL"], respelled]
+    found = {(p["first"], p["second"]): p["questions"] for p in hygiene.overlaps(sets)["shared"]}
+    assert found["training, RL", "test, MiniAMC"] == 1
+    assert sum(found.values()) == 1
+
+
+def test_the_report_has_a_row_a_set_and_names_a_leak(tmp_path: Path):
+    root = write_study(tmp_path / "results")
+    study = load_study(root)
+    assert "not run" in disjointness.table(study).rows[0][0].text
+    content = hygiene.overlaps(hygiene.mini_sets())
+    (root / "disjointness.json").write_text(json.dumps(content))
+    rows = {r[0].text: [c.text for c in r] for r in disjointness.table(study).rows}
+    assert rows["development"][1] == "304" and {r[3] for r in rows.values()} == {"none"}
+    content["shared"][0]["questions"] = 2
+    (root / "disjointness.json").write_text(json.dumps(content))
+    rows = {r[0].text: r[3].text for r in disjointness.table(study).rows}
+    assert rows["training, warm-up"] == "2 with training, RL"
+    assert rows["training, RL"] == "2 with training, warm-up"
