@@ -1,0 +1,181 @@
+"""Hostile and random text through extraction and grading: nothing raises, hangs or is executed.
+
+hypothesis makes the inputs from one fixed seed: soups of LaTeX fragments, nested and unbalanced
+structures, towers of powers, control characters, attempts to reach Python through sympy, long
+runs of one fragment, plain Unicode. Every input goes through extraction and the exact rules on
+the spot, and in batches through the whole verifier with its worker processes and a deadline.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from benchmarks.reliability.common import Say
+from sgpo.core.answer_text import canonical
+from sgpo.core.extraction import extract
+from sgpo.core.verifier import grade_many
+
+WHAT = "random and hostile answers through extraction and grading"
+SEED = 17
+NUM_TRIALS = 200_000
+BATCH = 500
+BATCH_SECONDS = 20.0
+SLACK_SECONDS = 10.0  # start of a worker process in place of one that was killed
+SLOW_SECONDS = 1.0  # extraction and exact rules of one input, in this process
+REASONS = {"correct", "wrong", "no_answer", "truncated", "timeout", "error"}
+
+_ATOMS = st.sampled_from(
+    r"""0 1 2 3 7 10 12 0.5 .25 1,000 025 -1 x y n k a b C i e \pi \infty \theta f(x) A_1 52_8 90°
+    \text{cm} \text{(B)} \text{ or } yes \ldots \emptyset \% 1/2 2\frac{1}{3} 10^{10} 9! 1e5 seven
+    \alpha \$ 12:30 3:4 \sqrt2 x^2 \frac12 2^{1009} \log_2 n! ∞ √ ½ ٣ ２ 𝟗""".split()
+)  # fmt: skip
+_SOUP = st.lists(
+    st.sampled_from(
+        r"""\boxed{ } { ( ) [ ] \{ \} | , ; = < > \le \ge \ne \in \cup \cap \pm \mp + - \cdot * / ^
+        _ ! ' : . .. \\ & $ $$ % \frac \sqrt \binom \sum_{k=1}^n \int_0^1 \prod \lim \sin \log
+        \lfloor \rfloor \left \right \text{ \begin{pmatrix} \end{pmatrix} \begin{cases} \end{cases}
+        and or is answer Answer: <think> </think> \approx \equiv \mod \choose \over \displaystyle
+        ^{ _{ \, ^\circ \overline{ \dot{ \hat{ \operatorname{ \mathbb{R} 2 x 7 10""".split()
+    )
+    | _ATOMS,
+    max_size=16,
+).map(" ".join)
+_TIGHT = st.lists(_ATOMS | st.sampled_from(list("+-*/^_=,;(){}[]<>|!'")), max_size=10).map("".join)
+_NESTED = st.recursive(
+    _ATOMS,
+    lambda inner: (
+        st.builds(r"\frac{{{}}}{{{}}}".format, inner, inner)
+        | st.builds("{}^{{{}}}".format, inner, inner)
+        | st.builds(r"\sqrt{{{}}}".format, inner)
+        | st.builds("({}, {})".format, inner, inner)
+        | st.builds("{}+{}".format, inner, inner)
+        | st.builds(r"\{{{}, {}\}}".format, inner, inner)
+        | st.builds(r"\left({}\right)!".format, inner)
+        | st.builds("[{}, {})".format, inner, inner)
+        | st.builds("{}={}".format, inner, inner)
+    ),
+    max_leaves=8,
+)
+_LONG = st.builds(
+    lambda piece, count: piece * count,
+    st.sampled_from(["{", "}", "(", "1+", "x^", "\\frac{", "9", " ", "\\sqrt", "-", ",1", "!", "^2",
+                     "\\left(", "$", "<think>", "\\boxed{", "a_{", "\\text{", "1/", "\\\\", "&"]),
+    st.integers(2, 2_000),
+)  # fmt: skip
+_PLAIN = st.text(max_size=60)
+
+
+def code_attempts(canary: Path) -> st.SearchStrategy[str]:
+    """Text that would create ``canary`` if any of it were ever evaluated."""
+    call = f"open('{canary}','w')"
+    return st.sampled_from(
+        [
+            call,
+            f"__import__('os').system('touch {canary}')",
+            f"\\operatorname{{exec}}({call})",
+            f"(lambda: {call})()",
+            f"x.__class__.__init__.__globals__['open']('{canary}','w')",
+            f"\\text{{{call}}}",
+            f"eval(compile(\"{call}\",'','exec'))",
+            f"f({call})",
+            f"\\sqrt{{{call}}}",
+            f"Symbol('x', {call})",
+            f"lambdify(x, {call})()",
+        ]
+    )
+
+
+def completions(canary: Path) -> st.SearchStrategy[tuple[str, str]]:
+    """(gold, completion) pairs of all kinds."""
+    body = st.one_of(_SOUP, _TIGHT, _NESTED, _LONG, _PLAIN, code_attempts(canary))
+    gold = st.one_of(_NESTED, _ATOMS, _TIGHT).map(lambda text: f"7{text}")
+    frame = st.sampled_from(["\\boxed{%s}", "%s", "The answer is %s", "\\boxed{%s}}", "$%s$",
+                             "<think>\\boxed{1}</think> \\boxed{%s}", "\\boxed{%s"])  # fmt: skip
+    shown = st.builds(lambda form, text: form.replace("%s", text), frame, body)
+    same = gold.map(lambda text: (text, f"\\boxed{{{text}}}"))
+    return st.tuples(gold, shown) | same
+
+
+class _Search:
+    """Takes inputs one by one, judges them in batches, counts what came out."""
+
+    def __init__(self, canary: Path, total: int, say: Say) -> None:
+        self.canary, self.total, self.say = canary, total, say
+        self.pairs: list[tuple[str, str]] = []
+        self.verdicts: Counter[str] = Counter()
+        self.tried = self.longest = 0
+        self.slowest_exact = self.slowest_batch = 0.0
+        self.began = time.monotonic()
+
+    def take(self, gold: str, completion: str) -> None:
+        began = time.monotonic()
+        span = extract(completion).text
+        assert span is None or isinstance(span, str)
+        if span is not None and len(span) < 5_000:
+            assert canonical(canonical(span)) is not None
+        self.slowest_exact = max(self.slowest_exact, time.monotonic() - began)
+        self.longest = max(self.longest, len(completion))
+        self.tried += 1
+        self.pairs.append((gold, completion))
+        if len(self.pairs) >= BATCH:
+            self.judge()
+
+    def judge(self) -> None:
+        pairs, self.pairs = self.pairs, []
+        began = time.monotonic()
+        verdicts = grade_many(pairs, deadline_seconds=BATCH_SECONDS)
+        seconds = time.monotonic() - began
+        self.slowest_batch = max(self.slowest_batch, seconds)
+        assert seconds < BATCH_SECONDS + SLACK_SECONDS, f"a batch took {seconds:.0f} s"
+        assert not self.canary.exists(), "an answer was executed"
+        for verdict in verdicts:
+            assert verdict.reason in REASONS and verdict.correct == (verdict.reason == "correct")
+        self.verdicts.update(v.reason for v in verdicts)
+        if self.tried % (BATCH * 10) == 0:
+            left = (time.monotonic() - self.began) * (self.total / self.tried - 1)
+            self.say(f"{self.tried} of {self.total} inputs, about {left / 60:.1f} min left")
+
+
+def run(count: int, say: Say) -> tuple[dict[str, Any], bool]:
+    """Figures of ``count`` inputs, and whether all of them were handled."""
+    with tempfile.TemporaryDirectory(prefix="sgpo-fuzz-") as scratch:
+        search = _Search(Path(scratch) / "executed", count, say)
+
+        @seed(SEED)
+        @settings(
+            max_examples=count,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(completions(search.canary))
+        def every_input_is_judged(pair: tuple[str, str]) -> None:
+            search.take(*pair)
+
+        problem = ""
+        try:
+            every_input_is_judged()
+            search.judge()
+        except Exception as error:  # whatever an input provokes is the finding to report
+            problem = f"{type(error).__name__}: {error}"[:500]
+    figures = {
+        "inputs": search.tried,
+        "verdicts": dict(sorted(search.verdicts.items())),
+        "executed": 0 if "executed" not in problem else 1,
+        "longest_input": search.longest,
+        "slowest_exact_seconds": round(search.slowest_exact, 3),
+        "slowest_batch_seconds": round(search.slowest_batch, 2),
+        "batch_limit_seconds": BATCH_SECONDS,
+        "seed": SEED,
+        "failures": [problem] if problem else [],
+    }
+    passed = not problem and search.tried >= count and search.slowest_exact < SLOW_SECONDS
+    return figures, passed

@@ -1,0 +1,125 @@
+"""kill -9 at random moments of a whole study: does it always finish, with the same tables?
+
+A reference study runs undisturbed. Then, a trial a moment: the same study is started afresh,
+killed at that moment, and continued by the same command to its end. Moments are stratified over
+the reference's duration (training, evaluation, grading and report alike) and drawn from one seed.
+Every second trial kills the launching process only, so that its workers have to notice; the
+others kill the whole process group, as a power cut would.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability.common import (
+    Say,
+    copy_of,
+    differences,
+    finished_runs,
+    must_finish,
+    outcome_of,
+    prepare_start,
+    started_study,
+)
+
+WHAT = "kill -9 at random moments of a study, then the same command again"
+SEED = 5
+NUM_TRIALS = 40
+SETTLE_SECONDS = 1.5  # for workers to notice that the launching process is gone
+
+
+def run(count: int, say: Say, jobs: int = 1) -> tuple[dict[str, Any], bool]:
+    """Figures of ``count`` trials and whether all of them passed."""
+    with tempfile.TemporaryDirectory(prefix="sgpo-kill-") as scratch:
+        root = Path(scratch)
+        say("preparing the base model and the reference study")
+        start = prepare_start(root / "start")
+        reference = copy_of(start, root / "reference")
+        began = time.monotonic()
+        must_finish(reference, jobs)
+        duration = time.monotonic() - began
+        expected = outcome_of(reference)
+        rng = random.Random(SEED)
+        trials = []
+        for i in range(count):
+            moment = duration * (i + rng.random()) / count
+            trial = _trial(copy_of(start, root / "trial"), moment, i % 2 == 0, expected, jobs)
+            trials.append(trial)
+            left = (time.monotonic() - began) / (i + 2) * (count - i - 1) / 60
+            result = "same tables" if trial["same"] else trial["problem"]
+            say(
+                f"{i + 1}/{count}: killed after {moment:.1f} s ({trial['stage']}): {result}; "
+                f"about {left:.0f} min left"
+            )
+    survived = sum(t["same"] for t in trials)
+    stages = sorted({t["stage"] for t in trials})
+    figures = {
+        "kills": count,
+        "finished_with_identical_tables": survived,
+        "finished_runs_lost": sum(t["lost"] for t in trials),
+        "reference_seconds": round(duration, 1),
+        "files_compared": len(expected),
+        "kills_by_stage": {s: sum(t["stage"] == s for t in trials) for s in stages},
+        "seed": SEED,
+        "failures": [t["problem"] for t in trials if t["problem"]],
+    }
+    return figures, survived == count and figures["finished_runs_lost"] == 0
+
+
+def _trial(
+    out: Path, moment: float, only_launcher: bool, expected: dict[str, str], jobs: int
+) -> dict[str, Any]:
+    """Start the study in ``out``, kill it after ``moment`` seconds, continue it, compare."""
+    with started_study(out, jobs) as process:
+        time.sleep(moment)
+        if only_launcher:
+            os.kill(process.pid, signal.SIGKILL)
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        stage = stage_of(out)
+        time.sleep(SETTLE_SECONDS if only_launcher else 0)
+    before = finished_runs(out)
+    trial = {"stage": stage, "same": False, "lost": 0, "problem": ""}
+    try:
+        must_finish(out, jobs)
+    except RuntimeError as error:
+        return trial | {"problem": str(error)}
+    after = finished_runs(out)
+    trial["lost"] = sum(after.get(name) != when for name, when in before.items())
+    changed = differences(expected, outcome_of(out))
+    problem = f"differs in {', '.join(changed[:5])}" if changed else ""
+    return trial | {"same": not changed, "problem": problem}
+
+
+def stage_of(study: Path) -> str:
+    """What a study was doing when it stopped, read off the files that it left."""
+    if not (study / "study.json").exists():
+        return "start-up"
+    # A run directory without result.json is the one that was worked on (one job at a time).
+    opened = [p for p in (study / "runs").iterdir() if not (p / "result.json").exists()]
+    opened = [p for p in opened if (p / "config.json").exists()]
+    if opened:
+        run = max(opened, key=lambda p: p.stat().st_mtime_ns)
+        if (run / "scores.json").exists():
+            return "closing a run"
+        if (run / "model").is_dir():
+            return "evaluation and grading"
+        return "training"
+    planned = len(_planned(study))
+    done = len(finished_runs(study))
+    if done < planned:
+        return "between runs"
+    return "end" if (study / "launches.jsonl").exists() else "report"
+
+
+def _planned(study: Path) -> list[dict[str, Any]]:
+    from sgpo.core.files import read_json
+
+    return read_json(study / "study.json")["cells"]
