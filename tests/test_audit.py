@@ -22,10 +22,10 @@ from sgpo.cli import main
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory) -> Path:
-    """A study of three small runs (warm-up, SFT on all data, SFT+GRPO) with its report."""
+    """A study of three small runs (warm-up, SFT+GRPO, LUFFY) with its report."""
     out = tmp_path_factory.mktemp("audit") / "quick"
     plain = small_study()
-    methods = [e for e in plain.methods if e.key in ("sft", "sft_full", "grpo")]
+    methods = [e for e in plain.methods if e.key in ("sft", "grpo", "luffy")]
     study = replace(plain, methods=tuple(methods))
     for cell in study.cells():
         run_cell(cell, out, lambda *_: None)
@@ -92,7 +92,7 @@ def change_packages(results: Path) -> None:
 
 def change_version(results: Path) -> None:
     edit(
-        run_of(results, "sft_full") / "result.json",
+        run_of(results, "luffy") / "result.json",
         lambda r: r.update(suite_version=SUITE_VERSION + 1),
     )
 

@@ -1,4 +1,4 @@
-"""The whole study, as small as it gets: every method, file and page, in seconds.
+"""A whole study, as small as it gets: every kind of run, file and page, in seconds.
 
 ``python -m benchmarks.reliability.small_study --out DIR`` runs it as ``sgpo study`` runs a profile.
 Resume states after every step and few problems make it dense in moments at which a kill matters;
@@ -17,6 +17,8 @@ from benchmarks.config import MethodEntry, RunConfig, Study
 from benchmarks.profiles import quick
 from sgpo.mini.suites import BENCHMARKS
 
+# One method of each kind of data flow; tests kill every method in training.
+METHODS = ("base", "sft", "grpo", "luffy", "sgpo")
 NUM_STEPS = 3
 PROBLEMS = 4
 SAMPLES = 2
@@ -36,11 +38,11 @@ def _shortened(entry: MethodEntry) -> MethodEntry:
 
 
 def small_study() -> Study:
-    """The quick profile's study with one seed, few steps and few problems."""
+    """The quick profile's study with one seed, five methods, few steps and few problems."""
     plain = quick.study(1)
     return replace(
         plain,
-        methods=tuple(map(_shortened, plain.methods)),
+        methods=tuple(_shortened(e) for e in plain.methods if e.key in METHODS),
         benchmarks=tuple((b.key, b.label, PROBLEMS, SAMPLES) for b in BENCHMARKS),
     )
 
