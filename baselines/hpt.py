@@ -71,7 +71,7 @@ class HPT:
         return {
             "problems": float(len({t.problem_id for t in trajectories})),
             "trajectories": float(len(trajectories)),
-            "own_tokens": float(max(1, sum(len(t.completion_ids) for t in own))),
+            "own_tokens": float(sum(len(t.completion_ids) for t in own)),
         }
 
     def loss(
@@ -96,7 +96,7 @@ class HPT:
             denominator=totals["problems"],
         )
         bonus = losses.reduce_tokens(
-            scores.entropy, own, reduction="token_mean", denominator=totals["own_tokens"]
+            scores.entropy, own, reduction="token_mean", denominator=max(1.0, totals["own_tokens"])
         )
         loss = reinforce + config.sft_coefficient * imitate - config.entropy_coefficient * bonus
         imitated = float(scores.is_demo.sum()) / totals["problems"]

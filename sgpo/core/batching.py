@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from sgpo.core.logprobs import PaddedSequences, TokenStats, pad_sequences, token_stats
@@ -88,8 +87,7 @@ def score_policy(
             scores then carry no graph.
     """
     batch = padded(trajectories).to(model.device)
-    # Ranks that share a model must all take part in every backward pass.
-    if surrogate_only and torch.is_grad_enabled() and not dist.is_initialized():
+    if surrogate_only and torch.is_grad_enabled():
         assert entropy == "metric"
         moving = torch.tensor([t.advantage != 0.0 for t in trajectories], device=model.device)
         stats = _stats_of_moving(model, batch, moving)

@@ -1,7 +1,8 @@
 """Resume states: weights and optimiser moments as safetensors, with checksums, no pickle.
 
 Everything else that a step depends on (data order, sampling noise) is derived from the run's
-seed and the step number, so a state is complete with these two files.
+seed and the step number, so a state is complete with these files. A model in shards is saved by
+torch.distributed.checkpoint, a file a rank, and can be restored on another number of ranks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import shutil
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from transformers import PreTrainedModel
 
 from sgpo.core.files import (
@@ -20,9 +23,12 @@ from sgpo.core.files import (
     whole_directory,
     write_sealed_json,
 )
+from sgpo.core.ranks import Ranks
+from sgpo.core.sharding import is_sharded
 
 KEEP = 2  # the newest state and one to fall back on
 _FILES = ("model.safetensors", "optimizer.safetensors")
+_SHARDS = "sharded"
 
 
 def save_checkpoint(
@@ -31,43 +37,69 @@ def save_checkpoint(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     extra: dict | None = None,
+    ranks: Ranks | None = None,
 ) -> None:
     """Write the state after ``step`` finished steps below ``directory`` and drop old ones.
 
-    ``extra``: small JSON values that the loop needs back (counters).
+    ``extra``: small JSON values that the loop needs back (counters). All ranks call this together.
     """
-    with whole_directory(directory / f"step-{step:06d}") as target:
-        weights = {n: p.detach().contiguous() for n, p in model.named_parameters()}
-        save_file(weights, target / _FILES[0])
-        save_file(_optimizer_tensors(model, optimizer), target / _FILES[1])
-        sums = {name: sha256_of(target / name) for name in _FILES}
-        state = {"step": step, "sha256": sums, "extra": extra or {}}
-        write_sealed_json(target / "state.json", state)
-    for old in _states(directory)[:-KEEP]:
-        shutil.rmtree(old)
+    ranks = ranks or Ranks()
+    target = directory / f"step-{step:06d}"
+    if is_sharded(model):
+        _save_shards(target, model, optimizer, step, extra or {}, ranks)
+    else:
+        with whole_directory(target) as temporary:
+            weights = {n: p.detach().contiguous() for n, p in model.named_parameters()}
+            save_file(weights, temporary / _FILES[0])
+            save_file(_optimizer_tensors(model, optimizer), temporary / _FILES[1])
+            _describe(temporary, step, extra or {})
+    if ranks.first:
+        for old in _states(directory)[:-KEEP]:
+            shutil.rmtree(old)
 
 
 def load_checkpoint(
-    directory: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer
+    directory: Path,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks | None = None,
 ) -> tuple[int, dict] | None:
     """Restore the newest intact state into ``model`` and ``optimizer``.
 
     Returns:
         Its number of finished steps and ``extra``, or None where there is no intact state. A
         state whose checksums do not match is reported on standard output and passed over.
+
+    Raises:
+        ValueError: the state was made by a run in shards and this one is whole, or the reverse.
     """
+    ranks = ranks or Ranks()
+    state = ranks.from_first(_newest_intact(directory) if ranks.first else None)
+    if state is None:
+        return None
+    meta = read_json(state / "state.json")
+    if (state / _SHARDS).is_dir() != is_sharded(model):
+        raise ValueError(
+            f"{state}: was saved {'in shards' if not is_sharded(model) else 'whole'} and this run "
+            "is not; continue it with the same launcher (torchrun or not), or delete the run"
+        )
+    if is_sharded(model):
+        _load_shards(state, model, optimizer)
+        return meta["step"], meta["extra"]
+    weights = load_file(state / _FILES[0])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    _restore_optimizer(model, optimizer, load_file(state / _FILES[1]))
+    return meta["step"], meta["extra"]
+
+
+def _newest_intact(directory: Path) -> Path | None:
     for state in reversed(_states(directory)):
         problem = _damage(state)
-        if problem:
-            print(f"{state}: {problem}; using the previous resume state", flush=True)
-            continue
-        meta = read_json(state / "state.json")
-        weights = load_file(state / _FILES[0])
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(weights[name])
-        _restore_optimizer(model, optimizer, load_file(state / _FILES[1]))
-        return meta["step"], meta["extra"]
+        if problem is None:
+            return state
+        print(f"{state}: {problem}; using the previous resume state", flush=True)
     return None
 
 
@@ -75,12 +107,20 @@ def _states(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-*")) if directory.exists() else []
 
 
+def _describe(directory: Path, step: int, extra: dict) -> None:
+    """``state.json``: what the state holds, with the checksum of every file."""
+    files = sorted(p.relative_to(directory) for p in directory.rglob("*.safetensors"))
+    sums = {str(name): sha256_of(directory / name) for name in files}
+    state = {"step": step, "sha256": sums, "extra": extra}
+    write_sealed_json(directory / "state.json", state)
+
+
 def _damage(state: Path) -> str | None:
     try:
-        sums = read_sealed_json(state / "state.json")["sha256"]
+        sums = dict(read_sealed_json(state / "state.json")["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"unreadable state.json ({error})"
-    for name in _FILES:
+    for name in sums if (state / _SHARDS).is_dir() else {**dict.fromkeys(_FILES), **sums}:
         if not (state / name).exists():
             return f"{name} is missing"
         if sha256_of(state / name) != sums.get(name):
@@ -106,3 +146,53 @@ def _restore_optimizer(
     for key, value in tensors.items():
         name, _, field = key.rpartition("|")
         optimizer.state[parameters[name]][field] = value
+
+
+def _save_shards(
+    target: Path,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    extra: dict,
+    ranks: Ranks,
+) -> None:
+    """Every rank writes its shards into one directory, which rank 0 then puts in place."""
+    temporary = target.with_name(f".tmp-{target.name}")  # a killed attempt left at most this one
+    if ranks.first:
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / _SHARDS).mkdir(parents=True)
+    ranks.from_first(None)
+    tensors = _sharded_tensors(model, optimizer)
+    with ranks.watched("saving a resume state"):
+        writer = HuggingFaceStorageWriter(str(temporary / _SHARDS), save_distributed=True)
+        dcp.save(tensors, storage_writer=writer, no_dist=ranks.size == 1)
+    if ranks.first:
+        with whole_directory(target) as directory:
+            (temporary / _SHARDS).rename(directory / _SHARDS)
+            _describe(directory, step, extra)
+        shutil.rmtree(temporary)
+    ranks.from_first(None)
+
+
+def _load_shards(state: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Read this rank's part of every tensor, whatever number of ranks wrote them."""
+    for parameter in model.parameters():  # moments to read into; the optimiser makes them lazily
+        optimizer.state[parameter] = {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    tensors = _sharded_tensors(model, optimizer)
+    reader = HuggingFaceStorageReader(str(state / _SHARDS))
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    for parameter, (name, _) in zip(model.parameters(), model.named_parameters(), strict=True):
+        optimizer.state[parameter]["step"] = tensors[f"{name}|step"].reshape(())
+
+
+def _sharded_tensors(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """Weights and moments by name; scalars as vectors, because a file has no place for them."""
+    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    moments = _optimizer_tensors(model, optimizer)
+    return tensors | {name: t.reshape(1) if t.dim() == 0 else t for name, t in moments.items()}

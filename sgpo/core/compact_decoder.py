@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core.compact_model import DTYPES, Decoder, normalize, rotate, unsupported_setting
-from sgpo.core.sampling import SamplingParams, make_completion
+from sgpo.core.sampling import SamplingParams, make_completion, uniform_draws
 from sgpo.core.types import Completion
 
 COMPACT_BELOW = 0.8  # share of live rows under which the batch is compacted
@@ -63,8 +63,7 @@ class CompactSampler:
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         """See ``Sampler.sample``."""
-        generator = torch.Generator().manual_seed(params.seed)
-        uniforms = torch.rand(len(prompts), n, params.max_tokens, generator=generator)
+        uniforms = uniform_draws(params, len(prompts), n)
         decoder = Decoder(self.model)
         # Prompts of one length share a batch where possible; results go back by index.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

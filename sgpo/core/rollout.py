@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -45,6 +45,7 @@ class Rollout:
         self.step = 0
         self.stats: dict[str, float] = {}
         self.calls: dict[Role, int] = {}
+        self.places: dict[str, int] = {}
         self.sampled_tokens = self.num_samples = self.scored_tokens = 0
 
     def groups(
@@ -70,6 +71,7 @@ class Rollout:
             top_p=self.config.top_p,
             seed=derive_seed(self.seed, "rollout", *stream),
             logprobs=True,
+            places=tuple(self.places[p.id] for p in problems) if self.places else None,
         )
         groups = self.sampler.sample(shown, n, params)
         flat = [c for group in groups for c in group]
@@ -137,10 +139,15 @@ class Rollout:
         self.scored_tokens += sum(len(t.completion_ids) for t in trajectories)
         return own_logprobs(self.model, trajectories, self.token_budget)
 
-    def begin_step(self, step: int) -> None:
-        """Open ``step``: the seeds of its draws follow from it, and its statistics start at 0."""
+    def begin_step(self, step: int, places: Mapping[str, int] | None = None) -> None:
+        """Open ``step``: the seeds of its draws follow from it, and its statistics start at 0.
+
+        ``places``: problem id -> place in the whole step, where this process samples only a part
+        of the step's problems.
+        """
         self.step = step
         self.stats, self.calls = {}, {}
+        self.places = dict(places or {})
 
     def _record(self, trajectories: Sequence[Trajectory], n: int) -> None:
         role = trajectories[0].role

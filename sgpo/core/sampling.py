@@ -23,16 +23,30 @@ from sgpo.core.types import Completion, FinishReason
 @dataclass(frozen=True)
 class SamplingParams:
     """How to sample. ``seed`` fixes the draws of the whole call: equal seeds, equal samples.
-    ``logprobs`` asks a sampler with weights of its own for ``Completion.sampler_logprobs``."""
+    ``logprobs`` asks a sampler with weights of its own for ``Completion.sampler_logprobs``.
+
+    ``places``: where each prompt of this call stands in a larger one that was split over ranks;
+    it gets the draws that it would get there. None: this call is the whole one.
+    """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
     logprobs: bool = False
+    places: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_decoding(self)
+
+
+def uniform_draws(params: SamplingParams, num_prompts: int, n: int) -> torch.Tensor:
+    """Uniform numbers in [0, 1) that decide the tokens of a call, [num_prompts, n, max_tokens]."""
+    places = params.places if params.places is not None else tuple(range(num_prompts))
+    assert len(places) == num_prompts, "one place for each prompt"
+    generator = torch.Generator().manual_seed(params.seed)
+    drawn = torch.rand(max(places, default=-1) + 1, n, params.max_tokens, generator=generator)
+    return drawn if params.places is None else drawn[list(places)]
 
 
 class Sampler(Protocol):

@@ -1,4 +1,4 @@
-"""The one training loop. It runs any ``Method`` and knows none."""
+"""The one training loop, on one process or many ranks. It runs any ``Method`` and knows none."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from sgpo.core import sharding
 from sgpo.core.batching import micro_batches, own_logprobs
 from sgpo.core.checkpoint import load_checkpoint, save_checkpoint
 from sgpo.core.config import TrainConfig
 from sgpo.core.method import Method
+from sgpo.core.ranks import Ranks, check_share, places_of, weighted_means
 from sgpo.core.rollout import Rollout
 from sgpo.core.runlog import MetricsLog
 from sgpo.core.seeding import generator
@@ -38,7 +40,9 @@ class Trainer:
     """Runs ``config.num_steps`` steps of ``method`` on ``problems``, resuming where it stopped.
 
     The problems of a step and the noise of its samples depend on the seed and the step alone, so
-    that a run that was killed and resumed equals one that was not.
+    that a run that was killed and resumed equals one that was not. Ranks share each step's
+    problems; all counts are taken over all ranks, so that their number changes nothing but
+    rounding. Rank 0 alone writes.
     """
 
     def __init__(
@@ -52,12 +56,15 @@ class Trainer:
         seed: int,
         run_dir: Path,
         progress: Callable[[int, int], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         if len(problems) < config.problems_per_step:
             raise ValueError(
                 f"problems_per_step={config.problems_per_step}: only {len(problems)} problems "
                 "are left to train on"
             )
+        check_share(self.ranks, config.problems_per_step, config.updates_per_step)
         self.model, self.method, self.rollout = model, method, rollout
         self.problems, self.config, self.seed = list(problems), config, seed
         self.run_dir, self.progress = run_dir, progress or (lambda done, total: None)
@@ -77,31 +84,35 @@ class Trainer:
             Diverged: see there; the metrics up to that step are on disk.
         """
         checkpoints = self.run_dir / "checkpoints"
-        restored = load_checkpoint(checkpoints, self.model, self.optimizer)
+        restored = load_checkpoint(checkpoints, self.model, self.optimizer, self.ranks)
         start = 0
         if restored:
             start, extra = restored
             self.collapsed_steps = extra["collapsed_steps"]
-            self.rollout.sampled_tokens = extra["sampled_tokens"]
-            self.rollout.num_samples = extra["num_samples"]
-            self.rollout.scored_tokens = extra["scored_tokens"]
-        log = MetricsLog(self.run_dir / "metrics.jsonl", resume_after=start)
+            if self.ranks.first:  # these are sums over ranks
+                self.rollout.sampled_tokens = extra["sampled_tokens"]
+                self.rollout.num_samples = extra["num_samples"]
+                self.rollout.scored_tokens = extra["scored_tokens"]
+        log = None
+        if self.ranks.first:
+            log = MetricsLog(self.run_dir / "metrics.jsonl", resume_after=start)
         self.rollout.sampler.sync(self.model)
         for step in range(start + 1, self.config.num_steps + 1):
             self.progress(step - 1, self.config.num_steps)
             began = time.perf_counter()
             record = self._step(step)
             record["seconds"] = round(time.perf_counter() - began, 4)
-            log.write(record)
+            if log:
+                log.write(record)
             self._stop_on_collapse(step, record)
             if step % self.config.checkpoint_every == 0 and step < self.config.num_steps:
                 extra = {
                     "collapsed_steps": self.collapsed_steps,
-                    "sampled_tokens": self.rollout.sampled_tokens,
-                    "num_samples": self.rollout.num_samples,
-                    "scored_tokens": self.rollout.scored_tokens,
+                    "sampled_tokens": record["sampled_tokens"],
+                    "num_samples": record["num_samples"],
+                    "scored_tokens": record["scored_tokens"],
                 }
-                save_checkpoint(checkpoints, step, self.model, self.optimizer, extra)
+                save_checkpoint(checkpoints, step, self.model, self.optimizer, extra, self.ranks)
         self.progress(self.config.num_steps, self.config.num_steps)
 
     def step_problems(self, step: int) -> list[Problem]:
@@ -122,24 +133,38 @@ class Trainer:
 
     def _step(self, step: int) -> dict[str, float | int]:
         problems = self.step_problems(step)
-        self.rollout.begin_step(step)
+        own = problems
+        if self.ranks.size > 1:
+            places = places_of(self.ranks, len(problems), self.config.updates_per_step)
+            own = [problems[i] for i in places]
+            self.rollout.begin_step(step, {problems[i].id: i for i in places})
+        else:
+            self.rollout.begin_step(step)
         self.model.eval()  # no dropout anywhere: the sampled and the scored policy are one
-        trajectories = self.method.collect(problems, self.rollout)
-        self.rollout.sampler.release()
-        updates = self._updates(problems, trajectories)
-        sums: Sums = defaultdict(lambda: [0.0, 0.0])
-        for update in updates:
-            self._update(step, update, sums)
-        self.rollout.sampler.sync(self.model)
-        record: dict[str, float | int] = {"step": step, **self.rollout.stats}
+        with self.ranks.watched("training"):
+            sharding.gather(self.model)
+            trajectories = self.method.collect(own, self.rollout)
+            self.rollout.sampler.release()
+            sums: Sums = defaultdict(lambda: [0.0, 0.0])
+            for update in self._updates(problems, trajectories):
+                self._update(step, update, sums)
+            self.rollout.sampler.sync(self.model)
+        return self._record(step, len(own), sums)
+
+    def _record(self, step: int, num_problems: int, sums: Sums) -> dict[str, float | int]:
+        """The metrics of a step over all ranks, of which this one had ``num_problems``."""
+        stats = weighted_means(self.ranks, self.rollout.stats, num_problems)
+        record: dict[str, float | int] = {"step": step, **stats}
         for name, (numerator, denominator) in sorted(sums.items()):
             if denominator > 0:
                 record[name] = numerator / denominator
         record["learning_rate"] = self.learning_rate(step)
-        record["sampled_tokens"] = self.rollout.sampled_tokens
-        record["num_samples"] = self.rollout.num_samples
-        record["scored_tokens"] = self.rollout.scored_tokens
-        return record
+        counters = {
+            "sampled_tokens": self.rollout.sampled_tokens,
+            "num_samples": self.rollout.num_samples,
+            "scored_tokens": self.rollout.scored_tokens,
+        }
+        return record | self.ranks.add(counters)
 
     def _updates(
         self, problems: Sequence[Problem], trajectories: list[Trajectory]
@@ -161,26 +186,28 @@ class Trainer:
 
     def _update(self, step: int, trajectories: list[Trajectory], sums: Sums) -> None:
         """One optimiser update; metrics are added to ``sums``."""
-        totals = self.method.totals(trajectories)
+        totals = self.ranks.add(self.method.totals(trajectories))
         # Forward passes over completion tokens; a second prompt means a teacher's pass as well.
         self.rollout.scored_tokens += sum(
             len(t.completion_ids) * (2 if t.second_prompt_ids else 1) for t in trajectories
         )
         self.optimizer.zero_grad(set_to_none=True)
+        sharding.gather(self.model)
         loss = 0.0
+        counts: Sums = defaultdict(lambda: [0.0, 0.0])
         for batch in micro_batches(trajectories, self.config.micro_batch_tokens):
             output = self.method.loss(self.model, batch, totals)
             if output.loss.requires_grad:
                 output.loss.backward()
             loss += float(output.loss.detach())
             for name, (numerator, denominator) in output.sums.items():
-                sums[name][0] += numerator
-                sums[name][1] += denominator
-        for parameter in self.model.parameters():
-            if parameter.requires_grad and parameter.grad is None:
-                # A gradient of zero is one: the optimiser's moments move on.
-                parameter.grad = torch.zeros_like(parameter)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip))
+                counts[name][0] += numerator
+                counts[name][1] += denominator
+        sharding.reduce_gradients(self.model)
+        norm = sharding.clip_gradients(self.optimizer, self.config.grad_clip)
+        loss = self.ranks.add({"loss": loss})["loss"]
+        numerators = self.ranks.add({name: c[0] for name, c in counts.items()})
+        denominators = self.ranks.add({name: c[1] for name, c in counts.items()})
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(
                 f"step {step}: loss {loss}, gradient norm {norm}: not finite; lower "
@@ -190,6 +217,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.optimizer.step()
+        for name, numerator in numerators.items():
+            sums[name][0] += numerator
+            sums[name][1] += denominators[name]
         for name, value in (("loss", loss), ("grad_norm", norm)):
             sums[name][0] += value
             sums[name][1] += 1.0

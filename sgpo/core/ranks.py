@@ -1,0 +1,164 @@
+"""The processes of one training run: who takes which share, and sums over all of them.
+
+Started by ``torchrun``, a run has several ranks; started plainly, one. Every function here is a
+no-op on one rank, so that there is one training loop and not two.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+DEFAULT_TIMEOUT = 3600.0  # seconds a rank waits for the slowest one: a long rollout is normal
+
+
+class RankLost(ConnectionError):
+    """Another rank ended or did not answer in time; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the ``size`` of its run; ``rank`` counts from 0."""
+
+    rank: int = 0
+    size: int = 1
+    timeout: float = DEFAULT_TIMEOUT
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files and prints."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Indices out of ``range(count)`` that this rank takes: consecutive, the shares of any
+        two ranks differ by at most one."""
+        size, extra = divmod(count, self.size)
+        start = self.rank * size + min(self.rank, extra)
+        return range(start, start + size + (self.rank < extra))
+
+    def add(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sums over ranks, name by name; a name that a rank lacks counts as 0 there. The order of
+        addition is that of the ranks, so that equal inputs give equal bits."""
+        if self.size == 1:
+            return dict(values)
+        total: dict[str, float] = {}
+        for part in self.gather(dict(values)):
+            for name, value in part.items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's ``value`` (plain Python data), by rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with self.watched("exchanging results"):
+            dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's ``value`` (plain Python data) on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        with self.watched("waiting for rank 0"):
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    @contextmanager
+    def one_after_first(self) -> Iterator[None]:
+        """Rank 0 runs the block, then all others do: what it leaves on disk is there for them."""
+        if not self.first:
+            self._expect_success(None)
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+            raise
+        finally:
+            if self.first:
+                self._expect_success(error)
+
+    def _expect_success(self, error: Exception | None) -> None:
+        reason = self.from_first(f"{type(error).__name__}: {error}" if error else None)
+        if reason and not self.first:
+            raise RankLost(f"rank {self.rank} stops because rank 0 failed: {reason}")
+
+    @contextmanager
+    def watched(self, what: str) -> Iterator[None]:
+        """Turns the failure of a collective inside the block into ``RankLost``; other errors of
+        the block pass."""
+        try:
+            yield
+        except RuntimeError as error:
+            # Gloo has no error class of its own; its messages name its source files.
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RankLost(
+                f"rank {self.rank} of {self.size} failed while {what}: another rank ended, or did "
+                f"not answer within {self.timeout:g} s (--rank-timeout); run the same command "
+                f"again to continue from the last resume state ({reason})"
+            ) from error
+
+
+def launched_by_torchrun() -> bool:
+    """Whether ``torchrun`` (or anything that sets its variables) started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def join(device: torch.device, timeout: float = DEFAULT_TIMEOUT) -> Ranks:
+    """The ranks of this run; joins their process group when ``torchrun`` started them.
+
+    Args:
+        device: what this rank computes on; decides between gloo (CPU) and NCCL.
+        timeout: seconds after which waiting for another rank is an error.
+    """
+    if not launched_by_torchrun():
+        return Ranks(timeout=timeout)
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            timeout=datetime.timedelta(seconds=timeout),
+            device_id=device if device.type == "cuda" else None,
+        )
+    return Ranks(dist.get_rank(), dist.get_world_size(), timeout)
+
+
+def leave() -> None:
+    """Close the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def places_of(ranks: Ranks, count: int, updates: int) -> list[int]:
+    """Which of a step's ``count`` problems this rank samples: its share of each of the step's
+    ``updates`` consecutive updates, so that every update has its problems on all ranks."""
+    size = count // updates
+    return [u * size + i for u in range(updates) for i in ranks.share(size)]
+
+
+def weighted_means(ranks: Ranks, means: Mapping[str, float], weight: float) -> dict[str, float]:
+    """Means over all ranks of per-rank ``means`` that each rest on ``weight`` problems."""
+    if ranks.size == 1:
+        return dict(means)
+    sums = ranks.add({name: value * weight for name, value in means.items()})
+    weights = ranks.add({name: weight for name in means})
+    return {name: sums[name] / weights[name] for name in sums if weights[name]}
+
+
+def check_share(ranks: Ranks, problems: int, updates: int) -> None:
+    """ValueError when an update has fewer problems than there are ranks."""
+    if problems // updates < ranks.size:
+        raise ValueError(
+            f"problems_per_step={problems} with updates_per_step={updates}: fewer than one problem "
+            f"for each of {ranks.size} ranks; start fewer ranks (torchrun --nproc-per-node)"
+        )

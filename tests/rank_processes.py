@@ -1,0 +1,95 @@
+"""Two ranks on this machine for tests: forked from one warm server, joined over gloo."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import sys
+import time
+import traceback
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import TRAIN, build_model, build_problems, build_rollout, grader
+
+from sgpo.core import ranks, sharding
+from sgpo.core.trainer import Trainer
+
+CPU = torch.device("cpu")
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["sgpo.core.trainer", "sgpo.core.compact_decoder"])
+
+
+def launch(
+    function: Any, *arguments: Any, size: int = 2, wait: float = 120.0, timeout: float = 60.0
+) -> list[int]:
+    """Run ``function(ranks, *arguments)`` on ``size`` ranks; their exit codes in order.
+
+    What a rank raises ends up on its standard error, which is a file ``rank-N.txt`` in the
+    directory that is the first argument.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        CONTEXT.Process(target=_body, args=(function, rank, size, port, timeout, arguments))
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + wait
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    codes = [p.exitcode if p.exitcode is not None else -999 for p in processes]
+    for process in processes:
+        process.kill()
+    return codes
+
+
+def _body(function, rank, size, port, timeout, arguments):
+    torch.set_num_threads(1)
+    with (Path(arguments[0]) / f"rank-{rank}.txt").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        os.environ |= {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        try:
+            function(ranks.join(CPU, timeout), *arguments)
+            ranks.leave()
+        except Exception:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+
+def sharded_trainer(
+    method: Any, run_dir: Path, own: ranks.Ranks, *, seed=7, grade=grader, model=None, **changes
+) -> Trainer:
+    """The counterpart of ``tiny.build_trainer`` on several ranks."""
+    config = replace(TRAIN, **changes)
+    model = model if model is not None else build_model()
+    replica = copy.deepcopy(model)
+    if config.activation_checkpointing:
+        sharding.recompute_activations(model)
+    sharding.shard(model, CPU, config.precision)
+    rollout = build_rollout(replica, seed, grade)
+    rollout.model = model
+    rollout.sampler = sharding.ReplicaSampler(replica, rollout.sampler)
+    return Trainer(
+        model=model,
+        method=method,
+        rollout=rollout,
+        problems=build_problems(),
+        config=config,
+        seed=seed,
+        run_dir=run_dir,
+        ranks=own,
+    )

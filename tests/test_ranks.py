@@ -1,0 +1,221 @@
+"""Training on two ranks: equal to one process, resumable, and never stuck."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from rank_processes import launch, sharded_trainer
+from tiny import METHODS, build_model, build_trainer, equal_weights, grader, weights_of
+from transformers import AutoModelForCausalLM
+
+from sgpo.core import sharding
+from sgpo.core.ranks import RankLost, Ranks, check_share, places_of, weighted_means
+
+STEPS = 4
+# Problems of a step that two ranks cannot share evenly, and batches so small that the ranks run
+# different numbers of passes.
+UNEVEN = {"problems_per_step": 5, "micro_batch_tokens": 30}
+VARIANTS = {
+    "uneven": ("sgpo", UNEVEN),
+    "uneven-hpt": ("hpt", UNEVEN),
+    "updates": ("sgpo", {"updates_per_step": 2}),
+    "recompute": ("sgpo", {"activation_checkpointing": True}),
+}
+ALL = {**{name: (name, {}) for name in METHODS}, **VARIANTS}
+
+
+class Killed(Exception):
+    """Ends a run in the middle of a step, on every rank."""
+
+
+def metrics(run_dir):
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(s).items() if k != "seconds"} for s in lines]
+
+
+def dying_grader(step, trainers):
+    def grade(pairs, *, truncated=None):
+        if trainers[0].rollout.step == step:
+            raise Killed
+        return grader(pairs, truncated=truncated)
+
+    return grade
+
+
+def train_everything(own, directory):
+    """On each rank: every case to its end; every method also killed at step 4 and resumed."""
+    for case, (name, changes) in ALL.items():
+        trainer = sharded_trainer(
+            METHODS[name](), directory / case, own, num_steps=STEPS, **changes
+        )
+        trainer.run()
+        sharding.export(trainer.model, directory / case / "model" if own.first else None)
+    for name in METHODS:
+        run_dir = directory / f"{name}-resumed"
+        trainers = []
+        trainers.append(
+            sharded_trainer(
+                METHODS[name](), run_dir, own, grade=dying_grader(4, trainers), num_steps=STEPS
+            )
+        )
+        try:
+            trainers[0].run()
+        except Killed:
+            pass
+        resumed = sharded_trainer(METHODS[name](), run_dir, own, num_steps=STEPS)
+        resumed.run()
+        assert resumed.rollout.step == 4
+        sharding.export(resumed.model, run_dir / "model" if own.first else None)
+    half = sharded_trainer(
+        METHODS["sgpo"](), directory / "bfloat16", own, num_steps=STEPS, precision="bfloat16"
+    )
+    half.run()
+    masters = {p.dtype for p in half.model.parameters()}
+    assert masters == {torch.float32}, masters
+    own.gather(None)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("ranks")
+    codes = launch(train_everything, directory)
+    said = "".join((directory / f"rank-{i}.txt").read_text() for i in (0, 1))
+    assert codes == [0, 0], said
+    return directory
+
+
+def weights(run_dir):
+    model = AutoModelForCausalLM.from_pretrained(run_dir / "model", dtype=torch.float32)
+    assert type(model).__name__ == "Qwen2ForCausalLM"
+    return weights_of(model)
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_two_ranks_equal_one_process(case, two_ranks, tmp_path):
+    name, changes = ALL[case]
+    alone = build_trainer(METHODS[name](), tmp_path, num_steps=STEPS, **changes)
+    alone.run()
+    ours, theirs = metrics(tmp_path), metrics(two_ranks / case)
+    assert len(ours) == len(theirs) == STEPS
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.keys() == two.keys()
+        for key in one:
+            # The norm of a gradient is no loss: it grows with the number of weights.
+            assert two[key] == pytest.approx(one[key], abs=1e-5, rel=1e-4), key
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+        assert two["sampled_tokens"] == one["sampled_tokens"]
+    start, exported = weights_of(build_model()), weights(two_ranks / case)
+    moved = max(float((exported[n] - start[n]).abs().max()) for n in start)
+    assert moved > 1e-3
+    for parameter, value in weights_of(alone.model).items():
+        # AdamW's first moves follow the sign of a gradient, also where it is rounding: such a
+        # weight may be off by a few rates of 0.01, the rest must agree.
+        off = (exported[parameter] - value).abs() > 1e-4
+        assert off.float().mean() < 0.02, parameter
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_killed_and_resumed_ranks_equal_uninterrupted_ones(name, two_ranks):
+    assert metrics(two_ranks / f"{name}-resumed") == metrics(two_ranks / name)
+    assert equal_weights(weights(two_ranks / f"{name}-resumed"), weights(two_ranks / name))
+
+
+def test_half_precision_computes_differently_but_alike(two_ranks):
+    full, half = metrics(two_ranks / "sgpo")[0], metrics(two_ranks / "bfloat16")[0]
+    assert half["reward"] == full["reward"]  # the first samples come from equal weights
+    assert half["kl_mean"] != full["kl_mean"]
+    assert half["kl_mean"] == pytest.approx(full["kl_mean"], rel=0.1)
+    assert half["entropy"] == pytest.approx(full["entropy"], rel=0.05)
+
+
+def load_on_one(own, directory):
+    trainer = sharded_trainer(METHODS["grpo"](), directory, own, num_steps=STEPS)
+    trainer.run()
+
+
+def test_a_state_of_two_ranks_continues_on_another_number(two_ranks, tmp_path):
+    """From the state after step 2 of two ranks, three ranks finish the run."""
+    source = two_ranks / "grpo"
+    (tmp_path / "checkpoints").mkdir()
+    os.rename(source / "checkpoints" / "step-000002", tmp_path / "checkpoints" / "step-000002")
+    lines = (source / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:2]))
+    assert launch(load_on_one, tmp_path, size=3) == [0] * 3, (tmp_path / "rank-0.txt").read_text()
+    for one, two in zip(metrics(source), metrics(tmp_path), strict=True):
+        assert two == pytest.approx(one, abs=1e-5, rel=1e-4)
+
+
+def test_a_state_in_shards_is_refused_by_a_whole_model(two_ranks, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    source = two_ranks / "sgpo" / "checkpoints" / "step-000002"
+    os.symlink(source, tmp_path / "checkpoints" / "step-000002")
+    with pytest.raises(ValueError, match="was saved in shards and this run is not"):
+        build_trainer(METHODS["sgpo"](), tmp_path, num_steps=STEPS).run()
+
+
+def lose_a_rank(own, directory, how):
+    """Rank 1 is killed, or stops answering, in the middle of step 2."""
+    trainers = []
+
+    def grade(pairs, *, truncated=None):
+        if own.rank == 1 and trainers[0].rollout.step == 2:
+            os.kill(os.getpid(), how)
+        return grader(pairs, truncated=truncated)
+
+    trainers.append(sharded_trainer(METHODS["grpo"](), directory, own, grade=grade))
+    trainers[0].run()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_rank_ends_the_others_in_time_and_clearly(how, tmp_path):
+    began = time.monotonic()
+    codes = launch(lose_a_rank, tmp_path, how, wait=12, timeout=4)
+    said = (tmp_path / "rank-0.txt").read_text()
+    assert codes[0] == 1 and time.monotonic() - began < 20
+    assert "RankLost: rank 0 of 2 failed while" in said
+    assert "another rank ended, or did not answer within 4 s" in said
+    assert "run the same command again" in said
+
+
+def test_shares_cover_everything_once():
+    for count in range(9):
+        for size in (1, 2, 3, 4):
+            shares = [list(Ranks(r, size).share(count)) for r in range(size)]
+            assert [i for share in shares for i in share] == list(range(count))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_every_update_has_its_problems_on_all_ranks():
+    first, second = (places_of(Ranks(r, 2), 12, 3) for r in (0, 1))
+    assert first == [0, 1, 4, 5, 8, 9] and second == [2, 3, 6, 7, 10, 11]
+
+
+def test_too_many_ranks_are_refused():
+    with pytest.raises(ValueError, match="fewer than one problem for each of 8 ranks"):
+        check_share(Ranks(0, 8), 12, 2)
+
+
+def test_one_process_passes_everything_through():
+    ranks = Ranks()
+    assert ranks.add({"a": 1.5}) == {"a": 1.5} and ranks.gather(3) == [3]
+    assert weighted_means(ranks, {"reward": 0.1}, 7) == {"reward": 0.1}
+    with pytest.raises(RuntimeError, match="no collective"), ranks.watched("x"):
+        raise RuntimeError("no collective")
+    with pytest.raises(RankLost, match="rank 0 of 1 failed while saving"), ranks.watched("saving"):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer")
+
+
+def test_a_plain_model_is_left_alone():
+    model = build_model()
+    before = weights_of(model)
+    sharding.gather(model)
+    sharding.reduce_gradients(model)
+    assert not sharding.is_sharded(model) and equal_weights(weights_of(model), before)
+    assert dict(sharding.full_state(model)).keys() == model.state_dict().keys()
+    assert not sharding.needs_sharding(Ranks(), "float32")
+    assert sharding.needs_sharding(Ranks(), "bfloat16") and sharding.needs_sharding(
+        Ranks(0, 2), "float32"
+    )
