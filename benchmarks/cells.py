@@ -18,22 +18,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import logging as transformers_logging
 
 from benchmarks import provenance
 from benchmarks.config import SUITE_VERSION, Cell, RunConfig, build_method
 from benchmarks.evaluate import evaluate
+from benchmarks.policies import (
+    evaluation_sampler,
+    load_model,
+    load_tokenizer,
+    training_sampler,
+)
 from benchmarks.sources import base_model, training_problems
-from sgpo.core.compact_decoder import CompactSampler
+from sgpo.core import sharding
 from sgpo.core.config import to_dict
+from sgpo.core.device import describe_device, select_device
 from sgpo.core.files import read_json, whole_directory, write_json
 from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.ranks import Ranks
 from sgpo.core.rollout import Rollout
 from sgpo.core.runlog import environment, source_digest
-from sgpo.core.sampling import Sampler, TransformersSampler
+from sgpo.core.sampling import Sampler
 from sgpo.core.seeding import derive_seed
+from sgpo.core.shared_sampler import SharedSampler
 from sgpo.core.trainer import Diverged, Trainer
 from sgpo.mini import regime
 
@@ -49,53 +57,50 @@ def is_finished(run_dir: Path) -> bool:
     return not trained or (run_dir / "model").is_dir()
 
 
-def run_cell(cell: Cell, study_dir: Path, progress: Progress) -> dict[str, Any]:
+def run_cell(
+    cell: Cell, study_dir: Path, progress: Progress, ranks: Ranks | None = None
+) -> dict[str, Any]:
     """Run ``cell`` to its end, continuing where an earlier attempt stopped; its result.json.
+
+    All ``ranks`` call this together; rank 0 alone writes.
 
     Raises:
         Diverged: the loss became non-finite. The run is evaluated, stored and marked first.
     """
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
+    ranks = ranks or Ranks()
     config, run_dir = cell.config, study_dir / "runs" / cell.run_id
-    cache = study_dir / "cache"
-    (run_dir / "failed.json").unlink(missing_ok=True)
-    started, clock = _start(run_dir, cell)
-    tokenizer_dir = base_model(config, cache, lambda d, t: progress("pretrain", d, t))
-    source = tokenizer_dir
-    if cell.parent:
-        provenance.check_weights(study_dir / "runs" / cell.parent.run_id)
-        source = study_dir / "runs" / cell.parent.run_id / "model"
-    provenance.record_start(
-        run_dir,
-        cell,
-        started=started,
-        start_weights=source,
-        tokenizer=load_tokenizer(tokenizer_dir),
-    )
-    diverged: Diverged | None = None
-    train_seconds = 0.0
-    if config.method == "base" and not (run_dir / "regime.json").exists():
-        progress("regime", 0, 1)
-        write_json(run_dir / "regime.json", regime.measure(tokenizer_dir))
-    if config.train is None:
-        model = load_model(tokenizer_dir)
-    elif (run_dir / "model").is_dir():
-        model = load_model(run_dir / "model")
-        train_seconds = read_json(run_dir / "train.json")["seconds"]
-        reason = read_json(run_dir / "train.json")["diverged"]
-        diverged = Diverged(**reason) if reason else None
+    device = select_device(config.device)
+    started, clock = _now(), time.perf_counter()
+    with ranks.one_after_first():
+        if ranks.first:
+            _start(run_dir, cell, device, ranks)
+        base = base_model(config, study_dir / "cache", lambda d, t: progress("pretrain", d, t))
+        source = base
+        if cell.parent:
+            provenance.check_weights(study_dir / "runs" / cell.parent.run_id)
+            source = study_dir / "runs" / cell.parent.run_id / "model"
+        tokenizer = load_tokenizer(base)
+        if ranks.first:
+            provenance.record_start(
+                run_dir, cell, started=started, start_weights=source, tokenizer=tokenizer
+            )
+            _measure_regime(config, base, run_dir, progress)
+    trained = config.train is not None and not ranks.from_first((run_dir / "model").is_dir())
+    if trained:
+        sampler, num_parameters = _train(source, tokenizer, config, run_dir, progress, ranks)
     else:
-        model = load_model(source)
-        diverged, train_seconds = _train(model, tokenizer_dir, config, run_dir, progress)
-        with whole_directory(run_dir / "model") as target:
-            model.save_pretrained(target)
-            load_tokenizer(tokenizer_dir).save_pretrained(target)
-        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
-    tokenizer = load_tokenizer(tokenizer_dir)
+        model = load_model(base if config.train is None else run_dir / "model")
+        num_parameters = sum(p.numel() for p in model.parameters())
+        sampler = evaluation_sampler(model, tokenizer, config, device)
     began = time.perf_counter()
+    shared = SharedSampler(sampler, ranks)
+    if not ranks.first:
+        shared.serve()
+        return ranks.from_first(None)
     scores = evaluate(
-        sampler=make_sampler(model, tokenizer, config),
+        sampler=shared,
         tokenizer=tokenizer,
         prompt_spec=PROMPT_SPECS[config.prompt],
         config=config.evaluation,
@@ -103,18 +108,24 @@ def run_cell(cell: Cell, study_dir: Path, progress: Progress) -> dict[str, Any]:
         samples_dir=run_dir / "samples",
         progress=lambda done, total: progress("evaluate", done, total),
     )
+    shared.close()
     write_json(run_dir / "scores.json", {"run_id": cell.run_id, **scores})
+    train = (
+        read_json(run_dir / "train.json") if config.train else {"seconds": 0.0, "diverged": None}
+    )
+    diverged = Diverged(**train["diverged"]) if train["diverged"] else None
     result = _result(cell, run_dir, diverged) | {
         "started": started,
         "ended": _now(),
         "wall_seconds": round(time.perf_counter() - clock, 2),
-        "train_seconds": round(train_seconds, 2),
+        "train_seconds": round(train["seconds"], 2),
         "eval_seconds": round(time.perf_counter() - began, 2),
         "evaluation_tokens": evaluation_tokens(scores),
-        "device": str(model.device),
-        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "device": str(device),
+        "num_parameters": num_parameters,
     }
     write_json(run_dir / "result.json", result)
+    ranks.from_first(result)
     if diverged and diverged.fatal:
         raise diverged
     return result
@@ -138,9 +149,10 @@ def _result(cell: Cell, run_dir: Path, diverged: Diverged | None) -> dict[str, A
     }
 
 
-def _start(run_dir: Path, cell: Cell) -> tuple[str, float]:
+def _start(run_dir: Path, cell: Cell, device: torch.device, ranks: Ranks) -> None:
     """Write what is asked for and where it runs. Published results that lie in the way of a new
     run are removed first, so that two runs never mix."""
+    (run_dir / "failed.json").unlink(missing_ok=True)
     if (run_dir / "result.json").exists() and not is_finished(run_dir):
         shutil.rmtree(run_dir)
     write_json(
@@ -153,24 +165,39 @@ def _start(run_dir: Path, cell: Cell) -> tuple[str, float]:
             **to_dict(cell.config),
         },
     )
-    write_json(run_dir / "environment.json", environment())
-    return _now(), time.perf_counter()
+    used = describe_device(device)
+    place = environment(used.get("device_name")) | used | {"ranks": ranks.size}
+    write_json(run_dir / "environment.json", place)
+
+
+def _measure_regime(config: RunConfig, base: Path, run_dir: Path, progress: Progress) -> None:
+    """What the mini world promises of its base models, measured once for each."""
+    mini = config.method == "base" and config.data.source == "mini"
+    if mini and not (run_dir / "regime.json").exists():
+        progress("regime", 0, 1)
+        write_json(run_dir / "regime.json", regime.measure(base))
 
 
 def _train(
-    model: PreTrainedModel,
-    tokenizer_dir: Path,
+    source: Path,
+    tokenizer: Any,
     config: RunConfig,
     run_dir: Path,
     progress: Progress,
-) -> tuple[Diverged | None, float]:
-    """Train ``model`` in place; why it diverged, if it did, and the seconds of training."""
-    tokenizer = load_tokenizer(tokenizer_dir)
+    ranks: Ranks,
+) -> tuple[Sampler, int]:
+    """Train from the weights of ``source`` and store the last ones; a sampler of those, and their
+    number. train.json says how long it took, and why it diverged if it did."""
+    model = load_model(source)
+    num_parameters = sum(p.numel() for p in model.parameters())
     problems = training_problems(config.data)
-    provenance.record_training_data(run_dir, problems)
+    if ranks.first:
+        provenance.record_training_data(run_dir, problems)
+    device = select_device(config.device)
+    sampler = training_sampler(model, tokenizer, config, device, ranks)
     rollout = Rollout(
         model=model,
-        sampler=make_sampler(model, tokenizer, config),
+        sampler=sampler,
         tokenizer=tokenizer,
         prompt_spec=PROMPT_SPECS[config.prompt],
         config=config.rollout,
@@ -186,44 +213,30 @@ def _train(
         seed=derive_seed(config.seed, "train"),
         run_dir=run_dir,
         progress=lambda done, total: progress("train", done, total),
+        ranks=ranks,
     )
-    diverged: Diverged | None = None
+    reason = None
     try:
         trainer.run()
     except Diverged as error:
-        diverged = error
-    seconds = sum(r["seconds"] for r in _metrics(run_dir))
-    reason = {"message": str(diverged), "fatal": diverged.fatal} if diverged else None
-    write_json(run_dir / "train.json", {"seconds": seconds, "diverged": reason})
-    return diverged, seconds
+        reason = {"message": str(error), "fatal": error.fatal}
+        sampler.sync(model)  # the update before the one that failed may have moved the weights
+    if ranks.first:
+        seconds = sum(r["seconds"] for r in _metrics(run_dir))
+        write_json(run_dir / "train.json", {"seconds": seconds, "diverged": reason})
+    _store(model, tokenizer, run_dir, ranks)
+    return sampler, num_parameters
 
 
-def make_sampler(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> Sampler:
-    """The sampler that ``config.sampler`` names, on the weights of ``model``."""
-    stop_ids = PROMPT_SPECS[config.prompt].stop_ids(tokenizer)
-    kind = {"compact": CompactSampler, "transformers": TransformersSampler}[config.sampler]
-    return kind(model, tokenizer, stop_ids=stop_ids)
-
-
-def load_model(directory: Path) -> PreTrainedModel:
-    """The float32 model of a local directory: safetensors only, no code from the directory."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-    except SafetensorError as error:
-        raise ValueError(f"{directory}: damaged weights ({error}); delete the run") from error
-    return model.eval()
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a local directory; ValueError when there is none."""
-    if not (directory / "tokenizer_config.json").exists():
-        raise ValueError(
-            f"{directory}: holds no tokenizer (tokenizer_config.json is missing); save the "
-            "model's tokenizer beside its weights"
-        )
-    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+def _store(model: PreTrainedModel, tokenizer: Any, run_dir: Path, ranks: Ranks) -> None:
+    """Write ``model/`` and drop the resume states; all ranks gather, rank 0 writes."""
+    if not ranks.first:
+        sharding.export(model, None)
+        return
+    with whole_directory(run_dir / "model") as target:
+        sharding.export(model, target)
+        tokenizer.save_pretrained(target)
+    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
 
 
 def evaluation_tokens(scores: dict[str, Any]) -> int:

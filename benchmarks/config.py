@@ -78,6 +78,10 @@ class RunConfig:
     ``settings`` is the method's own config dataclass (None for ``base``), ``train`` and
     ``rollout`` are None where nothing is trained. ``prompt`` names a ``PromptSpec``.
     ``pretrain_steps`` shortens the pretraining of a mini base model; None for its own number.
+    ``device``: ``auto`` is a GPU where there is one. ``precision``: type of forward and backward
+    passes and of sampling; weights, gradient sums and the optimiser stay float32.
+    ``checkpoint``: the base model, a name on the hub or a local directory, with its hub
+    ``revision``; None for a model of the mini world.
     """
 
     profile: str
@@ -93,6 +97,10 @@ class RunConfig:
     train: TrainConfig | None = None
     rollout: RolloutConfig | None = None
     pretrain_steps: int | None = None
+    device: Literal["cpu", "cuda", "auto"] = added("cpu")
+    precision: Literal["float32", "bfloat16"] = added("float32")
+    checkpoint: str | None = added(None)
+    revision: str | None = added(None)
 
 
 @dataclass(frozen=True)

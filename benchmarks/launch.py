@@ -25,7 +25,8 @@ from benchmarks.study import Outcome, locked, run_study, write_plan
 from benchmarks.tables.ablations import VARIANT_ARTEFACTS
 from benchmarks.tasks import Task, is_done
 from sgpo.core.config import apply_overrides, dotted_names
-from sgpo.core.files import read_json, write_text
+from sgpo.core.files import write_text
+from sgpo.core.ranks import launched_by_torchrun
 from sgpo.core.runlog import environment
 
 _IDENTITY = {
@@ -187,6 +188,10 @@ def selected_analyses(study: Study, options: argparse.Namespace) -> list[Analysi
 
 def launch_study(study: Study, results: Path, options: argparse.Namespace) -> int:
     """Run the asked-for cells, then the report; 0 when every cell finished, else 1."""
+    if launched_by_torchrun():
+        raise ValueError(
+            "torchrun starts `sgpo train`, a cell at a time; `sgpo study` runs plainly"
+        )
     console, began = Console(), time.monotonic()
     with locked(results):
         cells: list[Task] = [
@@ -246,28 +251,3 @@ def dry_run(study: Study, results: Path, options: argparse.Namespace) -> int:
         f"{options.jobs} jobs, {MEGABYTES_PER_CELL * len(left):.0f} MB of disk, no GPU memory"
     )
     return 0
-
-
-def train_one(options: argparse.Namespace, results: Path) -> int:
-    """Train and evaluate one method on one model, with its warm-up if that is missing."""
-    path = Path(options.method) if options.method.endswith(".py") else None
-    study = planned_study(options.profile, options.seed + 1, path, variants=True)
-    entry = study.entry(path.stem if path else options.method)
-    models = [key for key, _, _ in study.models + study.extra_models]
-    if options.model not in models:
-        known = ", ".join(models)
-        raise ValueError(f"unknown model {options.model!r}: must be one of {known}")
-    check_overrides(options.overrides)
-    config = apply_overrides(entry.config(options.model, options.seed), options.overrides)
-    parent = None
-    if config.init == "warmup":
-        parent = Cell(study.entry(entry.parent).config(options.model, options.seed))
-    cell = Cell(config, parent)
-    chain = [c for c in (parent, cell) if c]
-    with locked(results), StudyProgress(chain) as progress:
-        outcome = run_study(chain, results, 1, progress)
-    if cell.run_id in outcome.finished:
-        directory = results / "runs" / cell.run_id
-        print_scores(read_json(directory / "scores.json"))
-        print(f"run directory: {directory}")
-    return conclude(outcome, Console())

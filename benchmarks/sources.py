@@ -10,6 +10,7 @@ from benchmarks.config import DataConfig, EvalConfig, RunConfig
 from benchmarks.prepared import source_problems
 from benchmarks.suites import SUITES, load_suite
 from sgpo.core.config import canonical_json
+from sgpo.core.hub_models import checkpoint_directory
 from sgpo.core.types import Problem
 from sgpo.mini import suites
 from sgpo.mini.pretrain import ensure_base_model
@@ -21,7 +22,14 @@ DEVELOPMENT_SAMPLES = 8
 def base_model(
     config: RunConfig, cache: Path, progress: Callable[[int, int], None] | None = None
 ) -> Path:
-    """Directory of the run's base model, made and cached below ``cache`` if it is absent."""
+    """Directory of the run's base model; a mini one is made and cached below ``cache``, one from
+    the hub is downloaded, if it is absent.
+
+    Raises:
+        ValueError: the checkpoint is no complete directory, or cannot be had from the hub.
+    """
+    if config.checkpoint is not None:
+        return checkpoint_directory(config.checkpoint, config.revision)
     report = (lambda step, steps, loss: progress(step, steps)) if progress else None
     return ensure_base_model(config.model, cache, report, num_steps=config.pretrain_steps)
 

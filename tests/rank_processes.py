@@ -71,16 +71,16 @@ def _body(function, rank, size, port, timeout, arguments):
 
 
 def sharded_trainer(
-    method: Any, run_dir: Path, own: ranks.Ranks, *, seed=7, grade=grader, model=None, **changes
+    method: Any, run_dir: Path, own: ranks.Ranks, *, precision="float32", grade=grader, **changes
 ) -> Trainer:
     """The counterpart of ``tiny.build_trainer`` on several ranks."""
     config = replace(TRAIN, **changes)
-    model = model if model is not None else build_model()
+    model = build_model()
     replica = copy.deepcopy(model)
     if config.activation_checkpointing:
         sharding.recompute_activations(model)
-    sharding.shard(model, CPU, config.precision)
-    rollout = build_rollout(replica, seed, grade)
+    sharding.shard(model, CPU, precision)
+    rollout = build_rollout(replica, grade=grade)
     rollout.model = model
     rollout.sampler = sharding.ReplicaSampler(replica, rollout.sampler)
     return Trainer(
@@ -89,7 +89,7 @@ def sharded_trainer(
         rollout=rollout,
         problems=build_problems(),
         config=config,
-        seed=seed,
+        seed=7,
         run_dir=run_dir,
         ranks=own,
     )

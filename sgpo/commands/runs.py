@@ -14,7 +14,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
     study = verbs.add_parser("study", help="run a profile's grid and write its report")
     add_profile(study)
     study.add_argument("--seeds", type=positive, help="number of seeds (default: the profile's)")
-    study.add_argument("--jobs", type=positive, default=os.cpu_count(), help="parallel cells")
+    study.add_argument(
+        "--jobs", type=positive, help="parallel cells (default: one a core; 1 where a GPU is used)"
+    )
     study.add_argument("--all", action="store_true", help="with the ablations of SGPO")
     study.add_argument("--only", type=names, help="just these artefacts and the runs they need")
     study.add_argument("--methods", type=names, help="just these methods (comma-separated)")
@@ -29,6 +31,12 @@ def add(verbs: argparse._SubParsersAction) -> None:
     train.add_argument("--model", required=True)
     train.add_argument("--method", required=True, help="a method key, or a method file (.py)")
     train.add_argument("--seed", type=int, default=0)
+    train.add_argument(
+        "--rank-timeout",
+        type=positive,
+        default=3600,
+        help="under torchrun: seconds to wait for another rank (%(default)s)",
+    )
     add_overrides(train)
     train.set_defaults(run=_train)
 
@@ -79,7 +87,7 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from benchmarks.launch import train_one
+    from benchmarks.single import train_one
 
     return train_one(options, results_dir(options))
 

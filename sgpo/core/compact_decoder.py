@@ -9,6 +9,7 @@ Log-probabilities agree with the model's own forward pass (tests/test_sampling.p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,10 @@ class CompactSampler:
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         """See ``Sampler.sample``."""
-        uniforms = uniform_draws(params, len(prompts), n)
+        device = self.model.device
+        # On a GPU every new tensor belongs there; on the CPU the mode would only cost time.
+        place = nullcontext() if device.type == "cpu" else device
+        uniforms = uniform_draws(params, len(prompts), n).to(device)
         decoder = Decoder(self.model)
         # Prompts of one length share a batch where possible; results go back by index.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -72,7 +76,8 @@ class CompactSampler:
         for start in range(0, len(order), per_batch):
             part = order[start : start + per_batch]
             noise = uniforms[part].reshape(len(part) * n, -1)
-            rows = self._decode(decoder, [prompts[i] for i in part], n, noise, params)
+            with place:
+                rows = self._decode(decoder, [prompts[i] for i in part], n, noise, params)
             for j, i in enumerate(part):
                 results[i] = [
                     make_completion(row, self.stop_ids, self.tokenizer)
@@ -93,14 +98,14 @@ class CompactSampler:
         """Raw generated ids of ``len(prompts) * n`` rows; ids after a stop token are undefined."""
         batch = _Batch(decoder, prompts, params.max_tokens)
         batch.repeat(n)
-        head = self.model.get_output_embeddings()
+        head, stop = self.model.get_output_embeddings(), self._stop.to(noise.device)
         out = torch.zeros(noise.shape, dtype=torch.long)
         live = torch.arange(len(noise))
         done = torch.zeros(len(noise), dtype=torch.bool)
         for t in range(params.max_tokens):
             tokens = draw(head(batch.hidden), noise[live, t], params)
             out[live, t] = tokens
-            done |= torch.isin(tokens, self._stop)
+            done |= torch.isin(tokens, stop)
             alive = int((~done).sum())
             if alive == 0 or t + 1 == params.max_tokens:
                 break

@@ -14,7 +14,7 @@ import math
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 ConfigT = TypeVar("ConfigT")
 _ADDED = "omitted at its default"
@@ -40,8 +40,6 @@ class TrainConfig:
         checkpoint_every: steps between resume states.
         collapse_patience: consecutive steps of reward 0 with entropy below
             ``collapse_entropy`` nats after which a run is stopped and marked diverged.
-        precision: type of forward and backward passes; weights, gradient sums and the optimiser
-            stay float32.
         activation_checkpointing: recompute activations in the backward pass; saves memory,
             costs about a third more time, changes no result.
     """
@@ -57,7 +55,6 @@ class TrainConfig:
     checkpoint_every: int = 20
     collapse_patience: int = 10
     collapse_entropy: float = 0.02
-    precision: Literal["float32", "bfloat16"] = added("float32")
     activation_checkpointing: bool = added(False)
 
     def __post_init__(self) -> None:

@@ -39,11 +39,15 @@ def source_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def environment() -> dict[str, Any]:
-    """Machine, interpreter, packages and source revision, as JSON types."""
+def environment(accelerator: str | None = None) -> dict[str, Any]:
+    """Machine, interpreter, packages and source revision, as JSON types.
+
+    ``accelerator``: name of what computed beside the CPU, if anything did.
+    """
     source = revision()
+    machine = f"{os.cpu_count()} CPU cores, {_memory_gib()} GiB memory"
     return {
-        "machine": f"{os.cpu_count()} CPU cores, {_memory_gib()} GiB memory, no accelerator used",
+        "machine": f"{machine}, {accelerator or 'no accelerator used'}",
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),

@@ -41,11 +41,14 @@ class SamplingParams:
 
 
 def uniform_draws(params: SamplingParams, num_prompts: int, n: int) -> torch.Tensor:
-    """Uniform numbers in [0, 1) that decide the tokens of a call, [num_prompts, n, max_tokens]."""
+    """Uniform numbers in [0, 1) that decide the tokens of a call, [num_prompts, n, max_tokens], on
+    the CPU: a sample does not depend on the device."""
     places = params.places if params.places is not None else tuple(range(num_prompts))
     assert len(places) == num_prompts, "one place for each prompt"
     generator = torch.Generator().manual_seed(params.seed)
-    drawn = torch.rand(max(places, default=-1) + 1, n, params.max_tokens, generator=generator)
+    drawn = torch.rand(
+        max(places, default=-1) + 1, n, params.max_tokens, generator=generator, device="cpu"
+    )
     return drawn if params.places is None else drawn[list(places)]
 
 

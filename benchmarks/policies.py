@@ -1,0 +1,82 @@
+"""A model with its sampler, read from disk and laid out for the device and ranks of a cell."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from benchmarks.config import RunConfig
+from sgpo.core import sharding
+from sgpo.core.compact_decoder import CompactSampler
+from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.ranks import Ranks
+from sgpo.core.sampling import Sampler, TransformersSampler
+
+
+def training_sampler(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    config: RunConfig,
+    device: torch.device,
+    ranks: Ranks,
+) -> Sampler:
+    """Prepare ``model`` (float32, on the CPU) in place for training; the sampler of its weights.
+
+    One process in float32 trains the model as it is and samples from the same weights. Otherwise
+    the model is spread over the ranks and the sampler has whole weights of its own: an engine's,
+    or a replica's in the run's precision.
+    """
+    sharded = sharding.needs_sharding(ranks, config.precision)
+    if not sharded:
+        sampler = make_sampler(model.to(device), tokenizer, config)
+    elif config.sampler == "vllm":
+        sampler = make_sampler(model, tokenizer, config)
+    else:
+        replica = copy.deepcopy(model).to(device, sharding.DTYPES[config.precision])
+        sampler = sharding.ReplicaSampler(replica, make_sampler(replica, tokenizer, config))
+    if config.train.activation_checkpointing:
+        sharding.recompute_activations(model)
+    if sharded:
+        sharding.shard(model, device, config.precision)
+    return sampler
+
+
+def evaluation_sampler(
+    model: PreTrainedModel, tokenizer: Any, config: RunConfig, device: torch.device
+) -> Sampler:
+    """The sampler of finished weights, in the precision that the run samples in."""
+    model.to(device, sharding.DTYPES[config.precision])
+    return make_sampler(model, tokenizer, config)
+
+
+def make_sampler(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> Sampler:
+    """The sampler that ``config.sampler`` names, on the weights of ``model``."""
+    stop_ids = PROMPT_SPECS[config.prompt].stop_ids(tokenizer)
+    kind = {"compact": CompactSampler, "transformers": TransformersSampler}[config.sampler]
+    return kind(model, tokenizer, stop_ids=stop_ids)
+
+
+def load_model(directory: Path) -> PreTrainedModel:
+    """The float32 model of a local directory: safetensors only, no code from the directory."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{directory}: damaged weights ({error}); delete the run") from error
+    return model.eval()
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a local directory; ValueError when there is none."""
+    if not (directory / "tokenizer_config.json").exists():
+        raise ValueError(
+            f"{directory}: holds no tokenizer (tokenizer_config.json is missing); save the "
+            "model's tokenizer beside its weights"
+        )
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)

@@ -1,0 +1,94 @@
+"""Cells that all ranks of a torchrun launch run together, one after another."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.cells import is_finished, run_cell
+from benchmarks.config import Cell
+from benchmarks.progress import StudyProgress
+from benchmarks.study import Outcome, locked
+from sgpo.core.device import select_device
+from sgpo.core.files import read_json, write_json
+from sgpo.core.ranks import RankLost, Ranks, join, leave
+from sgpo.core.trainer import Diverged
+
+REPORT_EVERY = 0.5  # seconds
+
+
+def run_together(cells: Sequence[Cell], study_dir: Path, timeout: float) -> tuple[Outcome, bool]:
+    """Run ``cells`` in this process as one of the ranks that torchrun started.
+
+    Args:
+        timeout: seconds that a rank waits for the others before it gives up.
+
+    Returns:
+        What became of the cells, and whether this is rank 0, which prints.
+
+    Raises:
+        RankLost: another rank ended or did not answer in time.
+        ValueError: the cells ask for different devices.
+    """
+    devices = {cell.config.device for cell in cells}
+    if len(devices) > 1:
+        raise ValueError(f"device: the cells of one launch ask for {sorted(devices)}; choose one")
+    ranks = join(select_device(devices.pop()), timeout)
+    outcome = Outcome()
+    with contextlib.ExitStack() as stack:
+        with ranks.one_after_first():
+            if ranks.first:
+                stack.enter_context(locked(study_dir))
+        console = Console(quiet=not ranks.first)
+        progress = stack.enter_context(StudyProgress(cells, console))
+        for cell in cells:
+            _run_one(cell, study_dir, ranks, outcome, progress)
+            if outcome.failed:
+                break
+    leave()
+    return outcome, ranks.first
+
+
+def _run_one(
+    cell: Cell, study_dir: Path, ranks: Ranks, outcome: Outcome, progress: StudyProgress
+) -> None:
+    run_dir, last = study_dir / "runs" / cell.run_id, 0.0
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if ranks.first and (time.monotonic() - last > REPORT_EVERY or done == total):
+            last = time.monotonic()
+            progress.update(cell, stage, done, total)
+            progress.refresh()
+
+    if ranks.from_first(is_finished(run_dir)):
+        progress.skip(cell)
+        why = read_json(run_dir / "result.json")
+        if why.get("diverged_fatally"):
+            outcome.failed[cell.run_id] = why["diverged_reason"]
+        else:
+            outcome.finished.append(cell.run_id)
+        return
+    outcome.started.append(cell.run_id)
+    progress.start(cell)
+    try:
+        result = run_cell(cell, study_dir, report, ranks)
+    except Diverged as error:  # evaluated, stored and marked
+        result = {"diverged_fatally": True, "diverged_reason": str(error), "status": "diverged"}
+    except RankLost:
+        raise
+    except Exception:  # kept beside the run, like that of a cell in a worker process
+        error = traceback.format_exc()
+        record = {"error": error.strip().splitlines()[-1], "traceback": error}
+        write_json(run_dir / "failed.json", record | {"rank": ranks.rank})
+        raise
+    if result["diverged_fatally"]:
+        outcome.failed[cell.run_id] = result["diverged_reason"]
+    else:
+        outcome.finished.append(cell.run_id)
+    progress.conclude(cell, result["status"])
