@@ -25,7 +25,7 @@ CONTEXT.set_forkserver_preload(["sgpo.core.trainer", "sgpo.core.compact_decoder"
 
 
 def launch(
-    function: Any, *arguments: Any, size: int = 2, wait: float = 120.0, timeout: float = 60.0
+    function: Any, *arguments: Any, size: int = 2, wait: float = 400.0, timeout: float = 200.0
 ) -> list[int]:
     """Run ``function(ranks, *arguments)`` on ``size`` ranks; their exit codes in order.
 
