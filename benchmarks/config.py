@@ -90,7 +90,7 @@ class RunConfig:
     seed: int
     init: Literal["base", "warmup"]
     prompt: str
-    sampler: Literal["compact", "transformers"]
+    sampler: Literal["compact", "transformers", "vllm"]
     data: DataConfig
     evaluation: EvalConfig
     settings: Any = None

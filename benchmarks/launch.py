@@ -19,7 +19,6 @@ from benchmarks.hygiene import record_disjointness
 from benchmarks.profiles import profile_module
 from benchmarks.progress import StudyProgress, clock, expected_cost
 from benchmarks.regime import calibration_cells, record_regimes
-from benchmarks.score_table import print_scores
 from benchmarks.store import SGPO_VARIANTS, read_object
 from benchmarks.study import Outcome, locked, run_study, write_plan
 from benchmarks.tables.ablations import VARIANT_ARTEFACTS

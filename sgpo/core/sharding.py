@@ -152,6 +152,10 @@ class ReplicaSampler:
             own[name].copy_(tensor)
         self.sampler.sync(self.replica)
 
+    def release(self) -> None:
+        """See ``Sampler.release``."""
+        self.sampler.release()
+
     def sample(
         self,
         prompts: Sequence[Sequence[int]],

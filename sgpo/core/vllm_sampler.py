@@ -14,6 +14,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sgpo.core import sharding
 from sgpo.core.batching import own_logprobs
 from sgpo.core.sampling import SamplingParams, make_completion
 from sgpo.core.seeding import derive_seed, generator
@@ -120,6 +121,7 @@ class VLLMSampler:
             for prompt, group in zip(prompts, groups, strict=True)
             for raw in group
         ]
+        sharding.gather(self.model)
         ours = torch.cat(own_logprobs(self.model, rows, token_budget=1 << 20)).cpu()
         engines = torch.tensor([x for group in groups for raw in group for x in raw.logprobs])
         gap = (ours - engines).abs()
@@ -155,7 +157,8 @@ class VLLMSampler:
         # vLLM gives sample j the seed of its request plus j: requests stand n apart, so that no
         # two samples share one. Hashing keeps calls with neighbouring seeds apart.
         first = derive_seed(params.seed, "vllm") >> 1
-        seeds = [first + i * n for i in range(len(prompts))]
+        places = params.places if params.places is not None else range(len(prompts))
+        seeds = [first + place * n for place in places]
         groups = self.engine.generate(prompts, n, params, seeds, stop_ids, progress)
         assert [len(group) for group in groups] == [n] * len(prompts)
         return groups
