@@ -48,7 +48,8 @@ def build(study: Study, out_dir: Path) -> list[Path]:
         axis.set_title(label)
         axis.set_xlabel("training step")
         axis.set_ylim(*limits)
-    axes[0, 1].legend(loc="upper right", fontsize=7.5)
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(ROWS))
     return style.save(figure, out_dir / "figures" / NAME)
 
 

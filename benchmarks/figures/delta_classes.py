@@ -86,10 +86,12 @@ def _draw_accuracy(axis, study: Study, model: str, title: str) -> None:
             axis.errorbar([x], [interval.mean], yerr=arms(interval), capsize=3, **bar)
         planned = [m for _, m in SWEEP if study.cells_of(key, m)]
         state = "" if len(drawn) == len(planned) and planned else " (not run)"
-        axis.plot([], [], label=f"SGPO, {_label(study, key)}{state}", **look)
+        where = f", {_label(study, key)}" if len(shown) > 1 else ""
+        axis.plot([], [], label=f"SGPO{where}{state}", **look)
     baseline = estimates.accuracy(study, model, BASELINE, AVERAGE)
     look = {"color": style.COLOURS[BASELINE], "linestyle": "--"}
-    label = f"SFT+GRPO, {_label(study, model)}"
+    where = f", {_label(study, model)}" if len(shown) > 1 else ""
+    label = f"{study.method_label(BASELINE)}{where}"
     if baseline is None:
         axis.plot([], [], label=f"{label} (not run)", **look)
     else:

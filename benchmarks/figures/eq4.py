@@ -47,7 +47,8 @@ def build(study: Study, out_dir: Path) -> list[Path]:
                 plot_metric(axis, study, model, method, metric, label=label, **look)
     axes[0, 1].set_ylabel("tokens")
     axes[0, 2].set_ylabel("share of samples, 0 to 1")
-    axes[0, 2].legend(loc="lower right", fontsize=7.5)
+    handles, labels = axes[0, 2].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(ROWS))
     return style.save(figure, out_dir / "figures" / NAME)
 
 
@@ -60,19 +61,16 @@ def _draw_differences(axis, study: Study, model: str | None) -> None:
     axis.set_ylim(len(columns) - 0.5, -0.5)
     axis.axvline(0.0, color=style.INK, linewidth=0.8)
     reference = ROWS[0][0]
-    for index, (method, label) in enumerate(ROWS[1:], 1):
+    for index, (method, _) in enumerate(ROWS[1:], 1):
         look = {"color": SHADES[index], "marker": style.MARKERS[index]}
-        found = False
         for y, (key, _) in enumerate(columns):
             score = estimates.gain(study, model, method, reference, key) if model else None
             if score is None:
                 continue
-            found, interval = True, score.interval
+            interval = score.interval
             place = y + 0.2 * (index - 1.5)
             axis.errorbar([interval.mean], [place], xerr=arms(interval), capsize=3, markersize=5,
                           **look)  # fmt: skip
-        axis.plot([], [], label=label if found else f"{label} (not run)", linestyle="none", **look)
-    axis.legend(loc="best", fontsize=7.5)
 
 
 def blocks(study: Study, out_dir: Path) -> list[Block]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks import estimates, experiments, style
 from benchmarks.document import Block, Image
@@ -62,6 +63,9 @@ def build(study: Study, out_dir: Path) -> list[Path]:
         axis = axes[0, column]
         axis.set_xscale("log")
         axis.set_xlabel(f"{label} (log scale)")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 6.0)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
         costs = [x for m in experiments.BUDGET_METHODS for x in _draw(axis, study, m, cost)]
         if len(set(costs)) < 2:  # a log axis of one place has no limits of its own
             axis.set_xlim(min(costs, default=2.0) / 2, 2 * max(costs, default=500.0))

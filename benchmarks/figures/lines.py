@@ -8,8 +8,9 @@ from benchmarks.figures.bands import seed_band
 from benchmarks.stats import Estimate
 from benchmarks.store import Run, Study
 
-# Okabe and Ito's palette in an order of its own: the experiments compare settings of one method.
-SHADES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#000000")
+# Settings of SGPO: its own colour first, then ones that no method of the main comparison has
+# (from Tol's palettes, told apart under the common colour-vision deficiencies).
+SHADES = ("#D55E00", "#332288", "#CC79A7", "#000000", "#AA9900", "#882255")
 DASHES = ("-", "--", "-.", ":", (0, (6, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 
 
