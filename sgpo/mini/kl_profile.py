@@ -53,7 +53,7 @@ def kl_profile(
             continue
         ids = [c.token_ids for c in right]
         prompts = [spec.prompt_ids(tokenizer, problem, guided=g) for g in (False, True)]
-        student, teacher = (pad_sequences([p] * len(ids), ids) for p in prompts)
+        student, teacher = (pad_sequences([p] * len(ids), ids).to(model.device) for p in prompts)
         with torch.no_grad():
             kl, logprobs = completion_kl(model, student, teacher, direction="forward")
         target = int(logprobs.sum(1).argmax())

@@ -29,6 +29,7 @@ class ModelSpec:
     ``knowledge`` scales how often the model's pretraining text picks the right strategy: at these
     sizes all models learn the arithmetic, so this is what makes a larger base a better one.
     ``style`` is the share of guided pretraining texts that open with the style line.
+    ``initializer_range`` and ``pretrain_rate`` (the learning rate of pretraining) fall with width.
     """
 
     key: str
@@ -42,6 +43,8 @@ class ModelSpec:
     pretrain_steps: int
     knowledge: float
     style: float = HABITS.style
+    initializer_range: float = INITIALIZER_RANGE
+    pretrain_rate: float = 3e-3
 
     def config(self) -> Any:
         """The transformers configuration of this model."""
@@ -55,7 +58,7 @@ class ModelSpec:
             num_key_value_heads=self.num_kv_heads,
             max_position_embeddings=MAX_POSITIONS,
             tie_word_embeddings=True,
-            initializer_range=INITIALIZER_RANGE,
+            initializer_range=self.initializer_range,
             pad_token_id=SPECIALS.index(PAD),
             eos_token_id=SPECIALS.index(END),
             bos_token_id=None,
@@ -63,9 +66,10 @@ class ModelSpec:
 
     def architecture(self) -> dict[str, Any]:
         """What identifies the weights' shape, for the cache key: plain JSON values."""
-        fields = asdict(self) | {"initializer_range": INITIALIZER_RANGE}
-        if self.style == HABITS.style:  # keeps the address of models from before the field
-            del fields["style"]
+        fields = asdict(self)
+        for name in ("style", "pretrain_rate"):  # newer fields: the older models keep their address
+            if fields[name] == type(self).__dataclass_fields__[name].default:
+                del fields[name]
         return fields
 
 
@@ -90,11 +94,34 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
+def _lab(key: str, label: str, family: str, hidden: int, layers: int) -> ModelSpec:
+    """A model of the lab profile: about ``12 * layers * hidden**2`` weights, heads of 32, and the
+    same knowledge at every size, so that nothing about scaling is built in."""
+    return ModelSpec(
+        key, label, family, hidden, 3 * hidden, layers, hidden // 32, hidden // 64,
+        pretrain_steps=800, knowledge=1.1, initializer_range=round(hidden**-0.5, 4),
+        pretrain_rate=round(3e-3 * 64 / hidden, 6),
+    )  # fmt: skip
+
+
+LAB_MODELS: dict[str, ModelSpec] = {
+    spec.key: spec
+    for spec in (
+        _lab("lab-qwen-1m", "lab-Qwen2-1M", "qwen2", 128, 5),
+        _lab("lab-qwen-4m", "lab-Qwen2-4M", "qwen2", 192, 9),
+        _lab("lab-qwen-16m", "lab-Qwen2-16M", "qwen2", 384, 9),
+        _lab("lab-qwen-50m", "lab-Qwen2-50M", "qwen2", 640, 10),
+        _lab("lab-llama-4m", "lab-Llama-4M", "llama", 192, 9),
+        _lab("lab-llama-16m", "lab-Llama-16M", "llama", 384, 9),
+    )
+}
+
 def model_spec(key: str) -> ModelSpec:
     """The spec of a key. Raises ValueError that lists the known keys."""
-    if key not in MODELS:
-        raise ValueError(f"unknown mini model {key!r}; choose one of {', '.join(MODELS)}")
-    return MODELS[key]
+    known = MODELS | LAB_MODELS
+    if key not in known:
+        raise ValueError(f"unknown mini model {key!r}; choose one of {', '.join(known)}")
+    return known[key]
 
 
 def build_model(spec: ModelSpec, seed: int) -> PreTrainedModel:

@@ -108,15 +108,16 @@ def _pad(rows: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, tor
 class _Learner:
     """A model with its optimiser; ``step`` trains on one batch."""
 
-    def __init__(self, spec: ModelSpec, config: PretrainConfig) -> None:
+    def __init__(self, spec: ModelSpec, config: PretrainConfig, device: torch.device | str) -> None:
         self.vocab = _encoder()
         self.config = config
-        self.model = build_model(spec, config.seed).train()
+        self.model = build_model(spec, config.seed).train().to(device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=config.betas, weight_decay=config.weight_decay
         )
         self.digit = torch.zeros(len(self.vocab), dtype=torch.bool)
         self.digit[[i for piece, i in self.vocab.items() if piece.isdigit()]] = True
+        self.digit = self.digit.to(device)
 
     def step(self, batch: list[tuple[list[int], int]], lr_factor: float) -> tuple[float, float]:
         """Mean loss in nats over the completion tokens and over the digits among them."""
@@ -127,7 +128,7 @@ class _Learner:
         cut = round(len(rows) * (1 - self.config.long_chunk))
         loss_sum, digit_sum, digits = 0.0, 0.0, 0
         for chunk in (rows[:cut], rows[cut:]):
-            input_ids, labels = _pad(chunk, self.vocab[PAD])
+            input_ids, labels = (t.to(self.digit.device) for t in _pad(chunk, self.vocab[PAD]))
             # Right padding needs no attention mask: causal attention never looks right.
             logits = self.model(input_ids=input_ids, use_cache=False).logits[:, :-1]
             kept = labels[:, 1:] != IGNORED
@@ -145,14 +146,17 @@ class _Learner:
 
 
 def pretrain(
-    spec: ModelSpec, config: PretrainConfig = DEFAULT, progress: Progress | None = None
+    spec: ModelSpec,
+    config: PretrainConfig = DEFAULT,
+    progress: Progress | None = None,
+    device: torch.device | str = "cpu",
 ) -> torch.nn.Module:
-    """A model trained from scratch on the world's text, in eval mode, float32, on the CPU.
+    """A model trained from scratch on the world's text, in eval mode, float32, on ``device``.
 
     Loss is the mean over completion tokens only. ``progress`` is called after every step with the
     steps done of ``max_lessons`` plus those of text; lessons that end early count as done.
     """
-    learner = _Learner(spec, config)
+    learner = _Learner(spec, config, device)
     rng = random.Random(f"pretrain-{config.seed}")
     habits = WriterHabits(knowledge=spec.knowledge, style=spec.style)
     total = config.max_lessons + spec.pretrain_steps
@@ -205,11 +209,12 @@ def ensure_base_model(
     progress: Progress | None = None,
     config: PretrainConfig = DEFAULT,
     num_steps: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> Path:
     """The directory of a pretrained base model with its tokenizer, training it if need be.
 
     ``num_steps`` bounds the steps, half of them lessons, for a quick check of the wiring; the
-    model it makes is cached apart.
+    model it makes is cached apart. ``device`` is where it trains; it does not enter the address.
 
     The directory is an ordinary Hugging Face checkpoint (safetensors) named by model and content
     hash. It is written beside its final name and renamed, so what is found under that name is
@@ -219,6 +224,8 @@ def ensure_base_model(
         ValueError: for an unknown key, or fewer than one step.
     """
     spec = model_spec(key)
+    if spec.pretrain_rate != DEFAULT.learning_rate:
+        config = replace(config, learning_rate=spec.pretrain_rate)
     if num_steps is not None:
         if num_steps < 1:
             raise ValueError(f"num_steps={num_steps}: pretraining needs at least 1 step")
@@ -228,7 +235,7 @@ def ensure_base_model(
     final = Path(cache_dir) / f"{key}-{content_hash(spec, config)}"
     if final.is_dir():
         return final
-    model = pretrain(spec, config, progress)
+    model = pretrain(spec, config, progress, device)
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     try:

@@ -194,6 +194,7 @@ def measure(
     unguided_samples: int = 48,
     guided_samples: int = 12,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Conditions 1 to 4 of one base model at temperature 1, as plain JSON values.
 
@@ -204,7 +205,8 @@ def measure(
     """
     model = AutoModelForCausalLM.from_pretrained(
         model_dir, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    ).eval()
+    )
+    model = model.eval().to(device)
     tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     sample = model_sampler(model, tokenizer, seed)
     problems = balanced_subset(training_problems("rl", expert_gap=0.0), per_type)
