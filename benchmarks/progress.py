@@ -14,8 +14,9 @@ from benchmarks.config import Cell
 
 Planned = Cell | AnalysisTask
 # Rough seconds of a cell on one core, only used to weigh cells against each other.
-COST = {"base": 160.0, "sft": 9.0, "sft_full": 12.0}
-COST_OF_RL = 18.0
+COST_OF_BASE = 160.0
+COST_OF_EVALUATION = 6.0
+COST_OF_SFT_STEP, COST_OF_RL_STEP = 0.13, 0.4
 COST_OF_ANALYSIS = {"steps": 12.0, "plans": 14.0, "strategies": 3.0}
 # stage -> where in a cell it starts and how much of it it takes
 SPANS = {
@@ -32,8 +33,13 @@ def expected_cost(cell: Planned) -> float:
     """Seconds that ``cell`` takes on one core, roughly."""
     if isinstance(cell, AnalysisTask):
         return COST_OF_ANALYSIS[cell.key]
-    config = cell.config
-    return COST.get(config.method, COST_OF_RL) * SCALE.get(config.model, 1.0)
+    config, cost = cell.config, COST_OF_EVALUATION
+    if config.train is None:
+        cost = COST_OF_BASE
+    else:
+        step = COST_OF_RL_STEP if config.init == "warmup" else COST_OF_SFT_STEP
+        cost += step * config.train.num_steps
+    return cost * SCALE.get(config.model, 1.0)
 
 
 class StudyProgress:
