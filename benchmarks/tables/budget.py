@@ -53,10 +53,9 @@ def records(study: Study) -> list[dict[str, object]]:
 
 def table(study: Study) -> Table:
     """Rows model x method, numbers per run."""
-    labels = {model.key: model.label for model in study.models}
     rows = [
         row(
-            labels[str(r["model"])],
+            study.model(str(r["model"])).label,
             study.method_label(str(r["method"])),
             TextCell(str(r["num_runs"]), link=f"runs-{r['model']}-{r['method']}"),
             _text(r["num_steps"]),

@@ -116,6 +116,7 @@ LAB_MODELS: dict[str, ModelSpec] = {
     )
 }
 
+
 def model_spec(key: str) -> ModelSpec:
     """The spec of a key. Raises ValueError that lists the known keys."""
     known = MODELS | LAB_MODELS
