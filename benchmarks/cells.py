@@ -175,7 +175,9 @@ def _measure_regime(config: RunConfig, base: Path, run_dir: Path, progress: Prog
     mini = config.method == "base" and config.data.source == "mini"
     if mini and not (run_dir / "regime.json").exists():
         progress("regime", 0, 1)
-        write_json(run_dir / "regime.json", regime.measure(base))
+        write_json(
+            run_dir / "regime.json", regime.measure(base, device=select_device(config.device))
+        )
 
 
 def _train(

@@ -24,6 +24,7 @@ from benchmarks.study import Outcome, locked, run_study, write_plan
 from benchmarks.tables.ablations import VARIANT_ARTEFACTS
 from benchmarks.tasks import Task, is_done
 from sgpo.core.config import apply_overrides, dotted_names
+from sgpo.core.device import select_device
 from sgpo.core.files import write_text
 from sgpo.core.ranks import launched_by_torchrun
 from sgpo.core.runlog import environment
@@ -197,6 +198,8 @@ def launch_study(study: Study, results: Path, options: argparse.Namespace) -> in
             *selected(study, results, options),
             *selected_analyses(study, options),
         ]
+        for device in {c.config.device for c in cells if isinstance(c, Cell)}:
+            select_device(device)  # a GPU that is not there is said once, not cell by cell
         write_plan(study, results)
         with StudyProgress(cells, console) as progress:
             outcome = run_study(cells, results, options.jobs, progress)

@@ -10,6 +10,7 @@ from benchmarks.config import DataConfig, EvalConfig, RunConfig
 from benchmarks.prepared import source_problems
 from benchmarks.suites import SUITES, load_suite
 from sgpo.core.config import canonical_json
+from sgpo.core.device import select_device
 from sgpo.core.hub_models import checkpoint_directory
 from sgpo.core.types import Problem
 from sgpo.mini import suites
@@ -31,7 +32,10 @@ def base_model(
     if config.checkpoint is not None:
         return checkpoint_directory(config.checkpoint, config.revision)
     report = (lambda step, steps, loss: progress(step, steps)) if progress else None
-    return ensure_base_model(config.model, cache, report, num_steps=config.pretrain_steps)
+    device = select_device(config.device)
+    return ensure_base_model(
+        config.model, cache, report, num_steps=config.pretrain_steps, device=device
+    )
 
 
 def training_problems(config: DataConfig) -> list[Problem]:
