@@ -53,14 +53,37 @@ def accuracy(
 
     None: a planned run is missing, or diverged before it could be evaluated.
     """
-    runs = select(study.runs_of(model, method, scored=True), seeds)
     keys = [b.key for b in study.benchmarks] if benchmark == AVERAGE else [benchmark]
-    if not runs or any(key not in run.accuracy for run in runs for key in keys):
+    return problem_statistic(study, model, method, keys, lambda run, key: run.accuracy[key], seeds)
+
+
+def problem_statistic(
+    study: Study,
+    model: str,
+    method: str,
+    keys: Sequence[str],
+    statistic: Callable[[Run, str], np.ndarray | None],
+    seeds: Sequence[int] | None = None,
+) -> Score | None:
+    """Mean over seeds, problems and benchmarks, in percent, of a number that every problem has.
+
+    Args:
+        keys: benchmark keys; their means count equally.
+        statistic: (run, benchmark key) -> float [N] in [0, 1], or None where the run lacks it.
+        seeds: as for :func:`accuracy`.
+
+    None: a planned run is missing, was not evaluated on one of ``keys``, or lacks the statistic.
+    """
+    runs = select(study.runs_of(model, method, scored=True), seeds)
+    if not runs or any(key not in run.correct for run in runs for key in keys):
         return None
     seed_weights = study.resamples.seed_weights(len(runs))
     means, draws = [], []
     for key in keys:
-        scores = PERCENT * np.stack([run.accuracy[key] for run in runs])
+        rows = [statistic(run, key) for run in runs]
+        if any(found is None for found in rows):
+            return None
+        scores = PERCENT * np.stack(rows)
         means.append(scores.mean())
         draws.append(
             stats.weighted_means(

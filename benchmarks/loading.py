@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import stats
+from benchmarks import stats, votes
 from benchmarks.store import (
     Analysis,
     Benchmark,
@@ -146,6 +146,16 @@ def _load_run(path: Path, cell: Cell, benchmarks: tuple[Benchmark, ...], version
     scores = read_object(path / "scores.json") if (path / "scores.json").exists() else None
     tables = _checked_scores(scores, path.name, benchmarks, version) if scores else {}
     environment = path / "environment.json"
+    correct = {
+        b.key: stats.correct_matrix(
+            tables[b.key]["verdicts"],
+            num_problems=b.num_problems,
+            k=b.k,
+            where=f"runs/{path.name}/scores.json, {b.key}",
+        )
+        for b in benchmarks
+        if b.key in tables
+    }
     return Run(
         cell=cell,
         path=path,
@@ -157,20 +167,24 @@ def _load_run(path: Path, cell: Cell, benchmarks: tuple[Benchmark, ...], version
         num_steps=int(result.get("num_steps") or 0),
         num_samples=result.get("num_samples"),
         sampled_tokens=int(result.get("sampled_tokens") or 0),
-        accuracy={
-            b.key: stats.correct_matrix(
-                tables[b.key]["verdicts"],
-                num_problems=b.num_problems,
-                k=b.k,
-                where=f"runs/{path.name}/scores.json, {b.key}",
-            ).mean(axis=1)
-            for b in benchmarks
-            if b.key in tables
-        },
+        correct=correct,
+        answers=_answers(tables, correct, path.name),
         protocols={key: table["protocol"] for key, table in tables.items()},
         problem_sets={key: table["problem_set_sha256"] for key, table in tables.items()},
         environment=read_object(environment) if environment.exists() else {},
     )
+
+
+def _answers(
+    tables: Mapping[str, Any], correct: Mapping[str, np.ndarray], run_id: str
+) -> dict[str, np.ndarray]:
+    return {
+        key: votes.answer_codes(
+            table["answers"], correct[key], where=f"runs/{run_id}/scores.json, {key}"
+        )
+        for key, table in tables.items()
+        if "answers" in table
+    }
 
 
 def _checked_scores(

@@ -23,8 +23,13 @@ from benchmarks.figures import (
     delta_classes,
     eq4,
     equal_cost,
+    fig2,
+    fig3,
     fig4,
+    fig5,
+    fig6,
     maps,
+    passk,
     scaling,
 )
 from benchmarks.html import to_html
@@ -38,15 +43,16 @@ from benchmarks.tables import (
     kin,
     regime,
     table1,
+    table8,
     tuning,
 )
 
 # Every artefact in the order of the report. A module has NAME, TITLE, USES ("scores": evaluated
 # runs, "metrics": trained runs), needs(study), build(study, out_dir) and blocks(study, out_dir);
 # one that draws from analyses also has ANALYSES, their keys.
-ARTEFACTS = (claims_table, table1, fig4, scaling, curves, *ablations.TABLES, delta, kin.KIN,
-             kin.MASK, delta_classes, maps.DIFFICULTY, maps.SIZE, equal_cost, degraded, eq4, regime,
-             disjointness, tuning, budget)  # fmt: skip
+ARTEFACTS = (claims_table, table1, fig4, scaling, curves, *ablations.TABLES, fig2, fig3, fig5,
+             fig6, table8, passk, delta, kin.KIN, kin.MASK, delta_classes, maps.DIFFICULTY,
+             maps.SIZE, equal_cost, degraded, eq4, regime, disjointness, tuning, budget)  # fmt: skip
 REPORT = "report"
 
 

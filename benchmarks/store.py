@@ -89,8 +89,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """One run that ended. ``accuracy``: benchmark key -> float [N], a problem's share of correct
-    samples; empty where the run was not evaluated. Times in seconds."""
+    """One run that ended. ``correct``: benchmark key -> bool [N, K], verdicts of the samples;
+    empty where the run was not evaluated. ``answers``: benchmark key -> int [N, K], equal
+    numbers in a row for samples that agree; lacks a key that was scored without keeping answers.
+    Times in seconds."""
 
     cell: Cell
     path: Path
@@ -102,7 +104,8 @@ class Run:
     num_steps: int
     num_samples: int | None
     sampled_tokens: int
-    accuracy: Mapping[str, np.ndarray]
+    correct: Mapping[str, np.ndarray]
+    answers: Mapping[str, np.ndarray]
     protocols: Mapping[str, Mapping[str, Any]]
     problem_sets: Mapping[str, str]
     environment: Mapping[str, Any]
@@ -110,6 +113,11 @@ class Run:
     @property
     def diverged(self) -> bool:
         return self.status == "diverged"
+
+    @functools.cached_property
+    def accuracy(self) -> dict[str, np.ndarray]:
+        """Benchmark key -> float [N], a problem's share of correct samples."""
+        return {key: correct.mean(axis=1) for key, correct in self.correct.items()}
 
     @functools.cached_property
     def metrics(self) -> dict[str, np.ndarray]:

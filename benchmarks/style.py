@@ -24,8 +24,29 @@ COLOURS = {
     "hpt": "#E69F00",
     "luffy": "#009E73",
     "sgpo": "#D55E00",
+    # SGPO's variants: further colours of Paul Tol's muted scheme, never in one figure with HPT.
+    "sgpo_no_grpo": "#CC6677",
+    "sgpo_no_proximal": "#117733",
+    "sgpo_no_clip": "#88CCEE",
+    "sgpo_no_selection": "#AA4499",
+    "sgpo_fixed_alpha": "#999933",
+    "sgpo_nll": "#882255",
+    "sgpo_reverse": "#332288",
 }
-LINES = {"grpo": "--", "hpt": "-.", "luffy": ":", "sgpo": "-"}
+LINES = {
+    "sft": (0, (4, 2)),
+    "grpo": "--",
+    "hpt": "-.",
+    "luffy": ":",
+    "sgpo": "-",
+    "sgpo_no_grpo": "-.",
+    "sgpo_no_proximal": ":",
+    "sgpo_no_clip": (0, (6, 1.5)),
+    "sgpo_no_selection": (0, (3, 1, 1, 1)),
+    "sgpo_fixed_alpha": (0, (5, 1, 1, 1, 1, 1)),
+    "sgpo_nll": "--",
+    "sgpo_reverse": "-.",
+}
 MARKERS = ("o", "s", "^", "D", "v", "P")
 FAMILY_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 INK = "#222222"

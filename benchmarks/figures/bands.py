@@ -54,10 +54,20 @@ def seed_band(
     )
 
 
-def plot_method(axis, study: Study, model: str, method: str, metric: str) -> None:
-    """One method's line and band; a method with a missing run gets a legend entry that says so."""
+def plot_method(
+    axis,
+    study: Study,
+    model: str,
+    method: str,
+    metric: str,
+    *,
+    label: str = "",
+    band_alpha: float = 0.18,
+) -> None:
+    """One method's line and band (none at ``band_alpha`` 0); a method with a missing run gets a
+    legend entry that says so. ``label``: other than the method's own."""
     runs = study.runs_of(model, method, scored=False)
-    label = study.method_label(method)
+    label = label or study.method_label(method)
     colour, line = COLOURS.get(method, "#555555"), LINES.get(method, "-")
     band = seed_band(runs, metric) if runs else None
     if band is None:
@@ -66,7 +76,8 @@ def plot_method(axis, study: Study, model: str, method: str, metric: str) -> Non
         return
     steps, mean, low, high = band
     dagger = " †" if any(run.diverged for run in runs) else ""
-    axis.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    if band_alpha:
+        axis.fill_between(steps, low, high, color=colour, alpha=band_alpha, linewidth=0)
     axis.plot(steps, mean, color=colour, linestyle=line, label=label + dagger)
 
 
