@@ -52,7 +52,8 @@ from benchmarks.tables import (
 # one that draws from analyses also has ANALYSES, their keys.
 ARTEFACTS = (claims_table, table1, fig4, scaling, curves, *ablations.TABLES, fig2, fig3, fig5,
              fig6, table8, passk, delta, kin.KIN, kin.MASK, delta_classes, maps.DIFFICULTY,
-             maps.SIZE, equal_cost, degraded, eq4, regime, disjointness, tuning, budget)  # fmt: skip
+             maps.SIZE, equal_cost, degraded, eq4, regime, disjointness, tuning,
+             budget)  # fmt: skip
 REPORT = "report"
 
 
