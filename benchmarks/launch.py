@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -211,6 +212,12 @@ def launch_study(study: Study, results: Path, options: argparse.Namespace) -> in
         _log_launch(results, done, options.jobs, time.monotonic() - began)
     console.print(summary.text(), markup=False, highlight=False)
     return conclude(outcome, console)
+
+
+def default_jobs(study: Study) -> int:
+    """Cells to run at a time: one a core, and one alone where a GPU is asked for."""
+    on_cpu = all(cell.config.device == "cpu" for cell in study.cells())
+    return (os.cpu_count() or 1) if on_cpu else 1
 
 
 def _log_launch(results: Path, done: list[Cell], jobs: int, seconds: float) -> None:

@@ -1,12 +1,15 @@
 """Where a cell computes, and what is refused."""
 
+import os
 from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks.config import Cell
+from benchmarks.launch import default_jobs, planned_study
 from benchmarks.profiles import mini
+from sgpo.cli import main
 from sgpo.core import device as devices
 from sgpo.core.config import to_dict
 from sgpo.core.device import describe_device, select_device
@@ -57,3 +60,9 @@ def test_a_setting_that_was_added_changes_no_address_at_its_default():
     ]
     assert len({Cell(c).hash for c in [config, *changed]}) == 5
     assert to_dict(changed[0])["device"] == "auto"
+
+
+def test_cells_share_the_cores_and_have_a_gpu_alone():
+    assert default_jobs(planned_study("mini", 1)) == os.cpu_count()
+    assert default_jobs(planned_study("mini", 1, overrides=["device=auto"])) == 1
+    assert main(["study", "--profile", "quick", "--dry-run", "--seeds", "1"]) == 0

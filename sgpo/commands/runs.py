@@ -71,7 +71,13 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from benchmarks.launch import dry_run, launch_study, planned_study, wants_variants
+    from benchmarks.launch import (
+        default_jobs,
+        dry_run,
+        launch_study,
+        planned_study,
+        wants_variants,
+    )
 
     results = results_dir(options)
     study = planned_study(
@@ -81,6 +87,7 @@ def _study(options: argparse.Namespace) -> int:
         options.overrides,
         variants=wants_variants(options, results),
     )
+    options.jobs = options.jobs or default_jobs(study)
     if options.dry_run:
         return dry_run(study, results, options)
     return launch_study(study, results, options)
