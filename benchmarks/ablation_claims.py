@@ -1,4 +1,4 @@
-"""The paper's claims on SGPO's variants, and one past the paper: Tables 2, 3, 6, 7 as tests.
+"""The paper's claims on SGPO's variants: Tables 2, 3 and 6 as tests.
 
 All on the one model that the variants are planned on; no claims at all where the study plans no
 variant.
@@ -16,8 +16,6 @@ from benchmarks.tables import ablations, table1
 from benchmarks.tables.ablations import REFERENCE, TABLE2, TABLE3, TABLE6
 
 PROXIMAL = "sgpo_no_proximal"
-DELTA_THREE = "sgpo_delta3"
-NOT_MEASURED = "not measured"
 
 
 def needs(study: Study) -> list[tuple[str, str]]:
@@ -26,7 +24,7 @@ def needs(study: Study) -> list[tuple[str, str]]:
     if model is None:
         return []
     methods = [method for table in (TABLE2, TABLE3, TABLE6) for method, _ in table.ROWS]
-    return [(model, method) for method in dict.fromkeys([*methods, DELTA_THREE])]
+    return [(model, method) for method in dict.fromkeys(methods)]
 
 
 def evaluate(study: Study) -> list[Claim]:
@@ -68,7 +66,6 @@ def evaluate(study: Study) -> list[Claim]:
             subject=on,
             paper=_paper_loss("table6", dict(TABLE6.ROWS)["sgpo_reverse"]),
         ),
-        delta_three(study, model),
     ]
 
 
@@ -103,19 +100,6 @@ def proximal_hurts_most(study: Study, model: str) -> Claim:
         paper=f"{margin:+.1f} points",
         detail=detail,
         probability=probability,
-    )
-
-
-def delta_three(study: Study, model: str) -> Claim:
-    """delta=3 minus delta=1 (the paper's), average in points: past the paper."""
-    return judged(
-        key="delta_three",
-        statement="past the paper: delta=3 beats delta=1",
-        subject=study.model(model).label,
-        unit="points",
-        effect=ablations.gain_over_sgpo(study, model, DELTA_THREE),
-        paper=NOT_MEASURED,
-        detail="no claim of the paper",
     )
 
 

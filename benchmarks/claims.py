@@ -1,4 +1,4 @@
-"""The paper's claims as tests on our runs: effect, 95% interval, seeds, verdict.
+"""The paper's claims, and some past it, as tests on our runs: effect, interval, seeds, verdict.
 
 Each claim is a function from a study to ``Claim`` rows. An effect is oriented so that the claim
 says "greater than 0". Verdicts follow ``stats.verdict``; a claim whose runs are missing has the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks import ablation_claims, estimates, stats
+from benchmarks import ablation_claims, beyond_claims, curve_claims, estimates, stats
 from benchmarks.claim import Claim, judged
 from benchmarks.estimates import PERCENT
 from benchmarks.figures import scaling
@@ -18,16 +18,28 @@ from benchmarks.tables import table1
 
 
 def evaluate(study: Study) -> list[Claim]:
-    """All claims that Table 1, Figure 4 and the scaling figure support, then those on SGPO's
-    variants where the study plans any, in a fixed order."""
+    """All claims, those of the paper first, each group in a fixed order.
+
+    What Table 1, Figure 4 and the scaling figure support is always asked; the rest only where the
+    study plans the runs.
+    """
     models = table1.models(study)
-    return [
+    found = [
         *(best_on_average(study, model) for model in models),
         gain_grows(study),
         *(alpha_falls(study, model) for model in models),
         *(entropy_above(study, model) for model in models),
         *ablation_claims.evaluate(study),
+        *curve_claims.evaluate(study),
+        *beyond_claims.evaluate(study),
     ]
+    return sorted(found, key=lambda claim: claim.past)
+
+
+def needs(study: Study) -> list[tuple[str, str]]:
+    """(model, method) of every run that a claim reads."""
+    modules = (table1, scaling, ablation_claims, beyond_claims)
+    return list(dict.fromkeys(need for module in modules for need in module.needs(study)))
 
 
 def best_on_average(study: Study, model: str) -> Claim:

@@ -49,12 +49,19 @@ class TextCell:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """A table cell of several lines, each of a few texts."""
+
+    items: tuple[tuple[TextCell, ...], ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """``rows`` of equal length as ``header``; ``row_anchors`` (one a row, or empty) are link
-    targets; ``numeric`` columns are right-aligned; ``short`` is the caption's title."""
+    targets; ``numeric`` columns are right-aligned."""
 
     header: tuple[str, ...]
-    rows: tuple[tuple[TextCell, ...], ...]
+    rows: tuple[tuple[TextCell | Lines, ...], ...]
     caption: str
     numeric: frozenset[int] = frozenset()
     row_anchors: tuple[str, ...] = ()
@@ -90,9 +97,9 @@ def standing_note(profile: str) -> str:
 Block = Heading | Paragraph | Bullets | Code | Table | Image
 
 
-def row(*values: str | TextCell) -> tuple[TextCell, ...]:
+def row(*values: str | TextCell | Lines) -> tuple[TextCell | Lines, ...]:
     """A table row; plain strings become cells without markup."""
-    return tuple(v if isinstance(v, TextCell) else TextCell(v) for v in values)
+    return tuple(TextCell(v) if isinstance(v, str) else v for v in values)
 
 
 def escape_markdown(text: str) -> str:
@@ -141,7 +148,9 @@ def table_markdown(table: Table, *, links: bool = True) -> str:
     return f"{escape_markdown(table.caption)}\n\n" + "\n".join(lines)
 
 
-def _cell_markdown(cell: TextCell, links: bool) -> str:
+def _cell_markdown(cell: TextCell | Lines, links: bool) -> str:
+    if isinstance(cell, Lines):
+        return "<br>".join(" ".join(_cell_markdown(t, links) for t in line) for line in cell.items)
     text = escape_markdown(cell.text)
     if cell.bold and text:
         text = f"**{text}**"

@@ -6,7 +6,17 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from benchmarks.document import Block, Bullets, Code, Heading, Image, Paragraph, Table, TextCell
+from benchmarks.document import (
+    Block,
+    Bullets,
+    Code,
+    Heading,
+    Image,
+    Lines,
+    Paragraph,
+    Table,
+    TextCell,
+)
 
 _STYLE = """
 :root { --ink: #222; --soft: #5a5a5a; --line: #d9d9d9; --mark: #fff3d6; --link: #00508a; }
@@ -93,7 +103,9 @@ def _table(table: Table) -> str:
     )
 
 
-def _cell(cell: TextCell) -> str:
+def _cell(cell: TextCell | Lines) -> str:
+    if isinstance(cell, Lines):
+        return "<br>".join(" ".join(_cell(text) for text in line) for line in cell.items)
     text = escape(cell.text)
     if cell.bold and text:
         text = f"<strong>{text}</strong>"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import claims, estimates
+from benchmarks import claims, estimates, stats
 from benchmarks.claims import Claim
 from benchmarks.document import (
     Block,
@@ -23,7 +23,18 @@ from benchmarks.estimates import AVERAGE
 from benchmarks.store import NOT_RUN, Run, Study
 from benchmarks.tables import claims_table, regime, table1
 
-FIRST_PAGE = ("claims", "fig4", "scaling", "curves")
+# The figures of the first page: the first three of these that have something to show.
+FIRST_FIGURES = ("curves", "fig5", "map_difficulty", "fig4", "scaling")
+NUM_FIRST_FIGURES = 3
+VERDICTS = (stats.HOLDS, stats.FAILS, stats.UNDECIDED, NOT_RUN)
+MIXED = "mixed"
+LEADS = {
+    stats.HOLDS: "Holds wherever tested",
+    stats.FAILS: "Does not hold anywhere",
+    stats.UNDECIDED: "Undecided everywhere",
+    NOT_RUN: "Not run",
+    MIXED: "Differs between models or parts",
+}
 
 
 def title(study: Study) -> str:
@@ -41,44 +52,100 @@ def report_blocks(
         missing: ``report.MissingCell`` entries.
         commands: what makes the missing runs.
     """
-    front = [pair for pair in content if pair[0].NAME in FIRST_PAGE]
-    details = [pair for pair in content if pair[0].NAME not in FIRST_PAGE]
+    shown = _first_page(study, content, missing)
+    front = [pair for pair in content if pair[0].NAME in shown]
+    details = [pair for pair in content if pair[0].NAME not in shown]
+    found = claims.evaluate(study)
     blocks: list[Block] = [
         Heading(1, title(study)),
         Paragraph(standing_note(study.profile), strong=True),
         Heading(2, "What was asked", "asked"),
         Paragraph(question(study)),
         Heading(2, "What was found", "found"),
-        Bullets(tuple(findings(study))),
+        *(Paragraph(text) for text in findings(study, found)),
+        Bullets(tuple(rankings(study))),
     ]
-    for module, body in front + details:
+    for module, body in front:
+        blocks += [Heading(2, module.TITLE, module.NAME), *body]
+    blocks += [
+        Heading(2, "Each claim in detail", "claims-detail"),
+        *claims_table.detail_blocks(study, found),
+    ]
+    for module, body in details:
         blocks += [Heading(2, module.TITLE, module.NAME), *body]
     blocks += missing_section(missing, commands)
     return blocks + run_list(study)
+
+
+def _first_page(study: Study, content: Sequence[tuple[Any, list[Block]]], missing) -> set[str]:
+    """Names of the artefacts of the first page: the claims and three figures."""
+    names = {module.NAME for module, _ in content}
+    empty = {name for cell in missing for name in cell.artefacts}
+    complete = [name for name in FIRST_FIGURES if name in names and name not in empty]
+    partial = [name for name in FIRST_FIGURES if name in names and name in empty]
+    return {claims_table.NAME, *(complete + partial)[:NUM_FIRST_FIGURES]}
 
 
 def question(study: Study) -> str:
     models = [study.model(key).label for key in table1.models(study)]
     seeds = ", ".join(str(seed) for seed in study.seeds)
     return (
-        f"Does strategy-guided policy optimisation (SGPO) beat SFT+GRPO, LUFFY and HPT when all "
-        f"start from the same warm-up checkpoint and draw the same number of samples, and do the "
-        f"paper's observations about it hold? Models: {', '.join(models) or NOT_RUN}; seeds "
-        f"{seeds}; benchmarks {', '.join(b.label for b in study.benchmarks)}."
+        f"Does strategy-guided policy optimisation (SGPO), which distils a strong model's "
+        f"strategies into a weaker one by a token-level KL beside GRPO, beat SFT+GRPO, LUFFY and "
+        f"HPT when all start from the same warm-up checkpoint and draw the same number of "
+        f"samples, and do the paper's observations about it hold? Models: "
+        f"{', '.join(models) or NOT_RUN}; seeds {seeds}; benchmarks {', '.join(b.label for b in study.benchmarks)}."
     )
 
 
-def findings(study: Study) -> list[str]:
-    """Sentences made from the numbers: the ranking of each model, each claim, the regime."""
-    sentences = [ranking(study, model) for model in table1.models(study)]
-    groups: dict[str, list[Claim]] = {}
-    for claim in claims.evaluate(study):
-        groups.setdefault(claim.statement, []).append(claim)
-    for statement, members in groups.items():
-        parts = [f"{c.verdict} on {c.subject} ({claims_table.effect_text(c)})" for c in members]
-        parts = [part.replace(f" ({NOT_RUN})", "") for part in parts]
-        sentences.append(f"{statement}: {'; '.join(parts)}.")
-    return sentences + [diverged(study), regime_sentence(study)]
+def findings(study: Study, found: Sequence[Claim]) -> list[str]:
+    """Paragraphs made from the numbers: the main comparison, the claims of the paper and those
+    past it by verdict, and how far the study can be trusted."""
+    texts = [headline(study, found)]
+    for past, lead in ((False, "Of the paper's claims"), (True, "Past the paper")):
+        text = verdict_text([c for c in found if c.past is past])
+        if text:
+            texts.append(f"{lead}: {text}")
+    return [*texts, f"{diverged(study)} {regime_sentence(study)}"]
+
+
+def headline(study: Study, found: Sequence[Claim]) -> str:
+    """Whether SGPO is the best row of each model, in one sentence or two."""
+    tests = [c for c in found if c.key == "best_on_average"]
+    counts = {v: [c.subject for c in tests if c.verdict == v] for v in VERDICTS}
+    parts = {
+        stats.HOLDS: "SGPO is better on average than every other row on",
+        stats.FAILS: "SGPO is worse on average than the best other row on",
+        stats.UNDECIDED: "SGPO cannot be told from the best other row on",
+        NOT_RUN: "the comparison was not run on",
+    }
+    text = "; ".join(f"{parts[v]} {_join(names)}" for v, names in counts.items() if names)
+    return f"{text}." if text else f"The main comparison was {NOT_RUN}."
+
+
+def verdict_text(members: Sequence[Claim]) -> str:
+    """Statements by what all of their tests say, and the number of tests by verdict."""
+    if not members:
+        return ""
+    groups: dict[str, list[str]] = {}
+    for statement, tests in claims_table.by_statement(members).items():
+        verdicts = {c.verdict for c in tests}
+        groups.setdefault(verdicts.pop() if len(verdicts) == 1 else MIXED, []).append(statement)
+    counts = [(v, sum(c.verdict == v for c in members)) for v in VERDICTS]
+    counted = ", ".join(f"{number} {v}" for v, number in counts if number)
+    listed = " ".join(
+        f"{LEADS[v]}: {'; '.join(groups[v])}." for v in (*VERDICTS, MIXED) if v in groups
+    )
+    total = "1 test" if len(members) == 1 else f"{len(members)} tests"
+    return f"{total} ({counted}). {listed}"
+
+
+def rankings(study: Study) -> list[str]:
+    return [ranking(study, model) for model in table1.models(study)]
+
+
+def _join(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def ranking(study: Study, model: str) -> str:

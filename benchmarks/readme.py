@@ -10,17 +10,19 @@ from pathlib import Path
 
 from benchmarks import estimates
 from benchmarks.claims import evaluate
-from benchmarks.document import Paragraph, Table, TextCell, row, to_markdown
+from benchmarks.document import Paragraph, Table, row, to_markdown
 from benchmarks.loading import load_study
 from benchmarks.store import Study, write_atomic
 from benchmarks.tables import table1
-from benchmarks.tables.claims_table import caveats, effect_text
+from benchmarks.tables.claims_table import caveats, summary_tables
 
+PAGES = "results/mini"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def results_block(study: Study) -> str:
     """Markdown between the markers: averages, claims beside the paper's, and where they are."""
+    found = evaluate(study)
     parts = [
         Paragraph(
             f"Average over the four mini benchmarks in percent, {len(study.seeds)} seeds, mean "
@@ -28,11 +30,13 @@ def results_block(study: Study) -> str:
             "number: [results/mini/REPORT.md](results/mini/REPORT.md)."
         ),
         _averages(study),
-        Paragraph("Claims of the paper, tested on the miniature:"),
-        _claims(study),
-        Paragraph(caveats(study, evaluate(study))),
+        *summary_tables(study, found),
+        Paragraph(caveats(study, found)),
     ]
-    return to_markdown(parts).strip() + "\n"
+    text = to_markdown(parts).strip() + "\n"
+    return text.replace("](#runs-", f"]({PAGES}/REPORT.md#runs-").replace(
+        "](#claim-", f"]({PAGES}/CLAIMS.md#claim-"
+    )
 
 
 def _averages(study: Study) -> Table:
@@ -46,18 +50,6 @@ def _averages(study: Study) -> Table:
     ]
     return Table(
         header=("Method", *(study.model(m).label for m in models)), rows=tuple(rows), caption=""
-    )
-
-
-def _claims(study: Study) -> Table:
-    rows = [
-        row(c.statement, c.subject, c.paper, effect_text(c), TextCell(c.verdict, bold=True))
-        for c in evaluate(study)
-    ]
-    return Table(
-        header=("Claim", "On", "Paper's effect", "Ours [95%]", "Verdict"),
-        rows=tuple(rows),
-        caption="",
     )
 
 

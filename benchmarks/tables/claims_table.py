@@ -1,15 +1,20 @@
-"""The claims with their verdicts: CLAIMS.md, tables/claims.csv, the table of the first page."""
+"""The claims with their verdicts: CLAIMS.md, tables/claims.csv, the tables of the first page."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import ablation_claims, stats
-from benchmarks.claims import Claim, evaluate
+from benchmarks import claims as tests
+from benchmarks import curve_claims, stats
+from benchmarks.claim import Claim, effect_text
+from benchmarks.claim_notes import NOTES
 from benchmarks.document import (
     Block,
+    Heading,
+    Lines,
     Paragraph,
     Table,
     TextCell,
@@ -17,73 +22,106 @@ from benchmarks.document import (
     standing_note,
     to_markdown,
 )
-from benchmarks.figures import scaling
 from benchmarks.store import NOT_RUN, Study, write_atomic
-from benchmarks.tables import table1
 from benchmarks.tables.write import csv_text
 
 NAME = "claims"
 TITLE = "Claims"
 USES = "scores"
+ANALYSES = curve_claims.ANALYSES
+GROUPS = ((False, "Claims of the paper"), (True, "Past the paper"))
 
 
 def needs(study: Study) -> list[tuple[str, str]]:
-    tested = (table1, scaling, ablation_claims)
-    return list(dict.fromkeys(need for module in tested for need in module.needs(study)))
+    return tests.needs(study)
 
 
-def table(study: Study, claims: list[Claim]) -> Table:
-    """The claims table; the paper's effects have a column of their own."""
-    rows = [
-        row(
-            c.statement,
-            c.subject,
-            TextCell(effect_text(c), link=_link(study, c)),
-            "" if c.effect is None else str(c.effect.num_seeds),
-            "" if c.probability is None else f"{c.probability:.2f}",
-            TextCell(c.verdict, bold=True),
-            c.paper,
-            c.detail,
-        )
-        for c in claims
-    ]
-    return Table(
-        header=(
-            "Claim",
-            "On",
-            "Our effect [95%]",
-            "Seeds",
-            "P(effect > 0)",
-            "Verdict",
-            "Paper's effect",
-            "Details",
-        ),
-        rows=tuple(rows),
-        caption="Each claim says: effect above 0. holds: the whole 95% interval is above 0; does "
-        "not hold: it is below 0; undecided: it contains 0, or there are fewer than "
-        f"{stats.MIN_SEEDS_FOR_VERDICT} seeds. P: share of bootstrap draws in which the claim is "
-        "true, for the first claim against the best other row of each draw.",
-        numeric=frozenset({3, 4}),
+def by_statement(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """Statement -> its tests on several models, in order."""
+    found: dict[str, list[Claim]] = {}
+    for claim in claims:
+        found.setdefault(claim.statement, []).append(claim)
+    return found
+
+
+def summary_tables(study: Study, claims: Sequence[Claim]) -> list[Table]:
+    """One row a claim, its tests below each other: the claims of the paper, then the others."""
+    tables = []
+    for past, title in GROUPS:
+        members = [c for c in claims if c.past is past]
+        rows = []
+        for statement, found in by_statement(members).items():
+            printed = [c.paper for c in found]
+            shown = printed if len(set(printed)) > 1 else printed[:1]
+            paper = tuple((TextCell(text),) for text in shown)
+            lines = tuple(_result_line(study, c) for c in found)
+            rows.append((TextCell(statement, link=_anchor(found[0])), Lines(paper), Lines(lines)))
+        if rows:
+            header = ("Claim", "Paper's effect", "Here: verdict, effect [95%], on")
+            tables.append(Table(header=header, rows=tuple(rows), caption=_caption(title, past)))
+    return tables
+
+
+def _result_line(study: Study, claim: Claim) -> tuple[TextCell, ...]:
+    if claim.effect is None:
+        return (TextCell(NOT_RUN, bold=True), TextCell(f"on {claim.subject}"))
+    effect = TextCell(effect_text(claim), link=_runs_link(study, claim))
+    return (TextCell(claim.verdict, bold=True), effect, TextCell(claim.subject))
+
+
+def _caption(title: str, past: bool) -> str:
+    if past:
+        return f"{title}: questions that it leaves open, asked the same way."
+    return (
+        f"{title}. Every effect is taken so that the claim says it is above 0 (a factor: above "
+        f"1). holds: the whole 95% interval is; does not hold: the whole interval is on the other "
+        f"side; undecided: it is not, or there are fewer than {stats.MIN_SEEDS_FOR_VERDICT} seeds."
     )
 
 
-def effect_text(claim: Claim) -> str:
-    """ "+3.1 points [1.0, 5.2]" or "not run"."""
-    if claim.effect is None:
-        return NOT_RUN
-    digits = 1 if claim.unit == "points" else 3
-    e = claim.effect.interval
-    return f"{e.mean:+.{digits}f} {claim.unit} [{e.low:.{digits}f}, {e.high:.{digits}f}]"
+def _anchor(claim: Claim) -> str:
+    """Claims of one statement share a section, whose first test gives it its name."""
+    return f"claim-{claim.key}"
 
 
-def _link(study: Study, claim: Claim) -> str:
+def _runs_link(study: Study, claim: Claim) -> str:
     if claim.effect is None:
         return ""
     cell = study.runs[claim.effect.run_ids[0]].cell
     return f"runs-{cell.model}-{cell.method}"
 
 
-def caveats(study: Study, claims: list[Claim]) -> str:
+def detail_blocks(study: Study, claims: Sequence[Claim]) -> list[Block]:
+    """A section a claim: where the paper makes it, how it is measured, every test with all that
+    is known of it."""
+    blocks: list[Block] = []
+    for statement, found in by_statement(claims).items():
+        note = NOTES[found[0].key]
+        blocks += [
+            Heading(3, f"{statement} ({note.where})", _anchor(found[0])),
+            _detail_table(study, found, note.measured),
+        ]
+    return blocks
+
+
+def _detail_table(study: Study, claims: Sequence[Claim], caption: str) -> Table:
+    rows = [
+        row(
+            c.subject,
+            TextCell(c.verdict, bold=True),
+            TextCell(effect_text(c), link=_runs_link(study, c)),
+            c.paper,
+            "" if c.effect is None else str(c.effect.num_seeds),
+            "" if c.probability is None else f"{c.probability:.2f}",
+            c.detail,
+        )
+        for c in claims
+    ]
+    header = ("On", "Verdict", "Effect [95%]", "Paper's effect", "Seeds", "P(true)", "Details")
+    return Table(header=header, rows=tuple(rows), caption=caption, numeric=frozenset({4, 5}))
+
+
+def caveats(study: Study, claims: Sequence[Claim]) -> str:
     """How far the verdicts can be trusted: number of tests, and coverage with so few seeds."""
     tested = [c for c in claims if c.effect is not None]
     text = (
@@ -102,32 +140,56 @@ def caveats(study: Study, claims: list[Claim]) -> str:
 
 def build(study: Study, out_dir: Path) -> list[Path]:
     """Writes CLAIMS.md and tables/claims.csv."""
-    claims = evaluate(study)
-    records = [
+    found = tests.evaluate(study)
+    return [
+        write_atomic(out_dir / "CLAIMS.md", page(study, found)),
+        write_atomic(out_dir / "tables" / "claims.csv", csv_text(records(found))),
+    ]
+
+
+def page(study: Study, claims: Sequence[Claim]) -> str:
+    """CLAIMS.md: what was tested and how, the verdicts, then each claim in detail."""
+    blocks: list[Block] = [
+        Heading(1, f"Claims of arXiv 2606.24064 on the {study.profile} profile"),
+        Paragraph(standing_note(study.profile)),
+        Paragraph(
+            "Each claim of the paper is one number, its effect, with a 95% interval over training "
+            "seeds and test problems (two-level bootstrap), and a verdict. The paper's own effect "
+            "stands beside ours and enters no computation. P(true): share of bootstrap draws in "
+            "which the claim is true; where the rival is the best of several rows, it is the best "
+            "of each draw."
+        ),
+        *summary_tables(study, claims),
+        Paragraph(caveats(study, claims)),
+        Heading(2, "Each claim in detail"),
+        *detail_blocks(study, claims),
+    ]
+    text = to_markdown(blocks)
+    return text.replace("](#runs-", "](REPORT.md#runs-")
+
+
+def records(claims: Sequence[Claim]) -> list[dict[str, object]]:
+    """One record a test, for machines; the effect of a factor is its logarithm."""
+    return [
         {
             "claim": c.key,
+            "of_the_paper": not c.past,
             "on": c.subject,
-            "unit": c.unit,
+            "unit": "log factor" if c.unit == "x" else c.unit,
             "effect": NOT_RUN if c.effect is None else round(c.effect.mean, 6),
             "ci_low": NOT_RUN if c.effect is None else round(c.effect.interval.low, 6),
             "ci_high": NOT_RUN if c.effect is None else round(c.effect.interval.high, 6),
+            "margin": c.margin,
             "num_seeds": 0 if c.effect is None else c.effect.num_seeds,
             "probability": NOT_RUN if c.probability is None else c.probability,
             "verdict": c.verdict,
-            "run_ids": NOT_RUN if c.effect is None else " ".join(c.effect.run_ids),
+            "run_ids": NOT_RUN if c.effect is None else " ".join(dict.fromkeys(c.effect.run_ids)),
         }
         for c in claims
-    ]
-    page = (
-        f"# Claims of arXiv 2606.24064 on the {study.profile} profile\n\n"
-        f"{standing_note(study.profile)}\n\n" + to_markdown(blocks(study, out_dir))
-    )
-    return [
-        write_atomic(out_dir / "CLAIMS.md", page.replace("](#", "](REPORT.md#")),
-        write_atomic(out_dir / "tables" / "claims.csv", csv_text(records)),
     ]
 
 
 def blocks(study: Study, out_dir: Path) -> list[Block]:
-    claims = evaluate(study)
-    return [table(study, claims), Paragraph(caveats(study, claims))]
+    """The tables of the first page; the details have a section of their own."""
+    found = tests.evaluate(study)
+    return [*summary_tables(study, found), Paragraph(caveats(study, found))]

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.document import Table, TextCell, table_markdown
+from benchmarks.document import Lines, Table, TextCell, table_markdown
 from benchmarks.store import write_atomic
 
 _TEX = {
@@ -79,7 +79,9 @@ def escape_tex(text: str) -> str:
     return "".join(_TEX.get(character, character) for character in " ".join(text.split()))
 
 
-def _cell_tex(cell: TextCell) -> str:
+def _cell_tex(cell: TextCell | Lines) -> str:
+    if isinstance(cell, Lines):
+        return "; ".join(" ".join(_cell_tex(text) for text in line) for line in cell.items)
     # A bracket that opens a row's first cell would be read as the optional argument of \\.
     text = escape_tex(cell.text)
     text = f"{{{text}}}" if text.startswith("[") else text
