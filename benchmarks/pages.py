@@ -94,7 +94,8 @@ def question(study: Study) -> str:
         f"strategies into a weaker one by a token-level KL beside GRPO, beat SFT+GRPO, LUFFY and "
         f"HPT when all start from the same warm-up checkpoint and draw the same number of "
         f"samples, and do the paper's observations about it hold? Models: "
-        f"{', '.join(models) or NOT_RUN}; seeds {seeds}; benchmarks {', '.join(b.label for b in study.benchmarks)}."
+        f"{', '.join(models) or NOT_RUN}; seeds {seeds}; benchmarks "
+        f"{', '.join(b.label for b in study.benchmarks)}."
     )
 
 
