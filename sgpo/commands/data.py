@@ -12,7 +12,7 @@ REAL_SUITES = ["math500", "olympiadbench", "amc23", "aime24"]
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
-    """Add data prepare and data check."""
+    """Add data prepare, data check and strategies."""
     data = verbs.add_parser("data", help="training data and benchmarks")
     data_verbs = data.add_subparsers(required=True, metavar="prepare|check")
 
@@ -37,6 +37,26 @@ def add(verbs: argparse._SubParsersAction) -> None:
     add("--report", type=Path, help="write what was found as JSON")
     add("--offline", action="store_true", help="open no connection: local files and cache only")
     check.set_defaults(run=_check)
+    _add_strategies(verbs)
+
+
+def _add_strategies(verbs: argparse._SubParsersAction) -> None:
+    strategies = verbs.add_parser("strategies", help="ask a strong model for strategies")
+    add = strategies.add_argument
+    add("--data", required=True, type=Path, help="directory of `sgpo data prepare`")
+    add("--endpoint", required=True, help="OpenAI-compatible, e.g. http://localhost:8000/v1")
+    add("--model", required=True, help="model that proposes, as the endpoint calls it")
+    add("--scorer", help="model that scores (default: the same)")
+    add("--key-variable", default="OPENAI_API_KEY", help="variable with the key (%(default)s)")
+    add("--candidates", type=positive, default=5, help="a problem (%(default)s)")
+    add("--max-tokens", type=positive, default=8192, help="of a reply (%(default)s)")
+    add("--concurrency", type=positive, default=16, help="problems at once (%(default)s)")
+    add("--timeout", type=float, default=600.0, help="seconds of one request (%(default)s)")
+    add("--price-in", type=float, default=0.0, help="of a million prompt tokens")
+    add("--price-out", type=float, default=0.0, help="of a million completion tokens")
+    add("--budget", type=float, help="stop when this run has spent so much")
+    add("--limit", type=positive, help="a pilot on the first problems: prints the cost of all")
+    strategies.set_defaults(run=_strategies)
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -49,3 +69,9 @@ def _check(options: argparse.Namespace) -> int:
     from benchmarks.data_commands import check_command
 
     return check_command(options)
+
+
+def _strategies(options: argparse.Namespace) -> int:
+    from benchmarks.strategy_command import strategies_command
+
+    return strategies_command(options)

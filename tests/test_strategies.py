@@ -1,0 +1,147 @@
+"""Replies are read as they are written, and nothing that leaks is kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from scripted_endpoint import candidate
+
+from sgpo.core.types import Problem
+from sgpo.strategies import (
+    CRITERIA,
+    Scored,
+    best,
+    extraction_request,
+    leaks,
+    parse_candidates,
+    parse_scores,
+    quality_bands,
+    scoring_request,
+)
+
+PROBLEM = Problem(
+    "p",
+    "A list holds 17 numbers whose sum is 2023. What is the largest possible minimum?",
+    "\\boxed{119}",
+    expert="<think>\n2023 / 17 = 119, and 17 \\cdot 119 = 2023; 16 * 119 = 1904.\n</think> 119",
+)
+CLEAN = "Problem type: averages\nStrategy: Compare {x}^2 with the mean.\nSteps:\n1. Find the mean."
+
+
+def test_requests_hold_problem_solution_and_candidates():
+    request = extraction_request(PROBLEM, 5)
+    assert PROBLEM.question in request and "16 * 119 = 1904" in request and "Write 5 " in request
+    request = scoring_request(PROBLEM, [CLEAN, "other {braces}"])
+    assert "Final answer: 119" in request and "Strategy 2:\nother {braces}" in request
+    assert request.index(CLEAN) < request.index("other") and "2 strategies" in request
+
+
+def test_candidates_are_read_with_their_latex_and_in_one_spelling():
+    reply = (
+        "<think>" + candidate("not this", "one") + "</think>\n"
+        + candidate("**algebra**", "Use \\frac{a}{b} and \\binom{n}{k}.")
+        + "<candidate>\n**Problem Type:** graphs\n## Strategy: Colour them.\n**Procedural steps**:"
+        "\n1. a\n2. b\n</candidate>"
+        + candidate("**algebra**", "Use \\frac{a}{b} and \\binom{n}{k}.")  # again
+        + "<candidate>\nProblem type: x\nStrategy: y\nSteps:\n1. cut off he"
+    )  # fmt: skip
+    first, second = parse_candidates(reply)
+    assert "Strategy: Use \\frac{a}{b} and \\binom{n}{k}.\nSteps:\n1. Do it." in first
+    assert second == ("Problem type: graphs\nStrategy: Colour them.\nSteps:\n1. a\n2. b")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "Problem type: x\nStrategy: y",
+        "Problem type: x\nStrategy:\nSteps:\n1. a",
+        "Strategy: y\nProblem type: x\nSteps:\n1. a",
+        "",
+    ],
+)
+def test_a_block_without_its_three_parts_is_left_out(block):
+    assert parse_candidates(f"<candidate>{block}</candidate>") == []
+
+
+def test_an_unfinished_thought_holds_no_candidates():
+    assert parse_candidates("<think>" + candidate("a", "b")) == []
+
+
+def test_scores_are_read_strictly():
+    row = dict.fromkeys(CRITERIA, 0.5)
+    good = json.dumps({"scores": [row, row | {"type": 1}]})
+    assert parse_scores(f"<think>{{}}</think>Here: {good} done", 2) == [row, row | {"type": 1.0}]
+    assert parse_scores(good, 3) is None
+    for bad in (
+        good[:-5],
+        "no scores",
+        json.dumps([row, row]),
+        json.dumps({"scores": [row, row | {"type": 1.2}]}),
+        json.dumps({"scores": [row, row | {"type": "1"}]}),
+        json.dumps({"scores": [row, row | {"type": True}]}),
+        json.dumps({"scores": [row, {"type": 1}]}),
+        json.dumps({"scores": [row, None]}),
+        "<think>" + good,
+    ):
+        assert parse_scores(bad, 2) is None, bad
+
+
+LEAKS = {
+    "The minimum is then 119.": "the final answer",
+    "Show that $119$ can be reached.": "the final answer",
+    "So \\boxed{x}.": "a box",
+    "Divide: 2023 / 17 = n": None,  # nothing carried out
+    "Note that 2 + 3 = 5 first.": "a calculation",
+    "Use $2^{10} \\cdot 3 = 3072$ here.": "a calculation",
+    "Sixteen of them make 1904 at least.": "the intermediate result 1904",
+    "Angles add up to 180 degrees; the list has 17 numbers with sum 2023.": None,
+    "1. Find the mean.\n2. Compare.\n119. Stop.": "the final answer",
+    "Set x = 0 and solve x + 3 = y.": None,
+    "Try n = 12 and 13 cases.": None,
+}
+
+
+@pytest.mark.parametrize("text", LEAKS)
+def test_leaks_are_found_and_named(text):
+    expected, found = LEAKS[text], leaks(text, PROBLEM)
+    assert (not found) if expected is None else found[0].startswith(expected), found
+
+
+@pytest.mark.parametrize(
+    ("answer", "question", "text", "leaking"),
+    [
+        ("2", "How many?", "Split into 2 cases, see step 2.", False),
+        ("2", "How many?", "1. Count.\n2. Add.", False),
+        ("2", "How many?", "The answer is 2.", True),
+        ("2", "How many?", "then x = 2", True),
+        ("2", "How many?", "we get $2$ of them", True),
+        ("25", "How many?", "Look at the 25 pairs.", True),
+        ("25", "Of 25 pairs, how many?", "Look at the 25 pairs.", False),
+        ("12,345", "How many?", "It makes 12345 ways.", True),
+        ("12345", "How many?", "It makes 12,345 ways.", True),
+        ("0.5", "How many?", "with probability 0.5 each", True),
+        ("-3", "How many?", "the root is -3", True),
+        ("\\frac{3}{4}", "What?", "so $\\dfrac{3}{4}$ remains", True),
+        ("\\left(1,2\\right)", "What?", "at the point $(1, 2)$", True),
+        ("(1,2)", "Is (1,2) on it?", "start at (1, 2)", False),
+        ("x^2+1", "What?", "write it as $x^2 + 1$", True),
+        ("x", "What?", "solve for x", False),
+    ],
+)
+def test_answers_of_every_kind(answer, question, text, leaking):
+    assert bool(leaks(text, Problem("a", question, answer))) is leaking
+
+
+def test_the_best_mean_wins_and_the_first_of_equals():
+    def scored(*values):
+        return Scored("t", dict(zip(CRITERIA, values, strict=True)))
+
+    rows = [scored(1, 0, 1, 1), scored(0.8, 0.8, 0.8, 0.8), scored(0.8, 0.8, 0.8, 0.8)]
+    assert [r.mean for r in rows] == [0.75, 0.8, 0.8] and best(rows) == 1
+
+
+def test_bands_are_the_papers():
+    assert quality_bands([1.0, 0.8, 0.79, 0.5, 0.49, 0.0]) == {
+        "[0.8, 1]": 2, "[0.5, 0.8)": 2, "[0, 0.5)": 2
+    }  # fmt: skip

@@ -1,0 +1,219 @@
+"""``sgpo strategies`` against a real server on this machine that errs in every way."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from scripted_endpoint import candidate, scripted_endpoint
+
+pytest.importorskip("openai", reason="the openai client is not installed (extra: strategies)")
+
+from benchmarks.prepared import prepared_problems, write_problems
+from sgpo.cli import main
+from sgpo.core.files import read_json, write_json
+from sgpo.core.types import Problem
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A prepared set: six problems for RL."""
+    folder = tmp_path / "set"
+    problems = [Problem(f"p{i}", f"Add q{i}.", f"{40 + i}", expert="think") for i in range(8)]
+    write_problems(folder / "warmup.jsonl", problems[6:])
+    write_problems(folder / "rl.jsonl", problems[:6])
+    write_json(folder / "report.json", {})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    import openai._base_client
+
+    from sgpo import endpoint
+
+    monkeypatch.setattr(endpoint, "BAD_BODY_PAUSE", 0.01)
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
+
+
+def strategies(data: Path, url: str, *more: object) -> int:
+    return main(["strategies", "--data", str(data), "--endpoint", url, "--model", "strong",
+                 "--concurrency", "3", *map(str, more)])  # fmt: skip
+
+
+def test_every_problem_gets_the_best_of_five(data, capsys):
+    with scripted_endpoint() as endpoint:
+        code = strategies(data, endpoint.url, "--scorer", "judge", "--price-in", 2,
+                          "--price-out", 10)  # fmt: skip
+    assert code == 0
+    problems = prepared_problems(data, "rl")
+    assert [p.id for p in problems] == [f"p{i}" for i in range(6)]
+    assert all("Strategy: Idea e.\n" in p.strategy for p in problems)  # scores rise to the last
+    assert endpoint.models == {"strong": 6, "judge": 6} and endpoint.most_at_once <= 3
+    report = read_json(data / "strategies_report.json")
+    assert report["spent"] == report["total"] == {
+        "requests": 12, "prompt_tokens": 1200, "completion_tokens": 120,
+        "money": pytest.approx((1200 * 2 + 120 * 10) / 1e6),
+    }  # fmt: skip
+    assert report["bands"]["[0.8, 1]"] == 6 and report["candidates"] == 30
+    assert report["mean_score"] == pytest.approx((1 + 0.4 + 1 + 1) / 4)
+    assert "6 of 6 problems have a strategy" in capsys.readouterr().out
+
+
+def test_a_second_call_asks_nothing_and_writes_the_same(data):
+    with scripted_endpoint() as endpoint:
+        assert strategies(data, endpoint.url) == 0
+        first, asked = (data / "strategies.jsonl").read_bytes(), len(endpoint.prompts)
+        assert strategies(data, endpoint.url) == 0
+        assert len(endpoint.prompts) == asked and (data / "strategies.jsonl").read_bytes() == first
+    report = read_json(data / "strategies_report.json")
+    assert report["spent"]["requests"] == 0 and report["total"]["requests"] == 12
+
+
+@pytest.mark.parametrize("fault", ["rate limit", "status 500", "status 503", "drop", "cut", "empty",
+                                   "slow 1.5"])  # fmt: skip
+def test_passing_faults_are_waited_out(data, fault):
+    """Every request fails in this way when it is made for the first time."""
+
+    def script(number: int, prompt: str) -> str | None:
+        first = prompt not in seen
+        seen.add(prompt)
+        return fault if first else None
+
+    seen: set[str] = set()
+    timeout = 1.0 if fault.startswith("slow") else 60
+    with scripted_endpoint(script) as endpoint:
+        assert strategies(data, endpoint.url, "--timeout", timeout) == 0
+    assert len(prepared_problems(data, "rl")) == 6
+    report = read_json(data / "strategies_report.json")
+    assert report["total"]["requests"] == 12 and len(endpoint.prompts) == 24
+
+
+def test_candidates_that_leak_are_never_kept(data):
+    def script(number: int, prompt: str) -> str | None:
+        if "strategies meant" in prompt:
+            assert "is 4" not in prompt  # a leaking one is not even scored
+            return None
+        index = int(prompt.split("Add q")[1][0])
+        leaky = candidate("sums", f"The answer is {40 + index}.")
+        return leaky + ("" if index == 2 else candidate("sums", f"Clean {index * 'x'}."))
+
+    with scripted_endpoint(script) as endpoint:
+        assert strategies(data, endpoint.url, "--candidates", 2) == 0
+    assert [p.id for p in prepared_problems(data, "rl")] == ["p0", "p1", "p3", "p4", "p5"]
+    assert len(prepared_problems(data, "warmup")) == 2
+    report = read_json(data / "strategies_report.json")
+    assert report["without"] == [{"id": "p2", "why": "every candidate leaks", "final": True}]
+    assert report["leaking_candidates"] == 6
+    assert not any("The answer is" in p.strategy for p in prepared_problems(data, "rl"))
+
+
+def test_replies_that_cannot_be_read_are_asked_for_again(data):
+    """Cut candidates first, then scores of the wrong number; p5 never replies in the form."""
+
+    def script(number: int, prompt: str) -> str | None:
+        if "Add q5" in prompt:
+            return "I would rather talk about it."
+        if prompt in seen or "Write 4" in prompt:
+            return None
+        seen.add(prompt)
+        if "strategies meant" in prompt:
+            return '{"scores": [{"type": 1, "strategy": 1, "steps": 1, "no_le'
+        return candidate("sums", "One only.") + "<candidate>\nProblem type: cut"
+
+    seen: set[str] = set()
+    with scripted_endpoint(script) as endpoint:
+        assert strategies(data, endpoint.url) == 0
+    assert len(prepared_problems(data, "rl")) == 5
+    report = read_json(data / "strategies_report.json")
+    assert report["without"] == [{"id": "p5", "why": "no candidate could be read", "final": True}]
+    # One of five was read, so four were asked for next: five in all.
+    assert report["candidates"] == 25
+    assert sum("Write 4 different" in p for p in endpoint.prompts) == 5
+
+
+def test_an_interrupted_extraction_goes_on_from_its_cache(data, capsys):
+    """The endpoint dies after seven requests; what it said until then is not asked for again."""
+    with scripted_endpoint(lambda n, _: None if n < 7 else "status 401") as endpoint:
+        assert strategies(data, endpoint.url) == 2
+    error = capsys.readouterr().err
+    assert "access refused; set OPENAI_API_KEY" in error and len(error.splitlines()) == 1
+    assert not (data / "strategies.jsonl").exists()
+    cache = data / "strategy_replies.jsonl"
+    kept = len(cache.read_text().splitlines())
+    assert kept == 7
+    with cache.open("a") as file:
+        file.write('{"key": "half a li')  # the machine stopped in the middle of a line
+    with scripted_endpoint() as endpoint:
+        assert strategies(data, endpoint.url) == 0
+    assert len(endpoint.prompts) == 12 - 7
+    assert all(json.loads(line) for line in cache.read_text().splitlines())
+    assert len(prepared_problems(data, "rl")) == 6
+
+
+def test_a_problem_that_fails_for_now_is_left_for_the_next_call(data, capsys):
+    def script(number: int, prompt: str) -> str | None:
+        return "empty" if "Add q3" in prompt else None
+
+    with scripted_endpoint(script) as endpoint:
+        assert strategies(data, endpoint.url) == 1
+    assert "1 problems got no reply" in capsys.readouterr().out
+    assert not (data / "strategies.jsonl").exists()
+    with scripted_endpoint() as endpoint:
+        assert strategies(data, endpoint.url) == 0
+    assert len(endpoint.prompts) == 2 and len(prepared_problems(data, "rl")) == 6
+
+
+def test_a_request_that_the_endpoint_takes_for_invalid_is_that_problems_alone(data):
+    def script(number: int, prompt: str) -> str | None:
+        return "status 400" if "Add q3" in prompt else None
+
+    with scripted_endpoint(script) as endpoint:
+        assert strategies(data, endpoint.url) == 0
+    (without,) = read_json(data / "strategies_report.json")["without"]
+    assert without["id"] == "p3" and "request refused" in without["why"] and without["final"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("status 404", "no such model or path"), ("status 403", "access refused")],
+)
+def test_an_endpoint_that_will_not_work_is_left_at_once(data, capsys, fault, message):
+    with scripted_endpoint(lambda *_: fault) as endpoint:
+        assert strategies(data, endpoint.url) == 2
+    assert message in capsys.readouterr().err and len(endpoint.prompts) <= 3
+
+
+def test_an_endpoint_that_is_down_is_given_up_with_a_clear_line(data, capsys, monkeypatch):
+    from sgpo import strategy_extraction
+
+    monkeypatch.setattr(strategy_extraction, "FAILURES_IN_A_ROW", 2)
+    began = time.monotonic()
+    assert strategies(data, "http://127.0.0.1:9/v1") == 2
+    assert "2 problems failed in a row: repeat the command" in capsys.readouterr().err
+    assert time.monotonic() - began < 60
+
+
+def test_a_budget_stops_the_work_and_the_next_call_goes_on(data, capsys):
+    price = ("--price-in", 10_000)  # 100 prompt tokens a request: 1 each
+    with scripted_endpoint() as endpoint:
+        assert strategies(data, endpoint.url, *price, "--budget", 4, "--concurrency", 1) == 2
+        assert "--budget 4.0: 4.00 is spent on 2 of 6 problems" in capsys.readouterr().err
+        assert len(endpoint.prompts) == 4
+        assert strategies(data, endpoint.url, *price, "--budget", 8, "--concurrency", 1) == 0
+        assert len(endpoint.prompts) == 12
+
+
+def test_a_pilot_prints_the_cost_of_all_and_writes_nothing(data, capsys):
+    with scripted_endpoint() as endpoint:
+        assert strategies(data, endpoint.url, "--limit", 2, "--price-in", 10_000) == 0
+    out = capsys.readouterr().out
+    assert "all 6 problems would take about 12.00 (so far 4.00)" in out
+    assert not (data / "strategies.jsonl").exists() and len(endpoint.prompts) == 4
+
+
+def test_a_wrong_address_is_one_line(data, capsys):
+    assert strategies(data, "localhost:8000") == 2
+    assert "endpoint 'localhost:8000': must be a URL" in capsys.readouterr().err
