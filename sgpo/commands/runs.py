@@ -52,7 +52,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
     add("--max-tokens", type=positive, help="default: 32768 on real problems, 96 on mini ones")
     add("--prompt", type=names, default=[], help="prompt specs (default: the tokenizer's own)")
     add("--engine", "--sampler", choices=("compact", "transformers", "vllm"), default="compact")
-    add("--part", type=positive, help="store after every so many problems (default: a suite)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the engine")
+    add("--store-every", type=positive, help="samples (default: 1024; on mini suites: a suite)")
     evaluate.set_defaults(run=_evaluate)
 
     tune = verbs.add_parser("tune", help="tuning trials of every method on the development set")
