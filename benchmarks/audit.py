@@ -16,7 +16,7 @@ from benchmarks.loading import load_study
 from benchmarks.regrade import differing_artefacts
 from benchmarks.store import read_object
 from sgpo.core.config import config_hash
-from sgpo.core.files import sha256_of
+from sgpo.core.files import inside, sha256_of
 
 # Keys of config.json that are not the config itself.
 ADDED = ("run_id", "config_hash", "settings_class", "parent")
@@ -117,7 +117,7 @@ def _checksums(runs: list[Path]) -> Check:
         stored: dict[str, str] = read_object(run / "result.json").get("sha256", {})
         check.absent += not stored
         for name, digest in stored.items():
-            path = run / name
+            path = inside(run, name)
             if not path.exists() or digest.endswith("not hashed"):
                 # Weights and samples stay where the run was made; everything else is published.
                 if path.exists() or name.partition("/")[0] in ("model", "samples"):
@@ -145,7 +145,7 @@ def _letters(runs: list[Path], regrade: bool) -> Check:
     evaluation: Any = None
     for run in runs:
         for key, stored in read_object(run / "scores.json")["benchmarks"].items():
-            path = run / "samples" / f"{key}.jsonl.gz"
+            path = inside(run / "samples", f"{key}.jsonl.gz")
             if not path.exists():
                 check.absent += 1
                 continue
@@ -168,7 +168,7 @@ def _origins(runs: list[Path]) -> Check:
             check.absent += 1
             continue
         config, record = read_object(run / "config.json"), read_object(run / "provenance.json")
-        parent = run.parent / str(config["parent"]) / "result.json"
+        parent = inside(run.parent, str(config["parent"])) / "result.json"
         left = read_object(parent).get("sha256", {}) if parent.exists() else {}
         for name, digest in record["start_weights"].items():
             if f"model/{name}" in left:
@@ -203,7 +203,7 @@ def _tuning(results: Path) -> Check:
     from benchmarks.store import read_rows
 
     for row in read_rows(path):
-        scores = results / "tuning" / "runs" / row["run_id"] / "scores.json"
+        scores = inside(results / "tuning" / "runs", row["run_id"]) / "scores.json"
         if not scores.exists():
             check.absent += 1
             continue

@@ -107,6 +107,11 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\|<*`])", r"\\\1", " ".join(text.split()))
 
 
+def slug(name: str) -> str:
+    """``name`` as an anchor: letters, digits, ``_ . -``; anything else becomes ``-``."""
+    return re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)
+
+
 def to_markdown(blocks: Sequence[Block]) -> str:
     """GitHub-flavoured Markdown of ``blocks``, ending in one newline."""
     return "\n\n".join(_markdown(block) for block in blocks) + "\n"
@@ -115,7 +120,7 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 def _markdown(block: Block) -> str:
     match block:
         case Heading(level, text, anchor):
-            target = f'<a id="{anchor}"></a>\n\n' if anchor else ""
+            target = f'<a id="{slug(anchor)}"></a>\n\n' if anchor else ""
             return f"{target}{'#' * level} {escape_markdown(text)}"
         case Paragraph(text, strong):
             escaped = escape_markdown(text)
@@ -143,7 +148,7 @@ def table_markdown(table: Table, *, links: bool = True) -> str:
         assert len(cells) == len(table.header), (table.header, cells)
         texts = [_cell_markdown(cell, links) for cell in cells]
         if anchor and links:
-            texts[0] = f'<a id="{anchor}"></a>{texts[0]}'
+            texts[0] = f'<a id="{slug(anchor)}"></a>{texts[0]}'
         lines.append("| " + " | ".join(texts) + " |")
     return f"{escape_markdown(table.caption)}\n\n" + "\n".join(lines)
 
@@ -154,4 +159,4 @@ def _cell_markdown(cell: TextCell | Lines, links: bool) -> str:
     text = escape_markdown(cell.text)
     if cell.bold and text:
         text = f"**{text}**"
-    return f"[{text}](#{cell.link})" if cell.link and links else text
+    return f"[{text}](#{slug(cell.link)})" if cell.link and links else text

@@ -16,6 +16,7 @@ from benchmarks.document import (
     Paragraph,
     Table,
     TextCell,
+    slug,
 )
 
 _STYLE = """
@@ -47,7 +48,7 @@ pre { background: #f6f6f6; padding: .7rem; overflow-x: auto; font-size: .85rem; 
 def to_html(blocks: Sequence[Block], *, title: str) -> str:
     """A complete HTML page of ``blocks``: all text escaped, images inlined as base64."""
     sections = [b for b in blocks if isinstance(b, Heading) and b.level == 2 and b.anchor]
-    links = "".join(f'<a href="#{escape(s.anchor)}">{escape(s.text)}</a> ' for s in sections)
+    links = "".join(f'<a href="#{slug(s.anchor)}">{escape(s.text)}</a> ' for s in sections)
     body = [_html(block) for block in blocks]
     # The first blocks say what the page is and is not; the way around it comes after them.
     first = next((i for i, b in enumerate(blocks) if b in sections), len(body))
@@ -109,8 +110,8 @@ def _cell(cell: TextCell | Lines) -> str:
     text = escape(cell.text)
     if cell.bold and text:
         text = f"<strong>{text}</strong>"
-    return f'<a href="#{escape(cell.link)}">{text}</a>' if cell.link else text
+    return f'<a href="#{slug(cell.link)}">{text}</a>' if cell.link else text
 
 
 def _id(anchor: str) -> str:
-    return f' id="{escape(anchor)}"' if anchor else ""
+    return f' id="{slug(anchor)}"' if anchor else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.analyses.run import failure_path, result_path
 from benchmarks.cells import is_finished
-from sgpo.core.files import read_json
+from sgpo.core.files import inside, read_json
 
 
 def print_status(profile: str, results: Path) -> int:
@@ -16,7 +16,8 @@ def print_status(profile: str, results: Path) -> int:
     if not path.exists():
         raise ValueError(f"{path}: no study here yet; start one with `bash reproduce.sh`")
     plan = read_json(path)
-    states = {c["run_id"]: _cell_state(results / "runs" / c["run_id"]) for c in plan["cells"]}
+    runs = results / "runs"
+    states = {c["run_id"]: _cell_state(inside(runs, c["run_id"])) for c in plan["cells"]}
     states |= {a["run_id"]: _analysis_state(results, a) for a in plan.get("analyses", [])}
     counts: dict[str, int] = {}
     for run_id, state in states.items():

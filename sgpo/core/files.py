@@ -68,6 +68,20 @@ def _seal(value: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def inside(root: Path, name: str) -> Path:
+    """``root / name`` for a name that comes from stored data.
+
+    Raises:
+        ValueError: the name is absolute, empty, or leads out of ``root``.
+    """
+    path = root / name
+    if not name or "\0" in name or not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{name!r}: is no path below {root}")
+    if path.resolve() == root.resolve():
+        raise ValueError(f"{name!r}: names {root} itself")
+    return path
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

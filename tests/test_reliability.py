@@ -1,0 +1,194 @@
+"""The reliability scripts in short: they pass on the suite as it is, and fail where they should."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reliability import __main__ as command
+from benchmarks.reliability import checkpoint, common, disk, fuzz, kill
+from benchmarks.reliability.page import write_page
+from sgpo.core import checkpoint as resume_states
+from sgpo.core.files import read_sealed_json, whole_directory, write_bytes, write_sealed_json
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def test_a_short_fuzz_passes_and_counts_every_input():
+    figures, passed = fuzz.run(400, quiet)
+    assert passed, figures
+    assert figures["inputs"] == sum(figures["verdicts"].values()) >= 400
+    assert set(figures["verdicts"]) <= fuzz.REASONS and len(figures["verdicts"]) > 1
+
+
+def test_fuzz_fails_on_an_exception(monkeypatch):
+    def fragile(text: str):
+        raise RuntimeError("unreadable")
+
+    monkeypatch.setattr(fuzz, "extract", fragile)
+    figures, passed = fuzz.run(50, quiet)
+    assert not passed and "unreadable" in figures["failures"][0]
+
+
+def test_fuzz_fails_when_an_answer_is_executed(monkeypatch):
+    plain = fuzz.grade_many
+
+    def gullible(pairs, **options):
+        for _, text in pairs:
+            if "os').system('touch " in text:
+                Path(text.split("touch ")[1].split("'")[0]).touch()
+        return plain(pairs, **options)
+
+    monkeypatch.setattr(fuzz, "grade_many", gullible)
+    figures, passed = fuzz.run(400, quiet)
+    assert not passed and figures["executed"] == 1
+
+
+def test_damaged_resume_states_are_passed_over():
+    figures, passed = checkpoint.run(2, quiet)
+    assert passed and figures["noticed"] == figures["ended_with_identical_weights"] == 2
+
+
+def test_the_checkpoint_case_notices_unchecked_damage(monkeypatch):
+    monkeypatch.setattr(resume_states, "_damage", lambda state: None)
+    flips = [("one bit flipped", checkpoint._flip)]
+    monkeypatch.setattr(checkpoint, "_DAMAGES", tuple(flips))
+    _, passed = checkpoint.run(1, quiet)
+    assert not passed
+
+
+def test_every_flipped_bit_of_a_sealed_file_is_noticed_or_changes_nothing(tmp_path):
+    path, value = tmp_path / "state.json", {"step": 3, "extra": {"tokens": 120}}
+    write_sealed_json(path, value)
+    data = path.read_bytes()
+    for position in range(len(data) * 8):
+        damaged = bytearray(data)
+        damaged[position // 8] ^= 1 << position % 8
+        path.write_bytes(bytes(damaged))
+        try:
+            assert read_sealed_json(path) == value
+        except ValueError as error:
+            assert "state.json" in str(error)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="no JSON object"):
+        read_sealed_json(path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    if os.geteuid() != 0 or not disk.mount_works(tmp_path):
+        pytest.skip("a tmpfs cannot be mounted here (needs root and Linux)")
+    with disk._tmpfs(tmp_path / "small", 256) as path:
+        yield path
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_litter(small_disk):
+    write_bytes(small_disk / "kept", b"old")
+    with whole_directory(small_disk / "model") as directory:
+        (directory / "weights").write_bytes(b"old weights")
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(small_disk / "kept", bytes(1_000_000))
+    with pytest.raises(OSError, match="No space left"):
+        with whole_directory(small_disk / "model") as directory:
+            (directory / "weights").write_bytes(bytes(1_000_000))
+    assert (small_disk / "kept").read_bytes() == b"old"
+    assert (small_disk / "model" / "weights").read_bytes() == b"old weights"
+    assert sorted(p.name for p in small_disk.iterdir()) == ["kept", "model"]
+
+
+def test_a_directory_that_cannot_be_written_is_an_error_and_stays(small_disk):
+    write_bytes(small_disk / "kept", b"old")
+    disk._remount(small_disk, "ro")
+    with pytest.raises(OSError, match="Read-only"):
+        write_bytes(small_disk / "kept", b"new")
+    assert (small_disk / "kept").read_bytes() == b"old"
+
+
+def study_at(root: Path, **files: str) -> Path:
+    cells = [{"run_id": "a"}, {"run_id": "b"}]
+    (root / "runs" / "a").mkdir(parents=True)
+    (root / "study.json").write_text(json.dumps({"cells": cells}))
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_json", ".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "stage"),
+    [
+        ({"runs__a__config_json": ""}, "training"),
+        ({"runs__a__config_json": "", "runs__a__model__x": ""}, "evaluation and grading"),
+        ({"runs__a__config_json": "", "runs__a__scores_json": ""}, "closing a run"),
+        ({"runs__a__result_json": ""}, "between runs"),
+        ({"runs__a__result_json": "", "runs__b__result_json": ""}, "report"),
+    ],
+)
+def test_the_stage_of_a_killed_study_is_read_off_its_files(tmp_path, files, stage):
+    assert kill.stage_of(study_at(tmp_path / "s", **files)) == stage
+    assert kill.stage_of(tmp_path) == "start-up"
+
+
+def test_studies_are_compared_by_all_but_their_times(tmp_path):
+    for name, seconds, score in (("a", 1.0, "c"), ("b", 9.0, "c"), ("c", 1.0, "w")):
+        study = tmp_path / name
+        (study / "tables").mkdir(parents=True)
+        (study / "tables" / "table1.csv").write_text(score)
+        (study / "tables" / "budget.csv").write_text(str(seconds))
+        (study / "CLAIMS.md").write_text("claims")
+        run = study / "runs" / "r"
+        run.mkdir(parents=True)
+        (run / "scores.json").write_text(score)
+        (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds": seconds}) + "\n")
+    a, b, c = (common.outcome_of(tmp_path / name) for name in "abc")
+    assert common.differences(a, b) == []
+    assert common.differences(a, c) == ["r/scores.json", "tables/table1.csv"]
+
+
+def test_outcomes_become_a_page_with_machine_and_commit(tmp_path):
+    figures = {"kills": 40, "by_stage": {"report": 3}, "failures": [], "seconds": 61.2}
+    common.keep("kill", "kill -9", figures, True, tmp_path / "reliability")
+    common.keep("disk", "full disk", {"seconds": 1.0}, False, tmp_path / "reliability")
+    text = write_page(tmp_path / "reliability").read_text()
+    assert "| kill | kill -9 | passed | 61 |" in text and "FAILED" in text
+    assert "- kills: 40" in text and "by stage: report 3" in text and "failures: none" in text
+    assert "Machine: " in text and "torch " in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no case named"),
+        (["flood"], "unknown case 'flood'"),
+        (["kill", "--count", "0"], "--count 0: must be at least 1"),
+        (["--page"], "no outcomes here"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
+    assert command.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_every_case_has_what_the_command_needs():
+    import importlib
+
+    for name, (module, _) in command.CASES.items():
+        found = importlib.import_module(module)
+        assert callable(found.run) and found.NUM_TRIALS >= 1 and found.WHAT, name
+
+
+def test_a_failing_study_is_an_error_with_its_last_lines(tmp_path, monkeypatch):
+    def failed(out: Path, jobs: int = 1, **options):
+        return subprocess.CompletedProcess([], 2, "first\n", "small study: error: broken\n")
+
+    monkeypatch.setattr(common, "run_study", failed)
+    with pytest.raises(RuntimeError, match="ended with 2: .*broken"):
+        common.must_finish(tmp_path)

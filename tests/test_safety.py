@@ -1,0 +1,171 @@
+"""Nothing from a model, a data file or a results directory is executed, unpickled or followed."""
+
+from __future__ import annotations
+
+import ast
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from benchmarks.document import Bullets, Code, Heading, Paragraph, Table, TextCell, to_markdown
+from benchmarks.html import to_html
+from benchmarks.report import build
+from sgpo.cli import main
+from sgpo.core.files import inside
+from tests.synthetic_study import write_study
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = [p for d in ("sgpo", "baselines", "benchmarks") for p in sorted((ROOT / d).rglob("*.py"))]
+CALLS = [
+    (path, node)
+    for path in FILES
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Call)
+]
+
+
+def name_of(call: ast.Call) -> str:
+    return ast.unparse(call.func)
+
+
+def keyword(call: ast.Call, name: str) -> str | None:
+    return next((ast.unparse(k.value) for k in call.keywords if k.arg == name), None)
+
+
+def test_the_calls_are_seen():
+    assert sum(name_of(c).endswith(".from_pretrained") for _, c in CALLS) >= 3
+
+
+def test_model_weights_are_loaded_as_safetensors_only():
+    for path, call in CALLS:
+        owner, _, method = name_of(call).rpartition(".")
+        if method == "from_pretrained" and "Model" in owner:
+            assert keyword(call, "use_safetensors") == "True", f"{path.name}:{call.lineno}"
+
+
+def test_code_from_a_checkpoint_is_never_trusted():
+    for path, call in CALLS:
+        assert keyword(call, "trust_remote_code") in (None, "False"), f"{path.name}:{call.lineno}"
+
+
+FORBIDDEN = {
+    "eval", "exec", "os.system", "os.popen", "marshal.loads", "yaml.load", "pickle.loads",
+    "torch.load", "np.load", "shelve.open", "sympy.sympify", "sympify", "parse_expr",
+}  # fmt: skip
+
+
+def test_nothing_is_evaluated_and_no_shell_is_started():
+    for path, call in CALLS:
+        where = f"{path.name}:{call.lineno}"
+        assert name_of(call) not in FORBIDDEN, where
+        assert keyword(call, "shell") in (None, "False"), where
+        assert keyword(call, "allow_pickle") in (None, "False"), where
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/../../x", "..", ".", "", "a/../..", "a\0b"]
+)
+def test_a_name_from_data_cannot_leave_its_directory(tmp_path, name):
+    with pytest.raises(ValueError, match="is no path below|names .* itself"):
+        inside(tmp_path, name)
+
+
+def test_a_name_cannot_leave_by_a_link(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "link").symlink_to("/etc")
+    with pytest.raises(ValueError):
+        inside(tmp_path / "runs", "link/passwd")
+    assert inside(tmp_path / "runs", "a/b..c") == tmp_path / "runs" / "a" / "b..c"
+
+
+def test_a_hostile_study_file_is_refused_in_one_line(tmp_path, capsys):
+    root = tmp_path / "mini"
+    root.mkdir()
+    (root / "study.json").write_text(json.dumps({"cells": [{"run_id": "../../outside"}]}))
+    assert main(["status", "--out", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert "'../../outside': is no path below" in error and error.count("\n") == 1
+
+
+ATTACKS = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '" onmouseover="alert(1)',
+    "'><svg onload=alert(1)>",
+    "</td></tr></table><iframe src=//x>",
+    "[click](javascript:alert(1))",
+    "&lt;script&gt;",
+    "\\boxed{<b>7</b>}",
+)
+
+
+class Tags(HTMLParser):
+    """Every element with its attributes, and all text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def unsafe(html: str) -> list:
+    return [
+        (tag, attributes)
+        for tag, attributes in Tags(html).elements
+        if tag in ("script", "iframe", "svg", "object", "embed", "form")
+        or any(key.startswith("on") for key in attributes)
+        or not str(attributes.get("href", "#")).startswith("#")
+        or not str(attributes.get("src", "data:image/png")).startswith("data:image/png")
+    ]
+
+
+def test_the_probe_sees_an_attack():
+    assert all(unsafe(f"<p>{a}</p>") for a in ATTACKS[:2])
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_text_in_any_block_becomes_markup(attack):
+    cells = (TextCell(attack), TextCell(attack, bold=True), TextCell(attack, link=attack))
+    blocks = [
+        Heading(2, attack, "anchor"),
+        Heading(3, "plain", attack),
+        Paragraph(attack, strong=True),
+        Bullets((attack,)),
+        Code(attack),
+        Table(header=(attack,) * 3, rows=(cells,), caption=attack, row_anchors=(attack,)),
+    ]
+    html = to_html(blocks, title=attack)
+    assert unsafe(html) == []
+    assert Tags(html).text.count(attack) >= 9  # shown as it is, in every place
+    markdown = to_markdown([b for b in blocks if not isinstance(b, Code)])
+    for opening in ("<script", "<img", "<svg", "<iframe", "<b"):
+        assert opening not in markdown.replace("\\<", "")
+
+
+def test_a_report_of_hostile_runs_is_harmless(tmp_path):
+    root = write_study(tmp_path / "mini")
+    runs = sorted(p for p in (root / "runs").iterdir() if "-grpo-" in p.name)
+    for run, attack in zip(runs, ATTACKS, strict=False):
+        result = json.loads((run / "result.json").read_text())
+        result |= {"status": "diverged", "diverged_reason": attack}
+        (run / "result.json").write_text(json.dumps(result))
+        environment = json.loads((run / "environment.json").read_text())
+        environment |= {"cpu": attack, "machine": attack, "packages": {attack: attack}}
+        (run / "environment.json").write_text(json.dumps(environment))
+    study = json.loads((root / "study.json").read_text())
+    study["models"][0]["label"] = ATTACKS[0]
+    study["methods"][3]["label"] = ATTACKS[1]
+    (root / "study.json").write_text(json.dumps(study))
+    build(root)
+    page = (root / "report.html").read_text()
+    assert unsafe(page) == []
+    assert ATTACKS[0] in Tags(page).text and ATTACKS[1] in Tags(page).text
