@@ -1,8 +1,9 @@
 """kill -9 at random moments of a whole study: does it always finish, with the same tables?
 
 A reference study runs undisturbed. Then, a trial a moment: the same study is started afresh,
-killed at that moment, and continued by the same command to its end. Moments are stratified over
-the reference's duration (training, evaluation, grading and report alike) and drawn from one seed.
+killed at that moment, and continued by the same command to its end. Moments are stratified from
+the first run's opening to the end of the study (training, evaluation, grading and report alike;
+the seconds of imports before hold no state) and drawn from one seed.
 Every second trial kills the launching process only, so that its workers have to notice; the
 others kill the whole process group, as a power cut would.
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.common import (
+    STUDY_SECONDS,
     Say,
     copy_of,
     differences,
@@ -41,17 +44,21 @@ def run(count: int, say: Say, jobs: int = 1) -> tuple[dict[str, Any], bool]:
         say("preparing the base model and the reference study")
         start = prepare_start(root / "start")
         reference = copy_of(start, root / "reference")
-        began = time.monotonic()
-        must_finish(reference, jobs)
-        duration = time.monotonic() - began
+        with started_study(reference, jobs) as process:
+            _wait_for_first_run(reference, process)
+            opened = time.monotonic()
+            process.wait()
+            duration = time.monotonic() - opened
+        must_finish(reference, jobs)  # nothing is left to do, or this says what is wrong
         expected = outcome_of(reference)
+        began = time.monotonic()
         rng = random.Random(SEED)
         trials = []
         for i in range(count):
             moment = duration * (i + rng.random()) / count
             trial = _trial(copy_of(start, root / "trial"), moment, i % 2 == 0, expected, jobs)
             trials.append(trial)
-            left = (time.monotonic() - began) / (i + 2) * (count - i - 1) / 60
+            left = (time.monotonic() - began) / (i + 1) * (count - i - 1) / 60
             result = "same tables" if trial["same"] else trial["problem"]
             say(
                 f"{i + 1}/{count}: killed after {moment:.1f} s ({trial['stage']}): {result}; "
@@ -75,8 +82,10 @@ def run(count: int, say: Say, jobs: int = 1) -> tuple[dict[str, Any], bool]:
 def _trial(
     out: Path, moment: float, only_launcher: bool, expected: dict[str, str], jobs: int
 ) -> dict[str, Any]:
-    """Start the study in ``out``, kill it after ``moment`` seconds, continue it, compare."""
+    """Start the study in ``out``, kill it ``moment`` seconds after its first run was opened,
+    continue it, compare."""
     with started_study(out, jobs) as process:
+        _wait_for_first_run(out, process)
         time.sleep(moment)
         if only_launcher:
             os.kill(process.pid, signal.SIGKILL)
@@ -96,6 +105,16 @@ def _trial(
     changed = differences(expected, outcome_of(out))
     problem = f"differs in {', '.join(changed[:5])}" if changed else ""
     return trial | {"same": not changed, "problem": problem}
+
+
+def _wait_for_first_run(out: Path, process: subprocess.Popen) -> None:
+    """Wait until a run that is not finished has a directory, or the study has ended."""
+    limit = time.monotonic() + STUDY_SECONDS
+    while process.poll() is None and time.monotonic() < limit:
+        opened = {p.parent for p in out.glob("runs/*/config.json")}
+        if opened - {p.parent for p in out.glob("runs/*/result.json")}:
+            return
+        time.sleep(0.01)
 
 
 def stage_of(study: Path) -> str:
