@@ -71,10 +71,9 @@ def test_without_samples_and_weights_the_letters_are_read_and_it_says_so(copy, c
     assert "from the stored verdict letters in 3" in capsys.readouterr().out
 
 
-def flip_letter(results: Path) -> None:
+def change_length(results: Path) -> None:
     def change(scores: dict) -> None:
-        row = scores["benchmarks"]["minimath"]["verdicts"]
-        row[0] = ("w" if row[0][0] == "c" else "c") + row[0][1:]
+        scores["benchmarks"]["minimath"]["mean_length"] += 1.0
 
     edit(run_of(results, "grpo") / "scores.json", change)
 
@@ -129,7 +128,7 @@ def change_start(results: Path) -> None:
 @pytest.mark.parametrize(
     ("tamper", "complaint"),
     [
-        (flip_letter, "scores.json: minimath is not what"),
+        (change_length, "scores.json: minimath is not what"),
         (change_learning_rate, "the stored config gives"),
         (change_packages, "the stored config gives"),
         (change_version, "suite version"),
@@ -144,6 +143,16 @@ def test_one_change_fails_and_is_named(copy, capsys, no_rebuild, tamper, complai
     tamper(copy)
     assert main(["audit", str(copy)]) == 1
     assert complaint in capsys.readouterr().out
+
+
+def test_a_flipped_letter_does_not_pass(copy, capsys):
+    def change(scores: dict) -> None:
+        row = scores["benchmarks"]["minimath"]["verdicts"]
+        row[0] = ("w" if row[0][0] == "c" else "c") + row[0][1:]
+
+    edit(run_of(copy, "grpo") / "scores.json", change)
+    assert main(["audit", str(copy)]) != 0
+    assert "minimath" in "".join(capsys.readouterr())
 
 
 def test_changed_tables_and_pages_are_named(copy):
