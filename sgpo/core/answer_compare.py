@@ -26,7 +26,13 @@ from sgpo.core.answer_forms import (
     parse_form,
 )
 from sgpo.core.answer_numbers import rationals_equal
-from sgpo.core.answer_relations import is_assignment, relation_as_interval
+from sgpo.core.answer_relations import (
+    is_assignment,
+    is_false_statement,
+    names_in_turn,
+    relation_as_interval,
+    rename_letter,
+)
 from sgpo.core.answer_text import words_key
 
 MAX_ITEMS = 200
@@ -67,6 +73,9 @@ def same_answer(gold: Form, answer: Form, judge: Judge) -> bool:
         return _with_relation(gold, answer, judge)
     if isinstance(gold, Interval | Union) or isinstance(answer, Interval | Union):
         return _with_interval(gold, answer, judge)
+    if isinstance(gold, Words | Group) and isinstance(answer, Words | Group):
+        if Words in (type(gold), type(answer)):  # \\text{Alice and Bob} with and without markup
+            return _text_of(gold) == _text_of(answer)
     if isinstance(gold, Group) or isinstance(answer, Group):
         return _with_group(gold, answer, judge)
     if isinstance(gold, Based) or isinstance(answer, Based):
@@ -80,6 +89,7 @@ def same_answer(gold: Form, answer: Form, judge: Judge) -> bool:
 def _text_of(form: Form) -> str | None:
     key = form.key if isinstance(form, Words) else None
     key = words_key(form.text) if isinstance(form, Scalar) else key
+    key = words_key(form.raw) if isinstance(form, Group) and form.raw else key
     return None if key is None else key.replace(" ", "")
 
 
@@ -142,6 +152,8 @@ def _with_group(gold: Form, answer: Form, judge: Judge) -> bool:
     if kinds <= {"list", "set"}:
         if any(isinstance(i, Scalar) and ELLIPSIS in i.text for i in gold.items + answer.items):
             return _in_order(gold.items, answer.items, judge)
+        if names_in_turn(gold.items) != names_in_turn(answer.items):
+            return _in_order(gold.items, answer.items, judge)  # A=2, B=3 is not 3, 2
         return _any_order(gold.items, answer.items, judge)
     if kinds <= {"tuple", "list"} or kinds in ({"ratio"}, {"residue"}):
         return _in_order(gold.items, answer.items, judge)
@@ -238,7 +250,7 @@ def _with_relation(gold: Form, answer: Form, judge: Judge) -> bool:
     if set(answer.ops) <= {"=", "\\approx", "\\equiv"}:
         value = parse_form(answer.sides[-1])
         is_zero = isinstance(value, Scalar) and value.value == 0
-        if is_assignment(answer) or not is_zero:
+        if is_assignment(answer) or not (is_zero or is_false_statement(answer)):
             return same_answer(gold, value, judge)
         return False
     found = relation_as_interval(answer)
@@ -272,9 +284,9 @@ def _two_assignments(gold: Relation, answer: Relation, judge: Judge) -> bool:
         elif names[0] and names[1] and names[0].group(1) == names[1].group(1):
             # f(n)=2n and f(x)=2x are one function: the argument is a bound variable.
             new, old = names[0].group(2), names[1].group(2)
-            if re.search(rf"(?<![a-zA-Z\\]){new}(?![a-zA-Z])", value):
+            if rename_letter(value, new, "") != value:
                 return False
-            value = re.sub(rf"(?<![a-zA-Z\\]){old}(?![a-zA-Z])", new, value)
+            value = rename_letter(value, old, new)
         elif len(gold.ops) == 1 and len(answer.ops) == 1:
             return judge.same_relation(gold, answer)
         else:

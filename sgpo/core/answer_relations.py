@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from sgpo.core.answer_forms import Interval, Relation, Scalar, parse_form
+from sgpo.core.answer_forms import Form, Interval, Relation, Scalar, parse_form
 
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _VARIABLE = re.compile(
@@ -55,4 +56,25 @@ def is_assignment(relation: Relation) -> bool:
     """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
     return set(relation.ops) <= {"=", "\\approx", "\\equiv"} and bool(
         _NAME.fullmatch(relation.sides[0])
+    )
+
+
+def names_in_turn(items: Sequence[Form]) -> bool:
+    """Whether every item names another thing, as in ``A = 2, B = 3``: then their order counts."""
+    names = {item.sides[0] for item in items if isinstance(item, Relation) and is_assignment(item)}
+    return len(items) > 1 and len(names) == len(items)
+
+
+def is_false_statement(relation: Relation) -> bool:
+    """``2 = 3``: an equation between numbers that does not hold."""
+    forms = [parse_form(side) for side in relation.sides]
+    values = [f.value for f in forms if isinstance(f, Scalar) and f.value is not None]
+    exact = "\\approx" not in relation.ops and "\\equiv" not in relation.ops
+    return exact and len(values) == len(forms) and len(set(values)) > 1
+
+
+def rename_letter(text: str, old: str, new: str) -> str:
+    """``text`` with the variable ``old`` called ``new``; letters of commands are left alone."""
+    return re.sub(
+        rf"\\[a-zA-Z]+|{re.escape(old)}", lambda m: new if m.group() == old else m.group(), text
     )
