@@ -19,7 +19,7 @@ def doctor() -> int:
     checks = [_python(), *map(_version, EXACT), _disk(), _memory(), _verifier()]
     for passed, what, fix in checks:
         print(f"{'ok   ' if passed else 'FAIL '} {what}" + ("" if passed else f"  -> {fix}"))
-    print(f"info  {os.cpu_count()} CPU cores; no accelerator is used by this version")
+    print(f"info  {os.cpu_count()} CPU cores; {_accelerator()}")
     return 0 if all(passed for passed, _, _ in checks) else 1
 
 
@@ -48,6 +48,19 @@ def _memory() -> tuple[bool, str, str]:
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     passed = size >= MIN_MEMORY_GIB
     return passed, f"{size:.1f} GiB of memory", "run with --jobs 1, or on a larger machine"
+
+
+def _accelerator() -> str:
+    """The GPUs that torch sees, or why there is none."""
+    try:
+        import torch
+    except ImportError:
+        return "no GPU can be looked for without torch"
+    if not torch.cuda.is_available():
+        build = torch.version.cuda or "none: it is a CPU build"
+        return f"no GPU (CUDA of the installed torch: {build}); the mini study needs none"
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return "GPUs: " + ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in found)
 
 
 def _verifier() -> tuple[bool, str, str]:
