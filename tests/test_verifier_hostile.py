@@ -60,6 +60,26 @@ def test_hostile_text_is_wrong_and_fast(completion):
     assert time.monotonic() - started < 4.0  # below the item limit: decided, not timed out
 
 
+# Just below the limit of what is parsed: no spelling rule may take time quadratic in the length.
+LONG = {
+    piece: piece * (9_900 // len(piece))
+    for piece in (
+        "1", "1 ", "\\text{1", "1\\,111", "111\\,", "x^\\prime ", "(\\mod", "\\{x|x|", "|x",
+        "0.\\overline{", "1 square ", "\\mathbb ", "\\text{ the final answer ", "\\boxed -",
+        "\\begin{aligned}", "７", "'", "\\angle A", "\\frac{", "^{", "1/", "a,", "\\pmod{", "_{",
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("frame", ["%s", "\\text{%s", "\\text{1%s}", "x^{%s", "(%s)", "\\{x|%s\\}"])
+def test_long_text_takes_no_quadratic_time(frame):
+    for text in LONG.values():
+        canonical.cache_clear()
+        started = time.perf_counter()
+        _decide("7", frame % text)
+        assert time.perf_counter() - started < 1.0, text[:40]
+
+
 def test_a_hostile_gold_matches_only_itself():
     tower = "10^{10^{10}}"
     assert grade(tower, f"\\boxed{{{tower}}}").correct

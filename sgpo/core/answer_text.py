@@ -70,7 +70,7 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], 
         (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
         (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", _primes),
         (r"^\s*\\text\{\s*(-?\d[\d.,]*\s[a-z ]+)\}\s*$", r"\1"),
-        (r"^\s*\\text\{((?:(?![a-zA-Z]{2})[^{}\\])*\d(?:(?![a-zA-Z]{2})[^{}\\])*)\}\s*$", r"\1"),
+        (r"^\s*\\text\{(?=[^{}\\\d]*\d)((?:(?![a-zA-Z]{2})[^{}\\])*)\}\s*$", r"\1"),
         (r"(?<=\d)\s*\\(?:mathrm|text)\s*\{\s*([mghsl])\s*\}", r"\\text{\1.}"),  # a unit
         (r"\\(?:mathrm|text|mathit|textbf|textit|rm)\s*\{\s*([a-zA-Z])\s*\}", r"\1"),
         (r"\\text\{\s*(?i:the )?(?i:final )?(?i:answer)\s*(?:is|:|=)\s*:?\s*\}", ""),
