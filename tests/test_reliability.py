@@ -177,6 +177,12 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
     assert message in error and error.count("\n") == 1
 
 
+def test_a_missing_package_is_named_with_its_remedy(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(command.CASES, "fuzz", ("benchmarks.reliability.absent", "never"))
+    assert command.main(["fuzz", "--out", str(tmp_path)]) == 2
+    assert "case 'fuzz' needs benchmarks.reliability.absent: pip" in capsys.readouterr().err
+
+
 def test_every_case_has_what_the_command_needs():
     import importlib
 

@@ -59,7 +59,12 @@ def run_cases(names: Sequence[str], count: int | None, directory: Path) -> bool:
         raise ValueError(f"--count {count}: must be at least 1")
     everything = True
     for name in names:
-        module = importlib.import_module(CASES[name][0])
+        try:
+            module = importlib.import_module(CASES[name][0])
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"case {name!r} needs {error.name}: pip install -e '.[dev]' brings it"
+            ) from error
         print(f"{name}: {module.WHAT} ({CASES[name][1]})", flush=True)
         began = time.monotonic()
         figures, passed = module.run(count or module.NUM_TRIALS, lambda s: print(s, flush=True))
