@@ -174,7 +174,7 @@ def _origins(runs: list[Path]) -> Check:
             if f"model/{name}" in left:
                 same = left[f"model/{name}"] == digest
                 check.add(same, f"{run.name} did not start from the weights {parent.parent} left")
-        group = (config["model"], config["seed"], config["init"])
+        group = (config["model"], config["seed"], str(config["parent"]))
         other, expected = first.setdefault(group, (run, record))
         for name in SHARED:
             same = record[name] == expected[name]

@@ -187,7 +187,7 @@ def test_deleting_a_run_turns_exactly_its_cells_into_not_run(built, study):
     )
     assert line == "| Qwen-M | LUFFY |" + " not run |" * 5
     assert [(c.run_id, c.reason) for c in summary.missing] == [(gone.name, "not run")]
-    assert summary.missing[0].artefacts == ("claims", "table1", "curves", "budget")
+    assert summary.missing[0].artefacts == ("claims", "table1", "curves", "passk", "budget")
     assert "bash reproduce.sh --profile mini --only table1" in summary.commands
     page = (study / "REPORT.md").read_text()
     assert gone.name in page and "\nbash reproduce.sh --profile mini --only table1\n" in page
