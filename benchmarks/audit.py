@@ -14,12 +14,10 @@ from typing import Any
 
 from benchmarks.loading import load_study
 from benchmarks.regrade import differing_artefacts
+from benchmarks.run_checks import stored_hash
 from benchmarks.store import read_object
-from sgpo.core.config import config_hash
 from sgpo.core.files import inside, sha256_of
 
-# Keys of config.json that are not the config itself.
-ADDED = ("run_id", "config_hash", "settings_class", "parent")
 # Runs of one model and seed that start from the same weights must have had the same ones.
 SHARED = ("start_weights", "prompt", "evaluation_data")
 
@@ -92,19 +90,7 @@ def _addresses(runs: list[Path]) -> Check:
     check = Check("config hash is that of the stored config")
     for run in runs:
         config, result = read_object(run / "config.json"), read_object(run / "result.json")
-        environment = read_object(run / "environment.json")
-        parent = config["parent"]
-        found = config_hash(
-            {
-                "method_source": sha256_of(run / "method.py")
-                if (run / "method.py").exists()
-                else None,
-                "config": {key: v for key, v in config.items() if key not in ADDED},
-                "parent": parent.rpartition("-")[2] if parent else None,
-                "packages": environment["packages"],
-                "suite_version": result["suite_version"],
-            }
-        )
+        found = stored_hash(run, result)
         named = {found, config["config_hash"], result["config_hash"], run.name.rpartition("-")[2]}
         check.add(named == {found}, f"{run}: the stored config gives {found}, names say otherwise")
     return check

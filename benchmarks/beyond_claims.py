@@ -19,6 +19,7 @@ from benchmarks.tables.ablations import REFERENCE
 
 BASELINE = "grpo"
 DELTA_THREE = "sgpo_delta3"
+UNCLIPPED = "sgpo_no_clip"
 SWITCHED_OFF = "claimed (App. H; no number printed)"
 
 
@@ -27,6 +28,8 @@ def needs(study: Study) -> list[tuple[str, str]]:
     modules = (kin.KIN, kin.MASK, degraded, equal_cost)
     found = [need for module in modules for need in module.needs(study)]
     found += [(m, method) for m in delta_models(study) for method in (REFERENCE, DELTA_THREE)]
+    style = experiments.STYLE_MODEL
+    found += [(style, m) for m in (REFERENCE, UNCLIPPED) if study.cells_of(style, UNCLIPPED)]
     hardest = hardest_model(study)
     found += [(hardest, m) for m in experiments.MAP_METHODS] if hardest else []
     return list(dict.fromkeys(found))
@@ -36,6 +39,7 @@ def evaluate(study: Study) -> list[Claim]:
     """All of them in a fixed order; [] where the study plans none of the experiments."""
     return [
         *mask_claims(study),
+        *clip_with_style(study),
         *(delta_three(study, model) for model in delta_models(study)),
         *bad_strategy_claims(study),
         *([hardest_cell(study, model)] if (model := hardest_model(study)) else []),
@@ -48,7 +52,7 @@ def mask_claims(study: Study) -> list[Claim]:
     """Direct SFT and KL with the mask on both, on neither, and what the mask does to direct SFT."""
     pairs = (
         ("same_mask", "with the mask on both, KL beats direct SFT", REFERENCE, "sgpo_nll_masked"),
-        ("no_mask", "with no mask on either, KL beats direct SFT", "sgpo_no_clip", "sgpo_nll"),
+        ("no_mask", "with no mask on either, KL beats direct SFT", UNCLIPPED, "sgpo_nll"),
         ("mask_costs", "the mask costs direct SFT accuracy", "sgpo_nll", "sgpo_nll_masked"),
     )
     return [
@@ -56,6 +60,16 @@ def mask_claims(study: Study) -> list[Claim]:
         for key, statement, ours, theirs in pairs
         for model in kin.MASK.models(study)
     ]
+
+
+def clip_with_style(study: Study) -> list[Claim]:
+    """SGPO minus SGPO without KL clipping where all guided texts carry style, in points."""
+    model = experiments.STYLE_MODEL
+    if not study.cells_of(model, UNCLIPPED):
+        return []
+    statement = "KL clipping helps where every guided text opens with style"
+    text = {"key": "clip_with_style", "statement": statement}
+    return [_gain(study, model, REFERENCE, UNCLIPPED, **text)]
 
 
 def delta_models(study: Study) -> list[str]:
@@ -118,14 +132,15 @@ def hardest_cell(study: Study, model: str) -> Claim:
     """SGPO minus the better baseline of the map's hardest row at the study's own teacher gap."""
     cell = maps.map_cell(study, model, experiments.STUDY_GAP)
     rate = maps.pass_rate(study, model)
-    detail = "" if rate is None else f"unguided pass rate of the base model {rate:.3f}"
-    if cell is not None:
-        detail += f"; better baseline: {study.method_label(cell.baseline)}"
+    subject = study.model(model).label
+    if rate is not None:  # measured; the label has the rate that the world was aimed at
+        subject = f"{subject.split(',')[0]} with an unguided pass rate of {rate:.3f}"
+    detail = f"better baseline: {study.method_label(cell.baseline)}" if cell else ""
     names = " and ".join(study.method_label(m) for m in experiments.MAP_BASELINES)
     return judged(
         key="hardest_exploration",
         statement=f"SGPO beats {names} where exploration is hardest",
-        subject=study.model(model).label,
+        subject=subject,
         unit="points",
         effect=cell.gain if cell else None,
         paper=NOT_MEASURED,

@@ -63,4 +63,6 @@ def effect_text(claim: Claim) -> str:
     if claim.unit == TIMES:
         return f"{math.exp(e.mean):.2f}x [{math.exp(e.low):.2f}, {math.exp(e.high):.2f}]"
     digits = 1 if claim.unit == "points" else 3
-    return f"{e.mean:+.{digits}f} {claim.unit} [{e.low:.{digits}f}, {e.high:.{digits}f}]"
+    # Adding zero turns a rounded -0.0 into 0.0.
+    mean, low, high = (round(value, digits) + 0.0 for value in (e.mean, e.low, e.high))
+    return f"{mean:+.{digits}f} {claim.unit} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -3,14 +3,17 @@ pass@k."""
 
 from __future__ import annotations
 
-from benchmarks import equal_reward, estimates, step_shares
+from dataclasses import replace
+
+from benchmarks import equal_reward, estimates, plan_shares, step_shares
 from benchmarks.claim import MARGIN, NOT_MEASURED, TIMES, Claim, judged
+from benchmarks.estimates import PERCENT
 from benchmarks.figures import fig3, fig6, passk
 from benchmarks.store import Study
 from benchmarks.tables import ablations, table1
 from benchmarks.tables.ablations import REFERENCE
 
-ANALYSES = (step_shares.ANALYSIS,)
+ANALYSES = (step_shares.ANALYSIS, plan_shares.ANALYSIS)
 
 
 def evaluate(study: Study) -> list[Claim]:
@@ -30,6 +33,8 @@ def evaluate(study: Study) -> list[Claim]:
         ]  # fmt: skip
     if step_shares.model_of(study) is not None:
         found.append(kl_on_decisions(study))
+    if plan_shares.model_of(study) is not None:
+        found += [right_plan(study, other) for other in ("grpo", "sgpo_reverse")]
     return found + [pass_not_below(study, m) for m in passk_models(study)]
 
 
@@ -77,6 +82,30 @@ def kl_on_decisions(study: Study) -> Claim:
         effect=step_shares.excess(study),
         paper="shown on one example (Fig. 5)",
         detail=detail,
+    )
+
+
+def right_plan(study: Study, other: str) -> Claim:
+    """Probability of the right plan after SGPO minus after another method, in points."""
+    model = plan_shares.model_of(study)
+    assert model is not None, "the caller asks"
+    ours, theirs = (plan_shares.of_all(study, m, "right") for m in (REFERENCE, other))
+    effect, detail = None, ""
+    if ours is not None and theirs is not None:
+        difference = ours - theirs
+        effect = replace(
+            difference, mean=PERCENT * difference.mean, draws=PERCENT * difference.draws
+        )
+        detail = f"{ours.mean:.2f} against {theirs.mean:.2f}; over seeds only"
+    return judged(
+        key="right_plan",
+        statement="SGPO leaves more probability on the right plan",
+        subject=f"than {study.method_label(other)}, {study.model(model).label}",
+        unit="points",
+        effect=effect,
+        paper="drawn, not measured (Fig. 2)",
+        detail=detail,
+        past=True,
     )
 
 

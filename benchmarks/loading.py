@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import stats, votes
+from benchmarks.run_checks import check_columns, check_result, check_scores
 from benchmarks.store import (
     Analysis,
     Benchmark,
@@ -123,29 +124,15 @@ def _load_runs(
         elif (path / "failed.json").exists():
             error = str(read_object(path / "failed.json").get("error", "no reason stored"))
             failures[path.name] = error.splitlines()[0] if error else "no reason stored"
-    _check_columns(runs, benchmarks)
+    check_columns(runs, benchmarks)
     return runs, failures
 
 
 def _load_run(path: Path, cell: Cell, benchmarks: tuple[Benchmark, ...], version: int) -> Run:
     result = read_object(path / "result.json")
-    planned = {"run_id": cell.run_id, "model": cell.model, "method": cell.method}
-    if cell.seed is not None:  # a base model's result counts for all seeds, whatever it names
-        planned["seed"] = cell.seed
-    for name, value in planned.items():
-        if result.get(name) != value:
-            raise StudyError(
-                f"runs/{path.name}/result.json has {name} {result.get(name)!r}, study.json plans "
-                f"{value!r}; remove the run and repeat it"
-            )
-    if result.get("status") not in ("finished", "diverged"):
-        raise StudyError(
-            f"runs/{path.name}/result.json has status {result.get('status')!r}; "
-            "allowed are finished and diverged"
-        )
+    check_result(path, cell, result, version)
     scores = read_object(path / "scores.json") if (path / "scores.json").exists() else None
-    tables = _checked_scores(scores, path.name, benchmarks, version) if scores else {}
-    environment = path / "environment.json"
+    tables = check_scores(scores, path.name, benchmarks, version) if scores else {}
     correct = {
         b.key: stats.correct_matrix(
             tables[b.key]["verdicts"],
@@ -171,7 +158,7 @@ def _load_run(path: Path, cell: Cell, benchmarks: tuple[Benchmark, ...], version
         answers=_answers(tables, correct, path.name),
         protocols={key: table["protocol"] for key, table in tables.items()},
         problem_sets={key: table["problem_set_sha256"] for key, table in tables.items()},
-        environment=read_object(environment) if environment.exists() else {},
+        environment=read_object(path / "environment.json"),
     )
 
 
@@ -185,53 +172,6 @@ def _answers(
         for key, table in tables.items()
         if "answers" in table
     }
-
-
-def _checked_scores(
-    scores: Mapping[str, Any], run_id: str, benchmarks: tuple[Benchmark, ...], version: int
-) -> dict[str, Any]:
-    where = f"runs/{run_id}/scores.json"
-    if scores.get("run_id") != run_id:
-        raise StudyError(f"{where} is of run {scores.get('run_id')!r}; evaluate the run again")
-    if scores.get("suite_version") != version:
-        raise StudyError(
-            f"{where} has suite version {scores.get('suite_version')}, study.json has {version}; "
-            "versions must not be mixed in one table: evaluate the run again"
-        )
-    known = {b.key: b for b in benchmarks}
-    tables = scores.get("benchmarks", {})
-    unknown = sorted(set(tables) - set(known))
-    if unknown:
-        raise StudyError(
-            f"{where} scores benchmark {unknown[0]!r}, which is not in study.json; "
-            f"allowed are {', '.join(known)}"
-        )
-    for key, table in tables.items():
-        lacking = {"k", "verdicts", "protocol", "problem_set_sha256"} - set(table)
-        if lacking:
-            raise StudyError(f"{where}, {key}: {min(lacking)} is missing; evaluate the run again")
-        if table["k"] != known[key].k:
-            raise StudyError(
-                f"{where}, {key}: k is {table['k']}, study.json asks for {known[key].k}; "
-                "evaluate the run again"
-            )
-    return tables
-
-
-def _check_columns(runs: Mapping[str, Run], benchmarks: tuple[Benchmark, ...]) -> None:
-    """One benchmark column, one problem set and one protocol, or StudyError naming both runs."""
-    for benchmark in benchmarks:
-        scored = [run for run in runs.values() if benchmark.key in run.accuracy]
-        for run in scored[1:]:
-            for what, first, other in (
-                ("problem_set_sha256", scored[0].problem_sets, run.problem_sets),
-                ("protocol", scored[0].protocols, run.protocols),
-            ):
-                if first[benchmark.key] != other[benchmark.key]:
-                    raise StudyError(
-                        f"{benchmark.key}: runs {scored[0].cell.run_id} and {run.cell.run_id} "
-                        f"differ in {what} and cannot share a column; evaluate one of them again"
-                    )
 
 
 def _load_analysis(root: Path, planned: Analysis, version: int) -> Analysis:

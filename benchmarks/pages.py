@@ -27,6 +27,7 @@ from benchmarks.tables import claims_table, regime, table1
 FIRST_FIGURES = ("curves", "fig5", "map_difficulty", "fig4", "scaling")
 NUM_FIRST_FIGURES = 3
 VERDICTS = (stats.HOLDS, stats.FAILS, stats.UNDECIDED, NOT_RUN)
+PLURAL = {stats.HOLDS: "hold", stats.FAILS: "do not hold"}
 MIXED = "mixed"
 LEADS = {
     stats.HOLDS: "Holds wherever tested",
@@ -103,7 +104,7 @@ def findings(study: Study, found: Sequence[Claim]) -> list[str]:
     """Paragraphs made from the numbers: the main comparison, the claims of the paper and those
     past it by verdict, and how far the study can be trusted."""
     texts = [headline(study, found)]
-    for past, lead in ((False, "Of the paper's claims"), (True, "Past the paper")):
+    for past, lead in ((False, "The paper's claims"), (True, "Past the paper")):
         text = verdict_text([c for c in found if c.past is past])
         if text:
             texts.append(f"{lead}: {text}")
@@ -131,9 +132,14 @@ def verdict_text(members: Sequence[Claim]) -> str:
     groups: dict[str, list[str]] = {}
     for statement, tests in claims_table.by_statement(members).items():
         verdicts = {c.verdict for c in tests}
-        groups.setdefault(verdicts.pop() if len(verdicts) == 1 else MIXED, []).append(statement)
+        if len(verdicts) == 1:
+            groups.setdefault(tests[0].verdict, []).append(statement)
+        else:
+            parts = [(v, sum(c.verdict == v for c in tests)) for v in VERDICTS]
+            split = ", ".join(f"{number} {PLURAL.get(v, v)}" for v, number in parts if number)
+            groups.setdefault(MIXED, []).append(f"{statement} ({split})")
     counts = [(v, sum(c.verdict == v for c in members)) for v in VERDICTS]
-    counted = ", ".join(f"{number} {v}" for v, number in counts if number)
+    counted = ", ".join(f"{number} {PLURAL.get(v, v)}" for v, number in counts if number)
     listed = " ".join(
         f"{LEADS[v]}: {'; '.join(groups[v])}." for v in (*VERDICTS, MIXED) if v in groups
     )

@@ -37,12 +37,6 @@ def of_all(study: Study, method: str, quantity: str) -> Score | None:
     return _over_seeds(study, method, lambda types: _mean(types, quantity))
 
 
-def difference(study: Study, method: str, other: str, quantity: str) -> Score | None:
-    """``of_all`` of a method minus that of another, paired by seed."""
-    ours, theirs = of_all(study, method, quantity), of_all(study, other, quantity)
-    return None if ours is None or theirs is None else ours - theirs
-
-
 def sorted_mass(study: Study, method: str) -> np.ndarray | None:
     """Probability of the likeliest, second likeliest, ... plan of a type, float [seeds, 64]: each
     type's plans are sorted by themselves, then averaged over the types."""

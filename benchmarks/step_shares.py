@@ -29,6 +29,16 @@ def example(study: Study) -> Mapping[str, Any] | None:
     return found[0].result["example"] if found else None
 
 
+def mean_share(study: Study, quantity: str, classes: Sequence[str]) -> float | None:
+    """The mean of :func:`shares` alone, without its draws."""
+    tables = [_table(a, quantity) for a in study.analyses_of(ANALYSIS)]
+    if not tables or not all(len(t) for t in tables):
+        return None
+    columns = [CLASSES.index(name) for name in classes]
+    share = sum(t[:, columns].sum() for t in tables) / sum(t.sum() for t in tables)
+    return PERCENT * float(share)
+
+
 def shares(study: Study, quantity: str, classes: Sequence[str]) -> Score | None:
     """Share in percent that ``classes`` have of a quantity (one of ``QUANTITIES``), pooled over
     the problems of every seed. Seeds and, within each, its problems are resampled: every seed has
@@ -42,9 +52,10 @@ def shares(study: Study, quantity: str, classes: Sequence[str]) -> Score | None:
     bottoms = [t.sum(axis=1) for t in tables]
     generator = np.random.default_rng(_RNG_SEED)
     draws = nested_ratio_draws(tops, bottoms, generator, num_draws=study.resamples.num_draws)
-    mean = sum(t.sum() for t in tops) / sum(b.sum() for b in bottoms)
+    mean = mean_share(study, quantity, classes)
+    assert mean is not None, "checked above"
     return Score(
-        mean=PERCENT * float(mean),
+        mean=mean,
         draws=PERCENT * draws,
         num_seeds=len(tables),
         run_ids=tuple(run_id for a in found for run_id in a.inputs),

@@ -10,8 +10,11 @@ import numpy as np
 import synthetic_study
 from synthetic_study import BENCHMARKS, SKILL, VARIANTS, dump, load
 
+from benchmarks.config import SUITE_VERSION, Cell
 from benchmarks.launch import planned_study
 from benchmarks.study import write_plan
+from sgpo.core.config import to_dict
+from sgpo.core.runlog import package_versions
 
 NUM_SEEDS = 4  # more than an experiment's three, as in the real study
 CLASS_SHARES = {"choice": 0.5, "commitment": 0.4, "style": 0.0, "routine": 0.1}
@@ -39,7 +42,9 @@ def skill(method: str) -> float:
 
 def write_extended(root: Path) -> Path:
     """A complete extended mini study under ``root``: one quarter of the problems, all its cells."""
-    write_plan(planned_study("mini", NUM_SEEDS, variants=True), root)
+    grid = planned_study("mini", NUM_SEEDS, variants=True)
+    write_plan(grid, root)
+    planned = {cell.run_id: cell for cell in grid.cells()}
     plan = load(root / "study.json")
     plan["benchmarks"] = [
         dict(zip(("key", "label", "num_problems", "k"), b, strict=True)) for b in BENCHMARKS
@@ -56,10 +61,21 @@ def write_extended(root: Path) -> Path:
         for cell in plan["cells"]:
             synthetic_study._write_run(root, cell, rng, difficulty, strength=-0.5)
             _add(root / "runs" / cell["run_id"], cell, rng)
+            _identify(root / "runs" / cell["run_id"], planned[cell["run_id"]])
     finally:
         synthetic_study._skill = original
     synthetic_study._write_extras(root)
     return root
+
+
+def _identify(path: Path, cell: Cell) -> None:
+    """The config and packages that the run's name is the address of."""
+    parent = cell.parent.run_id if cell.parent else None
+    head = {"run_id": cell.run_id, "config_hash": cell.hash, "parent": parent}
+    dump(path / "config.json", head | json.loads(json.dumps(to_dict(cell.config))))
+    environment = load(path / "environment.json") | {"packages": package_versions()}
+    dump(path / "environment.json", environment)
+    dump(path / "result.json", load(path / "result.json") | {"suite_version": SUITE_VERSION})
 
 
 def _add(path: Path, cell: dict, rng) -> None:

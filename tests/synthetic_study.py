@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sgpo.core.config import config_hash
+
 BENCHMARKS = (
     ("minimath", "MiniMATH", 60, 4),
     ("miniamc", "MiniAMC", 20, 8),
@@ -30,6 +32,7 @@ METHODS = (
 SKILL = {"base": 0.0, "sft": 0.1, "sft_full": 0.3, "grpo": 1.2, "hpt": 0.5, "luffy": 1.3}
 SKILL["sgpo"] = 1.9
 STEPS = 40
+PACKAGES = {"torch": "2.13.0", "numpy": "2.4.6"}
 
 
 # SGPO's variants: label, skill, share of the KL mass above the threshold at the first step
@@ -74,13 +77,15 @@ def write_study(
     for model, method in grid:
         for seed in (None,) if method == "base" else seeds:
             tail = "base" if seed is None else f"s{seed}"
+            config = {"model": model, "method": method, "seed": seed, "number": len(cells)}
             cell = {
-                "run_id": f"{model}-{method}-{tail}-{len(cells):08x}",
+                "run_id": f"{model}-{method}-{tail}-{address(config)}",
                 "model": model,
                 "method": method,
                 "seed": seed,
             }
             cells.append(cell)
+            write_config(root / "runs" / cell["run_id"], config)
             _write_run(root, cell, rng, difficulty, strength=strength[model])
     study = {
         "profile": "mini",
@@ -99,6 +104,19 @@ def write_study(
     dump(root / "study.json", study)
     _write_extras(root)
     return root
+
+
+def address(config: dict) -> str:
+    """The content address of a run of ``config``, as the suite makes it."""
+    whole = {"method_source": None, "config": config, "parent": None, "packages": PACKAGES,
+             "suite_version": 1}  # fmt: skip
+    return config_hash(whole)
+
+
+def write_config(path: Path, config: dict) -> None:
+    """config.json of a run directory, whose name ends in the address."""
+    added = {"run_id": path.name, "config_hash": path.name[-8:], "parent": None}
+    dump(path / "config.json", added | config)
 
 
 def dump(path: Path, value: object) -> None:
@@ -142,6 +160,7 @@ def _write_run(root: Path, cell: dict, rng, difficulty: dict, strength: float) -
     result = {
         **cell,
         "config_hash": cell["run_id"][-8:],
+        "suite_version": 1,
         "status": "finished",
         "diverged_reason": None,
         "started": "2026-01-01T00:00:00+00:00",
@@ -153,13 +172,12 @@ def _write_run(root: Path, cell: dict, rng, difficulty: dict, strength: float) -
         "num_steps": STEPS if trained else 0,
     }
     dump(path / "result.json", result)
-    dump(path / "config.json", {"method": cell["method"]})
     environment = {
         "machine": "test <machine> & co",
         "cpu": "cpu|model",
         "cores": 2,
         "python": "3.11.9",
-        "packages": {"torch": "2.13.0", "numpy": "2.4.6"},
+        "packages": PACKAGES,
         "git_commit": "abc1234",
     }
     dump(path / "environment.json", environment)

@@ -362,7 +362,6 @@ def test_effects_are_counted_losses_and_the_papers_stand_beside(built):
         "proximal_hurts_most": (min(others) - average(root, "sgpo_no_proximal"), "+2.8 points"),
         "kl_beats_sft": (sgpo - average(root, "sgpo_nll"), "+2.8 points"),
         "forward_beats_reverse": (sgpo - average(root, "sgpo_reverse"), "+1.2 points"),
-        "delta_three": (average(root, "sgpo_delta3") - sgpo, "not measured"),
     }
     assert list(rest) == list(margins)
     for key, (effect, paper) in margins.items():

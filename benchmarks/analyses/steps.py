@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.analyses.planned import AnalysisTask
-from benchmarks.cells import load_model, load_tokenizer, make_sampler
+from benchmarks.cells import load_model, load_tokenizer
+from benchmarks.policies import make_sampler
 from benchmarks.sources import training_problems
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout

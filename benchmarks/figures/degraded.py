@@ -23,9 +23,9 @@ ROWS = (
 )
 BASELINE = "grpo"
 CURVES = (
-    ("alpha_mean", "mean weight α", (-0.03, 0.83)),
-    ("guided_reward", "guided pass rate", (-0.03, 1.03)),
-    ("reward", "autonomous pass rate", (-0.03, 1.03)),
+    ("alpha_mean", "Mean weight α (Eq. 6)", (-0.03, 0.83)),
+    ("guided_reward", "Guided pass rate", (-0.03, 1.03)),
+    ("reward", "Autonomous pass rate", (-0.03, 1.03)),
 )
 
 

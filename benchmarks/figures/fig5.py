@@ -101,13 +101,13 @@ def _draw_shares(axis, study: Study) -> None:
     axis.set_title("Share of the total, many problems")
     axis.set_xlabel("share, %")
     axis.set_xlim(0, 100)
-    if not any(step_shares.shares(study, q, DECISIONS) for q, _ in AGGREGATES):
+    if step_shares.mean_share(study, "tokens", DECISIONS) is None:
         style.not_run_note(axis, _absent(study))
         return
     places = np.arange(len(AGGREGATES))[::-1]
     left = np.zeros(len(AGGREGATES))
     for kind in CLASSES:
-        widths = np.array([step_shares.shares(study, q, (kind,)).mean for q, _ in AGGREGATES])
+        widths = np.array([step_shares.mean_share(study, q, (kind,)) for q, _ in AGGREGATES])
         axis.barh(
             places, widths, left=left, color=COLOURS[kind], hatch=HATCHES[kind],
             edgecolor="white", height=0.62,

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import claims as tests
 from benchmarks import curve_claims, stats
-from benchmarks.claim import Claim, effect_text
+from benchmarks.claim import MARGIN, TIMES, Claim, effect_text
 from benchmarks.claim_notes import NOTES
 from benchmarks.document import (
     Block,
@@ -71,7 +71,10 @@ def _result_line(study: Study, claim: Claim) -> tuple[TextCell, ...]:
 
 def _caption(title: str, past: bool) -> str:
     if past:
-        return f"{title}: questions that it leaves open, asked the same way."
+        return (
+            f"{title}: questions that it leaves open, asked the same way. Where a claim says "
+            f'"not below", it allows {MARGIN:g} points: the effect must be above -{MARGIN:g}.'
+        )
     return (
         f"{title}. Every effect is taken so that the claim says it is above 0 (a factor: above "
         f"1). holds: the whole 95% interval is; does not hold: the whole interval is on the other "
@@ -101,6 +104,12 @@ def detail_blocks(study: Study, claims: Sequence[Claim]) -> list[Block]:
             Heading(3, f"{statement} ({note.where})", _anchor(found[0])),
             _detail_table(study, found, note.measured),
         ]
+        taken_apart = [c for c in claims if c.key in note.apart]
+        if taken_apart:
+            results = "; ".join(
+                f"{c.statement}: {c.verdict}, {effect_text(c)} ({c.subject})" for c in taken_apart
+            )
+            blocks.append(Paragraph(f"Taken apart past the paper: {results}."))
     return blocks
 
 
@@ -175,7 +184,7 @@ def records(claims: Sequence[Claim]) -> list[dict[str, object]]:
             "claim": c.key,
             "of_the_paper": not c.past,
             "on": c.subject,
-            "unit": "log factor" if c.unit == "x" else c.unit,
+            "unit": "log factor" if c.unit == TIMES else c.unit,
             "effect": NOT_RUN if c.effect is None else round(c.effect.mean, 6),
             "ci_low": NOT_RUN if c.effect is None else round(c.effect.interval.low, 6),
             "ci_high": NOT_RUN if c.effect is None else round(c.effect.interval.high, 6),
