@@ -33,7 +33,7 @@ def test_the_worked_example_is_under_80_lines_and_is_a_method(tmp_path):
 
 
 def test_every_sgpo_option_in_the_readme_exists():
-    for verb, flags in re.findall(r"\.venv/bin/sgpo (\w+)([^\n`]*)", README):
+    for verb, flags in re.findall(r"\.venv/bin/sgpo ([\w-]+)([^\n`]*)", README):
         done = subprocess.run(
             [sys.executable, "-m", "sgpo.cli", verb, "--help"], capture_output=True, text=True
         )
