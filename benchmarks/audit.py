@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.loading import load_study
 from benchmarks.regrade import differing_artefacts
 from benchmarks.run_checks import stored_hash
-from benchmarks.store import read_object
+from benchmarks.stats import StatsError
+from benchmarks.store import StudyError, read_object
 from sgpo.core.files import inside, sha256_of
 
 # Runs of one model and seed that start from the same weights must have had the same ones.
@@ -50,14 +51,14 @@ def audit(results: Path, *, regrade: bool = False) -> int:
         regrade: judge every stored sample anew as well.
 
     Raises:
-        store.StudyError: the directory holds no study, or runs that must not share a table.
+        store.StudyError: the directory holds no study.
     """
-    study = load_study(results)
+    planned, version = _plan(results)
     runs = list(_run_directories(results))
-    planned = {cell.run_id for cell in study.cells}
-    checks = [_present(planned, runs), _addresses(runs), _checksums(runs), _versions(runs, study)]
+    checks = [_present(planned, runs), _addresses(runs), _checksums(runs), _versions(runs, version)]
     checks += [_letters(runs, regrade), _origins([r for r in runs if r.name in planned])]
-    checks += [_artefacts(results), _tuning(results)]
+    together = _together(results)
+    checks += [together, *([] if together.wrong else [_artefacts(results)]), _tuning(results)]
     for check in checks:
         print(check.line())
         for complaint in check.wrong:
@@ -68,6 +69,25 @@ def audit(results: Path, *, regrade: bool = False) -> int:
         f"from the stored verdict letters in {len(runs) - sampled}"
     )
     return 1 if any(check.wrong for check in checks) else 0
+
+
+def _plan(results: Path) -> tuple[set[str], int]:
+    """Run ids of the planned grid, and its suite version."""
+    grid = read_object(results / "study.json")
+    try:
+        return {cell["run_id"] for cell in grid["cells"]}, grid["suite_version"]
+    except (KeyError, TypeError) as error:
+        raise StudyError(f"{results}/study.json does not describe a grid ({error})") from error
+
+
+def _together(results: Path) -> Check:
+    """Runs may share a table; where they may not, nothing can be rebuilt from them either."""
+    check = Check("runs may share a table")
+    try:
+        check.passed = len(load_study(results).runs)
+    except (StudyError, StatsError) as error:
+        check.wrong.append(str(error))
+    return check
 
 
 def _run_directories(results: Path) -> Iterator[Path]:
@@ -115,13 +135,13 @@ def _checksums(runs: list[Path]) -> Check:
     return check
 
 
-def _versions(runs: list[Path], study: Any) -> Check:
-    check = Check(f"suite version is {study.suite_version}")
+def _versions(runs: list[Path], version: int) -> Check:
+    check = Check(f"suite version is {version}")
     for run in runs:
         for name in ("result.json", "scores.json"):
             if (run / name).exists():
                 found = read_object(run / name).get("suite_version")
-                check.add(found == study.suite_version, f"{run / name}: suite version {found}")
+                check.add(found == version, f"{run / name}: suite version {found}")
     return check
 
 
