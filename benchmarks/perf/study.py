@@ -137,7 +137,7 @@ class Stopwatch:
 def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
     """Median seconds of one RL step of ``method`` and its stages: sampling, verification, other
     collection (target selection's scoring), scoring with the loss, backward with the update."""
-    from benchmarks.cells import load_model, load_tokenizer, make_sampler
+    from benchmarks.policies import load_model, load_tokenizer, make_sampler
     from benchmarks.sources import training_problems
 
     config = mini.study(1).entry(method).config(MODEL, 0)
