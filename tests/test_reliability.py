@@ -47,7 +47,7 @@ def test_fuzz_fails_when_an_answer_is_executed(monkeypatch):
 
     monkeypatch.setattr(fuzz, "grade_many", gullible)
     figures, passed = fuzz.run(400, quiet)
-    assert not passed and figures["executed"] == 1
+    assert not passed and figures["executed"] >= 1
 
 
 def test_damaged_resume_states_are_passed_over():

@@ -80,6 +80,25 @@ def test_long_text_takes_no_quadratic_time(frame):
         assert time.perf_counter() - started < 1.0, text[:40]
 
 
+@pytest.mark.parametrize("piece", ["-", "+", "x\\in ", "1\\approx ", "!", "x=", "\\pm ", "not "])
+def test_long_chains_end_in_a_verdict_however_deep_the_caller_is(piece):
+    """A parser that recurses with the text would raise, and more so the deeper it is called."""
+
+    def called_at(depth: int) -> bool | None:
+        return called_at(depth - 1) if depth else _decide("7", piece * (9_000 // len(piece)) + "7")
+
+    canonical.cache_clear()
+    for depth in (0, 600):
+        assert called_at(depth) in (True, False, None)
+
+
+@pytest.mark.parametrize("text", ["^2" * 100, "x|" * 300, "2^" * 40 + "2", "x^2^3"])
+def test_what_the_parser_would_chew_on_is_wrong_at_once(text):
+    started = time.monotonic()
+    assert grade("x+1", f"\\boxed{{{text}}}").reason == "wrong"
+    assert time.monotonic() - started < 3.0
+
+
 def test_a_hostile_gold_matches_only_itself():
     tower = "10^{10^{10}}"
     assert grade(tower, f"\\boxed{{{tower}}}").correct

@@ -49,6 +49,8 @@ _FUNCTION_NAMES = frozenset(
     ["sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "max", "min", "gcd", "lcm", "mod"]
 )
 _PLUS_MINUS = re.compile(r"\s*\\(pm|mp)(?![a-zA-Z])\s*")
+_SIGN_RUN = re.compile(r"(?:[-+−–—]\s*){40}")
+TWO_POWERS = re.compile(r"\^(?:\{[^{}]*\}|\w)\s*\^")  # LaTeX refuses a double superscript
 _REAL_LINE = re.compile(
     r"\\mathbb\{R\}|\\text\{(?:the set of )?(?:all )?real(?: number)?s\}|all real(?: number)?s"
 )
@@ -72,7 +74,10 @@ def is_tractable(text: str) -> bool:
             deepest = max(deepest, depth)
         elif char in "}])":
             depth -= 1
-    return deepest <= MAX_NESTING and text.count("^") <= 400
+    # What is read from one end to the other, a step deeper each time, is bounded like brackets.
+    chains = max(text.count("\\in"), text.count("\\approx"), text.count("≈"))
+    signs = _SIGN_RUN.search(text) is not None
+    return deepest <= MAX_NESTING and chains <= MAX_NESTING and not signs and text.count("^") <= 400
 
 
 def _depths(text: str) -> list[int]:
@@ -256,7 +261,7 @@ def _plus_minus(text: str) -> Form | None:
 
 
 def _scalar(text: str) -> Scalar:
-    if _MINUTES.search(text):
+    if _MINUTES.search(text) or TWO_POWERS.search(text):
         return Scalar(text, malformed=True)
     value_text, unit = split_unit(text)
     percent = value_text.endswith("%")

@@ -85,10 +85,13 @@ class _Parser:
                 return value
 
     def power(self) -> Fraction:
-        if self.peek() in ("-", "+"):
-            sign = -1 if self.peek() == "-" else 1
+        sign = 1
+        while self.peek() in ("-", "+") and self.peek():  # no recursion: signs may be thousands
+            sign = -sign if self.peek() == "-" else sign
             self.at += 1
-            return sign * self.power()
+        return sign * self.unsigned_power()
+
+    def unsigned_power(self) -> Fraction:
         base = self.atom()
         if self.peek() == "!":
             self.at += 1
