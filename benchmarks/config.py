@@ -22,6 +22,7 @@ from sgpo.core.config import (
 )
 from sgpo.core.files import sha256_of
 from sgpo.core.runlog import package_versions
+from sgpo.core.vllm_settings import VLLMSettings
 
 _USER_METHOD = "sgpo_user_method_"  # modules of method files
 SUITE_VERSION = 1  # raised when a change makes scores incomparable with older ones
@@ -81,7 +82,8 @@ class RunConfig:
     ``device``: ``auto`` is a GPU where there is one. ``precision``: type of forward and backward
     passes and of sampling; weights, gradient sums and the optimiser stay float32.
     ``checkpoint``: the base model, a name on the hub or a local directory, with its hub
-    ``revision``; None for a model of the mini world.
+    ``revision``; None for a model of the mini world. ``vllm``: set-up of the engine where
+    ``sampler`` is ``vllm``.
     """
 
     profile: str
@@ -101,6 +103,7 @@ class RunConfig:
     precision: Literal["float32", "bfloat16"] = added("float32")
     checkpoint: str | None = added(None)
     revision: str | None = added(None)
+    vllm: VLLMSettings = added(VLLMSettings())
 
 
 @dataclass(frozen=True)

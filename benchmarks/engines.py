@@ -1,4 +1,4 @@
-"""The samplers by name, for a checkpoint that is only evaluated."""
+"""The samplers by name: the one place that knows them all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sgpo.core.sampling import Sampler
+from sgpo.core.vllm_settings import VLLMSettings
 
 
 def make_engine(
@@ -16,15 +17,18 @@ def make_engine(
     tokenizer: Any,
     *,
     stop_ids: Sequence[int],
-    max_length: int,
+    max_length: int | None = None,
     dtype: str = "float32",
+    vllm: VLLMSettings | None = None,
 ) -> Sampler:
     """The sampler ``name`` on the weights of ``model``.
 
     Args:
         name: ``compact`` (small models on a CPU), ``transformers``, or ``vllm``.
         max_length: longest prompt with completion, in tokens; vLLM sizes its cache by it.
-        dtype: of vLLM's own weights; the other engines compute in that of ``model``.
+        dtype: of vLLM's own weights where ``vllm`` is None; the other engines compute in that of
+            ``model``.
+        vllm: how to set vLLM up; None: for an evaluation, with the machine to itself.
 
     Raises:
         ValueError: unknown name, or the engine is not installed.
@@ -39,11 +43,10 @@ def make_engine(
         return TransformersSampler(model, tokenizer, stop_ids=stop_ids)
     if name == "vllm":
         from sgpo.core.vllm_sampler import VLLMSampler
-        from sgpo.core.vllm_settings import VLLMSettings
 
         # Nothing is trained beside it, so it may have nearly the whole GPU and never sleeps.
-        settings = VLLMSettings(
+        alone = VLLMSettings(
             dtype=dtype, max_model_len=max_length, gpu_memory_utilization=0.85, sleep=False
         )
-        return VLLMSampler(model, tokenizer, stop_ids=stop_ids, settings=settings)
+        return VLLMSampler(model, tokenizer, stop_ids=stop_ids, settings=vllm or alone)
     raise ValueError(f"unknown engine {name!r}: must be compact, transformers or vllm")

@@ -128,7 +128,18 @@ def _overridden(study: Study, overrides: Sequence[str]) -> Study:
 
         return replace(entry, config=config)
 
-    return replace(study, methods=tuple(map(overridden, study.methods)))
+    changed = replace(study, methods=tuple(map(overridden, study.methods)))
+    return replace(changed, benchmarks=_limited(changed))
+
+
+def _limited(study: Study) -> tuple[tuple[str, str, int, int], ...]:
+    """The benchmarks with the sizes that the first method's evaluation limits leave: the plan must
+    promise what the runs will hold."""
+    limits = study.methods[0].config(study.models[0][0], study.seeds[0]).evaluation
+    return tuple(
+        (key, label, min(count, limits.problem_limit or count), min(k, limits.sample_limit or k))
+        for key, label, count, k in study.benchmarks
+    )
 
 
 def selected(study: Study, results: Path, options: argparse.Namespace) -> list[Cell]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from benchmarks.config import RunConfig
+from benchmarks.engines import make_engine
 from sgpo.core import sharding
-from sgpo.core.compact_decoder import CompactSampler
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.ranks import Ranks
-from sgpo.core.sampling import Sampler, TransformersSampler
+from sgpo.core.sampling import Sampler
 
 
 def training_sampler(
@@ -55,10 +56,13 @@ def evaluation_sampler(
 
 
 def make_sampler(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> Sampler:
-    """The sampler that ``config.sampler`` names, on the weights of ``model``."""
+    """The sampler that ``config.sampler`` names, on the weights of ``model``. An engine whose dtype
+    is left open works in the run's precision, so that it samples what the trainer scores."""
     stop_ids = PROMPT_SPECS[config.prompt].stop_ids(tokenizer)
-    kind = {"compact": CompactSampler, "transformers": TransformersSampler}[config.sampler]
-    return kind(model, tokenizer, stop_ids=stop_ids)
+    vllm = config.vllm
+    if vllm.dtype == "auto" and vllm.server is None:
+        vllm = replace(vllm, dtype=config.precision)
+    return make_engine(config.sampler, model, tokenizer, stop_ids=stop_ids, vllm=vllm)
 
 
 def load_model(directory: Path) -> PreTrainedModel:

@@ -26,6 +26,7 @@ from benchmarks.progress import StudyProgress
 from benchmarks.tasks import Task
 from sgpo.core.files import read_json, write_json
 from sgpo.core.runlog import source_digest
+from sgpo.core.vllm_settings import EXIT_HUNG
 
 # A forked worker starts in milliseconds because its server has imported torch already.
 _PRELOAD = ["benchmarks.tasks", "baselines.grpo", "baselines.hpt", "baselines.luffy",
@@ -217,7 +218,7 @@ def _listen(workers: list[_Worker], progress: StudyProgress) -> None:
         except EOFError:  # the process ended
             worker.process.join()
             if worker.error is None and worker.process.exitcode != 0:
-                worker.error = f"worker died with exit code {worker.process.exitcode}"
+                worker.error = _cause_of_death(worker.process.exitcode)
             worker.done = True
             continue
         if kind == "progress":
@@ -225,6 +226,12 @@ def _listen(workers: list[_Worker], progress: StudyProgress) -> None:
         else:
             worker.error = content[0]
     progress.refresh()
+
+
+def _cause_of_death(exit_code: int) -> str:
+    if exit_code == EXIT_HUNG:
+        return "its vLLM engine hung for longer than vllm.stall_seconds; run it again to continue"
+    return f"worker died with exit code {exit_code}"
 
 
 def _conclude(worker: _Worker, outcome: Outcome, study_dir: Path, progress: StudyProgress) -> None:

@@ -22,9 +22,9 @@ from sgpo.core.sampling import SamplingParams, TransformersSampler
 from sgpo.core.seeding import generator
 from sgpo.core.types import FinishReason
 from sgpo.core.vllm_engine import InProcessEngine, RawCompletion
-from sgpo.core.vllm_process import EXIT_HUNG, EngineFailed, untouched
+from sgpo.core.vllm_process import EngineFailed, untouched
 from sgpo.core.vllm_sampler import VLLMSampler, WeightsDiffer, full_weights
-from sgpo.core.vllm_settings import VLLMSettings
+from sgpo.core.vllm_settings import EXIT_HUNG, VLLMSettings
 
 TOKENIZER = build_tokenizer()
 STOP = SPEC.stop_ids(TOKENIZER)

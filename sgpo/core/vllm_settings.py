@@ -12,6 +12,8 @@ from sgpo.core.config import require_positive
 # half-loaded weights give 0.5 and more.
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
 
+EXIT_HUNG = 75  # exit code of a process whose engine hangs in native code
+
 EngineDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
