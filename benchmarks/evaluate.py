@@ -113,10 +113,10 @@ class _Parts:
             if path.exists():
                 self.report(len(part) * self.k)
             else:
-                write_samples(path, self._judged_samples(part, start))
-            found = read_samples(path)
-            summarize(found, [p.id for p in part], self.k)  # exactly k of each, or an error
-            rows += found
+                found = self._judged_samples(part, start)
+                summarize(found, [p.id for p in part], self.k)  # exactly k of each, or an error
+                write_samples(path, found)
+            rows += read_samples(path)
         return rows
 
     def _judged_samples(self, problems: Sequence[Problem], *names: int) -> list[dict[str, Any]]:

@@ -125,12 +125,11 @@ def build_model(
     tokenizer = build_tokenizer(family, small=small)
     settings: dict[str, Any] = {
         "vocab_size": 256 + len(specials) if small else full,
-        "hidden_size": 32,
+        "hidden_size": 64,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,  # the smallest that vLLM's CPU attention has
+        "num_attention_heads": 2,  # of size 32, the smallest that vLLM's CPU attention has
+        "num_key_value_heads": 1,
         "max_position_embeddings": 32_768,
         "tie_word_embeddings": family == "qwen2.5",
         "initializer_range": 0.1,
