@@ -23,6 +23,8 @@ TEXT = "Order Aldric backwards: 541\nCombine threefold: 5427130\nFinish triple \
 class Bigram:
     """A model whose next-token logits depend on the current token alone: logits = table[token]."""
 
+    config = SimpleNamespace(model_type="bigram")
+
     def __init__(self, vocabulary_size: int) -> None:
         self.table = torch.randn(
             vocabulary_size, vocabulary_size, generator=torch.Generator().manual_seed(3)
@@ -138,11 +140,11 @@ def test_profile_is_of_the_likeliest_completion_and_equals_torch_distributions()
     best = max(ids, key=lambda completion: float(chosen(completion).sum()))
     profile = reachable_profile(model, tokenizer, problem, ids)
     assert profile.pieces == tuple(tokenizer.convert_ids_to_tokens(list(best)))
-    assert profile.nll == pytest.approx((-chosen(best)).tolist(), abs=1e-4)
+    assert profile.nll == pytest.approx((-chosen(best)).tolist(), rel=1e-4, abs=1e-4)
     guided_side, plain_side = (
         torch.distributions.Categorical(logits=logprobs(p, best)) for p in (guided, plain)
     )
     expected = torch.distributions.kl_divergence(guided_side, plain_side).tolist()
-    assert profile.kl == pytest.approx(expected, abs=1e-4)
+    assert profile.kl == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert max(expected) > 0.01 and profile.classes[0] == "commitment"
     assert profile.classes[-1] == "routine" and len(profile.classes) == len(best)

@@ -115,6 +115,7 @@ def _draw(axis, study: Study, model: str, kind: str) -> None:
     ks = ks_of(study)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks])
+    absent = []
     for method in METHODS:
         if not study.cells_of(model, method):
             continue
@@ -128,7 +129,8 @@ def _draw(axis, study: Study, model: str, kind: str) -> None:
         scores = curve(study, model, method, kind)
         if scores is None:
             missing = not study.runs_of(model, method, scored=True)
-            axis.plot([], [], label=f"{label} ({'not run' if missing else 'not stored'})", **look)
+            absent.append(f"{label} ({'not run' if missing else 'not stored'})")
+            axis.plot([], [], label=label, **look)
             continue
         intervals = [score.interval for score in scores]
         if method in ("grpo", "sgpo"):  # five bands on top of each other could not be read
@@ -137,6 +139,11 @@ def _draw(axis, study: Study, model: str, kind: str) -> None:
                 color=look["color"], alpha=0.13, linewidth=0,
             )  # fmt: skip
         axis.plot(ks, [i.mean for i in intervals], label=label, **look)
+    if absent:  # said in the panel itself: the legend is that of the first panel
+        axis.text(
+            0.98, 0.02, "\n".join(absent), transform=axis.transAxes, ha="right", va="bottom",
+            fontsize=8, color=style.WARNING,
+        )  # fmt: skip
 
 
 def blocks(study: Study, out_dir: Path) -> list[Block]:

@@ -13,6 +13,7 @@ from benchmarks.claim import MARGIN, TIMES, Claim, effect_text
 from benchmarks.claim_notes import NOTES
 from benchmarks.document import (
     Block,
+    Bullets,
     Heading,
     Lines,
     Paragraph,
@@ -55,7 +56,9 @@ def summary_tables(study: Study, claims: Sequence[Claim]) -> list[Table]:
             shown = printed if len(set(printed)) > 1 else printed[:1]
             paper = tuple((TextCell(text),) for text in shown)
             lines = tuple(_result_line(study, c) for c in found)
-            rows.append((TextCell(statement, link=_anchor(found[0])), Lines(paper), Lines(lines)))
+            rows.append(
+                (TextCell(sentence(statement), link=_anchor(found[0])), Lines(paper), Lines(lines))
+            )
         if rows:
             header = ("Claim", "Paper's effect", "Here: verdict, effect [95%], on")
             tables.append(Table(header=header, rows=tuple(rows), caption=_caption(title, past)))
@@ -101,16 +104,28 @@ def detail_blocks(study: Study, claims: Sequence[Claim]) -> list[Block]:
     for statement, found in by_statement(claims).items():
         note = NOTES[found[0].key]
         blocks += [
-            Heading(3, f"{statement} ({note.where})", _anchor(found[0])),
+            Heading(3, f"{sentence(statement)} ({note.where})", _anchor(found[0])),
             _detail_table(study, found, note.measured),
         ]
         taken_apart = [c for c in claims if c.key in note.apart]
         if taken_apart:
-            results = "; ".join(
-                f"{c.statement}: {c.verdict}, {effect_text(c)} ({c.subject})" for c in taken_apart
-            )
-            blocks.append(Paragraph(f"Taken apart past the paper: {results}."))
+            blocks.append(Paragraph("Taken apart past the paper:"))
+            blocks.append(Bullets(tuple(_in_words(taken_apart))))
     return blocks
+
+
+def _in_words(claims: Sequence[Claim]) -> list[str]:
+    """One line a statement with all of its tests."""
+    return [
+        f"{sentence(statement)}: "
+        + "; ".join(f"{c.verdict}, {effect_text(c)}, {c.subject}" for c in found)
+        for statement, found in by_statement(claims).items()
+    ]
+
+
+def sentence(statement: str) -> str:
+    """``statement`` with a capital at its front."""
+    return statement[:1].upper() + statement[1:]
 
 
 def _detail_table(study: Study, claims: Sequence[Claim], caption: str) -> Table:

@@ -9,7 +9,7 @@ from sgpo.commands import add_profile, results_dir
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
-    """Add explain, diff-configs and audit."""
+    """Add explain, diff-configs, audit and publish."""
     explain = verbs.add_parser("explain", help="how a verdict came about, step by step")
     explain.add_argument("samples", nargs="?", type=Path, help="samples file (.jsonl or .jsonl.gz)")
     explain.add_argument("--id", help="problem id in the samples file")
@@ -29,6 +29,10 @@ def add(verbs: argparse._SubParsersAction) -> None:
     audit.add_argument("results", nargs="?", type=Path, default=Path("results/mini"))
     audit.add_argument("--regrade", action="store_true", help="judge every stored sample anew, too")
     audit.set_defaults(run=_audit)
+
+    publish = verbs.add_parser("publish", help="shrink a study's files for version control")
+    publish.add_argument("results", nargs="?", type=Path, default=Path("results/mini"))
+    publish.set_defaults(run=_publish)
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -53,3 +57,10 @@ def _audit(options: argparse.Namespace) -> int:
     from benchmarks.audit import audit
 
     return audit(options.results, regrade=options.regrade)
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from benchmarks.publish import publish
+
+    print(f"{options.results}: {publish(options.results) / 2**20:.1f} MiB saved")
+    return 0

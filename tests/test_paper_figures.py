@@ -1,0 +1,259 @@
+"""Figures 2, 3, 5, 6, Table 8 and pass@k on a synthetic study, against counts of its own files."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from synthetic_analyses import CLASSES, KINDS, KL, NLL, NUM_PROBLEMS, RIGHT, STEPS, write_analyses
+from synthetic_study import BENCHMARKS, dump, load, run_dir, write_study
+
+from benchmarks import equal_reward, plan_shares, report, step_shares, style
+from benchmarks.figures import fig2, fig3, fig5, fig6, passk
+from benchmarks.figures.bands import smooth
+from benchmarks.loading import load_study
+from benchmarks.store import StudyError
+from benchmarks.tables import table8
+
+NAMES = ("fig2", "fig3", "fig5", "fig6", "table8", "passk")
+SEEDS = (0, 1, 2)
+DECISION_TOKENS = 6 / 30
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Path:
+    """A complete study with variants and analyses, never written to by a test."""
+    root = write_study(tmp_path_factory.mktemp("figures") / "mini", variants=True)
+    rng = np.random.default_rng(5)
+    for path in root.glob("runs/*/scores.json"):
+        scores = load(path)
+        for table in scores["benchmarks"].values():
+            table["answers"] = " ".join(word_of(v, rng) for v in table["verdicts"])
+        dump(path, scores)
+    return write_analyses(root)
+
+
+def word_of(verdicts: str, rng) -> str:
+    """Answers that fit the verdict letters: correct ones agree, wrong ones are x, y or z."""
+    return "".join(
+        "a" if v == "c" else (str(rng.choice(list("xyz"))) if v == "w" else ".") for v in verdicts
+    )
+
+
+@pytest.fixture
+def study(stored, tmp_path) -> Path:
+    return Path(shutil.copytree(stored, tmp_path / "mini"))
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """Figures that a build would have written."""
+    figures: list = []
+    monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure) or [])
+    return figures
+
+
+def texts(figure) -> str:
+    return " ".join(t.get_text() for t in figure.findobj(Text))
+
+
+def test_each_is_written_by_its_name_and_names_what_it_lacks(study, monkeypatch):
+    summary = report.build(study, only=["table8", "fig6"])
+    assert summary.missing == ()
+    made = {path.name for path in summary.written}
+    assert {"table8.csv", "table8_paper.csv", "fig6.png", "fig6.pdf"} <= made
+    (study / "analyses" / "plans-qwen-m-s1.json").unlink()
+    monkeypatch.setattr(style, "save", lambda figure, path: [])
+    summary = report.build(study, only=NAMES)
+    assert [(c.run_id, c.reason, c.artefacts) for c in summary.missing] == [
+        ("plans-qwen-m-s1", "not run", ("fig2",))
+    ]
+    assert summary.commands == ("bash reproduce.sh --profile mini --only fig2",)
+    assert "not run" in fig2.caption(load_study(study))
+
+
+def test_an_analysis_of_another_run_or_version_is_not_used(study):
+    path = study / "analyses" / "steps-qwen-m-s0.json"
+    good = load(path)
+    dump(path, good | {"inputs": {"another run": "x"}})
+    assert "not run" in fig5.caption(load_study(study))
+    dump(path, good | {"suite_version": 9})
+    with pytest.raises(StudyError, match=r"steps-qwen-m-s0.json has suite version 9"):
+        load_study(study)
+
+
+# Figure 2 -----------------------------------------------------------------------------------------
+
+
+def test_fig2_shows_each_types_right_plan_from_hard_to_easy(stored, drawn):
+    fig2.build(load_study(stored), stored)
+    by_rank, averages, top = drawn[0].axes
+    assert [t.get_text() for t in top.get_xticklabels()] == ["Borin", "Aldric", "Cedra"]
+    order = [KINDS.index(k) for k in ("Borin", "Aldric", "Cedra")]
+    for method, container in zip(fig2.METHODS, top.containers, strict=True):
+        expected = [RIGHT[method][i] + 0.01 for i in order]  # seeds add 0, 0.01 and 0.02
+        assert container.lines[0].get_ydata() == pytest.approx(expected)
+    first = by_rank.lines[0].get_ydata()
+    assert first[0] == pytest.approx(0.3 + 0.01) and first.sum() == pytest.approx(1.0)
+    assert averages.containers[2].lines[0].get_ydata() == pytest.approx(
+        [np.mean(RIGHT["sgpo"]) + 0.01]
+    )
+
+
+def test_plan_scores_name_the_run_of_each_seed(stored):
+    score = plan_shares.of_all(load_study(stored), "sgpo_reverse", "right")
+    assert score.run_ids == tuple(run_dir(stored, "qwen-m", "sgpo_reverse", s).name for s in SEEDS)
+    values = [np.mean(RIGHT["sgpo_reverse"]) + s / 100 for s in SEEDS]
+    assert (score.interval.low, score.interval.high) == pytest.approx((min(values), max(values)))
+
+
+# Figures 3 and 6 ----------------------------------------------------------------------------------
+
+
+def mean_curve(root: Path, method: str, metric: str) -> np.ndarray:
+    rows = []
+    for seed in SEEDS:
+        lines = (run_dir(root, "qwen-m", method, seed) / "metrics.jsonl").read_text().splitlines()
+        rows.append(smooth(np.array([json.loads(line)[metric] for line in lines])))
+    return np.mean(rows, axis=0)
+
+
+def test_fig3_has_a_line_for_every_row_of_table_2(stored, drawn):
+    fig3.build(load_study(stored), stored)
+    rewards, entropies, race, legend = drawn[0].axes
+    for axis, metric in ((rewards, "reward"), (entropies, "entropy")):
+        lines = [line for line in axis.lines if len(line.get_xdata()) > 2]
+        for method, line in zip(fig3.METHODS, lines, strict=True):
+            assert line.get_ydata() == pytest.approx(mean_curve(stored, method, metric))
+            assert line.get_label() == fig3.LABELS[method]
+    shown = [t.get_text() for t in legend.get_legend().get_texts()]
+    assert shown == list(fig3.LABELS.values())
+    assert "equal reward: " in texts(drawn[0]) and len(race.get_legend().get_texts()) == 2
+
+
+def test_fig6_marks_where_each_reaches_the_lower_final_reward(stored, drawn):
+    loaded = load_study(stored)
+    fig6.build(loaded, stored)
+    ours, theirs = (
+        equal_reward.isotonic(mean_curve(stored, m, "reward")[None])[0] for m in fig6.METHODS
+    )
+    level = min(ours[-1], theirs[-1])
+    marks = [line for line in drawn[0].axes[0].lines if line.get_marker() == "^"]
+    for curve, mark in zip((ours, theirs), marks, strict=True):
+        step = float(mark.get_xdata()[0])
+        at = np.interp(step, np.arange(1, len(curve) + 1), curve)
+        assert at == pytest.approx(level, abs=1e-9)
+    found = equal_reward.compare(loaded, "qwen-m", *fig6.METHODS)
+    assert found.factor == pytest.approx(found.steps[1] / found.steps[0])
+    assert found.gain_percent == pytest.approx(100 * (ours[-1] / theirs[-1] - 1))
+
+
+def test_a_shorter_run_has_no_end_to_compare(study):
+    path = run_dir(study, "qwen-m", "sgpo_nll", 1) / "metrics.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:9]))
+    assert equal_reward.compare(load_study(study), "qwen-m", "sgpo", "sgpo_nll") is None
+    assert "Steps to equal reward: not run." in fig6.caption(load_study(study))
+
+
+# Figure 5 -----------------------------------------------------------------------------------------
+
+
+def test_fig5_bars_are_means_over_the_tokens_of_a_step(stored, drawn):
+    fig5.build(load_study(stored), stored)
+    for axis, values in zip(drawn[0].axes, (KL, NLL), strict=False):
+        heights = [patch.get_height() for patch in axis.patches]
+        assert heights == pytest.approx([np.mean(values[a:b]) for a, b, _ in STEPS])
+        colours = {fig5.COLOURS[kind] for *_, kind in STEPS}
+        assert len({patch.get_facecolor() for patch in axis.patches}) == len(colours)
+    assert len(CLASSES) == len(KL)
+    assert "decisions 20%" in texts(drawn[0])
+
+
+def test_shares_are_pooled_over_problems_and_seeds(stored):
+    loaded = load_study(stored)
+    files = [load(stored / f"analyses/steps-qwen-m-s{seed}.json") for seed in SEEDS]
+    problems = [problem for file in files for problem in file["result"]["problems"]]
+    assert len(problems) == 3 * NUM_PROBLEMS
+    decided = sum(p["kl"][0] + p["kl"][1] for p in problems) / sum(sum(p["kl"]) for p in problems)
+    mass = step_shares.shares(loaded, "kl", step_shares.DECISIONS)
+    assert mass.mean == pytest.approx(100 * decided)
+    assert mass.interval.low < mass.mean < mass.interval.high
+    assert mass.num_seeds == 3
+    excess = step_shares.excess(loaded)
+    assert excess.mean == pytest.approx(100 * (decided - DECISION_TOKENS))
+
+
+def test_without_a_problem_that_meets_the_rule_it_says_so(study, drawn):
+    for seed in SEEDS:
+        path = study / f"analyses/steps-qwen-m-s{seed}.json"
+        stored = load(path)
+        stored["result"] |= {"example": None, "problems": []}
+        dump(path, stored)
+    fig5.build(load_study(study), study)
+    assert texts(drawn[0]).count("no problem met the rule") == 3
+
+
+# Table 8 ------------------------------------------------------------------------------------------
+
+
+def test_table8_has_shares_of_each_band_and_keeps_the_papers_apart(study):
+    report.build(study, only=["table8"])
+    with (study / "tables" / "table8.csv").open() as file:
+        rows = {r["strategies"]: r for r in csv.DictReader(file)}
+    kept = rows["Kept: best of 5"]
+    assert [kept[n] for n in ("count", "high", "medium", "low")] == ["500", "450", "40", "10"]
+    text = (study / "tables" / "table8.md").read_text()
+    assert "| Kept: best of 5 | 500 | 90.0 | 8.0 | 2.0 | 0.95 |" in text
+    assert "on 98.4% of the problems" in text and "39.4" not in text
+    printed = (study / "tables" / "table8_paper.md").read_text()
+    assert "| High [0.8, 1.0] | 197 | 39.4 |" in printed
+    (study / "analyses" / "strategies.json").unlink()
+    report.build(study, only=["table8"])
+    text = (study / "tables" / "table8.md").read_text()
+    assert "| Kept: best of 5 |" + " not run |" * 9 in text
+    assert table8.needs(load_study(study)) == []
+
+
+# pass@k -------------------------------------------------------------------------------------------
+
+
+def test_passk_curves_are_those_of_the_stored_letters(stored, drawn):
+    loaded = load_study(stored)
+    assert [b.key for b in passk.benchmarks_of(loaded)] == ["miniamc", "miniaime"]
+    assert passk.ks_of(loaded) == [1, 2, 4, 8]
+    passk.build(loaded, stored)
+    top = drawn[0].axes[1]  # Qwen-M, pass@k
+    lines = {line.get_label(): line.get_ydata() for line in top.lines}
+    for method, label in (("sgpo", "SGPO"), ("luffy", "LUFFY")):
+        expected = []
+        for k in (1, 2, 4, 8):
+            means = []
+            for seed, (key, _, _, n) in itertools.product(SEEDS, BENCHMARKS[1::2]):
+                table = load(run_dir(stored, "qwen-m", method, seed) / "scores.json")
+                verdicts = table["benchmarks"][key]["verdicts"]
+                subsets = list(itertools.combinations(range(n), k))
+                means.append(
+                    np.mean([any(v[i] == "c" for i in s) for v in verdicts for s in subsets])
+                )
+            expected.append(100 * np.mean(means))
+        assert lines[label] == pytest.approx(expected)
+    votes = {line.get_label(): line.get_ydata() for line in drawn[0].axes[4].lines}
+    assert votes["SGPO"][0] == pytest.approx(lines["SGPO"][0])
+    assert (votes["SGPO"] <= lines["SGPO"] + 1e-9).all()
+
+
+def test_runs_without_stored_answers_have_pass_but_no_maj(study, drawn):
+    path = run_dir(study, "qwen-m", "grpo", 0) / "scores.json"
+    scores = load(path)
+    for table in scores["benchmarks"].values():
+        del table["answers"]
+    dump(path, scores)
+    passk.build(load_study(study), study)
+    notes = [[t.get_text() for t in drawn[0].axes[i].texts] for i in range(6)]
+    assert notes == [[], [], [], [], ["SFT+GRPO (not stored)"], []]
