@@ -16,6 +16,7 @@ from rich.console import Console
 from benchmarks import experiments, report
 from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
 from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_file
+from benchmarks.gpu_plan import print_plan
 from benchmarks.hygiene import record_disjointness
 from benchmarks.profiles import profile_module
 from benchmarks.progress import StudyProgress, clock, expected_cost
@@ -256,11 +257,12 @@ def conclude(outcome: Outcome, console: Console) -> int:
 
 
 def dry_run(study: Study, results: Path, options: argparse.Namespace) -> int:
-    """Print the grid with expected time and disk; nothing is run or written."""
-    cells: list[Task] = [
-        *selected(study, results, options),
-        *selected_analyses(study, options),
-    ]
+    """Print the grid with expected time, disk and GPU memory; nothing is run or written."""
+    cells: list[Task] = selected(study, results, options)
+    if cells and cells[0].config.checkpoint is not None:
+        print_plan(cells, results)
+        return 0
+    cells += selected_analyses(study, options)
     left = [c for c in cells if not is_done(c, results)]
     for cell in cells:
         state = "to run" if cell in left else "finished"

@@ -33,8 +33,11 @@ class AnalysisTask:
 
 
 def analysis_tasks(study: Study) -> list[AnalysisTask]:
-    """Every analysis of a study that plans SGPO's variants, else none, in the order of seeds."""
+    """Every analysis of a study that plans SGPO's variants on the mini world, whose plans and
+    token classes they read, else none, in the order of seeds."""
     cells = {(c.config.model, c.config.method, c.config.seed): c for c in study.cells()}
+    if any(cell.config.data.source != "mini" for cell in cells.values()):
+        return []
     models = [key for key, _, _ in study.models if (key, MARKER, study.seeds[0]) in cells]
     tasks = [AnalysisTask(key, "", None, ()) for key, needs in ANALYSES.items() if not needs]
     tasks += [

@@ -24,7 +24,9 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
     """Add ``--profile`` and ``--out``."""
-    parser.add_argument("--profile", default="mini", help="mini or quick")
+    parser.add_argument(
+        "--profile", default="mini", help="mini, quick, lab, single_gpu or paper (default: mini)"
+    )
     parser.add_argument("--out", type=Path, help="results directory (default: results/PROFILE)")
 
 

@@ -1,0 +1,227 @@
+"""What a run of a published checkpoint takes: GPU memory, GPU hours and disk, by formula.
+
+Nothing here was measured on a GPU; every assumption is a constant of this file and is printed with
+the estimate (``ASSUMPTIONS``). Bytes are bytes, hours are hours of one GPU. Imports no torch.
+
+Memory of one rank, N weights spread over W ranks (``sgpo.core.sharding`` says why):
+
+- always: float32 master weights and two AdamW moments, 12 N / W;
+- rollout: those, the last step's gradients 4 N / W, gathered bfloat16 weights 2 N, the engine;
+- update: those, gathered bfloat16 weights and float32 gradients 6 N, activations, logits;
+- optimiser step: those, gradients and its two temporaries, 12 N / W.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.config import RunConfig
+from benchmarks.profiles.checkpoints import Shape
+from benchmarks.suites import SUITES
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """``memory``: bytes that a process can use. ``flops``: dense bfloat16 peak a second."""
+
+    name: str
+    memory: float
+    flops: float
+
+
+REFERENCE = Gpu("H100 80 GB", 79 * GIB, 989e12)
+OVERHEAD = 2.5 * GIB  # CUDA context, NCCL buffers, fragmentation
+ENGINE_ASLEEP = 1.5 * GIB  # what vLLM keeps while it sleeps
+ENGINE_WORKSPACE = 3 * GIB  # activations and CUDA graphs inside vLLM's own share
+HEAD_CHUNK = 4096  # tokens whose logits exist at once
+HEAD_COPIES = 8  # float32 copies of a chunk's logits alive in the KL's backward pass
+TRAIN_UTILISATION = 0.4  # of the GPU's peak in passes of training and scoring
+SAMPLE_UTILISATION = 0.05  # of the peak while sampling
+MEAN_SHARE = 0.4  # mean completion or trace over the longest allowed
+MEAN_PROMPT = 300  # tokens
+PROMPT_ROOM = 2048  # longest prompt with a strategy, tokens
+RESUME_STATES = 3  # two are kept, a third exists while it is written
+SAMPLE_BYTES = 1.5  # of a compressed sample, a token
+GENERATE_BATCH = 256  # sequences at once of the transformers engine (TransformersSampler)
+
+ASSUMPTIONS = (
+    f"GPU: {REFERENCE.name}, {REFERENCE.memory / GIB:.0f} GiB usable, "
+    f"{REFERENCE.flops / 1e12:.0f} TFLOP/s in bfloat16",
+    f"training and scoring at {TRAIN_UTILISATION:.0%} of that, sampling at "
+    f"{SAMPLE_UTILISATION:.0%}; completions and traces are {MEAN_SHARE:.0%} of the longest allowed "
+    "in the mean",
+    "arithmetic of a token: 2 FLOP a weight forward, 4 backward, 2 more where activations are "
+    "recomputed, and attention over half the sequence",
+    "memory of a rank: float32 weights and AdamW moments in shards (12 bytes a weight / ranks); in "
+    "an update bfloat16 weights and float32 gradients whole (6 bytes a weight), one layer's "
+    "activations and the inputs of all, logits of "
+    f"{HEAD_CHUNK} tokens x {HEAD_COPIES}; in a rollout bfloat16 weights and vLLM's share",
+    f"disk of a run: {RESUME_STATES} resume states of 12 bytes a weight while it trains, then "
+    f"weights in float32 and {SAMPLE_BYTES} bytes a sampled token",
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU by phase, and the longest sequences that vLLM's cache holds at once."""
+
+    rollout: float
+    update: float
+    optimizer: float
+    full_sequences: float | None
+
+    @property
+    def peak(self) -> float:
+        return max(self.rollout, self.update, self.optimizer)
+
+
+def memory(shape: Shape, config: RunConfig, ranks: int, gpu: Gpu = REFERENCE) -> Memory:
+    """The estimate for one of ``ranks`` GPUs of ``config``."""
+    n, work = shape.num_parameters, work_bytes(config)
+    awake, asleep, sequences = _engine(shape, config, gpu)
+    if config.train is None:
+        return Memory(n * work + awake + OVERHEAD, 0.0, 0.0, sequences)
+    sharded = ranks > 1 or config.precision != "float32"
+    kept = 12 * n / ranks + OVERHEAD
+    gathered = n * work if sharded else 0.0
+    update = gathered + 4 * n + activations(shape, config) + head(shape)
+    return Memory(
+        rollout=kept + 4 * n / ranks + gathered + awake,
+        update=kept + update + asleep,
+        optimizer=kept + 12 * n / ranks + asleep,
+        full_sequences=sequences,
+    )
+
+
+def work_bytes(config: RunConfig) -> int:
+    """Bytes of a number in forward and backward passes."""
+    return 4 if config.precision == "float32" else 2
+
+
+def _engine(shape: Shape, config: RunConfig, gpu: Gpu) -> tuple[float, float, float | None]:
+    """Bytes of the sampler awake and released, and longest sequences in vLLM's cache."""
+    n, work, vllm = shape.num_parameters, work_bytes(config), config.vllm
+    longest = vllm.max_model_len or shape.context
+    if config.sampler == "vllm":
+        if vllm.server is not None:  # on GPUs of its own
+            return 0.0, 0.0, None
+        share = vllm.gpu_memory_utilization * gpu.memory
+        cache = share - n * work - ENGINE_WORKSPACE
+        sequences = max(0.0, cache) / (shape.cache_numbers * work * longest)
+        return share, ENGINE_ASLEEP if vllm.sleep else share, sequences
+    longest = min(longest, _longest_completion(config) + PROMPT_ROOM)
+    cache = GENERATE_BATCH * longest * shape.cache_numbers * work
+    replica = n * work if config.train is not None else 0.0
+    return replica + cache, replica, None
+
+
+def _longest_completion(config: RunConfig) -> int:
+    return max(config.evaluation.max_tokens, config.rollout.max_tokens if config.rollout else 0)
+
+
+def activations(shape: Shape, config: RunConfig) -> float:
+    """Bytes that the backward pass of one micro-batch finds: the inputs of all layers and what one
+    layer saves, or what all layers save without checkpointing."""
+    tokens = max(config.train.micro_batch_tokens, config.rollout.max_tokens + PROMPT_ROOM)
+    work, h = work_bytes(config), shape.hidden_size
+    # Norms (two in float32), projections, rotations, attention; gate, up, their product, gradients.
+    layer = tokens * work * (17 * h + 8 * shape.intermediate_size)
+    if not config.train.activation_checkpointing:
+        return shape.num_layers * layer
+    return layer + shape.num_layers * tokens * work * h
+
+
+def head(shape: Shape) -> float:
+    """Bytes of logits and of what their backward pass makes of them."""
+    return HEAD_CHUNK * shape.vocab_size * 4 * HEAD_COPIES
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens of a run: sampled while training, trained on, only scored, sampled at evaluation."""
+
+    sampled: float
+    trained: float
+    scored: float
+    evaluated: float
+
+
+def work(config: RunConfig) -> Work:
+    """The tokens that ``config`` handles if all lengths are the assumed means."""
+    evaluated = _evaluated(config)
+    if config.train is None:
+        return Work(0.0, 0.0, 0.0, evaluated)
+    problems = config.train.num_steps * config.train.problems_per_step
+    length = MEAN_SHARE * config.rollout.max_tokens
+    drawn, trained, scored = sequences(config.settings, config.train.updates_per_step)
+    padded = length + MEAN_PROMPT
+    return Work(
+        problems * drawn * length,
+        problems * trained * padded,
+        problems * scored * padded,
+        evaluated,
+    )
+
+
+def sequences(settings: Any, updates_per_step: int) -> tuple[int, int, int]:
+    """Sequences a problem: drawn, trained on, and only scored; the most that a method can need."""
+    own = getattr(settings, "num_samples", getattr(settings, "num_autonomous", 0))
+    guided = getattr(settings, "num_guided", 0)
+    # An expert's trace (SFT, LUFFY), or what is distilled: one target (Eq. 4) or all guided ones.
+    extra = 1 if not own or hasattr(settings, "shaping") else 0
+    extra += min(guided, 1) if getattr(settings, "select_target", True) else guided
+    again = own if updates_per_step > 1 else 0  # under the weights that sampled them
+    # Guided ones under the unguided prompt (Eq. 4), and targets under the guided one (Eq. 2).
+    return own + guided, own + extra, again + (guided + extra if guided else 0)
+
+
+def _evaluated(config: RunConfig) -> float:
+    limits, samples = config.evaluation, 0
+    for key in config.evaluation.suites:
+        suite = SUITES[key]
+        problems = min(suite.num_problems, limits.problem_limit or suite.num_problems)
+        samples += problems * min(suite.k, limits.sample_limit or suite.k)
+    return samples * MEAN_SHARE * limits.max_tokens
+
+
+def forward_flops(shape: Shape, length: float) -> float:
+    """FLOP of one token's forward pass in a sequence of ``length`` tokens: two a weight that it
+    meets (not the embedding's rows), and scores and values over half the sequence."""
+    embedding = 0 if shape.tied else shape.vocab_size * shape.hidden_size
+    attention = 2 * shape.num_layers * shape.num_heads * shape.head_dim * length
+    return 2 * (shape.num_parameters - embedding) + attention
+
+
+def gpu_hours(shape: Shape, config: RunConfig, gpu: Gpu = REFERENCE) -> float:
+    """Hours of one GPU for training and evaluation."""
+    tokens = work(config)
+    passes, rollout, evaluation = 3, 0.0, MEAN_SHARE * config.evaluation.max_tokens
+    if config.train is not None:
+        passes += config.train.activation_checkpointing
+        rollout = MEAN_SHARE * config.rollout.max_tokens
+    trained = (passes * tokens.trained + tokens.scored) * forward_flops(shape, rollout)
+    sampled = tokens.sampled * forward_flops(shape, rollout)
+    sampled += tokens.evaluated * forward_flops(shape, evaluation)
+    seconds = trained / TRAIN_UTILISATION + sampled / SAMPLE_UTILISATION
+    return seconds / gpu.flops / 3600
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes: of the checkpoint in the hub's cache, while the run trains, and kept afterwards."""
+
+    download: float
+    training: float
+    kept: float
+
+
+def disk(shape: Shape, config: RunConfig) -> Disk:
+    """The estimate for one run. Runs one after another need one run's ``training`` at a time."""
+    n = shape.num_parameters
+    kept = SAMPLE_BYTES * _evaluated(config)
+    if config.train is None:
+        return Disk(2 * n, 0.0, kept)
+    return Disk(2 * n, RESUME_STATES * 12 * n, kept + 4 * n)

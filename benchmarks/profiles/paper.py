@@ -1,0 +1,221 @@
+"""The paper's own experiment: Table 1 on three published models, one cell a torchrun launch.
+
+Source tags: paper (arXiv 2606.24064), inferred (follows from numbers in it), authors' script
+(LUFFY, HPT), ours (a choice of this suite). Nothing here was run; ``sgpo slurm`` makes the scripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from baselines.grpo import GRPOConfig
+from baselines.hpt import HPTConfig
+from baselines.luffy import LUFFYConfig
+from baselines.sft import SFTConfig
+from benchmarks.config import DataConfig, EvalConfig, MethodEntry, RunConfig, Study
+from benchmarks.prepared import data_source
+from benchmarks.profiles.checkpoints import CHECKPOINTS, Checkpoint
+from benchmarks.profiles.variants import with_variants
+from benchmarks.suites import SUITES
+from sgpo.core.config import RolloutConfig, TrainConfig
+from sgpo.core.vllm_settings import VLLMSettings
+from sgpo.method import SGPOConfig
+
+PROFILE = "paper"
+MODELS = ("qwen2.5-1.5b", "qwen2.5-7b", "llama-3.1-8b")  # paper; Llama: see checkpoints.py
+VARIANT_MODELS = ("qwen2.5-7b",)  # paper
+NODES = {"qwen2.5-1.5b": 1, "qwen2.5-7b": 4, "llama-3.1-8b": 4}  # paper: 4 x 8 GPUs; 1.5B: ours
+GPUS_PER_NODE = 8  # paper
+DATA = Path("data/openr1")  # where `sgpo data prepare` is told to put the training set
+UNPREPARED = "unprepared"  # in place of its hash before that
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What differs between this profile and ``single_gpu``; the defaults are the paper's.
+
+    ``trace_tokens``: longest prompt with expert trace. ``rollout_tokens``, ``evaluation_tokens``:
+    longest completion. Steps are those of ``problems`` training problems, a third of them for the
+    warm-up. ``gpu_share``: of a GPU's memory, for vLLM.
+    """
+
+    profile: str = PROFILE
+    problems: int = 8491  # inferred: the rows of SII-Enigma/OpenR1-Math-R1-8.5k
+    trace_tokens: int = 16_384  # paper
+    rollout_tokens: int = 16_384  # paper
+    evaluation_tokens: int = 32_768  # paper; capped where the context is no longer than that
+    prompt_tokens: int = 2048  # ours: room for problem and strategy
+    sft_epochs: int = 10  # paper
+    sft_batch: int = 64  # paper
+    sft_rate: float = 1e-5  # paper
+    sft_warmup: float = 0.1  # paper
+    rl_steps: int = 440  # inferred: 10 epochs (paper) of 5.7K problems
+    problems_per_step: int = 128  # inferred; also the authors' scripts of LUFFY and HPT
+    updates_per_step: int = 2  # authors' script (LUFFY, HPT); not stated for SGPO
+    rl_rate: float = 1e-6  # paper; LUFFY: authors' script
+    hpt_rate: float = 5e-6  # authors' script
+    hpt_clip: float = 80.0  # authors' script (Qwen), taken for Llama as well
+    grad_clip: float = 1.0  # authors' script (LUFFY); ours for the others
+    micro_batch_tokens: int = 18_432  # ours: one longest sequence
+    checkpoint_every: int = 20  # ours: steps between resume states
+    gpu_share: float = 0.5  # ours
+    sequences: int = 256  # ours: decoded at once
+    stall_seconds: float = 3600.0  # ours
+
+    @property
+    def warmup_problems(self) -> int:
+        return self.problems // 3  # paper: "about one third"
+
+
+RECIPE = Recipe()
+TEMPERATURE, TOP_P = 1.0, 0.95  # paper: sampling while training
+# HPT's settings follow the model. authors' script: gate 0 for Qwen and 2 for Llama, coefficient 1.0
+# and 0.3 for the 1.5B model (ours: for the 0.5B model as well)
+HPT_GATE = {"qwen2": 0, "llama": 2}
+HPT_COEFFICIENT = {"qwen2.5-0.5b": 0.3, "qwen2.5-1.5b": 0.3}
+
+
+def source() -> str:
+    """``data.source`` of the training set at ``DATA``; before it is prepared a placeholder that no
+    run accepts, so that the study can be planned."""
+    if (DATA / "report.json").is_file():
+        return data_source(DATA)
+    return f"{DATA}@{UNPREPARED}"
+
+
+def evaluation_tokens(checkpoint: Checkpoint, recipe: Recipe) -> int:
+    """Longest completion at evaluation: 32K tokens and a prompt do not fit a context of 32K."""
+    return min(recipe.evaluation_tokens, checkpoint.shape.context - recipe.prompt_tokens)
+
+
+def base(recipe: Recipe, data: str, model: str, seed: int) -> RunConfig:
+    """The published checkpoint as it is."""
+    checkpoint = CHECKPOINTS[model]
+    tokens = evaluation_tokens(checkpoint, recipe)
+    return RunConfig(
+        profile=recipe.profile,
+        model=model,
+        method="base",
+        seed=seed,
+        init="base",
+        prompt=checkpoint.prompt,
+        sampler="vllm",  # paper
+        data=DataConfig(source=data, split="none"),
+        evaluation=EvalConfig(suites=tuple(SUITES), max_tokens=tokens),  # paper: sets and decoding
+        device="cuda",
+        precision="bfloat16",  # ours
+        checkpoint=checkpoint.name,
+        revision=checkpoint.revision,
+        vllm=VLLMSettings(
+            max_model_len=recipe.prompt_tokens + max(tokens, recipe.rollout_tokens),
+            max_num_seqs=recipe.sequences,
+            gpu_memory_utilization=recipe.gpu_share,
+            stall_seconds=recipe.stall_seconds,
+        ),
+    )
+
+
+def sft_train(recipe: Recipe, problems: int) -> TrainConfig:
+    """SFT on ``problems`` expert traces."""
+    return TrainConfig(
+        num_steps=recipe.sft_epochs * problems // recipe.sft_batch,
+        problems_per_step=recipe.sft_batch,
+        learning_rate=recipe.sft_rate,
+        warmup_share=recipe.sft_warmup,
+        grad_clip=recipe.grad_clip,
+        micro_batch_tokens=recipe.micro_batch_tokens,
+        checkpoint_every=recipe.checkpoint_every,
+        activation_checkpointing=True,
+    )
+
+
+def rl_train(recipe: Recipe, rate: float, grad_clip: float) -> TrainConfig:
+    """The same problems and steps for every RL method."""
+    return TrainConfig(
+        num_steps=recipe.rl_steps,
+        problems_per_step=recipe.problems_per_step,
+        updates_per_step=recipe.updates_per_step,
+        learning_rate=rate,
+        grad_clip=grad_clip,
+        micro_batch_tokens=recipe.micro_batch_tokens,
+        checkpoint_every=recipe.checkpoint_every,
+        activation_checkpointing=True,
+    )
+
+
+def methods(recipe: Recipe, data: str) -> tuple[MethodEntry, ...]:
+    """The rows of Table 1; every RL method starts from the same warm-up checkpoint."""
+    warmup = recipe.warmup_problems
+
+    def rl(key: str, label: str, settings: Callable[[str], Any], rate: float, clip: float):
+        def config(model: str, seed: int) -> RunConfig:
+            plain = _trained(recipe, data, model, seed, key, "rl", rl_train(recipe, rate, clip))
+            return replace(plain, init="warmup", settings=settings(model))
+
+        return MethodEntry(key, label, config)
+
+    def sft(key: str, label: str, split: str, problems: int):
+        def config(model: str, seed: int) -> RunConfig:
+            train = sft_train(recipe, problems)
+            plain = _trained(recipe, data, model, seed, key, split, train)
+            return replace(plain, settings=SFTConfig())
+
+        return MethodEntry(key, label, config)
+
+    def hpt_settings(model: str) -> HPTConfig:
+        return HPTConfig(
+            max_tokens=recipe.rollout_tokens,
+            gate=HPT_GATE[CHECKPOINTS[model].family],
+            sft_coefficient=HPT_COEFFICIENT.get(model, 1.0),
+        )
+
+    rate, clip = recipe.rl_rate, recipe.grad_clip
+    return (
+        MethodEntry("base", "Base", lambda model, seed: base(recipe, data, model, seed)),
+        sft("sft", "SFT (warm-up)", "warmup", warmup),
+        sft("sft_full", "SFT (all data)", "all", recipe.problems),
+        rl("grpo", "SFT+GRPO", lambda _: GRPOConfig(), rate, clip),
+        rl("hpt", "HPT", hpt_settings, recipe.hpt_rate, recipe.hpt_clip),
+        rl("luffy", "LUFFY", lambda _: LUFFYConfig(max_tokens=recipe.rollout_tokens), rate, clip),
+        rl("sgpo", "SGPO", lambda _: SGPOConfig(), rate, clip),
+    )
+
+
+def _trained(
+    recipe: Recipe, data: str, model: str, seed: int, method: str, split: Any, train: TrainConfig
+) -> RunConfig:
+    return replace(
+        base(recipe, data, model, seed),
+        method=method,
+        data=DataConfig(source=data, split=split),
+        train=train,
+        rollout=RolloutConfig(recipe.rollout_tokens, temperature=TEMPERATURE, top_p=TOP_P),
+    )
+
+
+def table_study(recipe: Recipe, models: tuple[str, ...], num_seeds: int) -> Study:
+    """Table 1 on ``models``."""
+    return Study(
+        name=recipe.profile,
+        models=tuple((k, CHECKPOINTS[k].label, CHECKPOINTS[k].family) for k in models),
+        methods=methods(recipe, source()),
+        seeds=tuple(range(num_seeds)),
+        benchmarks=tuple((s.key, s.label, s.num_problems, s.k) for s in SUITES.values()),
+    )
+
+
+KIN: tuple[MethodEntry, ...] = ()  # the baselines of the same idea are compared in the miniature
+
+
+def study(num_seeds: int = 1) -> Study:
+    """Five methods and their starting points on three models. One seed: ours; the paper names
+    none, and the claims are judged from three on."""
+    return table_study(RECIPE, MODELS, num_seeds)
+
+
+def extended(plain: Study) -> Study:
+    """``plain`` with SGPO's variants (Tables 2, 3, 6, 7 and the sweep of delta) on one model."""
+    return with_variants(plain, VARIANT_MODELS)

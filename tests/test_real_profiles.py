@@ -1,0 +1,247 @@
+"""The profiles single_gpu and paper: their values, and the formulas behind --dry-run."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import pytest
+import standin
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, Qwen2Config
+
+from benchmarks import gpu_cost
+from benchmarks.gpu_cost import GIB
+from benchmarks.launch import planned_study
+from benchmarks.profiles import paper, single_gpu
+from benchmarks.profiles.checkpoints import CHECKPOINTS, Shape
+from sgpo.cli import main as sgpo
+from sgpo.core.config import to_dict
+from sgpo.core.context import context_length, read_config
+from sgpo.core.prompts import PROMPT_SPECS
+
+STUDY = {name: planned_study(name, None) for name in ("paper", "single_gpu")}
+CELLS = {(name, c.config.model, c.config.method): c for name in STUDY for c in STUDY[name].cells()}
+ROWS = ["base", "sft", "sft_full", "grpo", "hpt", "luffy", "sgpo"]
+PUBLISHED = {  # from the model cards
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-7b": 7_615_616_512,
+    "llama-3.1-8b": 8_030_261_248,
+}
+
+
+def config_of(shape: Shape):
+    kind = Qwen2Config if shape.qkv_bias else LlamaConfig
+    return kind(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=shape.context,
+    )
+
+
+@pytest.mark.parametrize("key", CHECKPOINTS)
+def test_a_shape_has_the_weights_of_the_published_model_and_of_the_library_s(key):
+    shape = CHECKPOINTS[key].shape
+    assert shape.num_parameters == PUBLISHED[key]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(shape))
+    assert model.num_parameters() == PUBLISHED[key]
+    assert CHECKPOINTS[key].prompt in PROMPT_SPECS
+    assert len(CHECKPOINTS[key].revision) == 40
+
+
+def test_a_local_checkpoint_s_shape_is_read_from_its_config(tmp_path):
+    path = standin.write_checkpoint(tmp_path / "m", small=True)
+    config = read_config(path)
+    shape = Shape.from_config(config, context_length(config), 1e6)
+    assert shape.num_parameters == AutoModelForCausalLM.from_pretrained(path).num_parameters()
+    assert (shape.context, shape.tied, shape.head_dim) == (32_768, True, 32)
+    with pytest.raises(ValueError, match="model_type='gpt2'"):
+        Shape.from_config({"model_type": "gpt2"}, 1024, 1e4)
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_every_row_of_table_1_is_planned_on_the_real_benchmarks(name):
+    study = STUDY[name]
+    assert [entry.key for entry in study.methods] == ROWS
+    assert [(b[0], b[2], b[3]) for b in study.benchmarks] == [
+        ("math500", 500, 4), ("amc23", 40, 32), ("olympiadbench", 674, 4), ("aime24", 30, 32),
+    ]  # fmt: skip
+    for cell in study.cells():
+        config = cell.config
+        assert (config.precision, config.sampler, config.device) == ("bfloat16", "vllm", "cuda")
+        longest = max(config.evaluation.max_tokens, getattr(config.rollout, "max_tokens", 0))
+        context = CHECKPOINTS[config.model].shape.context
+        assert longest + 2048 <= config.vllm.max_model_len <= context
+        assert (config.evaluation.temperature, config.evaluation.top_p) == (0.6, 0.95)
+        if config.train:
+            assert config.train.activation_checkpointing
+            assert (config.rollout.temperature, config.rollout.top_p) == (1.0, 0.95)
+        if config.method not in ("base", "sft", "sft_full"):
+            assert cell.parent.config.method == "sft" and config.data.split == "rl"
+
+
+def test_the_paper_profile_has_the_paper_s_numbers():
+    def train(model, method):
+        return CELLS["paper", model, method].config.train
+
+    assert paper.NODES["qwen2.5-7b"] * paper.GPUS_PER_NODE == 32
+    for model in paper.MODELS:
+        warmup, rl = train(model, "sft"), train(model, "sgpo")
+        assert (warmup.learning_rate, warmup.problems_per_step, warmup.warmup_share) == (
+            1e-5,
+            64,
+            0.1,
+        )
+        assert warmup.num_steps == 10 * (8491 // 3) // 64
+        assert train(model, "sft_full").num_steps == 10 * 8491 // 64
+        assert (rl.learning_rate, rl.problems_per_step, rl.updates_per_step) == (1e-6, 128, 2)
+        # 10 epochs of the two thirds that are left, to within an epoch
+        assert rl.num_steps * 128 == pytest.approx(10 * 8491 * 2 / 3, rel=0.1)
+        assert train(model, "grpo") == train(model, "luffy") == rl
+        assert (train(model, "hpt").learning_rate, train(model, "hpt").grad_clip) == (5e-6, 80.0)
+        for method in ("grpo", "hpt", "luffy", "sgpo"):
+            assert CELLS["paper", model, method].config.rollout.max_tokens == 16_384
+    gates = {m: CELLS["paper", m, "hpt"].config.settings for m in paper.MODELS}
+    assert [(s.gate, s.sft_coefficient) for s in gates.values()] == [(0, 0.3), (0, 1.0), (2, 1.0)]
+    assert CELLS["paper", "llama-3.1-8b", "base"].config.evaluation.max_tokens == 32_768
+    assert CELLS["paper", "qwen2.5-7b", "base"].config.evaluation.max_tokens == 32_768 - 2048
+
+
+def test_single_gpu_differs_from_paper_in_budget_alone():
+    mine = to_dict(CELLS["single_gpu", "qwen2.5-1.5b", "sgpo"].config)
+    theirs = to_dict(CELLS["paper", "qwen2.5-1.5b", "sgpo"].config)
+    assert {k for k in mine if mine[k] != theirs[k]} == {"profile", "train", "rollout"}
+    assert {k for k in mine["train"] if mine["train"][k] != theirs["train"][k]} == {
+        "num_steps", "problems_per_step", "micro_batch_tokens",
+    }  # fmt: skip
+    assert single_gpu.NODES["qwen2.5-1.5b"] * single_gpu.GPUS_PER_NODE == 1
+
+
+def test_variants_are_planned_on_the_paper_s_model_and_no_analysis_of_the_mini_world():
+    from benchmarks.analyses.planned import analysis_tasks
+
+    full = planned_study("paper", None, variants=True)
+    added = {(c.config.model, c.config.method) for c in full.cells()} - {k[1:] for k in CELLS}
+    assert {model for model, _ in added} == {"qwen2.5-7b"} and len(added) == 12
+    assert analysis_tasks(full) == []
+
+
+def test_sequences_of_each_method_are_those_it_handles():
+    found = {m: CELLS["paper", "qwen2.5-7b", m].config.settings for m in ROWS[1:]}
+    assert {m: gpu_cost.sequences(s, 1) for m, s in found.items()} == {
+        "sft": (0, 1, 0),
+        "sft_full": (0, 1, 0),
+        "grpo": (12, 12, 0),
+        "hpt": (12, 12, 0),
+        "luffy": (11, 12, 0),
+        "sgpo": (12, 9, 5),
+    }
+    assert gpu_cost.sequences(found["sgpo"], 2) == (12, 9, 13)
+    assert gpu_cost.sequences(replace(found["sgpo"], select_target=False), 1) == (12, 12, 8)
+
+
+def test_flops_of_a_forward_pass_are_those_that_torch_counts():
+    model = standin.build_model(small=True, num_hidden_layers=3, intermediate_size=160)
+    model.set_attn_implementation("eager")  # the counter knows no fused attention of a CPU
+    shape = Shape.from_config(model.config.to_dict(), 32_768, 1e6)
+    length = 96
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.zeros(1, length, dtype=torch.long), use_cache=False)
+    # torch counts the whole square of scores, twice what causal attention needs
+    estimate = length * gpu_cost.forward_flops(shape, 2 * length)
+    assert estimate == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_numbers_in_the_cache_are_those_that_the_library_keeps():
+    model = standin.build_model("llama-3", small=True, num_attention_heads=4)
+    shape = Shape.from_config(model.config.to_dict(), 32_768, 1e6)
+    cache = DynamicCache()
+    model(input_ids=torch.zeros(1, 7, dtype=torch.long), past_key_values=cache)
+    kept = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert kept == 7 * shape.cache_numbers
+
+
+def test_master_weights_and_moments_take_twelve_bytes_a_weight():
+    model = standin.build_model(small=True)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    held = [*model.parameters(), *(t for s in optimizer.state.values() for t in s.values())]
+    assert sum(t.nbytes for t in held) == pytest.approx(12 * model.num_parameters(), rel=0.01)
+
+
+def test_memory_by_hand():
+    """1.5B on one GPU: 12 bytes a weight always, 4 more of gradients and 2 gathered beside the
+    engine's half in a rollout, 6 gathered in an update."""
+    config = CELLS["single_gpu", "qwen2.5-1.5b", "sgpo"].config
+    shape, n = CHECKPOINTS["qwen2.5-1.5b"].shape, 1_543_714_304
+    found = gpu_cost.memory(shape, config, 1)
+    assert found.rollout == pytest.approx(18 * n + 0.5 * 79 * GIB + 2.5 * GIB)
+    inputs = 28 * 16_384 * 1536 * 2
+    layer = 16_384 * 2 * (17 * 1536 + 8 * 8960)
+    logits = gpu_cost.HEAD_CHUNK * 151_936 * 4 * gpu_cost.HEAD_COPIES
+    assert found.update == pytest.approx(18 * n + inputs + layer + logits + 4 * GIB)
+    assert found.optimizer == pytest.approx(24 * n + 4 * GIB)
+    # 28 layers x 2 heads of 128 numbers, keys and values, 2 bytes each
+    cache = 0.5 * 79 * GIB - 2 * n - 3 * GIB
+    assert found.full_sequences == pytest.approx(cache / (28 * 2 * 128 * 2 * 2 * 32_768))
+    assert found.peak < gpu_cost.REFERENCE.memory
+    eight = gpu_cost.memory(shape, config, 8)
+    assert found.optimizer - eight.optimizer == pytest.approx(24 * n * 7 / 8)
+    served = replace(config, vllm=replace(config.vllm, server="http://localhost:8000"))
+    assert gpu_cost.memory(shape, served, 1).rollout == pytest.approx(18 * n + 2.5 * GIB)
+
+
+def test_every_cell_fits_the_gpus_that_it_is_planned_on_and_7b_does_not_fit_one():
+    for (name, model, _), cell in CELLS.items():
+        module = {"paper": paper, "single_gpu": single_gpu}[name]
+        ranks = module.NODES[model] * module.GPUS_PER_NODE
+        found = gpu_cost.memory(CHECKPOINTS[model].shape, cell.config, ranks)
+        assert found.peak < gpu_cost.REFERENCE.memory and found.full_sequences > 1
+    large = CELLS["paper", "qwen2.5-7b", "sgpo"].config
+    assert gpu_cost.memory(CHECKPOINTS["qwen2.5-7b"].shape, large, 1).peak > 160 * GIB
+
+
+def test_hours_are_of_the_order_that_the_paper_reports():
+    """17 hours on 4 x 8 GPUs for 7B (Section 4): the assumptions must not be off by far."""
+    shape = CHECKPOINTS["qwen2.5-7b"].shape
+    hours = sum(
+        gpu_cost.gpu_hours(shape, CELLS["paper", "qwen2.5-7b", m].config) for m in ("sft", "sgpo")
+    )
+    assert 17 * 32 / 2 < hours < 17 * 32 * 2
+
+
+def test_dry_run_prints_every_cell_and_every_assumption_and_touches_nothing(
+    capsys, monkeypatch, tmp_path
+):
+    def refuse(*_):
+        raise AssertionError("a dry run opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.chdir(tmp_path)
+    assert sgpo(["study", "--profile", "paper", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for cell in STUDY["paper"].cells():
+        assert cell.run_id in out
+    line = next(x for x in out.splitlines() if x.startswith("qwen2.5-7b-sgpo-"))
+    config = CELLS["paper", "qwen2.5-7b", "sgpo"].config
+    peak = gpu_cost.memory(CHECKPOINTS["qwen2.5-7b"].shape, config, 32).peak / GIB
+    assert line.split()[-4:-2] == ["32", f"{peak:.1f}"]
+    assert "21 of 21 cells to run" in out
+    assert all(assumption in out for assumption in gpu_cost.ASSUMPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_unknown_shape_is_refused_by_name(capsys):
+    arguments = ["study", "--profile", "single_gpu", "--dry-run", "--set", "checkpoint=some/model"]
+    assert sgpo(arguments) == 2
+    assert "checkpoint 'some/model': no such directory" in capsys.readouterr().err
