@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -154,12 +155,26 @@ def test_studies_are_compared_by_all_but_their_times(tmp_path):
 
 def test_outcomes_become_a_page_with_machine_and_commit(tmp_path):
     figures = {"kills": 40, "by_stage": {"report": 3}, "failures": [], "seconds": 61.2}
+    figures["finished_with_identical_tables"] = 39
     common.keep("kill", "kill -9", figures, True, tmp_path / "reliability")
     common.keep("disk", "full disk", {"seconds": 1.0}, False, tmp_path / "reliability")
     text = write_page(tmp_path / "reliability").read_text()
-    assert "| kill | kill -9 | passed | 61 |" in text and "FAILED" in text
+    assert "| kill | kill -9 | passed: 39 of 40 | 61 |" in text
+    assert "| disk | full disk | FAILED | 1 |" in text
     assert "- kills: 40" in text and "by stage: report 3" in text and "failures: none" in text
     assert "Machine: " in text and "torch " in text
+
+
+def test_the_committed_page_says_what_the_committed_outcomes_say(tmp_path):
+    stored = common.ROOT / common.RESULTS
+    if not stored.exists():
+        pytest.skip("results/reliability comes with a source checkout")
+    directory = shutil.copytree(stored, tmp_path / "reliability")
+    assert write_page(directory).read_text() == stored.with_suffix(".md").read_text()
+    for path in directory.glob("*.json"):
+        outcome = json.loads(path.read_text())
+        assert outcome["case"] == path.stem and path.stem in command.CASES
+        assert outcome["passed"] and outcome["environment"]["git_dirty"] is False
 
 
 @pytest.mark.parametrize(

@@ -39,14 +39,17 @@ def run(count: int, say: Say) -> tuple[dict[str, Any], bool]:
     """Figures of the first ``count`` cases of every origin, and whether all are right."""
     figures: dict[str, Any] = {}
     wrong: list[str] = []
+    total = 0
     for origin, found in cases().items():
         found = found[:count]
         verdicts = grade_many([(gold, text) for gold, text, _ in found])
         other = [c for c, v in zip(found, verdicts, strict=True) if v.correct != c[2]]
+        total += len(found)
         figures[origin] = f"{len(found) - len(other)} of {len(found)} right"
         wrong += [f"{gold} / {text}" for gold, text, _ in other]
         say(f"{origin}: {figures[origin]}")
-    return figures | {"failures": wrong}, not wrong
+    totals = {"cases": total, "right": total - len(wrong)}
+    return figures | totals | {"failures": wrong}, not wrong
 
 
 def _rows(name: str) -> list[dict[str, Any]]:

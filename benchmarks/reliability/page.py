@@ -8,6 +8,15 @@ from typing import Any
 from benchmarks.document import Bullets, Heading, Paragraph, Table, row, to_markdown
 from sgpo.core.files import read_json, write_text
 
+# Case -> (what held, of how many): the figure that the first table shows.
+_HELD = {
+    "kill": ("finished_with_identical_tables", "kills"),
+    "disk": ("continued_to_identical_tables", "full_disks"),
+    "checkpoint": ("ended_with_identical_weights", "damaged_states"),
+    "cases": ("right", "cases"),
+    "together": ("one_ran_and_one_was_refused", "pairs"),
+}
+
 
 def write_page(directory: Path) -> Path:
     """Write ``directory``.md from its JSON files; its path."""
@@ -48,10 +57,20 @@ def _row(outcome: dict[str, Any]) -> tuple:
     return row(
         outcome["case"],
         outcome["what"],
-        "passed" if outcome["passed"] else "FAILED",
+        _outcome(outcome),
         f"{outcome['figures']['seconds']:.0f}",
         commit,
     )
+
+
+def _outcome(outcome: dict[str, Any]) -> str:
+    """ "passed" or "FAILED", with how many of how many held where the case counts trials."""
+    word = "passed" if outcome["passed"] else "FAILED"
+    held, total = (outcome["figures"].get(name) for name in _HELD.get(outcome["case"], ("", "")))
+    if held is not None and total is not None:
+        return f"{word}: {held} of {total}"
+    inputs = outcome["figures"].get("inputs")
+    return word if inputs is None else f"{word}: {inputs} inputs"
 
 
 def _lines(figures: dict[str, Any]) -> list[str]:
