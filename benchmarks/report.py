@@ -55,6 +55,7 @@ ARTEFACTS = (claims_table, table1, fig4, scaling, curves, *ablations.TABLES, fig
              maps.SIZE, equal_cost, degraded, eq4, regime, disjointness, tuning,
              budget)  # fmt: skip
 REPORT = "report"
+NAMED = 8  # runs that the summary names; a fresh profile lacks hundreds
 
 
 class ReportError(ValueError):
@@ -88,7 +89,9 @@ class ReportSummary:
         lines = [f"{len(self.written)} files written"]
         lines += [str(path) for path in self.written if path.name in ("REPORT.md", "report.html")]
         if self.missing:
-            lines.append(f"not run: {', '.join(m.run_id or m.method for m in self.missing)}")
+            names = [m.run_id or m.method for m in self.missing]
+            rest = f" and {len(names) - NAMED} more (sgpo status lists all)"
+            lines.append(f"not run: {', '.join(names[:NAMED])}{rest if len(names) > NAMED else ''}")
             lines += [f"to run them: {command}" for command in self.commands]
         return "\n".join(lines)
 

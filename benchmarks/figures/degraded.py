@@ -92,7 +92,9 @@ def caption(study: Study) -> str:
         f"plan: type and plan of a problem that is solved otherwise. Vague: no choice is named. "
         f"Answer given away: the right plan with the boxed answer behind it; the base model never "
         f"saw an answer in a strategy, so it has not learned to copy one, which a larger model "
-        f"would. Accuracy: average of the benchmarks, 95% interval over seeds and problems. "
+        f"would: the third panel shows that it cannot use that text at all, so this row says "
+        f"nothing about copied answers. Accuracy: average of the benchmarks, 95% interval over "
+        f"seeds and problems. "
         f"Curves: mean over seeds, 5 steps smoothed; band: range of the seeds. Appendix H of the "
         f"paper says that α switches bad strategies off. Made by: {study.command(NAME)}"
     )

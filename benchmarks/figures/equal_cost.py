@@ -68,7 +68,8 @@ def build(study: Study, out_dir: Path) -> list[Path]:
         axis.xaxis.set_minor_locator(NullLocator())
         costs = [x for m in experiments.BUDGET_METHODS for x in _draw(axis, study, m, cost)]
         if len(set(costs)) < 2:  # a log axis of one place has no limits of its own
-            axis.set_xlim(min(costs, default=2.0) / 2, 2 * max(costs, default=500.0))
+            place = max(costs, default=0.0) or 30.0
+            axis.set_xlim(place / 2, place * 2)
         if column == 0:
             axis.set_ylabel("average accuracy, %")
             axis.legend(loc="best")

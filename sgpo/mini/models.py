@@ -83,10 +83,14 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec("llama-m", "mini-Llama-M", "llama", 64, 192, 3, 4, 4, 600, 1.05),
         # qwen-m pretrained on other texts: unguided pass rates of about 0.30, 0.10, 0.03 and 0.01
         # (0.16 as it is), and every guided text with the style line.
-        ModelSpec("qwen-m-p30", "mini-Qwen2-M, p=0.30", "qwen2", 64, 192, 3, 4, 2, 600, 1.9),
-        ModelSpec("qwen-m-p10", "mini-Qwen2-M, p=0.10", "qwen2", 64, 192, 3, 4, 2, 600, 0.82),
-        ModelSpec("qwen-m-p03", "mini-Qwen2-M, p=0.03", "qwen2", 64, 192, 3, 4, 2, 600, 0.33),
-        ModelSpec("qwen-m-p01", "mini-Qwen2-M, p=0.01", "qwen2", 64, 192, 3, 4, 2, 600, 0.0),
+        ModelSpec("qwen-m-p30", "mini-Qwen2-M, aimed at 0.30", "qwen2", 64, 192, 3, 4, 2, 600, 1.9),
+        ModelSpec(
+            "qwen-m-p10", "mini-Qwen2-M, aimed at 0.10", "qwen2", 64, 192, 3, 4, 2, 600, 0.82
+        ),
+        ModelSpec(
+            "qwen-m-p03", "mini-Qwen2-M, aimed at 0.03", "qwen2", 64, 192, 3, 4, 2, 600, 0.33
+        ),
+        ModelSpec("qwen-m-p01", "mini-Qwen2-M, aimed at 0.01", "qwen2", 64, 192, 3, 4, 2, 600, 0.0),
         ModelSpec(
             "qwen-m-style", "mini-Qwen2-M, style", "qwen2", 64, 192, 3, 4, 2, 600, 1.1, style=1.0
         ),
