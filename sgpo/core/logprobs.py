@@ -1,8 +1,8 @@
 """The only file that touches logits: token log-probabilities, entropies and full-vocabulary KL.
 
 A causal model's hidden state at position p predicts token p + 1; that shift is done here, once
-(``completion_hidden``). The language-model head is applied in chunks of tokens that are
-recomputed in the backward pass, so memory grows with the chunk and not with tokens x vocabulary.
+(``completion_hidden``). The language-model head is applied in chunks of tokens
+(``sgpo.core.chunked_head``), so memory grows with the chunk and not with tokens x vocabulary.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from sgpo.core import shared_prompts
+from sgpo.core.chunked_head import per_token
 
 Direction = Literal["forward", "reverse"]
-DEFAULT_CHUNK = 4096  # tokens; at V = 152k in float32 a chunk's logits take 2.5 GB
 
 
 def kl_divergence(
@@ -115,18 +114,16 @@ def token_stats(
     batch: PaddedSequences,
     *,
     entropy: Literal["none", "metric", "loss"] = "metric",
-    chunk_size: int = DEFAULT_CHUNK,
+    chunk_size: int | None = None,
 ) -> TokenStats:
     """Log-probability and entropy of every completion token under ``model``.
 
     Args:
         entropy: ``none`` skips it, ``metric`` computes it without a graph, ``loss`` with one.
-        chunk_size: tokens per application of the head.
+        chunk_size: tokens per application of the head; None for the default of ``per_token``.
     """
-    head = model.get_output_embeddings()
 
-    def stats(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = head(hidden).float()
+    def stats(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         normalizer = torch.logsumexp(logits, -1)
         logprobs = logits.gather(-1, targets[:, None]).squeeze(1) - normalizer
         if entropy == "none":
@@ -138,11 +135,18 @@ def token_stats(
 
     hidden = completion_hidden(model, batch)
     flat = batch.targets[batch.completion_mask]
-    parts = _in_chunks(stats, chunk_size, hidden, flat)
-    logprobs = _scatter(torch.cat([p[0] for p in parts]), batch.completion_mask)
+    logprobs, entropies = per_token(
+        stats,
+        model.get_output_embeddings(),
+        hidden,
+        flat,
+        gradient=None if entropy == "loss" else _logprob_gradient,
+        chunk_size=chunk_size,
+    )
+    logprobs = _scatter(logprobs, batch.completion_mask)
     if entropy == "none":
         return TokenStats(logprobs, None)
-    return TokenStats(logprobs, _scatter(torch.cat([p[1] for p in parts]), batch.completion_mask))
+    return TokenStats(logprobs, _scatter(entropies, batch.completion_mask))
 
 
 def completion_kl(
@@ -151,13 +155,14 @@ def completion_kl(
     teacher: PaddedSequences,
     *,
     direction: Direction,
-    chunk_size: int = DEFAULT_CHUNK,
+    chunk_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """KL per token [B, T] between ``model`` under two prompts of one completion, and the
     student's token log-probabilities [B, T].
 
     Both directions are named from the teacher's side (see ``kl_divergence``); the teacher's pass
-    builds no graph. ``student`` and ``teacher`` hold the same completions.
+    builds no graph. ``student`` and ``teacher`` hold the same completions. ``chunk_size``: see
+    ``token_stats``.
     """
     assert torch.equal(student.completion_mask, teacher.completion_mask)
     head = model.get_output_embeddings()
@@ -166,26 +171,46 @@ def completion_kl(
     student_hidden = completion_hidden(model, student)
 
     def divergence(
-        hidden: torch.Tensor, target_hidden: torch.Tensor, targets: torch.Tensor
+        logits: torch.Tensor, target_hidden: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
             target_logits = head(target_hidden).float()
-        logits = head(hidden).float()
         logprobs = logits.gather(-1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, -1)
         return kl_divergence(target_logits, logits, direction=direction), logprobs
 
+    def forward_gradient(
+        logits: torch.Tensor,
+        upstream: torch.Tensor,
+        target_hidden: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> torch.Tensor:
+        """Softmax of the student less that of the teacher, plus ``_logprob_gradient``."""
+        of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
+        target = torch.softmax(head(target_hidden).float(), -1).mul_(of_kl)
+        grad = torch.softmax(logits, -1).mul_(of_kl - of_logprobs).sub_(target)
+        return grad.scatter_add_(1, targets[:, None], of_logprobs)
+
     flat = student.targets[student.completion_mask]
-    parts = _in_chunks(divergence, chunk_size, student_hidden, teacher_hidden, flat)
-    kl = _scatter(torch.cat([p[0] for p in parts]), student.completion_mask)
-    return kl, _scatter(torch.cat([p[1] for p in parts]), student.completion_mask)
+    kl, logprobs = per_token(
+        divergence,
+        head,
+        student_hidden,
+        teacher_hidden,
+        flat,
+        gradient=forward_gradient if direction == "forward" else None,
+        chunk_size=chunk_size,
+    )
+    return _scatter(kl, student.completion_mask), _scatter(logprobs, student.completion_mask)
 
 
-def _in_chunks(function, chunk_size: int, *tensors: torch.Tensor) -> list[tuple]:
-    """``function`` over aligned chunks of tokens, recomputed in backward when there are several."""
-    chunks = list(zip(*(t.split(chunk_size) for t in tensors), strict=True))
-    if len(chunks) == 1 or not torch.is_grad_enabled():
-        return [function(*chunk) for chunk in chunks]
-    return [checkpoint(function, *chunk, use_reentrant=False) for chunk in chunks]
+def _logprob_gradient(
+    logits: torch.Tensor, upstream: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Gradient [n, V] of the log-probability of ``targets`` [n] to ``logits``, times the first
+    column of ``upstream``: the token itself minus the distribution."""
+    factor = upstream[:, :1]
+    grad = torch.softmax(logits, -1).mul_(-factor)
+    return grad.scatter_add_(1, targets[:, None], factor)
 
 
 def _scatter(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,297 @@
+"""The head in chunks: the dense result and gradient, at a peak that grows with the chunk alone."""
+
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from rank_processes import launch
+from safetensors.torch import load_file, save_file
+from tiny import build_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sgpo.core import chunked_head, sharding
+from sgpo.core.chunked_head import per_token
+from sgpo.core.logprobs import (
+    PaddedSequences,
+    completion_kl,
+    kl_divergence,
+    pad_sequences,
+    token_stats,
+)
+
+ROWS, HIDDEN = 4000, 8  # of the head
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make, while they live."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.count(leaf.untyped_storage())
+        return result
+
+    def count(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.seen or size == 0:
+            return
+        self.seen.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self.gone, key, size)
+
+    def gone(self, key, size):
+        self.seen.discard(key)
+        self.live -= size
+
+
+class Head:
+    """As much of a model as the losses look at: hidden states that are given, and a head."""
+
+    config = SimpleNamespace(model_type="hidden states")
+
+    def __init__(self, head, *states):
+        self.head, self.states = head, list(states)
+
+    def base_model(self, **_):
+        return SimpleNamespace(last_hidden_state=self.states.pop(0))
+
+    def get_output_embeddings(self):
+        return self.head
+
+
+def inputs(tokens):
+    """A head, student and teacher states [2, T, H], targets and mask [2, T - 1], weights like
+    them. The mask drops a third of the tokens."""
+    make = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(HIDDEN, ROWS, bias=False)
+    with torch.no_grad():
+        head.weight.normal_(generator=make)
+    student, teacher = (torch.randn(2, tokens // 2 + 1, HIDDEN, generator=make) for _ in range(2))
+    targets = torch.randint(ROWS, (2, tokens // 2), generator=make)
+    mask = torch.rand(targets.shape, generator=make) < 0.67
+    weights = torch.randn(targets.shape, generator=make)
+    return head, student.requires_grad_(), teacher, targets, mask, weights
+
+
+def ours(name, head, student, teacher, targets, mask, weights, chunk_size):
+    """A weighted sum of the per-token values of a loss."""
+    positions = torch.arange(targets.shape[1]).expand_as(targets)
+    batch = PaddedSequences(targets, positions, targets, mask)
+    if name in ("nll", "entropy"):
+        entropy = "loss" if name == "entropy" else "metric"
+        model = Head(head, student)
+        stats = token_stats(model, batch, entropy=entropy, chunk_size=chunk_size)
+        values = stats.logprobs + (0.5 * stats.entropy if name == "entropy" else 0)
+    else:
+        model = Head(head, teacher, student)
+        kl, logprobs = completion_kl(model, batch, batch, direction=name, chunk_size=chunk_size)
+        values = kl + 0.1 * logprobs
+    assert not values[~mask].any()
+    return (values * weights).sum()
+
+
+def dense(name, head, student, teacher, targets, mask, weights, chunk_size=None):
+    """The same of textbook formulas on all logits at once."""
+    own = torch.log_softmax(head(student[:, :-1]), -1)
+    logprobs = own.gather(-1, targets[..., None]).squeeze(-1)
+    if name == "nll":
+        values = logprobs
+    elif name == "entropy":
+        values = logprobs - 0.5 * (own.exp() * own).sum(-1)
+    else:
+        with torch.no_grad():
+            target = torch.log_softmax(head(teacher[:, :-1]), -1)
+        pair = (own, target) if name == "forward" else (target, own)
+        # torch's kl_div(input, target) is KL(target || input).
+        divergence = F.kl_div(*pair, log_target=True, reduction="none").sum(-1)
+        values = divergence + 0.1 * logprobs
+    return (values * weights * mask).sum()
+
+
+def peak(loss, name, tokens, chunk_size=None):
+    """Peak bytes of one forward and backward pass."""
+    arguments = inputs(tokens)
+    with LiveBytes() as mode:
+        loss(name, *arguments, chunk_size).backward()
+    return mode.peak
+
+
+NAMES = ("nll", "entropy", "forward", "reverse")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_peak_grows_with_the_chunk_and_not_with_the_tokens(name):
+    logits = 4 * ROWS  # bytes a token
+    found = {
+        (chunk, tokens): peak(ours, name, tokens, chunk)
+        for chunk in (32, 64)
+        for tokens in (256, 1024)
+    }
+    for chunk in (32, 64):
+        growth = found[chunk, 1024] - found[chunk, 256]
+        # Four times the tokens: no more than their hidden states and results.
+        assert growth < 768 * (8 * HIDDEN * 4 + 128) < 0.1 * 768 * logits
+    assert found[64, 1024] - found[32, 1024] > 32 * logits
+    whole = {tokens: peak(dense, name, tokens) for tokens in (256, 1024)}
+    assert whole[1024] - whole[256] > 2 * 768 * logits  # what chunks avoid
+    assert found[32, 1024] < whole[1024] / 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_value_and_gradients_equal_the_dense_ones(name):
+    results = []
+    for loss in (ours, dense):
+        head, student, *rest = inputs(100)
+        value = loss(name, head, student, *rest, 7)
+        value.backward()
+        results.append((value.detach()[None], student.grad, head.weight.grad))
+    for ours_, theirs in zip(*results, strict=True):
+        scale = theirs.abs().max()
+        assert scale > 0.1 and (ours_ - theirs).abs().max() < 1e-5 * scale
+
+
+def test_a_tied_head_and_its_embedding_share_one_gradient():
+    prompts, completions = [(2, 5, 6, 3), (2, 7)], [(9, 4, 8), (5, 6, 7, 8, 4)]
+    guided = [(2, 20, *p[1:]) for p in prompts]
+    gradients = []
+    for chunk_size in (3, 4096):
+        model = build_model(tie_word_embeddings=True)
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        batches = (pad_sequences(p, completions) for p in (prompts, guided))
+        kl, _ = completion_kl(model, *batches, direction="forward", chunk_size=chunk_size)
+        kl.sum().backward()
+        gradients.append(model.get_input_embeddings().weight.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5 * float(gradients[1].abs().max()))
+    assert gradients[0][9].abs().max() > 0  # a row that is read too
+
+
+def picked(logits, targets):
+    return (logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(1),)
+
+
+def test_half_precision_sums_the_heads_gradient_in_float32():
+    """Hidden states of one sign: what each chunk adds soon lies below the rounding of a sum kept
+    in bfloat16. In float32 the error of many chunks stays that of one."""
+
+    def grads(dtype, chunk):
+        head, student, _, targets, *_ = inputs(1024)
+        head, student = head.to(dtype), student.detach().abs().to(dtype)
+        (logprobs,) = per_token(picked, head, student[0, :-1], targets[0], chunk_size=chunk)
+        logprobs.sum().backward()
+        return head.weight.grad.double()
+
+    exact = grads(torch.float32, 1000)
+    whole = (grads(torch.bfloat16, 1000) - exact).norm() / exact.norm()
+    parts = (grads(torch.bfloat16, 2) - exact).norm() / exact.norm()
+    assert 1e-4 < whole < 2e-2 and parts < 1.2 * whole, (whole, parts)
+
+
+def test_what_needs_no_gradient_gets_none():
+    head, student, _, targets, *_ = inputs(64)
+    with torch.no_grad():
+        (values,) = per_token(picked, head, student[0, :-1], targets[0], chunk_size=7)
+    (expected,) = picked(head(student[0, :-1]), targets[0])
+    torch.testing.assert_close(values, expected)
+    assert not values.requires_grad
+    head.weight.requires_grad_(False)
+    per_token(picked, head, student[0, :-1], targets[0], chunk_size=7)[0].sum().backward()
+    frozen, head.weight.grad = student.grad, None
+    assert frozen.abs().max() > 0 and head.weight.grad is None
+    head.weight.requires_grad_(True)
+    per_token(picked, head, student[0, :-1].detach(), targets[0], chunk_size=7)[0].sum().backward()
+    assert head.weight.grad.abs().max() > 0
+
+
+def test_the_chunk_follows_the_vocabulary_and_a_small_one_goes_whole(monkeypatch):
+    seen = []
+
+    def note(logits):
+        seen.append(len(logits))
+        return (logits.sum(-1),)
+
+    def sizes(tokens, rows):
+        seen.clear()
+        head = torch.nn.Linear(1, rows, bias=False)
+        with torch.no_grad():
+            per_token(note, head, torch.ones(tokens, 1))
+        return seen[:-1] if len(seen) > 1 else seen  # less the token that is tried at the end
+
+    assert sizes(4096, 68) == [4096]  # a whole micro-batch of the mini study
+    assert sizes(5000, 68) == [4096, 904]
+    monkeypatch.setitem(chunked_head.MAX_LOGITS, "cpu", 1000)
+    assert sizes(25, 100) == [10, 10, 5]
+    assert sizes(2, 5000) == [1, 1]
+
+
+def test_one_chunk_is_plain_autograd_to_the_bit():
+    """What keeps the mini study's stored results: its micro-batches are one chunk each."""
+    for direction in ("forward", "reverse"):
+        results = []
+        for plain in (False, True):
+            head, student, teacher, targets, *_ = inputs(60)
+            mask = torch.ones_like(targets, dtype=torch.bool)
+            positions = torch.arange(targets.shape[1]).expand_as(targets)
+            batch = PaddedSequences(targets, positions, targets, mask)
+            if plain:
+                with torch.no_grad():
+                    target = head(teacher[:, :-1].flatten(0, 1))
+                logits = head(student[:, :-1].flatten(0, 1))
+                kl = kl_divergence(target, logits, direction=direction).view_as(targets)
+            else:
+                model = Head(head, teacher, student)
+                kl, _ = completion_kl(model, batch, batch, direction=direction)
+            kl.sum().backward()
+            results.append((kl.detach(), student.grad, head.weight.grad))
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+PROMPTS = [(2, 5, 6, 4, 3), (2, 7, 3), (2, 8, 9, 10, 11, 12, 4, 3), (2, 6)]
+COMPLETIONS = [(9, 4, 7, 5), (5, 6, 7, 8, 9, 10, 4), (13, 4, 5), (6, 7, 8, 4)]
+
+
+def summed_kl(model, rows, chunk_size):
+    prompts, completions = PROMPTS[rows], COMPLETIONS[rows]
+    guided = [(2, 20, 21, *p[1:]) for p in prompts]
+    batches = (pad_sequences(p, completions) for p in (prompts, guided))
+    kl, logprobs = completion_kl(model, *batches, direction="forward", chunk_size=chunk_size)
+    return (kl + 0.1 * logprobs).sum()
+
+
+def sharded_gradients(own, directory):
+    """On each rank: two micro-batches of its half, the head in chunks of two tokens."""
+    for precision in ("float32", "bfloat16"):
+        model = build_model()
+        sharding.shard(model, torch.device("cpu"), precision)
+        sharding.gather(model)
+        first = 0 if own.first else 2
+        for row in (first, first + 1):
+            summed_kl(model, slice(row, row + 1), 2).backward()
+        sharding.reduce_gradients(model)
+        gradients = {name: p.grad.full_tensor() for name, p in model.named_parameters()}
+        if own.first:
+            save_file(gradients, directory / precision)
+
+
+def test_a_sharded_head_gets_the_gradient_of_a_whole_one(tmp_path):
+    codes = launch(sharded_gradients, tmp_path)
+    assert codes == [0, 0], "".join((tmp_path / f"rank-{i}.txt").read_text() for i in (0, 1))
+    model = build_model()
+    summed_kl(model, slice(None), 4096).backward()
+    exact, half = load_file(tmp_path / "float32"), load_file(tmp_path / "bfloat16")
+    assert exact.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        scale = float(parameter.grad.abs().max())
+        assert scale > 0, name
+        torch.testing.assert_close(exact[name], parameter.grad, rtol=1e-5, atol=1e-5 * scale)
+        off = (half[name] - parameter.grad).norm() / parameter.grad.norm()
+        assert 1e-4 < off < 0.1, name
