@@ -34,6 +34,10 @@ CASES: dict[str, tuple[str, str]] = {
         "benchmarks.perf.scaling",
         "cost of an RL step against problems, samples, length and vocabulary",
     ),
+    "loss_memory": (
+        "benchmarks.perf.loss_memory",
+        "peak memory and time of the losses over 151,936 tokens: chunked, dense, Liger's",
+    ),
     "roofline": (
         "benchmarks.perf.roofline",
         "FLOPs of an RL step against the machine's matmul peak",
@@ -46,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.list:
         for name, (_, what) in CASES.items():
-            print(f"{name:10} {what}")
+            print(f"{name:11} {what}")
         return 0
     try:
         run_cases(options.cases, options.repeats, options.out, options.vllm_python)
