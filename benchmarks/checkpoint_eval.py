@@ -21,7 +21,7 @@ from benchmarks.score_table import print_scores, write_scores
 from benchmarks.sources import evaluation_problems
 from benchmarks.suites import SUITES
 from sgpo.core.config import canonical_json, to_dict
-from sgpo.core.context import check_rope, context_length, fit_max_tokens, read_config
+from sgpo.core.context import context_length, fit_max_tokens, read_config
 from sgpo.core.data import read_problems
 from sgpo.core.device import select_device
 from sgpo.core.files import read_json, sha256_of, write_json
@@ -158,11 +158,10 @@ class _Engines:
         self.made: dict[tuple[int, ...], Sampler] = {}
 
     def engine(self, spec: PromptSpec) -> Sampler:
-        """The engine for ``spec``; the weights are loaded and their position encoding checked."""
+        """The engine for ``spec``; its weights are loaded."""
         stop_ids, name = spec.stop_ids(self.tokenizer), self.options.engine
         if stop_ids not in self.made:
             model = load_model(self.options.model)
-            check_rope(model, self.options.model)
             if name != "vllm":  # which has weights of its own and compares them with these
                 model = model.to(self.device, DTYPES[self.options.dtype])
             self.made[stop_ids] = make_engine(

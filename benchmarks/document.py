@@ -89,9 +89,14 @@ _FULL = (
 )
 
 
+def is_miniature(profile: str) -> bool:
+    """Whether a profile's models live in the mini world and not on real problems."""
+    return profile not in ("single_gpu", "paper")
+
+
 def standing_note(profile: str) -> str:
     """What a page made from ``profile`` is and what it is not, in two sentences."""
-    return _FULL if profile in ("single_gpu", "paper") else _MINIATURE
+    return _MINIATURE if is_miniature(profile) else _FULL
 
 
 Block = Heading | Paragraph | Bullets | Code | Table | Image

@@ -19,8 +19,10 @@ from typing import Any
 from benchmarks.config import RunConfig
 from benchmarks.profiles.checkpoints import Shape
 from benchmarks.suites import SUITES
+from sgpo.mini.suites import BENCHMARKS
 
 GIB = 2**30
+_SETS = {b.key: b for b in BENCHMARKS} | SUITES
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def sequences(settings: Any, updates_per_step: int) -> tuple[int, int, int]:
 def _evaluated(config: RunConfig) -> float:
     limits, samples = config.evaluation, 0
     for key in config.evaluation.suites:
-        suite = SUITES[key]
+        suite = _SETS[key]
         problems = min(suite.num_problems, limits.problem_limit or suite.num_problems)
         samples += problems * min(suite.k, limits.sample_limit or suite.k)
     return samples * MEAN_SHARE * limits.max_tokens

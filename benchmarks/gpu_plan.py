@@ -42,7 +42,9 @@ def shape_of(config: RunConfig) -> Shape:
 def planned_ranks(config: RunConfig) -> int:
     """GPUs that the profile runs a cell of this model on."""
     module = profile_module(config.profile)
-    return module.NODES[config.model] * module.GPUS_PER_NODE
+    # A mini profile with a checkpoint put in runs on one.
+    nodes = getattr(module, "NODES", {}).get(config.model, 1)
+    return nodes * getattr(module, "GPUS_PER_NODE", 1)
 
 
 def print_plan(cells: Sequence[Cell], results: Path) -> None:

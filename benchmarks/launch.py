@@ -13,18 +13,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import experiments, report
+from benchmarks import experiments, preflight, report
 from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
 from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_file
 from benchmarks.gpu_plan import print_plan
 from benchmarks.hygiene import record_disjointness
+from benchmarks.locks import locked
 from benchmarks.profiles import profile_module
 from benchmarks.progress import StudyProgress, clock, expected_cost
 from benchmarks.regime import calibration_cells, record_regimes
 from benchmarks.store import SGPO_VARIANTS, read_object
-from benchmarks.study import Outcome, locked, run_study, write_plan
+from benchmarks.study import Outcome, run_study, write_plan
 from benchmarks.tables.ablations import VARIANT_ARTEFACTS
 from benchmarks.tasks import Task, is_done
+from benchmarks.together import launch_together
 from sgpo.core.config import apply_overrides, dotted_names
 from sgpo.core.device import select_device
 from sgpo.core.files import write_text
@@ -156,6 +158,10 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
     for name in options.models or []:
         if name not in models:
             raise ValueError(f"unknown model {name!r}: must be one of {', '.join(models)}")
+    only_seeds = getattr(options, "only_seeds", None)
+    for name in only_seeds or []:
+        if name not in map(str, study.seeds):
+            raise ValueError(f"unknown seed {name!r}: the study has {list(study.seeds)}")
     needed = None
     if options.only:
         with tempfile.TemporaryDirectory() as scratch:  # the plan is read, nothing is left behind
@@ -168,6 +174,8 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
         if options.methods and config.method not in options.methods:
             continue
         if options.models and config.model not in options.models:
+            continue
+        if only_seeds and str(config.seed) not in only_seeds:
             continue
         if needed is not None and (config.model, config.method) not in needed:
             continue
@@ -200,17 +208,20 @@ def selected_analyses(study: Study, options: argparse.Namespace) -> list[Analysi
 
 
 def launch_study(study: Study, results: Path, options: argparse.Namespace) -> int:
-    """Run the asked-for cells, then the report; 0 when every cell finished, else 1."""
-    if launched_by_torchrun():
-        raise ValueError(
-            "torchrun starts `sgpo train`, a cell at a time; `sgpo study` runs plainly"
-        )
+    """Run the asked-for cells, then the report; 0 when every cell finished, else 1. Under torchrun
+    all ranks run the cells together, and `sgpo report` makes the report afterwards."""
     console, began = Console(), time.monotonic()
+    if launched_by_torchrun():
+        chosen = selected(study, results, options)
+        preflight.check(chosen, results)
+        outcome, first = launch_together(study, chosen, results, options.rank_timeout)
+        return conclude(outcome, console) if first else int(not outcome.ok)
     with locked(results):
         cells: list[Task] = [
             *selected(study, results, options),
             *selected_analyses(study, options),
         ]
+        preflight.check([c for c in cells if isinstance(c, Cell)], results)
         for device in {c.config.device for c in cells if isinstance(c, Cell)}:
             select_device(device)  # a GPU that is not there is said once, not cell by cell
         write_plan(study, results)

@@ -16,6 +16,7 @@ from benchmarks.document import (
     Paragraph,
     Table,
     TextCell,
+    is_miniature,
     row,
     standing_note,
 )
@@ -108,7 +109,7 @@ def findings(study: Study, found: Sequence[Claim]) -> list[str]:
         text = verdict_text([c for c in found if c.past is past])
         if text:
             texts.append(f"{lead}: {text}")
-    return [*texts, f"{diverged(study)} {regime_sentence(study)}"]
+    return [*texts, f"{diverged(study)} {regime_sentence(study)}".rstrip()]
 
 
 def headline(study: Study, found: Sequence[Claim]) -> str:
@@ -178,6 +179,8 @@ def diverged(study: Study) -> str:
 
 
 def regime_sentence(study: Study) -> str:
+    if not is_miniature(study.profile):
+        return ""
     measured = regime.conditions(study)
     if not measured:
         return f"The regime of the miniature world was {NOT_RUN} (sgpo mini check)."

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from benchmarks.config import RunConfig
 from benchmarks.engines import make_engine
 from sgpo.core import sharding
+from sgpo.core.context import check_rope
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.ranks import Ranks
 from sgpo.core.sampling import Sampler
@@ -66,13 +67,18 @@ def make_sampler(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> S
 
 
 def load_model(directory: Path) -> PreTrainedModel:
-    """The float32 model of a local directory: safetensors only, no code from the directory."""
+    """The float32 model of a local directory: safetensors only, no code from the directory.
+
+    Raises:
+        ValueError: damaged weights, or a position encoding other than its config.json states.
+    """
     try:
         model = AutoModelForCausalLM.from_pretrained(
             directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
     except SafetensorError as error:
         raise ValueError(f"{directory}: damaged weights ({error}); delete the run") from error
+    check_rope(model, directory)
     return model.eval()
 
 

@@ -90,7 +90,10 @@ def _final_reward(run_dir: Path) -> float | None:
 
 
 def record_regimes(study: Study, results: Path) -> dict[str, Any]:
-    """Write and return ``regime.json`` of a mini study from the runs that are there."""
+    """Write and return ``regime.json`` of a mini study from the runs that are there; other worlds
+    have no such conditions."""
+    if study.cells()[0].config.data.source != "mini":
+        return {}
     cells = study.cells()
     models = {}
     for model, _, _ in study.models:
@@ -104,7 +107,8 @@ def record_regimes(study: Study, results: Path) -> dict[str, Any]:
 
 def check(results: Path, models: Sequence[str] | None, jobs: int) -> int:
     """Run what the conditions need, print them; 0 when all hold, 1 when one does not."""
-    from benchmarks.study import locked, run_study
+    from benchmarks.locks import locked
+    from benchmarks.study import run_study
 
     full = mini.study(1)
     known = [key for key, _, _ in full.models]

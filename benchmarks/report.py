@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import experiments, pages
-from benchmarks.document import to_markdown
+from benchmarks.document import is_miniature, to_markdown
 from benchmarks.figures import (
     curves,
     degraded,
@@ -173,13 +173,15 @@ def missing_cells(study: Study, modules: Sequence) -> tuple[MissingCell, ...]:
 
 def _chosen(only: Sequence[str] | None, study: Study) -> tuple:
     """The artefacts to build. All of them leaves out those on SGPO's variants and on experiments
-    where the study plans none; asked for by name, they say "not run"."""
+    where the study plans none, and those on the mini world in another; asked for by name, they say
+    "not run"."""
     planned = ablations.model_of(study) is not None
     standing = tuple(
         m
         for m in ARTEFACTS
         if (planned or m.NAME not in ablations.VARIANT_ARTEFACTS)
         and (m.NAME not in experiments.ARTEFACTS or m.needs(study))
+        and (is_miniature(study.profile) or m not in (regime, disjointness))
     )
     if only is None:
         return standing

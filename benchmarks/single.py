@@ -7,11 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks import preflight
 from benchmarks.checkpoint_eval import print_scores
 from benchmarks.config import Cell
 from benchmarks.launch import check_overrides, conclude, planned_study
+from benchmarks.locks import locked
 from benchmarks.progress import StudyProgress
-from benchmarks.study import locked, run_study
+from benchmarks.study import run_study
 from benchmarks.together import run_together
 from sgpo.core.config import apply_overrides
 from sgpo.core.files import read_json
@@ -38,6 +40,7 @@ def train_one(options: argparse.Namespace, results: Path) -> int:
         parent = Cell(study.entry(entry.parent).config(options.model, options.seed))
     cell = Cell(config, parent)
     chain = [c for c in (parent, cell) if c]
+    preflight.check(chain, results)
     first = True
     if launched_by_torchrun():
         outcome, first = run_together(chain, results, options.rank_timeout)

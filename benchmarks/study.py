@@ -5,15 +5,13 @@ A task is a cell of the grid or an analysis of what cells have left (``benchmark
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
 from pathlib import Path
@@ -56,25 +54,6 @@ class _Worker:
     lifeline: connection.Connection  # open as long as this process lives
     error: str | None = None
     done: bool = False
-
-
-@contextmanager
-def locked(study_dir: Path) -> Iterator[None]:
-    """Hold the study directory for this process.
-
-    Raises:
-        ValueError: another process holds it.
-    """
-    study_dir.mkdir(parents=True, exist_ok=True)
-    with (study_dir / "study.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{study_dir}: another study is running in this directory; wait for it, or "
-                "choose another one with --out"
-            ) from None
-        yield
 
 
 def write_plan(study: Study, study_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import traceback
 from collections.abc import Sequence
@@ -11,15 +12,30 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.cells import is_finished, run_cell
-from benchmarks.config import Cell
+from benchmarks.config import Cell, Study
+from benchmarks.locks import locked
 from benchmarks.progress import StudyProgress
-from benchmarks.study import Outcome, locked
+from benchmarks.study import Outcome, write_plan
 from sgpo.core.device import select_device
 from sgpo.core.files import read_json, write_json
 from sgpo.core.ranks import RankLost, Ranks, join, leave
 from sgpo.core.trainer import Diverged
 
 REPORT_EVERY = 0.5  # seconds
+
+
+def launch_together(
+    study: Study, cells: Sequence[Cell], results: Path, timeout: float
+) -> tuple[Outcome, bool]:
+    """``run_together`` and the study's plan, from which ``sgpo report`` makes the tables. Several
+    launches may make different cells of one study at the same time."""
+    first = os.environ["RANK"] == "0"
+    if first:
+        write_plan(study, results)
+    outcome, first = run_together(cells, results, timeout)
+    if first:
+        write_plan(study, results)  # with the sizes of the models
+    return outcome, first
 
 
 def run_together(cells: Sequence[Cell], study_dir: Path, timeout: float) -> tuple[Outcome, bool]:
@@ -43,7 +59,8 @@ def run_together(cells: Sequence[Cell], study_dir: Path, timeout: float) -> tupl
     with contextlib.ExitStack() as stack:
         with ranks.one_after_first():
             if ranks.first:
-                stack.enter_context(locked(study_dir))
+                left = [c.run_id for c in cells if not is_finished(study_dir / "runs" / c.run_id)]
+                stack.enter_context(locked(study_dir, left))
         console = Console(quiet=not ranks.first)
         progress = stack.enter_context(StudyProgress(cells, console))
         for cell in cells:

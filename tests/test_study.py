@@ -17,6 +17,7 @@ import pytest
 from benchmarks.cells import is_finished
 from benchmarks.config import Study
 from benchmarks.launch import planned_study
+from benchmarks.locks import locked
 from benchmarks.profiles import quick
 
 # As little pretraining as possible: these tests are about the runner, not about learning.

@@ -21,8 +21,10 @@ def add(verbs: argparse._SubParsersAction) -> None:
     study.add_argument("--only", type=names, help="just these artefacts and the runs they need")
     study.add_argument("--methods", type=names, help="just these methods (comma-separated)")
     study.add_argument("--models", type=names, help="just these models (comma-separated)")
+    study.add_argument("--only-seeds", type=names, help="just these seeds (comma-separated)")
     study.add_argument("--method-file", type=Path, help="add the method of this file to the grid")
     study.add_argument("--dry-run", action="store_true", help="print the grid and its cost")
+    _add_rank_timeout(study)
     add_overrides(study)
     study.set_defaults(run=_study)
 
@@ -31,12 +33,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     train.add_argument("--model", required=True)
     train.add_argument("--method", required=True, help="a method key, or a method file (.py)")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument(
-        "--rank-timeout",
-        type=positive,
-        default=3600,
-        help="under torchrun: seconds to wait for another rank (%(default)s)",
-    )
+    _add_rank_timeout(train)
     add_overrides(train)
     train.set_defaults(run=_train)
 
@@ -70,6 +67,15 @@ def add(verbs: argparse._SubParsersAction) -> None:
     check.add_argument("--jobs", type=positive, default=os.cpu_count())
     check.add_argument("--out", type=Path)
     check.set_defaults(run=_check)
+
+
+def _add_rank_timeout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rank-timeout",
+        type=positive,
+        default=3600,
+        help="under torchrun: seconds to wait for another rank (%(default)s)",
+    )
 
 
 def _study(options: argparse.Namespace) -> int:

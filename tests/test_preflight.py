@@ -1,0 +1,227 @@
+"""What stands in the way of a real study, with hardware made up here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import standin
+
+from benchmarks import preflight, preflight_inputs
+from benchmarks.config import Cell
+from benchmarks.gpu_cost import GIB
+from benchmarks.hardware import Hardware, this_machine
+from benchmarks.launch import planned_study
+from benchmarks.prepared import data_source, write_problems
+from sgpo.cli import main as sgpo
+from sgpo.core.config import apply_overrides
+from sgpo.core.types import Problem
+
+H100 = 79.1 * GIB
+ENOUGH = Hardware(
+    gpus=(H100,),
+    host_memory=256 * GIB,
+    disk_free=1e12,
+    vllm=True,
+    token=True,
+    offline=False,
+)
+STUDY = {name: planned_study(name, None) for name in ("paper", "single_gpu")}
+CONFIG = {
+    (name, c.config.model, c.config.method): c.config for name in STUDY for c in STUDY[name].cells()
+}
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """``data.source`` of a training set with strategies."""
+    folder = tmp_path / "train"
+    folder.mkdir()
+    problems = [Problem(str(i), f"{i}+1?", str(i + 1), expert="x") for i in range(200)]
+    write_problems(folder / "warmup.jsonl", problems[:70])
+    write_problems(folder / "rl.jsonl", problems[70:])
+    rows = [json.dumps({"id": p.id, "strategy": "Add."}) + "\n" for p in problems]
+    (folder / "strategies.jsonl").write_text("".join(rows))
+    (folder / "report.json").write_text("{}")
+    return data_source(folder)
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_are_here(monkeypatch):
+    monkeypatch.setattr(preflight_inputs, "_is_here", lambda key: True)
+
+
+def found(tmp_path, source, *settings, hardware=ENOUGH, key=("single_gpu", "qwen2.5-1.5b", "sgpo")):
+    config = replace(CONFIG[key], data=replace(CONFIG[key].data, source=source))
+    cell = Cell(apply_overrides(config, list(settings)))
+    return preflight.obstacles([cell], tmp_path / "results", hardware)
+
+
+def test_one_gpu_of_80_gb_runs_every_cell_of_single_gpu(tmp_path, prepared):
+    for name, model, method in CONFIG:
+        if name == "single_gpu":
+            assert found(tmp_path, prepared, key=(name, model, method)) == []
+
+
+def test_four_nodes_run_every_cell_of_paper_and_one_gpu_does_not(tmp_path, prepared):
+    node = replace(ENOUGH, gpus=(H100,) * 8, host_memory=1024 * GIB)
+    for name, model, method in CONFIG:
+        if name == "paper":
+            ranks = 8 if model == "qwen2.5-1.5b" else 32
+            here = replace(node, ranks=ranks, local_ranks=8)
+            lines = found(tmp_path, prepared, hardware=here, key=(name, model, method))
+            assert [x for x in lines if "problems" not in x] == []  # 130 are too few for a step
+    # Evaluation alone fits one GPU, training does not.
+    assert found(tmp_path, prepared, key=("paper", "qwen2.5-7b", "base"), hardware=node) == []
+    (line,) = found(
+        tmp_path, prepared, "train.problems_per_step=64", key=("paper", "qwen2.5-7b", "sgpo")
+    )
+    assert "qwen2.5-7b: sgpo needs about 1" in line and "each of 1 GPUs" in line
+    ranks = re.search("the smallest has 79; spread it over at least (\\d+) GPUs", line).group(1)
+    assert 4 <= int(ranks) <= 32
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "expected"),
+    [
+        (dict(gpus=()), (), "device=cuda: torch sees no GPU here"),
+        (dict(gpus=(22.0 * GIB,)), (), "the smallest has 22; "),
+        (dict(gpus=(H100, 39.4 * GIB), local_ranks=2, ranks=2), (), "the smallest has 39; "),
+        (dict(ranks=4, local_ranks=4), (), "4 ranks on this machine: it has 1 GPUs"),
+        (dict(ranks=32), (), "32 ranks: an update of sgpo has 16 problems"),
+        (dict(host_memory=4 * GIB), (), "1 ranks on this machine need about 7 GiB of main memory"),
+        (dict(disk_free=50e9), (), "disk: the runs need about 65 GB (weights 6, resume states 56"),
+        (dict(vllm=False), (), "sampler=vllm: vLLM is not installed; run `bash reproduce.sh setup"),
+        (
+            dict(),
+            ("vllm.gpu_memory_utilization=0.08",),
+            "vllm.gpu_memory_utilization=0.08: vLLM's share of a GPU of 79 GiB holds 0.5 sequences",
+        ),
+        (dict(), ("vllm.max_model_len=40000",), "qwen2.5-1.5b was made for 32768 positions"),
+        (
+            dict(),
+            ("evaluation.max_tokens=32768",),
+            "evaluation.max_tokens=32768: leaves fewer than 2048 of 32768 positions for the "
+            "prompt; lower it to 30720",
+        ),
+        (
+            dict(),
+            ("vllm.max_model_len=8192", "evaluation.max_tokens=4096"),
+            "rollout.max_tokens=8192: leaves fewer than 2048 of 8192 positions for the prompt; "
+            "lower it to 6144 or raise vllm.max_model_len",
+        ),
+        (dict(offline=True), (), "not in the hub's cache and HF_HUB_OFFLINE is set"),
+        (dict(), ("train.problems_per_step=256",), "130 problems in split 'rl', a step of sgpo"),
+    ],
+)
+def test_each_obstacle_is_one_clear_line(tmp_path, prepared, change, settings, expected):
+    lines = found(tmp_path, prepared, *settings, hardware=replace(ENOUGH, **change))
+    assert len(lines) == 1, lines
+    assert expected in lines[0] and "\n" not in lines[0]
+
+
+def test_a_server_of_vllm_needs_neither_the_package_nor_room(tmp_path, prepared):
+    server = ("vllm.server=http://localhost:8000", "vllm.gpu_memory_utilization=0.01")
+    assert found(tmp_path, prepared, *server, hardware=replace(ENOUGH, vllm=False)) == []
+
+
+def test_a_gated_model_without_a_token_is_refused_and_with_one_not(tmp_path, prepared):
+    key = ("paper", "llama-3.1-8b", "base")
+    (line,) = found(tmp_path, prepared, hardware=replace(ENOUGH, token=False), key=key)
+    assert "'meta-llama/Llama-3.1-8B-Instruct' is gated and no token is set" in line
+    assert found(tmp_path, prepared, key=key) == []
+
+
+def test_training_data_that_cannot_be_used(tmp_path, prepared):
+    folder = Path(prepared.partition("@")[0])
+    (line,) = found(tmp_path, "data/openr1@unprepared")
+    assert (
+        "no prepared training set there; make it with `sgpo data prepare --out data/openr1`" in line
+    )
+    (line,) = found(tmp_path, f"{folder}@0123")
+    assert f"the files there are {prepared} now" in line
+    (folder / "strategies.jsonl").unlink()
+    (line,) = found(tmp_path, data_source(folder))
+    assert f"sgpo needs strategies; run `sgpo strategies --data {folder}` first" in line
+    grpo = ("single_gpu", "qwen2.5-1.5b", "grpo")
+    assert found(tmp_path, data_source(folder), key=grpo) == []
+
+
+def test_missing_benchmarks_are_named_before_the_training(tmp_path, prepared, monkeypatch):
+    monkeypatch.setattr(preflight_inputs, "_is_here", lambda key: key == "amc23")
+    (line,) = found(tmp_path, prepared)
+    assert line.startswith("benchmark math500, olympiadbench, aime24: neither below SGPO_DATA_DIR")
+
+
+def test_another_rank_leaves_files_to_the_first(tmp_path):
+    gpus = replace(ENOUGH, gpus=(H100,) * 8, rank=3, ranks=8, local_ranks=8, disk_free=0.0)
+    assert found(tmp_path, "data/openr1@unprepared", hardware=gpus) == []
+
+
+def test_local_checkpoints_are_looked_at(tmp_path, prepared):
+    path = standin.write_checkpoint(tmp_path / "m", small=True)
+    setting = f"checkpoint={path}"
+    assert found(tmp_path, prepared, setting, hardware=replace(ENOUGH, offline=True)) == []
+    (path / "tokenizer_config.json").rename(tmp_path / "kept.json")
+    (line,) = found(tmp_path, prepared, setting)
+    assert "tokenizer_config.json is missing" in line
+    shutil.copy(tmp_path / "kept.json", path / "tokenizer_config.json")
+    config = json.loads((path / "config.json").read_text()) | {"max_position_embeddings": 4096}
+    (path / "config.json").write_text(json.dumps(config))
+    lines = found(tmp_path, prepared, setting)
+    assert "vllm.max_model_len=32768: qwen2.5-1.5b was made for 4096 positions; lower it" in lines
+    assert any(
+        x.startswith("rollout.max_tokens=8192: leaves fewer than 2048 of 4096") for x in lines
+    )
+
+
+def test_a_copy_of_the_model_with_another_position_encoding_is_refused(tmp_path, prepared):
+    """rope_theta dropped, as by a library that reads another spelling of the config."""
+    shape = CONFIG["single_gpu", "qwen2.5-0.5b", "base"]
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    content = {
+        "model_type": "qwen2", "vocab_size": 151_936, "hidden_size": 896,
+        "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "max_position_embeddings": 32_768, "tie_word_embeddings": True,
+    }  # fmt: skip
+    for name in ("tokenizer_config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    key = ("single_gpu", "qwen2.5-0.5b", "base")
+    for theta, count in ((1e6, 0), (1e4, 1)):
+        (folder / "config.json").write_text(json.dumps(content | {"rope_theta": theta}))
+        lines = found(tmp_path, prepared, f"checkpoint={folder}", key=key)
+        assert len(lines) == count, lines
+    assert "rope_theta=10000" in lines[0] and f"{shape.checkpoint} has rope_theta=1e+06" in lines[0]
+
+
+def test_finished_cells_and_the_mini_world_need_nothing(tmp_path, monkeypatch):
+    nothing = Hardware((), 0.0, 0.0, False, False, True)
+    preflight.check(planned_study("mini", 1).cells(), tmp_path, nothing)
+    monkeypatch.setattr(preflight, "is_done", lambda cell, results: True)
+    preflight.check(STUDY["paper"].cells(), tmp_path, nothing)
+
+
+def test_all_obstacles_come_at_once_and_nothing_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preflight, "this_machine", lambda _: replace(ENOUGH, vllm=False, gpus=()))
+    assert sgpo(["study", "--profile", "single_gpu"]) == 2
+    error = capsys.readouterr().err
+    assert "3 things stand in the way:" in error and error.count("\n- ") == 3
+    for part in ("vLLM is not installed", "torch sees no GPU", "no prepared training set"):
+        assert part in error
+    arguments = ["train", "--profile", "paper", "--model", "llama-3.1-8b", "--method", "luffy"]
+    assert sgpo(arguments) == 2
+    assert "3 things stand in the way:" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("runs"))
+
+
+def test_this_machine_is_described(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    here = this_machine(tmp_path / "not" / "yet")
+    assert here.host_memory > GIB and 0 < here.disk_free <= shutil.disk_usage(tmp_path).total
+    assert (here.rank, here.ranks, here.local_ranks) == (0, 4, 1)
