@@ -19,6 +19,7 @@ from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_f
 from benchmarks.gpu_plan import print_plan
 from benchmarks.hygiene import record_disjointness
 from benchmarks.locks import locked
+from benchmarks.overrides import overridden
 from benchmarks.profiles import profile_module
 from benchmarks.progress import StudyProgress, clock, expected_cost
 from benchmarks.regime import calibration_cells, record_regimes
@@ -27,19 +28,11 @@ from benchmarks.study import Outcome, run_study, write_plan
 from benchmarks.tables.ablations import VARIANT_ARTEFACTS
 from benchmarks.tasks import Task, is_done
 from benchmarks.together import launch_together
-from sgpo.core.config import apply_overrides, dotted_names
 from sgpo.core.device import select_device
 from sgpo.core.files import write_text
 from sgpo.core.ranks import launched_by_torchrun
 from sgpo.core.runlog import environment
 
-_IDENTITY = {
-    "profile": "--profile",
-    "model": "--models",
-    "method": "--methods",
-    "seed": "--seeds",
-    "init": "another method",
-}
 MEGABYTES_PER_CELL = 2.5  # weights, resume states and samples of a mini run, measured
 
 
@@ -59,7 +52,7 @@ def planned_study(
     if method_file:
         study = replace(study, methods=(*study.methods, user_method(study, method_file)))
     if overrides:
-        study = _overridden(study, overrides)
+        study = overridden(study, overrides)
     if variants:
         study = module.extended(study)
     return study
@@ -85,14 +78,6 @@ def wants_variants(options: argparse.Namespace, results: Path) -> bool:
     return any(entry["key"] in SGPO_VARIANTS or entry.get("extra") for entry in listed)
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """ValueError for keys that say which run it is: those have options of their own."""
-    for item in overrides:
-        key = item.partition("=")[0]
-        if key in _IDENTITY:
-            raise ValueError(f"override {item!r}: {key} is not an override, use {_IDENTITY[key]}")
-
-
 def user_method(study: Study, path: Path) -> MethodEntry:
     """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
     planned = {entry.key for entry in study.methods} | set(SGPO_VARIANTS)
@@ -108,41 +93,6 @@ def user_method(study: Study, path: Path) -> MethodEntry:
         return replace(template(model, seed), method=path.stem, settings=module.CONFIG())
 
     return MethodEntry(path.stem, getattr(module, "LABEL", path.stem), config)
-
-
-def _overridden(study: Study, overrides: Sequence[str]) -> Study:
-    """Every override in every method that has its key; ValueError if none has."""
-    check_overrides(overrides)
-    model = study.models[0][0]
-    allowed: dict[str, list[str]] = {}
-    for entry in study.methods:
-        plain = entry.config(model, study.seeds[0])
-        names = dotted_names(plain)
-        allowed[entry.key] = [o for o in overrides if o.partition("=")[0] in names]
-        apply_overrides(plain, allowed[entry.key])  # a wrong value is found before the first run
-    for item in overrides:
-        if not any(item in found for found in allowed.values()):
-            trained = next(e for e in reversed(study.methods))
-            apply_overrides(trained.config(model, study.seeds[0]), [item])
-
-    def overridden(entry: MethodEntry) -> MethodEntry:
-        def config(model: str, seed: int) -> RunConfig:
-            return apply_overrides(entry.config(model, seed), allowed[entry.key])
-
-        return replace(entry, config=config)
-
-    changed = replace(study, methods=tuple(map(overridden, study.methods)))
-    return replace(changed, benchmarks=_limited(changed))
-
-
-def _limited(study: Study) -> tuple[tuple[str, str, int, int], ...]:
-    """The benchmarks with the sizes that the first method's evaluation limits leave: the plan must
-    promise what the runs will hold."""
-    limits = study.methods[0].config(study.models[0][0], study.seeds[0]).evaluation
-    return tuple(
-        (key, label, min(count, limits.problem_limit or count), min(k, limits.sample_limit or k))
-        for key, label, count, k in study.benchmarks
-    )
 
 
 def selected(study: Study, results: Path, options: argparse.Namespace) -> list[Cell]:

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from benchmarks.analyses.planned import AnalysisTask
 from benchmarks.config import Cell
+from benchmarks.gpu_cost import gpu_hours
+from benchmarks.gpu_plan import shape_of
 
 Planned = Cell | AnalysisTask
 # Rough seconds of a cell on one core, only used to weigh cells against each other.
@@ -30,10 +32,12 @@ SCALE = {"qwen-s": 0.7, "qwen-m": 1.0, "llama-m": 1.0, "qwen-l": 4.0, "llama-s":
 
 
 def expected_cost(cell: Planned) -> float:
-    """Seconds that ``cell`` takes on one core, roughly."""
+    """Seconds that ``cell`` takes, roughly: a mini one on one core, another on one GPU."""
     if isinstance(cell, AnalysisTask):
         return COST_OF_ANALYSIS[cell.key]
     config, cost = cell.config, COST_OF_EVALUATION
+    if config.checkpoint is not None:
+        return 3600 * gpu_hours(shape_of(config), config)
     if config.train is None:
         cost = COST_OF_BASE
     else:

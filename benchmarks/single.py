@@ -10,8 +10,9 @@ from rich.console import Console
 from benchmarks import preflight
 from benchmarks.checkpoint_eval import print_scores
 from benchmarks.config import Cell
-from benchmarks.launch import check_overrides, conclude, planned_study
+from benchmarks.launch import conclude, planned_study
 from benchmarks.locks import locked
+from benchmarks.overrides import check_overrides
 from benchmarks.progress import StudyProgress
 from benchmarks.study import run_study
 from benchmarks.together import run_together

@@ -1,5 +1,5 @@
-"""A whole study of a real checkpoint's shape in minutes on a CPU: Qwen2.5's vocabulary and special
-tokens over a tiny random body, eight training problems, two steps of every method, vLLM.
+"""The whole study of the profile ``single_gpu`` in minutes on a CPU: Qwen2.5's vocabulary and
+special tokens over a tiny random body, eight training problems, two steps of every method, vLLM.
 
 ``python tests/standin_study.py DIRECTORY`` makes what a user would have (checkpoint, prepared data
 with strategies) and prints the command that a user types. Its numbers say that everything runs.
@@ -22,12 +22,15 @@ NUM_PROBLEMS = 12  # a third warms up, eight are left
 TOKENS = 16
 
 
-def prepare(directory: Path) -> str:
+MODEL = "qwen2.5-0.5b"
+
+
+def prepare(directory: Path, *, small: bool = False) -> str:
     """Checkpoint, training set and strategies in ``directory``; the training set's
-    ``data.source``."""
+    ``data.source``. ``small``: a vocabulary of bytes, for a test that has seconds."""
     from benchmarks.prepared import data_source
 
-    model = standin.write_checkpoint(directory / "model", **SHAPE)
+    model = standin.write_checkpoint(directory / "model", small=small, **SHAPE)
     rows = standin.write_training_set(directory / "train.jsonl", NUM_PROBLEMS)
     prepared = directory / "prepared"
     arguments = ["--source", str(rows), "--tokenizer", str(model), "--out", str(prepared)]
@@ -44,7 +47,8 @@ def study_arguments(directory: Path, source: str, sampler: str = "vllm") -> list
     settings = {
         "checkpoint": directory / "model",
         "data.source": source,
-        "prompt": "qwen2.5-instruct",
+        "device": "cpu",
+        "precision": "float32",
         "sampler": sampler,
         "vllm.max_model_len": 512,
         "train.num_steps": 2,
@@ -56,7 +60,7 @@ def study_arguments(directory: Path, source: str, sampler: str = "vllm") -> list
         "evaluation.sample_limit": 2,
     }
     chosen = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    fixed = ["study", "--profile", "quick", "--seeds", "1", "--jobs", "1"]
+    fixed = ["study", "--profile", "single_gpu", "--models", MODEL, "--jobs", "1"]
     return [*fixed, "--out", str(directory / "results"), *chosen]
 
 
@@ -64,9 +68,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--sampler", choices=("vllm", "transformers"), default="vllm")
+    parser.add_argument("--small", action="store_true", help="a vocabulary of bytes")
     parser.add_argument("--run", action="store_true", help="run the command as well")
     options = parser.parse_args()
-    arguments = study_arguments(options.directory, prepare(options.directory), options.sampler)
+    source = prepare(options.directory, small=options.small)
+    arguments = study_arguments(options.directory, source, options.sampler)
     print("sgpo", shlex.join(arguments), flush=True)
     if options.run:
         sys.exit(sgpo(arguments))
