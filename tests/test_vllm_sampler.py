@@ -152,6 +152,23 @@ def test_equal_prompts_draw_different_samples(make):
     assert len(set(one) | set(two)) == 8
 
 
+def test_seeded_prompts_that_fill_more_than_one_step_are_sampled(vllm_engine):
+    """20,000 prompt tokens are read in several steps; on a CPU none may be read in two halves."""
+    model = build()
+    draws = torch.Generator().manual_seed(5)
+    prompts = [
+        tuple(torch.randint(5, len(VOCABULARY), (400,), generator=draws).tolist())
+        for _ in range(50)
+    ]
+    sampler = VLLMSampler(model, TOKENIZER, stop_ids=STOP, engine=vllm_engine[0])
+    groups = sampler.sample(prompts, 2, SamplingParams(max_tokens=2, seed=1))
+    assert [len(group) for group in groups] == [2] * 50
+    # Read alone, a prompt gives the same samples under the same seeds.
+    assert ids_of(sampler.sample(prompts[:1], 2, SamplingParams(max_tokens=2, seed=1))) == (
+        ids_of(groups[:1])
+    )
+
+
 def test_sampling_leaves_the_global_generator_alone(make):
     sampler = make(build())
     torch.manual_seed(11)

@@ -103,6 +103,10 @@ class InProcessEngine:
         if self._on_gpu:
             arguments["gpu_memory_utilization"] = self._settings.gpu_memory_utilization
             arguments["enable_sleep_mode"] = self._settings.sleep
+        else:
+            # A seeded request whose prompt is read in two steps has its generator wound back, which
+            # a CPU generator cannot do ("CPU Generator does not use offset").
+            arguments["enable_chunked_prefill"] = False
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             # One engine a rank, in the ranks that torchrun started.
             arguments["distributed_executor_backend"] = "external_launcher"
