@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Protocol
 
 from sgpo.core.answer_forms import (
     ELLIPSIS,
@@ -25,6 +24,7 @@ from sgpo.core.answer_forms import (
     as_interval,
     parse_form,
 )
+from sgpo.core.answer_judge import Judge
 from sgpo.core.answer_numbers import rationals_equal
 from sgpo.core.answer_relations import (
     is_assignment,
@@ -33,31 +33,10 @@ from sgpo.core.answer_relations import (
     relation_as_interval,
     rename_letter,
 )
+from sgpo.core.answer_sets import same_real_set
 from sgpo.core.answer_text import words_key
 
 MAX_ITEMS = 200
-
-
-class Undecided(Exception):
-    """The exact rules do not decide; the symbolic judge has to."""
-
-
-class Judge(Protocol):
-    def equal(self, gold: str, answer: str) -> bool:
-        """Whether two expressions are equal wherever both are defined."""
-
-    def same_relation(self, gold: Relation, answer: Relation) -> bool:
-        """Whether two relations with one operator each hold for the same values."""
-
-
-class ExactOnly:
-    """The judge of the parent process: never guesses, never imports a computer-algebra system."""
-
-    def equal(self, gold: str, answer: str) -> bool:
-        raise Undecided
-
-    def same_relation(self, gold: Relation, answer: Relation) -> bool:
-        raise Undecided
 
 
 def same_answer(gold: Form, answer: Form, judge: Judge) -> bool:
@@ -69,6 +48,8 @@ def same_answer(gold: Form, answer: Form, judge: Judge) -> bool:
     """
     if gold == answer:
         return True
+    if (same := same_real_set(gold, answer)) is not None:
+        return same
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _with_relation(gold, answer, judge)
     if isinstance(gold, Interval | Union) or isinstance(answer, Interval | Union):
@@ -132,7 +113,8 @@ def _with_group(gold: Form, answer: Form, judge: Judge) -> bool:
     for one, other in ((gold, answer), (answer, gold)):
         if isinstance(one, Scalar) and isinstance(other, Group) and other.kind == "set":
             if len(other.items) == 1 and not isinstance(other.items[0], Group):
-                return same_answer(one, other.items[0], judge)  # {7} names 7
+                is_name = other.items[0] != Scalar("\\emptyset")
+                return is_name and same_answer(one, other.items[0], judge)  # {7} names 7
     if isinstance(gold, Scalar) and isinstance(answer, Group):
         return gold.value is not None and _thousands_as_list(gold, answer, judge)
     if isinstance(answer, Scalar) and isinstance(gold, Group):
@@ -140,6 +122,9 @@ def _with_group(gold: Form, answer: Form, judge: Judge) -> bool:
     if not (isinstance(gold, Group) and isinstance(answer, Group)):
         return False
     kinds = {gold.kind, answer.kind}
+    if kinds == {"set", "tuple"}:  # {(1,2)} names (1,2)
+        outer, inner = (gold, answer) if gold.kind == "set" else (answer, gold)
+        return len(outer.items) == 1 and same_answer(outer.items[0], inner, judge)
     if len(gold.items) != len(answer.items) or len(gold.items) > MAX_ITEMS:
         return False
     if kinds == {"matrix"}:
@@ -172,14 +157,23 @@ def _thousands_as_list(number: Scalar, group: Group, judge: Judge) -> bool:
     """``100,200`` reads as one number; beside a list it is one too."""
     if group.kind not in ("list", "set") or "," not in number.text:
         return False
-    parts = [parse_form(part) for part in number.text.split(",")]
+    digits = number.text.split(",")
+    if any(isinstance(i, Scalar) and i.text not in digits for i in group.items):
+        return False  # 10,00 is not 10,000
+    parts = [parse_form(part) for part in digits]
     return len(parts) == len(group.items) and _any_order(parts, group.items, judge)
 
 
 def _in_order(gold: Sequence[Form], answer: Sequence[Form], judge: Judge) -> bool:
     pairs = list(zip(gold, answer, strict=True))
     pairs.sort(key=_symbolic_last)  # a cheap mismatch saves the symbolic work
-    return all(same_answer(g, a, judge) for g, a in pairs)
+    return all(_same_item(g, a, judge) for g, a in pairs)
+
+
+def _same_item(gold: Form, answer: Form, judge: Judge) -> bool:
+    """As same_answer, but inside a list or set {1} is not 1."""
+    is_set = [isinstance(f, Group) and f.kind == "set" for f in (gold, answer)]
+    return is_set[0] == is_set[1] and same_answer(gold, answer, judge)
 
 
 def _symbolic_last(pair: tuple[Form, Form]) -> bool:
@@ -196,7 +190,7 @@ def _any_order(gold: Sequence[Form], answer: Sequence[Form], judge: Judge) -> bo
         else:
             open_golds.append(g)
     for g in sorted(open_golds, key=lambda f: not (isinstance(f, Scalar) and f.value is not None)):
-        found = next((i for i, a in enumerate(left) if same_answer(g, a, judge)), None)
+        found = next((i for i, a in enumerate(left) if _same_item(g, a, judge)), None)
         if found is None:
             return False
         del left[found]

@@ -11,8 +11,10 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
+from sgpo.core.answer_brackets import enclosed as enclosed_by
+from sgpo.core.answer_brackets import split_outside
 from sgpo.core.answer_numbers import MalformedNumber, decimal_places, exact_value
-from sgpo.core.answer_text import canonical, split_unit, words_key
+from sgpo.core.answer_text import canonical, words_key
 from sgpo.core.answer_types import (
     Based,
     Form,
@@ -23,16 +25,19 @@ from sgpo.core.answer_types import (
     Union,
     Words,
 )
+from sgpo.core.answer_units import CHANGES, split_unit
 
 MAX_FORM_CHARS = 10_000
 MAX_NESTING = 40
 
 _RELATION = re.compile(r"\\(?:le|ge|ne|approx|equiv|sim|mid|to|Rightarrow)(?![a-zA-Z])\s*|[=<>]")
 _SEPARATOR = re.compile(r"\s*(?:[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*")
+SETMINUS = re.compile(r"\s*\\setminus(?![a-zA-Z])\s*")
 _CUP = re.compile(r"\s*\\cup(?![a-zA-Z])\s*")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _MEMBER = re.compile(
-    r"(?:[a-zA-Z](?:_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\[a-z]+)\s*\\in(?![a-zA-Z])\s*"
+    r"(?:[a-zA-Z](?:_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\[a-z]+|\([a-zA-Z](?:,[a-zA-Z])+\))"
+    r"\s*\\in(?![a-zA-Z])\s*"
 )
 _LETTER = re.compile(r"[a-zA-Z](?:_\{\w+\})?")
 _STRAY_LETTER = re.compile(r"[a-zA-Z](?=[\[(])")
@@ -42,7 +47,11 @@ _BASED = re.compile(
 _BASE_NAMES = "two three four five six seven eight nine ten eleven twelve".split()
 _BASE_WORDS = {name: i for i, name in enumerate(_BASE_NAMES, 2)} | {"sixteen": 16}
 _RATIO = re.compile(r"[^:]{1,40}(?::[^:]{1,40})+")
-_MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\1\}", re.DOTALL)
+_MATRIX = re.compile(
+    r"(-?(?:\d+(?:\.\d+)?|\\frac\{-?\d+\}\{-?\d+\})?)\s*(?:\\cdot\s*)?"  # a factor of every cell
+    r"\\begin\{((?:[pbB]|small)?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\2\}",
+    re.DOTALL,
+)
 _WORD_SPAN = re.compile(r"\\text\{[^{}]*\}")
 _PLAIN_WORDS = re.compile(r"[A-Za-z][a-z]{2,}|[A-Za-z][a-z]*(?:[ '-]+[A-Za-z]{2,})+")
 _FUNCTION_NAMES = frozenset(
@@ -80,45 +89,6 @@ def is_tractable(text: str) -> bool:
     return deepest <= MAX_NESTING and chains <= MAX_NESTING and not signs and text.count("^") <= 400
 
 
-def _depths(text: str) -> list[int]:
-    """Bracket depth before each character; any bracket closes any other, for ``[0,1)``."""
-    depth, out = 0, []
-    for char in text:
-        if char in "}])":
-            depth -= 1
-        out.append(depth)
-        if char in "{[(":
-            depth += 1
-    return out
-
-
-def _split(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
-    """Pieces of ``text`` at top-level matches of ``pattern``, and the matched separators."""
-    depths = _depths(text)
-    pieces, marks, start = [], [], 0
-    for found in pattern.finditer(text):
-        if depths[found.start()] == 0 and found.start() >= start:
-            pieces.append(text[start : found.start()])
-            marks.append(found.group().strip())
-            start = found.end()
-    pieces.append(text[start:])
-    return pieces, marks
-
-
-def _enclosed(text: str) -> tuple[str, str, str] | None:
-    """``(opener, inside, closer)`` if one pair of brackets encloses the whole text."""
-    for opener, size in (("\\{", 2), ("(", 1), ("[", 1)):
-        if not text.startswith(opener):
-            continue
-        for closer in ("\\}", ")", "]"):
-            if text.endswith(closer) and len(text) >= size + len(closer):
-                depths = _depths(text)
-                inner = depths[size : len(text) - len(closer)]
-                if all(d >= 1 for d in inner):
-                    return opener, text[size : -len(closer)].strip(), closer
-    return None
-
-
 def parse_answer(text: str) -> Form:
     """The form of an answer as written (canonicalises first)."""
     return parse_form(canonical(text))
@@ -129,22 +99,22 @@ def parse_form(text: str) -> Form:
     """The form of canonical answer text."""
     text = text.strip()
     if matrix := _MATRIX.fullmatch(text):
-        return _matrix(matrix.group(2))
+        return _matrix(matrix.group(3), matrix.group(1))
     if member := _MEMBER.match(text):
         return as_interval(parse_form(text[member.end() :]))
-    pieces, marks = _split(text, _SEPARATOR)
+    pieces, marks = split_outside(text, _SEPARATOR)
     if len(pieces) > 1:
         if _THOUSANDS.fullmatch(text):
             return replace(_scalar(text.replace(",", "")), text=text)
         return _list(text, pieces, marks)
-    if (stray := _STRAY_LETTER.match(text)) and _enclosed(text[stray.end() :]):
+    if (stray := _STRAY_LETTER.match(text)) and enclosed_by(text[stray.end() :]):
         inside = parse_form(text[stray.end() :])
         if isinstance(inside, Interval):  # "t(0,4]": only a membership can stand before one
             return inside
-    pieces, _ = _split(text, _CUP)
+    pieces, _ = split_outside(text, _CUP)
     if len(pieces) > 1:
         return Union(tuple(as_interval(parse_form(p)) for p in pieces))
-    sides, ops = _split(text, _RELATION)
+    sides, ops = split_outside(text, _RELATION)
     if (
         len(sides) > 1
         and ops[-1].startswith("\\approx")
@@ -154,14 +124,15 @@ def parse_form(text: str) -> Form:
         return parse_form(text[: text.rindex("\\approx")])
     if len(sides) > 1:
         return Relation(tuple(s.strip() for s in sides), tuple(ops))
-    if enclosed := _enclosed(text):
+    if enclosed := enclosed_by(text):
         return _bracketed(text, *enclosed)
     return _atom(text)
 
 
-def _matrix(body: str) -> Form:
+def _matrix(body: str, factor: str) -> Form:
     rows = [row for row in re.split(r"\\\\(?:\[\w+\])?|\\cr", body) if row.strip()]
-    cells = [[parse_form(cell.strip()) for cell in row.split("&")] for row in rows]
+    cell_of = "{}" if not factor else f"({'-1' if factor == '-' else factor})\\cdot ({{}})"
+    cells = [[parse_form(cell_of.replace("{}", c.strip())) for c in r.split("&")] for r in rows]
     columns = len(cells[0]) if cells else 0
     if any(len(row) != columns for row in cells):
         return Scalar(body, malformed=True)
@@ -197,10 +168,13 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
         form = parse_form(inside)
         items = form.items if isinstance(form, Group) and form.kind == "list" else (form,)
         return Group("set", items)
-    pieces, _ = _split(inside, re.compile(r"[,;]"))
+    pieces, _ = split_outside(inside, re.compile(r"[,;]"))
     if len(pieces) == 1 or not all(p.strip() for p in pieces):
-        if opener == "(" and closer == ")" and inside and len(pieces) == 1:
-            return parse_form(inside)
+        form = parse_form(inside) if inside and len(pieces) == 1 else None
+        if form is not None and (opener, closer) == ("(", ")"):
+            return form
+        if isinstance(form, Group) and form.kind == "matrix" and (opener, closer) == ("[", "]"):
+            return form  # the brackets of an array
         return _atom(text)
     items = tuple(parse_form(p.strip()) for p in pieces)
     if len(items) == 2 and "\\{" not in (opener, closer) and (opener, closer) != ("(", ")"):
@@ -209,16 +183,29 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
         return Scalar(text, malformed=True)
     if len(items) == 2 and any("\\infty" in p for p in pieces):
         return Interval(items[0], items[1], True, True)
+    signed = [i for i, piece in enumerate(pieces) if "\\pm" in piece]
+    if len(signed) == 1 and "\\mp" not in inside and isinstance(items[signed[0]], Group):
+        at = signed[0]  # (\\pm 1, 0) is two points
+        both = items[at].items
+        return Group(
+            "list", tuple(Group("tuple", (*items[:at], v, *items[at + 1 :])) for v in both)
+        )
     return Group("tuple", items)
 
 
 def _set_builder(inside: str) -> Form | None:
-    """``{x | x > 2}`` as its condition, if that bounds the same letter; else None."""
+    """``{x | x > 2}`` as its condition, if all of that bounds the same letter; else None."""
     found = _SET_BUILDER.fullmatch(inside)
     condition = parse_form(found.group(2)) if found else None
-    if not (isinstance(condition, Relation) and set(condition.ops) <= {"<", ">", "\\le", "\\ge"}):
-        return None
-    return condition if found.group(1) in condition.sides else None
+    is_list = isinstance(condition, Group) and condition.kind == "list"
+    parts = condition.items if is_list else (condition,)
+    bounds = all(
+        isinstance(part, Relation)
+        and set(part.ops) <= {"<", ">", "\\le", "\\ge", "\\ne"}
+        and found.group(1) in part.sides
+        for part in parts
+    )
+    return condition if bounds else None
 
 
 def _atom(text: str) -> Form:
@@ -264,6 +251,8 @@ def _scalar(text: str) -> Scalar:
     if _MINUTES.search(text) or TWO_POWERS.search(text):
         return Scalar(text, malformed=True)
     value_text, unit = split_unit(text)
+    if unit == CHANGES:
+        return Scalar(text, malformed=True)
     percent = value_text.endswith("%")
     value_text = value_text.removesuffix("%").strip()
     try:

@@ -34,14 +34,12 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.tokens: list[str] = []
-        self.gap: list[bool] = []  # was there white space before the token?
         position = 0
         while position < len(text):
             found = _TOKEN.match(text, position)
             if found is None:
                 raise _NotRational
             self.tokens.append(found.group(1))
-            self.gap.append(found.start(1) > position)
             position = found.end()
         self.at = 0
 
@@ -79,6 +77,8 @@ class _Parser:
                 value = _bounded(value / factor if head == "/" else value * factor)
             elif head in ("(", "\\frac", "{"):
                 value = _bounded(value * self.power())
+            elif head and head[0] in "0123456789." and self.tokens[self.at - 1] == "!":
+                value = _bounded(value * self.power())  # 3!4!
             elif head and head[0] in "0123456789.":
                 raise MalformedNumber("two numbers side by side")
             else:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from sgpo.core.answer_forms import Form, Interval, Relation, Scalar, parse_form
 
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-_VARIABLE = re.compile(
+VARIABLE = re.compile(
     r"[a-zA-Z](?:_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\(?:alpha|beta|theta|lambda|mu)"
 )
-_SIZE = re.compile(rf"\|({_VARIABLE.pattern})\|")
+_SIZE = re.compile(rf"\|({VARIABLE.pattern})\|")
 
 
 def relation_as_interval(relation: Relation) -> tuple[str, Interval] | None:
@@ -31,12 +31,12 @@ def relation_as_interval(relation: Relation) -> tuple[str, Interval] | None:
         if ops[0] not in ("<", "\\le") or ops[1] not in ("<", "\\le"):
             return None
         low, variable, high = sides
-        if not _VARIABLE.fullmatch(variable):
+        if not VARIABLE.fullmatch(variable):
             return None
         return variable, Interval(parse_form(low), parse_form(high), ops[0] == "<", ops[1] == "<")
-    if not _VARIABLE.fullmatch(sides[0]):
+    if not VARIABLE.fullmatch(sides[0]):
         sides, ops = sides[::-1], [_FLIP[ops[0]]]
-    if not _VARIABLE.fullmatch(sides[0]):
+    if not VARIABLE.fullmatch(sides[0]):
         return None
     bound, op = parse_form(sides[1]), ops[0]
     if op in (">", "\\ge"):

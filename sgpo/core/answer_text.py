@@ -37,13 +37,41 @@ def _joined_digits(found: re.Match[str]) -> str:
     return "".join(c for c in found.group() if c.isdigit())
 
 
+def _joined_rows(found: re.Match[str]) -> str:
+    rows = (row.strip(" ,;.") for row in found.group(1).split("\\\\"))
+    return ", ".join(row for row in rows if row)
+
+
+def _chosen(found: re.Match[str]) -> str:
+    """C_7^3 and {}_7C_3 as a binomial coefficient; C_1^2 is something else."""
+    n, k = next(pair for pair in (found.groups()[:2], found.groups()[2:]) if pair[0])
+    return f"\\binom{{{n}}}{{{k}}}" if int(n) >= int(k) else found.group()
+
+
+def _recurring(found: re.Match[str]) -> str:
+    first, between, last = found.groups(default="")
+    return f"\\overline{{{first}{between}{last}}}"
+
+
+def _per(found: re.Match[str]) -> str:
+    over, under = (unit for unit in found.groups() if unit)
+    return f"\\text{{{over}/{under}}}"
+
+
+_PER = r"\\(?:mathrm|text)\s*\{\s*(km|cm|mm|m|mi|ft|kg|g|[lL]|s|h|hr|min|sec|mol|J|N|W)\s*\}"
 _SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
         (r"\\\(|\\\)|\\\[(?!\d*(?:pt|em|ex|mm)\])|(?<!\\)\\\]", " "),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
         (r"\\(?:left|right|middle|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?(?=\s*[\[\](){}|.\\])", ""),
         (r"\\(?:displaystyle|textstyle|limits|nolimits|hspace\{[^{}]*\})(?![a-zA-Z])", " "),
+        (r"\\(?:tiny|small|large|Large|LARGE|huge|Huge|underline)(?![a-zA-Z])|\\\\\s*$", " "),
+        (r"\\(?:(?:text)?color|tag\*?|label)\s*\{[^{}]*\}", " "),
+        (r"\\begin\{cases\}([^&]*?)\\end\{cases\}", _joined_rows),
+        (r"\\\{\s*\\begin\{array\}\{[lcr]\}([^&]*?)\\end\{array\}\s*\.?$", _joined_rows),
+        (r"\\pounds(?![a-zA-Z])|\\text\{\s*(?:USD|Rs\.?|[¥₹€£])\s*\}|\bUSD\b(?=\s*\d)", " "),
         (r"(?<=\d)\s*(?:\{,\}|\\!\s*,|,\s*\\!)\s*(?:\\!)?\s*(?=\d{3})", "\x02"),
         (r"(?<![\d.])(\d{1,3})(?:(?:\\[, ]|~)\d{3})+(?!\d)", _joined_digits),
         (r"\\!", ""),
@@ -52,7 +80,7 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], 
         (r"\\(?:geq|geqslant|geqq)(?![a-zA-Z])|>=", r"\\ge "),
         (r"\\lt(?![a-zA-Z])", "<"),
         (r"\\gt(?![a-zA-Z])", ">"),
-        (r"\\(?:neq)(?![a-zA-Z])|!=", r"\\ne "),
+        (r"\\(?:neq)(?![a-zA-Z])|!=|\\not\s*=", r"\\ne "),
         (r"\\(?:dots|dotsc|dotsb|cdots|ldots)(?![a-zA-Z])|\.\.\.", r"\\ldots "),
         (r"\\lbrace(?![a-zA-Z])", r"\\{"),
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
@@ -71,8 +99,16 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], 
         (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", _primes),
         (r"^\s*\\text\{\s*(-?\d[\d.,]*\s[a-z ]+)\}\s*$", r"\1"),
         (r"^\s*\\text\{(?=[^{}\\\d]*\d)((?:(?![a-zA-Z]{2})[^{}\\])*)\}\s*$", r"\1"),
-        (r"(?<=\d)\s*\\(?:mathrm|text)\s*\{\s*([mghsl])\s*\}", r"\\text{\1.}"),  # a unit
+        (rf"{_PER}\s*/\s*{_PER}|\\frac\s*\{{\s*{_PER}\s*\}}\s*\{{\s*{_PER}\s*\}}", _per),
+        (r"(?<=\d)\s*\\(?:mathrm|text)\s*\{\s*([mghslL])\s*\}", r"\\text{\1.}"),  # a unit
         (r"\\(?:mathrm|text|mathit|textbf|textit|rm)\s*\{\s*([a-zA-Z])\s*\}", r"\1"),
+        (r"(?<![a-zA-Z\\}])C_\{?(\d{1,3})\}?\^\{?(\d{1,3})\}?"
+         r"|(?:\{\})?_\{?(\d{1,3})\}?\s*C_\{?(\d{1,3})\}?(?!\d)", _chosen),
+        (r"(?<=\d)\^\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
+        (r"(?<=[\d.])\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", _recurring),
+        (r"(?<=[\d.])\\bar\s*\{?(\d+)\}?", r"\\overline{\1}"),
+        (r"^\s*(-?\d+(?:\.\d+)?)[eE]\+?(-?\d{1,3})\s*$", r"\1\\cdot 10^{\2}"),
+        (r"(?<=\\mathbb\{R\})\s*-\s*(?=\\\{)", r"\\setminus "),
         (r"\\text\{\s*(?i:the )?(?i:final )?(?i:answer)\s*(?:is|:|=)\s*:?\s*\}", ""),
         (r"\(?\s*\\[pb]?mod(?![a-zA-Z])\s*(\{[^{}]*\}|\d+|[a-zA-Z])\s*\)?", _modulus),
         (r"\\(?:mathbf|boldsymbol|mathit|bm|mathsf)\s*\{\s*([^{}]*)\s*\}", r"\1"),
@@ -94,14 +130,21 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], 
 _MARKDOWN = re.compile(r"\*\*|__(?=\S)|`")
 _NOT_POWER_STARS = re.compile(r"(?<=[\w)}])\*\*(?=[\w({-])")
 _SINGLE_BRACED = re.compile(r"(?<![\\a-zA-Z}_^\]])\{([0-9a-zA-Z.]+)\}(?!\s*\{)")
-_FRAC_ARGS = re.compile(r"\\frac\s*(\d|[a-zA-Z]|\{)")
+_FRAC_ARGS = re.compile(r"\\(?:frac|binom)(?=\s*[\da-zA-Z{\\])")
+_GREEK = re.compile(r"\\(?:pi|alpha|beta|gamma|theta|lambda|mu|phi|omega)(?![a-zA-Z])")
 _SHORT_SCRIPT = re.compile(r"([\^_])\s*([0-9a-zA-Z]|\\[a-zA-Z]+)")
 _ROOT_SHORT = re.compile(r"\\sqrt\s*(\[[^\[\]{}]*\])\s*(\d|[a-zA-Z](?![a-zA-Z])|\\pi)")
 _SQRT_SHORT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z])|\\pi)")
 _POWER_PAREN = re.compile(r"\^\s*\(([^()]*)\)")
 _SQRT_PAREN = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _SPACES = re.compile(r"\s+")
-_TIGHT = re.compile(r"(?<=[^a-zA-Z0-9.]) | (?=[^a-zA-Z0-9.\\])")
+_TIGHT = re.compile(r"(?<=[^a-zA-Z0-9.]) | (?=[^a-zA-Z0-9.\\])| (?=\\c[au]p(?![a-z]))")
+_DOMAIN = re.compile(
+    r"[,(]\s*(?:\\text\{\s*(?:where|with|for)(?: any| all)?\s*\})?([a-z])"
+    r"(?:\\in|\s\\in)\s*\\mathbb\{Z\}\)?[\s.]*$"
+)
+_INFIX = re.compile(r"\\(?:choose|over)(?![a-z])")  # reach to the braces around them
+_ORDER = re.compile(r"[<>]|\\[lg]e(?![a-z])|\\ne(?![a-z])")
 _EDGE = re.compile(r"^[\s,;:=]+|[\s.,;:]+$")
 
 
@@ -110,7 +153,8 @@ def _brace_frac_arguments(text: str) -> str:
     out, position = [], 0
     while head := _FRAC_ARGS.search(text, position):
         out.append(text[position : head.start()])
-        arguments, cursor = [], head.start() + len("\\frac")
+        command = head.group()
+        arguments, cursor = [], head.end()
         for _ in range(2):
             while cursor < len(text) and text[cursor] == " ":
                 cursor += 1
@@ -122,19 +166,34 @@ def _brace_frac_arguments(text: str) -> str:
                     break
                 arguments.append(_brace_frac_arguments(text[cursor + 1 : end]))
                 cursor = end + 1
+            elif letter := _GREEK.match(text, cursor):
+                arguments.append(letter.group())
+                cursor = letter.end()
             elif text[cursor].isalnum():
                 arguments.append(text[cursor])
                 cursor += 1
             else:
                 break
         if len(arguments) < 2:
-            out.append("\\frac")
-            position = head.start() + len("\\frac")
+            out.append(command)
+            position = head.end()
             continue
-        out.append(f"\\frac{{{arguments[0].strip()}}}{{{arguments[1].strip()}}}")
+        out.append(f"{command}{{{arguments[0].strip()}}}{{{arguments[1].strip()}}}")
         position = cursor
     out.append(text[position:])
     return "".join(out)
+
+
+def _without_domain(text: str) -> str:
+    """``x=\\frac{\\pi}{4}+k\\pi`` without ", k in Z" behind it: k could be nothing else there.
+
+    Beside an inequality the same words are a condition, and stay.
+    """
+    tail = _DOMAIN.search(text)
+    if tail is None or _ORDER.search(text):
+        return text
+    used = re.search(rf"(?<![a-zA-Z]){tail.group(1)}(?![a-zA-Z])", text[: tail.start()])
+    return text[: tail.start()] if used else text
 
 
 def _close(text: str, start: int) -> int | None:
@@ -171,12 +230,15 @@ def canonical(text: str) -> str:
     text = _SHORT_SCRIPT.sub(r"\1{\2}", text)
     text = _SQRT_SHORT.sub(r"\\sqrt{\1}", text)
     text = _ROOT_SHORT.sub(r"\\sqrt\1{\2}", text)
-    if "\\frac" in text and len(text) < 5_000:
+    if ("\\frac" in text or "\\binom" in text) and len(text) < 5_000:
         text = _brace_frac_arguments(text)
     text = _SINGLE_BRACED.sub(r"\1", text)
     text = _SPACES.sub(" ", text)
-    text = _TIGHT.sub("", text)
-    return _EDGE.sub("", text)
+    text = _without_domain(_TIGHT.sub("", text))
+    text = _EDGE.sub("", text)
+    while text.startswith("{") and _close(text, 0) == len(text) - 1 and not _INFIX.search(text):
+        text = text[1:-1].strip()
+    return text
 
 
 @lru_cache(maxsize=16_384)
@@ -184,76 +246,5 @@ def words_key(text: str) -> str:
     """A word answer for comparison: no markup, case, punctuation or parentheses around it."""
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
     text = _SPACES.sub(" ", text.casefold()).strip(" .,;:!\"'")
-    choice = re.fullmatch(r"[(\[]?\s*([a-z])\s*[)\]]?\.?", text)
+    choice = re.fullmatch(r"(?:option |choice |answer )?[(\[]?\s*([a-z])\s*[)\]]?\.?", text)
     return choice.group(1) if choice else text.strip("() ")
-
-
-# Unit words that are dropped when written without \text{}; longer first. Single letters only count
-# after a space and a number, because ``3m`` is a product in mathematics.
-_UNIT_GROUPS: dict[str, str] = {
-    "cm": "cm|centimet(?:er|re)s?", "mm": "mm|millimet(?:er|re)s?", "km": "km|kilomet(?:er|re)s?",
-    "m": "met(?:er|re)s?", "in": "inch(?:es)?", "ft": "ft|feet|foot", "yd": "yards?|yd",
-    "mi": "miles?", "kg": "kg|kilograms?", "g": "grams?", "lb": "lbs?|pounds?", "oz": "ounces?|oz",
-    "s": "sec(?:ond)?s?", "min": "min(?:ute)?s?", "h": "hrs?|hours?", "day": "days?",
-    "week": "weeks?", "month": "months?", "year": "years?", "dollar": "dollars?|usd",
-    "cent": "cents?", "l": "lit(?:er|re)s?", "?": "units?",
-    "mph": "mph|miles per hour", "kmh": "km/h|kph", "rad": "rad(?:ian)?s?",
-    "am": r"a\.?m", "pm": r"p\.?m",
-}  # fmt: skip
-_UNIT_NAMES = {name: re.compile(words) for name, words in _UNIT_GROUPS.items()}
-_UNIT_POWER = re.compile(r"(square|sq\.?|cubic|cu\.?)\s+(.*)")
-_SHORT_UNITS = {"m": "m", "g": "g", "s": "s", "h": "h", "l": "l", "in": "in"}
-_ANY_UNIT = "|".join(sorted(_UNIT_GROUPS.values(), key=len, reverse=True))
-_TEXT_UNIT = re.compile(r"\s*\\text\{([^{}]*)\}(?:\^\{?(\d)\}?)?$")
-_BARE_UNIT = re.compile(
-    rf"(?<=[\d)}}.a-zA-Z])\s+((?:square |sq |cubic )?(?:{_ANY_UNIT}))\.?(?:\^\{{?(\d)\}}?)?$"
-    rf"|(?<=\d)((?:{_ANY_UNIT}))(?:\^\{{?(\d)\}}?)?$",
-    re.IGNORECASE,
-)
-
-
-# "12 ways": any word after a plain number, unless it changes the number.
-_COUNTED = re.compile(
-    r"(?<=\d)\s+(?!(?:mod|choose|base|times|plus|minus|over|half|halves|thirds?|dozen|hundred|to)\b)"
-    r"([a-z]{3,}(?: [a-z]{2,}){0,2})()$"
-)
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
-_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-
-
-def unit_name(words: str) -> str | None:
-    """A unit's canonical name ("cm", "cm^2"), "?" for one of no size ("units"), or None for words
-    that are no unit this module knows."""
-    words = words.strip(" .").casefold()
-    if power := _UNIT_POWER.fullmatch(words):
-        name = unit_name(power.group(2))
-        return name if name in (None, "?") else f"{name}^{2 if power.group(1)[0] == 's' else 3}"
-    if words in _SHORT_UNITS:
-        return _SHORT_UNITS[words]
-    return next((name for name, rx in _UNIT_NAMES.items() if rx.fullmatch(words)), None)
-
-
-def split_unit(text: str) -> tuple[str, str | None]:
-    """``(value, unit)`` of a canonical answer; unit is None, a known name, or "?" for other text.
-
-    Degree signs are dropped without a trace, since writing them is a matter of style in every
-    benchmark used here, but inside a trigonometric function they are what they mean.
-    """
-    unit: str | None = None
-    while True:
-        if found := _TEXT_UNIT.search(text):
-            unit = unit_name(found.group(1)) or "?"
-        elif found := _BARE_UNIT.search(text):
-            unit = unit_name(found.group(1) or found.group(3)) or "?"
-        elif found := _COUNTED.search(text):
-            unit = "?"
-        else:
-            break
-        if not text[: found.start()].strip():
-            break
-        power = found.group(2) or (found.group(4) if found.re is _BARE_UNIT else None)
-        unit = f"{unit}^{power}" if power and unit != "?" else unit
-        text = text[: found.start()].strip()
-    if "°" in text and _TRIGONOMETRIC.search(text):
-        text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
-    return text.replace("°", ""), unit

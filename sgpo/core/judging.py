@@ -41,6 +41,7 @@ _CASE_SENSITIVE = ConversionConfig(lowercase_symbols=False)
 _NO_SAMPLING = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
 _ROUNDING = (sympy.floor, sympy.ceiling, sympy.Mod)
 _COUNTING = (sympy.binomial, sympy.factorial)
+_COUNTERS = frozenset("jklmnpqrN")
 _REAL_NAMES = frozenset("xyzt")  # by convention no integers, where rounding makes a difference
 _NON_INTEGERS = tuple(Rational(n, 97) for n in (131, 173, 211, -149, 257, -223, 61, -71))
 _INTEGERS = tuple(Integer(n) for n in (5, 8, 11, 6, 13, 9, 7, 12, 10, 17))
@@ -164,9 +165,10 @@ def _points(symbols: list[Symbol], integers: bool) -> list[dict[Symbol, Rational
 
 
 def _with_imaginary_unit(*expressions: Expr) -> tuple[Expr, ...]:
-    """Reads ``i`` as the imaginary unit where it is the only letter, as in ``6 - 5i``."""
+    """Reads ``i`` as the imaginary unit, as in ``6 - 5i``, unless letters that count beside it say
+    that it counts too."""
     names = {s.name for e in expressions for s in e.free_symbols}
-    if names != {"i"}:
+    if "i" not in names or names & _COUNTERS:
         return expressions
     return tuple(e.xreplace({s: I for s in e.free_symbols}) for e in expressions)
 
@@ -177,6 +179,8 @@ def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
     integers = a.has(*_COUNTING) or b.has(*_COUNTING)
     if a.has(*_ROUNDING) or b.has(*_ROUNDING):
         integers = integers or not any(s.name in _REAL_NAMES for s in symbols)
+    if any(p.base.is_negative and p.exp.free_symbols for e in (a, b) for p in e.atoms(sympy.Pow)):
+        integers = integers or not any(s.name in _REAL_NAMES for s in symbols)  # (-1)^n
     for point in _points(symbols, integers) if symbols else [{}]:
         va, vb = _number(a, point), _number(b, point)
         if va is not None and vb is not None:

@@ -8,13 +8,15 @@ imports neither torch nor sympy, and no process starts before an answer needs on
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sgpo.core.answer_compare import ExactOnly, Undecided, same_answer
+from sgpo.core.answer_compare import same_answer
 from sgpo.core.answer_forms import Form, is_tractable, parse_form
+from sgpo.core.answer_judge import ExactOnly, Undecided
 from sgpo.core.answer_text import canonical
 from sgpo.core.extraction import extract, unwrap_box
 from sgpo.core.judge_pool import POOL, VerifierUnavailable, default_workers
@@ -23,6 +25,8 @@ __all__ = ["Explanation", "Verdict", "VerifierUnavailable", "explain", "grade", 
 
 ITEM_SECONDS = 5.0  # hard limit of one symbolic judgement (typical: 5 ms)
 CACHE_SIZE = 65_536
+_OPTION = re.compile(r"\\text\{(\([A-E]\)) ?\} ?([^-+*/^_=<>].*)")
+_CHOICE_LETTER = re.compile(r"(?:\\text\{)?\(?[A-E]\)?\}?")
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def grade_many(
             verdicts[i] = Verdict(decided, "correct" if decided else "wrong", span)
             continue
         spans[i] = span
-        open_tasks.setdefault((gold_text, canonical(span)), []).append(i)
+        open_tasks.setdefault((gold_text, _answer_text(gold_text, span)), []).append(i)
     for task, reason in _judge(list(open_tasks), deadline_seconds, workers).items():
         for i in open_tasks[task]:
             verdicts[i] = Verdict(reason == "correct", reason, spans[i])
@@ -126,7 +130,9 @@ def explain(gold: str, completion: str) -> Explanation:
         decided_by = "exact rules"
     else:
         decided_by = "symbolic judge (math-verify) in a worker process"
-    answer_text = canonical(found.text) if readable and found.text is not None else found.text
+    answer_text = (
+        _answer_text(gold_text, found.text) if readable and found.text is not None else found.text
+    )
     return Explanation(
         verdict=verdict,
         extraction=found.path,
@@ -156,12 +162,22 @@ def _gold_text(gold: str) -> str:
     return text
 
 
+def _answer_text(gold_text: str, span: str) -> str:
+    """Canonical text of an answer. Of ``\\textbf{(B)}\\ 12``, as multiple-choice tests print their
+    options, it is the part of the gold's kind, letter or content."""
+    text = canonical(span)
+    option = _OPTION.fullmatch(text)
+    if option is None or _CHOICE_LETTER.search(option.group(2)):
+        return text
+    return option.group(1) if _CHOICE_LETTER.fullmatch(gold_text) else option.group(2)
+
+
 @lru_cache(maxsize=CACHE_SIZE)
 def _decide(gold_text: str, span: str) -> bool | None:
     """The verdict if the exact rules reach one, else None."""
     if not (is_tractable(span) and is_tractable(gold_text)):
         return span.strip() == gold_text
-    answer_text = canonical(span)
+    answer_text = _answer_text(gold_text, span)
     if answer_text == gold_text:
         return True
     if not answer_text:

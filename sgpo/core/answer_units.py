@@ -1,0 +1,96 @@
+"""Units behind a number: which words are units, which only count, which change the number.
+
+A missing or unknown unit never counts against an answer, two known ones that differ do.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Unit words that are dropped when written without \text{}; longer first. Single letters only count
+# after a space and a number, because ``3m`` is a product in mathematics.
+_UNIT_GROUPS: dict[str, str] = {
+    "cm": "cm|centimet(?:er|re)s?", "mm": "mm|millimet(?:er|re)s?", "km": "km|kilomet(?:er|re)s?",
+    "m": "met(?:er|re)s?", "in": "inch(?:es)?", "ft": "ft|feet|foot", "yd": "yards?|yd",
+    "mi": "miles?", "kg": "kg|kilograms?", "g": "grams?", "lb": "lbs?|pounds?", "oz": "ounces?|oz",
+    "s": "sec(?:ond)?s?", "min": "min(?:ute)?s?", "h": "hrs?|hours?", "day": "days?",
+    "week": "weeks?", "month": "months?", "year": "years?", "dollar": "dollars?|usd",
+    "cent": "cents?", "l": "lit(?:er|re)s?", "ml": "ml|millilit(?:er|re)s?", "?": "units?",
+    "mi/h": "mph|miles per hour", "km/h": "km/h|kph", "m/s": "m/s", "rad": "rad(?:ian)?s?",
+    "am": r"a\.?m", "pm": r"p\.?m",
+}  # fmt: skip
+_UNIT_NAMES = {name: re.compile(words) for name, words in _UNIT_GROUPS.items()}
+_QUOTIENT = re.compile(r"(.+?)(?:\s*/\s*|\s+per\s+)(.+)")
+_UNIT_POWER = re.compile(r"(square|sq\.?|cubic|cu\.?)\s+(.*)")
+_SHORT_UNITS = {"m": "m", "g": "g", "s": "s", "h": "h", "l": "l", "in": "in"}
+_ANY_UNIT = "|".join(sorted(_UNIT_GROUPS.values(), key=len, reverse=True))
+_TEXT_UNIT = re.compile(r"\s*\\text\{([^{}]*)\}(?:\^\{?(\d)\}?)?$")
+_BARE_UNIT = re.compile(
+    rf"(?<=[\d)}}.a-zA-Z])\s+((?:square |sq |cubic )?(?:{_ANY_UNIT})(?: ?/ ?| per )(?:{_ANY_UNIT})"
+    rf"|(?:square |sq |cubic )?(?:{_ANY_UNIT}))\.?(?:\^\{{?(\d)\}}?)?$"
+    rf"|(?<=\d)((?:{_ANY_UNIT}))(?:\^\{{?(\d)\}}?)?$",
+    re.IGNORECASE,
+)
+
+
+CHANGES = "!"
+_CHANGING = re.compile(
+    r"\b(?:not|wrong|incorrect|impossible|or|and|more|less|fewer|least|most|than|unless|except|but"
+    r"|plus|minus|mod|modulo|half|halves|dozens?|hundreds?|thousands?|trillions?|tenths?|hundredths?"
+    r"|thousandths?|squared|cubed|factorial|negative|below)\b",
+    re.IGNORECASE,
+)
+# "12 ways": any word after a plain number, unless it changes the number.
+_COUNTED = re.compile(
+    r"(?<=\d)\s+(?!(?:mod|choose|base|times|plus|minus|over|half|halves|thirds?|dozen|hundred|to)\b)"
+    r"([a-z]{3,}(?: [a-z]{2,}){0,2})()$"
+)
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+
+
+def unit_name(words: str) -> str | None:
+    """A unit's canonical name ("cm", "cm^2"), "?" for one of no size ("units"), or None for words
+    that are no unit this module knows."""
+    words = words.strip(" .").casefold()
+    if power := _UNIT_POWER.fullmatch(words):
+        name = unit_name(power.group(2))
+        return name if name in (None, "?") else f"{name}^{2 if power.group(1)[0] == 's' else 3}"
+    if words in _SHORT_UNITS:
+        return _SHORT_UNITS[words]
+    name = next((name for name, rx in _UNIT_NAMES.items() if rx.fullmatch(words)), None)
+    if name is None and (quotient := _QUOTIENT.fullmatch(words)):
+        parts = [unit_name(part) for part in quotient.groups()]
+        name = None if {None, "?"} & set(parts) else "/".join(map(str, parts))
+    return name
+
+
+def split_unit(text: str) -> tuple[str, str | None]:
+    """``(value, unit)`` of a canonical answer; unit is None, a known name, "?" for other text, or
+    CHANGES for words that leave no plain number (``5 or more``).
+
+    Writing a degree sign is a matter of style in every benchmark used here, so it is a unit like
+    others; inside a trigonometric function it is what it means.
+    """
+    unit: str | None = None
+    while True:
+        if found := _TEXT_UNIT.search(text):
+            unit = unit_name(found.group(1)) or "?"
+        elif found := _BARE_UNIT.search(text):
+            unit = unit_name(found.group(1) or found.group(3)) or "?"
+        elif found := _COUNTED.search(text):
+            unit = "?"
+        else:
+            break
+        if not text[: found.start()].strip():
+            break
+        if _CHANGING.search(found.group()):
+            return text, CHANGES
+        power = found.group(2) or (found.group(4) if found.re is _BARE_UNIT else None)
+        unit = f"{unit}^{power}" if power and unit != "?" else unit
+        text = text[: found.start()].strip()
+    if "°" in text and _TRIGONOMETRIC.search(text):
+        text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
+    elif text.endswith("°"):
+        unit = unit or "deg"
+    return text.replace("°", ""), unit
