@@ -92,7 +92,8 @@ def _scalars(gold: Scalar, answer: Scalar, judge: Judge) -> bool:
 def _same_number(gold: Scalar, answer: Scalar) -> bool:
     assert gold.value is not None and answer.value is not None
     if rationals_equal(gold.value, answer.value, gold.places, answer.places):
-        return True  # 28% and 28: the question asked for a percentage
+        # 28% and 28: the question asked for a percentage. But 0.5% is not a probability of 0.5.
+        return gold.percent or not answer.percent or abs(gold.value) > 1 or gold.value == 0
     if gold.percent == answer.percent:
         return False
     scaled = [s.value * (Fraction(1, 100) if s.percent else 1) for s in (gold, answer)]
@@ -229,6 +230,8 @@ def _with_interval(gold: Form, answer: Form, judge: Judge) -> bool:
 
 # --- relations ---------------------------------------------------------------------------------
 
+_PROSE = re.compile(r"\\text\{[^{}]*[a-zA-Z]{2}|(?<![\\a-zA-Z{])[a-z]{4,}(?![a-zA-Z])")
+_DIGIT = re.compile(r"(?<![_^{\d])\d")
 _FUNCTION_OF = re.compile(r"([a-zA-Z](?:_\{\w+\})?)\(([a-zA-Z])\)")
 
 
@@ -242,6 +245,8 @@ def _with_relation(gold: Form, answer: Form, judge: Judge) -> bool:
         return found is not None and same_answer(found[1], as_interval(answer), judge)
     assert isinstance(answer, Relation)
     if set(answer.ops) <= {"=", "\\approx", "\\equiv"}:
+        if any(_PROSE.search(side) and _DIGIT.search(side) for side in answer.sides[:-1]):
+            return False  # "5 because 7-1=6" does not answer 6
         value = parse_form(answer.sides[-1])
         is_zero = isinstance(value, Scalar) and value.value == 0
         if is_assignment(answer) or not (is_zero or is_false_statement(answer)):

@@ -58,6 +58,7 @@ _FUNCTION_NAMES = frozenset(
     ["sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "max", "min", "gcd", "lcm", "mod"]
 )
 _PLUS_MINUS = re.compile(r"\s*\\(pm|mp)(?![a-zA-Z])\s*")
+_MIXED_FACTOR = re.compile(r"(?<![\d.])(\d{1,9})\s*\\frac\{(\d{1,9})\}\{(\d{1,9})\}")
 _SIGN_RUN = re.compile(r"(?:[-+−–—]\s*){40}")
 TWO_POWERS = re.compile(r"\^(?:\{[^{}]*\}|\w)\s*\^")  # LaTeX refuses a double superscript
 _REAL_LINE = re.compile(
@@ -237,7 +238,7 @@ def _is_words(text: str) -> bool:
 
 def _plus_minus(text: str) -> Form | None:
     """``a \\pm b`` as the list of both; ``\\mp`` takes the other sign."""
-    if not _PLUS_MINUS.search(text):
+    if not _PLUS_MINUS.search(text) or SETMINUS.search(text):
         return None
     both = []
     for plus, minus in (("+", "-"), ("-", "+")):
@@ -259,4 +260,13 @@ def _scalar(text: str) -> Scalar:
         value = exact_value(value_text)
     except MalformedNumber:
         return Scalar(value_text, None, None, percent, unit, malformed=True)
+    if value is None and "\\frac" in value_text:
+        value_text = _MIXED_FACTOR.sub(_as_sum, value_text)
     return Scalar(value_text, value, decimal_places(value_text), percent, unit)
+
+
+def _as_sum(found: re.Match[str]) -> str:
+    """``2\\frac{1}{2}`` in ``2\\frac{1}{2}\\pi`` as ``(2+\\frac{1}{2})``: no product."""
+    whole, top, bottom = found.groups()
+    is_mixed = 0 < int(top) < int(bottom)
+    return f"({whole}+\\frac{{{top}}}{{{bottom}}})" if is_mixed else found.group()

@@ -14,6 +14,14 @@ VARIABLE = re.compile(
 _SIZE = re.compile(rf"\|({VARIABLE.pattern})\|")
 
 
+_ROOT = re.compile(r"\d*\\sqrt\{\d+\}")
+
+
+def _is_positive(bound: Scalar) -> bool:
+    """Whether a bound is shown to be positive: a rational, or a root such as ``2\\sqrt{3}``."""
+    return bound.value > 0 if bound.value is not None else bool(_ROOT.fullmatch(bound.text))
+
+
 def relation_as_interval(relation: Relation) -> tuple[str, Interval] | None:
     """``(variable, interval)`` of ``x > 2``, ``2 \\le x < 5``, ``|x| < 2``; None for others."""
     sides, ops = list(relation.sides), list(relation.ops)
@@ -21,7 +29,7 @@ def relation_as_interval(relation: Relation) -> tuple[str, Interval] | None:
         return None
     if len(sides) == 2 and (size := _SIZE.fullmatch(sides[0])) and ops[0] in ("<", "\\le"):
         bound = parse_form(sides[1])
-        if isinstance(bound, Scalar) and bound.value is not None and bound.value > 0:
+        if isinstance(bound, Scalar) and _is_positive(bound):
             is_open = ops[0] == "<"
             low = parse_form(f"-({bound.text})")
             return size.group(1), Interval(low, bound, is_open, is_open)

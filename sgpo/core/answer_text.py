@@ -16,11 +16,22 @@ _UNICODE = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "÷": "/",
     "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ",
     "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "±": r"\pm ", "∈": r"\in ", "…": r"\ldots ",
-    "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
+    "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
     "¾": r"\frac{3}{4}", "“": '"', "”": '"', "’": "'", "\u00a0": " ", "\u2009": " ",
+    "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}",
+    "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}", "∖": r"\setminus ", "⁄": "/", "∣": "|", "′": "'",
+    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "α": r"\alpha ",
+    "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ",
     "，": ",", "（": "(", "）": ")", "：": ":", "％": "%", "∀": r"\forall ", "θ": r"\theta ",
 }  # fmt: skip
 _FULL_WIDTH = {chr(c + 0xFEE0): chr(c) for c in range(0x21, 0x7F)}  # as CJK keyboards write
+_SCRIPTS = tuple(
+    (re.compile(f"[{raised}]+"), sign, str.maketrans(raised, plain))
+    for raised, sign, plain in (
+        ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "^", "0123456789+-n"),
+        ("₀₁₂₃₄₅₆₇₈₉ₙ", "_", "0123456789n"),
+    )
+)
 _UNICODE_TABLE = str.maketrans(_FULL_WIDTH | _UNICODE)
 
 
@@ -114,6 +125,7 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], 
         (r"\\(?:mathbf|boldsymbol|mathit|bm|mathsf)\s*\{\s*([^{}]*)\s*\}", r"\1"),
         (r"\\(?:mbox|mathrm|text(?:bf|rm|it|sf|normal))(?![a-zA-Z])\s*(?=\{)", r"\\text"),
         (r"\\text\s*\{\s*,?\s*(and|or)\s*,?\s*\}", r" \1 "),
+        (r"\\text\s*\{\s*([,;])\s*\}", r"\1 "),
         (r"\\(?:land|wedge)(?![a-zA-Z])", " and "),
         (r"\\(?:lor|vee)(?![a-zA-Z])", " or "),
         (r"\\degrees?(?![a-zA-Z])|\^\s*\{?\s*\\circ\s*\}?", "°"),
@@ -135,6 +147,8 @@ _GREEK = re.compile(r"\\(?:pi|alpha|beta|gamma|theta|lambda|mu|phi|omega)(?![a-z
 _SHORT_SCRIPT = re.compile(r"([\^_])\s*([0-9a-zA-Z]|\\[a-zA-Z]+)")
 _ROOT_SHORT = re.compile(r"\\sqrt\s*(\[[^\[\]{}]*\])\s*(\d|[a-zA-Z](?![a-zA-Z])|\\pi)")
 _SQRT_SHORT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z])|\\pi)")
+# The real root, as schools write it; a computer-algebra system takes the complex one.
+_NEGATIVE_ROOT = re.compile(r"(\\sqrt\[\d*[13579]\])\{\s*-((?:[^{}+-]|\{[^{}]*\})*)\}")
 _POWER_PAREN = re.compile(r"\^\s*\(([^()]*)\)")
 _SQRT_PAREN = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _SPACES = re.compile(r"\s+")
@@ -215,7 +229,11 @@ def canonical(text: str) -> str:
     ``\\text{..}`` spans, degree signs (as ``°``) and ``%`` stay, for the unit rules to see.
     Thousands separators that are marked as such (``10{,}080``, ``10,\\!080``) are joined.
     """
-    text = _SPACES.sub(" ", _CONTROL.sub("", text)).translate(_UNICODE_TABLE)
+    text = _SPACES.sub(" ", _CONTROL.sub("", text))
+    if not text.isascii():
+        for script, sign, table in _SCRIPTS:
+            text = script.sub(lambda m, s=sign, t=table: f"{s}{{{m.group().translate(t)}}}", text)
+        text = text.translate(_UNICODE_TABLE)
     text = text.replace("\\$", "").replace("$", " ").replace("€", "").replace("£", "")
     text = _NOT_POWER_STARS.sub("^", text)
     text = _MARKDOWN.sub("", text)
@@ -233,6 +251,7 @@ def canonical(text: str) -> str:
     if ("\\frac" in text or "\\binom" in text) and len(text) < 5_000:
         text = _brace_frac_arguments(text)
     text = _SINGLE_BRACED.sub(r"\1", text)
+    text = _NEGATIVE_ROOT.sub(r"(-\1{\2})", text)
     text = _SPACES.sub(" ", text)
     text = _without_domain(_TIGHT.sub("", text))
     text = _EDGE.sub("", text)

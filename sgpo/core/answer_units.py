@@ -37,7 +37,8 @@ CHANGES = "!"
 _CHANGING = re.compile(
     r"\b(?:not|wrong|incorrect|impossible|or|and|more|less|fewer|least|most|than|unless|except|but"
     r"|plus|minus|mod|modulo|half|halves|dozens?|hundreds?|thousands?|trillions?|tenths?|hundredths?"
-    r"|thousandths?|squared|cubed|factorial|negative|below)\b",
+    r"|thousandths?|squared|cubed|factorial|negative|below|rejected|invalid|extraneous|discarded"
+    r"|false)\b",
     re.IGNORECASE,
 )
 # "12 ways": any word after a plain number, unless it changes the number.

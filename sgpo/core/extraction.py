@@ -8,7 +8,7 @@ Rules, in this order (the first that applies decides):
    answer; a ``\\boxed`` that is only spoken of is none. Boxes
    on one line with nothing but separators between them (``\\boxed{1}, \\boxed{2}``) are one list,
    so that naming several candidates is not rewarded. A last box that is empty or never closed
-   means there is no answer, even if an earlier box was closed.
+   means there is no answer, even if an earlier box was closed; so does "not" right before it.
 3. Without a box: what follows the last "answer is" / "Answer:" cue, provided nothing but
    punctuation comes after that sentence (a hedge such as "But it could also be 43" voids it).
 4. Without a cue: the whole text, if it is one short expression and not prose.
@@ -29,6 +29,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*")
 _BARE_BOX = re.compile(r"-?\d+(?:\.\d+)?|[a-zA-Z](?![a-zA-Z])")  # \boxed 5, \boxed5
 _BETWEEN_BOXES = re.compile(r"(?:[ \t,;&$]|\\[,;: ]|\\text\{|\}|\\quad|and|or|\\\(|\\\))*")
+_NEGATED = re.compile(r"\bnot[\s$]*(?:\\\(|\\\[)?\s*$", re.IGNORECASE)
 _CUE = re.compile(
     r"\b(?:answer|result|solution)\b[ \t]{0,9}"
     r"(?:\*\*)?[ \t]{0,9}(?:(?:to|of|for)\b[^.:=\n]{0,80}?)?"
@@ -122,6 +123,8 @@ def _last_boxes(text: str) -> Extraction | None:
         if not _BETWEEN_BOXES.fullmatch(text, span[1], group[0][0]):
             break
         group.insert(0, span)
+    if _NEGATED.search(text, max(0, group[-1][0] - 40), group[-1][0]):
+        return Extraction(None, "the last box is denied")
     contents = list(dict.fromkeys(unwrap_box(content) for _, _, content in group))
     if not contents[-1].strip():
         return Extraction(None, "the last box is empty")
