@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_the_patch_leads_from_the_commit_to_the_files(checkout, tmp_path):
         return {str(p.relative_to(root)): p.read_text() for p in root.rglob("*.py")}
 
     assert sources(clone) == sources(checkout) and len(sources(clone)) == 4
+
+
+def test_asking_for_the_revision_leaves_the_index_as_it_is(checkout):
+    """A study may be killed while it asks: git's lock on the index must not be left behind."""
+    os.utime(checkout / "pkg" / "a.py", (1_000_000_000, 1_000_000_000))  # git would note that
+    index = checkout / ".git" / "index"
+    before = index.read_bytes()
+    assert not revision(checkout).dirty
+    assert index.read_bytes() == before
 
 
 def test_a_huge_patch_is_named_and_not_stored(checkout):

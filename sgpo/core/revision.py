@@ -69,9 +69,14 @@ def _new_file(name: str, text: str) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Standard output of git, None if it failed."""
+    """Standard output of git, None if it failed.
+
+    Without optional locks: "status" would else write the index anew, and a study killed in that
+    moment left the user's repository locked.
+    """
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
