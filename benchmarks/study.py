@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import tasks
 from benchmarks.analyses.planned import analysis_tasks
 from benchmarks.config import SUITE_VERSION, Study, load_method_file
-from benchmarks.progress import StudyProgress
+from benchmarks.progress import StudyProgress, expected_cost
 from benchmarks.tasks import Task
 from sgpo.core.files import read_json, write_json
 from sgpo.core.runlog import source_digest
@@ -126,6 +126,9 @@ def run_study(
                 outcome.outdated.append(task.run_id)
         else:
             waiting.append(task)
+    # A base model is made by one process and everything of that model waits for it: all of them
+    # first, the longest before the others, or cores stand idle at the end.
+    waiting.sort(key=lambda task: -expected_cost(task) if _makes_base(task) else 0.0)
     workers: list[_Worker] = []
     try:
         while waiting or workers:
