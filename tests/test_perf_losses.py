@@ -1,12 +1,17 @@
-"""The loss memory case: what it compares, and what it says of a dense loss that does not fit."""
+"""The loss memory and GPU step cases: what they compare, count and say when they cannot run."""
 
 import json
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.perf import common, loss_memory, loss_work
+from benchmarks.perf import __main__ as perf
+from benchmarks.perf import common, gpu_step, loss_memory, loss_work
 from benchmarks.perf.loss_work import Shape
+from benchmarks.perf.step_flops import Passed, model_flops
+from benchmarks.profiles.checkpoints import Shape as ModelShape
+from sgpo.core import chunked_head
 
 CPU = torch.device("cpu")
 
@@ -57,12 +62,12 @@ def test_the_peak_counts_what_lives_together():
     """Two float32 tensors of 64 MiB at a time above the inputs, whatever was freed before."""
     with common.threads(1):
         torch.ones(2**25).sum()  # a higher peak that is over
-        before = loss_work._reset_peak(CPU)
+        before = loss_work.reset_peak(CPU)
         for _ in range(3):
             a = torch.ones(2**24)
             (a + 1).sum()
             del a
-        assert loss_work._peak(CPU) - before == pytest.approx(2 * 2**26, rel=0.05)
+        assert loss_work.peak_bytes(CPU) - before == pytest.approx(2 * 2**26, rel=0.05)
 
 
 def test_a_line_through_two_points_by_hand():
@@ -73,3 +78,60 @@ def test_a_measurement_that_dies_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(loss_memory.sys, "executable", "false")
     with pytest.raises(ValueError, match="kl dense at 64 tokens: exit code 1"):
         loss_memory._measure("kl", "dense", Shape(64, 50, 4), "cpu")
+
+
+def test_flops_of_an_update_equal_those_that_torch_counts(tmp_path):
+    """Without recomputation, the head whole and eager attention, which multiplies all pairs: equal
+    to the last one, with the token of the pass that closes an update."""
+    update = gpu_step.UPDATES["tiny"]
+    with gpu_step._own_process_group(), gpu_step.whole_head():
+        step = gpu_step.UpdateStep(update, CPU, tmp_path, recompute=False)
+        step.model.set_attn_implementation("eager")
+        with FlopCounterMode(display=False) as counter:
+            step()
+    sequences = [*update.sequences(), Passed(0, 1, trained=True)]
+    expected = model_flops(update.model, sequences, attention_share=1.0)
+    assert counter.get_total_flops() == expected
+    assert 0.7 * expected < model_flops(update.model, sequences) < expected
+
+
+def test_flops_of_one_sequence_by_hand():
+    shape = ModelShape(100, 8, 16, 3, 2, 1, 64, 1e4, True, True)
+    layer = 2 * 8 * 8 + 2 * 8 * 4 + 3 * 8 * 16
+    forward = 3 * (2 * layer * 10 + 4 * 8 * 10 * 10 / 2) + 2 * 100 * 8 * 6
+    assert model_flops(shape, [Passed(4, 6, trained=False)]) == forward
+    assert model_flops(shape, [Passed(4, 6, trained=True)] * 2) == 6 * forward
+
+
+def test_the_gpu_step_runs_tiny_on_a_cpu_and_keeps_its_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(chunked_head.MAX_LOGITS, "cpu", 512 * 16)
+    arguments = ["gpu_step", "--shape", "tiny", "--device", "cpu", "--repeats", "1"]
+    assert perf.main([*arguments, "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "gpu_step.json").read_text())
+    assert result["completion_tokens"] == 16 * 32 and result["setting"]["shape"] == "tiny"
+    rows = result["rows"]
+    for row in rows.values():
+        rate = result["model_flops"] / row["pass_seconds"]["median"]
+        assert row["flops_per_second"] == pytest.approx(rate) and row["mfu"] is None
+    # The chunked head is applied once more to the trained tokens and to both sides of the KL.
+    again = 2 * 512 * 32 * 32 * (16 + 2)
+    extra = rows["chunked"]["counted_flops"] - rows["dense"]["counted_flops"]
+    assert again <= extra < 1.05 * again
+    assert "pass s" in capsys.readouterr().out and not torch.distributed.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_real_shape_is_one_line_and_code_2(tmp_path, capsys):
+    assert perf.main(["gpu_step", "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert "not run: needs a GPU" in printed.err and not (tmp_path / "out").exists()
+    assert perf.main(["gpu_step", "--shape", "huge"]) == 2
+    assert "'huge': must be one of qwen2.5-1.5b, tiny" in capsys.readouterr().err
+
+
+def test_out_of_memory_is_a_row_and_not_an_end(monkeypatch):
+    def step():
+        raise torch.OutOfMemoryError
+
+    assert gpu_step._measured(step, 1) == {"not_run": "out of memory"}

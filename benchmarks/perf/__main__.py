@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # case -> (module with ``run(repeats) -> dict``, what it measures)
@@ -38,6 +38,10 @@ CASES: dict[str, tuple[str, str]] = {
         "benchmarks.perf.loss_memory",
         "peak memory and time of the losses over 151,936 tokens: chunked, dense, Liger's",
     ),
+    "gpu_step": (
+        "benchmarks.perf.gpu_step",
+        "one SGPO update at the shape of Qwen2.5-1.5B: memory and MFU (needs a GPU)",
+    ),
     "roofline": (
         "benchmarks.perf.roofline",
         "FLOPs of an RL step against the machine's matmul peak",
@@ -53,7 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name:11} {what}")
         return 0
     try:
-        run_cases(options.cases, options.repeats, options.out, options.vllm_python)
+        more = {
+            "sampling": {"vllm_python": options.vllm_python},
+            "gpu_step": {"shape": options.shape, "device": options.device},
+            "loss_memory": {"device": options.device},
+        }
+        run_cases(options.cases, options.repeats, options.out, more)
     except (ValueError, OSError) as error:
         print(f"benchmarks.perf: error: {error}", file=sys.stderr)
         return 2
@@ -61,13 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_cases(
-    cases: Sequence[str], repeats: int, directory: Path, vllm_python: str | None = None
+    cases: Sequence[str],
+    repeats: int,
+    directory: Path,
+    more: Mapping[str, Mapping[str, str | None]] | None = None,
 ) -> None:
     """Measure ``cases`` one after the other; each prints its table and leaves its JSON.
-    ``vllm_python``: the interpreter that the sampling case finds vLLM in.
+    ``more``: case -> further keyword arguments of its ``run``, None for its own default.
 
     Raises:
-        ValueError: no case, an unknown case, or ``repeats`` below 1; nothing has run then.
+        ValueError: no case, an unknown case, ``repeats`` below 1, or a case that cannot run on
+            this machine; nothing has run then.
     """
     allowed = ", ".join(CASES)
     if not cases:
@@ -79,12 +92,18 @@ def run_cases(
         raise ValueError(f"--repeats {repeats}: must be at least 1")
     from benchmarks.perf.common import keep, machine_line
 
+    given = {
+        name: {k: v for k, v in (more or {}).get(name, {}).items() if v is not None}
+        for name in cases
+    }
+    modules = {name: importlib.import_module(CASES[name][0]) for name in cases}
+    for name, module in modules.items():
+        if hasattr(module, "check"):
+            module.check(**given[name])
     print(machine_line(), flush=True)
-    for name in cases:
-        module, what = CASES[name]
-        print(f"\n{name}: {what}", flush=True)
-        more = {"vllm_python": vllm_python} if name == "sampling" and vllm_python else {}
-        result = importlib.import_module(module).run(repeats, **more)
+    for name, module in modules.items():
+        print(f"\n{name}: {CASES[name][1]}", flush=True)
+        result = module.run(repeats, **given[name])
         print(f"kept in {keep(name, result, directory)}", flush=True)
 
 
@@ -95,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=7, help="measured rounds (default 7)")
     parser.add_argument("--out", type=Path, default=Path("results/perf"), help="where JSON goes")
     parser.add_argument("--vllm-python", help="sampling: a Python that has vLLM (default: this)")
+    parser.add_argument("--shape", help="gpu_step: qwen2.5-1.5b (default) or tiny")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        help="gpu_step, loss_memory: where to compute (default: a GPU where there is one)",
+    )
     return parser
 
 

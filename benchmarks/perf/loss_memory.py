@@ -40,11 +40,9 @@ MEMORY_TARGET, TIME_TARGET = 1 / 8, 1.5
 NO_LIGER = "liger-kernel is not installed: pip install liger-kernel"
 
 
-def run(
-    repeats: int, shapes: Sequence[Shape] = SHAPES, device: str | None = None
-) -> dict[str, Any]:
+def run(repeats: int, shapes: Sequence[Shape] = SHAPES, device: str = "auto") -> dict[str, Any]:
     """Measure every case, up to three times where it is short; print and return the rows."""
-    device = device or select_device("auto").type
+    device = select_device(device).type
     rows = []
     for loss in LOSSES:
         dense = [replace(shapes[0], tokens=t) for t in _dense_tokens(loss, shapes, device)]

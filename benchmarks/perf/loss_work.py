@@ -50,14 +50,14 @@ def measure(loss: str, name: str, shape: Shape, device: torch.device) -> dict[st
     torch.set_num_threads(THREADS)
     head, student, teacher, targets = _inputs(shape, device)
     head(student[0, :2])  # thread pools and kernels are there before the clock starts
-    before = _reset_peak(device)
+    before = reset_peak(device)
     began = time.perf_counter()
     WORK[loss, name](head, student, teacher, targets).backward()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - began
     return {
-        "peak_gib": (_peak(device) - before) / GIB,
+        "peak_gib": (peak_bytes(device) - before) / GIB,
         "seconds": seconds,
         "hidden_gradient": float(student.grad.norm()),
         "head_gradient": float(head.weight.grad.norm()),
@@ -78,8 +78,8 @@ def _inputs(shape: Shape, device: torch.device) -> tuple[torch.nn.Linear, *tuple
     return head, student.requires_grad_(), teacher, targets
 
 
-def _reset_peak(device: torch.device) -> int:
-    """Bytes in use; the peak counts from here."""
+def reset_peak(device: torch.device) -> int:
+    """Bytes in use on a GPU, or by this process; the peak counts from here."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
@@ -88,7 +88,8 @@ def _reset_peak(device: torch.device) -> int:
     return _status("VmRSS")
 
 
-def _peak(device: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
+    """The most bytes in use since ``reset_peak``."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
 
 

@@ -92,15 +92,28 @@ def _products(shape: StepShape) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def matmul_rate(m: int, k: int, n: int) -> float:
-    """FLOPs per second of float32 products [m, k] x [k, n], over about 10 GFLOP."""
-    a, b, out = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
+def matmul_rate(
+    m: int,
+    k: int,
+    n: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> float:
+    """FLOPs per second of products [m, k] x [k, n], over about 10 GFLOP or one product."""
+    device = device or torch.device("cpu")
+    a, b, out = (
+        torch.randn(rows, columns, dtype=dtype, device=device)
+        for rows, columns in ((m, k), (k, n), (m, n))
+    )
     flops = 2.0 * m * k * n
     count = max(1, int(1e10 / flops))
 
     def products() -> None:
         for _ in range(count):
             torch.mm(a, b, out=out)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     products()
     return count * flops / timed(products)

@@ -1,0 +1,275 @@
+"""One SGPO optimiser update at the shape of Qwen2.5-1.5B: seconds, peak memory and MFU.
+
+16 x 4096 completion tokens of random ids under random weights: two problems with seven autonomous
+completions and one distilled target each, in bfloat16 over float32 master weights, activations
+recomputed, through the trainer's own update. ``chunked`` is the head as training applies it,
+``dense`` the head on all tokens of a micro-batch at once; it runs last and may run out of memory.
+
+The training pass is the update without the optimiser's step. Its MFU is ``step_flops.model_flops``
+over its seconds and the GPU's dense bfloat16 peak; recomputation earns nothing. What was executed
+is counted by torch and kept beside it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from benchmarks.perf.common import spread, table
+from benchmarks.perf.loss_work import GIB, peak_bytes, reset_peak
+from benchmarks.perf.roofline import matmul_rate
+from benchmarks.perf.step_flops import Passed, model_flops
+from benchmarks.profiles.checkpoints import CHECKPOINTS, Shape
+from sgpo.core import chunked_head, sharding
+from sgpo.core.config import TrainConfig
+from sgpo.core.device import describe_device, select_device
+from sgpo.core.trainer import Trainer
+from sgpo.core.types import Problem, Role, Trajectory
+from sgpo.method import SGPO, SGPOConfig
+
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16, data sheets (SXM)
+MFU_TARGET = 0.4
+
+
+@dataclass(frozen=True)
+class Update:
+    """The work of one update: ``num_problems`` times ``num_autonomous`` completions and a target,
+    each of ``completion`` tokens behind ``prompt``, the target's teacher behind ``guided``."""
+
+    model: Shape
+    num_problems: int
+    num_autonomous: int
+    completion: int
+    prompt: int
+    guided: int
+    micro_batch_tokens: int
+
+    def sequences(self) -> list[Passed]:
+        """Every sequence that the update passes through the model."""
+        own = [Passed(self.prompt, self.completion, True)] * self.num_autonomous
+        student = Passed(self.prompt, self.completion, True)
+        teacher = Passed(self.guided, self.completion, False)
+        return [*own, student, teacher] * self.num_problems
+
+
+UPDATES = {
+    "qwen2.5-1.5b": Update(CHECKPOINTS["qwen2.5-1.5b"].shape, 2, 7, 4096, 256, 512, 18_432),
+    "tiny": Update(Shape(512, 32, 48, 2, 4, 2, 128, 1e4, True, True), 2, 7, 32, 8, 16, 256),
+}
+
+
+def check(shape: str = "qwen2.5-1.5b", device: str = "auto") -> None:
+    """Raises ValueError, before anything runs, for an unknown shape or without a GPU."""
+    if shape not in UPDATES:
+        raise ValueError(f"--shape {shape!r}: must be one of {', '.join(UPDATES)}")
+    if select_device(device).type == "cpu" and shape != "tiny":
+        raise ValueError("gpu_step: not run: needs a GPU (--shape tiny --device cpu runs anywhere)")
+
+
+def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict[str, Any]:
+    """Measure and print; seconds, bytes and FLOPs as JSON values.
+
+    Raises:
+        ValueError: see ``check``.
+    """
+    check(shape, device)
+    place, update = select_device(device), UPDATES[shape]
+    sequences = update.sequences()
+    with tempfile.TemporaryDirectory() as scratch, _own_process_group():
+        step = UpdateStep(update, place, Path(scratch))
+        rows = {"chunked": _measured(step, min(repeats, 3))}
+        with whole_head():
+            rows["dense"] = _measured(step, min(repeats, 3))
+    flops = model_flops(update.model, sequences)
+    peak = next((p for n, p in PEAKS.items() if n in describe_device(place).get("device_name", "")),
+                None)  # fmt: skip
+    for row in rows.values():
+        if "pass_seconds" in row:
+            row["flops_per_second"] = flops / row["pass_seconds"]["median"]
+            row["mfu"] = row["flops_per_second"] / peak if peak else None
+    result = {
+        "setting": {"shape": shape, **asdict(update), "precision": "bfloat16"},
+        **describe_device(place),
+        "completion_tokens": sum(s.completion for s in sequences if s.trained),
+        "model_flops": flops,
+        "device_peak_flops_per_second": peak,
+        "matmul_flops_per_second": _matmul_rate(place),
+        "targets": {"mfu": MFU_TARGET},
+        "rows": rows,
+    }
+    print(_text(result), flush=True)
+    return result
+
+
+class UpdateStep:
+    """The update as the trainer does it, again with every call; the seconds of its passes and of
+    its optimiser."""
+
+    def __init__(
+        self, update: Update, device: torch.device, scratch: Path, *, recompute: bool = True
+    ) -> None:
+        self.device = device
+        self.model = build_model(update.model, device)
+        if recompute:
+            sharding.recompute_activations(self.model)
+        sharding.shard(self.model, device, "bfloat16")
+        self.trajectories = trajectories(update)
+        self.trainer = Trainer(
+            model=self.model,
+            method=SGPO(SGPOConfig(num_autonomous=update.num_autonomous)),
+            rollout=SimpleNamespace(scored_tokens=0),
+            problems=[Problem(str(i), "", "") for i in range(update.num_problems)],
+            config=TrainConfig(
+                num_steps=1,
+                problems_per_step=update.num_problems,
+                learning_rate=1e-6,
+                micro_batch_tokens=update.micro_batch_tokens,
+                activation_checkpointing=recompute,
+            ),
+            seed=0,
+            run_dir=scratch,
+        )
+        self.optimizer_seconds = 0.0
+        self.plain_step = self.trainer.optimizer.step
+        self.trainer.optimizer.step = self._optimizer_step
+
+    def __call__(self) -> tuple[float, float]:
+        began = self._now()
+        self.metrics = _Sums()
+        self.trainer._update(1, self.trajectories, self.metrics)
+        return self._now() - began - self.optimizer_seconds, self.optimizer_seconds
+
+    def _optimizer_step(self) -> None:
+        began = self._now()
+        self.plain_step()
+        self.optimizer_seconds = self._now() - began
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class _Sums(dict):
+    def __missing__(self, name: str) -> list[float]:
+        return self.setdefault(name, [0.0, 0.0])
+
+
+def build_model(shape: Shape, device: torch.device) -> PreTrainedModel:
+    """A randomly initialised float32 Qwen2 of ``shape`` on ``device``."""
+    config = Qwen2Config(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        max_position_embeddings=shape.context,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        tie_word_embeddings=shape.tied,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        return Qwen2ForCausalLM(config).eval()
+
+
+def trajectories(update: Update) -> list[Trajectory]:
+    """The update's trajectories of seeded random ids; every advantage moves its sequence."""
+    make = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(update.model.vocab_size, (count,), generator=make).tolist())
+
+    found = []
+    for problem in range(update.num_problems):
+        name, prompt, guided = str(problem), ids(update.prompt), ids(update.guided)
+        for i in range(update.num_autonomous):
+            found.append(
+                Trajectory(name, Role.AUTONOMOUS, prompt, ids(update.completion), float(i % 2),
+                           advantage=1.0 if i % 2 else -1.0)
+            )  # fmt: skip
+        found.append(
+            Trajectory(name, Role.GUIDED, prompt, ids(update.completion), 1.0, weight=0.5,
+                       second_prompt_ids=guided)
+        )  # fmt: skip
+    return found
+
+
+@contextmanager
+def whole_head() -> Iterator[None]:
+    """The head goes over all tokens of a micro-batch at once in the block."""
+    logits, tokens = chunked_head.MAX_LOGITS, chunked_head.MAX_TOKENS
+    chunked_head.MAX_LOGITS, chunked_head.MAX_TOKENS = dict.fromkeys(logits, 2**62), 2**31
+    try:
+        yield
+    finally:
+        chunked_head.MAX_LOGITS, chunked_head.MAX_TOKENS = logits, tokens
+
+
+@contextmanager
+def _own_process_group() -> Iterator[None]:
+    """Sharding over one rank makes a process group where there is none; it ends with the block."""
+    before = dist.is_initialized()
+    try:
+        yield
+    finally:
+        if dist.is_initialized() and not before:
+            dist.destroy_process_group()
+
+
+def _measured(step: UpdateStep, repeats: int) -> dict[str, Any]:
+    """Seconds and peak of ``repeats`` updates after one that only counts what is executed."""
+    try:
+        with FlopCounterMode(display=False) as counter:
+            step()
+        before = reset_peak(step.device)
+        seconds = [step() for _ in range(repeats)]
+    except torch.OutOfMemoryError:
+        return {"not_run": "out of memory"}
+    return {
+        "counted_flops": float(counter.get_total_flops()),
+        "pass_seconds": spread([s[0] for s in seconds]),
+        "optimizer_seconds": spread([s[1] for s in seconds]),
+        "peak_gib": peak_bytes(step.device) / GIB,
+        "held_gib": before / GIB,
+    }
+
+
+def _matmul_rate(device: torch.device) -> dict[str, Any]:
+    """The best rate of large products in bfloat16, a yardstick that no data sheet is needed for."""
+    size = 8192 if device.type == "cuda" else 512
+    rates = [matmul_rate(size, size, size, dtype=torch.bfloat16, device=device) for _ in range(3)]
+    return {"size": size, "best": max(rates)}
+
+
+def _text(result: dict[str, Any]) -> str:
+    lines = [("head", "pass s", "optimiser s", "peak GiB", "TFLOP/s", "MFU", "of matmul rate")]
+    best = result["matmul_flops_per_second"]["best"]
+    for name, row in result["rows"].items():
+        if "not_run" in row:
+            lines.append((name, row["not_run"], *[""] * 5))
+            continue
+        rate = row["flops_per_second"]
+        lines.append(
+            (
+                name,
+                f"{row['pass_seconds']['median']:.2f}",
+                f"{row['optimizer_seconds']['median']:.2f}",
+                f"{row['peak_gib']:.2f}",
+                f"{rate / 1e12:.3g}",
+                f"{row['mfu']:.0%}" if row["mfu"] is not None else "",
+                f"{rate / best:.0%}",
+            )
+        )
+    return table(lines)
