@@ -27,6 +27,31 @@ def test_scaling_varies_one_thing_and_gives_the_vocabulary_its_rows(capsys):
         "vocabulary_rows": [128, 300],
     }
     assert json.loads(json.dumps(result)) and "num_samples" in capsys.readouterr().out
+    samples = result["axes"]["num_samples"]
+    assert samples["last_step_flops_exponent"] == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_line_and_its_largest_miss_by_hand():
+    assert scaling.line([1, 2, 4], [5.0, 7.0, 11.0]) == pytest.approx(
+        {"fixed": 3.0, "each": 2.0, "largest_miss": 0.0}, abs=1e-9
+    )
+    bent = scaling.line([0, 1, 2], [0.0, 0.0, 6.0])  # fits -1, 2, 5
+    assert bent == pytest.approx({"fixed": -1.0, "each": 3.0, "largest_miss": 2 / 6})
+
+
+@pytest.mark.parametrize(
+    ("axis", "seconds", "flops", "said"),
+    [
+        ("num_samples", 1.05, 1.0, ""),
+        ("num_samples", 1.3, 1.0, "larger tensors leave the caches"),
+        ("completion_tokens", 1.3, 1.2, "pairs grow with the square"),
+        ("num_samples", 1.3, 1.2, "unexplained"),
+    ],
+)
+def test_a_superlinear_axis_is_explained_by_its_flops_or_by_memory(axis, seconds, flops, said):
+    found = {"last_step_exponent": seconds, "last_step_flops_exponent": flops}
+    text = scaling.explanation(axis, found)
+    assert said in text and bool(text) == bool(said)
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ import json
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.perf import __main__ as perf
 from benchmarks.perf import common, gpu_step, loss_memory, loss_work
+from benchmarks.perf.flops import Passed, flop_counter, model_flops
 from benchmarks.perf.loss_work import Shape
-from benchmarks.perf.step_flops import Passed, model_flops
 from benchmarks.profiles.checkpoints import Shape as ModelShape
 from sgpo.core import chunked_head
 
@@ -82,16 +81,22 @@ def test_a_measurement_that_dies_is_one_clear_error(monkeypatch):
 
 def test_flops_of_an_update_equal_those_that_torch_counts(tmp_path):
     """Without recomputation, the head whole and eager attention, which multiplies all pairs: equal
-    to the last one, with the token of the pass that closes an update."""
-    update = gpu_step.UPDATES["tiny"]
+    to the last one, with the token of the pass that closes an update. The CPU's fused attention is
+    counted too; its backward pass multiplies queries and keys once more."""
+    update, counted = gpu_step.UPDATES["tiny"], {}
     with gpu_step._own_process_group(), gpu_step.whole_head():
         step = gpu_step.UpdateStep(update, CPU, tmp_path, recompute=False)
-        step.model.set_attn_implementation("eager")
-        with FlopCounterMode(display=False) as counter:
-            step()
+        for attention in ("sdpa", "eager"):
+            step.model.set_attn_implementation(attention)
+            with flop_counter() as counter:
+                step()
+            counted[attention] = counter.get_total_flops()
     sequences = [*update.sequences(), Passed(0, 1, trained=True)]
     expected = model_flops(update.model, sequences, attention_share=1.0)
-    assert counter.get_total_flops() == expected
+    assert counted["eager"] == expected
+    trained = [s for s in sequences if s.trained]
+    pairs = sum((s.prompt + s.completion) ** 2 for s in trained)
+    assert counted["sdpa"] == expected + 2 * pairs * 2 * 32  # layers x heads x head size
     assert 0.7 * expected < model_flops(update.model, sequences) < expected
 
 

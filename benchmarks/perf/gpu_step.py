@@ -5,7 +5,7 @@ completions and one distilled target each, in bfloat16 over float32 master weigh
 recomputed, through the trainer's own update. ``chunked`` is the head as training applies it,
 ``dense`` the head on all tokens of a micro-batch at once; it runs last and may run out of memory.
 
-The training pass is the update without the optimiser's step. Its MFU is ``step_flops.model_flops``
+The training pass is the update without the optimiser's step. Its MFU is ``flops.model_flops``
 over its seconds and the GPU's dense bfloat16 peak; recomputation earns nothing. What was executed
 is counted by torch and kept beside it.
 """
@@ -23,13 +23,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.perf.common import spread, table
+from benchmarks.perf.flops import Passed, flop_counter, model_flops
 from benchmarks.perf.loss_work import GIB, peak_bytes, reset_peak
 from benchmarks.perf.roofline import matmul_rate
-from benchmarks.perf.step_flops import Passed, model_flops
 from benchmarks.profiles.checkpoints import CHECKPOINTS, Shape
 from sgpo.core import chunked_head, sharding
 from sgpo.core.config import TrainConfig
@@ -231,7 +230,7 @@ def _own_process_group() -> Iterator[None]:
 def _measured(step: UpdateStep, repeats: int) -> dict[str, Any]:
     """Seconds and peak of ``repeats`` updates after one that only counts what is executed."""
     try:
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             step()
         before = reset_peak(step.device)
         seconds = [step() for _ in range(repeats)]

@@ -2,7 +2,7 @@
 
 The peak is the best rate of a large float32 matrix product on the threads of the step; a second
 figure is the rate at the products' own shapes, which a tiny model cannot exceed. FLOPs are counted
-by torch's FlopCounterMode on the very step that is timed: matrix products and attention, forward
+by ``flops.flop_counter`` on the very step that is timed: matrix products and attention, forward
 and backward, as executed.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.grpo import GRPO, GRPOConfig
 from benchmarks.perf.common import in_rounds, spread, table, threads, timed
+from benchmarks.perf.flops import flop_counter
 from benchmarks.perf.rl_step import NUM_THREADS, SHAPE, OurStep, StepShape
 from sgpo.method import SGPO, SGPOConfig
 from sgpo.mini.models import model_spec
@@ -62,7 +62,7 @@ def run(repeats: int, shape: StepShape = SHAPE) -> dict[str, Any]:
 
 def count_flops(step: OurStep) -> dict[str, float]:
     """FLOPs of one call of ``step``: ``total`` and the part inside its sampler."""
-    inside = FlopCounterMode(display=False)
+    inside = flop_counter()
     sample = step.inner.sample
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -71,7 +71,7 @@ def count_flops(step: OurStep) -> dict[str, float]:
 
     step.inner.sample = counted
     try:
-        with FlopCounterMode(display=False) as outside:
+        with flop_counter() as outside:
             step()
     finally:
         step.inner.sample = sample

@@ -1,6 +1,7 @@
-"""FLOPs that the passes of an SGPO update ask for, by formula.
+"""FLOPs: counted as executed, and those that the passes of an SGPO update ask for, by formula.
 
-Of a sequence of n tokens, c of them completion, per layer with M weights in its matrices:
+The formula: of a sequence of n tokens, c of them completion, per layer with M weights in its
+matrices:
 
 - matrices: 2 M n;
 - attention: 4 n^2 x heads x head size for scores and values, of which causality uses half;
@@ -14,8 +15,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from benchmarks.profiles.checkpoints import Shape
+
+
+def _attention(query, key, value, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(grad, query, key, value, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+# torch's counter knows the fused attention of GPUs alone; the CPU's would go uncounted.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts the FLOPs of matrix products and attention in its block, forward and backward, as
+    executed; of attention all pairs of positions, masked or not."""
+    return FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
 
 
 @dataclass(frozen=True)
