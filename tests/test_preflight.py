@@ -90,7 +90,7 @@ def test_four_nodes_run_every_cell_of_paper_and_one_gpu_does_not(tmp_path, prepa
     [
         (dict(gpus=()), (), "device=cuda: torch sees no GPU here"),
         (dict(gpus=(22.0 * GIB,)), (), "the smallest has 22; "),
-        (dict(gpus=(H100, 39.4 * GIB), local_ranks=2, ranks=2), (), "the smallest has 39; "),
+        (dict(gpus=(H100, 24.4 * GIB), local_ranks=2, ranks=2), (), "the smallest has 24; "),
         (dict(ranks=4, local_ranks=4), (), "4 ranks on this machine: it has 1 GPUs"),
         (dict(ranks=32), (), "32 ranks: an update of sgpo has 16 problems"),
         (dict(host_memory=4 * GIB), (), "1 ranks on this machine need about 7 GiB of main memory"),
