@@ -30,6 +30,7 @@ from benchmarks.policies import (
     load_tokenizer,
     training_sampler,
 )
+from benchmarks.prompt_room import check_prompts
 from benchmarks.sources import base_model, training_problems
 from sgpo.core import sharding
 from sgpo.core.config import to_dict
@@ -83,6 +84,8 @@ def run_cell(
             source = study_dir / "runs" / cell.parent.run_id / "model"
         tokenizer = load_tokenizer(base)
         if ranks.first:
+            if config.checkpoint is not None:
+                check_prompts(config, tokenizer, base)
             provenance.record_start(
                 run_dir, cell, started=started, start_weights=source, tokenizer=tokenizer
             )

@@ -10,8 +10,10 @@ from rich.progress import Progress
 
 from benchmarks.prepare_data import Preparation, prepare
 from benchmarks.prepared import data_source, file_hashes, prepared_problems
+from benchmarks.profiles.checkpoints import CHECKPOINTS
 from benchmarks.suites import SUITES, failed_golds, load_suite, local_file
 from sgpo.core.files import read_json, write_json
+from sgpo.core.hub_models import checkpoint_directory
 
 
 def prepare_command(options: argparse.Namespace) -> int:
@@ -19,7 +21,7 @@ def prepare_command(options: argparse.Namespace) -> int:
     from benchmarks.cells import load_tokenizer
     from sgpo.core.prompts import native_spec, prompt_spec
 
-    tokenizer = load_tokenizer(options.tokenizer)
+    tokenizer = load_tokenizer(_directory(str(options.tokenizer)))
     spec = prompt_spec(options.prompt) if options.prompt else native_spec(tokenizer)
     plan = Preparation(
         source=options.source,
@@ -53,6 +55,15 @@ def prepare_command(options: argparse.Namespace) -> int:
         f"report.json lists every id; a run names this set data.source={data_source(options.out)}"
     )
     return 0
+
+
+def _directory(name: str) -> Path:
+    """The directory ``name``, or that of the hub's checkpoint of this name, at the revision that
+    the profiles pin; a run would fetch it too."""
+    if Path(name).is_dir():
+        return Path(name)
+    known = {c.name: c.revision for c in CHECKPOINTS.values()}
+    return checkpoint_directory(name, known.get(name))
 
 
 def check_command(options: argparse.Namespace) -> int:

@@ -38,8 +38,8 @@ REFERENCE = Gpu("H100 80 GB", 79 * GIB, 989e12)
 OVERHEAD = 2.5 * GIB  # CUDA context, NCCL buffers, fragmentation
 ENGINE_ASLEEP = 1.5 * GIB  # what vLLM keeps while it sleeps
 ENGINE_WORKSPACE = 3 * GIB  # activations and CUDA graphs inside vLLM's own share
-HEAD_LOGITS, HEAD_TOKENS = 2**27, 4096  # most of a chunk of logits (sgpo.core.chunked_head)
-HEAD_COPIES = 8  # float32 copies of a chunk's logits alive while the KL is computed
+HEAD_LOGITS = 2**27  # logits that exist at once (sgpo.core.chunked_head.MAX_LOGITS)
+HEAD_COPIES = 8  # float32 copies of a chunk's logits alive in the KL's backward pass
 TRAIN_UTILISATION = 0.4  # of the GPU's peak in passes of training and scoring
 SAMPLE_UTILISATION = 0.05  # of the peak while sampling
 MEAN_SHARE = 0.4  # mean completion or trace over the longest allowed
@@ -59,9 +59,9 @@ ASSUMPTIONS = (
     "recomputed, and attention over half the sequence",
     "memory of a rank: float32 weights and AdamW moments in shards (12 bytes a weight / ranks); in "
     "an update bfloat16 weights and float32 gradients whole (6 bytes a weight), one layer's "
-    "activations and the inputs of all, logits of "
-    f"{HEAD_LOGITS / 2**20:.0f}M numbers x {HEAD_COPIES} and two more gradients of the "
-    "head; in a rollout bfloat16 weights and vLLM's share",
+    "activations and the inputs of all, "
+    f"{HEAD_COPIES} x {HEAD_LOGITS * 4 / GIB:g} GiB of logits, the head's gradient; in a rollout "
+    "bfloat16 weights and vLLM's share",
     f"disk of a run: {RESUME_STATES} resume states of 12 bytes a weight while it trains, then "
     f"weights in float32 and {SAMPLE_BYTES} bytes a sampled token",
 )
@@ -138,10 +138,9 @@ def activations(shape: Shape, config: RunConfig) -> float:
 
 
 def head(shape: Shape) -> float:
-    """Bytes of a chunk's logits and of what their backward pass makes of them, and of the head's
-    gradient: its sum in float32 and what a chunk adds, in bfloat16."""
-    logits = min(HEAD_LOGITS, HEAD_TOKENS * shape.vocab_size)
-    return logits * 4 * HEAD_COPIES + shape.vocab_size * shape.hidden_size * (4 + 2)
+    """Bytes of a chunk's logits and of what their backward pass makes of them: the head's gradient
+    in float32, a chunk's part of it and the rounded sum in bfloat16."""
+    return HEAD_LOGITS * 4 * HEAD_COPIES + 8 * shape.vocab_size * shape.hidden_size
 
 
 @dataclass(frozen=True)

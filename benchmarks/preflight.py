@@ -1,9 +1,8 @@
 """What stands in the way of a study on published checkpoints, said before anything is downloaded.
 
 Each obstacle is one line: the value, what is allowed, what to do. Memory, hours and disk are the
-estimates of ``benchmarks.gpu_cost``; everything else is looked up on this machine. Obstacles that
-only the downloaded files can show (a prompt longer than ``PROMPT_ROOM``, a tokenizer without a
-chat template) are errors of the run itself.
+estimates of ``benchmarks.gpu_cost``; everything else is looked up on this machine. What
+only the downloaded files can show, the run says before it trains: ``benchmarks.prompt_room``.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from benchmarks import experiments, pages
 from benchmarks.document import is_miniature, to_markdown
@@ -181,7 +182,7 @@ def _chosen(only: Sequence[str] | None, study: Study) -> tuple:
         for m in ARTEFACTS
         if (planned or m.NAME not in ablations.VARIANT_ARTEFACTS)
         and (m.NAME not in experiments.ARTEFACTS or m.needs(study))
-        and (is_miniature(study.profile) or m not in (regime, disjointness))
+        and (is_miniature(study.profile) or not _of_the_mini_world(m))
     )
     if only is None:
         return standing
@@ -193,6 +194,11 @@ def _chosen(only: Sequence[str] | None, study: Study) -> tuple:
     if REPORT in only:
         return standing
     return tuple(module for module in ARTEFACTS if module.NAME in only)
+
+
+def _of_the_mini_world(module: ModuleType) -> bool:
+    """Whether an artefact can only be made of studies on the mini world."""
+    return module in (regime, disjointness) or bool(getattr(module, "ANALYSES", ()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sgpo.commands import data, provenance, results, runs
+from sgpo.commands import cluster, data, provenance, results, runs
 from sgpo.core.judge_pool import VerifierUnavailable
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sgpo", description=__doc__.split(":")[0])
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for group in (runs, data, results, provenance):
+    for group in (runs, data, cluster, results, provenance):
         group.add(verbs)
     return parser
 

@@ -50,7 +50,7 @@ def study_arguments(directory: Path, source: str, sampler: str = "vllm") -> list
         "device": "cpu",
         "precision": "float32",
         "sampler": sampler,
-        "vllm.max_model_len": 512,
+        "vllm.max_model_len": 2048,
         "train.num_steps": 2,
         "train.problems_per_step": 2,
         "rollout.max_tokens": TOKENS,

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import standin
 
-from benchmarks import preflight, preflight_inputs
+from benchmarks import policies, preflight, preflight_inputs, prompt_room
 from benchmarks.config import Cell
 from benchmarks.gpu_cost import GIB
 from benchmarks.hardware import Hardware, this_machine
 from benchmarks.launch import planned_study
-from benchmarks.prepared import data_source, write_problems
+from benchmarks.policies import load_tokenizer
+from benchmarks.prepared import data_source, prepared_problems, write_problems
 from sgpo.cli import main as sgpo
 from sgpo.core.config import apply_overrides
+from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem
 
 H100 = 79.1 * GIB
@@ -90,7 +92,7 @@ def test_four_nodes_run_every_cell_of_paper_and_one_gpu_does_not(tmp_path, prepa
     [
         (dict(gpus=()), (), "device=cuda: torch sees no GPU here"),
         (dict(gpus=(22.0 * GIB,)), (), "the smallest has 22; "),
-        (dict(gpus=(H100, 24.4 * GIB), local_ranks=2, ranks=2), (), "the smallest has 24; "),
+        (dict(gpus=(H100, 31.4 * GIB), local_ranks=2, ranks=2), (), "the smallest has 31; "),
         (dict(ranks=4, local_ranks=4), (), "4 ranks on this machine: it has 1 GPUs"),
         (dict(ranks=32), (), "32 ranks: an update of sgpo has 16 problems"),
         (dict(host_memory=4 * GIB), (), "1 ranks on this machine need about 7 GiB of main memory"),
@@ -138,10 +140,9 @@ def test_a_gated_model_without_a_token_is_refused_and_with_one_not(tmp_path, pre
 
 def test_training_data_that_cannot_be_used(tmp_path, prepared):
     folder = Path(prepared.partition("@")[0])
-    (line,) = found(tmp_path, "data/openr1@unprepared")
-    assert (
-        "no prepared training set there; make it with `sgpo data prepare --out data/openr1`" in line
-    )
+    (line,) = found(tmp_path, "data/openr1-8k@unprepared")
+    assert "no prepared training set there" in line
+    assert "make it with `sgpo data prepare --out data/openr1-8k`" in line
     (line,) = found(tmp_path, f"{folder}@0123")
     assert f"the files there are {prepared} now" in line
     (folder / "strategies.jsonl").unlink()
@@ -159,7 +160,7 @@ def test_missing_benchmarks_are_named_before_the_training(tmp_path, prepared, mo
 
 def test_another_rank_leaves_files_to_the_first(tmp_path):
     gpus = replace(ENOUGH, gpus=(H100,) * 8, rank=3, ranks=8, local_ranks=8, disk_free=0.0)
-    assert found(tmp_path, "data/openr1@unprepared", hardware=gpus) == []
+    assert found(tmp_path, "data/openr1-8k@unprepared", hardware=gpus) == []
 
 
 def test_local_checkpoints_are_looked_at(tmp_path, prepared):
@@ -225,3 +226,48 @@ def test_this_machine_is_described(tmp_path, monkeypatch):
     here = this_machine(tmp_path / "not" / "yet")
     assert here.host_memory > GIB and 0 < here.disk_free <= shutil.disk_usage(tmp_path).total
     assert (here.rank, here.ranks, here.local_ranks) == (0, 4, 1)
+
+
+def test_prompts_that_leave_no_room_stop_a_run_before_it_trains(tmp_path, prepared, monkeypatch):
+    path = standin.write_checkpoint(tmp_path / "m", small=True)
+    tokenizer = load_tokenizer(path)
+    problems = [Problem("e", "What is it?" + "?" * 100, "1")]
+    monkeypatch.setattr(prompt_room, "evaluation_problems", lambda *_: (problems, 1))
+    spec = PROMPT_SPECS["qwen2.5-instruct"]
+    asked = len(spec.prompt_ids(tokenizer, problems[0]))
+
+    def config(method, *settings):
+        plain = CONFIG["single_gpu", "qwen2.5-0.5b", method]
+        plain = replace(plain, data=replace(plain.data, source=prepared))
+        return apply_overrides(plain, [f"checkpoint={path}", *settings])
+
+    check = prompt_room.check_prompts
+    for method in ("base", "sft", "grpo", "sgpo"):
+        check(config(method), tokenizer, path)
+    fits = 1000 - asked
+    base = config("base", "vllm.max_model_len=1000", f"evaluation.max_tokens={fits}")
+    check(base, tokenizer, path)
+    message = (
+        f"evaluation.max_tokens={fits + 1}: the longest prompt of math500 has {asked} tokens, and "
+        f"both must fit 1000 positions; lower it to {fits} or less, or raise vllm.max_model_len"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(apply_overrides(base, [f"evaluation.max_tokens={fits + 1}"]), tokenizer, path)
+    # The strategy stands in SGPO's prompts and not in GRPO's.
+    known = prepared_problems(Path(prepared.partition("@")[0]), "rl")
+    plain = max(len(spec.prompt_ids(tokenizer, p)) for p in known)
+    longest = f"rollout.max_tokens={32_768 - plain}"
+    settings = ("evaluation.max_tokens=9", "sampler=transformers", longest)
+    check(config("grpo", *settings), tokenizer, path)
+    with pytest.raises(ValueError, match="the longest prompt of the training set has"):
+        check(config("sgpo", *settings), tokenizer, path)
+
+
+def test_a_model_that_the_library_read_wrongly_is_refused(tmp_path, monkeypatch):
+    path = standin.write_checkpoint(tmp_path / "m", small=True)
+    assert policies.load_model(path).config.vocab_size == 259
+    rope = {"rope_type": "default", "rope_theta": 5e5}
+    wrong = standin.build_model(small=True, rope_parameters=rope)
+    monkeypatch.setattr(policies.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: wrong)
+    with pytest.raises(ValueError, match="does not use the position encoding of its config.json"):
+        policies.load_model(path)

@@ -17,7 +17,7 @@ from benchmarks.launch import planned_study
 from benchmarks.profiles import paper, single_gpu
 from benchmarks.profiles.checkpoints import CHECKPOINTS, Shape
 from sgpo.cli import main as sgpo
-from sgpo.core.chunked_head import MAX_LOGITS, MAX_TOKENS
+from sgpo.core import chunked_head
 from sgpo.core.config import to_dict
 from sgpo.core.context import context_length, read_config
 from sgpo.core.prompts import PROMPT_SPECS
@@ -119,7 +119,12 @@ def test_the_paper_profile_has_the_paper_s_numbers():
 def test_single_gpu_differs_from_paper_in_budget_alone():
     mine = to_dict(CELLS["single_gpu", "qwen2.5-1.5b", "sgpo"].config)
     theirs = to_dict(CELLS["paper", "qwen2.5-1.5b", "sgpo"].config)
-    assert {k for k in mine if mine[k] != theirs[k]} == {"profile", "train", "rollout"}
+    assert {k for k in mine if mine[k] != theirs[k]} == {
+        "profile",
+        "data",
+        "train",
+        "rollout",
+    }
     assert {k for k in mine["train"] if mine["train"][k] != theirs["train"][k]} == {
         "num_steps", "problems_per_step", "micro_batch_tokens",
     }  # fmt: skip
@@ -189,7 +194,8 @@ def test_memory_by_hand():
     assert found.rollout == pytest.approx(18 * n + 0.5 * 79 * GIB + 2.5 * GIB)
     inputs = 28 * 16_384 * 1536 * 2
     layer = 16_384 * 2 * (17 * 1536 + 8 * 8960)
-    logits = 2**27 * 4 * gpu_cost.HEAD_COPIES + 151_936 * 1536 * 6
+    logits = 2**27 * 4 * gpu_cost.HEAD_COPIES + (4 + 2 + 2) * 151_936 * 1536
+    assert chunked_head.MAX_LOGITS["elsewhere"] == gpu_cost.HEAD_LOGITS
     assert found.update == pytest.approx(18 * n + inputs + layer + logits + 4 * GIB)
     assert found.optimizer == pytest.approx(24 * n + 4 * GIB)
     # 28 layers x 2 heads of 128 numbers, keys and values, 2 bytes each
@@ -200,10 +206,6 @@ def test_memory_by_hand():
     assert found.optimizer - eight.optimizer == pytest.approx(24 * n * 7 / 8)
     served = replace(config, vllm=replace(config.vllm, server="http://localhost:8000"))
     assert gpu_cost.memory(shape, served, 1).rollout == pytest.approx(18 * n + 2.5 * GIB)
-
-
-def test_the_chunk_of_the_estimate_is_that_of_the_head():
-    assert (gpu_cost.HEAD_LOGITS, gpu_cost.HEAD_TOKENS) == (MAX_LOGITS["elsewhere"], MAX_TOKENS)
 
 
 def test_every_cell_fits_the_gpus_that_it_is_planned_on_and_7b_does_not_fit_one():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.study import locked
+from benchmarks.locks import locked
 from sgpo.cli import main
 
 BORROWED = """

@@ -29,7 +29,6 @@ MODELS = ("qwen2.5-1.5b", "qwen2.5-7b", "llama-3.1-8b")  # paper; Llama: see che
 VARIANT_MODELS = ("qwen2.5-7b",)  # paper
 NODES = {"qwen2.5-1.5b": 1, "qwen2.5-7b": 4, "llama-3.1-8b": 4}  # paper: 4 x 8 GPUs; 1.5B: ours
 GPUS_PER_NODE = 8  # paper
-DATA = Path("data/openr1")  # where `sgpo data prepare` is told to put the training set
 UNPREPARED = "unprepared"  # in place of its hash before that
 
 
@@ -43,6 +42,7 @@ class Recipe:
     """
 
     profile: str = PROFILE
+    data: str = "data/openr1-16k"  # ours: where `sgpo data prepare` puts the training set
     problems: int = 8491  # inferred: the rows of SII-Enigma/OpenR1-Math-R1-8.5k
     trace_tokens: int = 16_384  # paper
     rollout_tokens: int = 16_384  # paper
@@ -78,12 +78,12 @@ HPT_GATE = {"qwen2": 0, "llama": 2}
 HPT_COEFFICIENT = {"qwen2.5-0.5b": 0.3, "qwen2.5-1.5b": 0.3}
 
 
-def source() -> str:
-    """``data.source`` of the training set at ``DATA``; before it is prepared a placeholder that no
+def source(recipe: Recipe) -> str:
+    """``data.source`` of the recipe's training set; before it is prepared a placeholder that no
     run accepts, so that the study can be planned."""
-    if (DATA / "report.json").is_file():
-        return data_source(DATA)
-    return f"{DATA}@{UNPREPARED}"
+    if (Path(recipe.data) / "report.json").is_file():
+        return data_source(Path(recipe.data))
+    return f"{recipe.data}@{UNPREPARED}"
 
 
 def evaluation_tokens(checkpoint: Checkpoint, recipe: Recipe) -> int:
@@ -201,7 +201,7 @@ def table_study(recipe: Recipe, models: tuple[str, ...], num_seeds: int) -> Stud
     return Study(
         name=recipe.profile,
         models=tuple((k, CHECKPOINTS[k].label, CHECKPOINTS[k].family) for k in models),
-        methods=methods(recipe, source()),
+        methods=methods(recipe, source(recipe)),
         seeds=tuple(range(num_seeds)),
         benchmarks=tuple((s.key, s.label, s.num_problems, s.k) for s in SUITES.values()),
     )

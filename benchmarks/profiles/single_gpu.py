@@ -19,6 +19,7 @@ GPUS_PER_NODE = 1
 
 RECIPE = Recipe(
     profile=PROFILE,
+    data="data/openr1-8k",  # ours
     trace_tokens=8192,  # ours (paper: 16K)
     rollout_tokens=8192,  # ours (paper: 16K)
     sft_epochs=3,  # ours (paper: 10)

@@ -20,7 +20,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     add = prepare.add_argument
     add("--source", default=HUB_DEFAULT, help="hub data set, .parquet or .jsonl (%(default)s)")
     add("--revision", help="commit of the hub data set (default: main; the commit is recorded)")
-    add("--tokenizer", required=True, type=Path, help="checkpoint directory; measures the traces")
+    add("--tokenizer", required=True, help="checkpoint, a directory or of the hub; measures traces")
     add("--prompt", help="prompt spec (default: the tokenizer's own)")
     add("--max-tokens", type=positive, default=16_384, help="of prompt and trace (%(default)s)")
     add("--draw", type=positive, help="draw this many problems, e.g. 8500 of the 46k set")

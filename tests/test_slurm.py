@@ -1,0 +1,205 @@
+"""The scripts of ``sgpo slurm``: they parse, say the right commands, and wait for each other.
+
+``tests/standin_slurm.py`` runs them all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+
+import pytest
+import standin
+import standin_slurm
+
+from benchmarks.launch import planned_study, selected
+from benchmarks.profiles.checkpoints import CHECKPOINTS
+from benchmarks.suites import SUITES, local_file
+from sgpo.cli import _parser
+from sgpo.cli import main as sgpo
+
+
+def written(tmp_path, monkeypatch, *options):
+    """Name -> text of every script that these options give."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "scripts"
+    assert sgpo(["slurm", "--out", str(out), *options]) == 0
+    return {path.name: path.read_text() for path in out.iterdir() if path.is_file()}
+
+
+def commands(script: str) -> list[list[str]]:
+    """The words of every ``sgpo`` command in a script."""
+    lines = re.sub(r'"\$\{(\w+):\?[^}]*\}"', r"\1", script).splitlines()
+    return [shlex.split(line.partition(" -m sgpo.cli ")[2]) for line in lines if "sgpo.cli" in line]
+
+
+def cells_of(words: list[str]):
+    """What ``sgpo study`` would run, as the study itself picks it."""
+    options = _parser().parse_args(words)
+    study = planned_study(options.profile, options.seeds, None, options.overrides, options.all)
+    return selected(study, options.out, options)
+
+
+def test_paper_has_a_job_a_cell_that_runs_this_cell_alone(tmp_path, monkeypatch):
+    scripts = written(tmp_path, monkeypatch)
+    study = planned_study("paper", None)
+    names = [f"{c.config.model}-{c.config.method}-s0" for c in study.cells()]
+    assert set(scripts) == {"submit.sh"} | {
+        f"{name}.sbatch" for name in ["data", "strategies", *names, "report"]
+    }
+    for cell, name in zip(study.cells(), names, strict=True):
+        (words,) = commands(scripts[f"{name}.sbatch"])
+        found = [c.run_id for c in cells_of(words)]
+        assert found == [c.run_id for c in (cell.parent, cell) if c]
+        nodes = 1 if cell.config.model == "qwen2.5-1.5b" else 4
+        assert f"#SBATCH --nodes={nodes}\n" in scripts[f"{name}.sbatch"]
+        assert "#SBATCH --gpus-per-node=8\n" in scripts[f"{name}.sbatch"]
+        assert f"--nnodes {nodes} --nproc-per-node 8 " in scripts[f"{name}.sbatch"]
+
+
+@pytest.mark.parametrize("profile", ["paper", "single_gpu"])
+def test_every_script_parses_and_so_does_every_command_in_it(tmp_path, monkeypatch, profile):
+    options = ("--profile", profile, "--seeds", "2", "--all", "--set", "train.num_steps=5")
+    for name, text in written(tmp_path, monkeypatch, *options).items():
+        checked = subprocess.run(["bash", "-n", "-c", text], capture_output=True, text=True)
+        assert checked.returncode == 0, (name, checked.stderr)
+        assert not text.count("\t") and "set -euo pipefail" in text
+        if name != "submit.sh":
+            assert commands(text), name
+        for words in commands(text):
+            assert callable(_parser().parse_args(words).run)
+
+
+def test_jobs_wait_for_what_they_need(tmp_path, monkeypatch):
+    submit = written(tmp_path, monkeypatch, "--models", "qwen2.5-7b", "--seeds", "2")["submit.sh"]
+    waits, order = {}, []
+    wait = r"(?:.*--dependency=\"(\w+):([^\"]*)\")?"
+    pattern = rf"id\[([^]]+)\]=\$\(sbatch --parsable{wait} \"(.*)\"\)"
+    for name, kind, after, file in re.findall(pattern, submit):
+        waits[name] = (kind, re.findall(r"id\[([^]]+)\]", after))
+        assert file == f"{name}.sbatch"
+        assert all(other in order for other in waits[name][1])  # submitted before
+        order.append(name)
+    assert waits["data"] == ("", []) and waits["strategies"] == ("afterok", ["data"])
+    assert waits["qwen2.5-7b-base-s0"] == ("afterok", ["strategies"])
+    assert waits["qwen2.5-7b-sft_full-s1"] == ("afterok", ["strategies"])
+    for method in ("grpo", "hpt", "luffy", "sgpo"):
+        for seed in (0, 1):
+            expected = ("afterok", [f"qwen2.5-7b-sft-s{seed}"])
+            assert waits[f"qwen2.5-7b-{method}-s{seed}"] == expected
+    assert waits["report"] == ("afterany", [n for n in order if n != "report"])
+    assert "qwen2.5-7b-base-s1" not in waits and len(order) == 16
+
+
+def test_submit_hands_every_job_to_sbatch_in_that_order(tmp_path, monkeypatch):
+    """With stand-ins for sbatch and for python, whose words are written down."""
+    environment = standin_slurm.fake_commands(tmp_path / "bin")
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/usr/bin/env bash\necho "$@" >> {tmp_path}/calls\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    path = standin.write_checkpoint(tmp_path / "m", small=True)
+    written(
+        tmp_path, monkeypatch, "--profile", "single_gpu", "--models", "qwen2.5-0.5b",
+        "--methods", "base,sgpo", "--set", f"checkpoint={path}", "--option", "account=me",
+    )  # fmt: skip
+    submit = ["bash", str(tmp_path / "scripts" / "submit.sh")]
+    unset = subprocess.run(submit, env=environment, capture_output=True, text=True)
+    assert unset.returncode != 0 and "set SGPO_ENDPOINT before submit.sh" in unset.stderr
+    (tmp_path / "calls").unlink()
+    environment |= {"SGPO_ENDPOINT": "http://localhost:1", "SGPO_STRATEGY_MODEL": "strong"}
+    done = subprocess.run(submit, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    verbs = [re.search(r"sgpo\.cli (\w+ ?\w*)", call).group(1) for call in calls]
+    assert verbs == [
+        "data prepare", "data check", "strategies ", "study ", "study ", "study ", "report ",
+    ]  # fmt: skip
+    assert calls[2].endswith("--endpoint http://localhost:1 --model strong")
+    methods = [re.search(r"--methods (\w+)", call).group(1) for call in calls[3:6]]
+    assert methods == ["base", "sft", "sgpo"]
+    for call in calls[3:6]:
+        number = re.search(r"--rdzv-endpoint localhost:(\d+) --rdzv-id (\d+) ", call)
+        assert int(number.group(1)) == 20_000 + int(number.group(2)) % 20_000
+    assert "--nnodes 1 --nproc-per-node 1 " in calls[3]
+    assert "#SBATCH --account=me\n" in (tmp_path / "scripts" / "data.sbatch").read_text()
+
+
+def test_weights_of_the_hub_are_fetched_at_their_revision_and_jobs_stay_offline(
+    tmp_path, monkeypatch
+):
+    scripts = written(tmp_path, monkeypatch, "--models", "llama-3.1-8b", "--methods", "base")
+    pinned = CHECKPOINTS["llama-3.1-8b"]
+    assert f"hf download {pinned.name} --revision {pinned.revision} " in scripts["data.sbatch"]
+    assert "export HF_HUB_OFFLINE=1\n" in scripts["llama-3.1-8b-base-s0.sbatch"]
+    assert (
+        "--tokenizer meta-llama/Llama-3.1-8B-Instruct --max-tokens 16384" in scripts["data.sbatch"]
+    )
+    assert "--out data/openr1-16k" in scripts["data.sbatch"]
+
+
+def test_data_that_are_given_are_not_prepared_again(tmp_path, monkeypatch):
+    given = ("--models", "qwen2.5-1.5b", "--set", "data.source=somewhere@123")
+    scripts = written(tmp_path, monkeypatch, *given)
+    assert "data.sbatch" not in scripts and "strategies.sbatch" not in scripts
+    assert "HF_HUB_OFFLINE" not in scripts["qwen2.5-1.5b-base-s0.sbatch"]
+    assert '[base-s0]=$(sbatch --parsable "' in scripts["submit.sh"].replace("qwen2.5-1.5b-", "")
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    for options, expected in (
+        (["--profile", "mini"], "profile 'mini': trains no published checkpoint"),
+        (["--methods", "sgpoo"], "unknown method 'sgpoo'"),
+        (["--set", "train.num_step=3"], "unknown override key 'train.num_step'"),
+    ):
+        assert sgpo(["slurm", "--out", str(tmp_path / "s"), *options]) == 2
+        assert expected in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def as_torchrun_starts_it(monkeypatch):
+    """The variables of a single rank, with a port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "LOCAL_RANK": "0"}
+    for key, value in (place | {"WORLD_SIZE": "1"}).items():
+        monkeypatch.setenv(key, value)
+
+
+def test_a_launch_makes_its_cell_and_the_plan_from_which_the_report_is_made(tmp_path, monkeypatch):
+    absent = [key for key in SUITES if local_file(key) is None]
+    if absent:
+        pytest.skip(f"benchmark file {absent[0]} is absent; set SGPO_DATA_DIR")
+    monkeypatch.chdir(tmp_path)
+    path = standin.write_checkpoint(tmp_path / "m", small=True)
+    settings = {
+        "checkpoint": path, "device": "cpu", "precision": "float32", "sampler": "transformers",
+        "evaluation.max_tokens": 4, "evaluation.problem_limit": 1, "evaluation.sample_limit": 1,
+    }  # fmt: skip
+    overrides = [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
+    scripts = written(
+        tmp_path, monkeypatch, "--profile", "single_gpu", "--models", "qwen2.5-0.5b",
+        "--methods", "base", *overrides,
+    )  # fmt: skip
+    (launch,) = commands(scripts["qwen2.5-0.5b-base-s0.sbatch"])
+    (report,) = commands(scripts["report.sbatch"])
+    as_torchrun_starts_it(monkeypatch)
+    assert sgpo(launch) == 0
+    results = tmp_path / "results" / "single_gpu"
+    (run,) = (results / "runs").iterdir()
+    assert run.name.startswith("qwen2.5-0.5b-base-s0-") and (run / "result.json").exists()
+    made = (run / "result.json").read_bytes()
+    plan = json.loads((results / "study.json").read_text())
+    assert {c["run_id"] for c in plan["cells"]} >= {run.name} and len(plan["cells"]) == 14
+    assert not (results / "tables").exists()
+    as_torchrun_starts_it(monkeypatch)
+    assert sgpo(launch) == 0 and (run / "result.json").read_bytes() == made  # not made again
+    assert sgpo(report) == 0
+    rows = (results / "tables" / "table1.csv").read_text().splitlines()
+    assert sum(",finished," in row for row in rows) == 5
+    assert sum(row.count("not run") > 0 for row in rows) == 5 * 13
