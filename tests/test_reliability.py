@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -135,6 +136,17 @@ def study_at(root: Path, **files: str) -> Path:
 def test_the_stage_of_a_killed_study_is_read_off_its_files(tmp_path, files, stage):
     assert kill.stage_of(study_at(tmp_path / "s", **files)) == stage
     assert kill.stage_of(tmp_path) == "start-up"
+
+
+def test_a_study_that_ended_before_the_kill_is_no_trial(tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def ended(out: Path, jobs: int):
+        process = subprocess.Popen(["true"])
+        process.wait()
+        yield process
+
+    monkeypatch.setattr(kill, "started_study", ended)
+    assert kill._trial(tmp_path, 0.0, True, {}, 1) is None
 
 
 def test_studies_are_compared_by_all_but_their_times(tmp_path):

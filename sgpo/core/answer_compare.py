@@ -117,6 +117,8 @@ def _with_group(gold: Form, answer: Form, judge: Judge) -> bool:
                 is_name = other.items[0] != Scalar("\\emptyset")
                 return is_name and same_answer(one, other.items[0], judge)  # {7} names 7
     if isinstance(gold, Scalar) and isinstance(answer, Group):
+        if answer.disjunction:  # "5/2 or 2.5": one answer in two spellings
+            return all(same_answer(gold, item, judge) for item in answer.items)
         return gold.value is not None and _thousands_as_list(gold, answer, judge)
     if isinstance(answer, Scalar) and isinstance(gold, Group):
         return answer.value is not None and _thousands_as_list(answer, gold, judge)

@@ -69,7 +69,7 @@ _SET_BUILDER = re.compile(
     r"([a-zA-Z])(?:\s*\\in\s*\\mathbb\{R\})?\s*(?:\||:|\\mid(?![a-zA-Z]))\s*(.*)", re.DOTALL
 )
 _RESIDUE = re.compile(r"(.+?)\s*\\pmod\{([^{}]+)\}")
-_MINUTES = re.compile(r"\d\s*(?:'|\^\{\\prime\})")  # feet, minutes: a number of another kind
+_MINUTES = re.compile(r"[\d°]\s*(?:'|\^\{\\prime\})")  # feet, minutes: a number of another kind
 ELLIPSIS = "\\ldots"
 
 

@@ -173,7 +173,9 @@ def _bounded(value: Fraction) -> Fraction:
 
 
 def _factorial(value: Fraction) -> Fraction:
-    if value.denominator != 1 or not 0 <= value <= MAX_FACTORIAL:
+    if value.denominator != 1 or value < 0:
+        raise MalformedNumber("a factorial of no whole number")
+    if value > MAX_FACTORIAL:
         raise _NotRational
     return Fraction(math.factorial(int(value)))
 
@@ -191,7 +193,8 @@ def exact_value(text: str) -> Fraction | None:
     """The exact value of canonical answer text, or None if it is not plain rational arithmetic.
 
     Raises:
-        MalformedNumber: digits in an arrangement that has no agreed value (``4 10/3``, ``3 4``).
+        MalformedNumber: digits in an arrangement that has no agreed value (``4 10/3``, ``3 4``)
+            or with a factorial of no whole number.
     """
     if not text or len(text) > 30_000:
         return None

@@ -152,7 +152,10 @@ _NEGATIVE_ROOT = re.compile(r"(\\sqrt\[\d*[13579]\])\{\s*-((?:[^{}+-]|\{[^{}]*\}
 _POWER_PAREN = re.compile(r"\^\s*\(([^()]*)\)")
 _SQRT_PAREN = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _SPACES = re.compile(r"\s+")
-_TIGHT = re.compile(r"(?<=[^a-zA-Z0-9.]) | (?=[^a-zA-Z0-9.\\])| (?=\\c[au]p(?![a-z]))")
+_TIGHT = re.compile(
+    r"(?<=[^a-zA-Z0-9.]) | (?=[^a-zA-Z0-9.\\])"
+    r"| (?=\\(?:c[au]p|in|notin|mid|setminus|subset(?:eq)?)(?![a-z]))|(?<=\\in) (?=\\)"
+)
 _DOMAIN = re.compile(
     r"[,(]\s*(?:\\text\{\s*(?:where|with|for)(?: any| all)?\s*\})?([a-z])"
     r"(?:\\in|\s\\in)\s*\\mathbb\{Z\}\)?[\s.]*$"

@@ -47,6 +47,9 @@ _NON_INTEGERS = tuple(Rational(n, 97) for n in (131, 173, 211, -149, 257, -223, 
 _INTEGERS = tuple(Integer(n) for n in (5, 8, 11, 6, 13, 9, 7, 12, 10, 17))
 
 _PRIMED = re.compile(r"([a-zA-Z])('+)")
+_PROSE = re.compile(
+    r"(?<![\\a-zA-Z{])(?:not|[a-z]{4,}) |\\text\{(?:[^{}]* [^{}]*\}|[^{}]*\}\s*-?\d)"
+)
 _GEOMETRIC = re.compile(r"\\(angle|triangle)\s*((?:[A-Z]\s*(?:_\{\d+\})?\s*)+)")
 
 
@@ -66,6 +69,8 @@ def parse(text: str) -> Basic:
     text = text.replace("°", "")
     text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text)
     text = _GEOMETRIC.sub(_as_one_name, _PRIMED.sub(_as_one_name, text))
+    if "'" in text or _PROSE.search(text):  # the parser drops primes and multiplies letters
+        raise Unreadable(f"no expression: {text[:200]}")
     try:
         expression = latex2sympy(
             text, is_real=True, normalization_config=None, conversion_config=_CASE_SENSITIVE
