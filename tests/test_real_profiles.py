@@ -16,6 +16,7 @@ from benchmarks.gpu_cost import GIB
 from benchmarks.launch import planned_study
 from benchmarks.profiles import paper, single_gpu
 from benchmarks.profiles.checkpoints import CHECKPOINTS, Shape
+from benchmarks.progress import expected_cost
 from sgpo.cli import main as sgpo
 from sgpo.core import chunked_head
 from sgpo.core.config import to_dict
@@ -64,8 +65,13 @@ def test_a_local_checkpoint_s_shape_is_read_from_its_config(tmp_path):
     shape = Shape.from_config(config, context_length(config), 1e6)
     assert shape.num_parameters == AutoModelForCausalLM.from_pretrained(path).num_parameters()
     assert (shape.context, shape.tied, shape.head_dim) == (32_768, True, 32)
-    with pytest.raises(ValueError, match="model_type='gpt2'"):
-        Shape.from_config({"model_type": "gpt2"}, 1024, 1e4)
+    for change, message in (
+        ({"model_type": "gpt2"}, "model_type='gpt2'"),
+        ({"hidden_size": None}, "config.json: hidden_size=None must be"),
+        ({"head_dim": 48}, "head_dim=48: must be hidden_size"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Shape.from_config(config | change, 1024, 1e4)
 
 
 @pytest.mark.parametrize("name", STUDY)
@@ -225,6 +231,13 @@ def test_hours_are_of_the_order_that_the_paper_reports():
         gpu_cost.gpu_hours(shape, CELLS["paper", "qwen2.5-7b", m].config) for m in ("sft", "sgpo")
     )
     assert 17 * 32 / 2 < hours < 17 * 32 * 2
+
+
+def test_progress_weighs_cells_by_their_gpu_hours():
+    for name, model, method in CELLS:
+        cell = CELLS[name, model, method]
+        hours = gpu_cost.gpu_hours(CHECKPOINTS[model].shape, cell.config)
+        assert expected_cost(cell) == 3600 * hours > 0
 
 
 def test_dry_run_prints_every_cell_and_every_assumption_and_touches_nothing(

@@ -49,11 +49,19 @@ class Shape:
         """The shape of a local config.json (``sgpo.core.context`` reads the last two).
 
         Raises:
-            ValueError: another architecture, of which no cost is known.
+            ValueError: another architecture, of which no cost is known, or a value is missing.
         """
         kind = config.get("model_type")
         if kind not in ("qwen2", "llama"):
             raise ValueError(f"model_type={kind!r}: memory and time are known of qwen2 and llama")
+        needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                  "num_attention_heads")  # fmt: skip
+        for name in needed:
+            if not isinstance(config.get(name), int):
+                raise ValueError(f"config.json: {name}={config.get(name)!r} must be a whole number")
+        size = config.get("head_dim")
+        if size not in (None, config["hidden_size"] // config["num_attention_heads"]):
+            raise ValueError(f"head_dim={size}: must be hidden_size / num_attention_heads")
         return cls(
             vocab_size=config["vocab_size"],
             hidden_size=config["hidden_size"],
