@@ -69,6 +69,14 @@ def test_extreme_uniforms_stay_on_tokens_with_mass():
             assert int(draw(logits, uniform[None], params)) in (1, 2)
 
 
+def test_a_uniform_that_was_rounded_to_1_stays_in_the_nucleus():
+    logits = torch.randn(2000, 6, generator=generator(1, "rounding"))
+    tokens = draw(logits, torch.ones(2000), SamplingParams(max_tokens=1, top_p=0.5))
+    ordered, order = torch.softmax(logits.double(), -1).sort(-1, descending=True)
+    size = (ordered.cumsum(-1) < 0.5).sum(-1, keepdim=True)  # less one
+    assert torch.equal(tokens, order.gather(1, size).squeeze(1))
+
+
 @pytest.mark.parametrize("kind", SAMPLERS)
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 0.8)])
 def test_first_token_follows_the_models_distribution(kind, temperature, top_p):

@@ -131,9 +131,13 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) ->
     cdf = probs.cumsum(-1)
     target = uniform[:, None] * cdf[:, -1:]
     choice = torch.searchsorted(cdf, target, right=True)
-    # Rounding may push the target onto the last step of the CDF; stay on a token with mass.
-    last = (probs > 0).long().cumsum(-1).argmax(-1, keepdim=True)
-    choice = torch.minimum(choice, last)
+    # A uniform rounded to 1 puts the target onto the last step of the CDF; stay on a token with
+    # mass. Looking for the last one costs more than all else here, so only where it is needed.
+    within = choice.clamp(max=probs.shape[1] - 1)
+    if not bool((probs.gather(1, within) > 0).all()):
+        last = (probs > 0).long().cumsum(-1).argmax(-1, keepdim=True)
+        within = torch.minimum(choice, last)
+    choice = within
     return (order.gather(1, choice) if params.top_p < 1 else choice).squeeze(1)
 
 
