@@ -160,8 +160,9 @@ def test_sequences_of_each_method_are_those_it_handles():
     assert gpu_cost.sequences(replace(found["sgpo"], select_target=False), 1) == (12, 12, 8)
 
 
-def test_flops_of_a_forward_pass_are_those_that_torch_counts():
-    model = standin.build_model(small=True, num_hidden_layers=3, intermediate_size=160)
+@pytest.mark.parametrize("family", ["qwen2.5", "llama-3"])  # with a tied head, and without
+def test_flops_of_a_forward_pass_are_those_that_torch_counts(family):
+    model = standin.build_model(family, small=True, num_hidden_layers=3, intermediate_size=160)
     model.set_attn_implementation("eager")  # the counter knows no fused attention of a CPU
     shape = Shape.from_config(model.config.to_dict(), 32_768, 1e6)
     length = 96

@@ -16,6 +16,7 @@ import pytest
 import standin
 import standin_slurm
 
+from benchmarks import together
 from benchmarks.launch import planned_study, selected
 from benchmarks.profiles.checkpoints import CHECKPOINTS
 from benchmarks.suites import SUITES, local_file
@@ -159,6 +160,19 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         assert sgpo(["slurm", "--out", str(tmp_path / "s"), *options]) == 2
         assert expected in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+def test_the_plan_of_a_launch_is_there_while_it_runs(tmp_path, monkeypatch):
+    def interrupted(cells, results, timeout):
+        plan = json.loads((results / "study.json").read_text())
+        assert {c["run_id"] for c in plan["cells"]} == {c.run_id for c in study.cells()}
+        raise KeyboardInterrupt
+
+    study = planned_study("single_gpu", None)
+    monkeypatch.setattr(together, "run_together", interrupted)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(KeyboardInterrupt):
+        together.launch_together(study, study.cells()[:1], tmp_path, 1.0)
 
 
 def as_torchrun_starts_it(monkeypatch):
