@@ -74,6 +74,13 @@ def test_threads_are_put_back_after_an_error():
     assert torch.get_num_threads() == before
 
 
+def test_a_record_names_the_accelerator_that_was_used(tmp_path):
+    for name in (None, "NVIDIA H100"):
+        path = common.keep("case", {"device_name": name} if name else {}, tmp_path)
+        machine = json.loads(path.read_text())["environment"]["machine"]
+        assert machine.endswith(name or "no accelerator used")
+
+
 def test_table_aligns_columns():
     assert common.table([("a", "b"), ("long", "1.50")]) == "a        b\nlong  1.50"
 

@@ -90,9 +90,11 @@ def threads(count: int) -> Iterator[None]:
 
 
 def keep(case: str, result: dict[str, Any], directory: Path) -> Path:
-    """Write ``result`` with the machine it was measured on to ``directory/case.json``; the path."""
+    """Write ``result`` with the machine it was measured on to ``directory/case.json``; the path.
+    A ``device_name`` in the result is the accelerator that it was measured on."""
     path = directory / f"{case}.json"
-    write_json(path, {"case": case, "environment": environment(), **result})
+    place = environment(result.get("device_name"))
+    write_json(path, {"case": case, "environment": place, **result})
     return path
 
 

@@ -271,4 +271,4 @@ def _text(result: dict[str, Any]) -> str:
                 f"{rate / best:.0%}",
             )
         )
-    return table(lines)
+    return f"on {result.get('device_name', result['device'])}\n{table(lines)}"

@@ -180,4 +180,5 @@ def _text(result: dict[str, Any]) -> str:
         lines.append((*start, *(f"{row[key]['median']:.2f}" for key in COMPARED), *ratios))
     notes = ["~: the dense loss did not fit here; a line through smaller sizes stands for it"]
     notes += sorted({r["not_run"] for r in result["rows"] if "not_run" in r})
-    return "\n".join([table(lines), *notes])
+    where = result.get("device_name", f"the CPU, {result['threads']} threads")
+    return "\n".join([f"on {where}", table(lines), *notes])
