@@ -4,13 +4,15 @@ A reference study runs undisturbed. Then, a trial a moment: the same study is st
 killed at that moment, and continued by the same command to its end. Moments are stratified from
 the first run's opening to the end of the study (training, evaluation, grading and report alike;
 the seconds of imports before hold no state) and drawn from one seed. Only a kill of a study that
-was alive counts; where it had ended already, the trial is repeated with an earlier moment.
+was alive counts; where it had ended already (the machine has become faster), the trial is repeated
+at the same share of the time that the study took then.
 Every second trial kills the launching process only, so that its workers have to notice; the
 others kill the whole process group, as a power cut would.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -56,11 +58,11 @@ def run(count: int, say: Say, jobs: int = 1) -> tuple[dict[str, Any], bool]:
         rng = random.Random(SEED)
         trials = []
         for i in range(count):
-            moment = duration * (i + rng.random()) / count
-            trial = None
-            while trial is None:  # a run of the study may be faster than the first one was
+            share = (i + rng.random()) / count
+            trial: dict[str, Any] | float = duration
+            while isinstance(trial, float):
+                duration, moment = trial, trial * share
                 trial = _trial(copy_of(start, root / "trial"), moment, i % 2 == 0, expected, jobs)
-                moment *= 1 if trial else 0.9
             trials.append(trial)
             left = (time.monotonic() - began) / (i + 1) * (count - i - 1) / 60
             result = "same tables" if trial["same"] else trial["problem"]
@@ -85,14 +87,15 @@ def run(count: int, say: Say, jobs: int = 1) -> tuple[dict[str, Any], bool]:
 
 def _trial(
     out: Path, moment: float, only_launcher: bool, expected: dict[str, str], jobs: int
-) -> dict[str, Any] | None:
+) -> dict[str, Any] | float:
     """Start the study in ``out``, kill it ``moment`` seconds after its first run was opened,
-    continue it, compare; None if it had ended by then."""
+    continue it, compare; if it had ended by then, the seconds that it took."""
     with started_study(out, jobs) as process:
         _wait_for_first_run(out, process)
-        time.sleep(moment)
-        if process.poll() is not None:
-            return None
+        opened = time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+            return time.monotonic() - opened
         if only_launcher:
             os.kill(process.pid, signal.SIGKILL)
         else:
