@@ -161,19 +161,15 @@ def launch_study(study: Study, results: Path, options: argparse.Namespace) -> in
     """Run the asked-for cells, then the report; 0 when every cell finished, else 1. Under torchrun
     all ranks run the cells together, and `sgpo report` makes the report afterwards."""
     console, began = Console(), time.monotonic()
+    chosen = selected(study, results, options)
+    preflight.check(chosen, results)
     if launched_by_torchrun():
-        chosen = selected(study, results, options)
-        preflight.check(chosen, results)
         outcome, first = launch_together(study, chosen, results, options.rank_timeout)
         return conclude(outcome, console) if first else int(not outcome.ok)
+    for device in {cell.config.device for cell in chosen}:
+        select_device(device)  # a GPU that is not there is said once, not cell by cell
     with locked(results):
-        cells: list[Task] = [
-            *selected(study, results, options),
-            *selected_analyses(study, options),
-        ]
-        preflight.check([c for c in cells if isinstance(c, Cell)], results)
-        for device in {c.config.device for c in cells if isinstance(c, Cell)}:
-            select_device(device)  # a GPU that is not there is said once, not cell by cell
+        cells: list[Task] = [*chosen, *selected_analyses(study, options)]
         write_plan(study, results)
         with StudyProgress(cells, console) as progress:
             outcome = run_study(cells, results, options.jobs, progress)

@@ -59,6 +59,10 @@ def obstacles(left: Sequence[Cell], results: Path, hardware: Hardware) -> list[s
     return list(dict.fromkeys(found))
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def _on_gpu(config: RunConfig, hardware: Hardware) -> bool:
     return config.device == "cuda" or (config.device == "auto" and bool(hardware.gpus))
 
@@ -96,8 +100,8 @@ def _ranks(config: RunConfig, hardware: Hardware) -> list[str]:
     if hardware.ranks <= share:
         return []
     return [
-        f"{hardware.ranks} ranks: an update of {config.method} has {share} problems, at least one "
-        "for each rank is needed; start fewer ranks or raise train.problems_per_step"
+        f"{_count(hardware.ranks, 'rank')}: an update of {config.method} has {share} problems, at "
+        "least one for each rank is needed; start fewer ranks or raise train.problems_per_step"
     ]
 
 
@@ -114,7 +118,8 @@ def _memory(left: Sequence[Cell], hardware: Hardware) -> list[str]:
     found = []
     if hardware.local_ranks > len(hardware.gpus):
         found.append(
-            f"{hardware.local_ranks} ranks on this machine: it has {len(hardware.gpus)} GPUs; "
+            f"{_count(hardware.local_ranks, 'rank')} on this machine: it has "
+            f"{_count(len(hardware.gpus), 'GPU')}; "
             "lower torchrun --nproc-per-node"
         )
     gpu, worst = _gpu(hardware), {}
@@ -126,7 +131,7 @@ def _memory(left: Sequence[Cell], hardware: Hardware) -> list[str]:
         if peak > gpu.memory:
             found.append(
                 f"{model}: {config.method} needs about {peak / GIB:.0f} GiB on each of "
-                f"{hardware.ranks} GPUs, the smallest has {gpu.memory / GIB:.0f}; "
+                f"{_count(hardware.ranks, 'GPU')}, the smallest has {gpu.memory / GIB:.0f}; "
                 + _remedy(config, gpu, hardware.ranks)
             )
     return found
@@ -155,9 +160,10 @@ def _host_memory(left: Sequence[Cell], hardware: Hardware) -> list[str]:
         need = hardware.local_ranks * (size * shape_of(config).num_parameters + HOST_ROOM)
         if need > hardware.host_memory:
             found.append(
-                f"{config.model}: {hardware.local_ranks} ranks on this machine need about "
-                f"{need / GIB:.0f} GiB of main memory, it has {hardware.host_memory / GIB:.0f}; "
-                "start fewer ranks a machine, or use a smaller model"
+                f"{config.model}: {_count(hardware.local_ranks, 'rank')} on this machine: about "
+                f"{need / GIB:.0f} GiB of main memory are needed, it has "
+                f"{hardware.host_memory / GIB:.0f}; start fewer ranks a machine, or use a "
+                "smaller model"
             )
     return found
 
