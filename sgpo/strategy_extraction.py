@@ -108,9 +108,12 @@ async def extract(
     outcomes: dict[str, Outcome] = {}
     waiting = iter(problems)
     failures: list[str] = []
+    down: list[EndpointDown] = []
 
     async def worker() -> None:
         for problem in waiting:  # shared: every worker takes the next one
+            if down:
+                return
             if settings.budget is not None and _spent(proposer, scorer) >= settings.budget:
                 return  # requests under way are paid for, so the other workers finish theirs
             try:
@@ -121,22 +124,27 @@ async def extract(
             except RequestFailed as error:
                 failures.append(str(error))
                 if len(failures) >= FAILURES_IN_A_ROW:
-                    raise EndpointDown(
-                        f"{error}; {len(failures)} problems failed in a row: repeat the command "
-                        "when the endpoint answers again, finished replies are kept"
-                    ) from error
+                    down.append(
+                        EndpointDown(
+                            f"{error}; {len(failures)} problems failed in a row: repeat the "
+                            "command when the endpoint answers again, finished replies are kept"
+                        )
+                    )
+                    return
                 outcome = Outcome(problem.id, None, str(error), final=False)
+            except EndpointDown as error:
+                down.append(error)
+                return  # replies under way are paid for: the other workers wait for theirs
             outcomes[problem.id] = outcome
             if progress:
                 progress(len(outcomes), len(problems))
 
     count = max(1, min(proposer.settings.concurrency, len(problems)))
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(count):
-                group.create_task(worker())
-    except* EndpointDown as errors:
-        raise errors.exceptions[0] from None
+    async with asyncio.TaskGroup() as group:
+        for _ in range(count):
+            group.create_task(worker())
+    if down:
+        raise down[0]
     if len(outcomes) < len(problems):
         raise OutOfBudget(
             f"--budget {settings.budget}: {_spent(proposer, scorer):.2f} is spent on "
