@@ -66,7 +66,8 @@ def build(study: Study, out_dir: Path) -> list[Path]:
         axis.set_xlabel("base model, average accuracy, %")
         axis.set_ylabel("gain of SGPO over base, points")
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axis.legend(loc="best")
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(loc="best")
     return style.save(figure, out_dir / "figures" / NAME)
 
 
