@@ -69,8 +69,8 @@ def _rounds(
     missing = {}
     for _ in range(repeats):
         for name in names:
-            if name == "liger" and importlib.util.find_spec("liger_kernel") is None:
-                missing[name] = NO_LIGER
+            if name == "liger" and (reason := _no_liger(shape, device)):
+                missing[name] = reason
                 continue
             found[name].append(_measure(loss, name, shape, device))
             seen = found[name][-1]
@@ -87,6 +87,15 @@ def _rounds(
             rows.append(row | {"workspace_gib": spread(beyond)})
     _same_gradients([r for r in rows if "not_run" not in r])
     return rows
+
+
+def _no_liger(shape: Shape, device: str) -> str | None:
+    """Why Liger's loss is not run, or None."""
+    if importlib.util.find_spec("liger_kernel") is None:
+        return NO_LIGER
+    if device == "cpu" and shape.tokens > LONG:
+        return f"Liger's loss is left out above {LONG} tokens on a CPU: minutes for the same ratio"
+    return None
 
 
 def _measure(loss: str, name: str, shape: Shape, device: str) -> dict[str, float]:
