@@ -94,7 +94,7 @@ def _no_liger(shape: Shape, device: str) -> str | None:
     if importlib.util.find_spec("liger_kernel") is None:
         return NO_LIGER
     if device == "cpu" and shape.tokens > LONG:
-        return f"Liger's loss is left out above {LONG} tokens on a CPU: minutes for the same ratio"
+        return f"Liger's loss is left out above {LONG} tokens on a CPU, where it takes minutes"
     return None
 
 
