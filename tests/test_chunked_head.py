@@ -233,6 +233,21 @@ def test_the_chunk_follows_the_vocabulary_and_a_small_one_goes_whole(monkeypatch
     assert sizes(2, 5000) == [1, 1]
 
 
+def test_no_result_of_a_chunk_outlives_it():
+    """Small tensors kept between large ones pin the heap: the process grows with every chunk."""
+    head, student, *_ = inputs(64)
+    kept = []
+
+    def note(logits):
+        assert not any(piece() is not None for piece in kept)
+        result = logits.sum(-1)
+        kept.append(weakref.ref(result))
+        return (result,)
+
+    (values,) = per_token(note, head, student[0, :-1], chunk_size=5)
+    assert len(kept) == 7 + 1 and len(values) == 32
+
+
 def test_one_chunk_is_plain_autograd_to_the_bit():
     """What keeps the mini study's stored results: its micro-batches are one chunk each."""
     for direction in ("forward", "reverse"):

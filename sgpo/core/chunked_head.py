@@ -63,11 +63,9 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx, function, gradient, size, weight, hidden, *others):
         ctx.gradient, ctx.size = gradient or _by_autograd(function), size
         ctx.save_for_backward(weight, hidden, *others)
-        parts = [
-            function(_logits(chunk, weight), *rest)
-            for chunk, *rest in _split(size, hidden, *others)
-        ]
-        results = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+        results: list[torch.Tensor] = []
+        for i, (chunk, *rest) in enumerate(_split(size, hidden, *others)):
+            _place(results, function(_logits(chunk, weight), *rest), i * size, len(hidden))
         with torch.enable_grad():  # which results carry a gradient: seen on one token
             one = _logits(hidden[:1], weight).requires_grad_()
             probed = function(one, *(t[:1] for t in others))
@@ -99,6 +97,18 @@ class _Chunked(torch.autograd.Function):
             grad_hidden if to_hidden else None,
             *(None for _ in others),
         )
+
+
+def _place(
+    results: list[torch.Tensor], values: tuple[torch.Tensor, ...], start: int, total: int
+) -> None:
+    """Copies ``values`` [n] to ``results`` [total] from ``start`` on; the first ones make those.
+    Kept as they are until the last chunk, they would pin the heap between the large tensors, and
+    the process would grow with every chunk."""
+    if not results:
+        results += [value.new_empty(total) for value in values]
+    for result, value in zip(results, values, strict=True):
+        result[start : start + len(value)] = value
 
 
 def _by_autograd(function: PerToken) -> Gradient:
