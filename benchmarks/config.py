@@ -22,7 +22,7 @@ from sgpo.core.config import (
 )
 from sgpo.core.files import sha256_of
 from sgpo.core.runlog import package_versions
-from sgpo.core.vllm_settings import VLLMSettings
+from sgpo.core.vllm_settings import VLLMSettings, addressed_settings
 
 _USER_METHOD = "sgpo_user_method_"  # modules of method files
 SUITE_VERSION = 1  # raised when a change makes scores incomparable with older ones
@@ -83,7 +83,7 @@ class RunConfig:
     passes and of sampling; weights, gradient sums and the optimiser stay float32.
     ``checkpoint``: the base model, a name on the hub or a local directory, with its hub
     ``revision``; None for a model of the mini world. ``vllm``: set-up of the engine where
-    ``sampler`` is ``vllm``.
+    ``sampler`` is ``vllm``, most of it outside the run's address (``VLLMSettings``).
     """
 
     profile: str
@@ -106,6 +106,14 @@ class RunConfig:
     vllm: VLLMSettings = added(VLLMSettings())
 
 
+def addressed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's config, as JSON types, is part of its address: all but settings of the engine
+    that change no result. After a stall or with too little memory a run continues with others."""
+    kept = {key: value for key, value in config.items() if key != "vllm"}
+    engine = addressed_settings(config.get("vllm", {}))
+    return kept | ({"vllm": engine} if engine else {})
+
+
 @dataclass(frozen=True)
 class Cell:
     """A run in the grid: its config and the run that leaves the weights it starts from."""
@@ -115,14 +123,14 @@ class Cell:
 
     @cached_property
     def hash(self) -> str:
-        """Content address: config, the parent's address, the source of a user's method and the
-        package versions that decide numbers. Anything else that changes a number raises
-        ``SUITE_VERSION``."""
+        """Content address: ``addressed`` config, the parent's address, the source of a user's
+        method and the package versions that decide numbers. Anything else that changes a number
+        raises ``SUITE_VERSION``."""
         source = user_method_file(self.config.settings)
         return config_hash(
             {
                 "method_source": sha256_of(source) if source else None,
-                "config": to_dict(self.config),
+                "config": addressed(to_dict(self.config)),
                 "parent": self.parent.hash if self.parent else None,
                 "packages": package_versions(),
                 "suite_version": SUITE_VERSION,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.config import addressed
 from benchmarks.store import Benchmark, Cell, Run, StudyError, read_object
 from sgpo.core.config import config_hash
 from sgpo.core.files import sha256_of
@@ -25,7 +26,7 @@ def stored_hash(run_dir: Path, result: Mapping[str, Any]) -> str:
     return config_hash(
         {
             "method_source": sha256_of(source) if source.exists() else None,
-            "config": {key: value for key, value in config.items() if key not in ADDED},
+            "config": addressed({k: value for k, value in config.items() if k not in ADDED}),
             "parent": parent.rpartition("-")[2] if parent else None,
             "packages": read_object(run_dir / "environment.json").get("packages"),
             "suite_version": result.get("suite_version"),

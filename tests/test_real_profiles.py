@@ -12,16 +12,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, Qwen2Config
 
 from benchmarks import gpu_cost
+from benchmarks.config import SUITE_VERSION, Cell
 from benchmarks.gpu_cost import GIB
 from benchmarks.launch import planned_study
 from benchmarks.profiles import paper, single_gpu
 from benchmarks.profiles.checkpoints import CHECKPOINTS, Shape
 from benchmarks.progress import expected_cost
+from benchmarks.run_checks import stored_hash
 from sgpo.cli import main as sgpo
 from sgpo.core import chunked_head
 from sgpo.core.config import to_dict
 from sgpo.core.context import context_length, read_config
+from sgpo.core.files import write_json
 from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.runlog import package_versions
+from sgpo.core.vllm_settings import VLLMSettings
 
 STUDY = {name: planned_study(name, None) for name in ("paper", "single_gpu")}
 CELLS = {(name, c.config.model, c.config.method): c for name in STUDY for c in STUDY[name].cells()}
@@ -260,6 +265,50 @@ def test_dry_run_prints_every_cell_and_every_assumption_and_touches_nothing(
     assert "21 of 21 cells to run" in out
     assert all(assumption in out for assumption in gpu_cost.ASSUMPTIONS)
     assert not list(tmp_path.iterdir())
+
+
+REMEDIES = (
+    "vllm.stall_seconds=7200", "vllm.gpu_memory_utilization=0.3", "vllm.max_num_seqs=64",
+    "vllm.sleep=false", "vllm.enforce_eager=true", "vllm.probe_tolerance=0.1",
+    "vllm.server=http://localhost:8000", "vllm.sync_dir=there",
+)  # fmt: skip
+
+
+def cells_with(*overrides):
+    study = planned_study("single_gpu", None, overrides=overrides)
+    return {(c.config.model, c.config.method): c for c in study.cells()}
+
+
+@pytest.mark.parametrize("remedy", [*REMEDIES, None])
+def test_a_remedy_keeps_the_runs_and_their_resume_states(remedy):
+    plain = cells_with()
+    for key, cell in cells_with(*([remedy] if remedy else REMEDIES)).items():
+        assert cell.run_id == plain[key].run_id
+        assert to_dict(cell.config)["vllm"] != to_dict(plain[key].config)["vllm"]  # recorded
+
+
+@pytest.mark.parametrize("setting", ["vllm.dtype=float32", "vllm.max_model_len=32767"])
+def test_engine_settings_that_change_results_make_other_runs(setting):
+    plain = cells_with()
+    for key, cell in cells_with(setting).items():
+        assert cell.hash != plain[key].hash
+
+
+def test_an_engine_at_its_defaults_is_no_part_of_the_address_whatever_else_it_was_given():
+    config = replace(CELLS["single_gpu", "qwen2.5-1.5b", "base"].config, vllm=VLLMSettings())
+    other = replace(config, vllm=VLLMSettings(stall_seconds=60.0))
+    assert "vllm" not in to_dict(config) and to_dict(other)["vllm"]["stall_seconds"] == 60
+    assert Cell(config).hash == Cell(other).hash
+
+
+@pytest.mark.parametrize("vllm", [{}, {"stall_seconds": 60.0}, {"max_model_len": 100}])
+def test_the_address_of_stored_settings_is_that_of_the_planned_ones(tmp_path, vllm):
+    """What a run leaves on disk, another remedy later, gives the hash it was planned with."""
+    config = replace(CELLS["single_gpu", "qwen2.5-1.5b", "base"].config, vllm=VLLMSettings(**vllm))
+    write_json(tmp_path / "environment.json", {"packages": package_versions()})
+    for stored in (config, replace(config, vllm=replace(config.vllm, enforce_eager=True))):
+        write_json(tmp_path / "config.json", {"run_id": "r", "parent": None} | to_dict(stored))
+        assert stored_hash(tmp_path, {"suite_version": SUITE_VERSION}) == Cell(config).hash
 
 
 def test_a_checkpoint_of_unknown_shape_is_refused_by_name(capsys):

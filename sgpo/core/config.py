@@ -18,12 +18,25 @@ from typing import Any, TypeVar
 
 ConfigT = TypeVar("ConfigT")
 _ADDED = "omitted at its default"
+_OPERATIONAL = "changes no result"
 
 
 def added(default: Any) -> Any:
     """A dataclass field that ``to_dict`` leaves out while it holds ``default``: a new setting then
     does not change the address of the runs that do not use it."""
     return dataclasses.field(default=default, metadata={_ADDED: True})
+
+
+def operational(default: Any) -> Any:
+    """A dataclass field that says how a run is carried out and changes no result beyond rounding:
+    ``to_dict`` keeps it, ``without_operational`` leaves it out of the run's address."""
+    return dataclasses.field(default=default, metadata={_OPERATIONAL: True})
+
+
+def without_operational(stored: dict[str, Any], kind: type) -> dict[str, Any]:
+    """What is left of ``stored``, a dataclass ``kind`` as ``to_dict`` gave it."""
+    dropped = {f.name for f in dataclasses.fields(kind) if f.metadata.get(_OPERATIONAL)}
+    return {name: value for name, value in stored.items() if name not in dropped}
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,8 @@ class TrainConfig:
         learning_rate: peak rate of AdamW; constant after ``warmup_share`` of the steps.
         grad_clip: maximal gradient norm.
         micro_batch_tokens: padded tokens in one forward pass; changes memory, not results.
-        checkpoint_every: steps between resume states.
+        checkpoint_every: steps between resume states; changes no result, but stays part of a
+            run's address, because the runs that are published have it there.
         collapse_patience: consecutive steps of reward 0 with entropy below
             ``collapse_entropy`` nats after which a run is stopped and marked diverged.
         activation_checkpointing: recompute activations in the backward pass; saves memory,

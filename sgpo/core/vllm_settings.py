@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from sgpo.core.config import require_positive
+from sgpo.core.config import operational, require_positive, to_dict, without_operational
 
 # Allowed mean |difference| in nats between the engine's and the trainer's log-probabilities of
 # the probe's tokens. Measured on random models: 1e-5 in float32, 6e-3 in bfloat16; stale or
@@ -19,7 +19,8 @@ EngineDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class VLLMSettings:
-    """Where the engine runs and what it may use.
+    """Where the engine runs and what it may use. All but ``dtype`` and ``max_model_len`` may change
+    between two attempts at one run: its address does not hold them.
 
     Args:
         dtype: of the engine's weights and cache; ``auto``: bfloat16 on a GPU, float32 on a CPU,
@@ -42,14 +43,14 @@ class VLLMSettings:
 
     dtype: EngineDtype = "auto"
     max_model_len: int | None = None
-    max_num_seqs: int = 256
-    gpu_memory_utilization: float = 0.35
-    sleep: bool = True
-    enforce_eager: bool = False
-    stall_seconds: float = 1800.0
-    probe_tolerance: float | None = None
-    server: str | None = None
-    sync_dir: str | None = None
+    max_num_seqs: int = operational(256)
+    gpu_memory_utilization: float = operational(0.35)
+    sleep: bool = operational(True)
+    enforce_eager: bool = operational(False)
+    stall_seconds: float = operational(1800.0)
+    probe_tolerance: float | None = operational(None)
+    server: str | None = operational(None)
+    sync_dir: str | None = operational(None)
 
     def __post_init__(self) -> None:
         require_positive(self, "max_num_seqs gpu_memory_utilization stall_seconds")
@@ -63,3 +64,11 @@ class VLLMSettings:
             )
         if self.server is not None and not self.server.startswith(("http://", "https://")):
             raise ValueError(f"server={self.server!r}: must be a URL such as http://localhost:8000")
+
+
+def addressed_settings(stored: dict[str, Any]) -> dict[str, Any]:
+    """The part of ``to_dict`` of VLLMSettings that changes results; empty at its defaults, as
+    ``to_dict`` of a run's config leaves settings out that are all at theirs."""
+    kept = without_operational(stored, VLLMSettings)
+    plain = without_operational(to_dict(VLLMSettings()), VLLMSettings)
+    return {} if kept == plain else kept
