@@ -5,6 +5,7 @@ The hours are those of ``benchmarks.gpu_cost``'s assumptions, which are printed 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,6 +80,27 @@ def _totals(cells: Sequence[Cell], left: Sequence[Cell]) -> str:
         f"{space.download / GB:.0f} GB downloaded, {space.kept / GB:.0f} GB kept, "
         f"{space.training / GB:.0f} GB more while a cell trains"
     )
+
+
+def disk_left(left: Sequence[Cell], results: Path) -> gpu_cost.Disk:
+    """``needed_disk`` less what earlier attempts of the cells have left in their directories: a
+    run that is continued fills what it has, and one with its last weights trains no more."""
+    runs = {cell: results / "runs" / cell.run_id for cell in left}
+    to_train = [cell for cell, run in runs.items() if not (run / "model").is_dir()]
+    needed, states = needed_disk(left), needed_disk(to_train).training
+    written = sum(_size(run / "checkpoints") for run in runs.values())
+    kept = sum(_size(run / name) for run in runs.values() for name in ("model", "samples"))
+    return gpu_cost.Disk(needed.download, max(0.0, states - written), max(0.0, needed.kept - kept))
+
+
+def _size(directory: Path) -> int:
+    """Bytes of all files below ``directory``; one that another process removes meanwhile has
+    none."""
+    total = 0
+    for file in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def needed_disk(left: Sequence[Cell]) -> gpu_cost.Disk:

@@ -15,7 +15,7 @@ from benchmarks import gpu_cost
 from benchmarks import preflight_inputs as inputs
 from benchmarks.config import Cell, RunConfig
 from benchmarks.gpu_cost import GIB, Gpu
-from benchmarks.gpu_plan import GB, needed_disk, shape_of
+from benchmarks.gpu_plan import GB, disk_left, needed_disk, shape_of
 from benchmarks.hardware import Hardware, this_machine
 from benchmarks.profiles.checkpoints import Shape
 from benchmarks.tasks import is_done
@@ -169,15 +169,16 @@ def _host_memory(left: Sequence[Cell], hardware: Hardware) -> list[str]:
 
 
 def _disk(left: Sequence[Cell], results: Path, hardware: Hardware) -> list[str]:
-    """Room for what the runs keep and what one of them needs while it trains."""
-    space = needed_disk([c for c in left if not _in_cache(c.config)])
-    kept = needed_disk(left)
-    need = space.download + kept.training + kept.kept
+    """Room for what the runs keep and what one of them needs while it trains, beside what is
+    there."""
+    download = needed_disk([c for c in left if not _in_cache(c.config)]).download
+    space = disk_left(left, results)
+    need = download + space.training + space.kept
     if need <= hardware.disk_free:
         return []
     return [
-        f"disk: the runs need about {need / GB:.0f} GB (weights {kept.kept / GB:.0f}, resume "
-        f"states {kept.training / GB:.0f}, downloads {space.download / GB:.0f}), "
+        f"disk: the runs need about {need / GB:.0f} GB more (weights {space.kept / GB:.0f}, "
+        f"resume states {space.training / GB:.0f}, downloads {download / GB:.0f}), "
         f"{hardware.disk_free / GB:.0f} are free at {results}; free some, choose another --out, or "
         "run fewer cells at a time with --models and --methods"
     ]

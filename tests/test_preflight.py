@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import standin
 
-from benchmarks import policies, preflight, preflight_inputs, prompt_room
+from benchmarks import gpu_cost, policies, preflight, preflight_inputs, prompt_room
 from benchmarks.config import Cell
 from benchmarks.gpu_cost import GIB
 from benchmarks.hardware import Hardware, this_machine
 from benchmarks.launch import planned_study
 from benchmarks.policies import load_tokenizer
 from benchmarks.prepared import data_source, prepared_problems, write_problems
+from benchmarks.profiles.checkpoints import CHECKPOINTS
 from sgpo.cli import main as sgpo
 from sgpo.core.config import apply_overrides
 from sgpo.core.prompts import PROMPT_SPECS
@@ -96,7 +97,11 @@ def test_four_nodes_run_every_cell_of_paper_and_one_gpu_does_not(tmp_path, prepa
         (dict(ranks=4, local_ranks=4), (), "4 ranks on this machine: it has 1 GPU; "),
         (dict(ranks=32), (), "32 ranks: an update of sgpo has 16 problems"),
         (dict(host_memory=4 * GIB), (), "1 rank on this machine: about 7 GiB of main memory are"),
-        (dict(disk_free=50e9), (), "disk: the runs need about 65 GB (weights 6, resume states 56"),
+        (
+            dict(disk_free=50e9),
+            (),
+            "disk: the runs need about 65 GB more (weights 6, resume states",
+        ),
         (dict(vllm=False), (), "sampler=vllm: vLLM is not installed; run `bash reproduce.sh setup"),
         (
             dict(),
@@ -124,6 +129,41 @@ def test_each_obstacle_is_one_clear_line(tmp_path, prepared, change, settings, e
     lines = found(tmp_path, prepared, *settings, hardware=replace(ENOUGH, **change))
     assert len(lines) == 1, lines
     assert expected in lines[0] and "\n" not in lines[0]
+
+
+def sparse(path: Path, size: float) -> None:
+    """A file of that many bytes that takes no room."""
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        file.truncate(int(size))
+
+
+def test_a_run_that_was_interrupted_asks_for_no_more_than_it_lacks(tmp_path, prepared, monkeypatch):
+    monkeypatch.setattr(preflight, "_in_cache", lambda config: True)
+    config = CONFIG["single_gpu", "qwen2.5-1.5b", "sgpo"]
+    weights = 1_543_714_304  # three resume states of 12 bytes each, then 4 are kept
+    config = replace(config, data=replace(config.data, source=prepared))
+    cells = [Cell(config), Cell(replace(config, seed=1))]
+    runs = [tmp_path / "results" / "runs" / cell.run_id for cell in cells]
+
+    def lacks(gigabytes: float) -> None:
+        for free, count in ((gigabytes + 1, 0), (gigabytes - 1, 1)):
+            here = replace(ENOUGH, disk_free=free * 1e9)
+            assert len(preflight.obstacles(cells, tmp_path / "results", here)) == count
+
+    kept = gpu_cost.disk(CHECKPOINTS["qwen2.5-1.5b"].shape, config).kept / 1e9
+    samples, states = kept - 4 * weights / 1e9, 12 * weights / 1e9
+    lacks(2 * kept + 3 * states)
+    sparse(runs[0] / "checkpoints" / "step-20" / "model.safetensors", 24 * weights)
+    lacks(2 * kept + states)
+    sparse(runs[1] / "checkpoints" / "step-20" / "model.safetensors", 24 * weights)
+    lacks(2 * kept)  # states of one never make room for the weights of both
+    (runs[0] / "checkpoints").rename(tmp_path / "gone")
+    sparse(runs[0] / "model" / "model.safetensors", 4 * weights)
+    lacks(kept + samples + states)
+    (runs[1] / "checkpoints").rename(tmp_path / "gone too")
+    sparse(runs[1] / "model" / "model.safetensors", 4 * weights)
+    lacks(2 * samples)  # both are trained
 
 
 def test_a_server_of_vllm_needs_neither_the_package_nor_room(tmp_path, prepared):
