@@ -42,9 +42,11 @@ def planned_study(
     method_file: Path | None = None,
     overrides: Sequence[str] = (),
     variants: bool = False,
+    models: Sequence[str] | None = None,
 ) -> Study:
     """The profile's study with the user's method, the overrides, and with ``variants`` SGPO's
-    variants and the experiments past the paper in it."""
+    variants and the experiments past the paper in it. ``models``: those that the user asked for,
+    None for all; the study still plans all."""
     module = profile_module(profile)
     study = module.study(num_seeds) if num_seeds else module.study()
     if variants:
@@ -52,7 +54,7 @@ def planned_study(
     if method_file:
         study = replace(study, methods=(*study.methods, user_method(study, method_file)))
     if overrides:
-        study = overridden(study, overrides)
+        study = overridden(study, overrides, models)
     if variants:
         study = module.extended(study)
     return study

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.config import MethodEntry, RunConfig, Study
+from benchmarks.profiles.checkpoints import CHECKPOINTS
 from sgpo.core.config import apply_overrides, dotted_names
+from sgpo.core.context import read_config
 
 _IDENTITY = {
     "profile": "--profile",
@@ -16,6 +18,8 @@ _IDENTITY = {
     "seed": "--seeds",
     "init": "another method",
 }
+# Weights are those of one model: under another one's name and prompt they would be a wrong row.
+_OF_ONE_MODEL = ("checkpoint", "revision")
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -26,10 +30,19 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise ValueError(f"override {item!r}: {key} is not an override, use {_IDENTITY[key]}")
 
 
-def overridden(study: Study, overrides: Sequence[str]) -> Study:
-    """Every override in every method that has its key; ValueError if none has."""
+def overridden(
+    study: Study, overrides: Sequence[str], models: Sequence[str] | None = None
+) -> Study:
+    """Every override in every method that has its key, another checkpoint in the one of the
+    selected ``models`` (None: all) alone.
+
+    Raises:
+        ValueError: no method has the key, a wrong value, another checkpoint for more than one
+            model, or one of another family.
+    """
     check_overrides(overrides)
-    model = study.models[0][0]
+    only = _only_model(study, overrides, models)
+    model = only or study.models[0][0]
     allowed: dict[str, list[str]] = {}
     for entry in study.methods:
         plain = entry.config(model, study.seeds[0])
@@ -43,12 +56,60 @@ def overridden(study: Study, overrides: Sequence[str]) -> Study:
 
     def changed_entry(entry: MethodEntry) -> MethodEntry:
         def config(model: str, seed: int) -> RunConfig:
-            return apply_overrides(entry.config(model, seed), allowed[entry.key])
+            plain, mine = entry.config(model, seed), allowed[entry.key]
+            if only not in (None, model):
+                mine = [o for o in mine if o.partition("=")[0] not in _OF_ONE_MODEL]
+            return _unpinned(plain, apply_overrides(plain, mine), mine)
 
         return replace(entry, config=config)
 
     changed = replace(study, methods=tuple(map(changed_entry, study.methods)))
+    if only is not None:
+        _check_family(study, changed.methods[0].config(only, study.seeds[0]))
     return replace(changed, benchmarks=_limited(changed), models=_relabelled(study, changed))
+
+
+def _only_model(study: Study, overrides: Sequence[str], models: Sequence[str] | None) -> str | None:
+    """The model that another checkpoint is for; None where no override asks for one."""
+    wanted = [o for o in overrides if o.partition("=")[0] in _OF_ONE_MODEL]
+    if not wanted:
+        return None
+    known = [key for key, _, _ in study.models]
+    chosen = list(dict.fromkeys(known if models is None else models))
+    if len(chosen) != 1 or chosen[0] not in known:
+        raise ValueError(
+            f"override {wanted[0]!r}: weights are those of one model; say in whose place with "
+            f"--models and one of {', '.join(known)}"
+        )
+    return chosen[0]
+
+
+def _unpinned(plain: RunConfig, changed: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """``changed`` without the revision of the checkpoint that an override has replaced."""
+    given = any(o.partition("=")[0] == "revision" for o in overrides)
+    if given or changed.checkpoint == plain.checkpoint:
+        return changed
+    return replace(changed, revision=None)
+
+
+def _check_family(study: Study, config: RunConfig) -> None:
+    """ValueError if the checkpoint is of another family than the model in whose place it stands.
+    Of an unknown name on the hub nothing can be said before the download."""
+    family = next(f for key, _, f in study.models if key == config.model)
+    if config.checkpoint is None:
+        raise ValueError("checkpoint=none: must be a directory or a name on the hub")
+    directory = Path(config.checkpoint).expanduser()
+    if directory.is_dir():
+        kind = read_config(directory).get("model_type")
+    else:
+        families = {c.name: c.family for c in CHECKPOINTS.values()}
+        kind = families.get(config.checkpoint, family)
+    if kind != family:
+        raise ValueError(
+            f"checkpoint={config.checkpoint}: model_type={kind!r}, {config.model} is of the family "
+            f"{family!r} and prompted as such; put it in the place of a model of its own family "
+            "with --models"
+        )
 
 
 def _relabelled(study: Study, changed: Study) -> tuple[tuple[str, str, str], ...]:

@@ -28,7 +28,14 @@ def train_one(options: argparse.Namespace, results: Path) -> int:
     """Train and evaluate one method on one model, with its warm-up if that is missing."""
     path = Path(options.method) if options.method.endswith(".py") else None
     shared = [o for o in options.overrides if o.partition("=")[0] in _SHARED]
-    study = planned_study(options.profile, options.seed + 1, path, shared, variants=True)
+    study = planned_study(
+        options.profile,
+        options.seed + 1,
+        path,
+        shared,
+        variants=True,
+        models=[options.model],
+    )
     entry = study.entry(path.stem if path else options.method)
     models = [key for key, _, _ in study.models + study.extra_models]
     if options.model not in models:

@@ -56,6 +56,7 @@ def write_scripts(options: argparse.Namespace) -> int:
         None,
         options.overrides,
         variants=wants_variants(options, results),
+        models=options.models,
     )
     cells = selected(study, results, options)
     if cells[0].config.checkpoint is None:

@@ -313,5 +313,67 @@ def test_the_address_of_stored_settings_is_that_of_the_planned_ones(tmp_path, vl
 
 def test_a_checkpoint_of_unknown_shape_is_refused_by_name(capsys):
     arguments = ["study", "--profile", "single_gpu", "--dry-run", "--set", "checkpoint=some/model"]
-    assert sgpo(arguments) == 2
+    assert sgpo([*arguments, "--models", "qwen2.5-0.5b"]) == 2
     assert "checkpoint 'some/model': no such directory" in capsys.readouterr().err
+
+
+SMALLER = CHECKPOINTS["qwen2.5-0.5b"]
+
+
+def test_another_checkpoint_stands_in_the_place_of_the_selected_model_alone(tmp_path):
+    path = standin.write_checkpoint(tmp_path / "mine", small=True)
+    overrides = [f"checkpoint={path}", "train.num_steps=3"]
+    plain = planned_study("single_gpu", None, overrides=overrides[1:])
+    study = planned_study("single_gpu", None, overrides=overrides, models=[SMALLER.key])
+    before = {(c.config.model, c.config.method): c for c in plain.cells()}
+    for cell in study.cells():
+        model, old = cell.config.model, before[cell.config.model, cell.config.method]
+        if model == SMALLER.key:
+            expected = replace(old.config, checkpoint=str(path), revision=None)
+            assert cell.config == expected and cell.hash != old.hash
+        else:
+            assert cell.config == old.config and cell.run_id == old.run_id
+    labels = {key: label for key, label, _ in study.models}
+    assert labels == {
+        SMALLER.key: f"mine in place of {SMALLER.label}",
+        "qwen2.5-1.5b": CHECKPOINTS["qwen2.5-1.5b"].label,
+    }
+
+
+def base_with(*overrides):
+    study = planned_study("single_gpu", None, overrides=overrides, models=[SMALLER.key])
+    config = study.entry("base").config(SMALLER.key, 0)
+    return config.checkpoint, config.revision
+
+
+def test_a_revision_belongs_to_the_name_that_it_was_given_for():
+    other = CHECKPOINTS["qwen2.5-1.5b"].name
+    assert base_with(f"checkpoint={other}") == (other, None)
+    assert base_with(f"checkpoint={other}", "revision=main") == (other, "main")
+    assert base_with("revision=main", f"checkpoint={other}") == (other, "main")
+    assert base_with(f"checkpoint={SMALLER.name}") == (SMALLER.name, SMALLER.revision)
+
+
+@pytest.mark.parametrize("models", [None, [], ["qwen2.5-0.5b", "qwen2.5-1.5b"], ["absent"]])
+@pytest.mark.parametrize("item", ["checkpoint=some/model", "revision=main"])
+def test_another_checkpoint_for_several_models_is_refused(models, item):
+    with pytest.raises(ValueError) as caught:
+        planned_study("single_gpu", None, overrides=[item], models=models)
+    assert str(caught.value) == (
+        f"override {item!r}: weights are those of one model; say in whose place with --models and "
+        "one of qwen2.5-0.5b, qwen2.5-1.5b"
+    )
+
+
+def test_weights_of_another_family_are_refused(tmp_path, capsys):
+    path = standin.write_checkpoint(tmp_path / "llama", "llama-3", small=True)
+    assert sgpo(
+        ["study", "--profile", "single_gpu", "--dry-run", "--models", SMALLER.key, "--set",
+         f"checkpoint={path}"]
+    ) == 2  # fmt: skip
+    assert "model_type='llama', qwen2.5-0.5b is of the family 'qwen2'" in capsys.readouterr().err
+    train = ["train", "--profile", "single_gpu", "--model", SMALLER.key, "--method", "sgpo"]
+    assert sgpo([*train, "--set", f"checkpoint={CHECKPOINTS['llama-3.1-8b'].name}"]) == 2
+    assert "model_type='llama', qwen2.5-0.5b is of the family 'qwen2'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="checkpoint=none: must be a directory or a name"):
+        base_with("checkpoint=none")

@@ -41,7 +41,14 @@ def commands(script: str) -> list[list[str]]:
 def cells_of(words: list[str]):
     """What ``sgpo study`` would run, as the study itself picks it."""
     options = _parser().parse_args(words)
-    study = planned_study(options.profile, options.seeds, None, options.overrides, options.all)
+    study = planned_study(
+        options.profile,
+        options.seeds,
+        None,
+        options.overrides,
+        options.all,
+        options.models,
+    )
     return selected(study, options.out, options)
 
 

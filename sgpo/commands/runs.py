@@ -94,6 +94,7 @@ def _study(options: argparse.Namespace) -> int:
         options.method_file,
         options.overrides,
         variants=wants_variants(options, results),
+        models=options.models,
     )
     options.jobs = options.jobs or default_jobs(study)
     if options.dry_run:
