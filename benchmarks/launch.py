@@ -27,7 +27,7 @@ from benchmarks.store import SGPO_VARIANTS, read_object
 from benchmarks.study import Outcome, run_study, write_plan
 from benchmarks.tables.ablations import VARIANT_ARTEFACTS
 from benchmarks.tasks import Task, is_done
-from benchmarks.together import launch_together
+from benchmarks.together import run_together
 from sgpo.core.device import select_device
 from sgpo.core.files import write_text
 from sgpo.core.ranks import launched_by_torchrun
@@ -166,7 +166,7 @@ def launch_study(study: Study, results: Path, options: argparse.Namespace) -> in
     chosen = selected(study, results, options)
     preflight.check(chosen, results)
     if launched_by_torchrun():
-        outcome, first = launch_together(study, chosen, results, options.rank_timeout)
+        outcome, first = run_together(chosen, results, options.rank_timeout, study)
         return conclude(outcome, console) if first else int(not outcome.ok)
     for device in {cell.config.device for cell in chosen}:
         select_device(device)  # a GPU that is not there is said once, not cell by cell

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.locks import locked
 from benchmarks.store import StudyError, read_object
 from sgpo.core.config import canonical_json
 from sgpo.core.files import sha256_of, write_bytes, write_json
@@ -28,11 +29,13 @@ def publish(results: Path) -> int:
 
     Raises:
         store.StudyError: no study, or a file that is neither as its run left it nor as published.
+        ValueError: another process writes to the study.
     """
     if not (results / "study.json").exists():
         raise StudyError(f"{results}: holds no study (study.json is absent)")
-    runs = [p.parent for p in sorted(results.glob("**/runs/*/result.json"))]
-    return sum(_publish_run(run) for run in runs)
+    with locked(results):
+        runs = [p.parent for p in sorted(results.glob("**/runs/*/result.json"))]
+        return sum(_publish_run(run) for run in runs)
 
 
 def _publish_run(run: Path) -> int:
@@ -46,13 +49,16 @@ def _publish_run(run: Path) -> int:
         found = sha256_of(path)
         if found not in (sums[name], before.get(name)):
             raise StudyError(f"{path}: was changed after the run; sgpo audit says more")
+        if name in before and found == sums[name]:
+            continue  # as published; to shrink it further would lose what result.json vouches for
         content = shrink(path.read_text())
         digest = hashlib.sha256(content).hexdigest()
         if digest != sums[name]:
-            before[name], sums[name] = sums[name], digest
+            before.setdefault(name, sums[name])  # of the first call: the run's own
+            sums[name] = digest
         if digest != found:
             new[name] = content
-    if before != result.get(BEFORE, {}):
+    if sums != result.get("sha256", {}):
         # First, so that after a crash each file has either of the two checksums.
         write_json(run / "result.json", result | {"sha256": sums, BEFORE: before})
     saved = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import traceback
 from collections.abc import Sequence
@@ -24,32 +23,24 @@ from sgpo.core.trainer import Diverged
 REPORT_EVERY = 0.5  # seconds
 
 
-def launch_together(
-    study: Study, cells: Sequence[Cell], results: Path, timeout: float
+def run_together(
+    cells: Sequence[Cell], study_dir: Path, timeout: float, study: Study | None = None
 ) -> tuple[Outcome, bool]:
-    """``run_together`` and the study's plan, from which ``sgpo report`` makes the tables. Several
-    launches may make different cells of one study at the same time."""
-    first = os.environ["RANK"] == "0"
-    if first:
-        write_plan(study, results)
-    outcome, first = run_together(cells, results, timeout)
-    if first:
-        write_plan(study, results)  # with the sizes of the models
-    return outcome, first
-
-
-def run_together(cells: Sequence[Cell], study_dir: Path, timeout: float) -> tuple[Outcome, bool]:
-    """Run ``cells`` in this process as one of the ranks that torchrun started.
+    """Run ``cells`` in this process as one of the ranks that torchrun started. Several launches may
+    make different cells of one study at the same time.
 
     Args:
         timeout: seconds that a rank waits for the others before it gives up.
+        study: what the cells are of; its plan, from which ``sgpo report`` makes the tables, is
+            written. None leaves the plan as it is.
 
     Returns:
         What became of the cells, and whether this is rank 0, which prints.
 
     Raises:
         RankLost: another rank ended or did not answer in time.
-        ValueError: the cells ask for different devices.
+        ValueError: the cells ask for different devices, or another process holds the study or one
+            of the cells; nothing was written then.
     """
     devices = {cell.config.device for cell in cells}
     if len(devices) > 1:
@@ -61,14 +52,22 @@ def run_together(cells: Sequence[Cell], study_dir: Path, timeout: float) -> tupl
             if ranks.first:
                 left = [c.run_id for c in cells if not is_finished(study_dir / "runs" / c.run_id)]
                 stack.enter_context(locked(study_dir, left))
+                _write_plan(study, study_dir)
         console = Console(quiet=not ranks.first)
         progress = stack.enter_context(StudyProgress(cells, console))
         for cell in cells:
             _run_one(cell, study_dir, ranks, outcome, progress)
             if outcome.failed:
                 break
+        if ranks.first:
+            _write_plan(study, study_dir)  # with the sizes of the models
     leave()
     return outcome, ranks.first
+
+
+def _write_plan(study: Study | None, study_dir: Path) -> None:
+    if study is not None:
+        write_plan(study, study_dir)
 
 
 def _run_one(

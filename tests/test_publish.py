@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import publish
+from benchmarks.locks import locked
 from sgpo.cli import main
 
 RUN = "qwen-s-sgpo-s0-12345678"
@@ -81,6 +82,33 @@ def test_a_call_that_was_cut_off_is_made_up_for(study, monkeypatch):
     assert json.loads((study / "runs" / RUN / "result.json").read_text())["before_publishing"]
     publish.publish(study)
     assert [*files(study).values()] == [*files(whole).values()]
+
+
+@pytest.mark.parametrize("digits", [3, 8])
+def test_the_checksum_of_the_run_itself_outlives_another_number_of_digits(
+    study, monkeypatch, digits
+):
+    path = study / "runs" / RUN / "metrics.jsonl"
+    raw, own = path.read_bytes(), sha(path)
+    publish.publish(study)
+    short = path.read_bytes()
+    monkeypatch.setattr(publish, "DIGITS", digits)
+    publish.publish(study)
+    assert path.read_bytes() == short
+    path.write_bytes(raw)  # from where the run was made
+    publish.publish(study)
+    assert json.loads(path.read_text().splitlines()[0])["reward"] == round(0.123456789, digits)
+    result = json.loads((path.parent / "result.json").read_text())
+    assert result["sha256"]["metrics.jsonl"] == sha(path) != own
+    assert result["before_publishing"]["metrics.jsonl"] == own
+
+
+def test_a_study_that_runs_is_not_published(study, capsys):
+    before = files(study)
+    with locked(study):
+        assert main(["publish", str(study)]) == 2
+    assert "another study is running in this directory" in capsys.readouterr().err
+    assert {p: data for p, data in files(study).items() if p in before} == before
 
 
 def test_a_file_that_was_changed_by_hand_is_not_given_a_new_checksum(study, capsys):

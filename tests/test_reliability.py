@@ -138,15 +138,38 @@ def test_the_stage_of_a_killed_study_is_read_off_its_files(tmp_path, files, stag
     assert kill.stage_of(tmp_path) == "start-up"
 
 
-def test_a_study_that_ended_before_the_kill_gives_its_length_instead(tmp_path, monkeypatch):
+def ended_with(monkeypatch, command: str):
     @contextlib.contextmanager
     def ended(out: Path, jobs: int):
-        process = subprocess.Popen(["true"])
+        process = subprocess.Popen([command])
         process.wait()
         yield process
 
     monkeypatch.setattr(kill, "started_study", ended)
+
+
+def test_a_study_that_ended_before_the_kill_gives_its_length_instead(tmp_path, monkeypatch):
+    ended_with(monkeypatch, "true")
     assert 0 <= kill._trial(tmp_path, 5.0, True, {}, 1) < 5.0
+
+
+def test_a_study_that_failed_before_the_kill_fails_the_trial(tmp_path, monkeypatch):
+    ended_with(monkeypatch, "false")
+    trial = kill._trial(tmp_path, 5.0, True, {}, 1)
+    assert not trial["same"] and trial["problem"] == "ended with 1 before the kill"
+
+
+def test_a_trial_is_repeated_at_its_share_of_the_newest_length_and_not_for_ever():
+    asked, outcomes = [], iter([40.0, 20.0, {"same": True}])
+
+    def attempt(moment: float):
+        asked.append(moment)
+        return next(outcomes)
+
+    assert kill._alive_trial(attempt, 0.5, 80.0) == ({"same": True}, 10.0, 20.0)
+    assert asked == [40.0, 20.0, 10.0]
+    with pytest.raises(RuntimeError, match="ended 10 times before its kill .last after 3.0 s"):
+        kill._alive_trial(lambda moment: 3.0, 0.5, 80.0)
 
 
 def test_studies_are_compared_by_all_but_their_times(tmp_path):

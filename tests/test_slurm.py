@@ -18,10 +18,12 @@ import standin_slurm
 
 from benchmarks import together
 from benchmarks.launch import planned_study, selected
+from benchmarks.locks import locked
 from benchmarks.profiles.checkpoints import CHECKPOINTS
 from benchmarks.suites import SUITES, local_file
 from sgpo.cli import _parser
 from sgpo.cli import main as sgpo
+from sgpo.core.ranks import leave
 
 
 def written(tmp_path, monkeypatch, *options):
@@ -169,19 +171,6 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert not (tmp_path / "s").exists()
 
 
-def test_the_plan_of_a_launch_is_there_while_it_runs(tmp_path, monkeypatch):
-    def interrupted(cells, results, timeout):
-        plan = json.loads((results / "study.json").read_text())
-        assert {c["run_id"] for c in plan["cells"]} == {c.run_id for c in study.cells()}
-        raise KeyboardInterrupt
-
-    study = planned_study("single_gpu", None)
-    monkeypatch.setattr(together, "run_together", interrupted)
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(KeyboardInterrupt):
-        together.launch_together(study, study.cells()[:1], tmp_path, 1.0)
-
-
 def as_torchrun_starts_it(monkeypatch):
     """The variables of a single rank, with a port that is free."""
     with socket.socket() as free:
@@ -190,6 +179,36 @@ def as_torchrun_starts_it(monkeypatch):
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "LOCAL_RANK": "0"}
     for key, value in (place | {"WORLD_SIZE": "1"}).items():
         monkeypatch.setenv(key, value)
+
+
+def test_the_plan_of_a_launch_is_there_while_it_runs(tmp_path, monkeypatch):
+    def interrupted(*_):
+        plan = json.loads((tmp_path / "study.json").read_text())
+        assert {c["run_id"] for c in plan["cells"]} == {c.run_id for c in study.cells()}
+        with pytest.raises(ValueError, match="another study is running"), locked(tmp_path):
+            raise AssertionError("the launch holds the directory")
+        raise KeyboardInterrupt
+
+    study = planned_study("single_gpu", None, overrides=["device=cpu"])
+    monkeypatch.setattr(together, "_run_one", interrupted)
+    as_torchrun_starts_it(monkeypatch)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            together.run_together(study.cells()[:1], tmp_path, 9.0, study)
+    finally:
+        leave()
+
+
+def test_a_launch_that_is_refused_leaves_the_plan_alone(tmp_path, monkeypatch):
+    study = planned_study("single_gpu", None, overrides=["device=cpu"])
+    (tmp_path / "study.json").write_text("the plan of the study that runs")
+    as_torchrun_starts_it(monkeypatch)
+    try:
+        with locked(tmp_path), pytest.raises(ValueError, match="another study is running"):
+            together.run_together(study.cells()[:1], tmp_path, 9.0, study)
+    finally:
+        leave()
+    assert (tmp_path / "study.json").read_text() == "the plan of the study that runs"
 
 
 def test_a_launch_makes_its_cell_and_the_plan_from_which_the_report_is_made(tmp_path, monkeypatch):

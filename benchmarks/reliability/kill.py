@@ -5,7 +5,7 @@ killed at that moment, and continued by the same command to its end. Moments are
 the first run's opening to the end of the study (training, evaluation, grading and report alike;
 the seconds of imports before hold no state) and drawn from one seed. Only a kill of a study that
 was alive counts; where it had ended already (the machine has become faster), the trial is repeated
-at the same share of the time that the study took then.
+at the same share of the time that the study took then, at most ``MAX_REPEATS`` times in all.
 Every second trial kills the launching process only, so that its workers have to notice; the
 others kill the whole process group, as a power cut would.
 """
@@ -19,6 +19,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from benchmarks.reliability.common import (
 WHAT = "kill -9 at random moments of a study, then the same command again"
 SEED = 5
 NUM_TRIALS = 40
+MAX_REPEATS = 10  # attempts at one trial
 SETTLE_SECONDS = 1.5  # for workers to notice that the launching process is gone
 
 
@@ -50,19 +52,24 @@ def run(count: int, say: Say, jobs: int = 1) -> tuple[dict[str, Any], bool]:
         with started_study(reference, jobs) as process:
             _wait_for_first_run(reference, process)
             opened = time.monotonic()
-            process.wait()
+            code = process.wait()
             duration = time.monotonic() - opened
         must_finish(reference, jobs)  # nothing is left to do, or this says what is wrong
+        if code != 0:
+            raise RuntimeError(f"the reference study ended with {code} and finished when repeated")
         expected = outcome_of(reference)
         began = time.monotonic()
         rng = random.Random(SEED)
         trials = []
         for i in range(count):
             share = (i + rng.random()) / count
-            trial: dict[str, Any] | float = duration
-            while isinstance(trial, float):
-                duration, moment = trial, trial * share
-                trial = _trial(copy_of(start, root / "trial"), moment, i % 2 == 0, expected, jobs)
+            trial, moment, duration = _alive_trial(
+                lambda m, i=i: _trial(
+                    copy_of(start, root / "trial"), m, i % 2 == 0, expected, jobs
+                ),
+                share,
+                duration,
+            )
             trials.append(trial)
             left = (time.monotonic() - began) / (i + 1) * (count - i - 1) / 60
             result = "same tables" if trial["same"] else trial["problem"]
@@ -85,17 +92,40 @@ def run(count: int, say: Say, jobs: int = 1) -> tuple[dict[str, Any], bool]:
     return figures, survived == count and figures["finished_runs_lost"] == 0
 
 
+def _alive_trial(
+    attempt: Callable[[float], dict[str, Any] | float], share: float, duration: float
+) -> tuple[dict[str, Any], float, float]:
+    """The trial at ``share`` of a study's ``duration``, its moment, and the duration found last.
+
+    Raises:
+        RuntimeError: the study ended before the kill ``MAX_REPEATS`` times.
+    """
+    for _ in range(MAX_REPEATS):
+        moment = share * duration
+        trial = attempt(moment)
+        if not isinstance(trial, float):
+            return trial, moment, duration
+        duration = trial
+    raise RuntimeError(
+        f"the study ended {MAX_REPEATS} times before its kill (last after {duration:.1f} s); keep "
+        "the machine free of other work and run the script again"
+    )
+
+
 def _trial(
     out: Path, moment: float, only_launcher: bool, expected: dict[str, str], jobs: int
 ) -> dict[str, Any] | float:
     """Start the study in ``out``, kill it ``moment`` seconds after its first run was opened,
-    continue it, compare; if it had ended by then, the seconds that it took."""
+    continue it, compare; if it had ended well by then, the seconds that it took."""
     with started_study(out, jobs) as process:
         _wait_for_first_run(out, process)
         opened = time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(moment)
-            return time.monotonic() - opened
+            code = process.wait(moment)
+            if code == 0:
+                return time.monotonic() - opened
+            problem = f"ended with {code} before the kill"
+            return {"stage": stage_of(out), "same": False, "lost": 0, "problem": problem}
         if only_launcher:
             os.kill(process.pid, signal.SIGKILL)
         else:
