@@ -14,7 +14,8 @@ def locked(study_dir: Path, run_ids: Sequence[str] | None = None) -> Iterator[No
     a cluster make different runs of one study at the same time.
 
     Raises:
-        ValueError: another process holds the directory, or one of the runs.
+        ValueError: another process holds the directory, or one of the runs; or the file system has
+            no locks.
     """
     with ExitStack() as stack:
         shared = run_ids is not None
@@ -40,4 +41,9 @@ def _hold(stack: ExitStack, path: Path, mode: int) -> bool:
         fcntl.flock(file, mode | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be locked ({error.strerror}); choose a directory with --out on a file "
+            "system with flock that holds for all nodes"
+        ) from error
     return True

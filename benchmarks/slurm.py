@@ -24,7 +24,7 @@ from benchmarks.profiles import profile_module
 from sgpo.core.files import write_text
 from sgpo.core.hub_models import PATTERNS
 
-FIRST_PORT, NUM_PORTS = 20_000, 20_000  # below the range that systems give away
+FIRST_PORT, NUM_PORTS = 20_000, 12_000  # below 32768, from which on Linux gives ports away
 CPUS_PER_GPU = 8
 PREPARE_HOURS, REPORT_HOURS = 12, 2
 # A cell may take this many times its estimate, and an hour to start.
@@ -81,12 +81,12 @@ def _inputs(options: argparse.Namespace, cells: Sequence[Cell]) -> list[Job]:
     """Jobs that bring weights, data and strategies; none where the data are given."""
     if _given_data(options):
         return []
-    module, config = profile_module(options.profile), cells[0].config
-    folder, tokenizer = Path(module.RECIPE.data), config.checkpoint
+    recipe = profile_module(options.profile).RECIPE
+    folder, tokenizer = Path(recipe.data), options.tokenizer or recipe.tokenizer
     fetch = [_download(c) for c in {c.config.checkpoint: c.config for c in cells}.values()]
     prepare = _sgpo(
         "data", "prepare", "--source", options.source, "--tokenizer", tokenizer,
-        "--max-tokens", module.RECIPE.trace_tokens, "--out", folder,
+        "--max-tokens", recipe.trace_tokens, "--out", folder,
     )  # fmt: skip
     data = (
         *filter(None, fetch),

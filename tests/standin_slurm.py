@@ -77,6 +77,7 @@ def arguments(directory: Path, endpoint: str) -> list[str]:
     chosen = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     fixed = ["slurm", "--profile", "single_gpu", "--models", MODEL, "--gpus-per-node", "2"]
     fixed += ["--source", str(directory / "train.jsonl"), "--endpoint", endpoint]
+    fixed += ["--tokenizer", str(directory / "model")]
     return [*fixed, "--strategy-model", "scripted", "--out", str(directory / "scripts"), *chosen]
 
 

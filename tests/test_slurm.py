@@ -16,7 +16,7 @@ import pytest
 import standin
 import standin_slurm
 
-from benchmarks import together
+from benchmarks import slurm, together
 from benchmarks.launch import planned_study, selected
 from benchmarks.locks import locked
 from benchmarks.profiles.checkpoints import CHECKPOINTS
@@ -134,7 +134,7 @@ def test_submit_hands_every_job_to_sbatch_in_that_order(tmp_path, monkeypatch):
     assert methods == ["base", "sft", "sgpo"]
     for call in calls[3:6]:
         number = re.search(r"--rdzv-endpoint localhost:(\d+) --rdzv-id (\d+) ", call)
-        assert int(number.group(1)) == 20_000 + int(number.group(2)) % 20_000
+        assert int(number.group(1)) == 20_000 + int(number.group(2)) % 12_000
     assert "--nnodes 1 --nproc-per-node 1 " in calls[3]
     assert "#SBATCH --account=me\n" in (tmp_path / "scripts" / "data.sbatch").read_text()
 
@@ -146,10 +146,25 @@ def test_weights_of_the_hub_are_fetched_at_their_revision_and_jobs_stay_offline(
     pinned = CHECKPOINTS["llama-3.1-8b"]
     assert f"hf download {pinned.name} --revision {pinned.revision} " in scripts["data.sbatch"]
     assert "export HF_HUB_OFFLINE=1\n" in scripts["llama-3.1-8b-base-s0.sbatch"]
-    assert (
-        "--tokenizer meta-llama/Llama-3.1-8B-Instruct --max-tokens 16384" in scripts["data.sbatch"]
-    )
-    assert "--out data/openr1-16k" in scripts["data.sbatch"]
+    assert "--max-tokens 16384 --out data/openr1-16k" in scripts["data.sbatch"]
+
+
+@pytest.mark.parametrize("profile", ["paper", "single_gpu"])
+def test_the_training_set_is_the_same_whatever_models_are_run(tmp_path, monkeypatch, profile):
+    """Its hash is part of every run's address, so it must not depend on who comes first."""
+    prepared = set()
+    for model, _, _ in planned_study(profile, None).models:
+        scripts = written(tmp_path, monkeypatch, "--profile", profile, "--models", model)
+        (words,) = (w for w in commands(scripts["data.sbatch"]) if w[:2] == ["data", "prepare"])
+        prepared.add(tuple(words))
+    (words,) = prepared
+    assert words[words.index("--tokenizer") + 1] == "Qwen/Qwen2.5-1.5B-Instruct"
+    own = written(tmp_path, monkeypatch, "--profile", profile, "--tokenizer", "my/model")
+    assert "--tokenizer my/model " in own["data.sbatch"]
+
+
+def test_ports_are_below_those_that_linux_gives_away():
+    assert slurm.FIRST_PORT + slurm.NUM_PORTS - 1 < 32_768
 
 
 def test_data_that_are_given_are_not_prepared_again(tmp_path, monkeypatch):

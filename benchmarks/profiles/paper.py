@@ -36,14 +36,16 @@ UNPREPARED = "unprepared"  # in place of its hash before that
 class Recipe:
     """What differs between this profile and ``single_gpu``; the defaults are the paper's.
 
-    ``trace_tokens``: longest prompt with expert trace. ``rollout_tokens``, ``evaluation_tokens``:
-    longest completion. Steps are those of ``problems`` training problems, a third of them for the
-    warm-up. ``gpu_share``: of a GPU's memory, for vLLM.
+    ``tokenizer``: measures traces, the same whatever models are run, because the training set is
+    part of a run's address. ``trace_tokens``: longest prompt with expert trace.
+    ``rollout_tokens``, ``evaluation_tokens``: longest completion. Steps are those of ``problems``
+    training problems, a third of them for the warm-up. ``gpu_share``: of a GPU's memory, for vLLM.
     """
 
     profile: str = PROFILE
     data: str = "data/openr1-16k"  # ours: where `sgpo data prepare` puts the training set
     problems: int = 8491  # inferred: the rows of SII-Enigma/OpenR1-Math-R1-8.5k
+    tokenizer: str = CHECKPOINTS["qwen2.5-1.5b"].name  # ours
     trace_tokens: int = 16_384  # paper
     rollout_tokens: int = 16_384  # paper
     evaluation_tokens: int = 32_768  # paper; capped where the context is no longer than that

@@ -26,6 +26,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     add("--option", action="append", default=[], metavar="KEY=VALUE",
         help="a further #SBATCH line, e.g. partition=gpu")  # fmt: skip
     add("--source", default=HUB_DEFAULT, help="training set for data prepare (%(default)s)")
+    add("--tokenizer", help="for data prepare (default: the profile's, whatever models are run)")
     add("--endpoint", help="for strategies (default: $SGPO_ENDPOINT when submitted)")
     add("--strategy-model", help="its model (default: $SGPO_STRATEGY_MODEL when submitted)")
     add_overrides(slurm)
