@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 
 from sgpo.core.answer_forms import (
     ELLIPSIS,
@@ -25,14 +24,16 @@ from sgpo.core.answer_forms import (
     parse_form,
 )
 from sgpo.core.answer_judge import Judge
-from sgpo.core.answer_numbers import rationals_equal
 from sgpo.core.answer_relations import (
+    contradicts_itself,
     is_assignment,
     is_false_statement,
     names_in_turn,
     relation_as_interval,
     rename_letter,
+    same_joining,
 )
+from sgpo.core.answer_scalars import same_comma_list, same_money, same_number
 from sgpo.core.answer_sets import same_real_set
 from sgpo.core.answer_text import words_key
 
@@ -77,27 +78,18 @@ def _text_of(form: Form) -> str | None:
 def _scalars(gold: Scalar, answer: Scalar, judge: Judge) -> bool:
     units = {gold.unit, answer.unit} - {None, "?"}
     if len(units) == 2:
-        return False  # 5 cm and 5 m; a missing or unknown unit does not count against an answer
+        return same_money(
+            gold, answer
+        )  # not 5 cm and 5 m; a missing or unknown unit does not count against an answer
     if gold.text == answer.text and gold.percent == answer.percent:
         return True
     if gold.malformed or answer.malformed or ELLIPSIS in gold.text + answer.text:
         return False
     if gold.value is not None and answer.value is not None:
-        return _same_number(gold, answer) or _same_comma_list(gold, answer)
+        return same_number(gold, answer) or same_comma_list(gold, answer)
     if gold.percent != answer.percent and None is gold.value is answer.value:
         return False
     return judge.equal(gold.text, answer.text)
-
-
-def _same_number(gold: Scalar, answer: Scalar) -> bool:
-    assert gold.value is not None and answer.value is not None
-    if rationals_equal(gold.value, answer.value, gold.places, answer.places):
-        # 28% and 28: the question asked for a percentage. But 0.5% is not a probability of 0.5.
-        return gold.percent or not answer.percent or abs(gold.value) > 1 or gold.value == 0
-    if gold.percent == answer.percent:
-        return False
-    scaled = [s.value * (Fraction(1, 100) if s.percent else 1) for s in (gold, answer)]
-    return scaled[0] == scaled[1]
 
 
 def _with_based(gold: Form, answer: Form) -> bool:
@@ -124,6 +116,8 @@ def _with_group(gold: Form, answer: Form, judge: Judge) -> bool:
         return answer.value is not None and _thousands_as_list(answer, gold, judge)
     if not (isinstance(gold, Group) and isinstance(answer, Group)):
         return False
+    if not same_joining(gold, answer):
+        return False
     kinds = {gold.kind, answer.kind}
     if kinds == {"set", "tuple"}:  # {(1,2)} names (1,2)
         outer, inner = (gold, answer) if gold.kind == "set" else (answer, gold)
@@ -146,14 +140,6 @@ def _with_group(gold: Form, answer: Form, judge: Judge) -> bool:
     if kinds <= {"tuple", "list"} or kinds in ({"ratio"}, {"residue"}):
         return _in_order(gold.items, answer.items, judge)
     return False
-
-
-def _same_comma_list(gold: Scalar, answer: Scalar) -> bool:
-    """``100,200`` and ``200,100``: read as numbers they differ, read as lists they do not."""
-    if "," not in gold.text or "," not in answer.text:
-        return False
-    gold_items, items = gold.text.split(","), answer.text.split(",")
-    return sorted(gold_items) == sorted(items)
 
 
 def _thousands_as_list(number: Scalar, group: Group, judge: Judge) -> bool:
@@ -234,10 +220,15 @@ def _with_interval(gold: Form, answer: Form, judge: Judge) -> bool:
 
 _PROSE = re.compile(r"\\text\{[^{}]*[a-zA-Z]{2}|(?<![\\a-zA-Z{])[a-z]{4,}(?![a-zA-Z])")
 _DIGIT = re.compile(r"(?<![_^{\d])\d")
+# Says something about left side - right side; of a \mid b and p \to q each side counts by itself.
+_OF_DIFFERENCES = frozenset(["=", "\\ne", "<", ">", "\\le", "\\ge"])
+_COMMUTING = frozenset(["\\approx", "\\equiv", "\\sim"])
 _FUNCTION_OF = re.compile(r"([a-zA-Z](?:_\{\w+\})?)\(([a-zA-Z])\)")
 
 
 def _with_relation(gold: Form, answer: Form, judge: Judge) -> bool:
+    if isinstance(answer, Relation) and contradicts_itself(answer):
+        return False
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         return _two_relations(gold, answer, judge)
     if isinstance(gold, Relation):
@@ -268,10 +259,17 @@ def _two_relations(gold: Relation, answer: Relation, judge: Judge) -> bool:
     as_gold, as_answer = relation_as_interval(gold), relation_as_interval(answer)
     if as_gold and as_answer and as_gold[0] == as_answer[0]:
         return same_answer(as_gold[1], as_answer[1], judge)
-    if len(gold.ops) == 1 and len(answer.ops) == 1:
+    if len(gold.ops) == 1 and len(answer.ops) == 1 and gold.ops[0] in _OF_DIFFERENCES:
         return judge.same_relation(gold, answer)
     if gold.ops != answer.ops:
         return False
+    if gold.ops[0] in _COMMUTING and len(gold.ops) == 1:
+        turned = Relation(answer.sides[::-1], answer.ops)
+        return _same_sides(gold, answer, judge) or _same_sides(gold, turned, judge)
+    return _same_sides(gold, answer, judge)
+
+
+def _same_sides(gold: Relation, answer: Relation, judge: Judge) -> bool:
     pairs = zip(gold.sides, answer.sides, strict=True)
     return all(same_answer(parse_form(g), parse_form(a), judge) for g, a in pairs)
 

@@ -35,6 +35,8 @@ _SEPARATOR = re.compile(r"\s*(?:[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*")
 SETMINUS = re.compile(r"\s*\\setminus(?![a-zA-Z])\s*")
 _CUP = re.compile(r"\s*\\cup(?![a-zA-Z])\s*")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_THOUSANDS_OF = re.compile(rf"({_THOUSANDS.pattern})(\s*\\text\{{[^{{}},]*\}})")
+_ZERO_GROUP = re.compile(r"0\d\d")
 _MEMBER = re.compile(
     r"(?:[a-zA-Z](?:_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\[a-z]+|\([a-zA-Z](?:,[a-zA-Z])+\))"
     r"\s*\\in(?![a-zA-Z])\s*"
@@ -42,7 +44,8 @@ _MEMBER = re.compile(
 _LETTER = re.compile(r"[a-zA-Z](?:_\{\w+\})?")
 _STRAY_LETTER = re.compile(r"[a-zA-Z](?=[\[(])")
 _BASED = re.compile(
-    r"\(?([0-9A-Z]+)\)?\s*(?:_\{(\d+|\\text\{[a-z]+\})\}|\\text\{base (\w+)\}|base (\d+))"
+    r"\(?([0-9A-Z]+)\)?\s*(?:_\{(\d+|\\text\{[a-z]+\})\}"
+    r"|\\text\{\s*\(?(?:in )?base (\w+)\)?\s*\}|(?:in )?base (\d+))"
 )
 _BASE_NAMES = "two three four five six seven eight nine ten eleven twelve".split()
 _BASE_WORDS = {name: i for i, name in enumerate(_BASE_NAMES, 2)} | {"sixteen": 16}
@@ -103,6 +106,8 @@ def parse_form(text: str) -> Form:
         return _matrix(matrix.group(3), matrix.group(1))
     if member := _MEMBER.match(text):
         return as_interval(parse_form(text[member.end() :]))
+    if counted := _THOUSANDS_OF.fullmatch(text):
+        text = counted.group(1).replace(",", "") + counted.group(2)
     pieces, marks = split_outside(text, _SEPARATOR)
     if len(pieces) > 1:
         if _THOUSANDS.fullmatch(text):
@@ -145,12 +150,19 @@ def _list(text: str, pieces: list[str], marks: list[str]) -> Form:
     for piece in pieces:
         if not piece.strip():
             continue  # "1, 2, and 3" has an empty piece between the comma and the word
-        form = parse_form(piece)
+        form = _item(piece, first=not items)
         items.extend(form.items if isinstance(form, Group) and form.kind == "list" else [form])
     if not items:
         return Scalar(text, malformed=True)
     disjunction = bool(marks) and all(m == "or" for m in marks)
     return items[0] if len(items) == 1 else Group("list", tuple(items), 0, disjunction, text)
+
+
+def _item(text: str, first: bool) -> Form:
+    """One item of a list or tuple; three digits such as ``014`` behind a comma are no 14."""
+    if not first and _ZERO_GROUP.fullmatch(text.strip()):
+        return Scalar(text.strip(), malformed=True)
+    return parse_form(text.strip())
 
 
 def as_interval(form: Form) -> Form:
@@ -177,7 +189,10 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
         if isinstance(form, Group) and form.kind == "matrix" and (opener, closer) == ("[", "]"):
             return form  # the brackets of an array
         return _atom(text)
-    items = tuple(parse_form(p.strip()) for p in pieces)
+    if (opener, closer) == ("(", ")") and _THOUSANDS.fullmatch(inside):
+        if any(_ZERO_GROUP.fullmatch(p) for p in pieces):  # (2,014) is 2014, in no way (2,14)
+            return parse_form(inside)
+    items = tuple(_item(p, first=i == 0) for i, p in enumerate(pieces))
     if len(items) == 2 and "\\{" not in (opener, closer) and (opener, closer) != ("(", ")"):
         return Interval(items[0], items[1], opener == "(", closer == ")")
     if (opener, closer) not in (("(", ")"), ("[", "]")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sgpo.core.answer_forms import Form, Interval, Relation, Scalar, parse_form
+from sgpo.core.answer_forms import Form, Group, Interval, Relation, Scalar, parse_form
 
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 VARIABLE = re.compile(
@@ -60,6 +60,10 @@ _NAME = re.compile(
 )
 
 
+_STATEMENT = re.compile(r"(?:\\(?:neg|lnot)\s*)?[a-zA-Z]")
+WORD_BETWEEN = re.compile(r"(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
+
+
 def is_assignment(relation: Relation) -> bool:
     """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
     return set(relation.ops) <= {"=", "\\approx", "\\equiv"} and bool(
@@ -79,6 +83,47 @@ def is_false_statement(relation: Relation) -> bool:
     values = [f.value for f in forms if isinstance(f, Scalar) and f.value is not None]
     exact = "\\approx" not in relation.ops and "\\equiv" not in relation.ops
     return exact and len(values) == len(forms) and len(set(values)) > 1
+
+
+def contradicts_itself(relation: Relation) -> bool:
+    """``x = 2 = 3``: a name for two values that differ."""
+    sides = relation.sides[1:]
+    if len(sides) < 2 or set(relation.ops) != {"="} or not is_assignment(relation):
+        return False
+    forms = [parse_form(side) for side in sides]
+    numbers = [f for f in forms if isinstance(f, Scalar) and f.value is not None]
+    if len({(f.unit, f.percent) for f in numbers}) > 1:
+        return False  # x = 2 m = 200 cm
+    last = numbers[-1] if numbers else None
+    return any(last is not None and not _agree(number, last) for number in numbers[:-1])
+
+
+def _agree(a: Scalar, b: Scalar) -> bool:
+    """Equal, or one is the other rounded to the places it is written with (1/3 = 0.33)."""
+    assert a.value is not None and b.value is not None
+    places = [s.places for s in (a, b) if s.places is not None]
+    return a.value == b.value or any(abs(a.value - b.value) * 2 * 10**p <= 1 for p in places)
+
+
+def same_joining(gold: Group, answer: Group) -> bool:
+    """Whether "and" and "or" between the items of two lists make no two answers of them.
+
+    Between values they do not (``x = 1`` and ``x = 2``, or the one or the other); between
+    conditions, values of different letters and statements (``p \\land q``) they do.
+    """
+    if gold.disjunction == answer.disjunction:
+        return True
+    if any(_says_several_things(group) for group in (gold, answer)):
+        return False
+    items = (*gold.items, *answer.items)
+    letters = all(isinstance(i, Scalar) and _STATEMENT.fullmatch(i.text) for i in items)
+    return not (letters and all(WORD_BETWEEN.search(group.raw) for group in (gold, answer)))
+
+
+def _says_several_things(group: Group) -> bool:
+    relations = [item for item in group.items if isinstance(item, Relation)]
+    named = {relation.sides[0] for relation in relations}
+    return not all(is_assignment(relation) for relation in relations) or len(named) > 1
 
 
 def rename_letter(text: str, old: str, new: str) -> str:

@@ -24,7 +24,7 @@ from sgpo.core.answer_forms import (
     as_interval,
     parse_form,
 )
-from sgpo.core.answer_relations import VARIABLE, relation_as_interval
+from sgpo.core.answer_relations import VARIABLE, WORD_BETWEEN, relation_as_interval
 
 MAX_PARTS = 50
 _End = Fraction | float  # float for the infinities only
@@ -163,18 +163,25 @@ _OPPOSITE = {">": "\\le", "\\ge": "<"}
 
 
 def _several(group: Group) -> RealSet | None:
-    """Inequalities on one letter: joined by "or" their union, else what all of them leave."""
+    """Inequalities on one letter: joined by "or" their union, else what all of them leave.
+
+    Where that is nothing and only a comma joins them (``x<1, x>2``), the comma means "or".
+    """
     sets = [real_set(item) if isinstance(item, Relation) else None for item in group.items]
     letters = {s.letter if s else None for s in sets}
     if len(letters) != 1 or None in letters:
         return None
+    letter = letters.pop()
+    any_of_them = _of_parts([p for s in sets if s for p in s.parts], letter)
     if group.disjunction:
-        return _of_parts([p for s in sets if s for p in s.parts], letters.pop())
+        return any_of_them
     left: RealSet | None = RealSet(_LINE)
     for one in sets:
         for gap in _gaps(one.parts if one else ()):
             left = left and _of_parts(_without(left.parts, gap))
-    return left and RealSet(left.parts, letters.pop())
+    if left is None and not WORD_BETWEEN.search(group.raw):
+        return any_of_them
+    return left and RealSet(left.parts, letter)
 
 
 def _gaps(parts: tuple[_Part, ...]) -> list[_Part]:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
+from sgpo.core.answer_units import spell_out_currency
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "÷": "/",
@@ -237,6 +239,7 @@ def canonical(text: str) -> str:
         for script, sign, table in _SCRIPTS:
             text = script.sub(lambda m, s=sign, t=table: f"{s}{{{m.group().translate(t)}}}", text)
         text = text.translate(_UNICODE_TABLE)
+    text = spell_out_currency(text)
     text = text.replace("\\$", "").replace("$", " ").replace("€", "").replace("£", "")
     text = _NOT_POWER_STARS.sub("^", text)
     text = _MARKDOWN.sub("", text)

@@ -15,9 +15,9 @@ _UNIT_GROUPS: dict[str, str] = {
     "mi": "miles?", "kg": "kg|kilograms?", "g": "grams?", "lb": "lbs?|pounds?", "oz": "ounces?|oz",
     "s": "sec(?:ond)?s?", "min": "min(?:ute)?s?", "h": "hrs?|hours?", "day": "days?",
     "week": "weeks?", "month": "months?", "year": "years?", "dollar": "dollars?|usd",
-    "cent": "cents?", "l": "lit(?:er|re)s?", "ml": "ml|millilit(?:er|re)s?", "?": "units?",
+    "cent": "cents?|¢", "l": "lit(?:er|re)s?", "ml": "ml|millilit(?:er|re)s?", "?": "units?",
     "mi/h": "mph|miles per hour", "km/h": "km/h|kph", "m/s": "m/s", "rad": "rad(?:ian)?s?",
-    "am": r"a\.?m", "pm": r"p\.?m",
+    "am": r"a\.?m", "pm": r"p\.?m", "euro": "euros?|eur",
 }  # fmt: skip
 _UNIT_NAMES = {name: re.compile(words) for name, words in _UNIT_GROUPS.items()}
 _QUOTIENT = re.compile(r"(.+?)(?:\s*/\s*|\s+per\s+)(.+)")
@@ -34,11 +34,20 @@ _BARE_UNIT = re.compile(
 
 
 CHANGES = "!"
+_NUMBER_WORDS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty"
+_ORDINALS = (  # "2 fifths"; but "4 fifth graders" are four
+    "third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|[a-z]{3,5}teenth"
+    "|twentieth|thirtieth|[a-z]{3,5}tieth|hundredth|thousandth|millionth|billionth"
+)
 _CHANGING = re.compile(
     r"\b(?:not|wrong|incorrect|impossible|or|and|more|less|fewer|least|most|than|unless|except|but"
-    r"|plus|minus|mod|modulo|half|halves|dozens?|hundreds?|thousands?|trillions?|tenths?|hundredths?"
-    r"|thousandths?|squared|cubed|factorial|negative|below|rejected|invalid|extraneous|discarded"
-    r"|false)\b",
+    r"|plus|minus|mod|modulo|half|halves|dozens?|hundreds?|thousands?|millions?|billions?|trillions?"
+    r"|bn|mil|mn|score|gross|squared|cubed|factorial|negative|below|above|almost|nearly|base"
+    r"|doubled|tripled|quadrupled|halved|twice|thrice|divided|multiplied|increased|decreased|out"
+    r"|rejected|invalid|extraneous|discarded|excluded|false|fail(?:s|ed)?|cannot|never|no|nor"
+    r"|neither|none|maybe|perhaps|possibly|if|otherwise)\b|n't\b|\bpoint\s+[a-z\d]"
+    rf"|(?:\b(?:times|of|over|by)|,)\s*(?:\d|(?:{_NUMBER_WORDS})\b)"
+    rf"|\b(?:(?:{_ORDINALS})(?:s\b|(?=\W*$)))",
     re.IGNORECASE,
 )
 # "12 ways": any word after a plain number, unless it changes the number.
@@ -48,6 +57,31 @@ _COUNTED = re.compile(
 )
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+
+
+_SIGN = r"\\\$|\\text\{\s*(?:\\?\$|[€£])\s*\}|[€£]|\\pounds(?![a-zA-Z])"
+_AMOUNT = r"\d{1,3}(?:(?:,|\{,\}|\\!,|,\\!|\\,)\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+"
+_MONEY = re.compile(
+    rf"(-?)\s*(?:({_SIGN})\s*(?:\\,|\\ )?\s*(-?)\s*({_AMOUNT})|({_AMOUNT})\s*({_SIGN}))\.?"
+)
+_CURRENCIES = {"$": "dollars", "€": "euros", "£": "pounds", "\\pounds": "pounds"}
+_MONEY_CHARS = 60
+
+
+def spell_out_currency(text: str) -> str:
+    """``\\$1,000`` as ``1000\\text{ dollars}``; any text that is not one amount unchanged."""
+    amount = text.strip()
+    if len(amount) > _MONEY_CHARS:
+        return text
+    while len(amount) > 1 and amount[0] == amount[-1] == "$" and amount[-2] != "\\":
+        amount = amount[1:-1].strip()
+    found = _MONEY.fullmatch(amount)
+    if found is None or (found.group(1) and found.group(3)):
+        return text
+    number = re.sub(r"[^\d.]", "", found.group(4) or found.group(5)).removesuffix(".")
+    sign = next(s for s in _CURRENCIES if s in (found.group(2) or found.group(6)))
+    minus = found.group(1) or found.group(3) or ""
+    return f"{minus}{number}\\text{{ {_CURRENCIES[sign]}}}"
 
 
 def unit_name(words: str) -> str | None:

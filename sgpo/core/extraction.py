@@ -29,7 +29,8 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*")
 _BARE_BOX = re.compile(r"-?\d+(?:\.\d+)?|[a-zA-Z](?![a-zA-Z])")  # \boxed 5, \boxed5
 _BETWEEN_BOXES = re.compile(r"(?:[ \t,;&$]|\\[,;: ]|\\text\{|\}|\\quad|and|or|\\\(|\\\))*")
-_NEGATED = re.compile(r"\bnot[\s$]*(?:\\\(|\\\[)?\s*$", re.IGNORECASE)
+# On the box's own line, and not "even or not": that sentence is over.
+_NEGATED = re.compile(r"(?<!\bor )\bnot[ \t$]*(?:(?:\\\(|\\\[)\s*)?$", re.IGNORECASE)
 _CUE = re.compile(
     r"\b(?:answer|result|solution)\b[ \t]{0,9}"
     r"(?:\*\*)?[ \t]{0,9}(?:(?:to|of|for)\b[^.:=\n]{0,80}?)?"

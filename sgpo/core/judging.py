@@ -50,6 +50,7 @@ _PRIMED = re.compile(r"([a-zA-Z])('+)")
 _PROSE = re.compile(
     r"(?<![\\a-zA-Z{])(?:not|[a-z]{4,}) |\\text\{(?:[^{}]* [^{}]*\}|[^{}]*\}\s*-?\d)"
 )
+_POWER_T = re.compile(r"\^\s*(?:\{\s*T\s*\}|T(?![a-zA-Z_]))")
 _GEOMETRIC = re.compile(r"\\(angle|triangle)\s*((?:[A-Z]\s*(?:_\{\d+\})?\s*)+)")
 
 
@@ -69,6 +70,7 @@ def parse(text: str) -> Basic:
     text = text.replace("°", "")
     text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text)
     text = _GEOMETRIC.sub(_as_one_name, _PRIMED.sub(_as_one_name, text))
+    text = _POWER_T.sub("^{(T)}", text)  # the parser takes ^{T} for a transpose, and drops it
     if "'" in text or _PROSE.search(text):  # the parser drops primes and multiplies letters
         raise Unreadable(f"no expression: {text[:200]}")
     try:
