@@ -29,7 +29,11 @@ def same_comma_list(gold: Scalar, answer: Scalar) -> bool:
 
 
 def same_money(gold: Scalar, answer: Scalar) -> bool:
-    """Whether two amounts in different units are one sum in dollars and in cents."""
+    """Whether two amounts in different units are one sum: in dollars and in cents, or with a sign
+    only where the other says what it is paid for (``\\$18``, ``18\\text{ dollars per hour}``)."""
+    currencies = {str(s.unit).partition("/")[0] for s in (gold, answer)}
+    if len(currencies) == 1 and currencies <= {"dollar", "cent", "euro"}:
+        return gold.value is not None and gold.value == answer.value
     if {gold.unit, answer.unit} != {"dollar", "cent"} or None in (gold.value, answer.value):
         return False
     in_cents = [Fraction(s.value) * (100 if s.unit == "dollar" else 1) for s in (gold, answer)]

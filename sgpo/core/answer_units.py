@@ -17,7 +17,7 @@ _UNIT_GROUPS: dict[str, str] = {
     "week": "weeks?", "month": "months?", "year": "years?", "dollar": "dollars?|usd",
     "cent": "cents?|¢", "l": "lit(?:er|re)s?", "ml": "ml|millilit(?:er|re)s?", "?": "units?",
     "mi/h": "mph|miles per hour", "km/h": "km/h|kph", "m/s": "m/s", "rad": "rad(?:ian)?s?",
-    "am": r"a\.?m", "pm": r"p\.?m", "euro": "euros?|eur",
+    "am": r"a\.?m", "pm": r"p\.?m", "euro": "euros?|eur", "pence": "pence",
 }  # fmt: skip
 _UNIT_NAMES = {name: re.compile(words) for name, words in _UNIT_GROUPS.items()}
 _QUOTIENT = re.compile(r"(.+?)(?:\s*/\s*|\s+per\s+)(.+)")
@@ -41,18 +41,22 @@ _ORDINALS = (  # "2 fifths"; but "4 fifth graders" are four
 )
 _CHANGING = re.compile(
     r"\b(?:not|wrong|incorrect|impossible|or|and|more|less|fewer|least|most|than|unless|except|but"
-    r"|plus|minus|mod|modulo|half|halves|dozens?|hundreds?|thousands?|millions?|billions?|trillions?"
+    r"|plus|minus|mod|modulo|half|halves|dozens?|hundreds?|thousands?|[a-z]{0,8}illions?|lakhs?|crores?"
     r"|bn|mil|mn|score|gross|squared|cubed|factorial|negative|below|above|almost|nearly|base"
     r"|doubled|tripled|quadrupled|halved|twice|thrice|divided|multiplied|increased|decreased|out"
     r"|rejected|invalid|extraneous|discarded|excluded|false|fail(?:s|ed)?|cannot|never|no|nor"
-    r"|neither|none|maybe|perhaps|possibly|if|otherwise)\b|n't\b|\bpoint\s+[a-z\d]"
-    rf"|(?:\b(?:times|of|over|by)|,)\s*(?:\d|(?:{_NUMBER_WORDS})\b)"
-    rf"|\b(?:(?:{_ORDINALS})(?:s\b|(?=\W*$)))",
+    r"|neither|none|maybe|perhaps|possibly|if|otherwise|too|inverse)\b|n't\b|\b(?:point|remainder|choose)\s+[a-z\d]"
+    rf"|(?:\b(?:times|of|over|by|to|through)|,)\s*(?:\d|(?:{_NUMBER_WORDS})\b)"
+    rf"|\b(?:(?:{_ORDINALS})(?:s\b|(?=\W*$|\s+of\b)))",
     re.IGNORECASE,
 )
+_NUMBERS = re.compile(rf"\d+|\b(?:{_NUMBER_WORDS})\b", re.IGNORECASE)
+# "5 R1", "5 ft 2 in", but neither "m2" nor "5 (to 2 decimal places)".
+_FURTHER_NUMBER = re.compile(r"(?<![\^{mnt])\d")
+_ROUNDED = re.compile(r"\b(?:places?|decimals?|digits?|figures?|nearest|rounded)\b", re.IGNORECASE)
 # "12 ways": any word after a plain number, unless it changes the number.
 _COUNTED = re.compile(
-    r"(?<=\d)\s+(?!(?:mod|choose|base|times|plus|minus|over|half|halves|thirds?|dozen|hundred|to)\b)"
+    r"(?<=\d)\s+(?!(?:mod|choose|base|times(?!$)|plus|minus|over|half|halves|thirds?|dozen|hundred|to)\b)"
     r"([a-z]{3,}(?: [a-z]{2,}){0,2})()$"
 )
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
@@ -100,6 +104,13 @@ def unit_name(words: str) -> str | None:
     return name
 
 
+def _changes_number(words: str) -> bool:
+    """Whether words behind a number make it another number, or no answer."""
+    if _ROUNDED.search(words):
+        words = _NUMBERS.sub("", words)
+    return bool(_CHANGING.search(words) or _FURTHER_NUMBER.search(words))
+
+
 def split_unit(text: str) -> tuple[str, str | None]:
     """``(value, unit)`` of a canonical answer; unit is None, a known name, "?" for other text, or
     CHANGES for words that leave no plain number (``5 or more``).
@@ -119,7 +130,7 @@ def split_unit(text: str) -> tuple[str, str | None]:
             break
         if not text[: found.start()].strip():
             break
-        if _CHANGING.search(found.group()):
+        if _changes_number(found.group()):
             return text, CHANGES
         power = found.group(2) or (found.group(4) if found.re is _BARE_UNIT else None)
         unit = f"{unit}^{power}" if power and unit != "?" else unit
