@@ -13,7 +13,7 @@ from tiny import (
     build_tokenizer,
 )
 
-from sgpo.core import compact_decoder
+from sgpo.core import compact_decoder, sampling
 from sgpo.core.compact_decoder import CompactSampler
 from sgpo.core.compact_model import Decoder
 from sgpo.core.sampling import SamplingParams, TransformersSampler, make_completion
@@ -262,3 +262,12 @@ def test_a_tokenizer_without_padding_token_still_samples():
 def test_impossible_parameters_are_refused(values, named):
     with pytest.raises(ValueError, match=named):
         SamplingParams(**values)
+
+
+def test_a_long_prompt_makes_its_batch_small(monkeypatch):
+    monkeypatch.setattr(sampling, "MAX_BATCH_PAIRS", 400)
+    rows = [[0] * length for length in (5, 5, 10, 10, 20, 25, 5, 5, 5)]
+    found = [[len(row) for row in batch] for batch in sampling._batches(rows, 3)]
+    # 4 x 10^2 is 400 but three rows are the most; 20^2 fills a batch; 25^2 is more than one.
+    assert found == [[5, 5, 10], [10], [20], [25], [5, 5, 5]]
+    assert [row for batch in sampling._batches(rows, 3) for row in batch] == rows

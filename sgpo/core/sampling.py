@@ -105,6 +105,27 @@ def _no_defaults(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = saved
 
 
+# Rows times the square of the longest prompt in one batch of ``generate``: its attention masks, and
+# on some devices its scores, grow with that. One of a thousand tokens among 256 rows filled 24 GiB.
+MAX_BATCH_PAIRS = 2**25
+
+
+def _batches(rows: Sequence[list[int]], max_batch: int) -> Iterator[list[list[int]]]:
+    """``rows`` in their order, at most ``max_batch`` and ``MAX_BATCH_PAIRS`` at a time; a row that
+    alone exceeds it is a batch of its own."""
+    batch: list[list[int]] = []
+    width = 0
+    for row in rows:
+        wider = max(width, len(row))
+        if batch and (len(batch) == max_batch or (len(batch) + 1) * wider**2 > MAX_BATCH_PAIRS):
+            yield batch
+            batch, wider = [], len(row)
+        batch.append(row)
+        width = wider
+    if batch:
+        yield batch
+
+
 class TransformersSampler:
     """Samples with ``model.generate``; shares its weights with the trainer, so sync is free."""
 
@@ -153,8 +174,7 @@ class TransformersSampler:
         self.model.eval()
         with torch.random.fork_rng(devices=[]), _no_defaults(self.model):
             torch.manual_seed(params.seed)
-            for start in range(0, len(rows), self.max_batch):
-                part = rows[start : start + self.max_batch]
+            for part in _batches(rows, self.max_batch):
                 width = max(map(len, part))
                 ids = torch.tensor([[pad] * (width - len(r)) + r for r in part])
                 mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in part])
