@@ -57,6 +57,7 @@ def _body(function, rank, size, port, timeout, arguments):
         os.dup2(log.fileno(), 2)
         os.environ |= {
             "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),

@@ -293,7 +293,7 @@ def test_a_real_server_learns_new_weights_and_may_die(tmp_path):
         sampler.sync(model)
         threading.Timer(1.0, os.killpg, (process.pid, signal.SIGKILL)).start()
         began = time.monotonic()
-        with pytest.raises(EngineFailed, match="does not answer"):
+        with pytest.raises(EngineFailed, match="does not answer|answered 500"):
             for seed in range(10_000):
                 sampler.sample(LONG, 64, SamplingParams(max_tokens=200, seed=seed))
         assert time.monotonic() - began < 60
