@@ -15,11 +15,12 @@ from pathlib import Path
 
 import standin
 from scripted_endpoint import scripted_endpoint
+from standin_study import SHORT, set_options
 
 from sgpo.cli import main as sgpo
 
 MODEL = "qwen2.5-0.5b"
-NUM_PROBLEMS, TOKENS = 15, 16
+NUM_PROBLEMS = 15
 COMMANDS = {
     "sbatch": """
 shift
@@ -66,15 +67,9 @@ def arguments(directory: Path, endpoint: str) -> list[str]:
         "device": "cpu",
         "precision": "float32",
         "sampler": "transformers",
-        "train.num_steps": 2,
         "train.problems_per_step": 4,
-        "rollout.max_tokens": TOKENS,
-        "settings.max_tokens": TOKENS,
-        "evaluation.max_tokens": TOKENS,
-        "evaluation.problem_limit": 2,
-        "evaluation.sample_limit": 2,
     }
-    chosen = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    chosen = set_options(settings | SHORT)
     fixed = ["slurm", "--profile", "single_gpu", "--models", MODEL, "--gpus-per-node", "2"]
     fixed += ["--source", str(directory / "train.jsonl"), "--endpoint", endpoint]
     fixed += ["--tokenizer", str(directory / "model")]

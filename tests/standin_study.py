@@ -20,6 +20,19 @@ from sgpo.cli import main as sgpo
 SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
 NUM_PROBLEMS = 12  # a third warms up, eight are left
 TOKENS = 16
+SHORT = {
+    "train.num_steps": 2,
+    "rollout.max_tokens": TOKENS,
+    "settings.max_tokens": TOKENS,
+    "evaluation.max_tokens": TOKENS,
+    "evaluation.problem_limit": 2,
+    "evaluation.sample_limit": 2,
+}
+
+
+def set_options(settings: dict[str, object]) -> list[str]:
+    """``settings`` as the command line takes them."""
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
 MODEL = "qwen2.5-0.5b"
@@ -51,15 +64,9 @@ def study_arguments(directory: Path, source: str, sampler: str = "vllm") -> list
         "precision": "float32",
         "sampler": sampler,
         "vllm.max_model_len": 2048,
-        "train.num_steps": 2,
         "train.problems_per_step": 2,
-        "rollout.max_tokens": TOKENS,
-        "settings.max_tokens": TOKENS,
-        "evaluation.max_tokens": TOKENS,
-        "evaluation.problem_limit": 2,
-        "evaluation.sample_limit": 2,
     }
-    chosen = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    chosen = set_options(settings | SHORT)
     fixed = ["study", "--profile", "single_gpu", "--models", MODEL, "--jobs", "1"]
     return [*fixed, "--out", str(directory / "results"), *chosen]
 

@@ -240,6 +240,7 @@ def vllm_process(directory, scratch):
     }
     command = "import sys; from vllm.entrypoints.cli.main import main; sys.exit(main())"
     arguments = f"serve {directory} --port {port} --dtype float32 --enforce-eager"
+    arguments += " --no-enable-chunked-prefill"  # see InProcessEngine: seeds on a CPU
     log = (scratch / "server.log").open("w")
     process = subprocess.Popen(
         [sys.executable, "-c", command, *arguments.split(), "--generation-config", "vllm"],
@@ -293,7 +294,7 @@ def test_a_real_server_learns_new_weights_and_may_die(tmp_path):
         sampler.sync(model)
         threading.Timer(1.0, os.killpg, (process.pid, signal.SIGKILL)).start()
         began = time.monotonic()
-        with pytest.raises(EngineFailed, match="does not answer|answered 500"):
+        with pytest.raises(EngineFailed, match="does not answer"):
             for seed in range(10_000):
                 sampler.sample(LONG, 64, SamplingParams(max_tokens=200, seed=seed))
         assert time.monotonic() - began < 60

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -220,6 +220,7 @@ class _Http:
             with self._lock:
                 for connection in self._open:
                     if connection.sock is not None:
-                        connection.sock.shutdown(2)
+                        with suppress(OSError):  # the other side was faster
+                            connection.sock.shutdown(2)
             raise
         workers.shutdown()
