@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 
 from sgpo.core import losses
 from sgpo.core.advantages import group_centered
-from sgpo.core.batching import score_policy
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
+from sgpo.core.scoring import score_policy
 from sgpo.core.types import LossOutput, Problem, Role, Trajectory
 
 

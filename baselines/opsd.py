@@ -26,10 +26,10 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.batching import padded
 from sgpo.core.logprobs import completion_kl
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
+from sgpo.core.scoring import padded
 from sgpo.core.types import LossOutput, Problem, Trajectory
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.batching import padded
 from sgpo.core.logprobs import token_stats
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
+from sgpo.core.scoring import padded
 from sgpo.core.types import LossOutput, Problem, Trajectory
 
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sgpo.commands import cluster, data, provenance, results, runs
-from sgpo.core.judge_pool import VerifierUnavailable
+from benchmarks.commands import cluster, data, provenance, results, runs
+from sgpo.core.verifier.pool import VerifierUnavailable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from sgpo import guidance, objective
 from sgpo.core import losses
 from sgpo.core.advantages import group_standardized
-from sgpo.core.batching import padded, score_policy
 from sgpo.core.logprobs import completion_kl
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
+from sgpo.core.scoring import padded, score_policy
 from sgpo.core.types import LossOutput, Problem, Role, Trajectory
 
 

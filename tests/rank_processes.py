@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from tiny import TRAIN, build_model, build_problems, build_rollout, grader
 
-from sgpo.core import ranks, sharding
+from sgpo.core import distributed as ranks
+from sgpo.core import sharding
 from sgpo.core.trainer import Trainer
 
 CPU = torch.device("cpu")
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["sgpo.core.trainer", "sgpo.core.compact_decoder"])
+CONTEXT.set_forkserver_preload(["sgpo.core.trainer", "sgpo.core.sampling.cpu"])
 
 
 def launch(

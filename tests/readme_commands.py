@@ -33,6 +33,6 @@ def _words(words: list[str]) -> list[str] | None:
         return words if words and not words[0].startswith("--") else ["study", *words]
     if words and words[0].endswith("/sgpo"):
         return words[1:]
-    if "sgpo.cli" in words and words[0].endswith("torchrun"):
-        return words[words.index("sgpo.cli") + 1 :]
+    if "benchmarks.cli" in words and words[0].endswith("torchrun"):
+        return words[words.index("benchmarks.cli") + 1 :]
     return None

@@ -17,7 +17,7 @@ import standin
 from scripted_endpoint import scripted_endpoint
 from standin_study import SHORT, set_options
 
-from sgpo.cli import main as sgpo
+from benchmarks.cli import main as sgpo
 
 MODEL = "qwen2.5-0.5b"
 NUM_PROBLEMS = 15

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import standin
 
-from sgpo.cli import main as sgpo
+from benchmarks.cli import main as sgpo
 
 SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
 NUM_PROBLEMS = 12  # a third warms up, eight are left
@@ -41,7 +41,7 @@ MODEL = "qwen2.5-0.5b"
 def prepare(directory: Path, *, small: bool = False) -> str:
     """Checkpoint, training set and strategies in ``directory``; the training set's
     ``data.source``. ``small``: a vocabulary of bytes, for a test that has seconds."""
-    from benchmarks.prepared import data_source
+    from benchmarks.data.prepared import data_source
 
     model = standin.write_checkpoint(directory / "model", small=small, **SHAPE)
     rows = standin.write_training_set(directory / "train.jsonl", NUM_PROBLEMS)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from readme_commands import commands
 
+from benchmarks.cli import _parser
 from benchmarks.config import load_method_file
-from benchmarks.loading import load_study
-from benchmarks.readme import results_block, with_block
-from sgpo.cli import _parser
+from benchmarks.report.readme import results_block, with_block
+from benchmarks.store.load import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

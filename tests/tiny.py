@@ -29,10 +29,10 @@ from baselines.luffy import LUFFY, LUFFYConfig
 from baselines.opsd import OPSD, OPSDConfig
 from baselines.sft import SFT, SFTConfig
 from baselines.srft import SRFT, SRFTConfig
-from sgpo.core.compact_decoder import CompactSampler
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.rollout import Rollout
+from sgpo.core.sampling.cpu import CompactSampler
 from sgpo.core.trainer import Trainer
 from sgpo.core.types import Problem
 from sgpo.core.verifier import Verdict

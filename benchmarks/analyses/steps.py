@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.analyses.planned import AnalysisTask
-from benchmarks.cells import load_model, load_tokenizer
-from benchmarks.policies import make_sampler
-from benchmarks.sources import training_problems
+from benchmarks.data.sources import training_problems
+from benchmarks.run.cell import load_model, load_tokenizer
+from benchmarks.run.policies import make_sampler
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout
 from sgpo.core.seeding import derive_seed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sgpo.commands import add_overrides, names, positive
-from sgpo.commands.data import HUB_DEFAULT
+from benchmarks.commands import add_overrides, names, positive
+from benchmarks.commands.data import HUB_DEFAULT
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -34,6 +34,6 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 
 def _slurm(options: argparse.Namespace) -> int:
-    from benchmarks.slurm import write_scripts
+    from benchmarks.plan.slurm import write_scripts
 
     return write_scripts(options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sgpo.commands import names, positive
+from benchmarks.commands import names, positive
 
 HUB_DEFAULT = "SII-Enigma/OpenR1-Math-R1-8.5k"
 REAL_SUITES = ["math500", "olympiadbench", "amc23", "aime24"]
@@ -60,18 +60,18 @@ def _add_strategies(verbs: argparse._SubParsersAction) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from benchmarks.data_commands import prepare_command
+    from benchmarks.data.commands import prepare_command
 
     return prepare_command(options)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from benchmarks.data_commands import check_command
+    from benchmarks.data.commands import check_command
 
     return check_command(options)
 
 
 def _strategies(options: argparse.Namespace) -> int:
-    from benchmarks.strategy_command import strategies_command
+    from benchmarks.data.strategy_command import strategies_command
 
     return strategies_command(options)

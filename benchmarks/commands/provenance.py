@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sgpo.commands import add_profile, results_dir
+from benchmarks.commands import add_profile, results_dir
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -36,7 +36,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from benchmarks.explain import explain_sample, explain_text
+    from sgpo.core.verifier.explain import explain_sample, explain_text
 
     if options.gold is not None and options.text is not None and options.samples is None:
         return explain_text(options.gold, options.text)
@@ -46,7 +46,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from benchmarks.fairness import print_differences
+    from benchmarks.profiles.fairness import print_differences
 
     return print_differences(
         options.a, options.b, options.profile, options.model, results_dir(options)
@@ -54,13 +54,13 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from benchmarks.audit import audit
+    from benchmarks.report.audit import audit
 
     return audit(options.results, regrade=options.regrade)
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from benchmarks.publish import publish
+    from benchmarks.store.publish import publish
 
     print(f"{options.results}: {publish(options.results) / 2**20:.1f} MiB saved")
     return 0

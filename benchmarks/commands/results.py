@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sgpo.commands import add_profile, names, results_dir
+from benchmarks.commands import add_profile, names, results_dir
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -30,14 +30,14 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 
 def _grade(options: argparse.Namespace) -> int:
-    from benchmarks.regrade import regrade_paths
+    from benchmarks.report.regrade import regrade_paths
 
     return regrade_paths(options.paths)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from benchmarks.regrade import check_report
-    from benchmarks.report import build
+    from benchmarks.report.build import build
+    from benchmarks.report.regrade import check_report
 
     if options.check:
         return check_report(results_dir(options))
@@ -47,12 +47,12 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from benchmarks.status import print_status
+    from benchmarks.run.status import print_status
 
     return print_status(options.profile, results_dir(options))
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from benchmarks.doctor import doctor
+    from benchmarks.plan.doctor import doctor
 
     return doctor()

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from sgpo.commands import add_overrides, add_profile, names, positive, results_dir
+from benchmarks.commands import add_overrides, add_profile, names, positive, results_dir
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -79,7 +79,7 @@ def _add_rank_timeout(parser: argparse.ArgumentParser) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from benchmarks.launch import (
+    from benchmarks.run.launch import (
         default_jobs,
         dry_run,
         launch_study,
@@ -103,24 +103,24 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from benchmarks.single import train_one
+    from benchmarks.run.single import train_one
 
     return train_one(options, results_dir(options))
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from benchmarks.checkpoint_eval import evaluate_directory
+    from benchmarks.run.checkpoint import evaluate_directory
 
     return evaluate_directory(options)
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from benchmarks.tune import tune
+    from benchmarks.run.tune import tune
 
     return tune(results_dir(options, "mini"), options.jobs, options.methods)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from benchmarks.regime import check
+    from benchmarks.run.regime import check
 
     return check(results_dir(options, "mini"), options.models, options.jobs)

@@ -46,7 +46,7 @@ class Shape:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], context: int, rope_theta: float) -> Shape:
-        """The shape of a local config.json (``sgpo.core.context`` reads the last two).
+        """The shape of a local config.json (``sgpo.core.models`` reads the last two).
 
         Raises:
             ValueError: another architecture, of which no cost is known, or a value is missing.

@@ -8,17 +8,17 @@ from typing import Any
 
 from rich.progress import Progress
 
-from benchmarks.prepare_data import Preparation, prepare
-from benchmarks.prepared import data_source, file_hashes, prepared_problems
-from benchmarks.profiles.checkpoints import CHECKPOINTS
-from benchmarks.suites import SUITES, failed_golds, load_suite, local_file
+from benchmarks.data.checkpoints import CHECKPOINTS
+from benchmarks.data.prepare import Preparation, prepare
+from benchmarks.data.prepared import data_source, file_hashes, prepared_problems
+from benchmarks.data.suites import SUITES, failed_golds, load_suite, local_file
 from sgpo.core.files import read_json, write_json
 from sgpo.core.hub_models import checkpoint_directory
 
 
 def prepare_command(options: argparse.Namespace) -> int:
     """Prepare a training set and print what was removed from it."""
-    from benchmarks.cells import load_tokenizer
+    from benchmarks.run.cell import load_tokenizer
     from sgpo.core.prompts import native_spec, prompt_spec
 
     tokenizer = load_tokenizer(_directory(str(options.tokenizer)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sgpo.core.rows import SUFFIXES
+from benchmarks.data.rows import SUFFIXES
 
 
 def fetch_dataset(

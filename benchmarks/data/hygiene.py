@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import Study
-from benchmarks.sources import problem_set_sha256
+from benchmarks.data.sources import problem_set_sha256
 from sgpo.core.files import write_json
 from sgpo.core.types import Problem
 from sgpo.mini import suites

@@ -7,7 +7,7 @@ report.json:
 2. special tokens: question or trace spells a special token of the tokenizer;
 3. over-long: prompt and expert trace together exceed ``max_tokens``, so no method could learn from
    the whole trace. The problem leaves every split, so all methods train on the same problems;
-4. contamination: it overlaps with a test set (``sgpo.core.decontamination``).
+4. contamination: it overlaps with a test set (``benchmarks.data.decontamination``).
 
 From what is left ``draw`` problems are drawn, and a third of them becomes the warm-up; both follow
 a hash of seed and id, so they depend on no order. Traces whose own answer the verifier does not
@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prepared import SPLITS, file_hashes, write_problems
-from benchmarks.suites import SUITES, load_suite
-from sgpo.core.decontamination import find_overlaps
+from benchmarks.data.decontamination import find_overlaps
+from benchmarks.data.hub import fetch_dataset
+from benchmarks.data.prepared import SPLITS, file_hashes, write_problems
+from benchmarks.data.rows import TRAINING_COLUMNS, question_id, read_rows, training_problem
+from benchmarks.data.suites import SUITES, load_suite
 from sgpo.core.files import sha256_of, whole_directory, write_json
-from sgpo.core.hub import fetch_dataset
 from sgpo.core.prompts import PromptSpec, special_token_in
-from sgpo.core.rows import TRAINING_COLUMNS, question_id, read_rows, training_problem
 from sgpo.core.types import Problem
 from sgpo.core.verifier import grade_many
 

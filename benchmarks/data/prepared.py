@@ -1,8 +1,8 @@
 """A prepared training set: what ``sgpo data prepare`` leaves, and how a run reads it.
 
 A directory with ``warmup.jsonl`` and ``rl.jsonl`` (problems with expert traces, see
-``sgpo.core.data``), ``report.json`` (what was done), and ``strategies.jsonl`` (id -> strategy) once
-``sgpo strategies`` has been run on it.
+``benchmarks.data.problems``), ``report.json`` (what was done), and ``strategies.jsonl``
+(id -> strategy) once ``sgpo strategies`` has been run on it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from sgpo.core.data import read_problems
+from benchmarks.data.problems import read_problems
 from sgpo.core.files import sha256_of, write_text
 from sgpo.core.types import Problem
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.config import DataConfig, EvalConfig, RunConfig
-from benchmarks.prepared import source_problems
-from benchmarks.suites import SUITES, load_suite
+from benchmarks.data.prepared import source_problems
+from benchmarks.data.suites import SUITES, load_suite
 from sgpo.core.config import canonical_json
 from sgpo.core.device import select_device
 from sgpo.core.hub_models import checkpoint_directory

@@ -14,13 +14,13 @@ from typing import Any
 
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from benchmarks.prepared import STRATEGIES, data_source
-from sgpo.core.data import read_problems
+from benchmarks.data.prepared import STRATEGIES, data_source
+from benchmarks.data.problems import read_problems
 from sgpo.core.files import write_json, write_text
 from sgpo.core.types import Problem
-from sgpo.endpoint import Endpoint, EndpointSettings, ReplyCache
-from sgpo.strategies import EXTRACTION_PROMPT, SCORING_PROMPT, quality_bands
-from sgpo.strategy_extraction import ExtractionSettings, Outcome, extract
+from sgpo.strategies.ask import ExtractionSettings, Outcome, extract
+from sgpo.strategies.endpoint import Endpoint, EndpointSettings, ReplyCache
+from sgpo.strategies.text import EXTRACTION_PROMPT, SCORING_PROMPT, quality_bands
 
 
 def strategies_command(options: argparse.Namespace) -> int:

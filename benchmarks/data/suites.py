@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.data.hub import fetch_dataset
+from benchmarks.data.problems import read_problems
+from benchmarks.data.rows import read_rows
 from sgpo.core.config import canonical_json
-from sgpo.core.data import read_problems
-from sgpo.core.extraction import unwrap_box
-from sgpo.core.hub import fetch_dataset
-from sgpo.core.rows import read_rows
 from sgpo.core.types import Problem
+from sgpo.core.verifier.extract import unwrap_box
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from benchmarks.profiles.checkpoints import Shape
+from benchmarks.data.checkpoints import Shape
 
 
 def _attention(query, key, value, *_: Any, **__: Any) -> int:

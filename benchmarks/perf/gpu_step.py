@@ -25,11 +25,11 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.data.checkpoints import CHECKPOINTS, Shape
 from benchmarks.perf.common import spread, table
 from benchmarks.perf.flops import Passed, flop_counter, model_flops
 from benchmarks.perf.loss_work import GIB, peak_bytes, reset_peak
 from benchmarks.perf.roofline import matmul_rate
-from benchmarks.profiles.checkpoints import CHECKPOINTS, Shape
 from sgpo.core import chunked_head, sharding
 from sgpo.core.config import TrainConfig
 from sgpo.core.device import describe_device, select_device

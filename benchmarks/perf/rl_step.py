@@ -23,11 +23,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from baselines.grpo import GRPO, GRPOConfig
 from benchmarks.perf.common import in_rounds, paired_ratio, spread, table, threads, timed
-from sgpo.core.compact_decoder import CompactSampler
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.core.method import Method
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout
+from sgpo.core.sampling.cpu import CompactSampler
 from sgpo.core.trainer import Trainer
 from sgpo.core.types import Problem
 from sgpo.core.verifier import Verdict

@@ -40,4 +40,6 @@ def run(repeats: int) -> dict[str, Any]:
 
 
 def _call(arguments: list[str]) -> None:
-    subprocess.run([sys.executable, "-m", "sgpo.cli", *arguments], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.cli", *arguments], check=True, capture_output=True
+    )

@@ -98,7 +98,16 @@ def _busy_and_total() -> tuple[float, float]:
 
 
 def _study(directory: Path) -> None:
-    command = [sys.executable, "-m", "sgpo.cli", "study", "--seeds", "1", "--out", str(directory)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.cli",
+        "study",
+        "--seeds",
+        "1",
+        "--out",
+        str(directory),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise ValueError(f"the study failed: {done.stderr.strip().splitlines()[-1:]}")
@@ -137,8 +146,8 @@ class Stopwatch:
 def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
     """Median seconds of one RL step of ``method`` and its stages: sampling, verification, other
     collection (target selection's scoring), scoring with the loss, backward with the update."""
-    from benchmarks.policies import load_model, load_tokenizer, make_sampler
-    from benchmarks.sources import training_problems
+    from benchmarks.data.sources import training_problems
+    from benchmarks.run.policies import load_model, load_tokenizer, make_sampler
 
     config = mini.study(1).entry(method).config(MODEL, 0)
     (source,) = directory.glob(f"runs/{MODEL}-sft-s0-*/model")

@@ -19,9 +19,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sgpo.core import answer_forms, answer_numbers, answer_text, verifier
-from sgpo.core.extraction import unwrap_box
-from sgpo.core.judge_pool import POOL, default_workers
+from sgpo.core import verifier
+from sgpo.core.verifier import forms as answer_forms
+from sgpo.core.verifier import numbers as answer_numbers
+from sgpo.core.verifier import spelling as answer_text
+from sgpo.core.verifier.extract import unwrap_box
+from sgpo.core.verifier.pool import POOL, default_workers
 
 REPETITIONS = 5
 Pairs = Sequence[tuple[str, str]]

@@ -91,7 +91,7 @@ def serve(dtype: str) -> None:
     from importlib import metadata
 
     from benchmarks.perf.sampling import Workload
-    from sgpo.core.vllm_sampler import VLLMSampler
+    from sgpo.core.sampling.vllm import VLLMSampler
     from sgpo.core.vllm_settings import VLLMSettings
 
     names = {d.metadata["Name"]: d.version for d in metadata.distributions()}

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.config import RunConfig
-from benchmarks.profiles.checkpoints import Shape
-from benchmarks.suites import SUITES
+from benchmarks.data.checkpoints import Shape
+from benchmarks.data.suites import SUITES
 from sgpo.mini.suites import BENCHMARKS
 
 GIB = 2**30

@@ -1,6 +1,6 @@
 """``--dry-run`` of a study on published checkpoints: every cell with GPUs, memory, hours and disk.
 
-The hours are those of ``benchmarks.gpu_cost``'s assumptions, which are printed below the table.
+The hours are those of ``benchmarks.plan.cost``'s assumptions, which are printed below the table.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import gpu_cost
 from benchmarks.config import Cell, RunConfig
-from benchmarks.gpu_cost import GIB, REFERENCE
+from benchmarks.data.checkpoints import CHECKPOINTS, Shape
+from benchmarks.plan import cost as gpu_cost
+from benchmarks.plan.cost import GIB, REFERENCE
 from benchmarks.profiles import profile_module
-from benchmarks.profiles.checkpoints import CHECKPOINTS, Shape
-from benchmarks.tasks import is_done
-from sgpo.core.context import context_length, read_config, rope_settings
+from benchmarks.run.tasks import is_done
+from sgpo.core.models import context_length, read_config, rope_settings
 
 GB = 1e9
 

@@ -1,8 +1,8 @@
 """What stands in the way of a study on published checkpoints, said before anything is downloaded.
 
 Each obstacle is one line: the value, what is allowed, what to do. Memory, hours and disk are the
-estimates of ``benchmarks.gpu_cost``; everything else is looked up on this machine. What
-only the downloaded files can show, the run says before it trains: ``benchmarks.prompt_room``.
+estimates of ``benchmarks.plan.cost``; everything else is looked up on this machine. What
+only the downloaded files can show, the run says before it trains: ``benchmarks.run.prompt_room``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import gpu_cost
-from benchmarks import preflight_inputs as inputs
 from benchmarks.config import Cell, RunConfig
-from benchmarks.gpu_cost import GIB, Gpu
-from benchmarks.gpu_plan import GB, disk_left, needed_disk, shape_of
-from benchmarks.hardware import Hardware, this_machine
-from benchmarks.profiles.checkpoints import Shape
-from benchmarks.tasks import is_done
+from benchmarks.data.checkpoints import Shape
+from benchmarks.plan import cost as gpu_cost
+from benchmarks.plan import preflight_inputs as inputs
+from benchmarks.plan.cost import GIB, Gpu
+from benchmarks.plan.gpu_plan import GB, disk_left, needed_disk, shape_of
+from benchmarks.plan.hardware import Hardware, this_machine
+from benchmarks.run.tasks import is_done
 
 RANK_CHOICES = (1, 2, 4, 8, 16, 32, 64, 128)
 HOST_ROOM = GIB  # main memory of a process besides weights

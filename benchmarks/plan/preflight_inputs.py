@@ -1,5 +1,5 @@
 """The inputs of a study on published checkpoints, looked up before anything is downloaded: weights,
-context, training set, benchmarks. Each obstacle is one line; see ``benchmarks.preflight``.
+context, training set, benchmarks. Each obstacle is one line; see ``benchmarks.plan.preflight``.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.config import Cell, RunConfig
-from benchmarks.gpu_cost import PROMPT_ROOM
-from benchmarks.gpu_plan import shape_of
-from benchmarks.hardware import Hardware
-from benchmarks.prepared import STRATEGIES, data_source, prepared_problems
-from benchmarks.profiles.checkpoints import CHECKPOINTS, Shape
-from benchmarks.suites import SUITES, local_file
-from sgpo.core.context import context_length, read_config, rope_settings
-from sgpo.core.hub import fetch_dataset
+from benchmarks.data.checkpoints import CHECKPOINTS, Shape
+from benchmarks.data.hub import fetch_dataset
+from benchmarks.data.prepared import STRATEGIES, data_source, prepared_problems
+from benchmarks.data.suites import SUITES, local_file
+from benchmarks.plan.cost import PROMPT_ROOM
+from benchmarks.plan.gpu_plan import shape_of
+from benchmarks.plan.hardware import Hardware
 from sgpo.core.hub_models import checkpoint_directory
+from sgpo.core.models import context_length, read_config, rope_settings
 
 
 def checkpoint(config: RunConfig, hardware: Hardware) -> list[str]:

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import gpu_cost
 from benchmarks.config import Cell, RunConfig
-from benchmarks.gpu_plan import planned_ranks, shape_of
-from benchmarks.launch import planned_study, selected, wants_variants
+from benchmarks.plan import cost as gpu_cost
+from benchmarks.plan.gpu_plan import planned_ranks, shape_of
 from benchmarks.profiles import profile_module
+from benchmarks.run.launch import planned_study, selected, wants_variants
 from sgpo.core.files import write_text
 from sgpo.core.hub_models import PATTERNS
 
@@ -166,12 +166,12 @@ def _torchrun(nodes: int, gpus: int, words: Sequence[str]) -> str:
     launch += ["--nproc-per-node", str(gpus), "--rdzv-backend", "c10d", "--rdzv-endpoint"]
     return (
         f'srun --cpus-per-task={CPUS_PER_GPU * gpus} {shlex.join(launch)} "$head:$port" '
-        f'--rdzv-id "$SLURM_JOB_ID" -m sgpo.cli {shlex.join(words)}'
+        f'--rdzv-id "$SLURM_JOB_ID" -m benchmarks.cli {shlex.join(words)}'
     )
 
 
 def _sgpo(*words: object) -> str:
-    return shlex.join([sys.executable, "-m", "sgpo.cli", *map(str, words)])
+    return shlex.join([sys.executable, "-m", "benchmarks.cli", *map(str, words)])
 
 
 def _script(job: Job, options: argparse.Namespace) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from benchmarks import experiments as names
 from benchmarks.config import MethodEntry, RunConfig, Study
+from benchmarks.store import experiments as names
 from sgpo.mini.models import MODELS
 
 WARMUP = "sft"

@@ -92,7 +92,7 @@ def stored_or_planned(name: str, profile: str, model: str | None, results: Path)
     for directory in (Path(name), results / "runs" / name, results / "tuning" / "runs" / name):
         if (directory / "config.json").is_file():
             return read_json(directory / "config.json")
-    from benchmarks.launch import planned_study
+    from benchmarks.run.launch import planned_study
 
     study = planned_study(profile, 1, variants=True)
     entries = {entry.key: entry for entry in study.methods}

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.config import MethodEntry, RunConfig, Study
-from benchmarks.profiles.checkpoints import CHECKPOINTS
+from benchmarks.data.checkpoints import CHECKPOINTS
 from sgpo.core.config import apply_overrides, dotted_names
-from sgpo.core.context import read_config
+from sgpo.core.models import read_config
 
 _IDENTITY = {
     "profile": "--profile",

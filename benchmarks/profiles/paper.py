@@ -16,10 +16,10 @@ from baselines.hpt import HPTConfig
 from baselines.luffy import LUFFYConfig
 from baselines.sft import SFTConfig
 from benchmarks.config import DataConfig, EvalConfig, MethodEntry, RunConfig, Study
-from benchmarks.prepared import data_source
-from benchmarks.profiles.checkpoints import CHECKPOINTS, Checkpoint
+from benchmarks.data.checkpoints import CHECKPOINTS, Checkpoint
+from benchmarks.data.prepared import data_source
+from benchmarks.data.suites import SUITES
 from benchmarks.profiles.variants import with_variants
-from benchmarks.suites import SUITES
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.core.vllm_settings import VLLMSettings
 from sgpo.method import SGPOConfig

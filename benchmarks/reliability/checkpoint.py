@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import run_cell
 from benchmarks.config import Cell
 from benchmarks.reliability.common import Say, copy_of
 from benchmarks.reliability.small_study import small_study
+from benchmarks.run.cell import run_cell
 from sgpo.core.files import sha256_of
 from sgpo.core.trainer import Trainer
 

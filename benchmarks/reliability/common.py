@@ -75,8 +75,8 @@ def started_study(out: Path, jobs: int = 1) -> Iterator[subprocess.Popen]:
 
 def prepare_start(directory: Path) -> Path:
     """``directory`` with the base model made and its run finished: what trials are copied from."""
-    from benchmarks.cells import run_cell
     from benchmarks.reliability.small_study import small_study
+    from benchmarks.run.cell import run_cell
 
     base = small_study().cells()[0]
     assert base.config.method == "base"

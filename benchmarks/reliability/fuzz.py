@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from benchmarks.reliability.common import Say
-from sgpo.core.answer_text import canonical
-from sgpo.core.extraction import extract
 from sgpo.core.verifier import grade_many
+from sgpo.core.verifier.extract import extract
+from sgpo.core.verifier.spelling import canonical
 
 WHAT = "random and hostile answers through extraction and grading"
 SEED = 17

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.document import Bullets, Heading, Paragraph, Table, row, to_markdown
+from benchmarks.report.document import Bullets, Heading, Paragraph, Table, row, to_markdown
 from sgpo.core.files import read_json, write_text
 
 # Case -> (what held, of how many): the figure that the first table shows.

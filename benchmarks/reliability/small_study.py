@@ -49,7 +49,7 @@ def small_study() -> Study:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run or continue the study in ``--out``; the exit code of ``sgpo study``."""
-    from benchmarks.launch import launch_study
+    from benchmarks.run.launch import launch_study
 
     parser = argparse.ArgumentParser(prog="benchmarks.reliability.small_study")
     parser.add_argument("--out", type=Path, required=True)

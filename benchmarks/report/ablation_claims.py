@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks import estimates
-from benchmarks.claim import Claim, judged
-from benchmarks.estimates import AVERAGE
-from benchmarks.store import Study
-from benchmarks.tables import ablations, table1
-from benchmarks.tables.ablations import REFERENCE, TABLE2, TABLE3, TABLE6
+from benchmarks.report import estimates
+from benchmarks.report.claim import Claim, judged
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.tables import ablations, table1
+from benchmarks.report.tables.ablations import REFERENCE, TABLE2, TABLE3, TABLE6
+from benchmarks.store.records import Study
 
 PROXIMAL = "sgpo_no_proximal"
 

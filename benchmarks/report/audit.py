@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loading import load_study
-from benchmarks.regrade import differing_artefacts
-from benchmarks.run_checks import stored_hash
-from benchmarks.stats import StatsError
-from benchmarks.store import StudyError, read_object
+from benchmarks.report.regrade import differing_artefacts
+from benchmarks.store.load import load_study
+from benchmarks.store.records import StudyError, read_object
+from benchmarks.store.run_checks import stored_hash
+from benchmarks.store.stats import StatsError
 from sgpo.core.files import inside, sha256_of
 
 # Runs of one model and seed that start from the same weights must have had the same ones.
@@ -156,7 +156,7 @@ def _letters(runs: list[Path], regrade: bool) -> Check:
                 check.absent += 1
                 continue
             if evaluation is None:  # needs torch, and only where there are samples
-                from benchmarks import evaluate as evaluation
+                from benchmarks.run import evaluate as evaluation
             rows = evaluation.regrade(path)[0] if regrade else evaluation.read_samples(path)
             ids = list(dict.fromkeys(row["problem_id"] for row in rows))
             found = evaluation.summarize(rows, ids, stored["k"])
@@ -206,7 +206,7 @@ def _tuning(results: Path) -> Check:
     path = results / "tuning.csv"
     if not path.exists():
         return check
-    from benchmarks.store import read_rows
+    from benchmarks.store.records import read_rows
 
     for row in read_rows(path):
         scores = inside(results / "tuning" / "runs", row["run_id"]) / "scores.json"

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks import estimates, experiments
-from benchmarks.claim import MARGIN, NOT_MEASURED, Claim, judged
-from benchmarks.estimates import AVERAGE, Score
-from benchmarks.figures import degraded, delta_classes, equal_cost, maps
-from benchmarks.figures.lines import last_values
-from benchmarks.store import Run, Study
-from benchmarks.tables import ablations, kin
-from benchmarks.tables.ablations import REFERENCE
+from benchmarks.report import estimates
+from benchmarks.report.claim import MARGIN, NOT_MEASURED, Claim, judged
+from benchmarks.report.estimates import AVERAGE, Score
+from benchmarks.report.figures import degraded, delta_classes, equal_cost, maps
+from benchmarks.report.figures.lines import last_values
+from benchmarks.report.tables import ablations, kin
+from benchmarks.report.tables.ablations import REFERENCE
+from benchmarks.store import experiments
+from benchmarks.store.records import Run, Study
 
 BASELINE = "grpo"
 DELTA_THREE = "sgpo_delta3"

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import experiments, pages
-from benchmarks.document import is_miniature, to_markdown
-from benchmarks.figures import (
+from benchmarks.report import pages
+from benchmarks.report.document import is_miniature, to_markdown
+from benchmarks.report.figures import (
     curves,
     degraded,
     delta,
@@ -33,10 +33,8 @@ from benchmarks.figures import (
     passk,
     scaling,
 )
-from benchmarks.html import to_html
-from benchmarks.loading import load_study
-from benchmarks.store import NOT_RUN, Study, write_atomic
-from benchmarks.tables import (
+from benchmarks.report.html import to_html
+from benchmarks.report.tables import (
     ablations,
     budget,
     claims_table,
@@ -47,6 +45,9 @@ from benchmarks.tables import (
     table8,
     tuning,
 )
+from benchmarks.store import experiments
+from benchmarks.store.load import load_study
+from benchmarks.store.records import NOT_RUN, Study, write_atomic
 
 # Every artefact in the order of the report. A module has NAME, TITLE, USES ("scores": evaluated
 # runs, "metrics": trained runs), needs(study), build(study, out_dir) and blocks(study, out_dir);
@@ -202,8 +203,10 @@ def _of_the_mini_world(module: ModuleType) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m benchmarks.report results/<profile> [--only a,b]``; the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__.splitlines()[0])
+    """``python -m benchmarks.report.build results/<profile> [--only a,b]``; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.report.build", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("results_dir", type=Path, help="results/<profile>")
     parser.add_argument("--only", help=f"comma-separated: {', '.join(names())}")
     options = parser.parse_args(arguments)

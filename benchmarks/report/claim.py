@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from benchmarks import stats
-from benchmarks.estimates import Score
-from benchmarks.store import NOT_RUN
+from benchmarks.report.estimates import Score
+from benchmarks.store import stats
+from benchmarks.store.records import NOT_RUN
 
 NOT_MEASURED = "not measured"
 TIMES = "x"  # unit of an effect that is the logarithm of a factor

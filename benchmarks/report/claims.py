@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks import ablation_claims, beyond_claims, curve_claims, estimates, stats
-from benchmarks.claim import Claim, judged
-from benchmarks.estimates import PERCENT
-from benchmarks.figures import scaling
-from benchmarks.store import Run, Study, read_rows
-from benchmarks.tables import table1
+from benchmarks.report import ablation_claims, beyond_claims, curve_claims, estimates
+from benchmarks.report.claim import Claim, judged
+from benchmarks.report.estimates import PERCENT
+from benchmarks.report.figures import scaling
+from benchmarks.report.tables import table1
+from benchmarks.store import stats
+from benchmarks.store.records import Run, Study, read_rows
 
 
 def evaluate(study: Study) -> list[Claim]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks import equal_reward, estimates, plan_shares, step_shares
-from benchmarks.claim import MARGIN, NOT_MEASURED, TIMES, Claim, judged
-from benchmarks.estimates import PERCENT
-from benchmarks.figures import fig3, fig6, passk
-from benchmarks.store import Study
-from benchmarks.tables import ablations, table1
-from benchmarks.tables.ablations import REFERENCE
+from benchmarks.report import equal_reward, estimates, plan_shares, step_shares
+from benchmarks.report.claim import MARGIN, NOT_MEASURED, TIMES, Claim, judged
+from benchmarks.report.estimates import PERCENT
+from benchmarks.report.figures import fig3, fig6, passk
+from benchmarks.report.tables import ablations, table1
+from benchmarks.report.tables.ablations import REFERENCE
+from benchmarks.store.records import Study
 
 ANALYSES = (step_shares.ANALYSIS, plan_shares.ANALYSIS)
 

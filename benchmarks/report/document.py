@@ -1,4 +1,4 @@
-"""A document as a list of blocks, and its Markdown form; ``benchmarks.html`` writes the HTML form.
+"""A document as a list of blocks, and its Markdown form; ``html`` beside it writes the HTML form.
 
 Content is written once as blocks of plain text. Escaping belongs to the writers, so no text that
 came from a run, a config or an environment file can act as markup.

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks import estimates
-from benchmarks.estimates import Score
-from benchmarks.figures.bands import smooth
-from benchmarks.store import Study
+from benchmarks.report import estimates
+from benchmarks.report.estimates import Score
+from benchmarks.report.figures.bands import smooth
+from benchmarks.store.records import Study
 
 METRIC = "reward"
 _CHUNK = 1_000_000

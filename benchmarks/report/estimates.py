@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks import stats
-from benchmarks.store import Run, Study
+from benchmarks.store import stats
+from benchmarks.store.records import Run, Study
 
 AVERAGE = "average"
 PERCENT = 100.0

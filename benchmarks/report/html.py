@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from benchmarks.document import (
+from benchmarks.report.document import (
     Block,
     Bullets,
     Code,

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import claims, estimates, stats
-from benchmarks.claims import Claim
-from benchmarks.document import (
+from benchmarks.report import claims, estimates
+from benchmarks.report.claims import Claim
+from benchmarks.report.document import (
     Block,
     Bullets,
     Code,
@@ -20,9 +20,10 @@ from benchmarks.document import (
     row,
     standing_note,
 )
-from benchmarks.estimates import AVERAGE
-from benchmarks.store import NOT_RUN, Run, Study
-from benchmarks.tables import claims_table, regime, table1
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.tables import claims_table, regime, table1
+from benchmarks.store import stats
+from benchmarks.store.records import NOT_RUN, Run, Study
 
 # The figures of the first page: the first three of these that have something to show.
 FIRST_FIGURES = ("curves", "fig5", "map_difficulty", "fig4", "scaling")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.estimates import Score
-from benchmarks.store import Analysis, Study
+from benchmarks.report.estimates import Score
+from benchmarks.store.records import Analysis, Study
 
 ANALYSIS = "plans"
 BEFORE = "sft"

@@ -1,6 +1,6 @@
 """The README's block of results, generated from stored runs so that it cannot drift from them.
 
-``python -m benchmarks.readme`` rewrites the block; a test compares.
+``python -m benchmarks.report.readme`` rewrites the block; a test compares.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import estimates
-from benchmarks.claims import evaluate
-from benchmarks.document import Paragraph, Table, row, to_markdown
-from benchmarks.loading import load_study
-from benchmarks.store import Study, write_atomic
-from benchmarks.tables import table1
-from benchmarks.tables.claims_table import caveats, summary_tables
+from benchmarks.report import estimates
+from benchmarks.report.claims import evaluate
+from benchmarks.report.document import Paragraph, Table, row, to_markdown
+from benchmarks.report.tables import table1
+from benchmarks.report.tables.claims_table import caveats, summary_tables
+from benchmarks.store.load import load_study
+from benchmarks.store.records import Study, write_atomic
 
 PAGES = "results/mini"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -63,7 +63,7 @@ def with_block(readme: str, block: str) -> str:
 
 
 def main() -> int:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     study = load_study(root / "results" / "mini")
     readme = (root / "README.md").read_text()
     write_atomic(root / "README.md", with_block(readme, results_block(study)))

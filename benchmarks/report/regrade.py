@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report import build
+from benchmarks.report.build import build
 
 PAGES = ("CLAIMS.md", "REPORT.md")
 
 
 def regrade_paths(paths: Sequence[Path]) -> int:
     """Judge every sample of files or run directories anew; 1 when a verdict changed."""
-    from benchmarks.evaluate import regrade
+    from benchmarks.run.evaluate import regrade
 
     files: list[Path] = []
     for path in paths:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import stats
-from benchmarks.estimates import PERCENT, Score
-from benchmarks.store import Analysis, Study
+from benchmarks.report.estimates import PERCENT, Score
+from benchmarks.store import stats
+from benchmarks.store.records import Analysis, Study
 
 CLASSES = ("choice", "commitment", "style", "routine")  # in the order in which they are stored
 DECISIONS = ("choice", "commitment")
@@ -81,7 +81,7 @@ def nested_ratio_draws(
     """Bootstrap draws float [D] of sum(top) / sum(bottom), for groups that share no members.
 
     A draw takes groups with replacement and members with replacement within each taken group: the
-    nested two-level bootstrap, as against the crossed one of ``benchmarks.stats``.
+    nested two-level bootstrap, as against the crossed one of ``benchmarks.store.stats``.
 
     Args:
         tops, bottoms: one float array [N_g] a group, of equal lengths.

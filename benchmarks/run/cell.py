@@ -21,28 +21,28 @@ import torch
 from transformers import PreTrainedModel
 from transformers import logging as transformers_logging
 
-from benchmarks import provenance
 from benchmarks.config import SUITE_VERSION, Cell, RunConfig, build_method
-from benchmarks.evaluate import evaluate
-from benchmarks.policies import (
+from benchmarks.data.sources import base_model, training_problems
+from benchmarks.run import provenance
+from benchmarks.run.evaluate import evaluate
+from benchmarks.run.policies import (
     evaluation_sampler,
     load_model,
     load_tokenizer,
     training_sampler,
 )
-from benchmarks.prompt_room import check_prompts
-from benchmarks.sources import base_model, training_problems
+from benchmarks.run.prompt_room import check_prompts
 from sgpo.core import sharding
 from sgpo.core.config import to_dict
 from sgpo.core.device import describe_device, select_device
+from sgpo.core.distributed import Ranks
 from sgpo.core.files import read_json, whole_directory, write_json
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.ranks import Ranks
 from sgpo.core.rollout import Rollout
 from sgpo.core.runlog import environment, source_digest
-from sgpo.core.sampling import Sampler
+from sgpo.core.sampling.ranks import SharedSampler
+from sgpo.core.sampling.sampler import Sampler
 from sgpo.core.seeding import derive_seed
-from sgpo.core.shared_sampler import SharedSampler
 from sgpo.core.trainer import Diverged, Trainer
 from sgpo.mini import regime
 

@@ -14,22 +14,22 @@ import torch
 from rich.progress import Progress, TimeElapsedColumn
 
 from benchmarks.config import EvalConfig
-from benchmarks.engines import make_engine
-from benchmarks.evaluate import evaluate
-from benchmarks.policies import load_model, load_tokenizer
-from benchmarks.score_table import print_scores, write_scores
-from benchmarks.sources import evaluation_problems
-from benchmarks.suites import SUITES
+from benchmarks.data.problems import read_problems
+from benchmarks.data.sources import evaluation_problems
+from benchmarks.data.suites import SUITES
+from benchmarks.run.evaluate import evaluate
+from benchmarks.run.policies import load_model, load_tokenizer
+from benchmarks.run.score_table import print_scores, write_scores
 from sgpo.core.config import canonical_json, to_dict
-from sgpo.core.context import context_length, fit_max_tokens, read_config
-from sgpo.core.data import read_problems
 from sgpo.core.device import select_device
 from sgpo.core.files import read_json, sha256_of, write_json
+from sgpo.core.models import context_length, fit_max_tokens, read_config
 from sgpo.core.prompts import PromptSpec, native_spec, prompt_spec
-from sgpo.core.sampling import Sampler
+from sgpo.core.sampling import make_engine
+from sgpo.core.sampling.sampler import Sampler
+from sgpo.core.sampling.vllm import WeightsDiffer
+from sgpo.core.sampling.vllm_process import EngineFailed
 from sgpo.core.types import Problem
-from sgpo.core.vllm_process import EngineFailed
-from sgpo.core.vllm_sampler import WeightsDiffer
 
 Suites = dict[str, tuple[list[Problem], int]]
 MINI_TOKENS = 96

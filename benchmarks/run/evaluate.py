@@ -19,14 +19,14 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.config import SUITE_VERSION, EvalConfig
-from benchmarks.sources import evaluation_problems, problem_set_sha256
-from sgpo.core.extraction import extract
+from benchmarks.data.sources import evaluation_problems, problem_set_sha256
 from sgpo.core.files import write_bytes
 from sgpo.core.prompts import PromptSpec
-from sgpo.core.sampling import Sampler, SamplingParams
+from sgpo.core.sampling.sampler import Sampler, SamplingParams
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import FinishReason, Problem
 from sgpo.core.verifier import grade_many
+from sgpo.core.verifier.extract import extract
 
 _SAMPLE_KEYS = ("problem_id", "sample", "gold", "text", "num_tokens", "finish_reason", "reason")
 LETTERS = {

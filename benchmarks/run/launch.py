@@ -13,24 +13,26 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import experiments, preflight, report
 from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
 from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_file
-from benchmarks.gpu_plan import print_plan
-from benchmarks.hygiene import record_disjointness
-from benchmarks.locks import locked
-from benchmarks.overrides import overridden
+from benchmarks.data.hygiene import record_disjointness
+from benchmarks.plan import preflight
+from benchmarks.plan.gpu_plan import print_plan
 from benchmarks.profiles import profile_module
-from benchmarks.progress import StudyProgress, clock, expected_cost
-from benchmarks.regime import calibration_cells, record_regimes
-from benchmarks.store import SGPO_VARIANTS, read_object
-from benchmarks.study import Outcome, run_study, write_plan
-from benchmarks.tables.ablations import VARIANT_ARTEFACTS
-from benchmarks.tasks import Task, is_done
-from benchmarks.together import run_together
+from benchmarks.profiles.overrides import overridden
+from benchmarks.report import build as report
+from benchmarks.report.tables.ablations import VARIANT_ARTEFACTS
+from benchmarks.run.progress import StudyProgress, clock, expected_cost
+from benchmarks.run.regime import calibration_cells, record_regimes
+from benchmarks.run.study import Outcome, run_study, write_plan
+from benchmarks.run.tasks import Task, is_done
+from benchmarks.run.torchrun import run_together
+from benchmarks.store import experiments
+from benchmarks.store.locks import locked
+from benchmarks.store.records import SGPO_VARIANTS, read_object
 from sgpo.core.device import select_device
+from sgpo.core.distributed import launched_by_torchrun
 from sgpo.core.files import write_text
-from sgpo.core.ranks import launched_by_torchrun
 from sgpo.core.runlog import environment
 
 MEGABYTES_PER_CELL = 2.5  # weights, resume states and samples of a mini run, measured

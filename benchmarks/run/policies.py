@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from benchmarks.config import RunConfig
-from benchmarks.engines import make_engine
 from sgpo.core import sharding
-from sgpo.core.context import check_rope
+from sgpo.core.distributed import Ranks
+from sgpo.core.models import check_rope
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.ranks import Ranks
-from sgpo.core.sampling import Sampler
+from sgpo.core.sampling import make_engine
+from sgpo.core.sampling.sampler import Sampler
 
 
 def training_sampler(

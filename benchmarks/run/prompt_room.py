@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import RunConfig
-from benchmarks.sources import evaluation_problems, training_problems
-from sgpo.core.context import context_length, read_config
+from benchmarks.data.sources import evaluation_problems, training_problems
+from sgpo.core.models import context_length, read_config
 from sgpo.core.prompts import PROMPT_SPECS
 
 SUPERVISED = ("warmup", "all")  # splits whose runs sample nothing while they train

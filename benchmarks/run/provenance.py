@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.config import Cell, user_method_file
-from benchmarks.sources import evaluation_problems, problem_set_sha256
+from benchmarks.data.sources import evaluation_problems, problem_set_sha256
 from sgpo.core.config import canonical_json
 from sgpo.core.files import read_json, sha256_of, write_bytes, write_json, write_text
 from sgpo.core.prompts import PROMPT_SPECS

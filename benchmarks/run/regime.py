@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.config import Cell, Study
+from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles import mini
-from benchmarks.progress import StudyProgress
-from benchmarks.sources import DEVELOPMENT
+from benchmarks.run.progress import StudyProgress
 from sgpo.core.files import read_json, write_json
 from sgpo.mini import regime
 
@@ -107,8 +107,8 @@ def record_regimes(study: Study, results: Path) -> dict[str, Any]:
 
 def check(results: Path, models: Sequence[str] | None, jobs: int) -> int:
     """Run what the conditions need, print them; 0 when all hold, 1 when one does not."""
-    from benchmarks.locks import locked
-    from benchmarks.study import run_study
+    from benchmarks.run.study import run_study
+    from benchmarks.store.locks import locked
 
     full = mini.study(1)
     known = [key for key, _, _ in full.models]

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import stats
-from benchmarks.document import Table, TextCell, table_markdown
-from benchmarks.store import write_atomic
-from benchmarks.suites import SUITES
-from benchmarks.tables.write import csv_text
+from benchmarks.data.suites import SUITES
+from benchmarks.report.document import Table, TextCell, table_markdown
+from benchmarks.report.tables.write import csv_text
+from benchmarks.store import stats
+from benchmarks.store.records import write_atomic
 
 NUM_DRAWS = 2000
 NOTE = (

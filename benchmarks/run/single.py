@@ -7,18 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import preflight
-from benchmarks.checkpoint_eval import print_scores
 from benchmarks.config import Cell
-from benchmarks.launch import conclude, planned_study
-from benchmarks.locks import locked
-from benchmarks.overrides import check_overrides
-from benchmarks.progress import StudyProgress
-from benchmarks.study import run_study
-from benchmarks.together import run_together
+from benchmarks.plan import preflight
+from benchmarks.profiles.overrides import check_overrides
+from benchmarks.run.checkpoint import print_scores
+from benchmarks.run.launch import conclude, planned_study
+from benchmarks.run.progress import StudyProgress
+from benchmarks.run.study import run_study
+from benchmarks.run.torchrun import run_together
+from benchmarks.store.locks import locked
 from sgpo.core.config import apply_overrides
+from sgpo.core.distributed import launched_by_torchrun
 from sgpo.core.files import read_json
-from sgpo.core.ranks import launched_by_torchrun
 
 # Settings of the base model and the place of a run: its warm-up must have the same ones.
 _SHARED = ("checkpoint", "revision", "data.source", "device", "precision", "pretrain_steps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.analyses.run import failure_path, result_path
-from benchmarks.cells import is_finished
+from benchmarks.run.cell import is_finished
 from sgpo.core.files import inside, read_json
 
 

@@ -1,6 +1,6 @@
 """The grid runner: independent, resumable tasks in parallel processes of one thread each.
 
-A task is a cell of the grid or an analysis of what cells have left (``benchmarks.tasks``).
+A task is a cell of the grid or an analysis of what cells have left (``benchmarks.run.tasks``).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks import tasks
 from benchmarks.analyses.planned import analysis_tasks
 from benchmarks.config import SUITE_VERSION, Study, load_method_file
-from benchmarks.progress import StudyProgress, expected_cost
-from benchmarks.tasks import Task
+from benchmarks.run import tasks
+from benchmarks.run.progress import StudyProgress, expected_cost
+from benchmarks.run.tasks import Task
 from sgpo.core.files import read_json, write_json
 from sgpo.core.runlog import source_digest
 from sgpo.core.vllm_settings import EXIT_HUNG
 
 # A forked worker starts in milliseconds because its server has imported torch already.
-_PRELOAD = ["benchmarks.tasks", "baselines.grpo", "baselines.hpt", "baselines.luffy",
+_PRELOAD = ["benchmarks.run.tasks", "baselines.grpo", "baselines.hpt", "baselines.luffy",
             "baselines.opsd", "baselines.srft"]  # fmt: skip
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cells
 from benchmarks.analyses import run as analyses
 from benchmarks.analyses.planned import AnalysisTask
 from benchmarks.config import Cell, user_method_file
+from benchmarks.run import cell as cells
 from sgpo.core.files import read_json
 
 Task = Cell | AnalysisTask

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.cells import is_finished, run_cell
 from benchmarks.config import Cell, Study
-from benchmarks.locks import locked
-from benchmarks.progress import StudyProgress
-from benchmarks.study import Outcome, write_plan
+from benchmarks.run.cell import is_finished, run_cell
+from benchmarks.run.progress import StudyProgress
+from benchmarks.run.study import Outcome, write_plan
+from benchmarks.store.locks import locked
 from sgpo.core.device import select_device
+from sgpo.core.distributed import RankLost, Ranks, join, leave
 from sgpo.core.files import read_json, write_json
-from sgpo.core.ranks import RankLost, Ranks, join, leave
 from sgpo.core.trainer import Diverged
 
 REPORT_EVERY = 0.5  # seconds

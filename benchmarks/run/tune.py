@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.config import Cell
-from benchmarks.locks import locked
+from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles import mini
-from benchmarks.progress import StudyProgress
-from benchmarks.sources import DEVELOPMENT
-from benchmarks.study import run_study
+from benchmarks.run.progress import StudyProgress
+from benchmarks.run.study import run_study
+from benchmarks.store.locks import locked
 from sgpo.core.files import read_json, write_text
 
 MODEL = "qwen-m"

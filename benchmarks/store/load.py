@@ -1,4 +1,4 @@
-"""Reads ``results/<profile>`` into the records of ``benchmarks.store`` and checks them.
+"""Reads ``results/<profile>`` into the records of ``benchmarks.store.records`` and checks them.
 
 Every inconsistency that would make a table compare unlike things is an error of one line, raised
 here, before any number is computed.
@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import stats, votes
-from benchmarks.run_checks import check_columns, check_result, check_scores
-from benchmarks.store import (
+from benchmarks.store import stats, votes
+from benchmarks.store.records import (
     Analysis,
     Benchmark,
     Cell,
@@ -26,6 +25,7 @@ from benchmarks.store import (
     StudyError,
     read_object,
 )
+from benchmarks.store.run_checks import check_columns, check_result, check_scores
 
 NUM_DRAWS = 2000
 BOOTSTRAP_SEED = 20260624

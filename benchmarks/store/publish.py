@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.locks import locked
-from benchmarks.store import StudyError, read_object
+from benchmarks.store.locks import locked
+from benchmarks.store.records import StudyError, read_object
 from sgpo.core.config import canonical_json
 from sgpo.core.files import sha256_of, write_bytes, write_json
 

@@ -1,6 +1,6 @@
 """The stored study as records: the planned grid, the runs that exist, their scores and metrics.
 
-``benchmarks.loading`` makes these records from ``results/<profile>``. Imports no torch.
+``benchmarks.store.load`` makes these records from ``results/<profile>``. Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import stats
+from benchmarks.store import stats
 
 NOT_RUN = "not run"
 RL_METHODS = ("grpo", "hpt", "luffy", "sgpo")

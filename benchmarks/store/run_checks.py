@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import addressed
-from benchmarks.store import Benchmark, Cell, Run, StudyError, read_object
+from benchmarks.store.records import Benchmark, Cell, Run, StudyError, read_object
 from sgpo.core.config import config_hash
 from sgpo.core.files import sha256_of
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks import stats
+from benchmarks.store import stats
 
 NO_VOTE = "."
 NUM_ORDERS = 64
@@ -24,7 +24,7 @@ def answer_codes(text: str, correct: np.ndarray, *, where: str) -> np.ndarray:
 
     Args:
         text: words joined by spaces, one a problem, one symbol a sample, as
-            ``benchmarks.evaluate.summarize`` writes them.
+            ``benchmarks.run.evaluate.summarize`` writes them.
         correct: bool [N, K], the verdicts of the same samples.
 
     Raises:

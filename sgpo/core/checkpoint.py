@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from transformers import PreTrainedModel
 
+from sgpo.core.distributed import Ranks
 from sgpo.core.files import (
     read_json,
     read_sealed_json,
@@ -23,7 +24,6 @@ from sgpo.core.files import (
     whole_directory,
     write_sealed_json,
 )
-from sgpo.core.ranks import Ranks
 from sgpo.core.sharding import is_sharded
 
 KEEP = 2  # the newest state and one to fall back on

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from sgpo.core.batching import own_logprobs
+from sgpo.core.scoring import own_logprobs
 from sgpo.core.types import Completion, Role, Trajectory
 
 MEASURED = 16  # completions scored per call: about one in a hundred of a paper-scale step

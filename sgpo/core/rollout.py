@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sgpo.core.batching import own_logprobs
 from sgpo.core.config import RolloutConfig
 from sgpo.core.mismatch import sampler_mismatch
 from sgpo.core.prompts import PromptSpec
-from sgpo.core.sampling import Sampler, SamplingParams
+from sgpo.core.sampling.sampler import Sampler, SamplingParams
+from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import FinishReason, Problem, Role, Trajectory
 from sgpo.core.verifier import Verdict, grade_many

@@ -24,8 +24,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from sgpo.core.ranks import Ranks
-from sgpo.core.sampling import Sampler, SamplingParams
+from sgpo.core.distributed import Ranks
+from sgpo.core.sampling.sampler import Sampler, SamplingParams
 from sgpo.core.types import Completion
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

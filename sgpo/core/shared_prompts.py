@@ -12,7 +12,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from sgpo.core.compact_model import DTYPES, Decoder, unsupported_setting
+from sgpo.core.cpu_model import DTYPES, Decoder, unsupported_setting
 
 
 def applies_to(model: PreTrainedModel) -> bool:

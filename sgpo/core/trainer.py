@@ -12,13 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import sharding
-from sgpo.core.batching import micro_batches, own_logprobs
 from sgpo.core.checkpoint import load_checkpoint, save_checkpoint
 from sgpo.core.config import TrainConfig
+from sgpo.core.distributed import Ranks, check_share, places_of, weighted_means
 from sgpo.core.method import Method
-from sgpo.core.ranks import Ranks, check_share, places_of, weighted_means
 from sgpo.core.rollout import Rollout
 from sgpo.core.runlog import MetricsLog
+from sgpo.core.scoring import micro_batches, own_logprobs
 from sgpo.core.seeding import generator
 from sgpo.core.types import Problem, Role, Trajectory
 

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sgpo.core.compact_decoder import CompactSampler
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.sampling import SamplingParams
+from sgpo.core.sampling.cpu import CompactSampler
+from sgpo.core.sampling.sampler import SamplingParams
 from sgpo.core.types import Completion, Problem
 from sgpo.mini.kl_profile import kl_profile
 from sgpo.mini.problems import TYPES

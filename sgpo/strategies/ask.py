@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sgpo.core.types import Problem
-from sgpo.endpoint import Endpoint, EndpointDown, RequestFailed, RequestRefused
-from sgpo.strategies import (
+from sgpo.strategies.endpoint import Endpoint, EndpointDown, RequestFailed, RequestRefused
+from sgpo.strategies.text import (
     Scored,
     best,
     extraction_request,

@@ -5,7 +5,7 @@ The strong model proposes several from a problem and its solution, a second requ
 [0, 1] on four criteria, and the best one is kept. Whatever the scores say, a candidate in which
 ``leaks`` finds the answer or a computation is never kept.
 
-Nothing here opens a connection; ``sgpo.strategy_extraction`` does.
+Nothing here opens a connection; ``sgpo.strategies.ask`` does.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sgpo.core.extraction import after_thinking, unwrap_box
 from sgpo.core.types import Problem
+from sgpo.core.verifier.extract import after_thinking, unwrap_box
 
 CRITERIA = ("type", "strategy", "steps", "no_leak")
 PARTS = ("Problem type", "Strategy", "Steps")

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.cli import main
 from benchmarks.config import Cell
-from benchmarks.launch import default_jobs, planned_study
 from benchmarks.profiles import mini
-from sgpo.cli import main
+from benchmarks.run.launch import default_jobs, planned_study
 from sgpo.core import device as devices
 from sgpo.core.config import to_dict
 from sgpo.core.device import describe_device, select_device

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from tiny import build_model
 
-from sgpo.core.batching import micro_batches, own_logprobs, padded
 from sgpo.core.logprobs import completion_kl, kl_divergence, pad_sequences, token_stats
+from sgpo.core.scoring import micro_batches, own_logprobs, padded
 from sgpo.core.types import Role, Trajectory
 
 PROMPTS = [(2, 5, 6, 4, 3), (2, 7, 3), (2, 8, 9, 10, 11, 12, 4, 3)]

@@ -15,7 +15,7 @@ from sgpo.core.losses import (
     reduce_tokens,
 )
 
-LUFFY_CASES = json.loads((Path(__file__).parent / "golden" / "luffy.json").read_text())["cases"]
+LUFFY_CASES = json.loads((Path(__file__).parents[1] / "golden" / "luffy.json").read_text())["cases"]
 
 
 def double(values) -> torch.Tensor:

@@ -9,10 +9,10 @@ import torch
 from tiny import build_model, build_problems, build_rollout, build_trainer, dense_logprobs
 
 from baselines.grpo import GRPO, GRPOConfig
-from sgpo.core.batching import own_logprobs
-from sgpo.core.compact_decoder import CompactSampler
 from sgpo.core.mismatch import MEASURED, PER_FORWARD, mismatch, sampler_mismatch
-from sgpo.core.sampling import SamplingParams
+from sgpo.core.sampling.cpu import CompactSampler
+from sgpo.core.sampling.sampler import SamplingParams
+from sgpo.core.scoring import own_logprobs
 
 SHIFT = 0.1
 

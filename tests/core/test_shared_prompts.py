@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny import METHODS, build_double, build_model, build_problems, collected, gradient
 
-from sgpo.core import compact_model, shared_prompts
+from sgpo.core import cpu_model as compact_model
+from sgpo.core import shared_prompts
 from sgpo.core.logprobs import completion_kl, pad_sequences, token_stats
 
 # Token 0 is the padding id, whose embedding row gets no gradient; it may still stand in a text.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgpo.core.data import read_problems
+from benchmarks.data.problems import read_problems
 from sgpo.core.types import Problem
 
 GOOD = {"id": "a", "question": "1 + 1?", "answer": "2"}
@@ -62,7 +62,7 @@ def test_no_file_and_no_problems(tmp_path):
     ("name", "count"), [("math500", 500), ("amc23", 40), ("olympiadbench", 674), ("aime24", 30)]
 )
 def test_the_real_benchmarks_can_be_read(name, count):
-    data = Path(os.environ.get("SGPO_DATA_DIR", Path(__file__).parents[2] / "shared" / "data"))
+    data = Path(os.environ.get("SGPO_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
     path = data / "benchmarks" / f"{name}.jsonl"
     if not path.exists():
         pytest.skip(f"{name}.jsonl is absent: set SGPO_DATA_DIR to the folder with benchmarks/")

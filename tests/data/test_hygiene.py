@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import hygiene, tune
-from benchmarks.cells import run_cell
 from benchmarks.config import Cell
-from benchmarks.loading import load_study
-from benchmarks.regime import calibration_cells
-from benchmarks.tables import disjointness
+from benchmarks.data import hygiene
+from benchmarks.report.tables import disjointness
+from benchmarks.run import tune
+from benchmarks.run.cell import run_cell
+from benchmarks.run.regime import calibration_cells
+from benchmarks.store.load import load_study
 from sgpo.core.types import Problem
 from sgpo.mini import suites
 from tests.synthetic_study import write_study

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import suites
 from benchmarks.config import EvalConfig
-from benchmarks.sources import evaluation_problems
-from benchmarks.suites import SUITES, check_suite, content_sha256, load_suite
-from sgpo.core.extraction import unwrap_box
+from benchmarks.data import suites
+from benchmarks.data.sources import evaluation_problems
+from benchmarks.data.suites import SUITES, check_suite, content_sha256, load_suite
 from sgpo.core.types import Problem
+from sgpo.core.verifier.extract import unwrap_box
 
 COUNTS = {"math500": (500, 4), "amc23": (40, 32), "olympiadbench": (674, 4), "aime24": (30, 32)}
 
 
 def data_folder() -> Path:
-    shared = Path(__file__).parents[2] / "shared" / "data"
+    shared = Path(__file__).parents[3] / "shared" / "data"
     folder = Path(os.environ.get("SGPO_DATA_DIR", shared))
     if not (folder / "benchmarks" / "aime24.jsonl").exists():
         pytest.skip("the benchmark files are absent: set SGPO_DATA_DIR to their folder")

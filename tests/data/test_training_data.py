@@ -12,15 +12,16 @@ import pytest
 import standin
 from fake_hub import COMMIT, GATED, fake_hub
 
-from benchmarks import prepare_data, suites
-from benchmarks.prepare_data import Preparation, prepare, shared_suffix, split
-from benchmarks.prepared import data_sha256, data_source, prepared_problems, source_problems
-from sgpo.core.decontamination import find_overlaps, words_of
+from benchmarks.data import prepare as prepare_data
+from benchmarks.data import suites
+from benchmarks.data.decontamination import find_overlaps, words_of
+from benchmarks.data.prepare import Preparation, prepare, shared_suffix, split
+from benchmarks.data.prepared import data_sha256, data_source, prepared_problems, source_problems
+from benchmarks.data.rows import TRAINING_COLUMNS, question_id, read_rows, training_problem
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.rows import TRAINING_COLUMNS, question_id, read_rows, training_problem
 from sgpo.core.types import Problem
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SPEC = PROMPT_SPECS["qwen2.5-instruct"]
 TOKENIZER = standin.build_tokenizer(small=True)
 
@@ -261,7 +262,7 @@ def in_a_process(*arguments: str, **environment: str) -> subprocess.CompletedPro
 COMMAND = """
 import socket
 import sys
-from sgpo.cli import main
+from benchmarks.cli import main
 def refuse(*arguments, **options):
     raise AssertionError("a connection was opened")
 fixed = ["--tokenizer", sys.argv[2], "--revision", sys.argv[3]]
@@ -275,7 +276,7 @@ print(codes)
 """
 FETCH = """
 import sys
-from sgpo.core.hub import fetch_dataset
+from benchmarks.data.hub import fetch_dataset
 for item in sys.argv[1:]:
     name, _, revision = item.partition("@")
     try:

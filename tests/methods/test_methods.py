@@ -31,7 +31,7 @@ from baselines.hpt import HPT, HPTConfig
 from baselines.luffy import LUFFY, LUFFYConfig
 from baselines.opsd import OPSD, OPSDConfig
 from baselines.srft import SRFT, SRFTConfig
-from sgpo.core import batching
+from sgpo.core import scoring as batching
 from sgpo.core.advantages import group_centered
 from sgpo.core.types import Role, Trajectory
 from sgpo.core.verifier import Verdict

@@ -13,7 +13,7 @@ from sgpo.core.losses import clipped_surrogate
 from sgpo.guidance import adaptive_weight, group_advantage_weight, select_reachable
 from sgpo.objective import clipped_distillation, proximal_mask, token_kl
 
-CASES = json.loads((Path(__file__).parent / "golden" / "sgpo.json").read_text())["cases"]
+CASES = json.loads((Path(__file__).parents[1] / "golden" / "sgpo.json").read_text())["cases"]
 EXACT = {"rtol": 0, "atol": 1e-6}
 
 

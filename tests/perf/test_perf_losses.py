@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from benchmarks.data.checkpoints import Shape as ModelShape
 from benchmarks.perf import __main__ as perf
 from benchmarks.perf import common, gpu_step, loss_memory, loss_work
 from benchmarks.perf.flops import Passed, flop_counter, model_flops
 from benchmarks.perf.loss_work import Shape
-from benchmarks.profiles.checkpoints import Shape as ModelShape
 from sgpo.core import chunked_head
 
 CPU = torch.device("cpu")

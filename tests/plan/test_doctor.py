@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import torch
 
-from benchmarks import doctor
-from sgpo.cli import main
+from benchmarks.cli import main
+from benchmarks.plan import doctor
 
 
 def test_a_ready_machine_passes(capsys):

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from synthetic_experiments import NUM_SEEDS
 
-from benchmarks import experiments
 from benchmarks.config import DataConfig
-from benchmarks.launch import planned_study, selected, wants_variants
-from benchmarks.sources import training_problems
-from benchmarks.study import write_plan
+from benchmarks.data.sources import training_problems
+from benchmarks.run.launch import planned_study, selected, wants_variants
+from benchmarks.run.study import write_plan
+from benchmarks.store import experiments
 from sgpo.core.config import to_dict
 from sgpo.mini.expert import DEGRADED, right_strategy, score_strategy
 from sgpo.mini.models import MODELS

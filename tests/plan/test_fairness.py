@@ -1,4 +1,4 @@
-"""Methods of the mini profile differ in what benchmarks.fairness allows, and in nothing else."""
+"""Methods of the mini profile differ in what ``profiles.fairness`` allows, and in nothing else."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fairness
-from benchmarks.launch import planned_study
-from benchmarks.profiles import mini
+from benchmarks.cli import main
+from benchmarks.profiles import fairness, mini
 from benchmarks.profiles.variants import VARIANTS
-from sgpo.cli import main
+from benchmarks.run.launch import planned_study
 from sgpo.core.config import to_dict
 
 STUDY = planned_study("mini", 1, variants=True)
 MODELS = [key for key, _, _ in STUDY.models]
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "mini"
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "mini"
 COMPARED = [entry.key for entry in mini.METHODS if entry.key != "grpo"]
 
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.cells import run_cell
 from benchmarks.config import Cell
-from benchmarks.launch import dry_run, launch_study, planned_study
 from benchmarks.profiles import lab, mini
+from benchmarks.run.cell import run_cell
+from benchmarks.run.launch import dry_run, launch_study, planned_study
 from sgpo.core.config import apply_overrides, to_dict
 from sgpo.mini.models import LAB_MODELS, MODELS, build_model, model_spec
 from sgpo.mini.pretrain import DEFAULT, content_hash

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 import standin
 
-from benchmarks import gpu_cost, policies, preflight, preflight_inputs, prompt_room
+from benchmarks.cli import main as sgpo
 from benchmarks.config import Cell
-from benchmarks.gpu_cost import GIB
-from benchmarks.hardware import Hardware, this_machine
-from benchmarks.launch import planned_study
-from benchmarks.policies import load_tokenizer
-from benchmarks.prepared import data_source, prepared_problems, write_problems
-from benchmarks.profiles.checkpoints import CHECKPOINTS
-from sgpo.cli import main as sgpo
+from benchmarks.data.checkpoints import CHECKPOINTS
+from benchmarks.data.prepared import data_source, prepared_problems, write_problems
+from benchmarks.plan import cost as gpu_cost
+from benchmarks.plan import preflight, preflight_inputs
+from benchmarks.plan.cost import GIB
+from benchmarks.plan.hardware import Hardware, this_machine
+from benchmarks.run import policies, prompt_room
+from benchmarks.run.launch import planned_study
+from benchmarks.run.policies import load_tokenizer
 from sgpo.core.config import apply_overrides
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem

@@ -11,19 +11,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, Qwen2Config
 
-from benchmarks import gpu_cost
+from benchmarks.cli import main as sgpo
 from benchmarks.config import SUITE_VERSION, Cell
-from benchmarks.gpu_cost import GIB
-from benchmarks.launch import planned_study
+from benchmarks.data.checkpoints import CHECKPOINTS, Shape
+from benchmarks.plan import cost as gpu_cost
+from benchmarks.plan.cost import GIB
 from benchmarks.profiles import paper, single_gpu
-from benchmarks.profiles.checkpoints import CHECKPOINTS, Shape
-from benchmarks.progress import expected_cost
-from benchmarks.run_checks import stored_hash
-from sgpo.cli import main as sgpo
+from benchmarks.run.launch import planned_study
+from benchmarks.run.progress import expected_cost
+from benchmarks.store.run_checks import stored_hash
 from sgpo.core import chunked_head
 from sgpo.core.config import to_dict
-from sgpo.core.context import context_length, read_config
 from sgpo.core.files import write_json
+from sgpo.core.models import context_length, read_config
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.runlog import package_versions
 from sgpo.core.vllm_settings import VLLMSettings

@@ -16,14 +16,15 @@ import pytest
 import standin
 import standin_slurm
 
-from benchmarks import slurm, together
-from benchmarks.launch import planned_study, selected
-from benchmarks.locks import locked
-from benchmarks.profiles.checkpoints import CHECKPOINTS
-from benchmarks.suites import SUITES, local_file
-from sgpo.cli import _parser
-from sgpo.cli import main as sgpo
-from sgpo.core.ranks import leave
+from benchmarks.cli import _parser
+from benchmarks.cli import main as sgpo
+from benchmarks.data.checkpoints import CHECKPOINTS
+from benchmarks.data.suites import SUITES, local_file
+from benchmarks.plan import slurm
+from benchmarks.run import torchrun as together
+from benchmarks.run.launch import planned_study, selected
+from benchmarks.store.locks import locked
+from sgpo.core.distributed import leave
 
 
 def written(tmp_path, monkeypatch, *options):
@@ -37,7 +38,11 @@ def written(tmp_path, monkeypatch, *options):
 def commands(script: str) -> list[list[str]]:
     """The words of every ``sgpo`` command in a script."""
     lines = re.sub(r'"\$\{(\w+):\?[^}]*\}"', r"\1", script).splitlines()
-    return [shlex.split(line.partition(" -m sgpo.cli ")[2]) for line in lines if "sgpo.cli" in line]
+    return [
+        shlex.split(line.partition(" -m benchmarks.cli ")[2])
+        for line in lines
+        if "benchmarks.cli" in line
+    ]
 
 
 def cells_of(words: list[str]):

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from synthetic_study import BENCHMARKS, VARIANTS, dump, load, run_dir, write_study
 
-from benchmarks import ablation_claims, claims, report
-from benchmarks.experiments import BUDGET_METHODS, BUDGETS, budget_method
-from benchmarks.figures import delta
-from benchmarks.launch import planned_study, selected, user_method, wants_variants
-from benchmarks.loading import load_study
 from benchmarks.profiles import variants
-from benchmarks.store import SGPO_VARIANTS
-from benchmarks.study import write_plan
-from benchmarks.tables import ablations
+from benchmarks.report import ablation_claims, claims
+from benchmarks.report import build as report
+from benchmarks.report.figures import delta
+from benchmarks.report.tables import ablations
+from benchmarks.run.launch import planned_study, selected, user_method, wants_variants
+from benchmarks.run.study import write_plan
+from benchmarks.store.experiments import BUDGET_METHODS, BUDGETS, budget_method
+from benchmarks.store.load import load_study
+from benchmarks.store.records import SGPO_VARIANTS
 
 SEEDS = (0, 1, 2)
 TABLES = ("table2", "table3", "table6", "table7", "beyond")

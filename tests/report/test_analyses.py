@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import tasks
 from benchmarks.analyses import planned, run, steps, strategies
 from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
-from benchmarks.launch import planned_study
-from benchmarks.progress import StudyProgress
-from benchmarks.status import print_status
-from benchmarks.study import run_study, write_plan
+from benchmarks.run import tasks
+from benchmarks.run.launch import planned_study
+from benchmarks.run.progress import StudyProgress
+from benchmarks.run.status import print_status
+from benchmarks.run.study import run_study, write_plan
 from sgpo.core.files import read_json, sha256_of, write_json
 from sgpo.core.types import Problem, Role, Trajectory
 from sgpo.mini.text import TOKEN_CLASSES

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import audit
-from benchmarks.cells import run_cell
+from benchmarks.cli import main
 from benchmarks.config import SUITE_VERSION
-from benchmarks.regrade import differing_artefacts
 from benchmarks.reliability.small_study import small_study
-from benchmarks.report import build
-from benchmarks.study import write_plan
-from sgpo.cli import main
+from benchmarks.report import audit
+from benchmarks.report.build import build
+from benchmarks.report.regrade import differing_artefacts
+from benchmarks.run.cell import run_cell
+from benchmarks.run.study import write_plan
 
 
 @pytest.fixture(scope="module")

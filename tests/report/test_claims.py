@@ -14,14 +14,16 @@ from synthetic_analyses import RIGHT, steps, write_analyses
 from synthetic_experiments import NUM_SEEDS, write_extended
 from synthetic_study import BENCHMARKS, load, run_dir, write_study
 
-from benchmarks import beyond_claims, claims, estimates, experiments, report, style
-from benchmarks.claim import MARGIN, TIMES, effect_text, judged
-from benchmarks.claim_notes import NOTES
-from benchmarks.estimates import AVERAGE, Score
-from benchmarks.figures import equal_cost
-from benchmarks.loading import load_study
-from benchmarks.store import Study
-from benchmarks.tables import claims_table
+from benchmarks.report import beyond_claims, claims, estimates
+from benchmarks.report import build as report
+from benchmarks.report.claim import MARGIN, TIMES, effect_text, judged
+from benchmarks.report.claim_notes import NOTES
+from benchmarks.report.estimates import AVERAGE, Score
+from benchmarks.report.figures import equal_cost, style
+from benchmarks.report.tables import claims_table
+from benchmarks.store import experiments
+from benchmarks.store.load import load_study
+from benchmarks.store.records import Study
 
 TEXT = {"key": "k", "statement": "s", "subject": "on", "paper": "p"}
 

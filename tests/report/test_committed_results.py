@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import tune
 from benchmarks.config import RunConfig
-from benchmarks.launch import planned_study
 from benchmarks.profiles import mini
+from benchmarks.run import tune
+from benchmarks.run.launch import planned_study
 from sgpo.core.config import to_dict
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "mini"
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "mini"
 PLANNED = [c for c in json.loads((RESULTS / "study.json").read_text())["cells"]]
 ADDED = ("run_id", "config_hash", "settings_class", "parent")
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.optimize import isotonic_regression
 
-from benchmarks import equal_reward, stats, votes
-from benchmarks.step_shares import nested_ratio_draws
+from benchmarks.report import equal_reward
+from benchmarks.report.step_shares import nested_ratio_draws
+from benchmarks.store import stats, votes
 
 
 def ramp(*, slope: float, num_steps: int = 20) -> np.ndarray:

@@ -11,11 +11,13 @@ from synthetic_analyses import write_analyses
 from synthetic_experiments import PASS_RATES, write_extended
 from synthetic_study import BENCHMARKS, load, run_dir, write_study
 
-from benchmarks import estimates, experiments, report
-from benchmarks.figures import delta_classes, equal_cost, maps
-from benchmarks.loading import load_study
-from benchmarks.store import StudyError
-from benchmarks.tables import kin, table1
+from benchmarks.report import build as report
+from benchmarks.report import estimates
+from benchmarks.report.figures import delta_classes, equal_cost, maps
+from benchmarks.report.tables import kin, table1
+from benchmarks.store import experiments
+from benchmarks.store.load import load_study
+from benchmarks.store.records import StudyError
 
 
 @pytest.fixture(scope="module")

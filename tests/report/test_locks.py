@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from benchmarks import locks
-from benchmarks.locks import locked
+from benchmarks.store import locks
+from benchmarks.store.locks import locked
 
 
 def test_launches_of_different_runs_share_a_directory(tmp_path):

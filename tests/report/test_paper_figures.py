@@ -14,12 +14,13 @@ from matplotlib.text import Text
 from synthetic_analyses import CLASSES, KINDS, KL, NLL, NUM_PROBLEMS, RIGHT, STEPS, write_analyses
 from synthetic_study import BENCHMARKS, dump, load, run_dir, write_study
 
-from benchmarks import equal_reward, plan_shares, report, step_shares, style
-from benchmarks.figures import fig2, fig3, fig5, fig6, passk
-from benchmarks.figures.bands import smooth
-from benchmarks.loading import load_study
-from benchmarks.store import StudyError
-from benchmarks.tables import table8
+from benchmarks.report import build as report
+from benchmarks.report import equal_reward, plan_shares, step_shares
+from benchmarks.report.figures import fig2, fig3, fig5, fig6, passk, style
+from benchmarks.report.figures.bands import smooth
+from benchmarks.report.tables import table8
+from benchmarks.store.load import load_study
+from benchmarks.store.records import StudyError
 
 NAMES = ("fig2", "fig3", "fig5", "fig6", "table8", "passk")
 SEEDS = (0, 1, 2)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import publish
-from benchmarks.locks import locked
-from sgpo.cli import main
+from benchmarks.cli import main
+from benchmarks.store import publish
+from benchmarks.store.locks import locked
 
 RUN = "qwen-s-sgpo-s0-12345678"
 METRICS = [

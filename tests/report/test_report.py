@@ -16,17 +16,19 @@ import pandas as pd
 import pytest
 from synthetic_study import BENCHMARKS, METHODS, MODELS, STEPS, dump, load, run_dir, write_study
 
-from benchmarks import claims, estimates, pages, report, stats
-from benchmarks.document import Heading, Paragraph, Table, row, to_markdown
-from benchmarks.figures import fig4, scaling
-from benchmarks.figures.bands import seed_band, smooth
-from benchmarks.html import to_html
-from benchmarks.loading import load_study
-from benchmarks.run_checks import stored_hash
-from benchmarks.store import RL_METHODS, StudyError, write_atomic
-from benchmarks.tables import budget, regime, tuning
+from benchmarks.report import build as report
+from benchmarks.report import claims, estimates, pages
+from benchmarks.report.document import Heading, Paragraph, Table, row, to_markdown
+from benchmarks.report.figures import fig4, scaling
+from benchmarks.report.figures.bands import seed_band, smooth
+from benchmarks.report.html import to_html
+from benchmarks.report.tables import budget, regime, tuning
+from benchmarks.store import stats
+from benchmarks.store.load import load_study
+from benchmarks.store.records import RL_METHODS, StudyError, write_atomic
+from benchmarks.store.run_checks import stored_hash
 
-TREE = Path(__file__).resolve().parents[1]
+TREE = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -403,7 +405,7 @@ def test_only_writes_what_was_asked_with_the_same_numbers(built, study):
 
 def test_the_report_needs_no_torch():
     code = (
-        "import sys, benchmarks.report as r; "
+        "import sys, benchmarks.report.build as r; "
         "bad = {'torch', 'transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=TREE, capture_output=True, text=True)

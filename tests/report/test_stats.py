@@ -10,8 +10,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import stats
-from benchmarks.stats import Estimate, StatsError
+from benchmarks.store import stats
+from benchmarks.store.stats import Estimate, StatsError
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import standin
 
-from benchmarks import evaluate as ev
+from benchmarks.cli import main
 from benchmarks.config import EvalConfig
-from benchmarks.engines import make_engine
-from benchmarks.score_table import score_rows, score_table
-from sgpo.cli import main
+from benchmarks.run import evaluate as ev
+from benchmarks.run.score_table import score_rows, score_table
 from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.sampling import make_engine
 from sgpo.core.types import Completion, FinishReason, Problem
 
 TOKENIZER = standin.build_tokenizer(small=True)
@@ -121,7 +121,7 @@ def evaluate(checkpoint, out, *more):
 
 @pytest.mark.parametrize("engine", ["compact", "transformers", "vllm"])
 def test_real_problems_end_to_end_and_judged_again(checkpoint, tmp_path, engine, capsys):
-    data = Path(os.environ.get("SGPO_DATA_DIR", Path(__file__).parents[2] / "shared" / "data"))
+    data = Path(os.environ.get("SGPO_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
     if not (data / "benchmarks" / "aime24.jsonl").exists():
         pytest.skip("the benchmark files are absent: set SGPO_DATA_DIR to their folder")
     if engine == "vllm":

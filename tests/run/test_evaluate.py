@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from benchmarks import evaluate as ev
 from benchmarks.config import EvalConfig
-from benchmarks.sources import evaluation_problems, problem_set_sha256
+from benchmarks.data.sources import evaluation_problems, problem_set_sha256
+from benchmarks.run import evaluate as ev
 
 
 def row(problem, sample, text, gold="(1,2)", finish="stop"):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import provenance
-from benchmarks.cells import load_tokenizer, run_cell
 from benchmarks.config import Cell
-from benchmarks.launch import planned_study
+from benchmarks.data.sources import base_model, training_problems
 from benchmarks.profiles import quick
-from benchmarks.sources import base_model, training_problems
+from benchmarks.run import provenance
+from benchmarks.run.cell import load_tokenizer, run_cell
+from benchmarks.run.launch import planned_study
 from sgpo.core.revision import MAX_PATCH_BYTES, revision
 from sgpo.core.seeding import derive_seed
 

@@ -15,9 +15,9 @@ import pytest
 import standin_study
 from test_vllm_sampler import NO_VLLM
 
-from benchmarks.suites import SUITES, local_file
+from benchmarks.data.suites import SUITES, local_file
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 METHODS = ["base", "sft", "sft_full", "grpo", "hpt", "luffy", "sgpo"]
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cells import is_finished
 from benchmarks.config import Study
-from benchmarks.launch import planned_study
 from benchmarks.profiles import quick
+from benchmarks.run.cell import is_finished
+from benchmarks.run.launch import planned_study
 
 # As little pretraining as possible: these tests are about the runner, not about learning.
 TINY = "pretrain_steps=12"
@@ -27,7 +27,7 @@ METHODS = ("base", "sft", "sft_full", "grpo", "hpt", "luffy", "sgpo")
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     """A base model, pretrained once for all studies of this module."""
-    from benchmarks.sources import base_model
+    from benchmarks.data.sources import base_model
 
     directory = tmp_path_factory.mktemp("cache")
     base_model(small_study().entry("base").config(quick.MODEL, 0), directory)
@@ -41,7 +41,7 @@ def small_study() -> Study:
 def sgpo(*arguments: str, **options) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "sgpo.cli", *arguments],
+        [sys.executable, "-m", "benchmarks.cli", *arguments],
         capture_output=True, text=True, env=environment, timeout=1200, **options,
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_kill_in_training_then_continue_equals_uninterrupted(finished, tmp_path,
     metrics = (run / "metrics.jsonl").read_text().splitlines()
     shutil.rmtree(run)
     process = subprocess.Popen(
-        [sys.executable, "-m", "sgpo.cli", *study_arguments(out, "--methods", method)],
+        [sys.executable, "-m", "benchmarks.cli", *study_arguments(out, "--methods", method)],
         stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip

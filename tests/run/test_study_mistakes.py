@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks.locks import locked
-from sgpo.cli import main
+from benchmarks.cli import main
+from benchmarks.store.locks import locked
 
 BORROWED = """
 from baselines.grpo import GRPO, GRPOConfig as CONFIG
@@ -72,7 +72,7 @@ def test_a_users_mistake_is_one_line_and_code_2(arguments, message, tmp_path, ca
 
 
 def test_the_command_itself_exits_with_code_2(tmp_path):
-    command = [sys.executable, "-m", "sgpo.cli", "grade", "nowhere"]
+    command = [sys.executable, "-m", "benchmarks.cli", "grade", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert "no such file" in done.stderr and done.stderr.count("\n") == 1

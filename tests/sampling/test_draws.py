@@ -11,8 +11,8 @@ from tiny import (
     build_tokenizer,
 )
 
-from sgpo.core.compact_decoder import CompactSampler, draw
-from sgpo.core.sampling import SamplingParams, TransformersSampler
+from sgpo.core.sampling.cpu import CompactSampler, draw
+from sgpo.core.sampling.sampler import SamplingParams, TransformersSampler
 from sgpo.core.seeding import generator
 
 TOKENIZER = build_tokenizer()

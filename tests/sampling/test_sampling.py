@@ -13,10 +13,11 @@ from tiny import (
     build_tokenizer,
 )
 
-from sgpo.core import compact_decoder, sampling
-from sgpo.core.compact_decoder import CompactSampler
-from sgpo.core.compact_model import Decoder
-from sgpo.core.sampling import SamplingParams, TransformersSampler, make_completion
+from sgpo.core.cpu_model import Decoder
+from sgpo.core.sampling import cpu as compact_decoder
+from sgpo.core.sampling import sampler as sampling
+from sgpo.core.sampling.cpu import CompactSampler
+from sgpo.core.sampling.sampler import SamplingParams, TransformersSampler, make_completion
 from sgpo.core.seeding import generator
 from sgpo.core.types import FinishReason
 

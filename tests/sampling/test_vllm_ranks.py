@@ -13,8 +13,8 @@ from tiny import build_problems, build_rollout, build_trainer
 
 from baselines.grpo import GRPO, GRPOConfig
 from sgpo.core import sharding
+from sgpo.core.sampling.vllm import VLLMSampler
 from sgpo.core.trainer import Trainer
-from sgpo.core.vllm_sampler import VLLMSampler
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=NO_VLLM)
 METHOD = GRPO(GRPOConfig(num_samples=6))

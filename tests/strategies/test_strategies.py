@@ -8,7 +8,7 @@ import pytest
 from scripted_endpoint import candidate
 
 from sgpo.core.types import Problem
-from sgpo.strategies import (
+from sgpo.strategies.text import (
     CRITERIA,
     Scored,
     best,

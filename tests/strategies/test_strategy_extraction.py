@@ -11,8 +11,8 @@ from scripted_endpoint import candidate, scripted_endpoint
 
 pytest.importorskip("openai", reason="the openai client is not installed (extra: strategies)")
 
-from benchmarks.prepared import prepared_problems, write_problems
-from sgpo.cli import main
+from benchmarks.cli import main
+from benchmarks.data.prepared import prepared_problems, write_problems
 from sgpo.core.files import read_json, write_json
 from sgpo.core.types import Problem
 
@@ -32,7 +32,7 @@ def data(tmp_path) -> Path:
 def short_pauses(monkeypatch):
     import openai._base_client
 
-    from sgpo import endpoint
+    from sgpo.strategies import endpoint
 
     monkeypatch.setattr(endpoint, "BAD_BODY_PAUSE", 0.01)
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
@@ -187,7 +187,7 @@ def test_an_endpoint_that_will_not_work_is_left_at_once(data, capsys, fault, mes
 
 
 def test_an_endpoint_that_is_down_is_given_up_with_a_clear_line(data, capsys, monkeypatch):
-    from sgpo import strategy_extraction
+    from sgpo.strategies import ask as strategy_extraction
 
     monkeypatch.setattr(strategy_extraction, "FAILURES_IN_A_ROW", 2)
     began = time.monotonic()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.explain import describe
-from sgpo.cli import main
-from sgpo.core.answer_forms import parse_answer
+from benchmarks.cli import main
+from sgpo.core.verifier.explain import describe
+from sgpo.core.verifier.forms import parse_answer
 
 
 def lines(text: str) -> dict[str, str]:

@@ -9,14 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.document import Bullets, Code, Heading, Paragraph, Table, TextCell, to_markdown
-from benchmarks.html import to_html
-from benchmarks.report import build
-from sgpo.cli import main
+from benchmarks.cli import main
+from benchmarks.report.build import build
+from benchmarks.report.document import (
+    Bullets,
+    Code,
+    Heading,
+    Paragraph,
+    Table,
+    TextCell,
+    to_markdown,
+)
+from benchmarks.report.html import to_html
 from sgpo.core.files import inside
 from tests.synthetic_study import write_study
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = [p for d in ("sgpo", "baselines", "benchmarks") for p in sorted((ROOT / d).rglob("*.py"))]
 CALLS = [
     (path, node)

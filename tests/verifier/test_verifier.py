@@ -14,13 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgpo.core.extraction import unwrap_box
 from sgpo.core.verifier import Verdict, explain, grade, grade_many
+from sgpo.core.verifier.extract import unwrap_box
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parent / "data" / "verifier_cases.jsonl").read_text().splitlines()
+    for line in (Path(__file__).parents[1] / "data" / "verifier_cases.jsonl")
+    .read_text()
+    .splitlines()
 ]
 BENCHMARKS = {"math500": 500, "amc23": 40, "olympiadbench": 674, "aime24": 30}
 # Wrong verdicts of math-verify 0.9.0 itself on the first 89 cases, as recorded in the case file.
@@ -170,7 +172,7 @@ def test_import_is_light_and_short_answers_need_no_process():
     script = """
 import sys
 from sgpo.core import verifier
-from sgpo.core.judge_pool import POOL
+from sgpo.core.verifier.pool import POOL
 heavy = {"torch", "sympy", "math_verify", "numpy"} & set(sys.modules)
 assert not heavy, heavy
 pairs = [("(3,7)", f"\\\\boxed{{({i},7)}}") for i in range(50)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sgpo.core.extraction import extract, matching_braces, unwrap_box
 from sgpo.core.verifier import grade
+from sgpo.core.verifier.extract import extract, matching_braces, unwrap_box
 
 
 @pytest.mark.parametrize(

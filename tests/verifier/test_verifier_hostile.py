@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgpo.core.answer_text import canonical
-from sgpo.core.extraction import extract
 from sgpo.core.verifier import Verdict, _decide, grade, grade_many
+from sgpo.core.verifier.extract import extract
+from sgpo.core.verifier.spelling import canonical
 
 MILLION = 10**6
 REASONS = {"correct", "wrong", "no_answer", "truncated", "timeout", "error"}

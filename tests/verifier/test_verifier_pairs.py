@@ -12,7 +12,7 @@ import pytest
 
 from sgpo.core.verifier import grade_many
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 def rows(name: str) -> list[dict]:

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from sgpo.core import verifier
-from sgpo.core.judge_pool import POOL
-from sgpo.core.judge_worker import MEMORY_LIMIT_BYTES
 from sgpo.core.verifier import grade, grade_many
+from sgpo.core.verifier.pool import POOL
+from sgpo.core.verifier.worker import MEMORY_LIMIT_BYTES
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 # Takes minutes: ten to the eighth sines. Each call of _hang makes another one.
 HANG = r"\boxed{\prod_{k=1}^{10^8} \sin (k+%d)}"
 
@@ -145,7 +145,7 @@ def test_workers_die_with_a_killed_parent(stuck):
     script = f"""
 import threading, time
 from sgpo.core import verifier
-from sgpo.core.judge_pool import POOL
+from sgpo.core.verifier.pool import POOL
 verifier.ITEM_SECONDS = 2.0
 assert verifier.grade(*{_symbolic_pair(59)!r}).correct
 if {stuck}:
@@ -170,7 +170,7 @@ time.sleep(60)
 def test_no_worker_is_left_after_a_normal_exit():
     script = f"""
 from sgpo.core import verifier
-from sgpo.core.judge_pool import POOL
+from sgpo.core.verifier.pool import POOL
 assert verifier.grade(*{_symbolic_pair(61)!r}).correct
 print(*POOL.worker_pids())
 """

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.store import Run, Study
-from benchmarks.style import COLOURS, LINES
+from benchmarks.report.figures.style import COLOURS, LINES
+from benchmarks.store.records import Run, Study
 
 WINDOW = 5
 

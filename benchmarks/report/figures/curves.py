@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import style
-from benchmarks.document import Block, Image
-from benchmarks.figures.bands import band_caption, plot_method
-from benchmarks.store import Study
-from benchmarks.tables import table1
+from benchmarks.report.document import Block, Image
+from benchmarks.report.figures import style
+from benchmarks.report.figures.bands import band_caption, plot_method
+from benchmarks.report.tables import table1
+from benchmarks.store.records import Study
 
 NAME = "curves"
 TITLE = "Training curves"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import estimates, experiments, style
-from benchmarks.document import Block, Image
-from benchmarks.estimates import AVERAGE
-from benchmarks.figures.lines import DASHES, SHADES, arms, plot_metric
-from benchmarks.store import Study
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Image
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.figures import style
+from benchmarks.report.figures.lines import DASHES, SHADES, arms, plot_metric
+from benchmarks.store import experiments
+from benchmarks.store.records import Study
 
 NAME = "degraded"
 TITLE = "Past the paper: strategies spoilt on purpose"

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import NullLocator
 
-from benchmarks import estimates, style
-from benchmarks.document import Block, Image
-from benchmarks.estimates import AVERAGE
-from benchmarks.figures.bands import band_caption, seed_band
-from benchmarks.stats import Estimate
-from benchmarks.store import Study
-from benchmarks.tables.ablations import REFERENCE, model_of
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Image
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.figures import style
+from benchmarks.report.figures.bands import band_caption, seed_band
+from benchmarks.report.tables.ablations import REFERENCE, model_of
+from benchmarks.store.records import Study
+from benchmarks.store.stats import Estimate
 
 NAME = "delta"
 TITLE = "Past the paper: the threshold delta"

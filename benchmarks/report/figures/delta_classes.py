@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from benchmarks import estimates, experiments, style
-from benchmarks.document import Block, Image
-from benchmarks.estimates import AVERAGE
-from benchmarks.figures.lines import arms, plot_metric
-from benchmarks.store import Study
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Image
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.figures import style
+from benchmarks.report.figures.lines import arms, plot_metric
+from benchmarks.store import experiments
+from benchmarks.store.records import Study
 
 NAME = "delta_classes"
 TITLE = "Past the paper: what delta masks"

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import estimates, style
-from benchmarks.document import Block, Image
-from benchmarks.estimates import AVERAGE
-from benchmarks.figures.lines import DASHES, SHADES, arms, plot_metric
-from benchmarks.store import Study
-from benchmarks.tables.ablations import model_of
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Image
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.figures import style
+from benchmarks.report.figures.lines import DASHES, SHADES, arms, plot_metric
+from benchmarks.report.tables.ablations import model_of
+from benchmarks.store.records import Study
 
 NAME = "eq4"
 TITLE = "Past the paper: Eq. 4 with and without length normalisation"

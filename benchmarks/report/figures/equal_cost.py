@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from benchmarks import estimates, experiments, style
-from benchmarks.document import Block, Image
-from benchmarks.estimates import AVERAGE
-from benchmarks.figures.lines import arms, last_values
-from benchmarks.store import Run, Study
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Image
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.figures import style
+from benchmarks.report.figures.lines import arms, last_values
+from benchmarks.store import experiments
+from benchmarks.store.records import Run, Study
 
 NAME = "equal_cost"
 TITLE = "Past the paper: accuracy at equal cost"

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import plan_shares, style
-from benchmarks.document import Block, Image
-from benchmarks.estimates import Score
-from benchmarks.plan_shares import METHODS
-from benchmarks.store import Study
+from benchmarks.report import plan_shares
+from benchmarks.report.document import Block, Image
+from benchmarks.report.estimates import Score
+from benchmarks.report.figures import style
+from benchmarks.report.plan_shares import METHODS
+from benchmarks.store.records import Study
 
 NAME = "fig2"
 TITLE = "Figure 2: what training does to the plans"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import style
-from benchmarks.document import Block, Image
-from benchmarks.figures.bands import band_caption, plot_method
-from benchmarks.figures.reward_race import draw_race, race_sentence
-from benchmarks.store import Study
-from benchmarks.tables.ablations import REFERENCE, TABLE2, model_of
+from benchmarks.report.document import Block, Image
+from benchmarks.report.figures import style
+from benchmarks.report.figures.bands import band_caption, plot_method
+from benchmarks.report.figures.reward_race import draw_race, race_sentence
+from benchmarks.report.tables.ablations import REFERENCE, TABLE2, model_of
+from benchmarks.store.records import Study
 
 NAME = "fig3"
 TITLE = "Figure 3: training dynamics of the ablations"

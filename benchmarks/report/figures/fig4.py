@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import style
-from benchmarks.document import Block, Image
-from benchmarks.figures.bands import band_caption, plot_method
-from benchmarks.store import Study
+from benchmarks.report.document import Block, Image
+from benchmarks.report.figures import style
+from benchmarks.report.figures.bands import band_caption, plot_method
+from benchmarks.store.records import Study
 
 NAME = "fig4"
 TITLE = "Figure 4: training dynamics"

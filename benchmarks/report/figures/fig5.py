@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.patches import Patch
 
-from benchmarks import step_shares, style
-from benchmarks.document import Block, Image, Paragraph
-from benchmarks.step_shares import CLASSES, DECISIONS
-from benchmarks.store import Study
+from benchmarks.report import step_shares
+from benchmarks.report.document import Block, Image, Paragraph
+from benchmarks.report.figures import style
+from benchmarks.report.step_shares import CLASSES, DECISIONS
+from benchmarks.store.records import Study
 
 NAME = "fig5"
 TITLE = "Figure 5: KL against SFT loss, step by step"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.figures.bands import seed_band
-from benchmarks.stats import Estimate
-from benchmarks.store import Run, Study
+from benchmarks.report.figures.bands import seed_band
+from benchmarks.store.records import Run, Study
+from benchmarks.store.stats import Estimate
 
 # Settings of SGPO: its own colour first, then ones that no method of the main comparison has
 # (from Tol's palettes, told apart under the common colour-vision deficiencies).

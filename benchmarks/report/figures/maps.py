@@ -9,10 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks import estimates, experiments, style
-from benchmarks.document import Block, Image
-from benchmarks.estimates import AVERAGE, Score
-from benchmarks.store import NOT_RUN, Study, StudyError
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Image
+from benchmarks.report.estimates import AVERAGE, Score
+from benchmarks.report.figures import style
+from benchmarks.store import experiments
+from benchmarks.store.records import NOT_RUN, Study, StudyError
 
 SCALE = 12.0  # points at which the colour is full
 COLOURS = "PuOr_r"  # told apart under the common colour-vision deficiencies

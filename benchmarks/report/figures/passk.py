@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import estimates, style, votes
-from benchmarks.document import Block, Image
-from benchmarks.estimates import Score
-from benchmarks.store import Benchmark, Run, Study
-from benchmarks.tables import table1
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Image
+from benchmarks.report.estimates import Score
+from benchmarks.report.figures import style
+from benchmarks.report.tables import table1
+from benchmarks.store import votes
+from benchmarks.store.records import Benchmark, Run, Study
 
 NAME = "passk"
 TITLE = "Past the paper: pass@k and maj@k"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks import equal_reward, style
-from benchmarks.equal_reward import METRIC, EqualReward
-from benchmarks.figures.bands import plot_method
-from benchmarks.store import Study
+from benchmarks.report import equal_reward
+from benchmarks.report.equal_reward import METRIC, EqualReward
+from benchmarks.report.figures import style
+from benchmarks.report.figures.bands import plot_method
+from benchmarks.store.records import Study
 
 
 def draw_race(axis, study: Study, model: str | None, first: str, second: str) -> None:

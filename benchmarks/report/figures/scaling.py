@@ -7,12 +7,13 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks import estimates, style
-from benchmarks.document import Block, Image
-from benchmarks.estimates import AVERAGE, Score
-from benchmarks.stats import Estimate
-from benchmarks.store import Study, read_rows
-from benchmarks.tables.table1 import PAPER_RESULTS
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Image
+from benchmarks.report.estimates import AVERAGE, Score
+from benchmarks.report.figures import style
+from benchmarks.report.tables.table1 import PAPER_RESULTS
+from benchmarks.store.records import Study, read_rows
+from benchmarks.store.stats import Estimate
 
 NAME = "scaling"
 TITLE = "Gain against base score"

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt  # noqa: E402  (the backend must be chosen 
 from matplotlib.figure import Figure  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.store import write_atomic  # noqa: E402
+from benchmarks.store.records import write_atomic  # noqa: E402
 
 # Okabe and Ito's palette, told apart under the common colour-vision deficiencies; line style and
 # marker differ too, so that a grey print still works.

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks import estimates
-from benchmarks.document import Block, Table, TextCell, row, standing_note
-from benchmarks.estimates import AVERAGE
-from benchmarks.store import NOT_RUN, SGPO_VARIANTS, Run, Study
-from benchmarks.tables import table1
-from benchmarks.tables.write import write_table
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Table, TextCell, row, standing_note
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.tables import table1
+from benchmarks.report.tables.write import write_table
+from benchmarks.store.records import NOT_RUN, SGPO_VARIANTS, Run, Study
 
 REFERENCE = "sgpo"
 DIFFERENCE = "difference_to_sgpo"

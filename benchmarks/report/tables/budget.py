@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.document import Block, Table, TextCell, row, standing_note
-from benchmarks.store import NOT_RUN, Run, Study
-from benchmarks.tables.write import write_table
+from benchmarks.report.document import Block, Table, TextCell, row, standing_note
+from benchmarks.report.tables.write import write_table
+from benchmarks.store.records import NOT_RUN, Run, Study
 
 NAME = "budget"
 TITLE = "Budgets"

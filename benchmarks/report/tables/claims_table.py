@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import claims as tests
-from benchmarks import curve_claims, stats
-from benchmarks.claim import MARGIN, TIMES, Claim, effect_text
-from benchmarks.claim_notes import NOTES
-from benchmarks.document import (
+from benchmarks.report import claims as tests
+from benchmarks.report import curve_claims
+from benchmarks.report.claim import MARGIN, TIMES, Claim, effect_text
+from benchmarks.report.claim_notes import NOTES
+from benchmarks.report.document import (
     Block,
     Bullets,
     Heading,
@@ -23,8 +23,9 @@ from benchmarks.document import (
     standing_note,
     to_markdown,
 )
-from benchmarks.store import NOT_RUN, Study, write_atomic
-from benchmarks.tables.write import csv_text
+from benchmarks.report.tables.write import csv_text
+from benchmarks.store import stats
+from benchmarks.store.records import NOT_RUN, Study, write_atomic
 
 NAME = "claims"
 TITLE = "Claims"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.document import Block, Table, TextCell, row, standing_note
-from benchmarks.store import NOT_RUN, Study, StudyError, read_object
-from benchmarks.tables.write import write_table
+from benchmarks.report.document import Block, Table, TextCell, row, standing_note
+from benchmarks.report.tables.write import write_table
+from benchmarks.store.records import NOT_RUN, Study, StudyError, read_object
 
 NAME = "disjointness"
 TITLE = "Problem sets and what they share"

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks import estimates, experiments
-from benchmarks.document import Block, Table, TextCell, row, standing_note
-from benchmarks.estimates import AVERAGE
-from benchmarks.store import NOT_RUN, Study
-from benchmarks.tables import table1
-from benchmarks.tables.ablations import REFERENCE, difference_text
-from benchmarks.tables.write import write_table
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Table, TextCell, row, standing_note
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.tables import table1
+from benchmarks.report.tables.ablations import REFERENCE, difference_text
+from benchmarks.report.tables.write import write_table
+from benchmarks.store import experiments
+from benchmarks.store.records import NOT_RUN, Study
 
 
 @dataclass(frozen=True)

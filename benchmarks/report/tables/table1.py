@@ -9,16 +9,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import estimates
-from benchmarks.document import Block, Table, TextCell, row, standing_note
-from benchmarks.estimates import AVERAGE
-from benchmarks.store import NOT_RUN, Study, read_rows
-from benchmarks.tables.write import write_table
+from benchmarks.report import estimates
+from benchmarks.report.document import Block, Table, TextCell, row, standing_note
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.tables.write import write_table
+from benchmarks.store.records import NOT_RUN, Study, read_rows
 
 NAME = "table1"
 TITLE = "Table 1: main results"
 USES = "scores"
-PAPER_RESULTS = Path(__file__).resolve().parents[2] / "results" / "paper" / "results.csv"
+PAPER_RESULTS = Path(__file__).resolve().parents[3] / "results" / "paper" / "results.csv"
 
 
 def models(study: Study) -> list[str]:

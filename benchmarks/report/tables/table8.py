@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.document import Block, Table, row, standing_note
-from benchmarks.store import NOT_RUN, Study
-from benchmarks.tables import table1
-from benchmarks.tables.write import write_table
+from benchmarks.report.document import Block, Table, row, standing_note
+from benchmarks.report.tables import table1
+from benchmarks.report.tables.write import write_table
+from benchmarks.store.records import NOT_RUN, Study
 
 NAME = "table8"
 TITLE = "Table 8: quality of the strategies"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.document import Block, Table, TextCell, row, standing_note
-from benchmarks.estimates import PERCENT
-from benchmarks.store import NOT_RUN, Study, StudyError, read_rows
-from benchmarks.tables.write import write_table
+from benchmarks.report.document import Block, Table, TextCell, row, standing_note
+from benchmarks.report.estimates import PERCENT
+from benchmarks.report.tables.write import write_table
+from benchmarks.store.records import NOT_RUN, Study, StudyError, read_rows
 
 NAME = "tuning"
 TITLE = "Tuning trials"

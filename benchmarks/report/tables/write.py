@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.document import Lines, Table, TextCell, table_markdown
-from benchmarks.store import write_atomic
+from benchmarks.report.document import Lines, Table, TextCell, table_markdown
+from benchmarks.store.records import write_atomic
 
 _TEX = {
     "\\": r"\textbackslash{}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from sgpo.core.sampling import Sampler
+from sgpo.core.sampling.sampler import Sampler
 from sgpo.core.vllm_settings import VLLMSettings
 
 
@@ -34,15 +34,15 @@ def make_engine(
         ValueError: unknown name, or the engine is not installed.
     """
     if name == "compact":
-        from sgpo.core.compact_decoder import CompactSampler
+        from sgpo.core.sampling.cpu import CompactSampler
 
         return CompactSampler(model, tokenizer, stop_ids=stop_ids)
     if name == "transformers":
-        from sgpo.core.sampling import TransformersSampler
+        from sgpo.core.sampling.sampler import TransformersSampler
 
         return TransformersSampler(model, tokenizer, stop_ids=stop_ids)
     if name == "vllm":
-        from sgpo.core.vllm_sampler import VLLMSampler
+        from sgpo.core.sampling.vllm import VLLMSampler
 
         # Nothing is trained beside it, so it may have nearly the whole GPU and never sleeps.
         alone = VLLMSettings(

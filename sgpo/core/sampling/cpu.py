@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sgpo.core.compact_model import DTYPES, Decoder, normalize, rotate, unsupported_setting
-from sgpo.core.sampling import SamplingParams, make_completion, uniform_draws
+from sgpo.core.cpu_model import DTYPES, Decoder, normalize, rotate, unsupported_setting
+from sgpo.core.sampling.sampler import SamplingParams, make_completion, uniform_draws
 from sgpo.core.types import Completion
 
 COMPACT_BELOW = 0.8  # share of live rows under which the batch is compacted

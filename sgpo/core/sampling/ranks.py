@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sgpo.core.ranks import Ranks
-from sgpo.core.sampling import Sampler, SamplingParams
+from sgpo.core.distributed import Ranks
+from sgpo.core.sampling.sampler import Sampler, SamplingParams
 from sgpo.core.types import Completion
 
 

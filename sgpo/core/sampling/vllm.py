@@ -14,12 +14,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core import sharding
-from sgpo.core.batching import own_logprobs
-from sgpo.core.sampling import SamplingParams, make_completion
+from sgpo.core.sampling.sampler import SamplingParams, make_completion
+from sgpo.core.sampling.vllm_engine import Engine, InProcessEngine, RawCompletion
+from sgpo.core.sampling.vllm_server import ServerEngine
+from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed, generator
 from sgpo.core.types import Completion, Role, Trajectory
-from sgpo.core.vllm_engine import Engine, InProcessEngine, RawCompletion
-from sgpo.core.vllm_server import ServerEngine
 from sgpo.core.vllm_settings import PROBE_TOLERANCE, VLLMSettings
 
 MIN_TEMPERATURE = 0.01  # vLLM silently raises lower ones to this

@@ -26,9 +26,9 @@ from urllib.parse import urlsplit
 import torch
 from safetensors.torch import save_file
 
-from sgpo.core.sampling import SamplingParams
-from sgpo.core.vllm_engine import RawCompletion, Weights
-from sgpo.core.vllm_process import EngineFailed
+from sgpo.core.sampling.sampler import SamplingParams
+from sgpo.core.sampling.vllm_engine import RawCompletion, Weights
+from sgpo.core.sampling.vllm_process import EngineFailed
 from sgpo.core.vllm_settings import VLLMSettings
 
 MAX_CONNECTIONS = 64

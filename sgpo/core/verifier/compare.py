@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sgpo.core.answer_forms import (
+from sgpo.core.verifier.forms import (
     ELLIPSIS,
     Based,
     Form,
@@ -23,8 +23,8 @@ from sgpo.core.answer_forms import (
     as_interval,
     parse_form,
 )
-from sgpo.core.answer_judge import Judge
-from sgpo.core.answer_relations import (
+from sgpo.core.verifier.judge import Judge
+from sgpo.core.verifier.relations import (
     contradicts_itself,
     is_assignment,
     is_false_statement,
@@ -33,9 +33,9 @@ from sgpo.core.answer_relations import (
     rename_letter,
     same_joining,
 )
-from sgpo.core.answer_scalars import same_comma_list, same_money, same_number
-from sgpo.core.answer_sets import same_real_set
-from sgpo.core.answer_text import words_key
+from sgpo.core.verifier.scalars import same_comma_list, same_money, same_number
+from sgpo.core.verifier.sets import same_real_set
+from sgpo.core.verifier.spelling import words_key
 
 MAX_ITEMS = 200
 

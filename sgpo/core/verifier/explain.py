@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sgpo.core import answer_forms as forms
 from sgpo.core.verifier import explain
+from sgpo.core.verifier import forms as forms
 
 SHOWN_CHARS = 300
 

@@ -11,11 +11,10 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
-from sgpo.core.answer_brackets import enclosed as enclosed_by
-from sgpo.core.answer_brackets import split_outside
-from sgpo.core.answer_numbers import MalformedNumber, decimal_places, exact_value
-from sgpo.core.answer_text import canonical, words_key
-from sgpo.core.answer_types import (
+from sgpo.core.verifier.brackets import enclosed as enclosed_by
+from sgpo.core.verifier.brackets import split_outside
+from sgpo.core.verifier.numbers import MalformedNumber, decimal_places, exact_value
+from sgpo.core.verifier.shapes import (
     Based,
     Form,
     Group,
@@ -25,7 +24,8 @@ from sgpo.core.answer_types import (
     Union,
     Words,
 )
-from sgpo.core.answer_units import CHANGES, split_unit
+from sgpo.core.verifier.spelling import canonical, words_key
+from sgpo.core.verifier.units import CHANGES, split_unit
 
 MAX_FORM_CHARS = 10_000
 MAX_NESTING = 40

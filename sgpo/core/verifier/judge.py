@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sgpo.core.answer_types import Relation
+from sgpo.core.verifier.shapes import Relation
 
 
 class Undecided(Exception):

@@ -26,7 +26,7 @@ from pathlib import Path
 STARTUP_SECONDS = 90.0
 MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
-_ROOT = str(Path(__file__).resolve().parents[2])
+_ROOT = str(Path(__file__).resolve().parents[3])
 
 
 class VerifierUnavailable(RuntimeError):
@@ -50,7 +50,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sgpo.core.judge_worker"],
+            [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

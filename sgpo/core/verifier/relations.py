@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sgpo.core.answer_forms import Form, Group, Interval, Relation, Scalar, parse_form
+from sgpo.core.verifier.forms import Form, Group, Interval, Relation, Scalar, parse_form
 
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 VARIABLE = re.compile(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from sgpo.core.answer_numbers import rationals_equal
-from sgpo.core.answer_types import Scalar
+from sgpo.core.verifier.numbers import rationals_equal
+from sgpo.core.verifier.shapes import Scalar
 
 
 def same_number(gold: Scalar, answer: Scalar) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from sgpo.core.answer_brackets import split_outside
-from sgpo.core.answer_forms import (
+from sgpo.core.verifier.brackets import split_outside
+from sgpo.core.verifier.forms import (
     SETMINUS,
     Form,
     Group,
@@ -24,7 +24,7 @@ from sgpo.core.answer_forms import (
     as_interval,
     parse_form,
 )
-from sgpo.core.answer_relations import VARIABLE, WORD_BETWEEN, relation_as_interval
+from sgpo.core.verifier.relations import VARIABLE, WORD_BETWEEN, relation_as_interval
 
 MAX_PARTS = 50
 _End = Fraction | float  # float for the infinities only

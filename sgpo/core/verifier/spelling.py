@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from sgpo.core.answer_units import spell_out_currency
+from sgpo.core.verifier.units import spell_out_currency
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 _UNICODE = {

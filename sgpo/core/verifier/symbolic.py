@@ -28,7 +28,7 @@ from math_verify import verify
 from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol
 from sympy.core.function import AppliedUndef
 
-from sgpo.core.answer_forms import TWO_POWERS, Relation
+from sgpo.core.verifier.forms import TWO_POWERS, Relation
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once about having no timeout
 

@@ -1,6 +1,6 @@
 """The worker process of the judge pool: reads JSON lines, writes JSON lines, imports no torch.
 
-Started by judge_pool as ``python -P -m sgpo.core.judge_worker``. It limits its own memory, ends
+Started by judge_pool as ``python -P -m sgpo.core.verifier.worker``. It limits its own memory, ends
 when its parent is gone, and arms a kernel timer around every item, so that a computation stuck
 inside one C call (which no Python code could interrupt) still ends the process.
 """
@@ -14,8 +14,8 @@ import select
 import signal
 import sys
 
-from sgpo.core.answer_compare import same_answer
-from sgpo.core.answer_forms import parse_form
+from sgpo.core.verifier.compare import same_answer
+from sgpo.core.verifier.forms import parse_form
 
 MEMORY_LIMIT_BYTES = 2 * 1024**3
 GRACE_SECONDS = 1.0  # the parent's own deadline comes first
@@ -24,7 +24,7 @@ PARENT_CHECK_SECONDS = 2.0
 
 def _judge_line(line: bytes) -> dict[str, str]:
     """The reply to one request: ``reason`` is correct, wrong or error."""
-    from sgpo.core.judging import SymbolicJudge
+    from sgpo.core.verifier.symbolic import SymbolicJudge
 
     task = json.loads(line)
     signal.setitimer(signal.ITIMER_REAL, task["seconds"] + GRACE_SECONDS)
@@ -48,7 +48,7 @@ def main() -> int:
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # nothing a library prints may be read as a reply
     try:
-        import sgpo.core.judging  # noqa: F401
+        import sgpo.core.verifier.symbolic  # noqa: F401
     except ImportError as error:
         replies.write(json.dumps({"ready": False, "detail": str(error)}).encode() + b"\n")
         return 1
