@@ -130,7 +130,7 @@ def test_submit_hands_every_job_to_sbatch_in_that_order(tmp_path, monkeypatch):
     done = subprocess.run(submit, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
-    verbs = [re.search(r"sgpo\.cli (\w+ ?\w*)", call).group(1) for call in calls]
+    verbs = [re.search(r"benchmarks\.cli (\w+ ?\w*)", call).group(1) for call in calls]
     assert verbs == [
         "data prepare", "data check", "strategies ", "study ", "study ", "study ", "report ",
     ]  # fmt: skip
