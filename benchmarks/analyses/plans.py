@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.analyses.planned import AnalysisTask
-from benchmarks.run.cell import load_model, load_tokenizer
+from sgpo.core.models import load_model, load_tokenizer
 from sgpo.mini.plan_mass import PLANS, held_out_tasks, plan_mass
 from sgpo.mini.problems import TYPES
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from benchmarks.analyses.planned import AnalysisTask
 from benchmarks.data.sources import training_problems
-from benchmarks.run.cell import load_model, load_tokenizer
-from benchmarks.run.policies import make_sampler
+from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout
+from sgpo.core.sampling import make_engine
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import Problem, Trajectory
 from sgpo.mini.text import TOKEN_CLASSES
@@ -39,11 +39,13 @@ def analyse(
     token class; ``looked_at``: how many problems of the split were sampled for that."""
     (cell,) = task.inputs
     model, tokenizer = load_model(directories["sft"]), load_tokenizer(directories["sft"])
+    spec = PROMPT_SPECS[cell.config.prompt]
+    stop_ids = spec.stop_ids(tokenizer)
     rollout = Rollout(
         model=model,
-        sampler=make_sampler(model, tokenizer, cell.config),
+        sampler=make_engine(cell.config.sampler, model, tokenizer, stop_ids=stop_ids),
         tokenizer=tokenizer,
-        prompt_spec=PROMPT_SPECS[cell.config.prompt],
+        prompt_spec=spec,
         config=cell.config.rollout,
         seed=derive_seed(cell.config.seed, "analysis", "steps"),
     )

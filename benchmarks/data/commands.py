@@ -18,7 +18,7 @@ from sgpo.core.hub_models import checkpoint_directory
 
 def prepare_command(options: argparse.Namespace) -> int:
     """Prepare a training set and print what was removed from it."""
-    from benchmarks.run.cell import load_tokenizer
+    from sgpo.core.models import load_tokenizer
     from sgpo.core.prompts import native_spec, prompt_spec
 
     tokenizer = load_tokenizer(_directory(str(options.tokenizer)))

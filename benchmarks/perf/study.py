@@ -147,7 +147,8 @@ def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
     """Median seconds of one RL step of ``method`` and its stages: sampling, verification, other
     collection (target selection's scoring), scoring with the loss, backward with the update."""
     from benchmarks.data.sources import training_problems
-    from benchmarks.run.policies import load_model, load_tokenizer, make_sampler
+    from benchmarks.run.policies import make_sampler
+    from sgpo.core.models import load_model, load_tokenizer
 
     config = mini.study(1).entry(method).config(MODEL, 0)
     (source,) = directory.glob(f"runs/{MODEL}-sft-s0-*/model")

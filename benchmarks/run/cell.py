@@ -27,8 +27,6 @@ from benchmarks.run import provenance
 from benchmarks.run.evaluate import evaluate
 from benchmarks.run.policies import (
     evaluation_sampler,
-    load_model,
-    load_tokenizer,
     training_sampler,
 )
 from benchmarks.run.prompt_room import check_prompts
@@ -37,6 +35,7 @@ from sgpo.core.config import to_dict
 from sgpo.core.device import describe_device, select_device
 from sgpo.core.distributed import Ranks
 from sgpo.core.files import read_json, whole_directory, write_json
+from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout
 from sgpo.core.runlog import environment, source_digest

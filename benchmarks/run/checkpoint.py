@@ -18,12 +18,11 @@ from benchmarks.data.problems import read_problems
 from benchmarks.data.sources import evaluation_problems
 from benchmarks.data.suites import SUITES
 from benchmarks.run.evaluate import evaluate
-from benchmarks.run.policies import load_model, load_tokenizer
 from benchmarks.run.score_table import print_scores, write_scores
 from sgpo.core.config import canonical_json, to_dict
 from sgpo.core.device import select_device
 from sgpo.core.files import read_json, sha256_of, write_json
-from sgpo.core.models import context_length, fit_max_tokens, read_config
+from sgpo.core.models import context_length, fit_max_tokens, load_model, load_tokenizer, read_config
 from sgpo.core.prompts import PromptSpec, native_spec, prompt_spec
 from sgpo.core.sampling import make_engine
 from sgpo.core.sampling.sampler import Sampler

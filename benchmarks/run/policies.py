@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from benchmarks.config import RunConfig
 from sgpo.core import sharding
 from sgpo.core.distributed import Ranks
-from sgpo.core.models import check_rope
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.sampling import make_engine
 from sgpo.core.sampling.sampler import Sampler
@@ -64,29 +61,3 @@ def make_sampler(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> S
     if vllm.dtype == "auto" and vllm.server is None:
         vllm = replace(vllm, dtype=config.precision)
     return make_engine(config.sampler, model, tokenizer, stop_ids=stop_ids, vllm=vllm)
-
-
-def load_model(directory: Path) -> PreTrainedModel:
-    """The float32 model of a local directory: safetensors only, no code from the directory.
-
-    Raises:
-        ValueError: damaged weights, or a position encoding other than its config.json states.
-    """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-    except SafetensorError as error:
-        raise ValueError(f"{directory}: damaged weights ({error}); delete the run") from error
-    check_rope(model, directory)
-    return model.eval()
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a local directory; ValueError when there is none."""
-    if not (directory / "tokenizer_config.json").exists():
-        raise ValueError(
-            f"{directory}: holds no tokenizer (tokenizer_config.json is missing); save the "
-            "model's tokenizer beside its weights"
-        )
-    return AutoTokenizer.from_pretrained(directory, local_files_only=True)

@@ -1,4 +1,4 @@
-"""What a checkpoint's position encoding can hold, read from its config and checked on the model.
+"""Loads a checkpoint directory and checks that its position encoding is what its config says.
 
 Two faults of this field's releases are caught here before a run: a token budget that leaves no
 room for the prompt (32K generated tokens in a 32K context), and a base frequency that the library
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 RELATIVE_TOLERANCE = 1e-4  # float32 rounding is 1e-7; a dropped base frequency is off by far more
 
@@ -87,6 +88,32 @@ def check_rope(model: PreTrainedModel, directory: Path) -> None:
             f"{directory}: the loaded model does not use the position encoding of its config.json "
             f"(rope_theta={theta:g}); this version of transformers reads that config differently"
         )
+
+
+def load_model(directory: Path) -> PreTrainedModel:
+    """The float32 model of a local directory: safetensors only, no code from the directory.
+
+    Raises:
+        ValueError: damaged weights, or a position encoding other than its config.json states.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{directory}: damaged weights ({error}); delete the run") from error
+    check_rope(model, directory)
+    return model.eval()
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a local directory; ValueError when there is none."""
+    if not (directory / "tokenizer_config.json").exists():
+        raise ValueError(
+            f"{directory}: holds no tokenizer (tokenizer_config.json is missing); save the "
+            "model's tokenizer beside its weights"
+        )
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
 def fit_max_tokens(context: int, longest_prompt: int, max_tokens: int) -> tuple[int, str | None]:

@@ -65,7 +65,7 @@ def test_no_template_is_the_bare_question(family):
 
 def test_a_saved_tokenizer_gives_the_same_ids(family, tmp_path):
     """What a run loads is another class than what was saved."""
-    from benchmarks.run.cell import load_tokenizer
+    from sgpo.core.models import load_tokenizer
 
     name = family[0]
     standin.write_checkpoint(tmp_path, name, small=True)
@@ -151,7 +151,7 @@ LLAMA_31_ROPE = {
     ],
 )
 def test_the_position_encoding_of_the_config_reaches_the_model(tmp_path, family, rope):
-    from benchmarks.run.cell import load_model
+    from sgpo.core.models import load_model
 
     changes = {"rope_parameters": rope, "max_position_embeddings": 32_768, "head_dim": 128}
     standin.write_checkpoint(tmp_path, family, small=True, **changes)

@@ -19,10 +19,11 @@ from benchmarks.plan import cost as gpu_cost
 from benchmarks.plan import preflight, preflight_inputs
 from benchmarks.plan.cost import GIB
 from benchmarks.plan.hardware import Hardware, this_machine
-from benchmarks.run import policies, prompt_room
+from benchmarks.run import prompt_room
 from benchmarks.run.launch import planned_study
-from benchmarks.run.policies import load_tokenizer
+from sgpo.core import models
 from sgpo.core.config import apply_overrides
+from sgpo.core.models import load_tokenizer
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem
 
@@ -307,9 +308,9 @@ def test_prompts_that_leave_no_room_stop_a_run_before_it_trains(tmp_path, prepar
 
 def test_a_model_that_the_library_read_wrongly_is_refused(tmp_path, monkeypatch):
     path = standin.write_checkpoint(tmp_path / "m", small=True)
-    assert policies.load_model(path).config.vocab_size == 259
+    assert models.load_model(path).config.vocab_size == 259
     rope = {"rope_type": "default", "rope_theta": 5e5}
     wrong = standin.build_model(small=True, rope_parameters=rope)
-    monkeypatch.setattr(policies.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: wrong)
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: wrong)
     with pytest.raises(ValueError, match="does not use the position encoding of its config.json"):
-        policies.load_model(path)
+        models.load_model(path)

@@ -15,8 +15,9 @@ from benchmarks.config import Cell
 from benchmarks.data.sources import base_model, training_problems
 from benchmarks.profiles import quick
 from benchmarks.run import provenance
-from benchmarks.run.cell import load_tokenizer, run_cell
+from benchmarks.run.cell import run_cell
 from benchmarks.run.launch import planned_study
+from sgpo.core.models import load_tokenizer
 from sgpo.core.revision import MAX_PATCH_BYTES, revision
 from sgpo.core.seeding import derive_seed
 
