@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sgpo.core.verifier.compare import same_answer
+from sgpo.core.verifier.compare import ExactOnly, Undecided, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
 from sgpo.core.verifier.forms import Form, is_tractable, parse_form
-from sgpo.core.verifier.judge import ExactOnly, Undecided
 from sgpo.core.verifier.pool import POOL, VerifierUnavailable, default_workers
 from sgpo.core.verifier.spelling import canonical
 

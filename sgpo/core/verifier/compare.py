@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import Protocol
 
 from sgpo.core.verifier.forms import (
     ELLIPSIS,
@@ -23,21 +25,33 @@ from sgpo.core.verifier.forms import (
     as_interval,
     parse_form,
 )
-from sgpo.core.verifier.judge import Judge
-from sgpo.core.verifier.relations import (
-    contradicts_itself,
-    is_assignment,
-    is_false_statement,
-    names_in_turn,
-    relation_as_interval,
-    rename_letter,
-    same_joining,
-)
-from sgpo.core.verifier.scalars import same_comma_list, same_money, same_number
-from sgpo.core.verifier.sets import same_real_set
+from sgpo.core.verifier.numbers import rationals_equal
+from sgpo.core.verifier.sets import WORD_BETWEEN, relation_as_interval, same_real_set
 from sgpo.core.verifier.spelling import words_key
 
 MAX_ITEMS = 200
+
+
+class Undecided(Exception):
+    """The exact rules do not decide; the symbolic judge has to."""
+
+
+class Judge(Protocol):
+    def equal(self, gold: str, answer: str) -> bool:
+        """Whether two expressions are equal wherever both are defined."""
+
+    def same_relation(self, gold: Relation, answer: Relation) -> bool:
+        """Whether two relations with one operator each hold for the same values."""
+
+
+class ExactOnly:
+    """The judge of the parent process: never guesses, never imports a computer-algebra system."""
+
+    def equal(self, gold: str, answer: str) -> bool:
+        raise Undecided
+
+    def same_relation(self, gold: Relation, answer: Relation) -> bool:
+        raise Undecided
 
 
 def same_answer(gold: Form, answer: Form, judge: Judge) -> bool:
@@ -291,3 +305,118 @@ def _two_assignments(gold: Relation, answer: Relation, judge: Judge) -> bool:
         else:
             return False
     return same_answer(parse_form(gold.sides[-1]), parse_form(value), judge)
+
+
+_NAME = re.compile(
+    r"[a-zA-Z](?:_\{[^{}]*\})?'*|[a-zA-Z](?:_\{[^{}]*\})?'*\([a-zA-Z0-9, ]+\)"
+    r"|[A-Z]{2,3}|\|[A-Z]{2}\||\\[a-z]+(?:\s?[A-Z])+|\\text\{[^{}]*\}"
+    r"|\\[a-z]+(?:_\{[^{}]*\})?|\\angle[ A-Z_{}0-9]+"
+    r"|\((?:[a-zA-Z](?:_\{\w+\})?,)+[a-zA-Z](?:_\{\w+\})?\)"
+)
+
+
+_STATEMENT = re.compile(r"(?:\\(?:neg|lnot)\s*)?[a-zA-Z]")
+
+
+def is_assignment(relation: Relation) -> bool:
+    """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
+    return set(relation.ops) <= {"=", "\\approx", "\\equiv"} and bool(
+        _NAME.fullmatch(relation.sides[0])
+    )
+
+
+def names_in_turn(items: Sequence[Form]) -> bool:
+    """Whether every item names another thing, as in ``A = 2, B = 3``: then their order counts."""
+    names = {item.sides[0] for item in items if isinstance(item, Relation) and is_assignment(item)}
+    return len(items) > 1 and len(names) == len(items)
+
+
+def is_false_statement(relation: Relation) -> bool:
+    """``2 = 3``: an equation between numbers that does not hold."""
+    forms = [parse_form(side) for side in relation.sides]
+    values = [f.value for f in forms if isinstance(f, Scalar) and f.value is not None]
+    exact = "\\approx" not in relation.ops and "\\equiv" not in relation.ops
+    return exact and len(values) == len(forms) and len(set(values)) > 1
+
+
+def contradicts_itself(relation: Relation) -> bool:
+    """``x = 2 = 3``: a name for two values that differ."""
+    sides = relation.sides[1:]
+    if len(sides) < 2 or set(relation.ops) != {"="} or not is_assignment(relation):
+        return False
+    forms = [parse_form(side) for side in sides]
+    numbers = [f for f in forms if isinstance(f, Scalar) and f.value is not None]
+    if len({(f.unit, f.percent) for f in numbers}) > 1:
+        return False  # x = 2 m = 200 cm
+    last = numbers[-1] if numbers else None
+    return any(last is not None and not _agree(number, last) for number in numbers[:-1])
+
+
+def _agree(a: Scalar, b: Scalar) -> bool:
+    """Equal, or one is the other rounded to the places it is written with (1/3 = 0.33)."""
+    assert a.value is not None and b.value is not None
+    places = [s.places for s in (a, b) if s.places is not None]
+    return a.value == b.value or any(abs(a.value - b.value) * 2 * 10**p <= 1 for p in places)
+
+
+def same_joining(gold: Group, answer: Group) -> bool:
+    """Whether "and" and "or" between the items of two lists make no two answers of them.
+
+    Between values they do not (``x = 1`` and ``x = 2``, or the one or the other); between
+    conditions, values of different letters and statements (``p \\land q``) they do.
+    """
+    if gold.disjunction == answer.disjunction:
+        return True
+    if any(_says_several_things(group) for group in (gold, answer)):
+        return False
+    items = (*gold.items, *answer.items)
+    letters = all(isinstance(i, Scalar) and _STATEMENT.fullmatch(i.text) for i in items)
+    return not (letters and all(WORD_BETWEEN.search(group.raw) for group in (gold, answer)))
+
+
+def _says_several_things(group: Group) -> bool:
+    relations = [item for item in group.items if isinstance(item, Relation)]
+    named = {relation.sides[0] for relation in relations}
+    return not all(is_assignment(relation) for relation in relations) or len(named) > 1
+
+
+def rename_letter(text: str, old: str, new: str) -> str:
+    """``text`` with the variable ``old`` called ``new``; letters of commands are left alone."""
+    return re.sub(
+        rf"\\[a-zA-Z]+|{re.escape(old)}", lambda m: new if m.group() == old else m.group(), text
+    )
+
+
+# --- numbers ---
+
+
+def same_number(gold: Scalar, answer: Scalar) -> bool:
+    """Whether two scalars that have values have the same one; percentages count as such."""
+    assert gold.value is not None and answer.value is not None
+    if rationals_equal(gold.value, answer.value, gold.places, answer.places):
+        # 28% and 28: the question asked for a percentage. But 0.5% is not a probability of 0.5.
+        return gold.percent or not answer.percent or abs(gold.value) > 1 or gold.value == 0
+    if gold.percent == answer.percent:
+        return False
+    scaled = [s.value * (Fraction(1, 100) if s.percent else 1) for s in (gold, answer)]
+    return scaled[0] == scaled[1]
+
+
+def same_comma_list(gold: Scalar, answer: Scalar) -> bool:
+    """``100,200`` and ``200,100``: read as numbers they differ, read as lists they do not."""
+    if "," not in gold.text or "," not in answer.text:
+        return False
+    gold_items, items = gold.text.split(","), answer.text.split(",")
+    return sorted(gold_items) == sorted(items)
+
+
+def same_money(gold: Scalar, answer: Scalar) -> bool:
+    """Whether two amounts in different units are one sum: in dollars and in cents, or with a sign
+    only where the other says what it is paid for (``\\$18``, ``18\\text{ dollars per hour}``)."""
+    currencies = {str(s.unit).partition("/")[0] for s in (gold, answer)}
+    if len(currencies) == 1 and currencies <= {"dollar", "cent", "euro"}:
+        return gold.value is not None and gold.value == answer.value
+    if {gold.unit, answer.unit} != {"dollar", "cent"} or None in (gold.value, answer.value):
+        return False
+    in_cents = [Fraction(s.value) * (100 if s.unit == "dollar" else 1) for s in (gold, answer)]
+    return in_cents[0] == in_cents[1]

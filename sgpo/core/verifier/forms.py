@@ -8,24 +8,73 @@ symbolic judge. Structure that is not understood stays one Scalar, which can onl
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 
-from sgpo.core.verifier.brackets import enclosed as enclosed_by
-from sgpo.core.verifier.brackets import split_outside
 from sgpo.core.verifier.numbers import MalformedNumber, decimal_places, exact_value
-from sgpo.core.verifier.shapes import (
-    Based,
-    Form,
-    Group,
-    Interval,
-    Relation,
-    Scalar,
-    Union,
-    Words,
-)
-from sgpo.core.verifier.spelling import canonical, words_key
-from sgpo.core.verifier.units import CHANGES, split_unit
+from sgpo.core.verifier.spelling import CHANGES, canonical, split_unit, words_key
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One expression. ``value``: its exact value, if it is plain rational arithmetic."""
+
+    text: str
+    value: Fraction | None = None
+    places: int | None = None  # decimals, if it is one decimal literal
+    percent: bool = False
+    unit: str | None = None
+    malformed: bool = False  # looks like a number and has no agreed value: ``4 10/3``
+
+
+@dataclass(frozen=True)
+class Words:
+    key: str
+
+
+@dataclass(frozen=True)
+class Based:
+    """Digits with a base subscript: ``52_8``."""
+
+    digits: str
+    base: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several answers. ``kind``: list (bare), tuple, set, ratio or matrix (its cells by rows)."""
+
+    kind: str
+    items: tuple[Form, ...]
+    columns: int = 0
+    disjunction: bool = False  # the list was joined by "or"
+    raw: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    low: Form
+    high: Form
+    low_open: bool
+    high_open: bool
+
+
+@dataclass(frozen=True)
+class Union:
+    parts: tuple[Form, ...]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """``sides[0] ops[0] sides[1] ops[1] ..``; ops are "=", "<", ">", "\\le", "\\ge", "\\ne", .."""
+
+    sides: tuple[str, ...]
+    ops: tuple[str, ...]
+
+
+Form = Scalar | Words | Based | Group | Interval | Union | Relation
+
 
 MAX_FORM_CHARS = 10_000
 MAX_NESTING = 40
@@ -113,7 +162,7 @@ def parse_form(text: str) -> Form:
         if _THOUSANDS.fullmatch(text):
             return replace(_scalar(text.replace(",", "")), text=text)
         return _list(text, pieces, marks)
-    if (stray := _STRAY_LETTER.match(text)) and enclosed_by(text[stray.end() :]):
+    if (stray := _STRAY_LETTER.match(text)) and enclosed(text[stray.end() :]):
         inside = parse_form(text[stray.end() :])
         if isinstance(inside, Interval):  # "t(0,4]": only a membership can stand before one
             return inside
@@ -130,8 +179,8 @@ def parse_form(text: str) -> Form:
         return parse_form(text[: text.rindex("\\approx")])
     if len(sides) > 1:
         return Relation(tuple(s.strip() for s in sides), tuple(ops))
-    if enclosed := enclosed_by(text):
-        return _bracketed(text, *enclosed)
+    if outer := enclosed(text):
+        return _bracketed(text, *outer)
     return _atom(text)
 
 
@@ -285,3 +334,45 @@ def _as_sum(found: re.Match[str]) -> str:
     whole, top, bottom = found.groups()
     is_mixed = 0 < int(top) < int(bottom)
     return f"({whole}+\\frac{{{top}}}{{{bottom}}})" if is_mixed else found.group()
+
+
+# --- brackets ---
+
+
+def bracket_depths(text: str) -> list[int]:
+    """Bracket depth before each character; any bracket closes any other, for ``[0,1)``."""
+    depth, out = 0, []
+    for char in text:
+        if char in "}])":
+            depth -= 1
+        out.append(depth)
+        if char in "{[(":
+            depth += 1
+    return out
+
+
+def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """Pieces of ``text`` at top-level matches of ``pattern``, and the matched separators."""
+    depths = bracket_depths(text)
+    pieces, marks, start = [], [], 0
+    for found in pattern.finditer(text):
+        if depths[found.start()] == 0 and found.start() >= start:
+            pieces.append(text[start : found.start()])
+            marks.append(found.group().strip())
+            start = found.end()
+    pieces.append(text[start:])
+    return pieces, marks
+
+
+def enclosed(text: str) -> tuple[str, str, str] | None:
+    """``(opener, inside, closer)`` if one pair of brackets encloses the whole text."""
+    for opener, size in (("\\{", 2), ("(", 1), ("[", 1)):
+        if not text.startswith(opener):
+            continue
+        for closer in ("\\}", ")", "]"):
+            if text.endswith(closer) and len(text) >= size + len(closer):
+                depths = bracket_depths(text)
+                inner = depths[size : len(text) - len(closer)]
+                if all(d >= 1 for d in inner):
+                    return opener, text[size : -len(closer)].strip(), closer
+    return None

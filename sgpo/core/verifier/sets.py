@@ -8,11 +8,11 @@ answer_compare then compares it as it is written.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from sgpo.core.verifier.brackets import split_outside
 from sgpo.core.verifier.forms import (
     SETMINUS,
     Form,
@@ -23,9 +23,10 @@ from sgpo.core.verifier.forms import (
     Union,
     as_interval,
     parse_form,
+    split_outside,
 )
-from sgpo.core.verifier.relations import VARIABLE, WORD_BETWEEN, relation_as_interval
 
+WORD_BETWEEN = re.compile(r"(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 MAX_PARTS = 50
 _End = Fraction | float  # float for the infinities only
 # (low end, 1 if the part begins just above it else 0, high end, -1 if it ends just below it else 0)
@@ -189,3 +190,50 @@ def _gaps(parts: tuple[_Part, ...]) -> list[_Part]:
     for part in parts:
         gaps = tuple(_without(tuple(g for g in gaps if g), part))
     return [g for g in gaps if g]
+
+
+# --- what a relation says about one letter ---
+
+_FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+VARIABLE = re.compile(
+    r"[a-zA-Z](?:_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\(?:alpha|beta|theta|lambda|mu)"
+)
+_SIZE = re.compile(rf"\|({VARIABLE.pattern})\|")
+
+
+_ROOT = re.compile(r"\d*\\sqrt\{\d+\}")
+
+
+def _is_positive(bound: Scalar) -> bool:
+    """Whether a bound is shown to be positive: a rational, or a root such as ``2\\sqrt{3}``."""
+    return bound.value > 0 if bound.value is not None else bool(_ROOT.fullmatch(bound.text))
+
+
+def relation_as_interval(relation: Relation) -> tuple[str, Interval] | None:
+    """``(variable, interval)`` of ``x > 2``, ``2 \\le x < 5``, ``|x| < 2``; None for others."""
+    sides, ops = list(relation.sides), list(relation.ops)
+    if any(op not in _FLIP for op in ops) or len(sides) not in (2, 3):
+        return None
+    if len(sides) == 2 and (size := _SIZE.fullmatch(sides[0])) and ops[0] in ("<", "\\le"):
+        bound = parse_form(sides[1])
+        if isinstance(bound, Scalar) and _is_positive(bound):
+            is_open = ops[0] == "<"
+            low = parse_form(f"-({bound.text})")
+            return size.group(1), Interval(low, bound, is_open, is_open)
+    if len(sides) == 3:
+        if ops[0][:2] in (">", "\\g"):
+            sides, ops = sides[::-1], [_FLIP[op] for op in ops[::-1]]
+        if ops[0] not in ("<", "\\le") or ops[1] not in ("<", "\\le"):
+            return None
+        low, variable, high = sides
+        if not VARIABLE.fullmatch(variable):
+            return None
+        return variable, Interval(parse_form(low), parse_form(high), ops[0] == "<", ops[1] == "<")
+    if not VARIABLE.fullmatch(sides[0]):
+        sides, ops = sides[::-1], [_FLIP[ops[0]]]
+    if not VARIABLE.fullmatch(sides[0]):
+        return None
+    bound, op = parse_form(sides[1]), ops[0]
+    if op in (">", "\\ge"):
+        return sides[0], Interval(bound, Scalar("\\infty"), op == ">", True)
+    return sides[0], Interval(Scalar("-\\infty"), bound, True, op == "<")
