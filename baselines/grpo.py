@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.advantages import group_standardized
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
-from sgpo.core.scoring import score_policy
+from sgpo.core.scoring import score_policy, step_totals
 from sgpo.core.types import LossOutput, Problem, Trajectory
 
 
@@ -41,16 +39,11 @@ class GRPO:
 
     def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
         """Autonomous samples with advantages standardised within their group."""
-        collected = []
-        for group in rollout.groups(problems, self.config.num_samples):
-            advantages = group_standardized(torch.tensor([t.reward for t in group]))
-            collected += [
-                t.with_(advantage=float(a)) for t, a in zip(group, advantages, strict=True)
-            ]
-        return collected
+        groups = rollout.groups(problems, self.config.num_samples)
+        return losses.with_advantages(groups, losses.group_standardized)
 
     def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return {"sequences": float(len(trajectories))}
+        return step_totals(trajectories)
 
     def loss(
         self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
@@ -65,7 +58,7 @@ class GRPO:
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             reduction="sequence_mean",
-            denominator=totals["sequences"],
+            denominator=totals["trajectories"],
         )
         return LossOutput(
             loss, scores.metrics(clip_low=config.clip_low, clip_high=config.clip_high)

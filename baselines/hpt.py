@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.advantages import group_centered
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
-from sgpo.core.scoring import score_policy
-from sgpo.core.types import LossOutput, Problem, Role, Trajectory
+from sgpo.core.scoring import score_policy, step_totals
+from sgpo.core.types import LossOutput, Problem, Trajectory
 
 
 @dataclass(frozen=True)
@@ -56,23 +54,14 @@ class HPT:
         collected = []
         groups = rollout.groups(problems, self.config.num_samples)
         for group, demo in zip(groups, rollout.demonstrations(problems), strict=True):
-            rewards = torch.tensor([t.reward for t in group])
-            if rewards.sum() <= self.config.gate:
+            if sum(t.reward for t in group) <= self.config.gate:
                 collected.append(demo)
-                continue
-            advantages = group_centered(rewards)
-            collected += [
-                t.with_(advantage=float(a)) for t, a in zip(group, advantages, strict=True)
-            ]
+            else:
+                collected += losses.with_advantages([group], losses.group_centered)
         return collected
 
     def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        own = [t for t in trajectories if t.role is not Role.DEMO]
-        return {
-            "problems": float(len({t.problem_id for t in trajectories})),
-            "trajectories": float(len(trajectories)),
-            "own_tokens": float(sum(len(t.completion_ids) for t in own)),
-        }
+        return step_totals(trajectories)
 
     def loss(
         self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
@@ -96,7 +85,10 @@ class HPT:
             denominator=totals["problems"],
         )
         bonus = losses.reduce_tokens(
-            scores.entropy, own, reduction="token_mean", denominator=max(1.0, totals["own_tokens"])
+            scores.entropy,
+            own,
+            reduction="token_mean",
+            denominator=max(1.0, totals["autonomous_tokens"]),
         )
         loss = reinforce + config.sft_coefficient * imitate - config.entropy_coefficient * bonus
         imitated = float(scores.is_demo.sum()) / totals["problems"]

@@ -18,11 +18,10 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.advantages import group_centered
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
-from sgpo.core.scoring import score_policy
-from sgpo.core.types import LossOutput, Problem, Role, Trajectory
+from sgpo.core.scoring import score_policy, step_totals
+from sgpo.core.types import LossOutput, Problem, Trajectory
 
 
 @dataclass(frozen=True)
@@ -84,22 +83,13 @@ class LUFFY:
 
     def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
         """On-policy samples and the expert's trace, with advantages over their joint group."""
-        collected = []
         groups = rollout.groups(problems, self.config.num_samples)
-        for group, demo in zip(groups, rollout.demonstrations(problems), strict=True):
-            joined = [*group, demo]
-            advantages = group_centered(torch.tensor([t.reward for t in joined]))
-            collected += [
-                t.with_(advantage=float(a)) for t, a in zip(joined, advantages, strict=True)
-            ]
-        return collected
+        demos = rollout.demonstrations(problems)
+        joined = [[*group, demo] for group, demo in zip(groups, demos, strict=True)]
+        return losses.with_advantages(joined, losses.group_centered)
 
     def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        own = [t for t in trajectories if t.role is not Role.DEMO]
-        return {
-            "problems": float(len({t.problem_id for t in trajectories})),
-            "own_tokens": float(sum(len(t.completion_ids) for t in own)),
-        }
+        return step_totals(trajectories)
 
     def loss(
         self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
@@ -117,7 +107,7 @@ class LUFFY:
         )
         own = scores.completion_mask & ~scores.is_demo[:, None]
         bonus = losses.reduce_tokens(
-            scores.entropy, own, reduction="token_mean", denominator=totals["own_tokens"]
+            scores.entropy, own, reduction="token_mean", denominator=totals["autonomous_tokens"]
         )
         metrics = scores.metrics(clip_low=0.2, clip_high=0.28)
         return LossOutput(loss - config.entropy_coefficient * bonus, metrics)

@@ -29,7 +29,7 @@ from sgpo.core import losses
 from sgpo.core.logprobs import completion_kl
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
-from sgpo.core.scoring import padded
+from sgpo.core.scoring import padded, step_totals
 from sgpo.core.types import LossOutput, Problem, Trajectory
 
 
@@ -67,7 +67,7 @@ class OPSD:
         ]
 
     def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return {"tokens": float(sum(len(t.completion_ids) for t in trajectories))}
+        return step_totals(trajectories)
 
     def loss(
         self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals

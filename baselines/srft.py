@@ -30,11 +30,10 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.advantages import group_standardized
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
-from sgpo.core.scoring import score_policy
-from sgpo.core.types import LossOutput, Problem, Role, Trajectory
+from sgpo.core.scoring import score_policy, step_totals
+from sgpo.core.types import LossOutput, Problem, Trajectory
 
 
 @dataclass(frozen=True)
@@ -79,23 +78,13 @@ class SRFT:
 
     def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
         """On-policy samples and the expert's trace, with advantages over their joint group."""
-        collected = []
         groups = rollout.groups(problems, self.config.num_samples)
-        for group, demo in zip(groups, rollout.demonstrations(problems), strict=True):
-            joined = [*group, demo]
-            advantages = group_standardized(torch.tensor([t.reward for t in joined]))
-            collected += [
-                t.with_(advantage=float(a)) for t, a in zip(joined, advantages, strict=True)
-            ]
-        return collected
+        demos = rollout.demonstrations(problems)
+        joined = [[*group, demo] for group, demo in zip(groups, demos, strict=True)]
+        return losses.with_advantages(joined, losses.group_standardized)
 
     def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        own = [t for t in trajectories if t.role is not Role.DEMO]
-        return {
-            "problems": float(len({t.problem_id for t in trajectories})),
-            "samples": float(len(own)),
-            "own_tokens": float(sum(len(t.completion_ids) for t in own)),
-        }
+        return step_totals(trajectories)
 
     def loss(
         self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
@@ -130,10 +119,10 @@ class SRFT:
                 reduction="sequence_mean",
                 denominator=count,
             )
-            for part, count in ((demo, totals["problems"]), (own, totals["samples"]))
+            for part, count in ((demo, totals["problems"]), (own, totals["autonomous"]))
         ]
         bonus = losses.reduce_tokens(
-            scores.entropy, own, reduction="token_mean", denominator=totals["own_tokens"]
+            scores.entropy, own, reduction="token_mean", denominator=totals["autonomous_tokens"]
         )
         loss = imitate + reinforce[0] + reinforce[1] - config.entropy_coefficient * bonus
         metrics = scores.metrics(clip_low=config.clip_low, clip_high=config.clip_high)

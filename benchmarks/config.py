@@ -14,7 +14,9 @@ from typing import Any, Literal
 from sgpo.core.config import (
     RolloutConfig,
     TrainConfig,
+    VLLMSettings,
     added,
+    addressed_settings,
     check_decoding,
     config_hash,
     require_positive,
@@ -22,7 +24,6 @@ from sgpo.core.config import (
 )
 from sgpo.core.files import sha256_of
 from sgpo.core.runlog import package_versions
-from sgpo.core.vllm_settings import VLLMSettings, addressed_settings
 
 _USER_METHOD = "sgpo_user_method_"  # modules of method files
 SUITE_VERSION = 1  # raised when a change makes scores incomparable with older ones

@@ -15,13 +15,12 @@ from typing import Literal, Protocol
 import torch
 from transformers import PreTrainedModel
 
-from sgpo import guidance, objective
+from sgpo import objective
 from sgpo.core import losses
-from sgpo.core.advantages import group_standardized
 from sgpo.core.logprobs import completion_kl
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
-from sgpo.core.scoring import padded, score_policy
+from sgpo.core.scoring import padded, score_policy, step_totals
 from sgpo.core.types import LossOutput, Problem, Role, Trajectory
 
 
@@ -97,12 +96,7 @@ class SGPO:
         """Autonomous trajectories with their advantages, then the guided targets, whose
         ``weight`` is alpha(q) (divided by |C| where all of C is distilled)."""
         autonomous = rollout.groups(problems, self.config.num_autonomous)
-        collected: list[Trajectory] = []
-        for group in autonomous:
-            advantages = group_standardized(torch.tensor([t.reward for t in group]))
-            collected += [
-                t.with_(advantage=float(a)) for t, a in zip(group, advantages, strict=True)
-            ]
+        collected = losses.with_advantages(autonomous, losses.group_standardized)
         if self.config.alpha_mode == "zero":
             return collected
         guided = rollout.groups(problems, self.config.num_guided, guided=True)
@@ -127,7 +121,7 @@ class SGPO:
                 rows = [next(scores) for _ in group]
                 normal = self.config.length_normalized_selection
                 values = [float(r.mean() if normal else r.sum()) for r in rows]
-                best = guidance.select_reachable(sum_logprobs=values, correct=[True] * len(group))
+                best = objective.select_reachable(sum_logprobs=values, correct=[True] * len(group))
                 group = [group[best]]
             targets.append(group)
         return targets
@@ -141,12 +135,12 @@ class SGPO:
             return config.alpha_fixed
         if config.alpha_mode == "group_advantage":
             return float(
-                guidance.group_advantage_weight(
+                objective.group_advantage_weight(
                     rewards=rewards, selected_reward=selected_reward, maximum=config.alpha_max
                 )
             )
         return float(
-            guidance.adaptive_weight(
+            objective.adaptive_weight(
                 pass_guided=torch.tensor([t.reward for t in helped]).mean(),
                 pass_autonomous=rewards.mean(),
                 base=config.alpha_base,
@@ -157,11 +151,7 @@ class SGPO:
 
     def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
         """Problems, autonomous sequences and trajectories of the update."""
-        return {
-            "problems": float(len({t.problem_id for t in trajectories})),
-            "autonomous": float(sum(t.role is Role.AUTONOMOUS for t in trajectories)),
-            "trajectories": float(len(trajectories)),
-        }
+        return step_totals(trajectories)
 
     def loss(
         self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals

@@ -1,32 +1,65 @@
-"""The distillation side of SGPO as pure tensor functions (Eq. 2, 3 and 5 of arXiv 2606.24064).
+"""What SGPO distils and how strongly, as pure functions: Eq. 2-6 and 8 of arXiv 2606.24064.
 
-Eq. 1 is ``sgpo.core.losses.clipped_surrogate``; Eq. 4 and 6 are in ``sgpo.guidance``; Eq. 7 is
-the sum that ``sgpo.method`` forms.
+Eq. 1 is ``sgpo.core.losses.clipped_surrogate``; the divergence per token of Eq. 2-3 is
+``sgpo.core.logprobs.completion_kl``; Eq. 7 is the sum that ``sgpo.method`` forms.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from sgpo.core.logprobs import Direction, kl_divergence
+from sgpo.core.losses import group_standardized
 
 
-def token_kl(
+def adaptive_weight(
     *,
-    guided_logits: torch.Tensor,
-    unguided_logits: torch.Tensor,
-    direction: Direction = "forward",
+    pass_guided: torch.Tensor,
+    pass_autonomous: torch.Tensor,
+    base: float = 0.5,
+    smoothing: float = 0.1,
+    maximum: float = 0.8,
 ) -> torch.Tensor:
-    """KL per token between the guided and the unguided next-token distribution, [..., T] in nats.
+    """alpha(q) of Eq. 6 in [0, maximum], shape of the pass rates (each in [0, 1]).
 
-    Implements d_{j,t} of Eq. 2-3: ``forward`` is KL(guided || unguided) over the full vocabulary,
-    ``reverse`` (Table 6) is KL(unguided || guided). Gradient flows through ``unguided_logits``
-    only: the guided side is a target and is detached here.
-
-    Args:
-        guided_logits, unguided_logits: [..., T, V]; row t of both predicts the same token.
+    Guidance that lifts the pass rate is distilled strongly, guidance that does not is ignored:
+    ``clip(base * (p_guided - p_auto + smoothing) / (p_auto + smoothing), 0, maximum)``.
     """
-    return kl_divergence(guided_logits.detach(), unguided_logits, direction=direction)
+    pass_guided = torch.as_tensor(pass_guided)
+    pass_autonomous = torch.as_tensor(pass_autonomous)
+    gain = (pass_guided - pass_autonomous + smoothing) / (pass_autonomous + smoothing)
+    return (base * gain).clamp(0.0, maximum)
+
+
+def group_advantage_weight(
+    *, rewards: torch.Tensor, selected_reward: float, maximum: float = 0.8
+) -> torch.Tensor:
+    """The alternative weight of Eq. 8 in [0, maximum], a scalar.
+
+    The selected guided completion joins the autonomous group [G]; its normalised advantage in
+    that group of G + 1, clipped, is the weight.
+    """
+    joined = torch.cat([rewards, rewards.new_tensor([selected_reward])])
+    return group_standardized(joined)[-1].clamp(0.0, maximum)
+
+
+def select_reachable(
+    *,
+    sum_logprobs: Sequence[float] | torch.Tensor,
+    correct: Sequence[bool] | torch.Tensor,
+) -> int | None:
+    """Index of the reachable target o+ of Eq. 4, or None where no guided completion is correct.
+
+    The correct completion that the *unguided* policy finds most likely. The sum is over tokens
+    and not normalised by length, as printed; pass means instead for the normalised variant. The
+    first of equals wins.
+    """
+    best: int | None = None
+    for index, (value, right) in enumerate(zip(sum_logprobs, correct, strict=True)):
+        if right and (best is None or float(value) > float(sum_logprobs[best])):
+            best = index
+    return best
 
 
 def proximal_mask(kl: torch.Tensor, kl_threshold: float) -> torch.Tensor:

@@ -13,7 +13,7 @@ from benchmarks.data.prepare import Preparation, prepare
 from benchmarks.data.prepared import data_source, file_hashes, prepared_problems
 from benchmarks.data.suites import SUITES, failed_golds, load_suite, local_file
 from sgpo.core.files import read_json, write_json
-from sgpo.core.hub_models import checkpoint_directory
+from sgpo.core.models import checkpoint_directory
 
 
 def prepare_command(options: argparse.Namespace) -> int:

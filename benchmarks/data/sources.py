@@ -10,8 +10,8 @@ from benchmarks.config import DataConfig, EvalConfig, RunConfig
 from benchmarks.data.prepared import source_problems
 from benchmarks.data.suites import SUITES, load_suite
 from sgpo.core.config import canonical_json
-from sgpo.core.device import select_device
-from sgpo.core.hub_models import checkpoint_directory
+from sgpo.core.distributed import select_device
+from sgpo.core.models import checkpoint_directory
 from sgpo.core.types import Problem
 from sgpo.mini import suites
 from sgpo.mini.pretrain import ensure_base_model

@@ -32,9 +32,9 @@ from benchmarks.perf.loss_work import GIB, peak_bytes, reset_peak
 from benchmarks.perf.roofline import matmul_rate
 from sgpo.core import chunked_head, sharding
 from sgpo.core.config import TrainConfig
-from sgpo.core.device import describe_device, select_device
+from sgpo.core.distributed import describe_device, select_device
 from sgpo.core.trainer import Trainer
-from sgpo.core.types import Problem, Role, Trajectory
+from sgpo.core.types import Problem, Role, Spent, Trajectory
 from sgpo.method import SGPO, SGPOConfig
 
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16, data sheets (SXM)
@@ -127,7 +127,7 @@ class UpdateStep:
         self.trainer = Trainer(
             model=self.model,
             method=SGPO(SGPOConfig(num_autonomous=update.num_autonomous)),
-            rollout=SimpleNamespace(scored_tokens=0),
+            rollout=SimpleNamespace(spent=Spent()),
             problems=[Problem(str(i), "", "") for i in range(update.num_problems)],
             config=TrainConfig(
                 num_steps=1,
@@ -146,7 +146,7 @@ class UpdateStep:
     def __call__(self) -> tuple[float, float]:
         began = self._now()
         self.metrics = _Sums()
-        self.trainer._update(1, self.trajectories, self.metrics)
+        self.trainer.update(1, self.trajectories, self.metrics)
         return self._now() - began - self.optimizer_seconds, self.optimizer_seconds
 
     def _optimizer_step(self) -> None:

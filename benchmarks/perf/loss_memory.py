@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.perf.common import spread, table
 from benchmarks.perf.loss_work import GIB, THREADS, Shape
-from sgpo.core.device import describe_device, select_device
+from sgpo.core.distributed import describe_device, select_device
 
 LOSSES = ("nll", "kl")
 IMPLEMENTATIONS = ("dense", "chunked", "liger")

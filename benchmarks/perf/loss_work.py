@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from sgpo.core import losses
-from sgpo.core.device import select_device
+from sgpo.core.distributed import select_device
 from sgpo.core.logprobs import PaddedSequences, completion_kl, kl_divergence, token_stats
 
 GIB = 2**30

@@ -132,10 +132,10 @@ class OurStep:
     def __call__(self) -> float:
         self.num_steps += 1
         self.sampling.append(0.0)
-        before = self.rollout.sampled_tokens
+        before = self.rollout.spent.sampled_tokens
         # The loop around the step only logs and saves: a step is what is compared.
-        seconds = timed(lambda: self.trainer._step(self.num_steps))
-        sampled = self.rollout.sampled_tokens - before
+        seconds = timed(lambda: self.trainer.step(self.num_steps))
+        sampled = self.rollout.spent.sampled_tokens - before
         shape = self.shape
         assert sampled == shape.num_problems * shape.num_samples * shape.completion_tokens
         return seconds

@@ -177,7 +177,7 @@ def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
     for step in range(1, repeats + 3):
         watch.seconds.clear()
         began = time.perf_counter()
-        trainer._step(step)
+        trainer.step(step)
         rows.append(_split(time.perf_counter() - began, watch.seconds))
     rows = rows[2:]  # the first two start worker processes and the allocator
     return {

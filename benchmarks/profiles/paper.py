@@ -20,8 +20,7 @@ from benchmarks.data.checkpoints import CHECKPOINTS, Checkpoint
 from benchmarks.data.prepared import data_source
 from benchmarks.data.suites import SUITES
 from benchmarks.profiles.variants import with_variants
-from sgpo.core.config import RolloutConfig, TrainConfig
-from sgpo.core.vllm_settings import VLLMSettings
+from sgpo.core.config import RolloutConfig, TrainConfig, VLLMSettings
 from sgpo.method import SGPOConfig
 
 PROFILE = "paper"

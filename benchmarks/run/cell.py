@@ -32,8 +32,7 @@ from benchmarks.run.policies import (
 from benchmarks.run.prompt_room import check_prompts
 from sgpo.core import sharding
 from sgpo.core.config import to_dict
-from sgpo.core.device import describe_device, select_device
-from sgpo.core.distributed import Ranks
+from sgpo.core.distributed import Ranks, describe_device, select_device
 from sgpo.core.files import read_json, whole_directory, write_json
 from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import PROMPT_SPECS

@@ -20,7 +20,7 @@ from benchmarks.data.suites import SUITES
 from benchmarks.run.evaluate import evaluate
 from benchmarks.run.score_table import print_scores, write_scores
 from sgpo.core.config import canonical_json, to_dict
-from sgpo.core.device import select_device
+from sgpo.core.distributed import select_device
 from sgpo.core.files import read_json, sha256_of, write_json
 from sgpo.core.models import context_length, fit_max_tokens, load_model, load_tokenizer, read_config
 from sgpo.core.prompts import PromptSpec, native_spec, prompt_spec

@@ -30,8 +30,7 @@ from benchmarks.run.torchrun import run_together
 from benchmarks.store import experiments
 from benchmarks.store.locks import locked
 from benchmarks.store.records import SGPO_VARIANTS, read_object
-from sgpo.core.device import select_device
-from sgpo.core.distributed import launched_by_torchrun
+from sgpo.core.distributed import launched_by_torchrun, select_device
 from sgpo.core.files import write_text
 from sgpo.core.runlog import environment
 

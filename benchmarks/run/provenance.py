@@ -19,8 +19,7 @@ from benchmarks.data.sources import evaluation_problems, problem_set_sha256
 from sgpo.core.config import canonical_json
 from sgpo.core.files import read_json, sha256_of, write_bytes, write_json, write_text
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.revision import revision
-from sgpo.core.runlog import source_digest
+from sgpo.core.runlog import revision, source_digest
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import Problem
 

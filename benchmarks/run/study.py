@@ -22,9 +22,9 @@ from benchmarks.config import SUITE_VERSION, Study, load_method_file
 from benchmarks.run import tasks
 from benchmarks.run.progress import StudyProgress, expected_cost
 from benchmarks.run.tasks import Task
+from sgpo.core.config import EXIT_HUNG
 from sgpo.core.files import read_json, write_json
 from sgpo.core.runlog import source_digest
-from sgpo.core.vllm_settings import EXIT_HUNG
 
 # A forked worker starts in milliseconds because its server has imported torch already.
 _PRELOAD = ["benchmarks.run.tasks", "baselines.grpo", "baselines.hpt", "baselines.luffy",

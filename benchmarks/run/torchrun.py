@@ -15,8 +15,7 @@ from benchmarks.run.cell import is_finished, run_cell
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import Outcome, write_plan
 from benchmarks.store.locks import locked
-from sgpo.core.device import select_device
-from sgpo.core.distributed import RankLost, Ranks, join, leave
+from sgpo.core.distributed import RankLost, Ranks, join, leave, select_device
 from sgpo.core.files import read_json, write_json
 from sgpo.core.trainer import Diverged
 

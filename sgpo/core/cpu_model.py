@@ -1,10 +1,12 @@
-"""Qwen2- and Llama-shaped models as plain tensor algebra: what scoring and sampling on the CPU
-share.
+"""Qwen2- and Llama-shaped models as plain tensor algebra, for scoring and sampling on the CPU.
 
 A tiny model spends most of a forward pass in many small operations. Here projections are fused,
 the weight of a norm is folded into the projection behind it, and two gradients are written by
 hand. The weights stay those of the Hugging Face model and receive its gradients; values agree with
-its own forward pass up to the order of summation (tests/test_shared_prompts.py).
+its own forward pass up to the order of summation (tests/core/test_cpu_model.py).
+
+Scoring reads every distinct prompt once: the completions of a group share its keys and values, and
+a completion's last token, which predicts nothing, is not read at all.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 SUPPORTED = ("qwen2", "llama")
@@ -75,8 +78,8 @@ class Decoder:
         return self.body.embed_tokens(ids)
 
     def turns(self, positions: torch.Tensor) -> torch.Tensor:
-        """Complex [..., 1, head size / 2]: what ``rotate`` takes for ``positions`` [...]."""
-        # In float32 whatever the model's dtype, as transformers does.
+        """Complex [..., 1, head size / 2]: what ``rotate`` takes for ``positions`` [...]; angles in
+        float32 whatever the model's dtype, as transformers has them."""
         angle = positions[..., None, None].float() * self.body.rotary_emb.inv_freq.float()
         turn = torch.complex(angle.cos(), angle.sin())
         return turn.to(self.body.norm.weight.dtype.to_complex())
@@ -219,3 +222,79 @@ class _SwiGLU(torch.autograd.Function):
         torch.mul(grad, up, out=grad_gate)
         torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
         return out
+
+
+def applies_to(model: PreTrainedModel) -> bool:
+    """Whether ``hidden_states`` computes what ``model`` would: a Qwen2 or Llama on the CPU in
+    float32 or float64, without sharding, activation checkpointing, adapters or dropout."""
+    if unsupported_setting(model.config) is not None:
+        return False
+    weight, first = model.get_input_embeddings().weight, model.base_model.layers[0]
+    attention, mlp = first.self_attn, first.mlp
+    projections = [getattr(attention, f"{name}_proj") for name in "qkvo"]
+    projections += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in DTYPES
+        and not isinstance(weight, DTensor)
+        and not model.is_gradient_checkpointing
+        and not (model.training and model.config.attention_dropout)
+        and all(type(projection) is torch.nn.Linear for projection in projections)
+    )
+
+
+def hidden_states(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    prompt_lengths: torch.Tensor,
+    completion_ids: torch.Tensor,
+    completion_mask: torch.Tensor,
+) -> torch.Tensor:
+    """Final hidden states [N, H] that predict the N unmasked completion tokens, row by row.
+
+    Args:
+        model: one that ``applies_to`` accepts.
+        input_ids: [B, L], each row starting with its prompt of ``prompt_lengths`` [B] >= 1 ids;
+            what follows the prompt is not read.
+        completion_ids, completion_mask: [B, T], padded on the right.
+    """
+    # Padding stands on the right, where causal attention alone keeps it out of sight.
+    prompts, lengths, row_of = _distinct(input_ids, prompt_lengths)
+    decoder = Decoder(model)
+    hidden, kept = decoder.run(prompts, torch.arange(prompts.shape[1]))
+    last = hidden[torch.arange(len(hidden)), lengths - 1]
+    hidden = last.index_select(0, row_of)[:, None]
+    steps = completion_ids.shape[1] - 1
+    if steps:
+        following, _ = decoder.run(
+            completion_ids[:, :-1],
+            prompt_lengths[:, None] + torch.arange(steps),
+            [tuple(t.index_select(0, row_of) for t in pair) for pair in kept],
+            _visible(prompt_lengths, prompts.shape[1], steps),
+        )
+        hidden = torch.cat([hidden, following], 1)
+    return decoder.finish(hidden[completion_mask])
+
+
+def _distinct(
+    input_ids: torch.Tensor, prompt_lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The P distinct prompts: ids [P, L] padded on the right, lengths [P], and the prompt of each
+    sequence [B]."""
+    rows: dict[tuple[int, ...], int] = {}
+    row_of = [
+        rows.setdefault(tuple(ids[:length]), len(rows))
+        for ids, length in zip(input_ids.tolist(), prompt_lengths.tolist(), strict=True)
+    ]
+    prompts = [torch.tensor(prompt) for prompt in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+    return padded, torch.tensor([len(prompt) for prompt in prompts]), torch.tensor(row_of)
+
+
+def _visible(prompt_lengths: torch.Tensor, slots: int, steps: int) -> torch.Tensor:
+    """``Decoder.run``'s ``mask`` of ``steps`` completion positions behind ``slots`` of prompts."""
+    own = torch.ones(1, steps, steps, dtype=torch.bool).tril()
+    seen = (torch.arange(slots) < prompt_lengths[:, None])[:, None].expand(-1, steps, -1)
+    if bool(seen.all()):  # one mask for the whole batch
+        seen = seen[:1]
+    return torch.cat([seen, own.expand(len(seen), -1, -1)], -1)[:, None]

@@ -1,4 +1,4 @@
-"""The processes of one training run: who takes which share, and sums over all of them.
+"""Where a run computes: its device, its processes, who takes which share, and sums over all.
 
 Started by ``torchrun``, a run has several ranks; started plainly, one. Every function here is a
 no-op on one rank, so that there is one training loop and not two.
@@ -11,10 +11,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+
+DeviceName = Literal["cpu", "cuda", "auto"]
 
 DEFAULT_TIMEOUT = 3600.0  # seconds a rank waits for the slowest one: a long rollout is normal
 
@@ -108,6 +110,46 @@ class Ranks:
                 f"not answer within {self.timeout:g} s (--rank-timeout); run the same command "
                 f"again to continue from the last resume state ({reason})"
             ) from error
+
+
+def select_device(name: DeviceName) -> torch.device:
+    """The device of this process: ``auto`` is a GPU where there is one, and the CPU elsewhere.
+
+    Of several GPUs, a rank started by torchrun gets that of its local rank, anything else the
+    first.
+
+    Raises:
+        ValueError: ``cuda`` without a usable GPU, or fewer GPUs than local ranks.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError(
+            "device='cuda': torch sees no GPU here; use --set device=cpu, or install a CUDA build "
+            "of torch on a machine with one (sgpo doctor)"
+        )
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= torch.cuda.device_count():
+        raise ValueError(
+            f"local rank {index}: only {torch.cuda.device_count()} GPUs are visible; lower "
+            "torchrun --nproc-per-node, or check CUDA_VISIBLE_DEVICES"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """What a run's environment.json says about ``device``, as JSON types."""
+    if device.type != "cuda":
+        return {"device": str(device)}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "device": str(device),
+        "device_name": properties.name,
+        "device_memory_gib": round(properties.total_memory / 2**30, 1),
+        "cuda": torch.version.cuda,
+    }
 
 
 def launched_by_torchrun() -> bool:

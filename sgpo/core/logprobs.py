@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from sgpo.core import shared_prompts
+from sgpo.core import cpu_model
 from sgpo.core.chunked_head import per_token
 
 Direction = Literal["forward", "reverse"]
@@ -83,12 +83,12 @@ def pad_sequences(
 def completion_hidden(model: PreTrainedModel, batch: PaddedSequences) -> torch.Tensor:
     """Final hidden states [N, H] that predict the N unmasked completion tokens, row by row.
 
-    On the CPU distinct prompts are read once (``shared_prompts``). Elsewhere the model's own
+    On the CPU distinct prompts are read once (``cpu_model``). Elsewhere the model's own
     forward pass runs; sequences are padded on the right, so causal attention alone keeps padding
     out of sight and no attention mask is needed.
     """
-    if shared_prompts.applies_to(model):
-        return shared_prompts.hidden_states(
+    if cpu_model.applies_to(model):
+        return cpu_model.hidden_states(
             model,
             batch.input_ids,
             batch.positions[:, 0] + 1,

@@ -1,15 +1,55 @@
-"""Losses that two methods or more share: pure functions of tensors and floats, by keyword."""
+"""Advantages and losses that two methods or more share: pure functions of tensors and floats."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+
+from sgpo.core.types import Trajectory
 
 Reduction = Literal["sequence_mean", "token_mean", "constant"]
 
 # exp() of a larger log-ratio is no importance weight any more but an overflow in the making.
 MAX_LOG_RATIO = 20.0
+
+
+def group_centered(rewards: torch.Tensor) -> torch.Tensor:
+    """Rewards minus their group mean, shape and dtype of ``rewards`` [..., G].
+
+    The advantage of LUFFY and HPT (no division by the standard deviation).
+    """
+    return rewards - rewards.mean(dim=-1, keepdim=True)
+
+
+def group_standardized(rewards: torch.Tensor, *, epsilon: float = 1e-6) -> torch.Tensor:
+    """Centered rewards over the group's sample standard deviation (ddof 1) plus ``epsilon``.
+
+    Implements the advantage of Eq. 1 of arXiv 2606.24064. A group with equal rewards, or of one
+    sample, gets zeros.
+
+    Deviation: the paper does not name the estimator; ddof 1 and 1e-6 are veRL's, on which the
+    authors build.
+    """
+    centered = group_centered(rewards)
+    if rewards.shape[-1] < 2:
+        return torch.zeros_like(centered)
+    equal = (rewards == rewards[..., :1]).all(dim=-1, keepdim=True)
+    scaled = centered / (rewards.std(dim=-1, keepdim=True, correction=1) + epsilon)
+    return torch.where(equal, torch.zeros_like(scaled), scaled)
+
+
+def with_advantages(
+    groups: Sequence[Sequence[Trajectory]], advantages: Callable[[torch.Tensor], torch.Tensor]
+) -> list[Trajectory]:
+    """The trajectories of ``groups`` in one list, each with its share of ``advantages`` (rewards
+    [G] -> [G]) of its group."""
+    return [
+        t.with_(advantage=float(a))
+        for group in groups
+        for t, a in zip(group, advantages(torch.tensor([t.reward for t in group])), strict=True)
+    ]
 
 
 def importance_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor) -> torch.Tensor:

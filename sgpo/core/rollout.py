@@ -9,15 +9,18 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core.config import RolloutConfig
-from sgpo.core.mismatch import sampler_mismatch
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling.sampler import Sampler, SamplingParams
 from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed
-from sgpo.core.types import FinishReason, Problem, Role, Trajectory
+from sgpo.core.types import Completion, FinishReason, Problem, Role, Spent, Trajectory
 from sgpo.core.verifier import Verdict, grade_many
 
 Grader = Callable[..., Sequence[Verdict]]
+
+MEASURED = 16  # completions scored per call: about one in a hundred of a paper-scale step
+PER_FORWARD = 4  # fixed, so that every rank of a sharded model runs as many forward passes
+RATIO_RANGE = (0.8, 1.2)  # PPO's usual clip range
 
 
 class Rollout:
@@ -46,7 +49,7 @@ class Rollout:
         self.stats: dict[str, float] = {}
         self.calls: dict[Role, int] = {}
         self.places: dict[str, int] = {}
-        self.sampled_tokens = self.num_samples = self.scored_tokens = 0
+        self.spent = Spent()
 
     def groups(
         self, problems: Sequence[Problem], n: int, *, guided: bool = False
@@ -136,7 +139,7 @@ class Rollout:
     def logprobs(self, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
         """Log-probabilities [len(completion)] of every trajectory under the unguided prompt and
         the full softmax of the current policy."""
-        self.scored_tokens += sum(len(t.completion_ids) for t in trajectories)
+        self.spent.scored_tokens += sum(len(t.completion_ids) for t in trajectories)
         return own_logprobs(self.model, trajectories, self.token_budget)
 
     def begin_step(self, step: int, places: Mapping[str, int] | None = None) -> None:
@@ -162,5 +165,48 @@ class Rollout:
             f"{prefix}truncated_share": cut / count,
             f"{prefix}zero_std_share": float((rewards == rewards[:, :1]).all(1).float().mean()),
         }
-        self.sampled_tokens += sum(lengths)
-        self.num_samples += count
+        self.spent.sampled_tokens += sum(lengths)
+        self.spent.num_samples += count
+
+
+def mismatch(sampler_logprobs: torch.Tensor, logprobs: torch.Tensor) -> dict[str, float]:
+    """Statistics of ``d = logprobs - sampler_logprobs`` over sampled tokens [N], N >= 1.
+
+    An engine with weights of its own computes the same policy in another precision and order of
+    operations. The trainer recomputes its numbers: the difference is watched, not corrected.
+
+    Returns:
+        ``mismatch_mean``, ``mismatch_p95``, ``mismatch_max``: of |d|, in nats.
+        ``mismatch_outside``: share of tokens whose ratio exp(d) leaves ``RATIO_RANGE``.
+        ``mismatch_k3``: mean of exp(d) - 1 - d, the K3 estimate of KL(sampler || trainer).
+    """
+    assert sampler_logprobs.shape == logprobs.shape and logprobs.numel() > 0
+    d = logprobs.double() - sampler_logprobs.double()
+    ratio, size = d.exp(), d.abs()
+    outside = (ratio < RATIO_RANGE[0]) | (ratio > RATIO_RANGE[1])
+    return {
+        "mismatch_mean": float(size.mean()),
+        "mismatch_p95": float(size.quantile(0.95)),
+        "mismatch_max": float(size.max()),
+        "mismatch_outside": float(outside.double().mean()),
+        "mismatch_k3": float((ratio - 1 - d).mean()),
+    }
+
+
+def sampler_mismatch(
+    model: PreTrainedModel, sampled: Sequence[tuple[tuple[int, ...], Completion]]
+) -> dict[str, float]:
+    """``mismatch`` of ``MEASURED`` of the (prompt ids, completion) pairs, evenly picked, against
+    the policy ``model``; {} when the sampler reported no log-probabilities."""
+    if not sampled or sampled[0][1].sampler_logprobs is None:
+        return {}
+    step = max(1, len(sampled) // MEASURED)
+    picked = sampled[::step][:MEASURED]
+    rows = [Trajectory("", Role.AUTONOMOUS, prompt, c.token_ids, 0.0) for prompt, c in picked]
+    ours = [
+        values
+        for start in range(0, len(rows), PER_FORWARD)
+        for values in own_logprobs(model, rows[start : start + PER_FORWARD], 1 << 62)
+    ]
+    theirs = [torch.tensor(c.sampler_logprobs) for _, c in picked]
+    return mismatch(torch.cat(theirs), torch.cat(ours).cpu())

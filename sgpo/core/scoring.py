@@ -42,6 +42,19 @@ def padded(trajectories: Sequence[Trajectory], *, second_prompt: bool = False) -
     return pad_sequences(prompts, [t.completion_ids for t in trajectories])
 
 
+def step_totals(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Counts of an update that its losses divide by: ``problems``, ``trajectories`` and ``tokens``
+    of all roles, ``autonomous`` and ``autonomous_tokens`` of the unaided samples alone."""
+    own = [t for t in trajectories if t.role is Role.AUTONOMOUS]
+    return {
+        "problems": float(len({t.problem_id for t in trajectories})),
+        "trajectories": float(len(trajectories)),
+        "tokens": float(sum(len(t.completion_ids) for t in trajectories)),
+        "autonomous": float(len(own)),
+        "autonomous_tokens": float(sum(len(t.completion_ids) for t in own)),
+    }
+
+
 @dataclass(frozen=True)
 class PolicyScores:
     """A micro-batch under the current policy.

@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from sgpo.core.rollout import Rollout
 from sgpo.core.runlog import MetricsLog
 from sgpo.core.scoring import micro_batches, own_logprobs
 from sgpo.core.seeding import generator
-from sgpo.core.types import Problem, Role, Trajectory
+from sgpo.core.types import Problem, Spent, Trajectory
 
 Sums = dict[str, list[float]]
 
@@ -89,10 +90,8 @@ class Trainer:
         if restored:
             start, extra = restored
             self.collapsed_steps = extra["collapsed_steps"]
-            if self.ranks.first:  # these are sums over ranks
-                self.rollout.sampled_tokens = extra["sampled_tokens"]
-                self.rollout.num_samples = extra["num_samples"]
-                self.rollout.scored_tokens = extra["scored_tokens"]
+            if self.ranks.first:  # sums over ranks
+                self.rollout.spent = Spent(**extra["spent"])
         log = None
         if self.ranks.first:
             log = MetricsLog(self.run_dir / "metrics.jsonl", resume_after=start)
@@ -100,18 +99,14 @@ class Trainer:
         for step in range(start + 1, self.config.num_steps + 1):
             self.progress(step - 1, self.config.num_steps)
             began = time.perf_counter()
-            record = self._step(step)
+            record = self.step(step)
             record["seconds"] = round(time.perf_counter() - began, 4)
             if log:
                 log.write(record)
             self._stop_on_collapse(step, record)
             if step % self.config.checkpoint_every == 0 and step < self.config.num_steps:
-                extra = {
-                    "collapsed_steps": self.collapsed_steps,
-                    "sampled_tokens": record["sampled_tokens"],
-                    "num_samples": record["num_samples"],
-                    "scored_tokens": record["scored_tokens"],
-                }
+                spent = {f.name: record[f.name] for f in fields(Spent)}
+                extra = {"collapsed_steps": self.collapsed_steps, "spent": spent}
                 save_checkpoint(checkpoints, step, self.model, self.optimizer, extra, self.ranks)
         self.progress(self.config.num_steps, self.config.num_steps)
 
@@ -131,7 +126,8 @@ class Trainer:
         rise = math.ceil(self.config.warmup_share * self.config.num_steps)
         return self.config.learning_rate * min(1.0, step / rise if rise else 1.0)
 
-    def _step(self, step: int) -> dict[str, float | int]:
+    def step(self, step: int) -> dict[str, float | int]:
+        """Sample, update and record ``step`` (from 1); its metrics over all ranks."""
         problems = self.step_problems(step)
         own = problems
         if self.ranks.size > 1:
@@ -147,7 +143,7 @@ class Trainer:
             self.rollout.sampler.release()
             sums: Sums = defaultdict(lambda: [0.0, 0.0])
             for update in self._updates(problems, trajectories):
-                self._update(step, update, sums)
+                self.update(step, update, sums)
             self.rollout.sampler.sync(self.model)
         return self._record(step, len(own), sums)
 
@@ -159,36 +155,34 @@ class Trainer:
             if denominator > 0:
                 record[name] = numerator / denominator
         record["learning_rate"] = self.learning_rate(step)
-        counters = {
-            "sampled_tokens": self.rollout.sampled_tokens,
-            "num_samples": self.rollout.num_samples,
-            "scored_tokens": self.rollout.scored_tokens,
-        }
-        return record | self.ranks.add(counters)
+        return record | self.ranks.add(asdict(self.rollout.spent))
 
     def _updates(
         self, problems: Sequence[Problem], trajectories: list[Trajectory]
     ) -> list[list[Trajectory]]:
-        """Trajectories of each consecutive update, split by problem."""
+        """Trajectories of each consecutive update, split by problem. Of several updates, all know
+        the log-probabilities of the policy before the first: a method's own, or filled in here."""
         count = self.config.updates_per_step
         if count == 1:
             return [trajectories]
-        own = [t for t in trajectories if t.role is Role.AUTONOMOUS]
-        old = own_logprobs(self.model, own, self.config.micro_batch_tokens)
-        self.rollout.scored_tokens += sum(len(t.completion_ids) for t in own)
-        known = {id(t): row for t, row in zip(own, old, strict=True)}
+        unknown = [t for t in trajectories if t.old_logprobs is None]
+        rows = iter(own_logprobs(self.model, unknown, self.config.micro_batch_tokens))
+        self.rollout.spent.scored_tokens += sum(len(t.completion_ids) for t in unknown)
         size = len(problems) // count
         update_of = {p.id: i // size for i, p in enumerate(problems)}
         updates: list[list[Trajectory]] = [[] for _ in range(count)]
         for t in trajectories:
-            updates[update_of[t.problem_id]].append(t.with_(old_logprobs=known.get(id(t))))
+            # One of another step (a replay) goes with those of its problem into any one update.
+            update = update_of.setdefault(t.problem_id, len(update_of) % count)
+            known = t if t.old_logprobs is not None else t.with_(old_logprobs=next(rows))
+            updates[update].append(known)
         return updates
 
-    def _update(self, step: int, trajectories: list[Trajectory], sums: Sums) -> None:
+    def update(self, step: int, trajectories: list[Trajectory], sums: Sums) -> None:
         """One optimiser update; metrics are added to ``sums``."""
         totals = self.ranks.add(self.method.totals(trajectories))
         # Forward passes over completion tokens; a second prompt means a teacher's pass as well.
-        self.rollout.scored_tokens += sum(
+        self.rollout.spent.scored_tokens += sum(
             len(t.completion_ids) * (2 if t.second_prompt_ids else 1) for t in trajectories
         )
         self.optimizer.zero_grad(set_to_none=True)

@@ -91,6 +91,16 @@ class Trajectory:
         return replace(self, **changes)
 
 
+@dataclass
+class Spent:
+    """What a run has cost so far on this rank: tokens and completions that were sampled, and
+    completion tokens that went through a forward pass of scoring, a teacher's passes included."""
+
+    sampled_tokens: int = 0
+    num_samples: int = 0
+    scored_tokens: int = 0
+
+
 @dataclass(frozen=True)
 class LossOutput:
     """``loss``: scalar tensor, already divided by the step's totals, so that losses of

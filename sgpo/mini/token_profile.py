@@ -11,8 +11,8 @@ import torch
 from sgpo.core.logprobs import completion_kl, pad_sequences
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem
-from sgpo.guidance import select_reachable
 from sgpo.mini.text import NEWLINE, token_classes
+from sgpo.objective import select_reachable
 
 DECISIONS = ("choice", "commitment")
 ROUTINE = "routine"

@@ -10,9 +10,9 @@ from benchmarks.cli import main
 from benchmarks.config import Cell
 from benchmarks.profiles import mini
 from benchmarks.run.launch import default_jobs, planned_study
-from sgpo.core import device as devices
+from sgpo.core import distributed as devices
 from sgpo.core.config import to_dict
-from sgpo.core.device import describe_device, select_device
+from sgpo.core.distributed import describe_device, select_device
 
 
 def pretend(monkeypatch, gpus):

@@ -9,7 +9,7 @@ import torch
 from tiny import build_model, build_problems, build_rollout, build_trainer, dense_logprobs
 
 from baselines.grpo import GRPO, GRPOConfig
-from sgpo.core.mismatch import MEASURED, PER_FORWARD, mismatch, sampler_mismatch
+from sgpo.core.rollout import MEASURED, PER_FORWARD, mismatch, sampler_mismatch
 from sgpo.core.sampling.cpu import CompactSampler
 from sgpo.core.sampling.sampler import SamplingParams
 from sgpo.core.scoring import own_logprobs
@@ -83,7 +83,7 @@ def test_a_fixed_number_is_scored(monkeypatch):
         scored.append(len(rows))
         return own_logprobs(model, rows, budget)
 
-    monkeypatch.setattr("sgpo.core.mismatch.own_logprobs", counted)
+    monkeypatch.setattr("sgpo.core.rollout.own_logprobs", counted)
     assert sampler_mismatch(model, pairs)["mismatch_mean"] == pytest.approx(SHIFT, abs=1e-5)
     # As many forward passes on every rank, whatever the lengths there.
     assert scored == [PER_FORWARD] * (MEASURED // PER_FORWARD)

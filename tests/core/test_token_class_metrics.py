@@ -7,13 +7,13 @@ import pytest
 import torch
 from tiny import build_model, build_problems, build_trainer, collected, equal_weights, weights_of
 
+from sgpo.core.logprobs import kl_divergence
 from sgpo.core.types import Role
 from sgpo.method import SGPO, SGPOConfig
 from sgpo.mini import suites
 from sgpo.mini.classifier import MiniTokenClassifier
 from sgpo.mini.text import STYLE_LINE, TOKEN_CLASSES, pretraining_example, token_classes
 from sgpo.mini.tokenizer import END, build_tokenizer
-from sgpo.objective import token_kl
 
 
 def test_lookup_equals_the_ground_truth_on_the_world_s_texts():
@@ -70,7 +70,7 @@ def test_metrics_by_class_add_up_and_are_right_token_by_token():
             model(torch.tensor([prompt + t.completion_ids])).logits[0, len(prompt) - 1 : -1]
             for prompt in (t.second_prompt_ids, t.prompt_ids)
         ]
-        values = token_kl(guided_logits=logits[0], unguided_logits=logits[1]).tolist()
+        values = kl_divergence(logits[0], logits[1], direction="forward").tolist()
         for token, value in zip(t.completion_ids, values, strict=True):
             mass[token % 3] += value
             masked[token % 3] += value if value > 0.7 else 0.0
@@ -88,7 +88,7 @@ def test_the_classifier_changes_no_number_of_the_training(tmp_path, threshold):
     finals, records = [], []
     for name, method in (("plain", SGPO(config)), ("sorted", SGPO(config, ThirdsClassifier()))):
         trainer = build_trainer(method, tmp_path / name, model=build_model())
-        steps = [trainer._step(step) for step in (1, 2)]
+        steps = [trainer.step(step) for step in (1, 2)]
         extra = {k for k in steps[0] if k.startswith(("kl_mass_", "kl_masked_"))}
         extra -= {"kl_masked_share", "kl_masked_token_share"}
         assert len(extra) == (6 if name == "sorted" else 0)

@@ -142,7 +142,7 @@ def test_micro_batches_change_memory_and_not_the_step(tmp_path, name):
     norms = []
     for budget in (1, 64, 100_000):
         trainer = build_trainer(METHODS[name](), tmp_path / str(budget), micro_batch_tokens=budget)
-        record = trainer._step(1)
+        record = trainer.step(1)
         norms.append((record["loss"], record["grad_norm"]))
     assert norms[1] == pytest.approx(norms[0], rel=1e-3, abs=1e-5)
     assert norms[2] == pytest.approx(norms[0], rel=1e-3, abs=1e-5)
@@ -177,7 +177,7 @@ def test_the_optimiser_gets_the_rate_of_its_step(tmp_path):
         METHODS["sft"](), tmp_path, num_steps=10, warmup_share=0.5, learning_rate=1e-2
     )
     before = weights_of(trainer.model)
-    record = trainer._step(1)
+    record = trainer.step(1)
     moves = torch.cat(
         [(p.detach() - before[n]).abs().flatten() for n, p in trainer.model.named_parameters()]
     )
@@ -198,7 +198,7 @@ def test_a_vanishing_rate_leaves_the_policy_as_it_was(tmp_path):
 def test_gradients_are_clipped_to_the_norm(tmp_path):
     """The first moment after one step is 0.1 times the clipped gradient."""
     trainer = build_trainer(METHODS["sft"](), tmp_path, grad_clip=0.01)
-    assert trainer._step(1)["grad_norm"] > 0.01  # the norm before clipping is what is reported
+    assert trainer.step(1)["grad_norm"] > 0.01  # the norm before clipping is what is reported
     moments = [state["exp_avg"] for state in trainer.optimizer.state.values()]
     norm = torch.cat([m.flatten() for m in moments]).norm().item()
     assert norm == pytest.approx(0.1 * 0.01, rel=1e-3)
@@ -246,7 +246,7 @@ def test_scored_tokens_count_every_pass_over_a_completion(tmp_path, updates):
     scored = {}
     for name in ("grpo", "opsd", "sgpo"):
         trainer = build_trainer(METHODS[name](), tmp_path / name, updates_per_step=updates)
-        scored[name] = trainer._step(1)["scored_tokens"]
+        scored[name] = trainer.step(1)["scored_tokens"]
         rollout = build_rollout(build_model())
         rollout.begin_step(1)
         problems = trainer.step_problems(1)
@@ -265,6 +265,6 @@ def test_scored_tokens_count_every_pass_over_a_completion(tmp_path, updates):
                         dense_logprobs(rollout.model, t.prompt_ids, t.completion_ids).sum().detach()
                     ),
                 )
-                expected += 2 * len(best.completion_ids)
+                expected += (1 + updates) * len(best.completion_ids)
         assert scored[name] == expected, name
     assert len(set(scored.values())) == 3

@@ -19,11 +19,11 @@ from baselines.grpo import GRPO, GRPOConfig
 from baselines.hpt import HPT, HPTConfig
 from baselines.luffy import LUFFY, LUFFYConfig
 from baselines.sft import SFT, SFTConfig
-from sgpo.core.advantages import group_standardized
+from sgpo.core.logprobs import kl_divergence
+from sgpo.core.losses import group_standardized
 from sgpo.core.types import Role
-from sgpo.guidance import adaptive_weight, group_advantage_weight
 from sgpo.method import SGPO, SGPOConfig
-from sgpo.objective import token_kl
+from sgpo.objective import adaptive_weight, group_advantage_weight
 
 ENTROPY = 0.05  # an entropy bonus large enough to show in a gradient
 
@@ -112,7 +112,7 @@ def distillation_reference(model, t, config):
         model(torch.tensor([prompt + t.completion_ids])).logits[0, len(prompt) - 1 : -1]
         for prompt in (t.second_prompt_ids, t.prompt_ids)
     ]
-    kl = token_kl(guided_logits=logits[0], unguided_logits=logits[1], direction=config.direction)
+    kl = kl_divergence(logits[0].detach(), logits[1], direction=config.direction)
     if config.distillation == "nll_masked":
         logprobs = dense_logprobs(model, t.prompt_ids, t.completion_ids)
         return -(logprobs * (kl.detach() <= config.kl_threshold)).sum() / len(t.completion_ids)

@@ -32,7 +32,7 @@ from baselines.luffy import LUFFY, LUFFYConfig
 from baselines.opsd import OPSD, OPSDConfig
 from baselines.srft import SRFT, SRFTConfig
 from sgpo.core import scoring as batching
-from sgpo.core.advantages import group_centered
+from sgpo.core.losses import group_centered
 from sgpo.core.types import Role, Trajectory
 from sgpo.core.verifier import Verdict
 from sgpo.method import SGPO, SGPOConfig
@@ -53,7 +53,7 @@ def test_sgpo_without_distillation_is_grpo_bit_for_bit(tmp_path):
     for name, method in methods.items():
         trainer = build_trainer(method, tmp_path / name)
         start = weights_of(trainer.model)
-        records = [trainer._step(step) for step in (1, 2, 3)]
+        records = [trainer.step(step) for step in (1, 2, 3)]
         losses[name] = [(r["loss"], r["entropy"], r["grad_norm"], r["reward"]) for r in records]
         finals[name] = weights_of(trainer.model)
         assert not equal_weights(start, finals[name])
@@ -320,12 +320,12 @@ def test_a_step_without_gradient_still_moves_by_its_momentum(tmp_path):
         return all_wrong(pairs) if wrong else grader(pairs, truncated=truncated)
 
     trainer = build_trainer(METHODS["grpo"](), tmp_path, grade=grade, num_steps=2)
-    trainer._step(1)
+    trainer.step(1)
     before = weights_of(trainer.model)
     moments = {n: trainer.optimizer.state[p] for n, p in trainer.model.named_parameters()}
     first = {n: (s["exp_avg"].clone(), s["exp_avg_sq"].clone()) for n, s in moments.items()}
     wrong.append(True)
-    assert trainer._step(2)["grad_norm"] == 0
+    assert trainer.step(2)["grad_norm"] == 0
     rate = trainer.learning_rate(2)
     for name, parameter in trainer.model.named_parameters():
         m, v = first[name]
@@ -388,7 +388,7 @@ def test_sample_budget_is_the_papers_for_every_method():
         rollout = build_rollout(build_model())
         rollout.begin_step(1)
         method.collect(problems, rollout)
-        drawn[name] = rollout.num_samples / len(problems)
+        drawn[name] = rollout.spent.num_samples / len(problems)
     assert drawn == {"grpo": 12, "hpt": 12, "luffy": 11, "opsd": 12, "srft": 11, "sgpo": 12}
 
 
@@ -401,4 +401,4 @@ def test_rollout_trajectories_carry_prompt_and_completion_apart():
         assert {type(t) for t in group} == {Trajectory}
         assert {t.problem_id for t in group} == {problem.id}
     reward = rollout.stats["reward"]
-    assert 0 < reward < 1 and rollout.num_samples == 12
+    assert 0 < reward < 1 and rollout.spent.num_samples == 12

@@ -150,8 +150,8 @@ def test_steps_do_the_stated_work_and_move_the_weights(small_step, tmp_path):
         step = rl_step.OurStep(method, tmp_path, rl_step.SHAPE)
         before = {n: p.detach().clone() for n, p in step.trainer.model.named_parameters()}
         step()
-        assert step.rollout.num_samples == 2 * 12
-        assert step.rollout.sampled_tokens == 2 * 12 * 5
+        assert step.rollout.spent.num_samples == 2 * 12
+        assert step.rollout.spent.sampled_tokens == 2 * 12 * 5
         assert step.rollout.stats["truncated_share"] == 1.0
         assert 0 < step.rollout.stats["reward"] < 1
         after = dict(step.trainer.model.named_parameters())

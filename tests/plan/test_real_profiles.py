@@ -21,12 +21,11 @@ from benchmarks.run.launch import planned_study
 from benchmarks.run.progress import expected_cost
 from benchmarks.store.run_checks import stored_hash
 from sgpo.core import chunked_head
-from sgpo.core.config import to_dict
+from sgpo.core.config import VLLMSettings, to_dict
 from sgpo.core.files import write_json
 from sgpo.core.models import context_length, read_config
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.runlog import package_versions
-from sgpo.core.vllm_settings import VLLMSettings
 
 STUDY = {name: planned_study(name, None) for name in ("paper", "single_gpu")}
 CELLS = {(name, c.config.model, c.config.method): c for name in STUDY for c in STUDY[name].cells()}

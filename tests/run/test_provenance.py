@@ -18,7 +18,7 @@ from benchmarks.run import provenance
 from benchmarks.run.cell import run_cell
 from benchmarks.run.launch import planned_study
 from sgpo.core.models import load_tokenizer
-from sgpo.core.revision import MAX_PATCH_BYTES, revision
+from sgpo.core.runlog import MAX_PATCH_BYTES, revision
 from sgpo.core.seeding import derive_seed
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from tiny import END, SPEC, VOCABULARY, build_model, build_tokenizer, dense_logprobs
 
+from sgpo.core.config import EXIT_HUNG, VLLMSettings
 from sgpo.core.sampling import vllm as vllm_sampler
 from sgpo.core.sampling.sampler import SamplingParams, TransformersSampler
 from sgpo.core.sampling.vllm import VLLMSampler, WeightsDiffer, full_weights
@@ -24,7 +25,6 @@ from sgpo.core.sampling.vllm_engine import InProcessEngine, RawCompletion
 from sgpo.core.sampling.vllm_process import EngineFailed, untouched
 from sgpo.core.seeding import generator
 from sgpo.core.types import FinishReason
-from sgpo.core.vllm_settings import EXIT_HUNG, VLLMSettings
 
 TOKENIZER = build_tokenizer()
 STOP = SPEC.stop_ids(TOKENIZER)

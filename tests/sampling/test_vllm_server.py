@@ -25,13 +25,13 @@ from safetensors.torch import load_file
 from test_vllm_sampler import LONG, NO_VLLM, PROMPTS, STOP, TOKENIZER, CopyEngine, build, perturb
 from tiny import dense_logprobs
 
+from sgpo.core.config import VLLMSettings
 from sgpo.core.sampling import vllm_server
 from sgpo.core.sampling.sampler import SamplingParams
 from sgpo.core.sampling.vllm import VLLMSampler, WeightsDiffer
 from sgpo.core.sampling.vllm_process import EngineFailed
 from sgpo.core.sampling.vllm_server import ServerEngine
 from sgpo.core.types import FinishReason
-from sgpo.core.vllm_settings import VLLMSettings
 
 
 class Scripted(ThreadingHTTPServer):

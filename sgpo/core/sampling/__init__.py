@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from sgpo.core.config import VLLMSettings
 from sgpo.core.sampling.sampler import Sampler
-from sgpo.core.vllm_settings import VLLMSettings
 
 
 def make_engine(

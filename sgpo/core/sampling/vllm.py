@@ -14,13 +14,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core import sharding
+from sgpo.core.config import PROBE_TOLERANCE, VLLMSettings
 from sgpo.core.sampling.sampler import SamplingParams, make_completion
 from sgpo.core.sampling.vllm_engine import Engine, InProcessEngine, RawCompletion
 from sgpo.core.sampling.vllm_server import ServerEngine
 from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed, generator
 from sgpo.core.types import Completion, Role, Trajectory
-from sgpo.core.vllm_settings import PROBE_TOLERANCE, VLLMSettings
 
 MIN_TEMPERATURE = 0.01  # vLLM silently raises lower ones to this
 _PROBE_LENGTHS = (160, 33, 7)  # a prefix cache block has at most 128 tokens

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import torch
 from transformers import PretrainedConfig
 
+from sgpo.core.config import VLLMSettings
 from sgpo.core.sampling.sampler import SamplingParams
 from sgpo.core.sampling.vllm_process import EngineFailed, Watchdog, untouched
-from sgpo.core.vllm_settings import VLLMSettings
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 

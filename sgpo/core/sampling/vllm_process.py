@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from sgpo.core.vllm_settings import EXIT_HUNG
+from sgpo.core.config import EXIT_HUNG
 
 HUNG_GRACE_SECONDS = 15.0
 

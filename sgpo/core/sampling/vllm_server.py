@@ -26,10 +26,10 @@ from urllib.parse import urlsplit
 import torch
 from safetensors.torch import save_file
 
+from sgpo.core.config import VLLMSettings
 from sgpo.core.sampling.sampler import SamplingParams
 from sgpo.core.sampling.vllm_engine import RawCompletion, Weights
 from sgpo.core.sampling.vllm_process import EngineFailed
-from sgpo.core.vllm_settings import VLLMSettings
 
 MAX_CONNECTIONS = 64
 HEALTH_SECONDS = 5.0  # between health checks while completions are awaited

@@ -7,8 +7,7 @@ import pytest
 import torch
 from tiny import METHODS, build_double, build_model, build_problems, collected, gradient
 
-from sgpo.core import cpu_model as compact_model
-from sgpo.core import shared_prompts
+from sgpo.core import cpu_model
 from sgpo.core.logprobs import completion_kl, pad_sequences, token_stats
 
 # Token 0 is the padding id, whose embedding row gets no gradient; it may still stand in a text.
@@ -19,7 +18,7 @@ EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 def own_forward():
     """Inside, scoring goes through the model's own forward pass."""
-    return mock.patch.object(shared_prompts, "applies_to", lambda model: False)
+    return mock.patch.object(cpu_model, "applies_to", lambda model: False)
 
 
 def scored(model, batch):
@@ -53,7 +52,7 @@ def test_values_and_gradients_are_the_models_own(family, shape, rows):
     """Shared and single prompts, of one length and of several, completions of one token."""
     model = build_double(family, **shape)
     batch = pad_sequences(PROMPTS[rows], COMPLETIONS[rows])
-    assert shared_prompts.applies_to(model)
+    assert cpu_model.applies_to(model)
     logprobs, entropy, grads = scored(model, batch)
     with own_forward():
         own_logprobs, own_entropy, own_grads = scored(model, batch)
@@ -127,7 +126,7 @@ def test_a_prompt_is_read_once():
 def test_written_gradients_are_those_of_finite_differences(function, rest):
     make = torch.Generator().manual_seed(0)
     x = torch.randn(3, 2, 5, 8, generator=make, dtype=torch.float64, requires_grad=True)
-    apply = getattr(compact_model, function).apply
+    apply = getattr(cpu_model, function).apply
     assert torch.autograd.gradcheck(lambda t: apply(t, *rest), (x,))
 
 
@@ -143,7 +142,7 @@ def refusals():
 @pytest.mark.parametrize(("what", "change"), refusals())
 def test_anything_else_takes_the_models_own_forward(what, change):
     model = build_model()
-    assert shared_prompts.applies_to(model)
+    assert cpu_model.applies_to(model)
     changed = copy.deepcopy(model)
     change(changed)
-    assert not shared_prompts.applies_to(changed), what
+    assert not cpu_model.applies_to(changed), what
