@@ -229,7 +229,7 @@ def build_method(config: RunConfig, tokenizer: Any = None) -> Any:
     from baselines.sft import SFT, SFTConfig
     from baselines.srft import SRFT, SRFTConfig
     from sgpo.method import SGPO, SGPOConfig
-    from sgpo.mini.classifier import MiniTokenClassifier
+    from sgpo.mini.probes import MiniTokenClassifier
 
     classes = {SFTConfig: SFT, GRPOConfig: GRPO, LUFFYConfig: LUFFY, HPTConfig: HPT,
                OPSDConfig: OPSD, SRFTConfig: SRFT}  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.analyses.planned import AnalysisTask
 from sgpo.core.models import load_model, load_tokenizer
-from sgpo.mini.plan_mass import PLANS, held_out_tasks, plan_mass
+from sgpo.mini.probes import PLANS, held_out_tasks, plan_mass
 from sgpo.mini.problems import TYPES
 
 PER_LEVEL = 4  # tasks of each type and level
@@ -20,7 +20,7 @@ def analyse(
 ) -> dict[str, Any]:
     """``methods``: method -> type -> mean over its tasks of ``plans`` (64 probabilities in the
     order of ``plans`` at the top), ``right`` (the right plan's), ``entropy`` (nats, of each task's
-    distribution), ``go_on``, ``off_options``; see ``sgpo.mini.plan_mass``."""
+    distribution), ``go_on``, ``off_options``; see ``sgpo.mini.probes``."""
     tasks = held_out_tasks(PER_LEVEL)
     found: dict[str, dict] = {}
     for done, (method, directory) in enumerate(directories.items()):

@@ -21,8 +21,8 @@ from sgpo.core.rollout import Rollout
 from sgpo.core.sampling import make_engine
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import Problem, Trajectory
+from sgpo.mini.probes import TokenProfile, derivation_steps, reachable, token_profiles
 from sgpo.mini.text import TOKEN_CLASSES
-from sgpo.mini.token_profile import TokenProfile, derivation_steps, reachable_profile
 
 NUM_AUTONOMOUS, NUM_GUIDED = 8, 4  # the paper's groups
 WANTED = 200
@@ -64,7 +64,7 @@ def analyse(
             if not meets_rule(first, second):
                 continue
             right = [t.completion_ids for t in second if t.reward]
-            profile = reachable_profile(model, tokenizer, problem, right)
+            profile = reachable(token_profiles(model, tokenizer, problem, right))
             example = example or example_record(problem, profile, len(right))
             records.append(by_class(problem, profile))
             if len(records) == WANTED:

@@ -32,9 +32,8 @@ from sgpo.core.trainer import Trainer
 from sgpo.core.types import Problem
 from sgpo.core.verifier import Verdict
 from sgpo.method import SGPO, SGPOConfig
-from sgpo.mini.models import build_model, model_spec
+from sgpo.mini.models import build_model, build_tokenizer, model_spec
 from sgpo.mini.suites import training_problems
-from sgpo.mini.tokenizer import build_tokenizer
 
 NUM_THREADS = 2
 LEARNING_RATE = 1e-4

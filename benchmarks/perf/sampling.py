@@ -27,9 +27,8 @@ from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.sampling.cpu import CompactSampler
 from sgpo.core.sampling.sampler import Sampler, SamplingParams, TransformersSampler
 from sgpo.mini.models import MODELS as MINI_MODELS
-from sgpo.mini.models import ModelSpec, build_model
+from sgpo.mini.models import ModelSpec, build_model, build_tokenizer
 from sgpo.mini.suites import benchmark_problems
-from sgpo.mini.tokenizer import build_tokenizer
 
 LARGE = "qwen-100m"
 SPECS = {

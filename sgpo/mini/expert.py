@@ -69,12 +69,6 @@ def right_plans(task: Task) -> tuple[Plan, ...]:
     return tuple(TYPE_BY_NAME[step.kind].plan for step in task.chain)
 
 
-def right_strategy(task: Task) -> str:
-    """The sound strategy of a task: all types, choices and steps named."""
-    names = [step.kind for step in task.chain]
-    return "".join(strategy_pieces(names, [plan.choices for plan in right_plans(task)]))
-
-
 def propose_strategy(task: Task, quality: str, rng: random.Random) -> str:
     """A candidate of the named quality: one of ``_QUALITIES``, or ``open``, which leaves every
     choice open."""

@@ -1,4 +1,6 @@
-"""The mini world's models: real Qwen2 and Llama architectures, randomly initialised, very small."""
+"""The mini world's models and their tokenizer: real Qwen2 and Llama architectures, very small, and
+an ordinary Hugging Face fast tokenizer with a chat template.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,35 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import AddedToken, Tokenizer, decoders, models
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.modeling_utils import PreTrainedModel
 
 from sgpo.mini.text import HABITS, vocabulary
-from sgpo.mini.tokenizer import END, PAD, SPECIALS
+
+PAD, UNKNOWN, USER, ASSISTANT, END = SPECIALS = (
+    "<|pad|>",
+    "<|unk|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|end|>",
+)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['user', 'assistant'] %}"
+    "{{ raise_exception('the mini template knows the roles user and assistant only') }}"
+    "{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
 # One row a token: a padded row could be sampled but not decoded.
 VOCABULARY_ROWS = len(SPECIALS) + len(vocabulary())
@@ -135,3 +161,31 @@ def build_model(spec: ModelSpec, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return model_class(spec.config())
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of fewer than 100 tokens; digits are single tokens.
+
+    Tokens carry their leading space and decoding only concatenates, so ``decode(encode(x)) == x``
+    for every text of the world. ``eos`` is ``<|end|>``, which closes a turn; ``pad`` is another
+    token. Text from outside the world has no tokens and is dropped.
+
+    Every token is an added token over an empty BPE model: ``AutoTokenizer`` rebuilds model,
+    pre-tokenizer and decoder of any checkpoint whose ``model_type`` is ``qwen2``, and added tokens
+    are what it leaves as saved.
+    """
+    backend = Tokenizer(models.BPE(vocab={}, merges=[]))
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIALS])
+    backend.add_tokens([AddedToken(piece, normalized=False) for piece in vocabulary()])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        clean_up_tokenization_spaces=False,
+        model_max_length=256,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

@@ -17,17 +17,19 @@ import torch
 import torch.nn.functional as F
 
 from sgpo.mini import suites, text
-from sgpo.mini.models import ModelSpec, build_model, model_spec
-from sgpo.mini.text import WriterHabits
-from sgpo.mini.tokenizer import (
+from sgpo.mini.models import (
     ASSISTANT,
     CHAT_TEMPLATE,
     END,
     PAD,
     SPECIALS,
     USER,
+    ModelSpec,
+    build_model,
     build_tokenizer,
+    model_spec,
 )
+from sgpo.mini.text import WriterHabits
 
 Progress = Callable[[int, int, float], None]  # step, steps, loss in nats per token
 IGNORED = -100

@@ -25,7 +25,7 @@ from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.sampling.cpu import CompactSampler
 from sgpo.core.sampling.sampler import SamplingParams
 from sgpo.core.types import Completion, Problem
-from sgpo.mini.kl_profile import kl_profile
+from sgpo.mini.probes import kl_profile
 from sgpo.mini.problems import TYPES
 from sgpo.mini.suites import training_problems
 from sgpo.mini.text import is_right
@@ -152,26 +152,6 @@ def base_conditions(
 def saturation_condition(final_training_reward: float) -> Condition:
     """Condition 5: the reward at which SFT+GRPO ends its default budget, in [0, 1]."""
     return within("5 final training reward of SFT+GRPO", final_training_reward, 0.4, 0.8)
-
-
-def choose_expert_gap(base: float, sft: Mapping[float, float], tolerance: float = 0.03) -> float:
-    """Condition 6: the largest gap at which the SFT warm-up stays within tolerance of the base.
-
-    Args:
-        base: development accuracy of the base, in [0, 1].
-        sft: gap -> development accuracy after the warm-up.
-
-    Raises:
-        ValueError: if no gap qualifies; the message holds what was measured.
-    """
-    good = [gap for gap, score in sft.items() if abs(score - base) <= tolerance]
-    if not good:
-        seen = ", ".join(f"{gap:g}: {score:.3f}" for gap, score in sorted(sft.items()))
-        raise ValueError(
-            f"no expert gap keeps the SFT warm-up within {tolerance:g} of the base ({base:.3f}); "
-            f"measured {seen}. Shorten the warm-up or lower its learning rate"
-        )
-    return max(good)
 
 
 def model_sampler(model: Any, tokenizer: Any, seed: int = 0) -> Sample:

@@ -11,9 +11,9 @@ from sgpo.core.logprobs import kl_divergence
 from sgpo.core.types import Role
 from sgpo.method import SGPO, SGPOConfig
 from sgpo.mini import suites
-from sgpo.mini.classifier import MiniTokenClassifier
+from sgpo.mini.models import END, build_tokenizer
+from sgpo.mini.probes import MiniTokenClassifier
 from sgpo.mini.text import STYLE_LINE, TOKEN_CLASSES, pretraining_example, token_classes
-from sgpo.mini.tokenizer import END, build_tokenizer
 
 
 def test_lookup_equals_the_ground_truth_on_the_world_s_texts():

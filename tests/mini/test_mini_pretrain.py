@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.mini import models, pretrain
+from sgpo.mini.models import build_tokenizer
 from sgpo.mini.pretrain import PretrainConfig, content_hash, draw_batch, ensure_base_model
 from sgpo.mini.suites import partition_of, random_task
 from sgpo.mini.text import WriterHabits
-from sgpo.mini.tokenizer import build_tokenizer
 
 CONFIG = PretrainConfig(batch_size=16, warmup_steps=2, max_lessons=4)
 TINY = replace(models.MODELS["qwen-s"], hidden_size=16, intermediate_size=32, pretrain_steps=8)

@@ -8,11 +8,9 @@ from transformers import AutoModelForCausalLM
 
 from sgpo.core.types import Completion, FinishReason, Problem
 from sgpo.mini import regime
-from sgpo.mini.kl_profile import _share_below, kl_profile
-from sgpo.mini.models import MODELS, build_model
-from sgpo.mini.step_accuracy import step_probabilities
+from sgpo.mini.models import MODELS, build_model, build_tokenizer
+from sgpo.mini.probes import kl_profile
 from sgpo.mini.suites import training_problems
-from sgpo.mini.tokenizer import build_tokenizer
 
 
 def _completion(text):
@@ -82,13 +80,6 @@ def test_saturation_window():
     assert [regime.saturation_condition(r).passed for r in rewards] == [False, True, True, False]
 
 
-def test_largest_gap_that_keeps_the_base_is_chosen():
-    sft = {0.0: 0.36, 0.05: 0.31, 0.1: 0.30, 0.2: 0.22}
-    assert regime.choose_expert_gap(0.30, sft) == 0.1
-    with pytest.raises(ValueError, match="0.900.*0.2: 0.220"):
-        regime.choose_expert_gap(0.90, sft)
-
-
 def test_foreign_strategies_are_of_another_type():
     problems = training_problems("rl", expert_gap=0.0)[:64]
     own = {p.strategy: p.kind for p in problems}
@@ -102,11 +93,6 @@ def test_balanced_subset_takes_the_same_number_of_each_type():
     subset = regime.balanced_subset(training_problems("rl", expert_gap=0.0), 3)
     kinds = [p.kind for p in subset]
     assert len(kinds) == 48 and {kinds.count(k) for k in kinds} == {3}
-
-
-def test_share_below_is_of_mass_and_includes_the_limit():
-    assert _share_below([0.5, 1.0, 1.5], 1.0) == pytest.approx(0.5)
-    assert _share_below([], 1.0) == 0.0
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +140,3 @@ def test_measure_writes_plain_json_for_a_checkpoint(model, tmp_path):
     assert result["reported"]["problems"] == 16
     assert not all(c["passed"] for c in result["conditions"])  # an untrained model is no base
     assert AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters() < 1e5
-
-
-def test_step_probabilities_of_an_untrained_model_are_chance(model):
-    steps = step_probabilities(model, build_tokenizer(), level=1, count=32)
-    assert len(steps) == 14  # 4 orders, 4 combines, 4 finishes, copies, running values
-    assert all(0 < p < 0.2 for p in steps.values())

@@ -7,7 +7,7 @@ import math_verify
 import pytest
 from transformers import AutoTokenizer
 
-from sgpo.mini.models import VOCABULARY_ROWS, model_spec
+from sgpo.mini.models import VOCABULARY_ROWS, build_tokenizer, model_spec
 from sgpo.mini.problems import TYPES, Plan, Task, slot_distribution
 from sgpo.mini.regime import MAX_TOKENS
 from sgpo.mini.suites import random_task
@@ -22,7 +22,6 @@ from sgpo.mini.text import (
     strategy_pieces,
     token_classes,
 )
-from sgpo.mini.tokenizer import build_tokenizer
 
 TASK = Task("Aldric", (3, 1, 4))
 COMPOSED = Task("Garek", (5,), TASK)

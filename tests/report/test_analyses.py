@@ -18,8 +18,8 @@ from benchmarks.run.status import print_status
 from benchmarks.run.study import run_study, write_plan
 from sgpo.core.files import read_json, sha256_of, write_json
 from sgpo.core.types import Problem, Role, Trajectory
+from sgpo.mini.probes import TokenProfile
 from sgpo.mini.text import TOKEN_CLASSES
-from sgpo.mini.token_profile import TokenProfile
 
 PROBLEM = Problem("p", "Find the Cedra pair: 314", "(8,9)", kind="Cedra")
 STEPS = "order then combine then finish"

@@ -9,13 +9,18 @@ import torch
 
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem
-from sgpo.mini.models import MODELS, build_model
-from sgpo.mini.plan_mass import PLANS, held_out_tasks, plan_mass
+from sgpo.mini.models import ASSISTANT, MODELS, build_model, build_tokenizer
+from sgpo.mini.probes import (
+    PLANS,
+    derivation_steps,
+    held_out_tasks,
+    plan_mass,
+    reachable,
+    token_profiles,
+)
 from sgpo.mini.problems import SLOTS, TYPES, Task
 from sgpo.mini.suites import partition_of
 from sgpo.mini.text import split_pieces, token_classes
-from sgpo.mini.token_profile import derivation_steps, reachable_profile
-from sgpo.mini.tokenizer import ASSISTANT, build_tokenizer
 
 TEXT = "Order Aldric backwards: 541\nCombine threefold: 5427130\nFinish triple \\boxed{(1,0)}"
 
@@ -138,7 +143,7 @@ def test_profile_is_of_the_likeliest_completion_and_equals_torch_distributions()
         return rows[torch.arange(len(completion)), torch.tensor(completion)]
 
     best = max(ids, key=lambda completion: float(chosen(completion).sum()))
-    profile = reachable_profile(model, tokenizer, problem, ids)
+    profile = reachable(token_profiles(model, tokenizer, problem, ids))
     assert profile.pieces == tuple(tokenizer.convert_ids_to_tokens(list(best)))
     assert profile.nll == pytest.approx((-chosen(best)).tolist(), rel=1e-4, abs=1e-4)
     guided_side, plain_side = (
