@@ -145,57 +145,85 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class MethodEntry:
-    """A method of a study: its label in tables and how its runs are configured.
+class Model:
+    """A base model of a study. ``extra``: it serves experiments of its own only. ``parameters``:
+    its number of weights, None until one of its runs has ended."""
+
+    key: str
+    label: str
+    family: str
+    parameters: int | None = None
+    extra: bool = False
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A test set of ``num_problems`` problems, ``k`` samples each."""
+
+    key: str
+    label: str
+    num_problems: int
+    k: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a study by its label in tables. ``extra`` methods serve experiments of their
+    own and stay out of the main comparison."""
+
+    key: str
+    label: str
+    extra: bool = dataclasses.field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class MethodEntry(Method):
+    """A method with how its runs are configured.
 
     ``config(model, seed)`` returns the ``RunConfig``. ``models`` restricts the grid to these model
     keys; None for all models of the study. ``also_on``: further models (the study's or its extra
     ones) -> number of seeds there. ``parent`` is the method whose checkpoint its runs start from.
-    ``extra`` methods serve experiments of their own and stay out of the main comparison.
     """
 
-    key: str
-    label: str
     config: Callable[[str, int], RunConfig]
     models: tuple[str, ...] | None = None
     also_on: Mapping[str, int] = dataclasses.field(default_factory=dict)
     parent: str = "sft"
-    extra: bool = False
 
-    def num_seeds(self, study: Study, model: str) -> int:
+    def num_seeds(self, study: Plan, model: str) -> int:
         """How many of the study's seeds are planned on ``model``."""
-        main = [key for key, _, _ in study.models]
+        main = [m.key for m in study.models]
         if model in (main if self.models is None else self.models):
             return len(study.seeds)
         return min(len(study.seeds), self.also_on.get(model, 0))
 
 
 @dataclass(frozen=True)
-class Study:
+class Plan:
     """A grid of models x methods x seeds and the benchmarks it is judged on.
 
-    ``models``: (key, label, family). ``benchmarks``: (key, label, problems, samples).
-    ``extra_models`` carry only the methods that name them.
+    ``extra_models`` carry only the methods that name them. What is kept of it and of its runs is a
+    ``benchmarks.store.records.Study``.
     """
 
     name: str
-    models: tuple[tuple[str, str, str], ...]
+    models: tuple[Model, ...]
     methods: tuple[MethodEntry, ...]
     seeds: tuple[int, ...]
-    benchmarks: tuple[tuple[str, str, int, int], ...]
-    extra_models: tuple[tuple[str, str, str], ...] = ()
+    benchmarks: tuple[Benchmark, ...]
+    extra_models: tuple[Model, ...] = ()
 
     def cells(self) -> list[Cell]:
         """The grid in the order of dependence, first seeds first; base models have one run."""
         cells: dict[tuple[str, str, int], Cell] = {}
         for index, seed in enumerate(self.seeds):
-            for model, _, _ in self.models + self.extra_models:
+            for model in self.models + self.extra_models:
                 for entry in self.methods:
                     if entry.key == "base" and index:
                         continue
-                    if index >= entry.num_seeds(self, model):
+                    if index >= entry.num_seeds(self, model.key):
                         continue
-                    self._add(cells, entry, model, 0 if entry.key == "base" else seed)
+                    self._add(cells, entry, model.key, 0 if entry.key == "base" else seed)
         return list(cells.values())
 
     def _add(self, cells: dict, entry: MethodEntry, model: str, seed: int) -> Cell:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.config import Cell, Study
+from benchmarks.config import Cell, Plan
 
 # analysis -> methods whose runs of one seed it reads; () for one that needs no run at all
 ANALYSES: dict[str, tuple[str, ...]] = {
@@ -32,13 +32,13 @@ class AnalysisTask:
         return self.key if self.seed is None else f"{self.key}-{self.model}-s{self.seed}"
 
 
-def analysis_tasks(study: Study) -> list[AnalysisTask]:
+def analysis_tasks(study: Plan) -> list[AnalysisTask]:
     """Every analysis of a study that plans SGPO's variants on the mini world, whose plans and
     token classes they read, else none, in the order of seeds."""
     cells = {(c.config.model, c.config.method, c.config.seed): c for c in study.cells()}
     if any(cell.config.data.source != "mini" for cell in cells.values()):
         return []
-    models = [key for key, _, _ in study.models if (key, MARKER, study.seeds[0]) in cells]
+    models = [m.key for m in study.models if (m.key, MARKER, study.seeds[0]) in cells]
     tasks = [AnalysisTask(key, "", None, ()) for key, needs in ANALYSES.items() if not needs]
     tasks += [
         AnalysisTask(key, model, seed, tuple(cells[model, method, seed] for method in methods))

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config import Study
+from benchmarks.config import Plan
 from benchmarks.data.sources import problem_set_sha256
 from sgpo.core.files import write_json
 from sgpo.core.types import Problem
@@ -50,11 +50,11 @@ def overlaps(sets: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
     }
 
 
-def record_disjointness(study: Study, results: Path) -> None:
+def record_disjointness(study: Plan, results: Path) -> None:
     """Write disjointness.json of a study on the mini world; other data are checked where they are
     prepared."""
     entry = study.methods[0]
-    if entry.config(study.models[0][0], study.seeds[0]).data.source == "mini":
+    if entry.config(study.models[0].key, study.seeds[0]).data.source == "mini":
         write_json(results / FILE, overlaps(mini_sets()))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from benchmarks.config import MethodEntry, RunConfig, Study
+from benchmarks.config import MethodEntry, Model, Plan, RunConfig
 from benchmarks.store import experiments as names
 from sgpo.mini.models import MODELS
 
@@ -22,20 +22,22 @@ DEGRADED_LABELS = {
 }
 
 
-def with_experiments(study: Study) -> Study:
+def with_experiments(study: Plan) -> Plan:
     """``study`` (with SGPO's variants in it) and the runs of every experiment."""
     placed = _placed(study)
     methods = tuple(replace(e, also_on=placed.get(e.key, {})) for e in study.methods)
     study = replace(
         study,
         methods=methods,
-        extra_models=tuple((k, MODELS[k].label, MODELS[k].family) for k in names.extra_models()),
+        extra_models=tuple(
+            Model(k, MODELS[k].label, MODELS[k].family, extra=True) for k in names.extra_models()
+        ),
     )
     added = (*_masked(study), *_gaps(study), *_budgets(study), *_degraded(study))
     return replace(study, methods=study.methods + added)
 
 
-def _placed(study: Study) -> dict[str, dict[str, int]]:
+def _placed(study: Plan) -> dict[str, dict[str, int]]:
     """Method -> further models with their number of seeds, for methods that the study has."""
     placed: dict[str, dict[str, int]] = {entry.key: {} for entry in study.methods}
     for model in names.extra_models():
@@ -50,7 +52,7 @@ def _placed(study: Study) -> dict[str, dict[str, int]]:
     return placed
 
 
-def _masked(study: Study) -> list[MethodEntry]:
+def _masked(study: Plan) -> list[MethodEntry]:
     """SGPO's direct SFT with the token mask of Eq. 5, where the variants run."""
 
     def config(model: str, seed: int) -> RunConfig:
@@ -64,7 +66,7 @@ def _masked(study: Study) -> list[MethodEntry]:
     return [MethodEntry("sgpo_nll_masked", label, config, models, also, extra=True)]
 
 
-def _gaps(study: Study) -> list[MethodEntry]:
+def _gaps(study: Plan) -> list[MethodEntry]:
     """Warm-up and methods of the maps at the other teacher gaps."""
     models = dict.fromkeys((*names.DIFFICULTY_MODELS, *names.SIZE_MODELS), names.SEEDS)
     return [
@@ -86,7 +88,7 @@ def _at_gap(entry: MethodEntry, gap: float, models: Mapping[str, int]) -> Method
     return MethodEntry(key, f"{entry.label}, gap {gap:g}", config, (), models, parent, extra=True)
 
 
-def _budgets(study: Study) -> list[MethodEntry]:
+def _budgets(study: Plan) -> list[MethodEntry]:
     models = {names.BUDGET_MODEL: names.SEEDS}
     return [
         _with_steps(study.entry(method), steps, models)
@@ -105,7 +107,7 @@ def _with_steps(entry: MethodEntry, steps: int, models: Mapping[str, int]) -> Me
     return MethodEntry(key, f"{entry.label}, {steps} steps", config, (), models, extra=True)
 
 
-def _degraded(study: Study) -> list[MethodEntry]:
+def _degraded(study: Plan) -> list[MethodEntry]:
     models = {names.DEGRADED_MODEL: names.SEEDS}
     return [_with_strategy(study.entry("sgpo"), quality, models) for quality in names.DEGRADED]
 

@@ -103,7 +103,7 @@ def stored_or_planned(name: str, profile: str, model: str | None, results: Path)
             f"{name!r}: no run directory, no run of {results} and no method of profile "
             f"{profile!r} ({', '.join(entries)}){hint}"
         )
-    models = entries[name].models or [key for key, _, _ in study.models]
+    models = entries[name].models or [m.key for m in study.models]
     if model is not None and model not in models:
         raise ValueError(f"unknown model {model!r} of {name}: must be one of {', '.join(models)}")
     return to_dict(entries[name].config(model or models[0], study.seeds[0]))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from benchmarks.config import MethodEntry, RunConfig, Study
+from benchmarks.config import Benchmark, MethodEntry, Model, Plan, RunConfig
 from benchmarks.profiles import mini
 from benchmarks.profiles.variants import with_variants
 from sgpo.mini.models import LAB_MODELS
@@ -65,17 +65,17 @@ def _enlarged(entry: MethodEntry) -> MethodEntry:
 KIN = tuple(_enlarged(entry) for entry in mini.KIN)
 
 
-def study(num_seeds: int = 5) -> Study:
+def study(num_seeds: int = 5) -> Plan:
     """The mini study's methods on four Qwen2 and two Llama models."""
-    return Study(
+    return Plan(
         name=PROFILE,
-        models=tuple((spec.key, spec.label, spec.family) for spec in LAB_MODELS.values()),
+        models=tuple(Model(m.key, m.label, m.family) for m in LAB_MODELS.values()),
         methods=tuple(_enlarged(entry) for entry in mini.METHODS),
         seeds=tuple(range(num_seeds)),
-        benchmarks=tuple((b.key, b.label, b.num_problems, b.k) for b in BENCHMARKS),
+        benchmarks=tuple(Benchmark(b.key, b.label, b.num_problems, b.k) for b in BENCHMARKS),
     )
 
 
-def extended(plain: Study) -> Study:
+def extended(plain: Plan) -> Plan:
     """``plain`` with SGPO's variants on one model."""
     return with_variants(plain, VARIANT_MODELS)

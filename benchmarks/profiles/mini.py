@@ -15,7 +15,15 @@ from baselines.luffy import LUFFYConfig
 from baselines.opsd import OPSDConfig
 from baselines.sft import SFTConfig
 from baselines.srft import SRFTConfig
-from benchmarks.config import DataConfig, EvalConfig, MethodEntry, RunConfig, Study
+from benchmarks.config import (
+    Benchmark,
+    DataConfig,
+    EvalConfig,
+    MethodEntry,
+    Model,
+    Plan,
+    RunConfig,
+)
 from benchmarks.profiles.experiments import with_experiments
 from benchmarks.profiles.variants import with_variants
 from sgpo.core.config import RolloutConfig, TrainConfig
@@ -170,17 +178,17 @@ KIN = (
 )
 
 
-def study(num_seeds: int = 5) -> Study:
+def study(num_seeds: int = 5) -> Plan:
     """Five methods and their starting points on three models."""
-    return Study(
+    return Plan(
         name=PROFILE,
-        models=tuple((key, MODELS[key].label, MODELS[key].family) for key in TABLE_MODELS),
+        models=tuple(Model(key, MODELS[key].label, MODELS[key].family) for key in TABLE_MODELS),
         methods=METHODS,
         seeds=tuple(range(num_seeds)),
-        benchmarks=tuple((b.key, b.label, b.num_problems, b.k) for b in BENCHMARKS),
+        benchmarks=tuple(Benchmark(b.key, b.label, b.num_problems, b.k) for b in BENCHMARKS),
     )
 
 
-def extended(plain: Study) -> Study:
+def extended(plain: Plan) -> Plan:
     """``plain`` with SGPO's variants and the experiments past the paper."""
     return with_experiments(with_variants(plain, VARIANT_MODELS))

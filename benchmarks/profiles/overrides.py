@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.config import MethodEntry, RunConfig, Study
+from benchmarks.config import Benchmark, MethodEntry, Model, Plan, RunConfig
 from benchmarks.data.checkpoints import CHECKPOINTS
 from sgpo.core.config import apply_overrides, dotted_names
 from sgpo.core.models import read_config
@@ -30,9 +30,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise ValueError(f"override {item!r}: {key} is not an override, use {_IDENTITY[key]}")
 
 
-def overridden(
-    study: Study, overrides: Sequence[str], models: Sequence[str] | None = None
-) -> Study:
+def overridden(study: Plan, overrides: Sequence[str], models: Sequence[str] | None = None) -> Plan:
     """Every override in every method that has its key, another checkpoint in the one of the
     selected ``models`` (None: all) alone.
 
@@ -42,7 +40,7 @@ def overridden(
     """
     check_overrides(overrides)
     only = _only_model(study, overrides, models)
-    model = only or study.models[0][0]
+    model = only or study.models[0].key
     allowed: dict[str, list[str]] = {}
     for entry in study.methods:
         plain = entry.config(model, study.seeds[0])
@@ -69,12 +67,12 @@ def overridden(
     return replace(changed, benchmarks=_limited(changed), models=_relabelled(study, changed))
 
 
-def _only_model(study: Study, overrides: Sequence[str], models: Sequence[str] | None) -> str | None:
+def _only_model(study: Plan, overrides: Sequence[str], models: Sequence[str] | None) -> str | None:
     """The model that another checkpoint is for; None where no override asks for one."""
     wanted = [o for o in overrides if o.partition("=")[0] in _OF_ONE_MODEL]
     if not wanted:
         return None
-    known = [key for key, _, _ in study.models]
+    known = [m.key for m in study.models]
     chosen = list(dict.fromkeys(known if models is None else models))
     if len(chosen) != 1 or chosen[0] not in known:
         raise ValueError(
@@ -92,10 +90,10 @@ def _unpinned(plain: RunConfig, changed: RunConfig, overrides: Sequence[str]) ->
     return replace(changed, revision=None)
 
 
-def _check_family(study: Study, config: RunConfig) -> None:
+def _check_family(study: Plan, config: RunConfig) -> None:
     """ValueError if the checkpoint is of another family than the model in whose place it stands.
     Of an unknown name on the hub nothing can be said before the download."""
-    family = next(f for key, _, f in study.models if key == config.model)
+    family = next(m.family for m in study.models if m.key == config.model)
     if config.checkpoint is None:
         raise ValueError("checkpoint=none: must be a directory or a name on the hub")
     directory = Path(config.checkpoint).expanduser()
@@ -112,23 +110,28 @@ def _check_family(study: Study, config: RunConfig) -> None:
         )
 
 
-def _relabelled(study: Study, changed: Study) -> tuple[tuple[str, str, str], ...]:
+def _relabelled(study: Plan, changed: Plan) -> tuple[Model, ...]:
     """The models of ``changed``, named after the checkpoint that an override put in their place:
     a stand-in must not pass for the model of the profile."""
     entry, models = changed.methods[0], []
-    for key, label, family in study.models:
-        config = entry.config(key, study.seeds[0])
-        if config.checkpoint != study.methods[0].config(key, study.seeds[0]).checkpoint:
-            label = f"{Path(config.checkpoint).name} in place of {label}"
-        models.append((key, label, family))
+    for model in study.models:
+        config = entry.config(model.key, study.seeds[0])
+        if config.checkpoint != study.methods[0].config(model.key, study.seeds[0]).checkpoint:
+            label = f"{Path(config.checkpoint).name} in place of {model.label}"
+            model = replace(model, label=label)
+        models.append(model)
     return tuple(models)
 
 
-def _limited(study: Study) -> tuple[tuple[str, str, int, int], ...]:
+def _limited(study: Plan) -> tuple[Benchmark, ...]:
     """The benchmarks with the sizes that the first method's evaluation limits leave: the plan must
     promise what the runs will hold."""
-    limits = study.methods[0].config(study.models[0][0], study.seeds[0]).evaluation
+    limits = study.methods[0].config(study.models[0].key, study.seeds[0]).evaluation
     return tuple(
-        (key, label, min(count, limits.problem_limit or count), min(k, limits.sample_limit or k))
-        for key, label, count, k in study.benchmarks
+        replace(
+            b,
+            num_problems=min(b.num_problems, limits.problem_limit or b.num_problems),
+            k=min(b.k, limits.sample_limit or b.k),
+        )
+        for b in study.benchmarks
     )

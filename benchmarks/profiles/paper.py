@@ -15,7 +15,15 @@ from baselines.grpo import GRPOConfig
 from baselines.hpt import HPTConfig
 from baselines.luffy import LUFFYConfig
 from baselines.sft import SFTConfig
-from benchmarks.config import DataConfig, EvalConfig, MethodEntry, RunConfig, Study
+from benchmarks.config import (
+    Benchmark,
+    DataConfig,
+    EvalConfig,
+    MethodEntry,
+    Model,
+    Plan,
+    RunConfig,
+)
 from benchmarks.data.checkpoints import CHECKPOINTS, Checkpoint
 from benchmarks.data.prepared import data_source
 from benchmarks.data.suites import SUITES
@@ -197,26 +205,26 @@ def _trained(
     )
 
 
-def table_study(recipe: Recipe, models: tuple[str, ...], num_seeds: int) -> Study:
+def table_study(recipe: Recipe, models: tuple[str, ...], num_seeds: int) -> Plan:
     """Table 1 on ``models``."""
-    return Study(
+    return Plan(
         name=recipe.profile,
-        models=tuple((k, CHECKPOINTS[k].label, CHECKPOINTS[k].family) for k in models),
+        models=tuple(Model(k, CHECKPOINTS[k].label, CHECKPOINTS[k].family) for k in models),
         methods=methods(recipe, source(recipe)),
         seeds=tuple(range(num_seeds)),
-        benchmarks=tuple((s.key, s.label, s.num_problems, s.k) for s in SUITES.values()),
+        benchmarks=tuple(Benchmark(s.key, s.label, s.num_problems, s.k) for s in SUITES.values()),
     )
 
 
 KIN: tuple[MethodEntry, ...] = ()  # the baselines of the same idea are compared in the miniature
 
 
-def study(num_seeds: int = 1) -> Study:
+def study(num_seeds: int = 1) -> Plan:
     """Five methods and their starting points on three models. One seed: ours; the paper names
     none, and the claims are judged from three on."""
     return table_study(RECIPE, MODELS, num_seeds)
 
 
-def extended(plain: Study) -> Study:
+def extended(plain: Plan) -> Plan:
     """``plain`` with SGPO's variants (Tables 2, 3, 6, 7 and the sweep of delta) on one model."""
     return with_variants(plain, VARIANT_MODELS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.config import MethodEntry, RunConfig, Study
+from benchmarks.config import Benchmark, MethodEntry, Model, Plan, RunConfig
 from benchmarks.profiles import mini
 from benchmarks.profiles.variants import with_variants
 from sgpo.mini.models import MODELS
@@ -35,15 +35,15 @@ def _shortened(entry: MethodEntry) -> MethodEntry:
     return replace(entry, config=config)
 
 
-def study(num_seeds: int = 2) -> Study:
+def study(num_seeds: int = 2) -> Plan:
     """Every method of the mini study on its smallest model, two seeds."""
-    return Study(
+    return Plan(
         name="quick",
-        models=((MODEL, MODELS[MODEL].label, MODELS[MODEL].family),),
+        models=(Model(MODEL, MODELS[MODEL].label, MODELS[MODEL].family),),
         methods=tuple(_shortened(entry) for entry in mini.METHODS),
         seeds=tuple(range(num_seeds)),
         benchmarks=tuple(
-            (b.key, b.label, min(b.num_problems, 40), min(b.k, 4)) for b in BENCHMARKS
+            Benchmark(b.key, b.label, min(b.num_problems, 40), min(b.k, 4)) for b in BENCHMARKS
         ),
     )
 
@@ -51,6 +51,6 @@ def study(num_seeds: int = 2) -> Study:
 KIN = tuple(_shortened(entry) for entry in mini.KIN)
 
 
-def extended(plain: Study) -> Study:
+def extended(plain: Plan) -> Plan:
     """``plain`` with SGPO's variants; the experiments past the paper need the mini study."""
     return with_variants(plain, VARIANT_MODELS)

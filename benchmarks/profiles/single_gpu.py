@@ -7,7 +7,7 @@ was tuned: with 100 small steps at the paper's learning rate expect small differ
 
 from __future__ import annotations
 
-from benchmarks.config import MethodEntry, Study
+from benchmarks.config import MethodEntry, Plan
 from benchmarks.profiles.paper import Recipe, table_study
 from benchmarks.profiles.variants import with_variants
 
@@ -30,11 +30,11 @@ RECIPE = Recipe(
 KIN: tuple[MethodEntry, ...] = ()
 
 
-def study(num_seeds: int = 1) -> Study:
+def study(num_seeds: int = 1) -> Plan:
     """Five methods and their starting points on two models, one seed."""
     return table_study(RECIPE, MODELS, num_seeds)
 
 
-def extended(plain: Study) -> Study:
+def extended(plain: Plan) -> Plan:
     """``plain`` with SGPO's variants on the larger model."""
     return with_variants(plain, VARIANT_MODELS)

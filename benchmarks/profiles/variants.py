@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.config import MethodEntry, RunConfig, Study
+from benchmarks.config import MethodEntry, Plan, RunConfig
 
 # key, label, fields of SGPOConfig that differ from SGPO's
 VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -46,7 +46,7 @@ VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def with_variants(study: Study, models: tuple[str, ...]) -> Study:
+def with_variants(study: Plan, models: tuple[str, ...]) -> Plan:
     """``study`` with every variant of its SGPO, on ``models`` only.
 
     Overrides come first: the variants start from the study's SGPO as overridden, and what a variant

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.config import MethodEntry, RunConfig, Study
+from benchmarks.config import Benchmark, MethodEntry, Plan, RunConfig
 from benchmarks.profiles import quick
 from sgpo.mini.suites import BENCHMARKS
 
@@ -37,13 +37,13 @@ def _shortened(entry: MethodEntry) -> MethodEntry:
     return MethodEntry(entry.key, entry.label, config)
 
 
-def small_study() -> Study:
+def small_study() -> Plan:
     """The quick profile's study with one seed, five methods, few steps and few problems."""
     plain = quick.study(1)
     return replace(
         plain,
         methods=tuple(_shortened(e) for e in plain.methods if e.key in METHODS),
-        benchmarks=tuple((b.key, b.label, PROBLEMS, SAMPLES) for b in BENCHMARKS),
+        benchmarks=tuple(Benchmark(b.key, b.label, PROBLEMS, SAMPLES) for b in BENCHMARKS),
     )
 
 

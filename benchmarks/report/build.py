@@ -47,7 +47,8 @@ from benchmarks.report.tables import (
 )
 from benchmarks.store import experiments
 from benchmarks.store.load import load_study
-from benchmarks.store.records import NOT_RUN, Study, write_atomic
+from benchmarks.store.records import NOT_RUN, Study
+from sgpo.core.files import write_text
 
 # Every artefact in the order of the report. A module has NAME, TITLE, USES ("scores": evaluated
 # runs, "metrics": trained runs), needs(study), build(study, out_dir) and blocks(study, out_dir);
@@ -122,8 +123,8 @@ def build(results_dir: Path, only: Sequence[str] | None = None) -> ReportSummary
         content = [(module, module.blocks(study, results_dir)) for module in chosen]
         blocks = pages.report_blocks(study, content, missing, commands)
         title = pages.title(study)
-        written.append(write_atomic(results_dir / "REPORT.md", to_markdown(blocks)))
-        written.append(write_atomic(results_dir / "report.html", to_html(blocks, title=title)))
+        written.append(write_text(results_dir / "REPORT.md", to_markdown(blocks)))
+        written.append(write_text(results_dir / "report.html", to_html(blocks, title=title)))
     return ReportSummary(written=tuple(written), missing=missing, commands=commands)
 
 
@@ -132,13 +133,12 @@ def names() -> tuple[str, ...]:
     return (*(module.NAME for module in ARTEFACTS), REPORT)
 
 
-def needs(results_dir: Path, only: Sequence[str]) -> set[tuple[str, str]]:
-    """(model, method) of every run that the named artefacts read, from the planned grid.
+def needs(study: Study, only: Sequence[str]) -> set[tuple[str, str]]:
+    """(model, method) of every run that the named artefacts read, of a planned or a loaded study.
 
     Raises:
         ReportError: an unknown name in ``only``.
     """
-    study = load_study(Path(results_dir))
     return {cell for module in _chosen(only, study) for cell in module.needs(study)}
 
 

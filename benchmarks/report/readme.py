@@ -14,7 +14,8 @@ from benchmarks.report.document import Paragraph, Table, row, to_markdown
 from benchmarks.report.tables import table1
 from benchmarks.report.tables.claims_table import caveats, summary_tables
 from benchmarks.store.load import load_study
-from benchmarks.store.records import Study, write_atomic
+from benchmarks.store.records import Study
+from sgpo.core.files import write_text
 
 PAGES = "results/mini"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -66,7 +67,7 @@ def main() -> int:
     root = Path(__file__).resolve().parents[2]
     study = load_study(root / "results" / "mini")
     readme = (root / "README.md").read_text()
-    write_atomic(root / "README.md", with_block(readme, results_block(study)))
+    write_text(root / "README.md", with_block(readme, results_block(study)))
     return 0
 
 

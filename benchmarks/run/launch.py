@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
-from benchmarks.config import Cell, MethodEntry, RunConfig, Study, load_method_file
+from benchmarks.config import Cell, MethodEntry, Plan, RunConfig, load_method_file
 from benchmarks.data.hygiene import record_disjointness
 from benchmarks.plan import preflight
 from benchmarks.plan.gpu_plan import print_plan
@@ -27,7 +26,7 @@ from benchmarks.run.regime import calibration_cells, record_regimes
 from benchmarks.run.study import Outcome, run_study, write_plan
 from benchmarks.run.tasks import Task, is_done
 from benchmarks.run.torchrun import run_together
-from benchmarks.store import experiments
+from benchmarks.store import experiments, records
 from benchmarks.store.locks import locked
 from benchmarks.store.records import SGPO_VARIANTS, read_object
 from sgpo.core.distributed import launched_by_torchrun, select_device
@@ -44,7 +43,7 @@ def planned_study(
     overrides: Sequence[str] = (),
     variants: bool = False,
     models: Sequence[str] | None = None,
-) -> Study:
+) -> Plan:
     """The profile's study with the user's method, the overrides, and with ``variants`` SGPO's
     variants and the experiments past the paper in it. ``models``: those that the user asked for,
     None for all; the study still plans all."""
@@ -81,7 +80,7 @@ def wants_variants(options: argparse.Namespace, results: Path) -> bool:
     return any(entry["key"] in SGPO_VARIANTS or entry.get("extra") for entry in listed)
 
 
-def user_method(study: Study, path: Path) -> MethodEntry:
+def user_method(study: Plan, path: Path) -> MethodEntry:
     """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
     planned = {entry.key for entry in study.methods} | set(SGPO_VARIANTS)
     if path.stem in planned | set(experiments.methods()):
@@ -98,7 +97,7 @@ def user_method(study: Study, path: Path) -> MethodEntry:
     return MethodEntry(path.stem, getattr(module, "LABEL", path.stem), config)
 
 
-def selected(study: Study, results: Path, options: argparse.Namespace) -> list[Cell]:
+def selected(study: Plan, results: Path, options: argparse.Namespace) -> list[Cell]:
     """The cells that the user asked for, with the runs they start from, in order.
 
     Variants of SGPO that are only planned because an earlier call asked for them are left out
@@ -106,8 +105,8 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
     """
     for name in options.methods or []:
         study.entry(name)
-    extra_model = {key for key, _, _ in study.extra_models}
-    models = [key for key, _, _ in study.models + study.extra_models]
+    extra_model = {m.key for m in study.extra_models}
+    models = [m.key for m in study.models + study.extra_models]
     for name in options.models or []:
         if name not in models:
             raise ValueError(f"unknown model {name!r}: must be one of {', '.join(models)}")
@@ -117,9 +116,8 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
             raise ValueError(f"unknown seed {name!r}: the study has {list(study.seeds)}")
     needed = None
     if options.only:
-        with tempfile.TemporaryDirectory() as scratch:  # the plan is read, nothing is left behind
-            write_plan(study, Path(scratch))
-            needed = report.needs(Path(scratch), options.only)
+        planned = records.Study.planned(study, analyses=analysis_tasks(study))
+        needed = report.needs(planned, options.only)
     extra = {entry.key: entry.extra for entry in study.methods}
     wanted: dict[str, Cell] = {}
     for cell in study.cells():
@@ -144,12 +142,12 @@ def selected(study: Study, results: Path, options: argparse.Namespace) -> list[C
         raise ValueError("no cell of the grid matches --methods, --models and --only")
     cells = list(wanted.values())
     if study.name == "mini" and not (options.only or options.methods or options.models):
-        for model, _, _ in study.models:  # condition 6 of the report's regime table
-            cells += calibration_cells(model).values()
+        for model in study.models:  # condition 6 of the report's regime table
+            cells += calibration_cells(model.key).values()
     return cells
 
 
-def selected_analyses(study: Study, options: argparse.Namespace) -> list[AnalysisTask]:
+def selected_analyses(study: Plan, options: argparse.Namespace) -> list[AnalysisTask]:
     """The analyses behind the artefacts of ``--only``, or all of them with ``--all`` on the whole
     grid. Their runs are among what those artefacts need."""
     if options.only:
@@ -160,7 +158,7 @@ def selected_analyses(study: Study, options: argparse.Namespace) -> list[Analysi
     return [task for task in analysis_tasks(study) if task.key in keys]
 
 
-def launch_study(study: Study, results: Path, options: argparse.Namespace) -> int:
+def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int:
     """Run the asked-for cells, then the report; 0 when every cell finished, else 1. Under torchrun
     all ranks run the cells together, and `sgpo report` makes the report afterwards."""
     console, began = Console(), time.monotonic()
@@ -186,7 +184,7 @@ def launch_study(study: Study, results: Path, options: argparse.Namespace) -> in
     return conclude(outcome, console)
 
 
-def default_jobs(study: Study) -> int:
+def default_jobs(study: Plan) -> int:
     """Cells to run at a time: one a core, and one alone where a GPU is asked for."""
     on_cpu = all(cell.config.device == "cpu" for cell in study.cells())
     return (os.cpu_count() or 1) if on_cpu else 1
@@ -216,7 +214,7 @@ def conclude(outcome: Outcome, console: Console) -> int:
     return 0 if outcome.ok else 1
 
 
-def dry_run(study: Study, results: Path, options: argparse.Namespace) -> int:
+def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:
     """Print the grid with expected time, disk and GPU memory; nothing is run or written."""
     cells: list[Task] = selected(study, results, options)
     if cells and cells[0].config.checkpoint is not None:

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.config import Cell, Study
+from benchmarks.config import Cell, Plan
 from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles import mini
 from benchmarks.run.progress import StudyProgress
@@ -89,14 +89,14 @@ def _final_reward(run_dir: Path) -> float | None:
     return mean(json.loads(line)["reward"] for line in lines[-LAST_STEPS:])
 
 
-def record_regimes(study: Study, results: Path) -> dict[str, Any]:
+def record_regimes(study: Plan, results: Path) -> dict[str, Any]:
     """Write and return ``regime.json`` of a mini study from the runs that are there; other worlds
     have no such conditions."""
     if study.cells()[0].config.data.source != "mini":
         return {}
     cells = study.cells()
     models = {}
-    for model, _, _ in study.models:
+    for model in [m.key for m in study.models]:
         base = next(c for c in cells if c.config.model == model and c.config.method == "base")
         grpo = [c for c in cells if c.config.model == model and c.config.method == "grpo"]
         models[model] = conditions_of(model, grpo, base, results / "runs")
@@ -111,18 +111,18 @@ def check(results: Path, models: Sequence[str] | None, jobs: int) -> int:
     from benchmarks.store.locks import locked
 
     full = mini.study(1)
-    known = [key for key, _, _ in full.models]
+    known = [m.key for m in full.models]
     for name in models or []:
         if name not in known:
             raise ValueError(f"unknown model {name!r}: must be one of {', '.join(known)}")
     study = replace(
         full,
-        models=tuple(m for m in full.models if m[0] in (models or known)),
+        models=tuple(m for m in full.models if m.key in (models or known)),
         methods=tuple(e for e in full.methods if e.key in ("base", "sft", "grpo")),
     )
     cells = study.cells()
-    for model, _, _ in study.models:
-        cells += calibration_cells(model).values()
+    for model in study.models:
+        cells += calibration_cells(model.key).values()
     with locked(results):
         with StudyProgress(cells) as progress:
             outcome = run_study(cells, results, jobs, progress)

@@ -11,7 +11,7 @@ from benchmarks.data.suites import SUITES
 from benchmarks.report.document import Table, TextCell, table_markdown
 from benchmarks.report.tables.write import csv_text
 from benchmarks.store import stats
-from benchmarks.store.records import write_atomic
+from sgpo.core.files import write_text
 
 NUM_DRAWS = 2000
 NOTE = (
@@ -100,8 +100,8 @@ def write_scores(out: Path, scores: dict[str, Any], *, model: str, prompt: str) 
     protocols = {str(sorted(e["protocol"].items())) for e in scores["benchmarks"].values()}
     table = score_table(scores, model=model, prompt=prompt)
     text = f"{NOTE}\n\nDecoding: {'; '.join(sorted(protocols))}.\n\n{table_markdown(table)}\n"
-    write_atomic(out / "table.md", text)
-    write_atomic(out / "table.csv", csv_text(score_rows(scores)))
+    write_text(out / "table.md", text)
+    write_text(out / "table.csv", csv_text(score_rows(scores)))
 
 
 def print_scores(scores: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def train_one(options: argparse.Namespace, results: Path) -> int:
         models=[options.model],
     )
     entry = study.entry(path.stem if path else options.method)
-    models = [key for key, _, _ in study.models + study.extra_models]
+    models = [m.key for m in study.models + study.extra_models]
     if options.model not in models:
         known = ", ".join(models)
         raise ValueError(f"unknown model {options.model!r}: must be one of {known}")

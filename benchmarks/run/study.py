@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.analyses.planned import analysis_tasks
-from benchmarks.config import SUITE_VERSION, Study, load_method_file
+from benchmarks.config import Plan, load_method_file
 from benchmarks.run import tasks
 from benchmarks.run.progress import StudyProgress, expected_cost
 from benchmarks.run.tasks import Task
+from benchmarks.store import records
 from sgpo.core.config import EXIT_HUNG
 from sgpo.core.files import read_json, write_json
 from sgpo.core.runlog import source_digest
@@ -56,53 +57,14 @@ class _Worker:
     done: bool = False
 
 
-def write_plan(study: Study, study_dir: Path) -> None:
+def write_plan(study: Plan, study_dir: Path) -> None:
     """``study.json``: the grid as the report reads it."""
     sizes = {}
     for cell in study.cells():
         result = study_dir / "runs" / cell.run_id / "result.json"
         if result.exists():
             sizes[cell.config.model] = read_json(result)["num_parameters"]
-    write_json(
-        study_dir / "study.json",
-        {
-            "profile": study.name,
-            "suite_version": SUITE_VERSION,
-            "seeds": list(study.seeds),
-            "models": [
-                {"key": k, "label": label, "family": family, "parameters": sizes.get(k)}
-                | ({"extra": True} if (k, label, family) in study.extra_models else {})
-                for k, label, family in study.models + study.extra_models
-            ],
-            "methods": [
-                {"key": e.key, "label": e.label} | ({"extra": True} if e.extra else {})
-                for e in study.methods
-            ],
-            "benchmarks": [
-                {"key": k, "label": label, "num_problems": n, "k": samples}
-                for k, label, n, samples in study.benchmarks
-            ],
-            "cells": [
-                {
-                    "run_id": c.run_id,
-                    "model": c.config.model,
-                    "method": c.config.method,
-                    "seed": None if c.config.method == "base" else c.config.seed,
-                }
-                for c in study.cells()
-            ],
-            "analyses": [
-                {
-                    "run_id": t.run_id,
-                    "key": t.key,
-                    "model": t.model,
-                    "seed": t.seed,
-                    "inputs": [cell.run_id for cell in t.inputs],
-                }
-                for t in analysis_tasks(study)
-            ],
-        },
-    )
+    records.Study.planned(study, study_dir, analyses=analysis_tasks(study), sizes=sizes).write()
 
 
 def run_study(

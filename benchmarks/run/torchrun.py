@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.config import Cell, Study
+from benchmarks.config import Cell, Plan
 from benchmarks.run.cell import is_finished, run_cell
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import Outcome, write_plan
@@ -23,7 +23,7 @@ REPORT_EVERY = 0.5  # seconds
 
 
 def run_together(
-    cells: Sequence[Cell], study_dir: Path, timeout: float, study: Study | None = None
+    cells: Sequence[Cell], study_dir: Path, timeout: float, study: Plan | None = None
 ) -> tuple[Outcome, bool]:
     """Run ``cells`` in this process as one of the ranks that torchrun started. Several launches may
     make different cells of one study at the same time.
@@ -64,7 +64,7 @@ def run_together(
     return outcome, ranks.first
 
 
-def _write_plan(study: Study | None, study_dir: Path) -> None:
+def _write_plan(study: Plan | None, study_dir: Path) -> None:
     if study is not None:
         write_plan(study, study_dir)
 

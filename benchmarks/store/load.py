@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.config import Benchmark
 from benchmarks.store import stats, votes
 from benchmarks.store.records import (
     Analysis,
-    Benchmark,
-    Cell,
-    Method,
-    Model,
+    PlannedRun,
     Run,
     Study,
     StudyError,
@@ -27,87 +25,28 @@ from benchmarks.store.records import (
 )
 from benchmarks.store.run_checks import check_columns, check_result, check_scores
 
-NUM_DRAWS = 2000
-BOOTSTRAP_SEED = 20260624
 
-
-def load_study(results_dir: Path, rng: np.random.Generator | None = None) -> Study:
+def load_study(results_dir: Path) -> Study:
     """The study under ``results_dir`` (``results/<profile>``), checked for consistency.
-
-    ``rng`` feeds the bootstrap; default: a generator of the fixed seed ``BOOTSTRAP_SEED``, so that
-    a rebuild gives the same intervals.
 
     Raises:
         StudyError: no or malformed study.json; unequal suite versions,
             problem sets or protocols within one benchmark.
         stats.StatsError: sample or problem counts that differ from the benchmark's.
     """
-    grid = read_object(results_dir / "study.json")
-    try:
-        models = tuple(Model(**entry) for entry in grid["models"])
-        methods = tuple(Method(**entry) for entry in grid["methods"])
-        benchmarks = tuple(Benchmark(**entry) for entry in grid["benchmarks"])
-        cells = tuple(Cell(**entry) for entry in grid["cells"])
-        planned = tuple(
-            Analysis(**entry | {"inputs": tuple(entry["inputs"])})
-            for entry in grid.get("analyses", [])  # absent: a grid without the analysis stage
-        )
-        profile, version, seeds = grid["profile"], grid["suite_version"], tuple(grid["seeds"])
-    except (KeyError, TypeError) as error:
-        raise StudyError(
-            f"{results_dir.name}/study.json does not describe a grid ({error}); "
-            "write it again with bash reproduce.sh"
-        ) from error
-    _check_grid(cells, {m.key for m in models}, {m.key for m in methods})
-    runs, failures = _load_runs(results_dir, cells, benchmarks, version)
-    failures |= _analysis_failures(results_dir, planned)
-    most_seeds = max(
-        (
-            sum(1 for c in cells if c.model == m.key and c.method == k.key)
-            for m in models
-            for k in methods
-        ),
-        default=1,
-    )
-    resamples = stats.draw_resamples(
-        rng if rng is not None else np.random.default_rng(BOOTSTRAP_SEED),
-        num_seeds=most_seeds,
-        num_problems={b.key: b.num_problems for b in benchmarks},
-        num_draws=NUM_DRAWS,
-    )
-    return Study(
-        root=results_dir,
-        profile=profile,
-        suite_version=version,
-        seeds=seeds,
-        models=tuple(m for m in models if not m.extra),
-        methods=tuple(m for m in methods if not m.extra),
-        benchmarks=benchmarks,
-        cells=cells,
+    planned = Study.read(results_dir)
+    version = planned.suite_version
+    runs, failures = _load_runs(results_dir, planned.cells, planned.benchmarks, version)
+    return replace(
+        planned,
         runs=runs,
-        failures=failures,
-        resamples=resamples,
-        analyses=tuple(_load_analysis(results_dir, entry, version) for entry in planned),
-        extra_models=tuple(m for m in models if m.extra),
-        extra_methods=tuple(m for m in methods if m.extra),
+        failures=failures | _analysis_failures(results_dir, planned.analyses),
+        analyses=tuple(_load_analysis(results_dir, a, version) for a in planned.analyses),
     )
-
-
-def _check_grid(cells: tuple[Cell, ...], models: set[str], methods: set[str]) -> None:
-    seen: set[str] = set()
-    for cell in cells:
-        if cell.run_id in seen:
-            raise StudyError(f"study.json names run {cell.run_id} twice; write it again")
-        seen.add(cell.run_id)
-        if cell.model not in models or cell.method not in methods:
-            raise StudyError(
-                f"study.json plans run {cell.run_id} of {cell.model}/{cell.method}, "
-                "which is not among its models and methods; write it again"
-            )
 
 
 def _load_runs(
-    root: Path, cells: tuple[Cell, ...], benchmarks: tuple[Benchmark, ...], version: int
+    root: Path, cells: tuple[PlannedRun, ...], benchmarks: tuple[Benchmark, ...], version: int
 ) -> tuple[dict[str, Run], dict[str, str]]:
     planned = {cell.run_id: cell for cell in cells}
     runs: dict[str, Run] = {}
@@ -128,7 +67,7 @@ def _load_runs(
     return runs, failures
 
 
-def _load_run(path: Path, cell: Cell, benchmarks: tuple[Benchmark, ...], version: int) -> Run:
+def _load_run(path: Path, cell: PlannedRun, benchmarks: tuple[Benchmark, ...], version: int) -> Run:
     result = read_object(path / "result.json")
     check_result(path, cell, result, version)
     scores = read_object(path / "scores.json") if (path / "scores.json").exists() else None

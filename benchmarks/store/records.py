@@ -8,17 +8,20 @@ from __future__ import annotations
 import csv
 import functools
 import json
-import os
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.config import SUITE_VERSION, Benchmark, Cell, Method, Model, Plan
 from benchmarks.store import stats
+from sgpo.core.files import read_jsonl, write_json
 
+NUM_DRAWS = 2000
+BOOTSTRAP_SEED = 20260624
 NOT_RUN = "not run"
 RL_METHODS = ("grpo", "hpt", "luffy", "sgpo")
 STARTING_POINTS = ("base", "sft", "sft_full")
@@ -46,45 +49,20 @@ class StudyError(ValueError):
 
 
 @dataclass(frozen=True)
-class Model:
-    """A base model of the study; ``parameters`` is its number of weights, None until
-    one of its runs has ended. ``extra``: it serves experiments of its own only."""
-
-    key: str
-    label: str
-    family: str
-    parameters: int | None
-    extra: bool = False
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method; ``extra``: it serves experiments of its own only."""
-
-    key: str
-    label: str
-    extra: bool = False
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A test set of ``num_problems`` problems, ``k`` samples each."""
-
-    key: str
-    label: str
-    num_problems: int
-    k: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One planned run. ``seed`` is None for a base model: it is not trained, so it counts for all
-    seeds."""
+class PlannedRun:
+    """A cell of the plan as study.json keeps it. ``seed`` is None for a base model: it is not
+    trained, so it counts for all seeds."""
 
     run_id: str
     model: str
     method: str
     seed: int | None
+
+    @classmethod
+    def of(cls, cell: Cell) -> PlannedRun:
+        config = cell.config
+        seed = None if config.method == "base" else config.seed
+        return cls(cell.run_id, config.model, config.method, seed)
 
 
 @dataclass(frozen=True)
@@ -94,7 +72,7 @@ class Run:
     numbers in a row for samples that agree; lacks a key that was scored without keeping answers.
     Times in seconds."""
 
-    cell: Cell
+    cell: PlannedRun
     path: Path
     config_hash: str
     status: str
@@ -122,7 +100,8 @@ class Run:
     @functools.cached_property
     def metrics(self) -> dict[str, np.ndarray]:
         """metrics.jsonl as columns: name -> float [steps]; absent or null values are NaN."""
-        rows = _read_jsonl(self.path / "metrics.jsonl")
+        path = self.path / "metrics.jsonl"
+        rows = read_jsonl(path) if path.exists() else []
         names = {name: None for row in rows for name in row}
         return {
             name: np.array([_number(row.get(name)) for row in rows], dtype=np.float64)
@@ -147,8 +126,8 @@ class Analysis:
 @dataclass(frozen=True)
 class Study:
     """Everything a table or figure needs. ``runs`` holds ended runs by id; ``failures`` the error
-    line of those that failed; ``resamples`` the bootstrap draws all artefacts share. ``models`` and
-    ``methods`` are those of the main comparison, the extra ones serve experiments of their own."""
+    line of those that failed. ``models`` and ``methods`` are those of the main comparison, the
+    extra ones serve experiments of their own."""
 
     root: Path
     profile: str
@@ -157,13 +136,113 @@ class Study:
     models: tuple[Model, ...]
     methods: tuple[Method, ...]
     benchmarks: tuple[Benchmark, ...]
-    cells: tuple[Cell, ...]
-    runs: Mapping[str, Run]
-    failures: Mapping[str, str]
-    resamples: stats.Resamples
+    cells: tuple[PlannedRun, ...]
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
     analyses: tuple[Analysis, ...] = ()
     extra_models: tuple[Model, ...] = ()
     extra_methods: tuple[Method, ...] = ()
+
+    @classmethod
+    def planned(
+        cls,
+        plan: Plan,
+        root: Path = Path(),
+        *,
+        analyses: Sequence[Any] = (),
+        sizes: Mapping[str, int] | None = None,
+    ) -> Study:
+        """The study of a plan, with no run in it.
+
+        Args:
+            root: its results directory.
+            analyses: the planned ``benchmarks.analyses`` tasks.
+            sizes: model key -> number of weights, as far as known.
+        """
+        models = [
+            replace(m, parameters=(sizes or {}).get(m.key)) for m in plan.models + plan.extra_models
+        ]
+        methods = [Method(m.key, m.label, extra=m.extra) for m in plan.methods]
+        return cls(
+            root=root,
+            profile=plan.name,
+            suite_version=SUITE_VERSION,
+            seeds=plan.seeds,
+            models=tuple(m for m in models if not m.extra),
+            methods=tuple(m for m in methods if not m.extra),
+            benchmarks=plan.benchmarks,
+            cells=tuple(map(PlannedRun.of, plan.cells())),
+            analyses=tuple(
+                Analysis(t.run_id, t.key, t.model, t.seed, tuple(c.run_id for c in t.inputs))
+                for t in analyses
+            ),
+            extra_models=tuple(m for m in models if m.extra),
+            extra_methods=tuple(m for m in methods if m.extra),
+        )
+
+    @classmethod
+    def read(cls, root: Path) -> Study:
+        """The grid of ``root``/study.json, with no run in it.
+
+        Raises:
+            StudyError: no file, or one that does not describe a grid.
+        """
+        grid = read_object(root / "study.json")
+        try:
+            models = [Model(**entry) for entry in grid["models"]]
+            methods = [Method(**entry) for entry in grid["methods"]]
+            study = cls(
+                root=root,
+                profile=grid["profile"],
+                suite_version=grid["suite_version"],
+                seeds=tuple(grid["seeds"]),
+                models=tuple(m for m in models if not m.extra),
+                methods=tuple(m for m in methods if not m.extra),
+                benchmarks=tuple(Benchmark(**entry) for entry in grid["benchmarks"]),
+                cells=tuple(PlannedRun(**entry) for entry in grid["cells"]),
+                analyses=tuple(
+                    Analysis(**entry | {"inputs": tuple(entry["inputs"])})
+                    for entry in grid.get("analyses", [])  # absent: a grid without analyses
+                ),
+                extra_models=tuple(m for m in models if m.extra),
+                extra_methods=tuple(m for m in methods if m.extra),
+            )
+        except (KeyError, TypeError) as error:
+            raise StudyError(
+                f"{root.name}/study.json does not describe a grid ({error}); "
+                "write it again with bash reproduce.sh"
+            ) from error
+        _check_grid(study)
+        return study
+
+    def write(self) -> None:
+        """The grid as ``root``/study.json, which :meth:`read` reads."""
+        analyses = ("run_id", "key", "model", "seed", "inputs")
+        write_json(
+            self.root / "study.json",
+            {
+                "profile": self.profile,
+                "suite_version": self.suite_version,
+                "seeds": list(self.seeds),
+                "models": [_brief(m) for m in self.models + self.extra_models],
+                "methods": [_brief(m) for m in self.methods + self.extra_methods],
+                "benchmarks": [asdict(b) for b in self.benchmarks],
+                "cells": [asdict(c) for c in self.cells],
+                "analyses": [{k: getattr(a, k) for k in analyses} for a in self.analyses],
+            },
+        )
+
+    @functools.cached_property
+    def resamples(self) -> stats.Resamples:
+        """The bootstrap draws that all artefacts share, from a fixed seed: a rebuild gives the
+        same intervals."""
+        counts = Counter((c.model, c.method) for c in self.cells)
+        return stats.draw_resamples(
+            np.random.default_rng(BOOTSTRAP_SEED),
+            num_seeds=max(counts.values(), default=1),
+            num_problems={b.key: b.num_problems for b in self.benchmarks},
+            num_draws=NUM_DRAWS,
+        )
 
     def model(self, key: str) -> Model:
         return next(model for model in self.models + self.extra_models if model.key == key)
@@ -243,22 +322,24 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_atomic(path: Path, content: str | bytes) -> Path:
-    """``path`` after its content was replaced as a whole: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+def _brief(entry: Model | Method) -> dict[str, Any]:
+    """Its fields; ``extra`` only where it is."""
+    return {k: v for k, v in asdict(entry).items() if k != "extra" or v}
+
+
+def _check_grid(study: Study) -> None:
+    models = {m.key for m in study.models + study.extra_models}
+    methods = {m.key for m in study.methods + study.extra_methods}
+    seen: set[str] = set()
+    for cell in study.cells:
+        if cell.run_id in seen:
+            raise StudyError(f"study.json names run {cell.run_id} twice; write it again")
+        seen.add(cell.run_id)
+        if cell.model not in models or cell.method not in methods:
+            raise StudyError(
+                f"study.json plans run {cell.run_id} of {cell.model}/{cell.method}, "
+                "which is not among its models and methods; write it again"
+            )
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -272,15 +353,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StudyError(f"{path} must hold a JSON object; remove it and repeat")
     return value
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except ValueError as error:
-        raise StudyError(f"{path} has a broken line ({error}); repeat the run") from error
 
 
 def _number(value: Any) -> float:

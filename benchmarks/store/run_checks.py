@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config import addressed
-from benchmarks.store.records import Benchmark, Cell, Run, StudyError, read_object
+from benchmarks.config import Benchmark, addressed
+from benchmarks.store.records import PlannedRun, Run, StudyError, read_object
 from sgpo.core.config import config_hash
 from sgpo.core.files import sha256_of
 
@@ -34,7 +34,7 @@ def stored_hash(run_dir: Path, result: Mapping[str, Any]) -> str:
     )
 
 
-def check_result(run_dir: Path, cell: Cell, result: Mapping[str, Any], version: int) -> None:
+def check_result(run_dir: Path, cell: PlannedRun, result: Mapping[str, Any], version: int) -> None:
     """Raises StudyError unless result.json is of the planned run, of this suite version, ended,
     and beside the config that the run is named after."""
     where = f"runs/{run_dir.name}"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that no reader ever sees a part of it."""
+def write_bytes(path: Path, content: bytes) -> Path:
+    """``path``, after ``content`` was written to it so that no reader ever sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:
@@ -28,10 +28,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.unlink(name)
         raise
     sync_directory(path.parent)
+    return path
 
 
-def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
+def write_text(path: Path, text: str) -> Path:
+    return write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -45,6 +46,14 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:  # not JSON, or not even text
         raise ValueError(f"{path}: not valid JSON ({error})") from error
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """The JSON values of the lines of ``path``; ValueError naming the file if one is broken."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{path}: a line is not valid JSON ({error})") from error
 
 
 def write_sealed_json(path: Path, value: dict[str, Any]) -> None:

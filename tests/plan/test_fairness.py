@@ -14,7 +14,7 @@ from benchmarks.run.launch import planned_study
 from sgpo.core.config import to_dict
 
 STUDY = planned_study("mini", 1, variants=True)
-MODELS = [key for key, _, _ in STUDY.models]
+MODELS = [m.key for m in STUDY.models]
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "mini"
 COMPARED = [entry.key for entry in mini.METHODS if entry.key != "grpo"]
 

@@ -25,8 +25,8 @@ OPTIONS = argparse.Namespace(
 
 
 def test_sizes_families_and_seeds():
-    assert [key for key, _, _ in STUDY.models] == list(LAB_MODELS)
-    assert {family for _, _, family in STUDY.models} == {"qwen2", "llama"}
+    assert [m.key for m in STUDY.models] == list(LAB_MODELS)
+    assert {m.family for m in STUDY.models} == {"qwen2", "llama"}
     assert STUDY.seeds == (0, 1, 2, 3, 4)
     named = {"1m": 1e6, "4m": 4e6, "16m": 16e6, "50m": 50e6}
     for key, spec in LAB_MODELS.items():

@@ -82,7 +82,7 @@ def test_a_local_checkpoint_s_shape_is_read_from_its_config(tmp_path):
 def test_every_row_of_table_1_is_planned_on_the_real_benchmarks(name):
     study = STUDY[name]
     assert [entry.key for entry in study.methods] == ROWS
-    assert [(b[0], b[2], b[3]) for b in study.benchmarks] == [
+    assert [(b.key, b.num_problems, b.k) for b in study.benchmarks] == [
         ("math500", 500, 4), ("amc23", 40, 32), ("olympiadbench", 674, 4), ("aime24", 30, 32),
     ]  # fmt: skip
     for cell in study.cells():
@@ -332,7 +332,7 @@ def test_another_checkpoint_stands_in_the_place_of_the_selected_model_alone(tmp_
             assert cell.config == expected and cell.hash != old.hash
         else:
             assert cell.config == old.config and cell.run_id == old.run_id
-    labels = {key: label for key, label, _ in study.models}
+    labels = {m.key: m.label for m in study.models}
     assert labels == {
         SMALLER.key: f"mine in place of {SMALLER.label}",
         "qwen2.5-1.5b": CHECKPOINTS["qwen2.5-1.5b"].label,

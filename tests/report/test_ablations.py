@@ -135,7 +135,7 @@ def test_a_variant_differs_from_sgpo_in_exactly_the_named_fields(profile):
 def test_variants_are_planned_on_one_model_and_only_when_asked_for():
     grid = planned_study("mini", 3, variants=True)
     placed = {(c.config.model, c.config.method) for c in grid.cells()}
-    main = [model for model, _, _ in grid.models]
+    main = [model.key for model in grid.models]
     assert {method for model, method in placed if model == "qwen-m"} >= set(CHANGES)
     repeated = {(m, k) for m, k in placed if k in CHANGES and m in main and m != "qwen-m"}
     assert repeated == {("llama-m", k) for k in ("sgpo_nll", "sgpo_no_clip", "sgpo_delta3")}

@@ -25,7 +25,7 @@ from benchmarks.report.html import to_html
 from benchmarks.report.tables import budget, regime, tuning
 from benchmarks.store import stats
 from benchmarks.store.load import load_study
-from benchmarks.store.records import RL_METHODS, StudyError, write_atomic
+from benchmarks.store.records import RL_METHODS, StudyError
 from benchmarks.store.run_checks import stored_hash
 
 TREE = Path(__file__).resolve().parents[2]
@@ -410,18 +410,6 @@ def test_the_report_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=TREE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    path = write_atomic(tmp_path / "a.md", "old")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(path, "new")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 # Pages --------------------------------------------------------------------------------------------

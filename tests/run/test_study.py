@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.config import Study
+from benchmarks.config import Plan
 from benchmarks.profiles import quick
 from benchmarks.run.cell import is_finished
 from benchmarks.run.launch import planned_study
@@ -34,7 +34,7 @@ def cache(tmp_path_factory) -> Path:
     return directory
 
 
-def small_study() -> Study:
+def small_study() -> Plan:
     return planned_study("quick", 1, overrides=[TINY])
 
 

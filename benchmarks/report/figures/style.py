@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt  # noqa: E402  (the backend must be chosen 
 from matplotlib.figure import Figure  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.store.records import write_atomic  # noqa: E402
+from sgpo.core.files import write_bytes  # noqa: E402
 
 # Okabe and Ito's palette, told apart under the common colour-vision deficiencies; line style and
 # marker differ too, so that a grey print still works.
@@ -99,7 +99,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], metadata=metadata)
         content = buffer.getvalue() if suffix == ".pdf" else _with_palette(buffer)
-        written.append(write_atomic(path.with_suffix(suffix), content))
+        written.append(write_bytes(path.with_suffix(suffix), content))
     plt.close(figure)
     return written
 

@@ -25,7 +25,8 @@ from benchmarks.report.document import (
 )
 from benchmarks.report.tables.write import csv_text
 from benchmarks.store import stats
-from benchmarks.store.records import NOT_RUN, Study, write_atomic
+from benchmarks.store.records import NOT_RUN, Study
+from sgpo.core.files import write_text
 
 NAME = "claims"
 TITLE = "Claims"
@@ -167,8 +168,8 @@ def build(study: Study, out_dir: Path) -> list[Path]:
     """Writes CLAIMS.md and tables/claims.csv."""
     found = tests.evaluate(study)
     return [
-        write_atomic(out_dir / "CLAIMS.md", page(study, found)),
-        write_atomic(out_dir / "tables" / "claims.csv", csv_text(records(found))),
+        write_text(out_dir / "CLAIMS.md", page(study, found)),
+        write_text(out_dir / "tables" / "claims.csv", csv_text(records(found))),
     ]
 
 

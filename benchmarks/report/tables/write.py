@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report.document import Lines, Table, TextCell, table_markdown
-from benchmarks.store.records import write_atomic
+from sgpo.core.files import write_text
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -38,9 +38,9 @@ def write_table(
         records: the rows of the CSV (long, for machines), all with the same keys.
     """
     return [
-        write_atomic(stem.with_suffix(".md"), f"{note}\n\n{table_markdown(table, links=False)}\n"),
-        write_atomic(stem.with_suffix(".csv"), csv_text(records)),
-        write_atomic(stem.with_suffix(".tex"), f"% {note}\n{table_tex(table, label=stem.name)}"),
+        write_text(stem.with_suffix(".md"), f"{note}\n\n{table_markdown(table, links=False)}\n"),
+        write_text(stem.with_suffix(".csv"), csv_text(records)),
+        write_text(stem.with_suffix(".tex"), f"% {note}\n{table_tex(table, label=stem.name)}"),
     ]
 
 
