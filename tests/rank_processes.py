@@ -18,6 +18,7 @@ from tiny import TRAIN, build_model, build_problems, build_rollout, grader
 
 from sgpo.core import distributed as ranks
 from sgpo.core import sharding
+from sgpo.core.sampling.ranks import ReplicaSampler
 from sgpo.core.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -84,7 +85,7 @@ def sharded_trainer(
     sharding.shard(model, CPU, precision)
     rollout = build_rollout(replica, grade=grade)
     rollout.model = model
-    rollout.sampler = sharding.ReplicaSampler(replica, rollout.sampler)
+    rollout.sampler = ReplicaSampler(replica, rollout.sampler)
     return Trainer(
         model=model,
         method=method,

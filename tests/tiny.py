@@ -32,7 +32,7 @@ from baselines.srft import SRFT, SRFTConfig
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.rollout import Rollout
-from sgpo.core.sampling.cpu import CompactSampler
+from sgpo.core.sampling import CompactSampler
 from sgpo.core.trainer import Trainer
 from sgpo.core.types import Problem
 from sgpo.core.verifier import Verdict

@@ -18,7 +18,7 @@ from benchmarks.data.sources import training_problems
 from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout
-from sgpo.core.sampling import make_engine
+from sgpo.core.sampling import make_sampler
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import Problem, Trajectory
 from sgpo.mini.probes import TokenProfile, derivation_steps, reachable, token_profiles
@@ -43,7 +43,7 @@ def analyse(
     stop_ids = spec.stop_ids(tokenizer)
     rollout = Rollout(
         model=model,
-        sampler=make_engine(cell.config.sampler, model, tokenizer, stop_ids=stop_ids),
+        sampler=make_sampler(cell.config.sampler, model, tokenizer, stop_ids=stop_ids),
         tokenizer=tokenizer,
         prompt_spec=spec,
         config=cell.config.rollout,

@@ -27,7 +27,7 @@ from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.core.method import Method
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout
-from sgpo.core.sampling.cpu import CompactSampler
+from sgpo.core.sampling import CompactSampler
 from sgpo.core.trainer import Trainer
 from sgpo.core.types import Problem
 from sgpo.core.verifier import Verdict

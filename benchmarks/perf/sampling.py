@@ -24,8 +24,7 @@ from transformers import logging as transformers_logging
 from benchmarks.perf import vllm_peer
 from benchmarks.perf.common import in_rounds, paired_ratio, spread, table, threads, timed
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.sampling.cpu import CompactSampler
-from sgpo.core.sampling.sampler import Sampler, SamplingParams, TransformersSampler
+from sgpo.core.sampling import CompactSampler, Sampler, SamplingParams, TransformersSampler
 from sgpo.mini.models import MODELS as MINI_MODELS
 from sgpo.mini.models import ModelSpec, build_model, build_tokenizer
 from sgpo.mini.suites import benchmark_problems

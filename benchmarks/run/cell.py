@@ -38,8 +38,8 @@ from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout
 from sgpo.core.runlog import environment, source_digest
+from sgpo.core.sampling import Sampler
 from sgpo.core.sampling.ranks import SharedSampler
-from sgpo.core.sampling.sampler import Sampler
 from sgpo.core.seeding import derive_seed
 from sgpo.core.trainer import Diverged, Trainer
 from sgpo.mini import regime

@@ -24,10 +24,9 @@ from sgpo.core.distributed import select_device
 from sgpo.core.files import read_json, sha256_of, write_json
 from sgpo.core.models import context_length, fit_max_tokens, load_model, load_tokenizer, read_config
 from sgpo.core.prompts import PromptSpec, native_spec, prompt_spec
-from sgpo.core.sampling import make_engine
-from sgpo.core.sampling.sampler import Sampler
+from sgpo.core.sampling import Sampler, make_sampler
 from sgpo.core.sampling.vllm import WeightsDiffer
-from sgpo.core.sampling.vllm_process import EngineFailed
+from sgpo.core.sampling.vllm_engine import EngineFailed
 from sgpo.core.types import Problem
 
 Suites = dict[str, tuple[list[Problem], int]]
@@ -163,7 +162,7 @@ class _Engines:
             model = load_model(self.options.model)
             if name != "vllm":  # which has weights of its own and compares them with these
                 model = model.to(self.device, DTYPES[self.options.dtype])
-            self.made[stop_ids] = make_engine(
+            self.made[stop_ids] = make_sampler(
                 name,
                 model,
                 self.tokenizer,

@@ -22,7 +22,7 @@ from benchmarks.config import SUITE_VERSION, EvalConfig
 from benchmarks.data.sources import evaluation_problems, problem_set_sha256
 from sgpo.core.files import write_bytes
 from sgpo.core.prompts import PromptSpec
-from sgpo.core.sampling.sampler import Sampler, SamplingParams
+from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import FinishReason, Problem
 from sgpo.core.verifier import grade_many

@@ -10,11 +10,11 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.config import RunConfig
-from sgpo.core import sharding
+from sgpo.core import sampling, sharding
 from sgpo.core.distributed import Ranks
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.sampling import make_engine
-from sgpo.core.sampling.sampler import Sampler
+from sgpo.core.sampling import Sampler
+from sgpo.core.sampling.ranks import ReplicaSampler
 
 
 def training_sampler(
@@ -37,7 +37,7 @@ def training_sampler(
         sampler = make_sampler(model, tokenizer, config)
     else:
         replica = copy.deepcopy(model).to(device, sharding.DTYPES[config.precision])
-        sampler = sharding.ReplicaSampler(replica, make_sampler(replica, tokenizer, config))
+        sampler = ReplicaSampler(replica, make_sampler(replica, tokenizer, config))
     if config.train.activation_checkpointing:
         sharding.recompute_activations(model)
     if sharded:
@@ -60,4 +60,4 @@ def make_sampler(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> S
     vllm = config.vllm
     if vllm.dtype == "auto" and vllm.server is None:
         vllm = replace(vllm, dtype=config.precision)
-    return make_engine(config.sampler, model, tokenizer, stop_ids=stop_ids, vllm=vllm)
+    return sampling.make_sampler(config.sampler, model, tokenizer, stop_ids=stop_ids, vllm=vllm)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core.config import RolloutConfig
 from sgpo.core.prompts import PromptSpec
-from sgpo.core.sampling.sampler import Sampler, SamplingParams
+from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import Completion, FinishReason, Problem, Role, Spent, Trajectory

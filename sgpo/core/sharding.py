@@ -13,7 +13,7 @@ Every function takes a plain model too and then does the plain thing.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -25,8 +25,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from sgpo.core.distributed import Ranks
-from sgpo.core.sampling.sampler import Sampler, SamplingParams
-from sgpo.core.types import Completion
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -136,35 +134,6 @@ def export(model: PreTrainedModel, directory: Path | None) -> None:
             state[name] = tensor.cpu()
     if directory is not None:
         model.save_pretrained(directory, state_dict=state)
-
-
-class ReplicaSampler:
-    """A ``Sampler`` that works on whole weights of its own, for a policy that lives in shards."""
-
-    def __init__(self, replica: PreTrainedModel, sampler: Sampler) -> None:
-        self.replica, self.sampler = replica, sampler
-
-    @torch.no_grad()
-    def sync(self, model: PreTrainedModel) -> None:
-        """Copy the gathered weights of ``model`` into the replica; all ranks call it together."""
-        own = self.replica.state_dict()
-        for name, tensor in full_state(model):
-            own[name].copy_(tensor)
-        self.sampler.sync(self.replica)
-
-    def release(self) -> None:
-        """See ``Sampler.release``."""
-        self.sampler.release()
-
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        params: SamplingParams,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Completion]]:
-        """See ``Sampler.sample``."""
-        return self.sampler.sample(prompts, n, params, progress)
 
 
 def _sharded_modules(model: PreTrainedModel) -> list[FSDPModule]:

@@ -22,8 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.sampling.cpu import CompactSampler
-from sgpo.core.sampling.sampler import SamplingParams
+from sgpo.core.sampling import CompactSampler, SamplingParams
 from sgpo.core.types import Completion, Problem
 from sgpo.mini.probes import kl_profile
 from sgpo.mini.problems import TYPES

@@ -10,8 +10,7 @@ from tiny import build_model, build_problems, build_rollout, build_trainer, dens
 
 from baselines.grpo import GRPO, GRPOConfig
 from sgpo.core.rollout import MEASURED, PER_FORWARD, mismatch, sampler_mismatch
-from sgpo.core.sampling.cpu import CompactSampler
-from sgpo.core.sampling.sampler import SamplingParams
+from sgpo.core.sampling import CompactSampler, SamplingParams
 from sgpo.core.scoring import own_logprobs
 
 SHIFT = 0.1

@@ -22,9 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from sgpo.core import sharding
 from sgpo.core.distributed import RankLost, Ranks, check_share, places_of, weighted_means
-from sgpo.core.sampling.cpu import CompactSampler
+from sgpo.core.sampling import CompactSampler, SamplingParams
 from sgpo.core.sampling.ranks import SharedSampler
-from sgpo.core.sampling.sampler import SamplingParams
 
 STEPS = 4
 PROMPTS = [(5, 6, 7), (8,), (9, 10), (11, 12, 13, 14), (15, 16)]

@@ -1,38 +1,214 @@
-"""Samplers: the right distribution, the right weights, the right seed, the right stop."""
+"""The contract of all samplers: the right distribution, weights, seeds, order and ends."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from tiny import (
-    END,
-    SPEC,
-    VOCABULARY,
-    build_double,
-    build_model,
-    build_tokenizer,
-)
+from engines import LONG, PROMPTS, STOP, TOKENIZER, build, ids_of, perturb
+from scipy import stats
+from tiny import END, VOCABULARY, build_double, build_model, build_tokenizer
 
 from sgpo.core.cpu_model import Decoder
-from sgpo.core.sampling import cpu as compact_decoder
-from sgpo.core.sampling import sampler as sampling
-from sgpo.core.sampling.cpu import CompactSampler
-from sgpo.core.sampling.sampler import SamplingParams, TransformersSampler, make_completion
+from sgpo.core.sampling import CompactSampler, SamplingParams, TransformersSampler, cpu, generate
+from sgpo.core.sampling.cpu import draw
+from sgpo.core.sampling.sampler import make_completion
 from sgpo.core.seeding import generator
 from sgpo.core.types import FinishReason
 
-TOKENIZER = build_tokenizer()
-STOP = SPEC.stop_ids(TOKENIZER)
-SAMPLERS = {"compact": CompactSampler, "transformers": TransformersSampler}
-PROMPTS = [(2, 5, 6, 4, 3), (2, 7, 3), (2, 8, 9, 10, 11, 12, 4, 3), (2, 6, 3)]
+# --- every sampler ------------------------------------------------------------------------------
 
 
-def make(kind: str, model=None, **changes):
-    return SAMPLERS[kind](model or build_model(), TOKENIZER, stop_ids=STOP, **changes)
+def test_seeds_decide_and_samples_differ(make):
+    sampler, params = make(build()), SamplingParams(max_tokens=12, seed=1)
+    prompts = [*PROMPTS, PROMPTS[0]]
+    first, again = (ids_of(sampler.sample(prompts, 6, params)) for _ in range(2))
+    other = ids_of(sampler.sample(prompts, 6, replace(params, seed=2)))
+    assert first == again != other
+    assert [len(group) for group in first] == [6] * len(prompts)
+    assert all(len(set(group)) > 3 for group in first)
+    assert len({*first[0], *first[-1]}) > 10, "equal prompts must not share their draws"
+    # Calls with neighbouring seeds must not draw from shifted copies of one sequence.
+    assert not {x for x in first[0] if len(x) > 3} & set(other[0])
 
 
-def ids_of(groups):
-    return [[c.token_ids for c in group] for group in groups]
+def test_sampling_leaves_the_global_generator_alone(make):
+    sampler = make(build())
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    sampler.sample(PROMPTS[:2], 2, SamplingParams(max_tokens=3, seed=1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[1::2]], ids=["padded", "one length"])
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_at_a_vanishing_temperature_samples_are_the_greedy_ones_in_order(make, family, prompts):
+    model = build(2, family=family, initializer_range=0.8)  # no two logits nearly equal
+    params = SamplingParams(max_tokens=12, temperature=0.01, seed=3)
+    groups = make(model, max_batch=3).sample(prompts, 2, params)
+    for prompt, group in zip(prompts, groups, strict=True):
+        ids = torch.tensor([prompt])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=list(STOP),
+        )
+        assert [c.token_ids for c in group] == [tuple(out[0, len(prompt) :].tolist())] * 2
+
+
+def test_stop_token_is_kept_and_truncation_is_flagged(make):
+    params = SamplingParams(max_tokens=5, seed=2, temperature=2.0)
+    flat = [c for group in make(build()).sample(PROMPTS, 40, params) for c in group]
+    for completion in flat:
+        if completion.finish_reason is FinishReason.STOP:
+            assert completion.token_ids[-1] == END and END not in completion.token_ids[:-1]
+        else:
+            assert len(completion.token_ids) == 5 and END not in completion.token_ids
+        words = [VOCABULARY[i] for i in completion.token_ids if i > 4]
+        assert completion.text.split() == words
+    assert {c.finish_reason for c in flat} == set(FinishReason)
+    # A stop token in the last place that the budget leaves is a stop, not a truncation.
+    assert any(len(c.token_ids) == 5 and c.finish_reason is FinishReason.STOP for c in flat)
+
+
+def test_completion_is_cut_after_the_first_stop_token():
+    stop = frozenset({END})
+    cut = make_completion([5, END, 6, END], stop, TOKENIZER, [-1.0, -2.0, -3.0, -4.0])
+    assert cut.token_ids == (5, END) and cut.finish_reason is FinishReason.STOP
+    assert cut.sampler_logprobs == (-1.0, -2.0)
+    whole = make_completion([5, 6], stop, TOKENIZER)
+    assert whole.finish_reason is FinishReason.LENGTH and whole.text == "w0 w1"
+
+
+def test_the_checkpoints_own_defaults_do_not_leak_into_sampling(make):
+    """Only our stop ids count, and the policy is the softmax without the repetition penalty that
+    instruct checkpoints ship."""
+    params = SamplingParams(max_tokens=8, seed=1)
+    plain, changed = build(), build()
+    changed.config.eos_token_id = 7
+    changed.generation_config.repetition_penalty = 50.0
+    changed.generation_config.top_k = 2
+    changed.generation_config.min_new_tokens = 7
+    groups = ids_of(make(changed).sample(PROMPTS, 40, params))
+    assert groups == ids_of(make(plain).sample(PROMPTS, 40, params))
+    assert any(7 in ids[:-1] for group in groups for ids in group)
+
+
+def test_synced_weights_are_the_ones_that_sample(make):
+    """After an update in place, and after a change to another model."""
+    model, params = build(), SamplingParams(max_tokens=6, seed=1)
+    sampler, prompts = make(model), [*PROMPTS, *LONG]
+    before = ids_of(sampler.sample(prompts, 3, params))
+    perturb(model)
+    sampler.release()
+    sampler.sync(model)
+    after = ids_of(sampler.sample(prompts, 3, params))
+    assert after != before
+    assert after == ids_of(make(model).sample(prompts, 3, params))
+    other = build(seed=9)
+    sampler.sync(other)
+    moved = ids_of(sampler.sample(prompts, 3, params))
+    assert moved != after
+    assert moved == ids_of(make(other).sample(prompts, 3, params))
+
+
+def test_progress_counts_every_completion(make):
+    counts = []
+    sampler = make(build(), max_batch=6)
+    sampler.sample(PROMPTS, 3, SamplingParams(max_tokens=2), counts.append)
+    assert sum(counts) == 12 and len(counts) > 1
+
+
+def nucleus(logits, temperature, top_p):
+    """Reference in numpy: the smallest set of most probable tokens that reaches ``top_p``."""
+    scaled = np.array(logits, dtype=np.float64) / temperature
+    probs = np.exp(scaled - scaled.max())
+    probs /= probs.sum()
+    kept, mass = np.zeros_like(probs), 0.0
+    for token in np.argsort(-probs):
+        if mass >= top_p:
+            break
+        kept[token] = probs[token]
+        mass += probs[token]
+    return kept / kept.sum()
+
+
+def fits(counts, expected):
+    """p-value of observed counts, rare tokens taken together; a token without mass: 0."""
+    if counts[expected == 0].any():
+        return 0.0
+    common = expected * counts.sum() >= 5
+    rare = (expected > 0) & ~common
+    observed, wanted = list(counts[common]), list(expected[common] * counts.sum())
+    if rare.any():
+        observed.append(counts[rare].sum())
+        wanted.append(expected[rare].sum() * counts.sum())
+    return stats.chisquare(observed, wanted).pvalue if len(observed) > 1 else 1.0
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7), (0.7, 0.8)])
+def test_first_tokens_follow_the_tempered_nucleus(make, temperature, top_p):
+    model = build()
+    with torch.no_grad():
+        logits = model(torch.tensor([PROMPTS[0]])).logits[0, -1]
+    params = SamplingParams(max_tokens=1, temperature=temperature, top_p=top_p, seed=5)
+    drawn = [c.token_ids[0] for c in make(model).sample([PROMPTS[0]], 2000, params)[0]]
+    counts = np.bincount(drawn, minlength=len(VOCABULARY))
+    assert fits(counts, nucleus(logits.numpy(), temperature, top_p)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"max_tokens": 4, "temperature": 0.0}, "temperature=0.0"),
+        ({"max_tokens": 4, "top_p": 0.0}, "top_p=0.0"),
+        ({"max_tokens": 4, "top_p": 1.5}, "top_p=1.5"),
+        ({"max_tokens": 4, "temperature": float("nan")}, "temperature=nan"),
+    ],
+)
+def test_impossible_parameters_are_refused(values, named):
+    with pytest.raises(ValueError, match=named):
+        SamplingParams(**values)
+
+
+# --- one draw -----------------------------------------------------------------------------------
+
+LOGITS = [2.0, -1.0, 0.5, 1.5, -3.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("top_p", [1.0, 0.95, 0.5, 0.01])
+def test_draws_follow_the_nucleus(temperature, top_p):
+    count = 20_000
+    uniform = torch.rand(count, generator=generator(1, "draws"))
+    params = SamplingParams(max_tokens=1, temperature=temperature, top_p=top_p)
+    tokens = draw(torch.tensor([LOGITS]).expand(count, -1), uniform, params)
+    counts = np.bincount(tokens.numpy(), minlength=len(LOGITS))
+    assert fits(counts, nucleus(LOGITS, temperature, top_p)) > 1e-3
+
+
+def test_extreme_uniforms_stay_on_tokens_with_mass():
+    almost_one = torch.tensor(1.0).nextafter(torch.tensor(0.0))
+    logits = torch.tensor([[-200.0, 0.0, 1.0, -200.0]])
+    for top_p in (1.0, 0.9):
+        params = SamplingParams(max_tokens=1, top_p=top_p)
+        for uniform in (torch.tensor(0.0), almost_one):
+            assert int(draw(logits, uniform[None], params)) in (1, 2)
+
+
+def test_a_uniform_that_was_rounded_to_1_stays_in_the_nucleus():
+    logits = torch.randn(2000, 6, generator=generator(1, "rounding"))
+    tokens = draw(logits, torch.ones(2000), SamplingParams(max_tokens=1, top_p=0.5))
+    ordered, order = torch.softmax(logits.double(), -1).sort(-1, descending=True)
+    size = (ordered.cumsum(-1) < 0.5).sum(-1, keepdim=True)  # less one
+    assert torch.equal(tokens, order.gather(1, size).squeeze(1))
+
+
+# --- the compact decoder ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
@@ -54,7 +230,7 @@ def test_compact_decoder_equals_the_models_own_forward(family, shape):
     new = 4
     forced = torch.randint(5, 20, (len(PROMPTS), new), generator=generator(0, "forced"))
     with torch.inference_mode():
-        batch = compact_decoder._Batch(Decoder(model), PROMPTS, new)
+        batch = cpu._Batch(Decoder(model), PROMPTS, new)
         rows = torch.arange(len(PROMPTS))
         steps = [model.lm_head(batch.hidden)]
         for t in range(new):
@@ -73,131 +249,34 @@ def test_compact_decoder_equals_the_models_own_forward(family, shape):
             torch.testing.assert_close(got, expected[:last], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
-@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[1::2]], ids=["padded", "one length"])
-def test_greedy_ids_are_those_of_generate(family, prompts):
-    """At a vanishing temperature every draw is the most probable token."""
-    model = build_model(family, initializer_range=0.8)
-    groups = make("compact", model).sample(
-        prompts, 2, SamplingParams(max_tokens=12, temperature=1e-4, seed=3)
-    )
-    lengths = set()
-    for prompt, group in zip(prompts, groups, strict=True):
-        ids = torch.tensor([prompt])
-        out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
-        )
-        expected = tuple(out[0, len(prompt) :].tolist())
-        assert [c.token_ids for c in group] == [expected] * 2
-        lengths.add(len(expected))
-    assert max(lengths) > 3
-
-
-@pytest.mark.parametrize("kind", SAMPLERS)
-def test_seeds_decide_and_samples_of_a_group_differ(kind):
-    sampler = make(kind)
-    params = SamplingParams(max_tokens=8, seed=1)
-    first, again = (ids_of(sampler.sample(PROMPTS, 6, params)) for _ in range(2))
-    other = ids_of(sampler.sample(PROMPTS, 6, replace(params, seed=2)))
-    assert first == again != other
-    assert all(len(set(group)) > 1 for group in first)
-    assert [len(group) for group in first] == [6] * len(PROMPTS)
-
-
-@pytest.mark.parametrize("kind", SAMPLERS)
-def test_sampling_leaves_the_global_generator_alone(kind):
-    torch.manual_seed(11)
-    expected = torch.rand(3)
-    torch.manual_seed(11)
-    make(kind).sample(PROMPTS[:2], 2, SamplingParams(max_tokens=3, seed=1))
-    assert torch.equal(torch.rand(3), expected)
+def compact(model, **how):
+    return CompactSampler(model, TOKENIZER, stop_ids=STOP, **how)
 
 
 def test_compact_samples_do_not_depend_on_the_batch():
     model = build_model()
     params = SamplingParams(max_tokens=12, seed=4, top_p=0.95)
-    whole = ids_of(make("compact", model).sample(PROMPTS, 5, params))
+    whole = ids_of(compact(model).sample(PROMPTS, 5, params))
     for size in (1, 7, 10):
-        assert ids_of(make("compact", model, max_batch=size).sample(PROMPTS, 5, params)) == whole
-
-
-@pytest.mark.parametrize("kind", SAMPLERS)
-def test_results_come_in_submission_order(kind):
-    """Each greedy-like completion must be the argmax continuation of its own prompt."""
-    model = build_model()
-    params = SamplingParams(max_tokens=1, temperature=1e-3)
-    groups = make(kind, model, max_batch=3).sample(PROMPTS, 2, params)
-    for prompt, group in zip(PROMPTS, groups, strict=True):
-        with torch.no_grad():
-            best = int(model(torch.tensor([prompt])).logits[0, -1].argmax())
-        assert [c.token_ids for c in group] == [(best,)] * 2
-
-
-@pytest.mark.parametrize("kind", SAMPLERS)
-def test_weights_changed_in_place_are_the_ones_that_sample(kind):
-    model = build_model()
-    sampler, params = make(kind, model), SamplingParams(max_tokens=6, seed=1)
-    before = ids_of(sampler.sample(PROMPTS, 3, params))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator(0, "w")))
-    after = ids_of(sampler.sample(PROMPTS, 3, params))
-    assert after != before
-    assert after == ids_of(make(kind, model).sample(PROMPTS, 3, params))
-    other = build_model(seed=9)
-    sampler.sync(other)
-    assert ids_of(sampler.sample(PROMPTS, 3, params)) == ids_of(
-        make(kind, other).sample(PROMPTS, 3, params)
-    )
-
-
-@pytest.mark.parametrize("kind", SAMPLERS)
-def test_stop_token_is_kept_and_truncation_is_flagged(kind):
-    groups = make(kind).sample(PROMPTS, 40, SamplingParams(max_tokens=5, seed=2))
-    reasons = set()
-    for completion in (c for group in groups for c in group):
-        reasons.add(completion.finish_reason)
-        if completion.finish_reason is FinishReason.STOP:
-            assert completion.token_ids[-1] == END and END not in completion.token_ids[:-1]
-        else:
-            assert len(completion.token_ids) == 5 and END not in completion.token_ids
-        words = [VOCABULARY[i] for i in completion.token_ids if i > 4]
-        assert completion.text.split() == words
-    assert reasons == {FinishReason.STOP, FinishReason.LENGTH}
-
-
-def test_completion_is_cut_after_the_first_stop_token():
-    stop = frozenset({END})
-    cut = make_completion([5, END, 6, END], stop, TOKENIZER)
-    assert cut.token_ids == (5, END) and cut.finish_reason is FinishReason.STOP
-    assert make_completion([END], stop, TOKENIZER).token_ids == (END,)
-    whole = make_completion([5, 6], stop, TOKENIZER)
-    assert whole.finish_reason is FinishReason.LENGTH and whole.text == "w0 w1"
-
-
-@pytest.mark.parametrize("kind", SAMPLERS)
-def test_progress_counts_every_completion(kind):
-    counts = []
-    sampler = make(kind, max_batch=6)
-    sampler.sample(PROMPTS, 3, SamplingParams(max_tokens=2), counts.append)
-    assert sum(counts) == 12 and len(counts) > 1
+        assert ids_of(compact(model, max_batch=size).sample(PROMPTS, 5, params)) == whole
 
 
 def test_finished_rows_leave_the_batch(monkeypatch):
     """Rows that stopped a while ago must not be decoded to the end of the budget."""
     rows = []
-    step = compact_decoder._Batch.step
+    step = cpu._Batch.step
 
     def counted(self, tokens):
         rows.append(len(tokens))
         return step(self, tokens)
 
-    monkeypatch.setattr(compact_decoder._Batch, "step", counted)
-    groups = make("compact").sample(PROMPTS, 32, SamplingParams(max_tokens=40, seed=1))
+    monkeypatch.setattr(cpu._Batch, "step", counted)
+    params = SamplingParams(max_tokens=40, seed=1)
+    groups = compact(build_model()).sample(PROMPTS, 32, params)
     lengths = [len(c.token_ids) for group in groups for c in group]
     for step, decoded in enumerate(rows, start=1):
         alive = sum(length > step for length in lengths)
-        assert alive <= decoded <= alive / compact_decoder.COMPACT_BELOW + 1, step
+        assert alive <= decoded <= alive / cpu.COMPACT_BELOW + 1, step
     assert len(rows) == max(lengths) - 1  # the first token comes from the prompt
 
 
@@ -222,53 +301,32 @@ def test_finished_rows_leave_the_batch(monkeypatch):
 def test_unsupported_architectures_are_refused(family, changes, named):
     """The compact decoder must say so, not compute something else."""
     with pytest.raises(ValueError, match=named):
-        make("compact", build_model(family, **changes))
+        compact(build_model(family, **changes))
 
 
 def test_half_precision_is_refused():
     with pytest.raises(ValueError, match="dtype=torch.bfloat16"):
-        make("compact", build_model().bfloat16())
+        compact(build_model().bfloat16())
 
 
-def test_checkpoint_defaults_do_not_leak_into_sampling():
-    """Instruct checkpoints ship a repetition penalty; the policy is the softmax without it."""
-    model = build_model()
-    params = SamplingParams(max_tokens=8, seed=1)
-    plain = ids_of(make("transformers", model).sample(PROMPTS, 4, params))
-    model.generation_config.repetition_penalty = 50.0
-    model.generation_config.top_k = 2
-    model.generation_config.min_new_tokens = 7
-    assert ids_of(make("transformers", model).sample(PROMPTS, 4, params)) == plain
+# --- transformers' generate ---------------------------------------------------------------------
 
 
 def test_a_tokenizer_without_padding_token_still_samples():
     """Llama 3 tokenizers have none."""
     tokenizer, params = build_tokenizer(), SamplingParams(max_tokens=4, seed=1)
-    expected = ids_of(make("transformers").sample(PROMPTS, 2, params))
     tokenizer.pad_token = None
-    sampler = TransformersSampler(build_model(), tokenizer, stop_ids=STOP)
-    assert ids_of(sampler.sample(PROMPTS, 2, params)) == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "named"),
-    [
-        ({"max_tokens": 0}, "max_tokens=0"),
-        ({"max_tokens": 4, "temperature": 0.0}, "temperature=0.0"),
-        ({"max_tokens": 4, "top_p": 0.0}, "top_p=0.0"),
-        ({"max_tokens": 4, "top_p": 1.5}, "top_p=1.5"),
-        ({"max_tokens": 4, "temperature": float("nan")}, "temperature=nan"),
-    ],
-)
-def test_impossible_parameters_are_refused(values, named):
-    with pytest.raises(ValueError, match=named):
-        SamplingParams(**values)
+    one, other = (
+        TransformersSampler(build_model(), t, stop_ids=STOP).sample(PROMPTS, 2, params)
+        for t in (TOKENIZER, tokenizer)
+    )
+    assert ids_of(one) == ids_of(other)
 
 
 def test_a_long_prompt_makes_its_batch_small(monkeypatch):
-    monkeypatch.setattr(sampling, "MAX_BATCH_PAIRS", 400)
+    monkeypatch.setattr(generate, "MAX_BATCH_PAIRS", 400)
     rows = [[0] * length for length in (5, 5, 10, 10, 20, 25, 5, 5, 5)]
-    found = [[len(row) for row in batch] for batch in sampling._batches(rows, 3)]
+    found = [[len(row) for row in batch] for batch in generate._batches(rows, 3)]
     # 4 x 10^2 is 400 but three rows are the most; 20^2 fills a batch; 25^2 is more than one.
     assert found == [[5, 5, 10], [10], [20], [25], [5, 5, 5]]
-    assert [row for batch in sampling._batches(rows, 3) for row in batch] == rows
+    assert [row for batch in generate._batches(rows, 3) for row in batch] == rows

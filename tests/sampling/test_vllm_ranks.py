@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from engines import NO_VLLM, STOP, TOKENIZER, build
 from rank_processes import CPU, launch
-from test_vllm_sampler import NO_VLLM, STOP, TOKENIZER, build
 from tiny import build_problems, build_rollout, build_trainer
 
 from baselines.grpo import GRPO, GRPOConfig

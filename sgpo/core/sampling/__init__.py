@@ -1,4 +1,4 @@
-"""The samplers by name: the one place that knows them all."""
+"""The samplers, and ``make_sampler``, the one place that knows them all by name."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sgpo.core.config import VLLMSettings
-from sgpo.core.sampling.sampler import Sampler
+from sgpo.core.sampling.cpu import CompactSampler
+from sgpo.core.sampling.generate import TransformersSampler
+from sgpo.core.sampling.sampler import Sampler, SamplingParams
+
+__all__ = ["CompactSampler", "Sampler", "SamplingParams", "TransformersSampler", "make_sampler"]
 
 
-def make_engine(
+def make_sampler(
     name: str,
     model: PreTrainedModel,
     tokenizer: Any,
@@ -34,15 +38,11 @@ def make_engine(
         ValueError: unknown name, or the engine is not installed.
     """
     if name == "compact":
-        from sgpo.core.sampling.cpu import CompactSampler
-
         return CompactSampler(model, tokenizer, stop_ids=stop_ids)
     if name == "transformers":
-        from sgpo.core.sampling.sampler import TransformersSampler
-
         return TransformersSampler(model, tokenizer, stop_ids=stop_ids)
     if name == "vllm":
-        from sgpo.core.sampling.vllm import VLLMSampler
+        from sgpo.core.sampling.vllm import VLLMSampler  # slow to import, and rarely asked for
 
         # Nothing is trained beside it, so it may have nearly the whole GPU and never sleeps.
         alone = VLLMSettings(

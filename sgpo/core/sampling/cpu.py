@@ -8,7 +8,7 @@ Log-probabilities agree with the model's own forward pass (tests/test_sampling.p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -16,8 +16,14 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core.cpu_model import DTYPES, Decoder, normalize, rotate, unsupported_setting
-from sgpo.core.sampling.sampler import SamplingParams, make_completion, uniform_draws
-from sgpo.core.types import Completion
+from sgpo.core.sampling.sampler import (
+    Groups,
+    Progress,
+    Prompts,
+    SamplingParams,
+    make_completion,
+    uniform_draws,
+)
 
 COMPACT_BELOW = 0.8  # share of live rows under which the batch is compacted
 
@@ -57,12 +63,8 @@ class CompactSampler:
 
     @torch.inference_mode()
     def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        params: SamplingParams,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Completion]]:
+        self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
+    ) -> Groups:
         """See ``Sampler.sample``."""
         device = self.model.device
         # On a GPU every new tensor belongs there; on the CPU the mode would only cost time.
@@ -72,7 +74,7 @@ class CompactSampler:
         # Prompts of one length share a batch where possible; results go back by index.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         per_batch = max(1, self.max_batch // n)
-        results: list[list[Completion]] = [[] for _ in prompts]
+        results: Groups = [[] for _ in prompts]
         for start in range(0, len(order), per_batch):
             part = order[start : start + per_batch]
             noise = uniforms[part].reshape(len(part) * n, -1)

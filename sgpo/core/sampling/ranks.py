@@ -1,13 +1,41 @@
-"""One sampler out of those of all ranks: rank 0 asks, everyone draws its share."""
+"""Sampling in a run of several ranks: whole weights beside a policy in shards, and one sampler out
+of those of all ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
+from transformers import PreTrainedModel
+
 from sgpo.core.distributed import Ranks
-from sgpo.core.sampling.sampler import Sampler, SamplingParams
-from sgpo.core.types import Completion
+from sgpo.core.sampling.sampler import Groups, Progress, Prompts, Sampler, SamplingParams
+from sgpo.core.sharding import full_state
+
+
+class ReplicaSampler:
+    """A ``Sampler`` that works on whole weights of its own, for a policy that lives in shards."""
+
+    def __init__(self, replica: PreTrainedModel, sampler: Sampler) -> None:
+        self.replica, self.sampler = replica, sampler
+
+    @torch.no_grad()
+    def sync(self, model: PreTrainedModel) -> None:
+        """Copy the gathered weights of ``model`` into the replica; all ranks call it together."""
+        own = self.replica.state_dict()
+        for name, tensor in full_state(model):
+            own[name].copy_(tensor)
+        self.sampler.sync(self.replica)
+
+    def release(self) -> None:
+        """See ``Sampler.release``."""
+        self.sampler.release()
+
+    def sample(
+        self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
+    ) -> Groups:
+        """See ``Sampler.sample``."""
+        return self.sampler.sample(prompts, n, params, progress)
 
 
 class SharedSampler:
@@ -21,12 +49,8 @@ class SharedSampler:
         self.sampler, self.ranks = sampler, ranks
 
     def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        params: SamplingParams,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Completion]]:
+        self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
+    ) -> Groups:
         """See ``Sampler.sample``. Progress counts this rank's samples as they come and the other
         ranks' at the end."""
         assert self.ranks.first
@@ -41,7 +65,7 @@ class SharedSampler:
     def serve(self) -> None:
         """Draw this rank's share of every call of rank 0 until it closes."""
         while (request := self.ranks.from_first(None)) is not None:
-            self._share(*request, None)
+            self._share(*request)
 
     def close(self) -> None:
         """Let the other ranks go."""
@@ -49,12 +73,8 @@ class SharedSampler:
             self.ranks.from_first(None)
 
     def _share(
-        self,
-        prompts: list[tuple[int, ...]],
-        n: int,
-        params: SamplingParams,
-        progress: Callable[[int], None] | None,
-    ) -> list[list[Completion]]:
+        self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
+    ) -> Groups:
         if self.ranks.size == 1:
             return self.sampler.sample(prompts, n, params, progress)
         own = self.ranks.share(len(prompts))

@@ -8,15 +8,15 @@ stale prefix cache shows too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core import sharding
 from sgpo.core.config import PROBE_TOLERANCE, VLLMSettings
-from sgpo.core.sampling.sampler import SamplingParams, make_completion
-from sgpo.core.sampling.vllm_engine import Engine, InProcessEngine, RawCompletion
+from sgpo.core.sampling.sampler import Groups, Progress, Prompts, SamplingParams, make_completion
+from sgpo.core.sampling.vllm_engine import Engine, InProcessEngine, RawCompletion, Request
 from sgpo.core.sampling.vllm_server import ServerEngine
 from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed, generator
@@ -81,12 +81,8 @@ class VLLMSampler:
         self.engine.release()
 
     def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        params: SamplingParams,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[list[Completion]]:
+        self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
+    ) -> Groups:
         """See ``Sampler.sample``.
 
         Raises:
@@ -139,7 +135,7 @@ class VLLMSampler:
             return self.settings.probe_tolerance
         return PROBE_TOLERANCE[self.engine.dtype]
 
-    def _refuse(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
+    def _refuse(self, prompts: Prompts, params: SamplingParams) -> None:
         if params.temperature < MIN_TEMPERATURE:
             raise ValueError(
                 f"temperature={params.temperature}: vLLM samples at {MIN_TEMPERATURE} or above"
@@ -157,8 +153,11 @@ class VLLMSampler:
         # two samples share one. Hashing keeps calls with neighbouring seeds apart.
         first = derive_seed(params.seed, "vllm") >> 1
         places = params.places if params.places is not None else range(len(prompts))
-        seeds = [first + place * n for place in places]
-        groups = self.engine.generate(prompts, n, params, seeds, stop_ids, progress)
+        requests = [
+            Request(prompt, n, first + place * n, stop_ids, params)
+            for prompt, place in zip(prompts, places, strict=True)
+        ]
+        groups = self.engine.generate(requests, progress)
         assert [len(group) for group in groups] == [n] * len(prompts)
         return groups
 

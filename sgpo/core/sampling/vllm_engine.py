@@ -1,26 +1,57 @@
 """The vLLM engine inside the trainer's process: start it, feed it weights, make it generate.
 
-A dead or silent engine ends in ``EngineFailed``, or ends the process, within ``stall_seconds``; it
-never hangs (vllm_process.py). The same interface to a server is in vllm_server.py.
+vLLM changes its host process when it starts: random state, thread settings, environment variables
+that child processes inherit. ``untouched`` puts all of that back. A dead or silent engine ends in
+``EngineFailed``, or ends the process, within ``stall_seconds``; it never hangs (``Watchdog``).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import random
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from transformers import PretrainedConfig
 
-from sgpo.core.config import VLLMSettings
-from sgpo.core.sampling.sampler import SamplingParams
-from sgpo.core.sampling.vllm_process import EngineFailed, Watchdog, untouched
+from sgpo.core.config import EXIT_HUNG, VLLMSettings
+from sgpo.core.sampling.sampler import Progress, SamplingParams
 
 Weights = Iterable[tuple[str, torch.Tensor]]
+HUNG_GRACE_SECONDS = 15.0
+
+# Read by vLLM when it is imported or started; a value the user has set wins.
+_ENGINE_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine and worker live in this process
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",  # no telemetry
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # cores are shared with the trainer
+}
+
+
+class EngineFailed(RuntimeError):
+    """The engine did not start, died or stalled; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """``n`` completions of one prompt; sample j has seed ``seed + j``."""
+
+    prompt: Sequence[int]
+    n: int
+    seed: int
+    stop_ids: Sequence[int]
+    params: SamplingParams
 
 
 @dataclass(frozen=True)
@@ -40,16 +71,9 @@ class Engine(Protocol):
     max_model_len: int
 
     def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        params: SamplingParams,
-        seeds: Sequence[int],
-        stop_ids: Sequence[int],
-        progress: Callable[[int], None] | None = None,
+        self, requests: Sequence[Request], progress: Progress = None
     ) -> list[list[RawCompletion]]:
-        """``n`` completions of every prompt in order; sample j of prompt i has seed
-        ``seeds[i] + j``."""
+        """The completions of every request, in order."""
         ...
 
     def load(self, weights: Weights) -> None:
@@ -113,13 +137,7 @@ class InProcessEngine:
         return arguments
 
     def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        params: SamplingParams,
-        seeds: Sequence[int],
-        stop_ids: Sequence[int],
-        progress: Callable[[int], None] | None = None,
+        self, requests: Sequence[Request], progress: Progress = None
     ) -> list[list[RawCompletion]]:
         """See ``Engine.generate``."""
         from vllm import SamplingParams as EngineParams
@@ -129,29 +147,29 @@ class InProcessEngine:
         engine = self._llm.llm_engine
         finished: dict[str, Any] = {}
         with self._guarded("sampling"), Watchdog(self._settings.stall_seconds) as watchdog:
-            for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-                request = EngineParams(
-                    n=n,
-                    seed=seed,
-                    max_tokens=params.max_tokens,
-                    temperature=params.temperature,
-                    top_p=params.top_p,
-                    logprobs=0 if params.logprobs else None,
+            for index, request in enumerate(requests):
+                params = EngineParams(
+                    n=request.n,
+                    seed=request.seed,
+                    max_tokens=request.params.max_tokens,
+                    temperature=request.params.temperature,
+                    top_p=request.params.top_p,
+                    logprobs=0 if request.params.logprobs else None,
                     flat_logprobs=True,
                     ignore_eos=True,  # our stop ids and nothing else
-                    stop_token_ids=list(stop_ids),
+                    stop_token_ids=list(request.stop_ids),
                     detokenize=False,
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
-                engine.add_request(str(index), {"prompt_token_ids": list(prompt)}, request)
+                engine.add_request(str(index), {"prompt_token_ids": list(request.prompt)}, params)
             while engine.has_unfinished_requests():
                 for output in engine.step():
                     finished[output.request_id] = output
                     watchdog.alive()
                     if progress:
-                        progress(n)
+                        progress(len(output.outputs))
                 watchdog.check()
-        return [_raw(finished[str(i)].outputs, params.logprobs) for i in range(len(prompts))]
+        return [_raw(finished[str(i)].outputs) for i in range(len(requests))]
 
     def load(self, weights: Weights) -> None:
         """See ``Engine.load``. The iterator must hold every tensor of the model, tied ones too:
@@ -193,14 +211,87 @@ class InProcessEngine:
             ) from error
 
 
-def _raw(outputs: Sequence[Any], with_logprobs: bool) -> list[RawCompletion]:
+def _raw(outputs: Sequence[Any]) -> list[RawCompletion]:
     """The completions of one finished request, by sample index."""
     ordered = sorted(outputs, key=lambda output: output.index)
     return [
         RawCompletion(
             token_ids=list(output.token_ids),
-            logprobs=list(output.logprobs.logprobs) if with_logprobs else None,
+            logprobs=None if output.logprobs is None else list(output.logprobs.logprobs),
             finish_reason=str(output.finish_reason),
         )
         for output in ordered
     ]
+
+
+class Watchdog:
+    """Ends what makes no progress: ``check`` raises between the engine's steps, and a thread ends
+    the process when one step itself does not return (native code cannot be interrupted)."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def alive(self) -> None:
+        self._last = time.monotonic()
+
+    def _silence(self) -> float:
+        return time.monotonic() - self._last
+
+    def check(self) -> None:
+        if self._silence() > self._seconds:
+            raise TimeoutError(
+                f"no completion finished for {self._seconds:g} s (vllm.stall_seconds)"
+            )
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self._seconds / 4)):
+            if self._silence() > self._seconds + HUNG_GRACE_SECONDS:
+                print(
+                    f"the vLLM engine hangs: no answer for {self._silence():.0f} s "
+                    f"(vllm.stall_seconds={self._seconds:g}); this process ends with code "
+                    f"{EXIT_HUNG}, run the same command again to continue",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(EXIT_HUNG)
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Start vLLM in the block and leave the process as it was before.
+
+    Variables named VLLM_* stay, because vLLM reads them while it runs.
+    """
+    environment, hook = dict(os.environ), sys.excepthook
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda_state = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    set_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
+    for name, value in _ENGINE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # spares a compilation of 2 to 14 s
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(environment):
+            if not name.startswith("VLLM_"):
+                del os.environ[name]
+        os.environ.update(environment)
+        sys.excepthook = hook
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state)
+        torch.set_num_threads = set_threads
+        torch.set_num_threads(num_threads)

@@ -1,0 +1,67 @@
+"""The samplers that every test of the contract runs on; vLLM's skip where it is not installed."""
+
+import importlib.util
+import os
+import sys
+
+import pytest
+import torch
+from engines import NO_VLLM, STOP, TOKENIZER, CopyEngine, build
+
+from sgpo.core.config import VLLMSettings
+from sgpo.core.sampling import CompactSampler, TransformersSampler
+from sgpo.core.sampling.vllm import VLLMSampler
+from sgpo.core.sampling.vllm_engine import InProcessEngine
+
+
+def process_state() -> dict:
+    torch.manual_seed(3)
+    return {
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")},
+        "excepthook": sys.excepthook,
+        "set_num_threads": torch.set_num_threads,
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "cores": os.sched_getaffinity(0),
+        "gradients": torch.is_grad_enabled(),
+    }
+
+
+@pytest.fixture(scope="session")
+def started():
+    """One vLLM engine for all tests, and the process's state before and after its start."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip(NO_VLLM)
+    before = process_state()
+    engine = InProcessEngine(build().config, VLLMSettings(max_num_seqs=64))
+    return engine, before, process_state()
+
+
+@pytest.fixture
+def vllm_engine(started):
+    return started[0]
+
+
+@pytest.fixture(params=["compact", "transformers", "copy", "vllm"])
+def make(request):
+    """A function model -> sampler, of each kind."""
+    if request.param == "compact":
+        return lambda model, **how: CompactSampler(model, TOKENIZER, stop_ids=STOP, **how)
+    if request.param == "transformers":
+        return lambda model, **how: TransformersSampler(model, TOKENIZER, stop_ids=STOP, **how)
+    return engine_maker(request, request.param)
+
+
+@pytest.fixture(params=["copy", "vllm"])
+def make_engine_sampler(request):
+    return engine_maker(request, request.param)
+
+
+def engine_maker(request, kind):
+    def made(model, **ignored):
+        engine = request.getfixturevalue("vllm_engine") if kind == "vllm" else CopyEngine(model)
+        return VLLMSampler(model, TOKENIZER, stop_ids=STOP, engine=engine)
+
+    if kind == "vllm":
+        request.getfixturevalue("vllm_engine")
+    return made
