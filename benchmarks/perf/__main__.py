@@ -1,68 +1,53 @@
-"""``python -m benchmarks.perf CASE [...]``: measure, print, and keep results/perf/CASE.json."""
+"""``python -m benchmarks.perf CASE [...]``: measure, print, and keep results/perf/CASE.json.
+
+results/perf/README.md is written anew from those files each time; ``--page`` only writes it.
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-# case -> (module with ``run(repeats) -> dict``, what it measures)
-CASES: dict[str, tuple[str, str]] = {
-    "rl_step": (
-        "benchmarks.perf.rl_step",
-        "one RL step on the CPU: our GRPO and SGPO beside TRL's GRPOTrainer",
-    ),
-    "sampling": (
-        "benchmarks.perf.sampling",
-        "sampling on the CPU: our compact decoder beside transformers' generate and vLLM",
-    ),
-    "verifier": (
-        "benchmarks.perf.verifier",
-        "verdicts a second: ours beside stock math-verify",
-    ),
-    "study": (
-        "benchmarks.perf.study",
-        "one seed of the mini study: time per stage, busy cores, stages of an RL step",
-    ),
-    "startup": (
-        "benchmarks.perf.startup",
-        "seconds of `sgpo --help` and of rebuilding the report",
-    ),
-    "scaling": (
-        "benchmarks.perf.scaling",
-        "cost of an RL step against problems, samples, length and vocabulary",
-    ),
-    "loss_memory": (
-        "benchmarks.perf.loss_memory",
-        "peak memory and time of the losses over 151,936 tokens: chunked, dense, Liger's",
-    ),
-    "gpu_step": (
-        "benchmarks.perf.gpu_step",
-        "one SGPO update at the shape of Qwen2.5-1.5B: memory and MFU (needs a GPU)",
-    ),
-    "roofline": (
-        "benchmarks.perf.roofline",
-        "FLOPs of an RL step against the machine's matmul peak",
-    ),
+from benchmarks.perf import gpu_step, losses, sampling, steps, study, verifier
+from benchmarks.perf.common import Block, Case, keep, show
+from benchmarks.report import document
+from sgpo.core.files import read_json, write_text
+from sgpo.core.runlog import environment
+
+CASES: dict[str, Case] = {
+    "rl_step": steps.RL_STEP,
+    "sampling": sampling.SAMPLING,
+    "verifier": verifier.VERIFIER,
+    "study": study.STUDY,
+    "startup": study.STARTUP,
+    "scaling": steps.SCALING,
+    "loss_memory": losses.LOSS_MEMORY,
+    "gpu_step": gpu_step.GPU_STEP,
+    "roofline": steps.ROOFLINE,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the named cases; the exit code: 0, or 2 after one line on what was asked wrongly."""
+    """Run the named cases, then write the page; 0, or 2 after one line on what was asked
+    wrongly."""
     options = _parser().parse_args(arguments)
     if options.list:
-        for name, (_, what) in CASES.items():
-            print(f"{name:11} {what}")
+        for name, case in CASES.items():
+            print(f"{name:11} {case.what}")
         return 0
+    more = {
+        "sampling": {"vllm_python": options.vllm_python},
+        "gpu_step": {"shape": options.shape, "device": options.device},
+        "loss_memory": {"device": options.device},
+    }
     try:
-        more = {
-            "sampling": {"vllm_python": options.vllm_python},
-            "gpu_step": {"shape": options.shape, "device": options.device},
-            "loss_memory": {"device": options.device},
-        }
-        run_cases(options.cases, options.repeats, options.out, more)
+        if not options.page:
+            run_cases(options.cases, options.repeats, options.out, more)
+        print(f"kept in {write_page(options.out)}")
     except (ValueError, OSError) as error:
         print(f"benchmarks.perf: error: {error}", file=sys.stderr)
         return 2
@@ -70,12 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_cases(
-    cases: Sequence[str],
+    names: Sequence[str],
     repeats: int,
     directory: Path,
-    more: Mapping[str, Mapping[str, str | None]] | None = None,
+    more: Mapping[str, Mapping[str, str | None]],
 ) -> None:
-    """Measure ``cases`` one after the other; each prints its table and leaves its JSON.
+    """Measure ``names`` one after the other; each prints its tables and leaves its JSON.
     ``more``: case -> further keyword arguments of its ``run``, None for its own default.
 
     Raises:
@@ -83,34 +68,88 @@ def run_cases(
             this machine; nothing has run then.
     """
     allowed = ", ".join(CASES)
-    if not cases:
-        raise ValueError(f"no case named: give one or more of {allowed}")
-    unknown = next((name for name in cases if name not in CASES), None)
+    if not names:
+        raise ValueError(f"no case named: give one or more of {allowed}, or --page")
+    unknown = next((name for name in names if name not in CASES), None)
     if unknown is not None:
         raise ValueError(f"unknown case {unknown!r}: must be one of {allowed}")
     if repeats < 1:
         raise ValueError(f"--repeats {repeats}: must be at least 1")
-    from benchmarks.perf.common import keep, machine_line
-
     given = {
-        name: {k: v for k, v in (more or {}).get(name, {}).items() if v is not None}
-        for name in cases
+        name: {key: value for key, value in more.get(name, {}).items() if value is not None}
+        for name in names
     }
-    modules = {name: importlib.import_module(CASES[name][0]) for name in cases}
-    for name, module in modules.items():
-        if hasattr(module, "check"):
-            module.check(**given[name])
-    print(machine_line(), flush=True)
-    for name, module in modules.items():
-        print(f"\n{name}: {CASES[name][1]}", flush=True)
-        result = module.run(repeats, **given[name])
+    for name in names:
+        CASES[name].check(**given[name])
+    print(_machine(environment()), flush=True)
+    for name in names:
+        print(f"\n{name}: {CASES[name].what}", flush=True)
+        result = CASES[name].run(repeats, **given[name])
+        print(show(CASES[name].blocks(result)))
         print(f"kept in {keep(name, result, directory)}", flush=True)
+
+
+def write_page(directory: Path) -> Path:
+    """Write ``directory``/README.md from the JSON files beside it; its path.
+
+    Raises:
+        ValueError: there are none.
+    """
+    results = {name: directory / f"{name}.json" for name in CASES}
+    if not any(path.exists() for path in results.values()):
+        raise ValueError(f"{directory}: no measurements here; run a case first")
+    blocks: list[document.Block] = [
+        document.Heading(1, "How fast"),
+        document.Paragraph(
+            "Written by python -m benchmarks.perf from the measurements beside this page. "
+            "CASE.json keeps every round, the machine, versions and commit; python -m "
+            "benchmarks.perf CASE measures again."
+        ),
+    ]
+    for name, path in results.items():
+        blocks.append(document.Heading(2, name))
+        if path.exists():
+            result = read_json(path)
+            blocks += [_block(b, CASES[name].what) for b in CASES[name].blocks(result)]
+            blocks += _how(CASES[name])
+            blocks.append(document.Paragraph(_machine(result["environment"])))
+        else:
+            blocks.append(document.Paragraph(f"{CASES[name].what}: not run."))
+    page = directory / "README.md"
+    write_text(page, document.to_markdown(blocks))
+    return page
+
+
+def _block(block: Block, caption: str) -> document.Block:
+    if isinstance(block, str):
+        return document.Paragraph(block)
+    header, *rows = block
+    return document.Table(
+        header=header,
+        rows=tuple(document.row(*cells) for cells in rows),
+        caption=caption[0].upper() + caption[1:],
+        numeric=frozenset(range(1, len(header))),
+    )
+
+
+def _how(case: Case) -> list[document.Block]:
+    """How a case measures: what the file that holds it says of itself."""
+    text = inspect.getdoc(inspect.getmodule(case.run)) or ""
+    return [document.Paragraph(part.replace("``", "")) for part in text.split("\n\n")[1:]]
+
+
+def _machine(place: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {place['packages'][name]}" for name in ("torch", "transformers"))
+    commit = (place["git_commit"] or "unknown")[:10] + " with changes" * bool(place["git_dirty"])
+    machine = f"{place['cpu']}, {place['machine']}"
+    return f"Machine: {machine}; Python {place['python']}, {versions}; commit {commit}."
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.perf", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--list", action="store_true", help="name the cases and what they measure")
+    parser.add_argument("--page", action="store_true", help="only write the page again")
     parser.add_argument("--repeats", type=int, default=7, help="measured rounds (default 7)")
     parser.add_argument("--out", type=Path, default=Path("results/perf"), help="where JSON goes")
     parser.add_argument("--vllm-python", help="sampling: a Python that has vLLM (default: this)")

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,25 @@ import torch
 from sgpo.core.files import write_json
 from sgpo.core.runlog import environment
 
-Clock = Callable[[], float]
+ROOT = Path(__file__).resolve().parents[2]
+MATMUL_FLOPS = 1e10  # of one timing of a product
+# A sentence, or a table whose first row is its header.
+Block = str | list[tuple[str, ...]]
 # host(rounds, between): runs its own loop of ``rounds`` steps, calls ``between`` after each, and
 # returns the seconds of its steps without what ``between`` took.
 Host = Callable[[int, Callable[[], None]], list[float]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """``run(repeats, **options)`` measures and returns JSON values; ``blocks`` of such a result
+    are what the terminal and the page show; ``check(**options)`` raises ValueError, before
+    anything runs, where the case cannot run."""
+
+    what: str
+    run: Callable[..., dict[str, Any]]
+    blocks: Callable[[dict[str, Any]], list[Block]]
+    check: Callable[..., None] = lambda **_: None
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -39,11 +55,11 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
-def timed(work: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+def timed(work: Callable[[], object]) -> float:
     """Seconds of wall time that one call of ``work`` takes."""
-    began = clock()
+    began = time.perf_counter()
     work()
-    return clock() - began
+    return time.perf_counter() - began
 
 
 def in_rounds(
@@ -89,6 +105,32 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def matmul_rate(
+    m: int, k: int, n: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> float:
+    """FLOPs per second of products [m, k] x [k, n], over ``MATMUL_FLOPS`` or one product."""
+    a, b, out = (
+        torch.randn(rows, columns, dtype=dtype, device=device)
+        for rows, columns in ((m, k), (k, n), (m, n))
+    )
+    flops = 2.0 * m * k * n
+    count = max(1, int(MATMUL_FLOPS / flops))
+
+    def products() -> None:
+        for _ in range(count):
+            torch.mm(a, b, out=out)
+        synchronize(out.device)
+
+    products()
+    return count * flops / timed(products)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what was asked of a GPU; nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def keep(case: str, result: dict[str, Any], directory: Path) -> Path:
     """Write ``result`` with the machine it was measured on to ``directory/case.json``; the path.
     A ``device_name`` in the result is the accelerator that it was measured on."""
@@ -98,20 +140,20 @@ def keep(case: str, result: dict[str, Any], directory: Path) -> Path:
     return path
 
 
-def machine_line() -> str:
-    """The machine in one line, as it stands above every table."""
-    env = environment()
-    versions = ", ".join(f"{name} {env['packages'][name]}" for name in ("torch", "transformers"))
-    return f"{env['cpu']}; {env['machine']}; Python {env['python']}, {versions}"
+def show(blocks: Sequence[Block]) -> str:
+    """Blocks as text: of a table the first column to the left, the others to the right."""
+    return "\n".join(block if isinstance(block, str) else _aligned(block) for block in blocks)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned text: the first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
+    return "\n".join(lines)
+
+
+def spread_cells(values: Mapping[str, Any], form: str) -> list[str]:
+    """Median, min and max of a ``spread`` as table cells."""
+    return [format(values[key], form) for key in ("median", "min", "max")]

@@ -6,14 +6,14 @@ recomputed, through the trainer's own update. ``chunked`` is the head as trainin
 ``dense`` the head on all tokens of a micro-batch at once; it runs last and may run out of memory.
 
 The training pass is the update without the optimiser's step. Its MFU is ``flops.model_flops``
-over its seconds and the GPU's dense bfloat16 peak; recomputation earns nothing. What was executed
-is counted by torch and kept beside it.
+over its seconds and the GPU's dense bfloat16 peak; recomputation earns nothing.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,10 +26,9 @@ import torch.distributed as dist
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.data.checkpoints import CHECKPOINTS, Shape
-from benchmarks.perf.common import spread, table
-from benchmarks.perf.flops import Passed, flop_counter, model_flops
-from benchmarks.perf.loss_work import GIB, peak_bytes, reset_peak
-from benchmarks.perf.roofline import matmul_rate
+from benchmarks.perf.common import Block, Case, matmul_rate, spread, synchronize
+from benchmarks.perf.flops import Passed, model_flops
+from benchmarks.perf.losses import GIB, peak_bytes, reset_peak
 from sgpo.core import chunked_head, sharding
 from sgpo.core.config import TrainConfig
 from sgpo.core.distributed import describe_device, select_device
@@ -77,12 +76,7 @@ def check(shape: str = "qwen2.5-1.5b", device: str = "auto") -> None:
 
 
 def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict[str, Any]:
-    """Measure and print; seconds, bytes and FLOPs as JSON values.
-
-    Raises:
-        ValueError: see ``check``.
-    """
-    check(shape, device)
+    """Seconds, bytes and FLOPs of the update; ``check`` says which ``shape`` and ``device``."""
     place, update = select_device(device), UPDATES[shape]
     sequences = update.sequences()
     with tempfile.TemporaryDirectory() as scratch, _own_process_group():
@@ -97,7 +91,7 @@ def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict
         if "pass_seconds" in row:
             row["flops_per_second"] = flops / row["pass_seconds"]["median"]
             row["mfu"] = row["flops_per_second"] / peak if peak else None
-    result = {
+    return {
         "setting": {"shape": shape, **asdict(update), "precision": "bfloat16"},
         **describe_device(place),
         "completion_tokens": sum(s.completion for s in sequences if s.trained),
@@ -107,8 +101,6 @@ def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict
         "targets": {"mfu": MFU_TARGET},
         "rows": rows,
     }
-    print(_text(result), flush=True)
-    return result
 
 
 class UpdateStep:
@@ -145,8 +137,7 @@ class UpdateStep:
 
     def __call__(self) -> tuple[float, float]:
         began = self._now()
-        self.metrics = _Sums()
-        self.trainer.update(1, self.trajectories, self.metrics)
+        self.trainer.update(1, self.trajectories, defaultdict(lambda: [0.0, 0.0]))
         return self._now() - began - self.optimizer_seconds, self.optimizer_seconds
 
     def _optimizer_step(self) -> None:
@@ -155,14 +146,8 @@ class UpdateStep:
         self.optimizer_seconds = self._now() - began
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         return time.perf_counter()
-
-
-class _Sums(dict):
-    def __missing__(self, name: str) -> list[float]:
-        return self.setdefault(name, [0.0, 0.0])
 
 
 def build_model(shape: Shape, device: torch.device) -> PreTrainedModel:
@@ -228,16 +213,14 @@ def _own_process_group() -> Iterator[None]:
 
 
 def _measured(step: UpdateStep, repeats: int) -> dict[str, Any]:
-    """Seconds and peak of ``repeats`` updates after one that only counts what is executed."""
+    """Seconds and peak of ``repeats`` updates after one that is not timed."""
     try:
-        with flop_counter() as counter:
-            step()
+        step()
         before = reset_peak(step.device)
         seconds = [step() for _ in range(repeats)]
     except torch.OutOfMemoryError:
         return {"not_run": "out of memory"}
     return {
-        "counted_flops": float(counter.get_total_flops()),
         "pass_seconds": spread([s[0] for s in seconds]),
         "optimizer_seconds": spread([s[1] for s in seconds]),
         "peak_gib": peak_bytes(step.device) / GIB,
@@ -248,27 +231,36 @@ def _measured(step: UpdateStep, repeats: int) -> dict[str, Any]:
 def _matmul_rate(device: torch.device) -> dict[str, Any]:
     """The best rate of large products in bfloat16, a yardstick that no data sheet is needed for."""
     size = 8192 if device.type == "cuda" else 512
-    rates = [matmul_rate(size, size, size, dtype=torch.bfloat16, device=device) for _ in range(3)]
+    rates = [matmul_rate(size, size, size, torch.bfloat16, str(device)) for _ in range(3)]
     return {"size": size, "best": max(rates)}
 
 
-def _text(result: dict[str, Any]) -> str:
-    lines = [("head", "pass s", "optimiser s", "peak GiB", "TFLOP/s", "MFU", "of matmul rate")]
+def blocks(result: dict[str, Any]) -> list[Block]:
+    rows = [("head", "pass s", "optimiser s", "peak GiB", "TFLOP/s", "MFU", "of matmul rate")]
     best = result["matmul_flops_per_second"]["best"]
     for name, row in result["rows"].items():
         if "not_run" in row:
-            lines.append((name, row["not_run"], *[""] * 5))
+            rows.append((name, row["not_run"], *[""] * 5))
             continue
-        rate = row["flops_per_second"]
-        lines.append(
+        rate, mfu = row["flops_per_second"], row["mfu"]
+        rows.append(
             (
                 name,
                 f"{row['pass_seconds']['median']:.2f}",
                 f"{row['optimizer_seconds']['median']:.2f}",
                 f"{row['peak_gib']:.2f}",
                 f"{rate / 1e12:.3g}",
-                f"{row['mfu']:.0%}" if row["mfu"] is not None else "",
+                "" if mfu is None else f"{mfu:.0%}",
                 f"{rate / best:.0%}",
             )
         )
-    return f"on {result.get('device_name', result['device'])}\n{table(lines)}"
+    place = result.get("device_name", result["device"])
+    return [f"on {place}; target MFU {result['targets']['mfu']:.0%}", rows]
+
+
+GPU_STEP = Case(
+    "one SGPO update at the shape of Qwen2.5-1.5B: memory and MFU (needs a GPU)",
+    run,
+    blocks,
+    check,
+)

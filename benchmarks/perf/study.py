@@ -2,7 +2,7 @@
 
 The study is the command that a user types, in a process of its own, while the busy share of every
 core is read once a second. The stages are timed afterwards on the study's own warm-up checkpoint.
-Run it on an idle machine: other programs count as busy cores.
+Run it on an idle machine: other programs count as busy cores. ``startup`` times two other commands.
 """
 
 from __future__ import annotations
@@ -14,12 +14,23 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.config import build_method
-from benchmarks.perf.common import spread, table, threads
+from benchmarks.perf.common import (
+    ROOT,
+    Block,
+    Case,
+    in_rounds,
+    spread,
+    spread_cells,
+    threads,
+    timed,
+)
 from benchmarks.profiles import mini
 from sgpo.core.files import read_json
 from sgpo.core.prompts import PROMPT_SPECS
@@ -30,38 +41,44 @@ from sgpo.core.verifier import grade_many
 MODEL = "qwen-m"
 METHODS = ("grpo", "hpt", "luffy", "sgpo")
 TARGET_SECONDS, TARGET_BUSY = 15 * 60, 0.85  # one seed on two cores; every minute of it
-WINDOW = 60.0  # seconds
+STARTUP_TARGETS = {"sgpo --help": 0.4, "sgpo report": 60.0}  # seconds
+RESULTS = ROOT / "results" / "mini"
+_STUDY = ("study", "--seeds", "1")
 
 
-def run(repeats: int) -> dict[str, Any]:
-    """Run the study once and ``repeats`` timed steps a method; print and return the shares."""
+def run(repeats: int, *, jobs: int | None = None) -> dict[str, Any]:
+    """Run the study once, then ``repeats`` timed steps a method; ``jobs``: None for all cores."""
+    jobs = jobs or os.cpu_count()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "study"
-        watch = CoreWatch()
-        began = time.perf_counter()
-        with watch:
-            _study(directory)
-        wall = time.perf_counter() - began
+        with CoreWatch() as watch:
+            wall = timed(lambda: _call(*_STUDY, "--out", str(directory), "--jobs", str(jobs)))
         cells = cell_stages([read_json(p) for p in sorted(directory.glob("runs/*/result.json"))])
         with threads(1):
             steps = {name: step_stages(directory, name, repeats) for name in METHODS}
-    result = {
-        "setting": {"profile": "mini", "seeds": 1, "jobs": os.cpu_count(), "model": MODEL},
+    return {
+        "setting": {"profile": "mini", "seeds": 1, "jobs": jobs, "model": MODEL},
         "wall_seconds": wall,
-        "busy_share_by_minute": watch.shares(WINDOW),
+        "busy_share_by_minute": watch.shares(),
         "core_seconds": cells | {"cores": wall * os.cpu_count()},
         "step_seconds": steps,
         "targets": {"wall_seconds": TARGET_SECONDS, "busy_share": TARGET_BUSY},
     }
-    print(_text(result), flush=True)
-    return result
+
+
+def _call(*arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.cli", *arguments], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise ValueError(f"sgpo {arguments[0]} failed: {' '.join(last)}")
 
 
 class CoreWatch:
-    """Reads the kernel's idle counter once a second while its block runs."""
+    """Reads the kernel's count of busy and of all ticks once a second while its block runs."""
 
-    def __init__(self, read: Callable[[], tuple[float, float]] | None = None) -> None:
-        self.read = read or _busy_and_total
+    def __init__(self) -> None:
         self.readings: list[tuple[float, float]] = []
         self._stop = threading.Event()
 
@@ -76,14 +93,14 @@ class CoreWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(1.0):
-            self.readings.append(self.read())
-        self.readings.append(self.read())
+            self.readings.append(_busy_and_total())
+        self.readings.append(_busy_and_total())
 
-    def shares(self, window: float) -> list[float]:
+    def shares(self, window: int = 60) -> list[float]:
         """Busy share in [0, 1] of all cores together, for each ``window`` readings (seconds); a
         last window of less than half the length joins the one before."""
-        marks = self.readings[:: int(window)]
-        if len(marks) > 1 and len(self.readings) % int(window) < window / 2:
+        marks = self.readings[::window]
+        if len(marks) > 1 and len(self.readings) % window < window / 2:
             marks = marks[:-1]
         marks = [*marks, self.readings[-1]]
         pairs = [(a, b) for a, b in zip(marks, marks[1:], strict=False) if b[1] > a[1]]
@@ -95,22 +112,6 @@ def _busy_and_total() -> tuple[float, float]:
     fields = [float(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     total = sum(fields)
     return total - fields[3] - fields[4], total
-
-
-def _study(directory: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.cli",
-        "study",
-        "--seeds",
-        "1",
-        "--out",
-        str(directory),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise ValueError(f"the study failed: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def cell_stages(results: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -129,18 +130,17 @@ class Stopwatch:
     """Seconds by stage; ``wrap`` adds the time of every call of a function to one."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = defaultdict(float)
 
     def wrap(self, stage: str, function: Callable) -> Callable:
-        def timed(*args: Any, **kwargs: Any) -> Any:
+        def watched(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
-                spent = time.perf_counter() - began
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+                self.seconds[stage] += time.perf_counter() - began
 
-        return timed
+        return watched
 
 
 def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
@@ -188,31 +188,62 @@ def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
 
 def _split(total: float, seconds: dict[str, float]) -> dict[str, float]:
     """Nested timings as disjoint stages that add up to ``total``."""
-    inner = seconds.get("sampling", 0.0) + seconds.get("verification", 0.0)
+    inner = seconds["sampling"] + seconds["verification"]
     return {
         "total": total,
-        "sampling": seconds.get("sampling", 0.0),
-        "verification": seconds.get("verification", 0.0),
+        "sampling": seconds["sampling"],
+        "verification": seconds["verification"],
         "other collection": seconds["collect"] - inner,
         "scoring": seconds["scoring"],
         "backward and update": total - seconds["collect"] - seconds["scoring"],
     }
 
 
-def _text(result: dict[str, Any]) -> str:
-    busy = result["busy_share_by_minute"]
-    lines = [
-        f"one seed from nothing: {result['wall_seconds']:.0f} s (target {TARGET_SECONDS})",
-        "busy share of the cores, minute by minute: "
-        + " ".join(f"{share:.0%}" for share in busy)
-        + f" (target {TARGET_BUSY:.0%})",
-    ]
-    cores = result["core_seconds"]["cores"]
-    rows = [("stage of the grid", "core-seconds", "share")]
-    for name, value in result["core_seconds"].items():
-        rows.append((name, f"{value:.0f}", f"{value / cores:.0%}"))
-    stages = list(result["step_seconds"][METHODS[0]]["stages"])
+def blocks(result: dict[str, Any]) -> list[Block]:
+    targets = result["targets"]
+    busy = " ".join(f"{share:.0%}" for share in result["busy_share_by_minute"])
+    rows, cores = [("stage of the grid", "core-seconds", "share")], result["core_seconds"]
+    for name, value in cores.items():
+        rows.append((name, f"{value:.0f}", f"{value / cores['cores']:.0%}"))
+    stages = list(next(iter(result["step_seconds"].values()))["stages"])
     steps = [("one RL step", *(f"{s} ms" for s in stages))]
     for name, step in result["step_seconds"].items():
         steps.append((name, *(f"{step['stages'][s] * 1000:.0f}" for s in stages)))
-    return "\n".join([*lines, table(rows), table(steps)])
+    return [
+        f"one seed from nothing: {result['wall_seconds']:.0f} s (target {targets['wall_seconds']})",
+        f"busy share of the cores, minute by minute: {busy} (target {targets['busy_share']:.0%})",
+        rows,
+        steps,
+    ]
+
+
+def run_startup(repeats: int, results: Path = RESULTS) -> dict[str, Any]:
+    """Seconds of two commands, each call a process of its own; the report is that of a copy of
+    the study in ``results``."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "study"
+        copy.mkdir()
+        for name in ("study.json", "regime.json", "tuning.csv", "runs", "tuning", "analyses"):
+            if (results / name).exists():
+                (copy / name).symlink_to(results / name)
+        verbs = {"sgpo --help": ["--help"], "sgpo report": ["report", "--out", str(copy)]}
+        variants = {k: partial(timed, partial(_call, *words)) for k, words in verbs.items()}
+        seconds = in_rounds(variants, min(repeats, 5), warmup=1)
+    return {
+        "unit": "seconds",
+        "seconds": {name: spread(values) for name, values in seconds.items()},
+        "targets": STARTUP_TARGETS,
+    }
+
+
+def startup_blocks(result: dict[str, Any]) -> list[Block]:
+    rows = [("command", "median s", "min s", "max s", "target")]
+    for name, seconds in result["seconds"].items():
+        rows.append((name, *spread_cells(seconds, ".2f"), f"<= {result['targets'][name]:g}"))
+    return [rows]
+
+
+STUDY = Case(
+    "one seed of the mini study: time per stage, busy cores, stages of an RL step", run, blocks
+)
+STARTUP = Case("seconds of `sgpo --help` and of rebuilding the report", run_startup, startup_blocks)

@@ -1,10 +1,9 @@
-"""Speed of the verifier beside stock math-verify: ``python -m benchmarks.perf.verifier``.
+"""Speed of the verifier beside stock math-verify, in verdicts a second.
 
 Three workloads: short exact answers (training rewards), LaTeX golds of MATH-500 and OlympiadBench
 against respelled and foreign golds (evaluation), and the part of those that needs the symbolic
-judge. Verdicts a second, median and range over repetitions; every repetition starts with empty
-caches and new workers (started before the clock). Stock math-verify runs in this one process, as
-its users run it, on the first 400 of the same pairs.
+judge. Every repetition starts with empty caches and new workers (started before the clock). Stock
+math-verify runs in this one process, as its users run it, on the first 400 of the same pairs.
 """
 
 from __future__ import annotations
@@ -18,15 +17,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from benchmarks.perf.common import ROOT, Block, Case
 from sgpo.core import verifier
-from sgpo.core.verifier import forms as answer_forms
-from sgpo.core.verifier import numbers as answer_numbers
-from sgpo.core.verifier import spelling as answer_text
 from sgpo.core.verifier.extract import unwrap_box
 from sgpo.core.verifier.pool import POOL, default_workers
 
-REPETITIONS = 5
+STOCK_PAIRS = 400
 Pairs = Sequence[tuple[str, str]]
 
 
@@ -69,23 +67,17 @@ def symbolic_pairs(count: int = 300) -> list[tuple[str, str]]:
 
 
 def _is_open(gold: str, completion: str) -> bool:
-    return "symbolic" in _decided_by(gold, completion)
-
-
-def _decided_by(gold: str, completion: str) -> str:
     span = unwrap_box(completion[completion.index("\\boxed") : completion.rindex("}") + 1])
-    decided = verifier._decide(verifier._gold_text(gold), span)
-    return "exact" if decided is not None else "symbolic"
+    return verifier._decide(verifier._gold_text(gold), span) is None
 
 
 def _benchmark_golds() -> list[str]:
-    root = Path(__file__).resolve().parents[2]
-    folder = Path(os.environ.get("SGPO_DATA_DIR", root.parent / "shared" / "data")) / "benchmarks"
+    folder = Path(os.environ.get("SGPO_DATA_DIR", ROOT.parent / "shared" / "data")) / "benchmarks"
     golds = []
     for name in ("math500", "olympiadbench"):
         path = folder / f"{name}.jsonl"
         if not path.exists():
-            raise SystemExit(f"{path.name} is absent; set SGPO_DATA_DIR to the data directory")
+            raise ValueError(f"{path.name} is absent; set SGPO_DATA_DIR to the data directory")
         for line in path.read_text().splitlines():
             answer = json.loads(line)["answer"]
             golds.append(answer.strip("$") if answer.count("$") == 2 else answer.replace("$", ""))
@@ -94,15 +86,10 @@ def _benchmark_golds() -> list[str]:
 
 def _start_cold() -> None:
     """Empties every cache here, and the workers' by new workers, warmed on other pairs."""
-    for cached in (
-        answer_text.canonical,
-        answer_text.words_key,
-        answer_forms.parse_form,
-        answer_numbers.exact_value,
-        verifier._gold_text,
-        verifier._decide,
-    ):
-        cached.cache_clear()
+    rooms = [m for name, m in sys.modules.items() if name.startswith(verifier.__name__)]
+    for found in (value for room in rooms for value in vars(room).values()):
+        if hasattr(found, "cache_clear"):
+            found.cache_clear()
     verifier._known.clear()
     POOL.shutdown()
     verifier.grade_many([(rf"\sqrt{{{n}}}", rf"\boxed{{{n}^{{1/2}}}}") for n in range(2, 12)])
@@ -118,20 +105,38 @@ def _stock(pairs: Pairs) -> int:
     return sum(verify(parse(f"${gold}$"), parse(answer)) for gold, answer in pairs)
 
 
-def _nothing() -> None:
-    """Stock math-verify keeps no verdicts."""
+def run(repeats: int, *, limit: int | None = None) -> dict[str, Any]:
+    """``limit``: pairs a workload; None for all. The worker processes are running before the clock
+    starts; ``start_seconds`` says what starting them took."""
+    began = time.perf_counter()
+    _start_cold()
+    start_seconds, found = time.perf_counter() - began, {}
+    workloads = {"short exact": short_pairs(), "LaTeX": latex_pairs(), "symbolic": symbolic_pairs()}
+    for name, pairs in workloads.items():
+        pairs = pairs[:limit]
+        found[name] = {
+            "pairs": len(pairs),
+            "ours": _rates(_ours, _start_cold, pairs, min(repeats, 5)),
+            "stock": _rates(_stock, lambda: None, pairs[:STOCK_PAIRS], min(repeats, 2)),
+        }
+    POOL.shutdown()
+    return {
+        "machine": f"{platform.processor() or platform.machine()}, {default_workers()} cores",
+        "start_seconds": start_seconds,
+        "workloads": found,
+    }
 
 
-def _rate(
-    work: Callable[[Pairs], int], prepare: Callable[[], None], pairs: Pairs, repetitions: int
+def _rates(
+    work: Callable[[Pairs], int], prepare: Callable[[], None], pairs: Pairs, repeats: int
 ) -> dict[str, float]:
     """Verdicts a second: median, lowest and highest over repetitions; answers found correct."""
     rates = []
-    for _ in range(repetitions):
+    for _ in range(repeats):
         prepare()
-        started = time.perf_counter()
+        began = time.perf_counter()
         correct = work(pairs)
-        rates.append(len(pairs) / (time.perf_counter() - started))
+        rates.append(len(pairs) / (time.perf_counter() - began))
     return {
         "median": statistics.median(rates),
         "lowest": min(rates),
@@ -140,43 +145,13 @@ def _rate(
     }
 
 
-def run(repetitions: int = REPETITIONS) -> dict:
-    """Measures the three workloads and prints a table.
-
-    Returns:
-        ``{"machine": .., "workloads": {name: {"pairs": n, "ours": rates, "stock": rates}}}``,
-        rates in verdicts a second. The worker processes are running before the clock starts;
-        ``start_seconds`` says what starting them took.
-    """
-    started = time.perf_counter()
-    _start_cold()
-    result: dict = {
-        "machine": f"{platform.processor() or platform.machine()}, {default_workers()} cores",
-        "start_seconds": time.perf_counter() - started,
-        "workloads": {},
-    }
-    workloads = {"short exact": short_pairs(), "LaTeX": latex_pairs(), "symbolic": symbolic_pairs()}
-    print(f"{result['machine']}; workers started in {result['start_seconds']:.1f} s", flush=True)
-    print(
-        f"{'workload':12} {'pairs':>6} {'ours/s (range)':>28} {'stock/s (range)':>28}", flush=True
-    )
-    for name, pairs in workloads.items():
-        stock_pairs = pairs[:400]
-        rates = {
-            "pairs": len(pairs),
-            "ours": _rate(_ours, _start_cold, pairs, repetitions),
-            "stock": _rate(_stock, _nothing, stock_pairs, max(1, repetitions // 2)),
-        }
-        result["workloads"][name] = rates
-        cells = [
-            f"{r['median']:.0f} ({r['lowest']:.0f}-{r['highest']:.0f})"
-            for r in (rates["ours"], rates["stock"])
-        ]
-        print(f"{name:12} {len(pairs):6} {cells[0]:>28} {cells[1]:>28}", flush=True)
-    POOL.shutdown()
-    return result
+def blocks(result: dict[str, Any]) -> list[Block]:
+    rows = [("workload", "pairs", "ours/s", "stock math-verify/s", "times")]
+    for name, found in result["workloads"].items():
+        ours, stock = found["ours"], found["stock"]
+        cells = [f"{r['median']:.0f} ({r['lowest']:.0f}-{r['highest']:.0f})" for r in (ours, stock)]
+        rows.append((name, str(found["pairs"]), *cells, f"{ours['median'] / stock['median']:.1f}"))
+    return [f"workers started in {result['start_seconds']:.1f} s", rows]
 
 
-if __name__ == "__main__":
-    run()
-    sys.exit(0)
+VERIFIER = Case("verdicts a second: ours beside stock math-verify", run, blocks)

@@ -191,26 +191,43 @@ def _evaluated(config: RunConfig) -> float:
     return samples * MEAN_SHARE * limits.max_tokens
 
 
-def forward_flops(shape: Shape, length: float) -> float:
-    """FLOP of one token's forward pass in a sequence of ``length`` tokens: two a weight that it
-    meets (not the embedding's rows), and scores and values over half the sequence."""
-    embedding = 0 if shape.tied else shape.vocab_size * shape.hidden_size
-    attention = 2 * shape.num_layers * shape.num_heads * shape.head_dim * length
-    return 2 * (shape.num_parameters - embedding) + attention
+def forward_flops(
+    shape: Shape, length: float, scored: float | None = None, *, attention_share: float = 0.5
+) -> float:
+    """FLOP of a forward pass over one sequence: two a weight of the matrices that a token meets,
+    4 x heads x head size a pair of positions and layer, and the head's 2 x vocabulary x hidden
+    size. Biases, norms and softmax are not counted.
+
+    Args:
+        length: tokens of the sequence.
+        scored: tokens that the head is applied to; None for all.
+        attention_share: of all pairs of positions, those that count; half are masked.
+    """
+    h, kv = shape.hidden_size, shape.num_kv_heads * shape.head_dim
+    weights = shape.num_layers * (2 * h * h + 2 * h * kv + 3 * h * shape.intermediate_size)
+    pairs = shape.num_layers * shape.num_heads * shape.head_dim * attention_share * length**2
+    head = shape.vocab_size * h * (length if scored is None else scored)
+    return 2 * weights * length + 4 * pairs + 2 * head
 
 
 def gpu_hours(shape: Shape, config: RunConfig, gpu: Gpu = REFERENCE) -> float:
     """Hours of one GPU for training and evaluation."""
     tokens = work(config)
-    passes, rollout, evaluation = 3, 0.0, MEAN_SHARE * config.evaluation.max_tokens
+    passes, evaluation = 3, MEAN_SHARE * config.evaluation.max_tokens
+    rollout = evaluation
     if config.train is not None:
         passes += config.train.activation_checkpointing
         rollout = MEAN_SHARE * config.rollout.max_tokens
-    trained = (passes * tokens.trained + tokens.scored) * forward_flops(shape, rollout)
-    sampled = tokens.sampled * forward_flops(shape, rollout)
-    sampled += tokens.evaluated * forward_flops(shape, evaluation)
+    trained = (passes * tokens.trained + tokens.scored) * _token_flops(shape, rollout)
+    sampled = tokens.sampled * _token_flops(shape, rollout)
+    sampled += tokens.evaluated * _token_flops(shape, evaluation)
     seconds = trained / TRAIN_UTILISATION + sampled / SAMPLE_UTILISATION
     return seconds / gpu.flops / 3600
+
+
+def _token_flops(shape: Shape, length: float) -> float:
+    """FLOP of a forward pass a token, in sequences of ``length`` tokens."""
+    return forward_flops(shape, length) / length
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,47 @@ import importlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.reliability.common import RESULTS, keep
-from benchmarks.reliability.page import write_page
+from benchmarks.report.document import Bullets, Heading, Paragraph, Table, row, to_markdown
+from sgpo.core.files import read_json, write_json, write_text
+from sgpo.core.runlog import environment
 
-# case -> (module with WHAT, NUM_TRIALS and run(count, say) -> (figures, passed), what to expect)
-CASES: dict[str, tuple[str, str]] = {
-    "kill": ("benchmarks.reliability.kill", "about 20 minutes"),
-    "disk": ("benchmarks.reliability.disk", "about 2 minutes"),
-    "checkpoint": ("benchmarks.reliability.checkpoint", "seconds"),
-    "together": ("benchmarks.reliability.together", "about 1 minute"),
-    "fuzz": ("benchmarks.reliability.fuzz", "about 10 minutes"),
-    "cases": ("benchmarks.reliability.cases", "about 1 minute"),
-}
+RESULTS = Path("results/reliability")
+
+
+@dataclass(frozen=True)
+class Case:
+    """``name`` of a function (trials, say) -> (figures, passed) in ``module``; ``held`` names the
+    figures of what held and of how many, which the page's first table shows."""
+
+    module: str
+    name: str
+    what: str
+    trials: int
+    takes: str
+    held: tuple[str, str] | None = None
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("faults", "kill", "kill -9 at random moments of a study, then the same command again",
+             40, "about 20 minutes", ("finished_with_identical_tables", "kills")),
+        Case("faults", "disk", "a disk that fills up, and a results directory that cannot be "
+             "written", 8, "about 2 minutes", ("continued_to_identical_tables", "full_disks")),
+        Case("faults", "checkpoint", "truncated, bit-flipped and missing resume states",
+             24, "seconds", ("ended_with_identical_weights", "damaged_states")),
+        Case("faults", "together", "two studies in one directory at the same time",
+             3, "about 1 minute", ("one_ran_and_one_was_refused", "pairs")),
+        Case("fuzz", "fuzz", "random and hostile answers through extraction and grading",
+             200_000, "about 10 minutes"),
+        Case("fuzz", "cases", "verdicts on answers decided by hand",
+             10**6, "about 1 minute", ("right", "cases")),
+    )
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="only write the page again")
     options = parser.parse_args(arguments)
     try:
-        passed = run_cases([] if options.page else options.cases, options.count, options.out)
         if not options.cases and not options.page:
             raise ValueError(f"no case named: give one or more of {', '.join(CASES)}, or --page")
+        passed = run_cases([] if options.page else options.cases, options.count, options.out)
         print(f"kept in {write_page(options.out)}")
     except (ValueError, OSError) as error:
         print(f"benchmarks.reliability: error: {error}", file=sys.stderr)
@@ -59,20 +86,87 @@ def run_cases(names: Sequence[str], count: int | None, directory: Path) -> bool:
         raise ValueError(f"--count {count}: must be at least 1")
     everything = True
     for name in names:
+        case = CASES[name]
         try:
-            module = importlib.import_module(CASES[name][0])
+            run = getattr(importlib.import_module(f"benchmarks.reliability.{case.module}"), name)
         except ModuleNotFoundError as error:
             raise ValueError(
                 f"case {name!r} needs {error.name}: pip install -e '.[dev]' brings it"
             ) from error
-        print(f"{name}: {module.WHAT} ({CASES[name][1]})", flush=True)
+        print(f"{name}: {case.what} ({case.takes})", flush=True)
         began = time.monotonic()
-        figures, passed = module.run(count or module.NUM_TRIALS, lambda s: print(s, flush=True))
+        figures, passed = run(count or case.trials, lambda text: print(text, flush=True))
         figures["seconds"] = round(time.monotonic() - began, 1)
-        keep(name, module.WHAT, figures, passed, directory)
+        keep(name, figures, passed, directory)
         print(f"{name}: {'passed' if passed else 'FAILED'}", flush=True)
         everything = everything and passed
     return everything
+
+
+def keep(name: str, figures: dict[str, Any], passed: bool, directory: Path) -> None:
+    """Write the outcome of a case with machine and commit to ``directory/name.json``."""
+    content = {"case": name, "what": CASES[name].what, "passed": passed, "figures": figures}
+    write_json(directory / f"{name}.json", content | {"environment": environment()})
+
+
+def write_page(directory: Path) -> Path:
+    """Write ``directory``.md from its JSON files; its path.
+
+    Raises:
+        ValueError: there are none.
+    """
+    path = directory.with_suffix(".md")
+    outcomes = [read_json(file) for file in sorted(directory.glob("*.json"))]
+    if not outcomes:
+        raise ValueError(f"{directory}: no outcomes here; run a case first")
+    blocks = [
+        Heading(1, "What was done to the suite, and what it held"),
+        Paragraph(
+            "Written by python -m benchmarks.reliability from the outcomes beside this page. Each "
+            "case is a script with fixed seeds; its figures, machine and commit are those of its "
+            "last run."
+        ),
+        Table(
+            header=("Case", "What is done", "Outcome", "Seconds", "Commit"),
+            rows=tuple(_row(outcome) for outcome in outcomes),
+            caption="Cases and their last outcome",
+            numeric=frozenset({3}),
+        ),
+    ]
+    for outcome in outcomes:
+        place = outcome["environment"]
+        versions = ", ".join(f"{name} {found}" for name, found in place["packages"].items())
+        blocks += [
+            Heading(2, outcome["case"], anchor=outcome["case"]),
+            Paragraph(outcome["what"] + "."),
+            Bullets(tuple(_line(*figure) for figure in outcome["figures"].items())),
+            Paragraph(
+                f"Machine: {place['cpu']}, {place['machine']}; {place['platform']}; "
+                f"Python {place['python']}, {versions}."
+            ),
+        ]
+    write_text(path, to_markdown(blocks))
+    return path
+
+
+def _row(outcome: dict[str, Any]) -> tuple:
+    place, figures = outcome["environment"], outcome["figures"]
+    word, held = "passed" if outcome["passed"] else "FAILED", CASES[outcome["case"]].held
+    if held is None:
+        word += f": {figures['inputs']} inputs"
+    elif held[0] in figures:
+        word += f": {figures[held[0]]} of {figures[held[1]]}"
+    commit = (place["git_commit"] or "unknown")[:10] + " with changes" * bool(place["git_dirty"])
+    return row(outcome["case"], outcome["what"], word, f"{figures['seconds']:.0f}", commit)
+
+
+def _line(name: str, value: Any) -> str:
+    """A figure in one line: a breakdown too, an empty list as none."""
+    if isinstance(value, dict):
+        value = ", ".join(f"{key} {inner}" for key, inner in value.items())
+    elif isinstance(value, list):
+        value = "; ".join(map(str, value)) or "none"
+    return f"{name.replace('_', ' ')}: {value}"
 
 
 if __name__ == "__main__":

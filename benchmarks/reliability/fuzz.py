@@ -1,33 +1,35 @@
-"""Hostile and random text through extraction and grading: nothing raises, hangs or is executed.
+"""Text through extraction and grading: hostile and random, and answers decided by hand.
 
-hypothesis makes the inputs from one fixed seed: soups of LaTeX fragments, nested and unbalanced
-structures, towers of powers, control characters, attempts to reach Python through sympy, long
-runs of one fragment, plain Unicode. Every input goes through extraction and the exact rules on
-the spot, and in batches through the whole verifier with its worker processes and a deadline.
+``fuzz``: nothing raises, hangs or is executed. hypothesis makes the inputs from one fixed seed:
+soups of LaTeX fragments, nested and unbalanced structures, towers of powers, control characters,
+attempts to reach Python through sympy, long runs of one fragment, plain Unicode. Every input goes
+through extraction and the exact rules on the spot, and in batches through the whole verifier with
+its worker processes and a deadline.
+
+``cases``: how many of the answers decided by hand (tests/data) come out as they should.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from benchmarks.reliability.common import Say
+from benchmarks.reliability.faults import ROOT, Figures, Say
 from sgpo.core.verifier import grade_many
 from sgpo.core.verifier.extract import extract
 from sgpo.core.verifier.spelling import canonical
 
-WHAT = "random and hostile answers through extraction and grading"
 SEED = 17
-NUM_TRIALS = 200_000
 BATCH = 500
 BATCH_SECONDS = 20.0
 SLACK_SECONDS = 10.0  # start of a worker process in place of one that was killed
+SHARED = 89  # cases of the peers' trackers, at the head of verifier_cases.jsonl
 SLOW_SECONDS = 1.0  # extraction and exact rules of one input, in this process
 REASONS = {"correct", "wrong", "no_answer", "truncated", "timeout", "error"}
 
@@ -158,19 +160,14 @@ class _Search:
             self.say(f"{self.tried} of {self.total} inputs, about {left / 60:.1f} min left")
 
 
-def run(count: int, say: Say) -> tuple[dict[str, Any], bool]:
+def fuzz(count: int, say: Say) -> tuple[Figures, bool]:
     """Figures of ``count`` inputs, and whether all of them were handled."""
     with tempfile.TemporaryDirectory(prefix="sgpo-fuzz-") as scratch:
         search = _Search(Path(scratch) / "executed", count, say)
+        quick = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 
         @seed(SEED)
-        @settings(
-            max_examples=count,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
+        @settings(max_examples=count, phases=[Phase.generate], **quick)
         @given(completions(search.canary))
         def every_input_is_judged(pair: tuple[str, str]) -> None:
             search.take(*pair)
@@ -194,3 +191,41 @@ def run(count: int, say: Say) -> tuple[dict[str, Any], bool]:
     }
     passed = not search.problems and search.tried >= count and search.slowest_exact < SLOW_SECONDS
     return figures, passed
+
+
+def cases(count: int, say: Say) -> tuple[Figures, bool]:
+    """Figures of the first ``count`` cases of every origin, and whether all are right."""
+    tracked = [(c["gold"], c["pred"], bool(c["expected"])) for c in _rows("verifier_cases.jsonl")]
+    completions = _rows("verifier_completions.jsonl")
+    origins = {
+        "from the peers' trackers": tracked[:SHARED],
+        "ours, single": tracked[SHARED:],
+        "ours, right and wrong spellings": [
+            (row["gold"], f"\\boxed{{{text}}}", key == "right")
+            for row in _rows("verifier_pairs.jsonl")
+            for key in ("right", "wrong")
+            for text in row[key]
+        ],
+        "ours, whole completions": [
+            (r["gold"], r["completion"], r["correct"]) for r in completions
+        ],
+    }
+    figures: Figures = {"cases": 0, "right": 0, "failures": []}
+    for origin, found in origins.items():
+        found = found[:count]
+        verdicts = grade_many([(gold, text) for gold, text, _ in found])
+        wrong = [c for c, v in zip(found, verdicts, strict=True) if v.correct != c[2]]
+        right = len(found) - len(wrong)
+        figures[origin] = f"{right} of {len(found)} right"
+        figures["cases"] += len(found)
+        figures["right"] += right
+        figures["failures"] += [f"{gold} / {text}" for gold, text, _ in wrong]
+        say(f"{origin}: {figures[origin]}")
+    return figures, not figures["failures"]
+
+
+def _rows(name: str) -> list[dict]:
+    path = ROOT / "tests" / "data" / name
+    if not path.exists():
+        raise ValueError(f"{path.name} is absent: the cases come with a source checkout")
+    return [json.loads(line) for line in path.read_text().splitlines()]

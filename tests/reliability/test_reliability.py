@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -12,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.reliability import __main__ as command
-from benchmarks.reliability import checkpoint, common, disk, fuzz, kill
-from benchmarks.reliability.page import write_page
+from benchmarks.reliability import faults, fuzz
 from sgpo.core import checkpoint as resume_states
 from sgpo.core.files import read_sealed_json, whole_directory, write_bytes, write_sealed_json
 
@@ -23,7 +24,7 @@ def quiet(_: str) -> None:
 
 
 def test_a_short_fuzz_passes_and_counts_every_input():
-    figures, passed = fuzz.run(400, quiet)
+    figures, passed = fuzz.fuzz(400, quiet)
     assert passed, figures
     assert figures["inputs"] == sum(figures["verdicts"].values()) >= 400
     assert set(figures["verdicts"]) <= fuzz.REASONS and len(figures["verdicts"]) > 1
@@ -34,7 +35,7 @@ def test_fuzz_fails_on_an_exception(monkeypatch):
         raise RuntimeError("unreadable")
 
     monkeypatch.setattr(fuzz, "extract", fragile)
-    figures, passed = fuzz.run(50, quiet)
+    figures, passed = fuzz.fuzz(50, quiet)
     assert not passed and "unreadable" in figures["failures"][0]
 
 
@@ -48,20 +49,19 @@ def test_fuzz_fails_when_an_answer_is_executed(monkeypatch):
         return plain(pairs, **options)
 
     monkeypatch.setattr(fuzz, "grade_many", gullible)
-    figures, passed = fuzz.run(400, quiet)
+    figures, passed = fuzz.fuzz(400, quiet)
     assert not passed and figures["executed"] >= 1
 
 
 def test_damaged_resume_states_are_passed_over():
-    figures, passed = checkpoint.run(2, quiet)
+    figures, passed = faults.checkpoint(2, quiet)
     assert passed and figures["noticed"] == figures["ended_with_identical_weights"] == 2
 
 
 def test_the_checkpoint_case_notices_unchecked_damage(monkeypatch):
     monkeypatch.setattr(resume_states, "_damage", lambda state: None)
-    flips = [("one bit flipped", checkpoint._flip)]
-    monkeypatch.setattr(checkpoint, "_DAMAGES", tuple(flips))
-    _, passed = checkpoint.run(1, quiet)
+    monkeypatch.setattr(faults, "DAMAGES", {"one bit flipped": faults._flip_a_bit})
+    _, passed = faults.checkpoint(1, quiet)
     assert not passed
 
 
@@ -84,9 +84,9 @@ def test_every_flipped_bit_of_a_sealed_file_is_noticed_or_changes_nothing(tmp_pa
 
 @pytest.fixture
 def small_disk(tmp_path):
-    if os.geteuid() != 0 or not disk.mount_works(tmp_path):
+    if os.geteuid() != 0 or not faults.mount_works(tmp_path):
         pytest.skip("a tmpfs cannot be mounted here (needs root and Linux)")
-    with disk._tmpfs(tmp_path / "small", 256) as path:
+    with faults.tmpfs(tmp_path / "small", 256) as path:
         yield path
 
 
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(small_disk):
 
 def test_a_directory_that_cannot_be_written_is_an_error_and_stays(small_disk):
     write_bytes(small_disk / "kept", b"old")
-    disk._remount(small_disk, "ro")
+    faults.remount(small_disk, "ro")
     with pytest.raises(OSError, match="Read-only"):
         write_bytes(small_disk / "kept", b"new")
     assert (small_disk / "kept").read_bytes() == b"old"
@@ -134,29 +134,27 @@ def study_at(root: Path, **files: str) -> Path:
     ],
 )
 def test_the_stage_of_a_killed_study_is_read_off_its_files(tmp_path, files, stage):
-    assert kill.stage_of(study_at(tmp_path / "s", **files)) == stage
-    assert kill.stage_of(tmp_path) == "start-up"
+    assert faults.stage_of(study_at(tmp_path / "s", **files)) == stage
+    assert faults.stage_of(tmp_path) == "start-up"
 
 
-def ended_with(monkeypatch, command: str):
+@pytest.mark.parametrize(("command", "code"), [("true", 0), ("false", 1)])
+def test_a_study_that_ended_before_the_kill_gives_its_length_or_fails_the_trial(
+    tmp_path, monkeypatch, command, code
+):
     @contextlib.contextmanager
-    def ended(out: Path, jobs: int):
+    def ended(out: Path):
         process = subprocess.Popen([command])
         process.wait()
         yield process
 
-    monkeypatch.setattr(kill, "started_study", ended)
-
-
-def test_a_study_that_ended_before_the_kill_gives_its_length_instead(tmp_path, monkeypatch):
-    ended_with(monkeypatch, "true")
-    assert 0 <= kill._trial(tmp_path, 5.0, True, {}, 1) < 5.0
-
-
-def test_a_study_that_failed_before_the_kill_fails_the_trial(tmp_path, monkeypatch):
-    ended_with(monkeypatch, "false")
-    trial = kill._trial(tmp_path, 5.0, True, {}, 1)
-    assert not trial["same"] and trial["problem"] == "ended with 1 before the kill"
+    monkeypatch.setattr(faults, "started_study", ended)
+    place = faults.Bench(tmp_path, study_at(tmp_path / "start"), tmp_path, {}, 1.0)
+    trial = faults._kill_at(place, 5.0, only_launcher=True)
+    if code == 0:
+        assert 0 <= trial < 5.0
+    else:
+        assert trial["problem"] == "ended with 1 before the kill"
 
 
 def test_a_trial_is_repeated_at_its_share_of_the_newest_length_and_not_for_ever():
@@ -166,10 +164,10 @@ def test_a_trial_is_repeated_at_its_share_of_the_newest_length_and_not_for_ever(
         asked.append(moment)
         return next(outcomes)
 
-    assert kill._alive_trial(attempt, 0.5, 80.0) == ({"same": True}, 10.0, 20.0)
+    assert faults.alive_trial(attempt, 0.5, 80.0) == ({"same": True}, 20.0)
     assert asked == [40.0, 20.0, 10.0]
     with pytest.raises(RuntimeError, match="ended 10 times before its kill .last after 3.0 s"):
-        kill._alive_trial(lambda moment: 3.0, 0.5, 80.0)
+        faults.alive_trial(lambda moment: 3.0, 0.5, 80.0)
 
 
 def test_studies_are_compared_by_all_but_their_times(tmp_path):
@@ -183,29 +181,29 @@ def test_studies_are_compared_by_all_but_their_times(tmp_path):
         run.mkdir(parents=True)
         (run / "scores.json").write_text(score)
         (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds": seconds}) + "\n")
-    a, b, c = (common.outcome_of(tmp_path / name) for name in "abc")
-    assert common.differences(a, b) == []
-    assert common.differences(a, c) == ["r/scores.json", "tables/table1.csv"]
+    a, b, c = (faults.outcome_of(tmp_path / name) for name in "abc")
+    assert faults.differences(a, b) == []
+    assert faults.differences(a, c) == ["runs/r/scores.json", "tables/table1.csv"]
 
 
 def test_outcomes_become_a_page_with_machine_and_commit(tmp_path):
     figures = {"kills": 40, "by_stage": {"report": 3}, "failures": [], "seconds": 61.2}
     figures["finished_with_identical_tables"] = 39
-    common.keep("kill", "kill -9", figures, True, tmp_path / "reliability")
-    common.keep("disk", "full disk", {"seconds": 1.0}, False, tmp_path / "reliability")
-    text = write_page(tmp_path / "reliability").read_text()
-    assert "| kill | kill -9 | passed: 39 of 40 | 61 |" in text
-    assert "| disk | full disk | FAILED | 1 |" in text
+    command.keep("kill", figures, True, tmp_path / "reliability")
+    command.keep("disk", {"seconds": 1.0}, False, tmp_path / "reliability")
+    text = command.write_page(tmp_path / "reliability").read_text()
+    assert f"| kill | {command.CASES['kill'].what} | passed: 39 of 40 | 61 |" in text
+    assert f"| disk | {command.CASES['disk'].what} | FAILED | 1 |" in text
     assert "- kills: 40" in text and "by stage: report 3" in text and "failures: none" in text
     assert "Machine: " in text and "torch " in text
 
 
 def test_the_committed_page_says_what_the_committed_outcomes_say(tmp_path):
-    stored = common.ROOT / common.RESULTS
+    stored = faults.ROOT / command.RESULTS
     if not stored.exists():
         pytest.skip("results/reliability comes with a source checkout")
     directory = shutil.copytree(stored, tmp_path / "reliability")
-    assert write_page(directory).read_text() == stored.with_suffix(".md").read_text()
+    assert command.write_page(directory).read_text() == stored.with_suffix(".md").read_text()
     for path in directory.glob("*.json"):
         outcome = json.loads(path.read_text())
         assert outcome["case"] == path.stem and path.stem in command.CASES
@@ -228,23 +226,25 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
 
 
 def test_a_missing_package_is_named_with_its_remedy(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(command.CASES, "fuzz", ("benchmarks.reliability.absent", "never"))
+    monkeypatch.setitem(
+        command.CASES, "fuzz", dataclasses.replace(command.CASES["fuzz"], module="absent")
+    )
     assert command.main(["fuzz", "--out", str(tmp_path)]) == 2
     assert "case 'fuzz' needs benchmarks.reliability.absent: pip" in capsys.readouterr().err
 
 
-def test_every_case_has_what_the_command_needs():
-    import importlib
-
-    for name, (module, _) in command.CASES.items():
-        found = importlib.import_module(module)
-        assert callable(found.run) and found.NUM_TRIALS >= 1 and found.WHAT, name
+def test_every_case_is_a_function_and_the_hand_decided_answers_come_out_right(tmp_path, capsys):
+    for case in command.CASES.values():
+        module = importlib.import_module(f"benchmarks.reliability.{case.module}")
+        assert callable(getattr(module, case.name)), case.name
+    assert command.main(["cases", "--count", "20", "--out", str(tmp_path / "r")]) == 0
+    assert "passed: 80 of 80" in (tmp_path / "r.md").read_text()
 
 
 def test_a_failing_study_is_an_error_with_its_last_lines(tmp_path, monkeypatch):
-    def failed(out: Path, jobs: int = 1, **options):
+    def failed(out: Path):
         return subprocess.CompletedProcess([], 2, "first\n", "small study: error: broken\n")
 
-    monkeypatch.setattr(common, "run_study", failed)
+    monkeypatch.setattr(faults, "run_study", failed)
     with pytest.raises(RuntimeError, match="ended with 2: .*broken"):
-        common.must_finish(tmp_path)
+        faults.must_finish(tmp_path)
