@@ -35,7 +35,7 @@ class DataConfig:
 
     Args:
         source: ``mini``, the embedded world; or a prepared training set as ``DIRECTORY@HASH``
-            (``benchmarks.data.prepared.data_source`` makes it), so that its content is part of the
+            (``benchmarks.data.problems.data_source`` makes it), so that its content is part of the
             run's address.
         split: ``warmup`` a third of the pool, ``rl`` the rest, ``all`` both, ``none`` no training.
         expert_gap: mini world: probability that the expert leaves out an intermediate step.

@@ -41,7 +41,7 @@ MODEL = "qwen2.5-0.5b"
 def prepare(directory: Path, *, small: bool = False) -> str:
     """Checkpoint, training set and strategies in ``directory``; the training set's
     ``data.source``. ``small``: a vocabulary of bytes, for a test that has seconds."""
-    from benchmarks.data.prepared import data_source
+    from benchmarks.data.problems import data_source
 
     model = standin.write_checkpoint(directory / "model", small=small, **SHAPE)
     rows = standin.write_training_set(directory / "train.jsonl", NUM_PROBLEMS)

@@ -11,6 +11,11 @@ HUB_DEFAULT = "SII-Enigma/OpenR1-Math-R1-8.5k"
 REAL_SUITES = ["math500", "olympiadbench", "amc23", "aime24"]
 
 
+def test_sets(text: str) -> tuple[str, ...]:
+    """Argument type: comma-separated names, or none."""
+    return () if text == "none" else tuple(names(text))
+
+
 def add(verbs: argparse._SubParsersAction) -> None:
     """Add data prepare, data check and strategies."""
     data = verbs.add_parser("data", help="training data and benchmarks")
@@ -18,14 +23,23 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
     prepare = data_verbs.add_parser("prepare", help="fetch, check, decontaminate and split")
     add = prepare.add_argument
-    add("--source", default=HUB_DEFAULT, help="hub data set, .parquet or .jsonl (%(default)s)")
+    add("--source", default=HUB_DEFAULT, help="hub data set, .jsonl, .parquet or directory")
     add("--revision", help="commit of the hub data set (default: main; the commit is recorded)")
+    add("--subset", help="configuration of the data set, where it has several")
     add("--tokenizer", required=True, help="checkpoint, a directory or of the hub; measures traces")
     add("--prompt", help="prompt spec (default: the tokenizer's own)")
     add("--max-tokens", type=positive, default=16_384, help="of prompt and trace (%(default)s)")
     add("--draw", type=positive, help="draw this many problems, e.g. 8500 of the 46k set")
     add("--seed", type=int, default=0, help="of the draw and the split")
     add("--strip-suffix", default="", help="an instruction at the end of every question")
+    add(
+        "--test-sets",
+        type=test_sets,
+        default=tuple(REAL_SUITES),
+        metavar="NAMES",
+        help="benchmarks or files that it may not overlap with, or none (default: all four)",
+    )
+    add("--keep-unconfirmed", action="store_true", help="keep traces that are not judged correct")
     add("--out", required=True, type=Path, help="directory to make")
     add("--offline", action="store_true", help="open no connection: local files and cache only")
     prepare.set_defaults(run=_prepare)
@@ -72,6 +86,6 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _strategies(options: argparse.Namespace) -> int:
-    from benchmarks.data.strategy_command import strategies_command
+    from benchmarks.data.commands import strategies_command
 
     return strategies_command(options)

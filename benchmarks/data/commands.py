@@ -1,36 +1,55 @@
-"""``sgpo data prepare`` and ``sgpo data check``: what the user sees of them."""
+"""``sgpo data prepare``, ``sgpo data check``, ``sgpo strategies``: what the user sees of them."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from benchmarks.data.checkpoints import CHECKPOINTS
+from benchmarks.data.hub import go_offline
 from benchmarks.data.prepare import Preparation, prepare
-from benchmarks.data.prepared import data_source, file_hashes, prepared_problems
+from benchmarks.data.problems import (
+    STRATEGIES,
+    data_source,
+    file_hashes,
+    prepared_problems,
+    read_problems,
+)
 from benchmarks.data.suites import SUITES, failed_golds, load_suite, local_file
-from sgpo.core.files import read_json, write_json
-from sgpo.core.models import checkpoint_directory
+from sgpo.core.files import read_json, write_json, write_text
+from sgpo.core.models import checkpoint_directory, load_tokenizer
+from sgpo.core.prompts import native_spec, prompt_spec
+from sgpo.core.types import Problem
+from sgpo.strategies.ask import (
+    Endpoint,
+    EndpointSettings,
+    ExtractionSettings,
+    Outcome,
+    ReplyCache,
+    extract,
+)
+from sgpo.strategies.text import EXTRACTION_PROMPT, SCORING_PROMPT, quality_bands
+
+STEP = 64  # problems of a step in the real profiles
 
 
 def prepare_command(options: argparse.Namespace) -> int:
     """Prepare a training set and print what was removed from it."""
-    from sgpo.core.models import load_tokenizer
-    from sgpo.core.prompts import native_spec, prompt_spec
-
+    if options.offline:
+        go_offline()
     tokenizer = load_tokenizer(_directory(str(options.tokenizer)))
     spec = prompt_spec(options.prompt) if options.prompt else native_spec(tokenizer)
     plan = Preparation(
-        source=options.source,
-        revision=options.revision,
-        offline=options.offline,
-        max_tokens=options.max_tokens,
-        draw=options.draw,
-        seed=options.seed,
-        strip_suffix=options.strip_suffix,
+        **{field.name: getattr(options, field.name) for field in fields(Preparation)}
     )
     with Progress() as bars:
         tasks: dict[str, Any] = {}
@@ -42,10 +61,16 @@ def prepare_command(options: argparse.Namespace) -> int:
 
         summary = prepare(plan, tokenizer, spec, options.out, report)
     for rule, entry in summary["removed"].items():
-        print(f"{rule:15} {entry['count']:6} removed")
-    print(f"{'traces':15} {summary['unconfirmed_traces']['count']:6} not confirmed, kept")
+        print(f"{rule:18} {entry['count']:6} removed")
+    if plan.keep_unconfirmed:
+        print(f"{'unconfirmed traces':18} {summary['unconfirmed_traces']['count']:6} kept")
     for name, count in summary["counts"].items():
-        print(f"{name:15} {count:6} problems")
+        print(f"{name:18} {count:6} problems")
+    if summary["without_trace"]:
+        print(
+            f"{summary['without_trace']} problems have no expert trace: the SFT warm-up, LUFFY, "
+            "HPT and SRFT cannot learn from them"
+        )
     if summary["shared_suffix"]:
         print(
             f"every question ends in {summary['shared_suffix']!r}; the prompt has its own request: "
@@ -54,6 +79,9 @@ def prepare_command(options: argparse.Namespace) -> int:
     print(
         f"report.json lists every id; a run names this set data.source={data_source(options.out)}"
     )
+    smallest = min(summary["counts"].values())
+    if 0 < smallest < STEP:
+        print(f"the set is small: add --set train.problems_per_step={smallest} or less")
     return 0
 
 
@@ -68,15 +96,16 @@ def _directory(name: str) -> Path:
 
 def check_command(options: argparse.Namespace) -> int:
     """Check benchmarks (count, content, gold answers) and a prepared set; 1 if one fails."""
+    if options.offline:
+        go_offline()
     report: dict[str, Any] = {"benchmarks": {}}
     failed = False
     with Progress(transient=True) as bars:
         task = bars.add_task("gold answers", total=len(options.suite))
         for key in options.suite:
-            problems = load_suite(key, offline=options.offline)
-            known = set(SUITES[key].exceptions)
+            problems = load_suite(key)
             golds = failed_golds(problems)
-            unknown = [g for g in golds if g[0] not in known]
+            unknown = [g for g in golds if g[0] not in SUITES[key].exceptions]
             failed = failed or bool(unknown)
             report["benchmarks"][key] = {
                 "problems": len(problems),
@@ -100,16 +129,166 @@ def check_command(options: argparse.Namespace) -> int:
 
 
 def _check_training(directory: Path) -> dict[str, Any]:
-    counts = {name: len(prepared_problems(directory, name)) for name in ("warmup", "rl")}
+    problems = prepared_problems(directory, "all")
+    rl = prepared_problems(directory, "rl")
+    counts = {"warmup": len(problems) - len(rl), "rl": len(rl)}
     stated, actual = read_json(directory / "report.json")["files"], file_hashes(directory)
     changed = [name for name in stated if stated[name] != actual.get(name)]
     if changed:
         raise ValueError(
             f"{directory / changed[0]}: not the file that report.json is about; prepare it again"
         )
-    with_strategies = sum(p.strategy is not None for p in prepared_problems(directory, "all"))
+    with_strategies = sum(p.strategy is not None for p in problems)
     print(
         f"{counts['warmup']} warm-up, {counts['rl']} RL problems, {with_strategies} with a strategy"
         f"; a run names this set data.source={data_source(directory)}"
     )
     return {"counts": counts, "files": actual, "with_strategies": with_strategies}
+
+
+def strategies_command(options: argparse.Namespace) -> int:
+    """Extract, and write strategies.jsonl when every problem has been decided; else 1."""
+    problems = read_problems(options.data / "rl.jsonl")
+    without = [p.id for p in problems if not p.expert]
+    if without:
+        raise ValueError(f"{options.data / 'rl.jsonl'}: problem {without[0]} has no expert trace")
+    asked = problems[: options.limit]
+    settings = ExtractionSettings(
+        candidates=options.candidates, max_tokens=options.max_tokens, budget=options.budget
+    )
+    proposing = EndpointSettings(
+        base_url=options.endpoint,
+        model=options.model,
+        key_variable=options.key_variable,
+        concurrency=options.concurrency,
+        timeout_seconds=options.timeout,
+        price_in=options.price_in,
+        price_out=options.price_out,
+    )
+    scoring = replace(proposing, model=options.scorer or options.model)
+    cache = options.data / "strategy_replies.jsonl"
+    outcomes, costs = asyncio.run(_run(asked, proposing, scoring, settings, cache))
+    report = _report(outcomes, proposing, scoring, settings) | costs
+    _print(report, len(asked))
+    undecided = [o for o in outcomes if not o.final]
+    if len(asked) < len(problems):
+        return _pilot(costs, len(problems), len(asked), undecided)
+    write_json(options.data / "strategies_report.json", report)
+    if undecided:
+        print(
+            f"{len(undecided)} problems got no reply ({undecided[0].why}); {STRATEGIES} is written "
+            "when every problem is decided: repeat the command"
+        )
+        return 1
+    kept = [o for o in outcomes if o.strategy is not None]
+    if not kept:
+        raise ValueError("no problem got a usable strategy; see strategies_report.json for why")
+    write_text(options.data / STRATEGIES, "".join(map(_row, kept)))
+    print(f"{STRATEGIES} is written; a run names this set data.source={data_source(options.data)}")
+    return 0
+
+
+def _pilot(costs: dict[str, Any], total: int, asked: int, undecided: Sequence[Outcome]) -> int:
+    """What all would cost, from the problems that were decided; 1 if none was."""
+    decided = asked - len(undecided)
+    if not decided:
+        print(f"a pilot: none of {asked} problems got a reply ({undecided[0].why}); nothing known")
+        return 1
+    money = costs["total"]["money"]
+    print(
+        f"a pilot: nothing written; all {total} problems would take about "
+        f"{money * total / decided:.2f} (so far {money:.2f})"
+    )
+    return 0
+
+
+async def _run(
+    problems: Sequence[Problem],
+    proposing: EndpointSettings,
+    scoring: EndpointSettings,
+    settings: ExtractionSettings,
+    cache_path: Path,
+) -> tuple[list[Outcome], dict[str, Any]]:
+    """The outcomes, and what this run and all replies have cost."""
+    cache = ReplyCache(cache_path)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as bars:
+        task = bars.add_task("strategies", total=len(problems))
+        async with Endpoint(proposing, cache) as proposer, Endpoint(scoring, cache) as scorer:
+            outcomes = await extract(
+                problems,
+                proposer,
+                scorer,
+                settings,
+                lambda done, total: bars.update(task, completed=done, total=total),
+            )
+    return outcomes, {
+        name: {
+            "requests": sum(s.requests for s in both),
+            "prompt_tokens": sum(s.prompt_tokens for s in both),
+            "completion_tokens": sum(s.completion_tokens for s in both),
+            "money": sum(s.cost(proposing) for s in both),
+        }
+        for name, both in (
+            ("spent", (proposer.spent, scorer.spent)),
+            ("total", (proposer.total, scorer.total)),
+        )
+    }
+
+
+def _row(outcome: Outcome) -> str:
+    assert outcome.strategy is not None
+    row = {
+        "id": outcome.problem_id,
+        "strategy": outcome.strategy.text,
+        "score": round(outcome.strategy.mean, 6),
+        "scores": outcome.strategy.scores,
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _report(
+    outcomes: Sequence[Outcome],
+    proposing: EndpointSettings,
+    scoring: EndpointSettings,
+    settings: ExtractionSettings,
+) -> dict[str, Any]:
+    """What strategies_report.json holds besides the cost."""
+    kept = [o.strategy.mean for o in outcomes if o.strategy]
+    prompts = hashlib.sha256((EXTRACTION_PROMPT + SCORING_PROMPT).encode()).hexdigest()
+    return {
+        "proposer": proposing.model,
+        "scorer": scoring.model,
+        "endpoint": proposing.base_url,
+        "prices_per_million": [proposing.price_in, proposing.price_out],
+        "settings": asdict(settings),
+        "prompts_sha256": prompts,
+        "problems": len(outcomes),
+        "with_strategy": len(kept),
+        "mean_score": sum(kept) / len(kept) if kept else None,
+        "bands": quality_bands(kept),
+        "candidates": sum(o.num_candidates for o in outcomes),
+        "leaking_candidates": sum(len(o.leaking) for o in outcomes),
+        "without": [
+            {"id": o.problem_id, "why": o.why, "final": o.final} for o in outcomes if not o.strategy
+        ],
+    }
+
+
+def _print(report: dict[str, Any], count: int) -> None:
+    print(f"{report['with_strategy']} of {count} problems have a strategy")
+    if report["mean_score"] is not None:
+        bands = ", ".join(f"{number} in {band}" for band, number in report["bands"].items())
+        print(f"mean score {report['mean_score']:.3f}: {bands}")
+    print(
+        f"{report['leaking_candidates']} of {report['candidates']} candidates leaked and were "
+        "left out"
+    )
+    for why, number in Counter(e["why"] for e in report["without"]).most_common(5):
+        print(f"{number} without a strategy: {why}")
+    for name, when in (("spent", "this run"), ("total", "with the cache")):
+        cost = report[name]
+        print(
+            f"{when}: {cost['requests']} requests, {cost['prompt_tokens']} prompt and "
+            f"{cost['completion_tokens']} completion tokens, {cost['money']:.2f}"
+        )

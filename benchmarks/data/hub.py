@@ -1,46 +1,56 @@
-"""Data sets from the Hugging Face hub, pinned by revision, or from its cache without a network."""
+"""Data sets as the ``datasets`` library reads them: of the Hugging Face hub at a revision, from its
+cache without a network, and on this disk.
+
+The hub's files are fetched whole at one commit and read from the disk. ``load_dataset`` with the
+name alone would not do: when the hub cannot be reached it takes whatever the cache holds under that
+name, of any revision.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from benchmarks.data.rows import SUFFIXES
+PATTERNS = ("README.md", "*.parquet", "*.jsonl", "*.json", "*.csv")
+
+
+def go_offline() -> None:
+    """Open no connection from here on, in this process and in those it starts."""
+    from huggingface_hub import constants
+
+    # The library reads its switch when it is imported; later changes of the environment are not
+    # seen, so it is set on the module too.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
 
 
 def fetch_dataset(
-    repository: str,
-    *,
-    split: str,
-    revision: str | None = None,
-    subset: str = "",
-    offline: bool = False,
-) -> tuple[list[Path], str]:
-    """The data files of one split, and the commit that they are of.
+    repository: str, *, revision: str | None = None, offline: bool = False
+) -> tuple[Path, str]:
+    """The directory with the files of a data set of the hub, and the commit that they are of.
 
     Args:
-        repository: data set on the hub, "owner/name". split: part of the wanted file names.
+        repository: "owner/name".
         revision: commit, tag or branch; None for the main branch. A commit is the only one that
             cannot move: record the returned one and pass it next time.
-        subset: further part of the names, where a data set holds several.
-        offline: take the files from the local cache and open no connection.
+        offline: take the files from the local cache and open no connection, as HF_HUB_OFFLINE does.
 
     Raises:
         ValueError: one line that says what is wrong: no such data set or revision, a gated one
-            without a token, no network, nothing cached, or no file of that split.
+            without a token, no network, or nothing cached.
     """
     from huggingface_hub import constants, errors, snapshot_download
 
     name = f"data set {repository!r}" + (f" at revision {revision!r}" if revision else "")
-    patterns = [f"*{subset}*{split}*{suffix}" for suffix in SUFFIXES]
-    # The library reads its switch when it is imported; later changes of the environment are not
-    # seen, so it is set on the module too.
     offline = offline or constants.HF_HUB_OFFLINE
     try:
         folder = snapshot_download(
             repository,
             repo_type="dataset",
             revision=revision,
-            allow_patterns=patterns,
+            allow_patterns=list(PATTERNS),
             local_files_only=offline,
         )
     except errors.GatedRepoError as error:
@@ -54,16 +64,61 @@ def fetch_dataset(
             f"{name}: the hub knows no such data set (or it is private and HF_TOKEN is not set)"
         ) from error
     except errors.HFValidationError as error:
-        raise ValueError(f"{name}: not a name of a data set, like owner/name") from error
+        raise ValueError(
+            f"{name}: neither a file or directory here nor a name of a data set, like owner/name"
+        ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         why = "is not in the local cache (offline)" if offline else "the hub cannot be reached"
         raise ValueError(f"{name}: {why}; give a local file, or try again online") from error
     except (errors.HfHubHTTPError, OSError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{name}: the hub answers with an error ({line})") from error
-    files = sorted(
-        p for p in Path(folder).rglob(f"*{split}*") if p.suffix in SUFFIXES and subset in str(p)
-    )
-    if not files:
-        raise ValueError(f"{name}: holds no {' or '.join(SUFFIXES)} file of split {split!r}")
-    return files, Path(folder).name
+        raise ValueError(f"{name}: the hub answers with an error ({_line(error)})") from error
+    return Path(folder), Path(folder).name
+
+
+def rows_of(path: Path, split: str, subset: str | None = None) -> Iterator[tuple[str, dict]]:
+    """(file or directory and row, columns) of a parquet file, of what ``save_to_disk`` of the
+    ``datasets`` library left, or of a directory of data files as the hub has them.
+
+    Raises:
+        ValueError: no such path, another kind of file, damaged content, no such split.
+    """
+    if not path.exists():
+        raise ValueError(f"problem file {str(path)!r}: no such file")
+    if path.is_file() and path.suffix != ".parquet":
+        raise ValueError(
+            f"problem file {str(path)!r}: must be .jsonl, .json, .parquet or a data set's directory"
+        )
+    return _numbered_rows(path, split, subset)
+
+
+def _numbered_rows(path: Path, split: str, subset: str | None) -> Iterator[tuple[str, dict]]:
+    import pyarrow
+    from datasets.exceptions import DatasetsError
+
+    try:
+        for number, row in enumerate(_load(path, split, subset), start=1):
+            yield f"{path}, row {number}", row
+    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as a data set with split {split!r} ({_line(error)})"
+        ) from error
+
+
+def _load(path: Path, split: str, subset: str | None) -> Any:
+    """The rows; read as they are asked for, so that nothing is written to a second cache."""
+    import datasets
+
+    if path.is_file():
+        data = datasets.load_dataset("parquet", data_files=[str(path)], streaming=True)
+        return data["train"]
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        saved = datasets.load_from_disk(str(path))
+        return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+    return datasets.load_dataset(str(path), subset, split=split, streaming=True)
+
+
+def _line(error: BaseException) -> str:
+    """The innermost message: ``datasets`` says in the outer ones only that something failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

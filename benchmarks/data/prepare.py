@@ -7,25 +7,35 @@ report.json:
 2. special tokens: question or trace spells a special token of the tokenizer;
 3. over-long: prompt and expert trace together exceed ``max_tokens``, so no method could learn from
    the whole trace. The problem leaves every split, so all methods train on the same problems;
-4. contamination: it overlaps with a test set (``benchmarks.data.decontamination``).
+4. contamination: it overlaps with a test set (``find_overlaps``);
+5. unconfirmed traces: the verifier does not judge the trace's own answer correct. A flag keeps
+   them; they are counted and listed either way.
 
 From what is left ``draw`` problems are drawn, and a third of them becomes the warm-up; both follow
-a hash of seed and id, so they depend on no order. Traces whose own answer the verifier does not
-confirm are counted and listed, and kept.
+a hash of seed and id, so they depend on no order.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.decontamination import find_overlaps
-from benchmarks.data.hub import fetch_dataset
-from benchmarks.data.prepared import SPLITS, file_hashes, write_problems
-from benchmarks.data.rows import TRAINING_COLUMNS, question_id, read_rows, training_problem
+from benchmarks.data.hub import fetch_dataset, rows_of
+from benchmarks.data.problems import (
+    SPLITS,
+    check_readable,
+    file_hashes,
+    problem_of,
+    question_id,
+    read_problems,
+    read_rows,
+    write_problems,
+)
 from benchmarks.data.suites import SUITES, load_suite
 from sgpo.core.files import sha256_of, whole_directory, write_json
 from sgpo.core.prompts import PromptSpec, special_token_in
@@ -35,20 +45,31 @@ from sgpo.core.verifier import grade_many
 Report = Callable[[str, int, int], None]  # stage, done, total
 CHUNK = 256
 MIN_SHARED_SUFFIX = 15  # characters
+GRAM = 13  # words
+_TYPESETTING = re.compile(
+    r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|mathrm|mathbf|mathit|text|textbf|"
+    r"textit|operatorname|quad|qquad|limits|begin|end|label|tag)(?![a-zA-Z])"
+)
+_SPELLINGS = ((re.compile(r"\\[dt]frac"), r"\\frac"), (re.compile(r"\\leqs?lant\b|\\leq"), r"\\le"),
+              (re.compile(r"\\geqs?lant\b|\\geq"), r"\\ge"))  # fmt: skip
+_WORD = re.compile(r"[^\W\d_]+|\d+")
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What to prepare. ``source``: a data set on the hub ("owner/name"), or a .parquet or .jsonl
-    file. ``max_tokens``: of prompt and trace together. ``draw``: problems to keep, None for all."""
+    """What to prepare. ``source``: a data set on the hub ("owner/name"), or a file or directory
+    that ``read_rows`` reads. ``max_tokens``: of prompt and trace together. ``draw``: problems to
+    keep, None for all. ``test_sets``: names of real benchmarks, or files of problems."""
 
     source: str
-    revision: str | None
-    offline: bool
     max_tokens: int
-    draw: int | None
-    seed: int
+    revision: str | None = None
+    subset: str | None = None
+    draw: int | None = None
+    seed: int = 0
     strip_suffix: str = ""
+    test_sets: tuple[str, ...] = tuple(SUITES)
+    keep_unconfirmed: bool = False
 
 
 def prepare(
@@ -57,37 +78,48 @@ def prepare(
     """Write the training set to ``out``, whole or not at all; its report.json.
 
     Raises:
-        ValueError: ``out`` exists, the source cannot be read, or fewer problems than ``draw`` are
-            left.
+        ValueError: ``out`` exists, the source cannot be read, its text is not the tokenizer's, or
+            no problems, or fewer than ``draw``, are left.
     """
     if out.exists():
         raise ValueError(f"{out}: exists already; remove it or choose another --out")
+    tests = {name: _test_set(name) for name in plan.test_sets}
     rows, origin = load_rows(plan)
+    check_readable(rows, tokenizer)
     problems, removed = _clean(rows, plan, tokenizer, spec, report)
-    suites = {key: load_suite(key, offline=plan.offline) for key in SUITES}
     report("compare with the test sets", 0, 1)
-    overlaps = find_overlaps(problems, suites)
+    overlaps = find_overlaps(problems, tests)
     report("compare with the test sets", 1, 1)
     removed["contamination"] = [asdict(o) for o in overlaps]
     dirty = {o.problem_id for o in overlaps}
-    kept = _draw([p for p in problems if p.id not in dirty], plan)
+    problems = [p for p in problems if p.id not in dirty]
+    unconfirmed = _unconfirmed(problems, report)
+    if not plan.keep_unconfirmed:
+        removed["unconfirmed_traces"] = unconfirmed
+        wrong = {entry["id"] for entry in unconfirmed}
+        problems = [p for p in problems if p.id not in wrong]
+    if not problems:
+        counts = ", ".join(f"{rule} {len(items)}" for rule, items in removed.items() if items)
+        raise ValueError(f"{plan.source}: no problem is left of {len(rows)}; removed: {counts}")
+    kept = _draw(problems, plan)
     parts = split(kept, plan.seed)
-    unconfirmed = _unconfirmed(kept, report)
     with whole_directory(out) as folder:
         for name in SPLITS:
             write_problems(folder / f"{name}.jsonl", parts[name])
         summary = {
-            "plan": asdict(plan),
+            "plan": asdict(plan) | {"test_sets": list(plan.test_sets)},
             "origin": origin,
             "prompt_spec": spec.name,
             "tokenizer": str(tokenizer.name_or_path),
             "rows": len(rows),
             "removed": {k: {"count": len(v), "items": v} for k, v in removed.items()},
             "counts": {name: len(part) for name, part in parts.items()},
-            "unconfirmed_traces": {"count": len(unconfirmed), "items": unconfirmed},
+            "without_trace": sum(not p.expert for p in kept),
+            "unconfirmed_traces": {"count": len(unconfirmed), "kept": plan.keep_unconfirmed,
+                                   "items": unconfirmed},
             "shared_suffix": shared_suffix([p.question for p in kept]),
             "files": file_hashes(folder),
-        }
+        }  # fmt: skip
         write_json(folder / "report.json", summary)
     return summary
 
@@ -95,21 +127,33 @@ def prepare(
 def load_rows(plan: Preparation) -> tuple[list[Problem], dict[str, Any]]:
     """All problems of the source, and where they come from with the hash of every file."""
     origin: dict[str, Any] = {"source": plan.source, "commit": None}
-    path = Path(plan.source)
-    if path.suffix in (".parquet", ".jsonl", ".json"):
-        files = [path]
+    path = Path(plan.source).expanduser()
+    if path.exists() or path.suffix:
+        rows = read_rows(path)
     else:
-        files, origin["commit"] = fetch_dataset(
-            plan.source, split="train", revision=plan.revision, offline=plan.offline
-        )
-    problems = []
-    for file in files:
-        for where, row in read_rows(file, TRAINING_COLUMNS):
-            problems.append(training_problem(row, where))
+        path, origin["commit"] = fetch_dataset(plan.source, revision=plan.revision)
+        rows = rows_of(path, "train", plan.subset)
+    problems: list[Problem] = []
+    places: dict[str, tuple[str, str]] = {}
+    for where, row in rows:
+        problem = problem_of(row, where)
+        first, question = places.setdefault(problem.id, (where, question_id(problem.question)))
+        if question != question_id(problem.question):
+            raise ValueError(f"{where}: id {problem.id!r} is that of another question ({first})")
+        problems.append(problem)
     if not problems:
         raise ValueError(f"{plan.source}: holds no rows")
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     origin["files"] = {file.name: sha256_of(file) for file in files}
     return problems, origin
+
+
+def _test_set(name: str) -> list[Problem]:
+    if name not in SUITES and not Path(name).exists():
+        raise ValueError(
+            f"test set {name!r}: must be none, one of {', '.join(SUITES)}, or a file of problems"
+        )
+    return load_suite(name) if name in SUITES else read_problems(Path(name))
 
 
 def _clean(
@@ -117,26 +161,29 @@ def _clean(
 ) -> tuple[list[Problem], dict[str, list[Any]]]:
     """Rules 1 to 3: what is left, and the removed ids by rule."""
     removed: dict[str, list[Any]] = {"duplicates": [], "special_tokens": [], "over_long": []}
-    kept: dict[str, Problem] = {}
+    kept: list[Problem] = []
+    seen: set[str] = set()
     for number, problem in enumerate(rows, start=1):
         if number % CHUNK == 0 or number == len(rows):
             report("check", number, len(rows))
         if plan.strip_suffix:
             problem = _without_suffix(problem, plan.strip_suffix)
-        if problem.id in kept:
+        question = question_id(problem.question)
+        if question in seen:
             removed["duplicates"].append(problem.id)
             continue
-        texts = problem.question, problem.expert or ""
+        texts = problem.question, problem.expert or "", problem.strategy or ""
         if any(special_token_in(tokenizer, text) for text in texts):
             removed["special_tokens"].append(problem.id)
             continue
         length = len(spec.prompt_ids(tokenizer, problem))
-        length += len(spec.target_ids(tokenizer, problem.expert or ""))
+        length += len(spec.target_ids(tokenizer, problem.expert)) if problem.expert else 0
         if length > plan.max_tokens:
             removed["over_long"].append({"id": problem.id, "tokens": length})
             continue
-        kept[problem.id] = problem
-    return list(kept.values()), removed
+        seen.add(question)
+        kept.append(problem)
+    return kept, removed
 
 
 def _without_suffix(problem: Problem, suffix: str) -> Problem:
@@ -146,7 +193,8 @@ def _without_suffix(problem: Problem, suffix: str) -> Problem:
             f"{problem.question[-40:]!r}"
         )
     question = problem.question.removesuffix(suffix).rstrip()
-    return replace(problem, id=question_id(question), question=question)
+    own = problem.id != question_id(problem.question)
+    return replace(problem, id=problem.id if own else question_id(question), question=question)
 
 
 def _order(problem: Problem, *names: str | int) -> str:
@@ -163,24 +211,27 @@ def _draw(problems: list[Problem], plan: Preparation) -> list[Problem]:
 
 
 def split(problems: Sequence[Problem], seed: int) -> dict[str, list[Problem]]:
-    """A third of the problems (rounded down) for the warm-up, the rest for RL."""
+    """A third of the problems (rounded down) for the warm-up, which takes those with a trace alone;
+    the rest for RL."""
     ordered = sorted(problems, key=lambda p: _order(p, seed, "split"))
-    third = len(ordered) // 3
-    return {"warmup": ordered[:third], "rl": ordered[third:]}
+    warmup = [p for p in ordered if p.expert][: len(ordered) // 3]
+    taken = {p.id for p in warmup}
+    return {"warmup": warmup, "rl": [p for p in ordered if p.id not in taken]}
 
 
 def _unconfirmed(problems: Sequence[Problem], report: Report) -> list[dict[str, str]]:
     """Traces that the verifier does not judge correct, with its reason."""
+    traced = [p for p in problems if p.expert]
     found = []
-    for start in range(0, len(problems), CHUNK):
-        part = problems[start : start + CHUNK]
+    for start in range(0, len(traced), CHUNK):
+        part = traced[start : start + CHUNK]
         verdicts = grade_many([(p.answer, p.expert or "") for p in part])
         found += [
             {"id": p.id, "reason": v.reason}
             for p, v in zip(part, verdicts, strict=True)
             if not v.correct
         ]
-        report("judge the traces", min(start + CHUNK, len(problems)), len(problems))
+        report("judge the traces", min(start + CHUNK, len(traced)), len(traced))
     return found
 
 
@@ -192,3 +243,57 @@ def shared_suffix(texts: Sequence[str]) -> str:
     size = next((i for i, (a, b) in enumerate(zip(shortest, longest, strict=False)) if a != b),
                 min(len(shortest), len(longest)))  # fmt: skip
     return shortest[:size][::-1] if size >= MIN_SHARED_SUFFIX else ""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """``problem_id`` of the training set is ``test_id`` of ``benchmark`` by ``rule``; ``words``:
+    what they share."""
+
+    problem_id: str
+    benchmark: str
+    test_id: str
+    rule: str
+    words: str
+
+
+def find_overlaps(
+    problems: Iterable[Problem], benchmarks: Mapping[str, Sequence[Problem]]
+) -> list[Overlap]:
+    """The first overlap of every training problem that has one, in the order of ``problems``.
+
+    Two rules: *same text*, when question and test question have the same words; and *13-gram*, when
+    they share 13 words in a row. The first alone applies to questions of fewer than 13 words.
+    Rephrased questions are not found by either rule.
+    """
+    same: dict[tuple[str, ...], tuple[str, str]] = {}
+    grams: dict[tuple[str, ...], tuple[str, str]] = {}
+    for key, tests in benchmarks.items():
+        for test in tests:
+            words = words_of(test.question)
+            same.setdefault(words, (key, test.id))
+            for gram in _grams(words):
+                grams.setdefault(gram, (key, test.id))
+    found = []
+    for problem in problems:
+        words = words_of(problem.question)
+        if words in same:
+            found.append(Overlap(problem.id, *same[words], "same text", " ".join(words[:GRAM])))
+            continue
+        gram = next((g for g in _grams(words) if g in grams), None)
+        if gram is not None:
+            found.append(Overlap(problem.id, *grams[gram], f"{GRAM}-gram", " ".join(gram)))
+    return found
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Runs of letters or of digits in lower case, without LaTeX commands that only set the type."""
+    text = unicodedata.normalize("NFKC", text)
+    text = _TYPESETTING.sub(" ", text)
+    for pattern, replacement in _SPELLINGS:
+        text = pattern.sub(replacement, text)
+    return tuple(_WORD.findall(text.lower()))
+
+
+def _grams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return (tuple(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1))

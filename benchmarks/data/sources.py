@@ -1,16 +1,19 @@
-"""Where a run's base weights and problems come from."""
+"""Where a run's base weights and problems come from, and what its problem sets share."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
-from benchmarks.config import DataConfig, EvalConfig, RunConfig
-from benchmarks.data.prepared import source_problems
+from benchmarks.config import DataConfig, EvalConfig, Plan, RunConfig
+from benchmarks.data.problems import source_problems
 from benchmarks.data.suites import SUITES, load_suite
 from sgpo.core.config import canonical_json
 from sgpo.core.distributed import select_device
+from sgpo.core.files import write_json
 from sgpo.core.models import checkpoint_directory
 from sgpo.core.types import Problem
 from sgpo.mini import suites
@@ -18,6 +21,7 @@ from sgpo.mini.pretrain import ensure_base_model
 
 DEVELOPMENT = "minidev"
 DEVELOPMENT_SAMPLES = 8
+DISJOINTNESS = "disjointness.json"
 
 
 def base_model(
@@ -73,3 +77,46 @@ def problem_set_sha256(problems: list[Problem]) -> str:
     """Hash of ids, questions and answers in their order."""
     content = [[p.id, p.question, p.answer] for p in problems]
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def mini_sets() -> dict[str, list[Problem]]:
+    """Every problem set of the mini world by name."""
+    return {
+        "training, warm-up": suites.training_problems("warmup", 0.0),
+        "training, RL": suites.training_problems("rl", 0.0),
+        "development": suites.development_problems(),
+    } | {f"test, {b.label}": suites.benchmark_problems(b.key) for b in suites.BENCHMARKS}
+
+
+def overlaps(sets: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
+    """Sizes and hashes of the sets, and for every pair how many questions both hold.
+
+    Questions count as equal when they are in lower case and without spacing and punctuation.
+    """
+    questions = {name: {_normalised(p.question) for p in found} for name, found in sets.items()}
+    return {
+        "sets": {
+            name: {
+                "problems": len(found),
+                "distinct_questions": len(questions[name]),
+                "sha256": problem_set_sha256(list(found)),
+            }
+            for name, found in sets.items()
+        },
+        "shared": [
+            {"first": a, "second": b, "questions": len(questions[a] & questions[b])}
+            for a, b in combinations(sets, 2)
+        ],
+    }
+
+
+def record_disjointness(study: Plan, results: Path) -> None:
+    """Write disjointness.json of a study on the mini world; other data are checked where they are
+    prepared."""
+    entry = study.methods[0]
+    if entry.config(study.models[0].key, study.seeds[0]).data.source == "mini":
+        write_json(results / DISJOINTNESS, overlaps(mini_sets()))
+
+
+def _normalised(question: str) -> str:
+    return "".join(c for c in question.casefold() if c.isalnum())

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.data.hub import fetch_dataset
-from benchmarks.data.problems import read_problems
-from benchmarks.data.rows import read_rows
+from benchmarks.data.hub import fetch_dataset, rows_of
+from benchmarks.data.problems import problem_of, read_problems
 from sgpo.core.config import canonical_json
 from sgpo.core.types import Problem
+from sgpo.core.verifier import grade_many
 from sgpo.core.verifier.extract import unwrap_box
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +75,7 @@ PHRASINGS = (
 )
 
 
-def load_suite(key: str, *, offline: bool = False) -> list[Problem]:
+def load_suite(key: str) -> list[Problem]:
     """The checked problems of a real benchmark, from a local file or else from the hub.
 
     A local file is ``benchmarks/<key>.jsonl`` below SGPO_DATA_DIR, or below ``../shared/data``
@@ -91,7 +91,7 @@ def load_suite(key: str, *, offline: bool = False) -> list[Problem]:
     if path is not None:
         problems, source = read_problems(path), str(path)
     else:
-        problems, source = _from_hub(suite, offline=offline)
+        problems, source = _from_hub(suite)
     check_suite(suite, problems, source)
     return problems
 
@@ -108,24 +108,19 @@ def local_file(key: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _from_hub(suite: Suite, *, offline: bool) -> tuple[list[Problem], str]:
+def _from_hub(suite: Suite) -> tuple[list[Problem], str]:
     repository, id_column, question, answer = suite.hub
     try:
-        files, commit = fetch_dataset(repository, split="test", offline=offline)
+        folder, commit = fetch_dataset(repository)
     except ValueError as error:
         raise ValueError(
             f"{error}; or set SGPO_DATA_DIR to a folder with benchmarks/{suite.key}.jsonl"
         ) from error
-    columns = (question, answer, *([id_column] if id_column else []))
     problems = []
-    for path in files:
-        for where, row in read_rows(path, columns):
-            gold = row[answer]
-            gold = ", ".join(gold) if isinstance(gold, list) else str(gold)
-            if not isinstance(row[question], str) or not gold.strip():
-                raise ValueError(f"{where}: question or answer is empty")
-            name = row[id_column] if id_column else f"{suite.key}/{len(problems):03d}"
-            problems.append(Problem(str(name), row[question], gold))
+    for where, row in rows_of(folder, "test"):
+        name = row.get(id_column) if id_column else f"{suite.key}/{len(problems):03d}"
+        fields = {"id": name, "question": row.get(question), "answer": row.get(answer)}
+        problems.append(problem_of(fields, where))
     return problems, f"{repository} at {commit}"
 
 
@@ -155,8 +150,6 @@ def check_suite(suite: Suite, problems: Sequence[Problem], source: str) -> None:
 def failed_golds(problems: Sequence[Problem]) -> list[tuple[str, str]]:
     """(id, phrasing) of every gold answer that is not judged correct when it is given as the
     answer in one of ``PHRASINGS``."""
-    from sgpo.core.verifier import grade_many
-
     cases = [(p, phrasing) for p in problems for phrasing in PHRASINGS]
     verdicts = grade_many([(p.answer, text % _bare(p.answer)) for p, text in cases])
     return [(p.id, t) for (p, t), v in zip(cases, verdicts, strict=True) if not v.correct]

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.config import Cell, RunConfig
 from benchmarks.data.checkpoints import CHECKPOINTS, Shape
 from benchmarks.data.hub import fetch_dataset
-from benchmarks.data.prepared import STRATEGIES, data_source, prepared_problems
+from benchmarks.data.problems import STRATEGIES, data_source, prepared_problems
 from benchmarks.data.suites import SUITES, local_file
 from benchmarks.plan.cost import PROMPT_ROOM
 from benchmarks.plan.gpu_plan import shape_of
@@ -149,7 +149,7 @@ def _is_here(key: str) -> bool:
     if local_file(key) is not None:
         return True
     try:
-        fetch_dataset(SUITES[key].hub[0], split="test", offline=True)
+        fetch_dataset(SUITES[key].hub[0], offline=True)
     except ValueError:
         return False
     return True

@@ -25,7 +25,7 @@ from benchmarks.config import (
     RunConfig,
 )
 from benchmarks.data.checkpoints import CHECKPOINTS, Checkpoint
-from benchmarks.data.prepared import data_source
+from benchmarks.data.problems import data_source
 from benchmarks.data.suites import SUITES
 from benchmarks.profiles.variants import with_variants
 from sgpo.core.config import RolloutConfig, TrainConfig, VLLMSettings

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
 from benchmarks.config import Cell, MethodEntry, Plan, RunConfig, load_method_file
-from benchmarks.data.hygiene import record_disjointness
+from benchmarks.data.sources import record_disjointness
 from benchmarks.plan import preflight
 from benchmarks.plan.gpu_plan import print_plan
 from benchmarks.profiles import profile_module

@@ -48,12 +48,39 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
 
 
-def read_jsonl(path: Path) -> list[Any]:
-    """The JSON values of the lines of ``path``; ValueError naming the file if one is broken."""
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except ValueError as error:
-        raise ValueError(f"{path}: a line is not valid JSON ({error})") from error
+def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file and line, object) of every line of a JSONL file that is not blank; a byte order mark at
+    its start is passed over.
+
+    Raises:
+        ValueError: naming file and line, for a line that is no UTF-8 text or no JSON object; or the
+            file is absent.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                row = json.loads(text) if text.strip() else None
+            except UnicodeDecodeError as error:
+                byte = f"0x{line[error.start]:02x} at position {error.start + 1}"
+                raise ValueError(
+                    f"{where}: not UTF-8 text (byte {byte}); save it as UTF-8"
+                ) from error
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise ValueError(f"{where}: not valid JSON ({error})") from error
+            if row is None and not text.strip():
+                continue
+            if not isinstance(row, dict):
+                raise ValueError(f"{where}: must be a JSON object, is {type(row).__name__}")
+            yield where, row
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of ``jsonl_rows``; raises as it does."""
+    return [row for _, row in jsonl_rows(path)]
 
 
 def write_sealed_json(path: Path, value: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.config import Cell
-from benchmarks.data import hygiene
+from benchmarks.data import sources
 from benchmarks.report.tables import disjointness
 from benchmarks.run import tune
 from benchmarks.run.cell import run_cell
@@ -98,7 +98,7 @@ def test_the_canary_screams_where_a_test_set_is_used(canary, tmp_path):
 
 
 def test_the_sets_of_the_mini_world_share_no_question():
-    found = hygiene.overlaps(hygiene.mini_sets())
+    found = sources.overlaps(sources.mini_sets())
     assert len(found["sets"]) == 7 and len(found["shared"]) == 21
     assert [p for p in found["shared"] if p["questions"]] == []
     for entry in found["sets"].values():
@@ -106,11 +106,11 @@ def test_the_sets_of_the_mini_world_share_no_question():
 
 
 def test_a_leaked_question_is_counted_whatever_its_spacing():
-    sets = hygiene.mini_sets()
+    sets = sources.mini_sets()
     leaked = sets["test, MiniAMC"][3]
     respelled = Problem("train-x", leaked.question.upper().replace(" ", "  "), leaked.answer)
     sets["training, RL"] = [*sets["training, RL"], respelled]
-    found = {(p["first"], p["second"]): p["questions"] for p in hygiene.overlaps(sets)["shared"]}
+    found = {(p["first"], p["second"]): p["questions"] for p in sources.overlaps(sets)["shared"]}
     assert found["training, RL", "test, MiniAMC"] == 1
     assert sum(found.values()) == 1
 
@@ -119,7 +119,7 @@ def test_the_report_has_a_row_a_set_and_names_a_leak(tmp_path: Path):
     root = write_study(tmp_path / "results")
     study = load_study(root)
     assert "not run" in disjointness.table(study).rows[0][0].text
-    content = hygiene.overlaps(hygiene.mini_sets())
+    content = sources.overlaps(sources.mini_sets())
     (root / "disjointness.json").write_text(json.dumps(content))
     rows = {r[0].text: [c.text for c in r] for r in disjointness.table(study).rows}
     assert rows["development"][1] == "304" and {r[3] for r in rows.values()} == {"none"}

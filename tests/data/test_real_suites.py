@@ -85,7 +85,8 @@ def test_hub_rows_become_the_same_problems(tmp_path, monkeypatch):
     local = {key: load_suite(key) for key in COUNTS if data_folder()}
     for key, problems in local.items():
         repository, id_column, question, answer = SUITES[key].hub
-        path = tmp_path / f"{key}-test.jsonl"
+        path = tmp_path / key / "test.jsonl"
+        path.parent.mkdir()
         rows = []
         for p in problems:
             gold = [p.answer] if answer == "final_answer" else p.answer
@@ -94,7 +95,7 @@ def test_hub_rows_become_the_same_problems(tmp_path, monkeypatch):
             )
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         monkeypatch.setattr(suites, "local_file", lambda key: None)
-        monkeypatch.setattr(suites, "fetch_dataset", lambda *a, path=path, **k: ([path], "commit"))
+        monkeypatch.setattr(suites, "fetch_dataset", lambda *a, path=path.parent: (path, "commit"))
         assert load_suite(key) == problems
     with pytest.raises(ValueError, match="unknown benchmark 'amc24': must be one of math500"):
         load_suite("amc24")

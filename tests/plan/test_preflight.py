@@ -14,7 +14,7 @@ import standin
 from benchmarks.cli import main as sgpo
 from benchmarks.config import Cell
 from benchmarks.data.checkpoints import CHECKPOINTS
-from benchmarks.data.prepared import data_source, prepared_problems, write_problems
+from benchmarks.data.problems import data_source, prepared_problems, write_problems
 from benchmarks.plan import cost as gpu_cost
 from benchmarks.plan import preflight, preflight_inputs
 from benchmarks.plan.cost import GIB

@@ -12,7 +12,7 @@ from scripted_endpoint import candidate, scripted_endpoint
 pytest.importorskip("openai", reason="the openai client is not installed (extra: strategies)")
 
 from benchmarks.cli import main
-from benchmarks.data.prepared import prepared_problems, write_problems
+from benchmarks.data.problems import prepared_problems, write_problems
 from sgpo.core.files import read_json, write_json
 from sgpo.core.types import Problem
 
@@ -32,9 +32,9 @@ def data(tmp_path) -> Path:
 def short_pauses(monkeypatch):
     import openai._base_client
 
-    from sgpo.strategies import endpoint
+    from sgpo.strategies import ask
 
-    monkeypatch.setattr(endpoint, "BAD_BODY_PAUSE", 0.01)
+    monkeypatch.setattr(ask, "BAD_BODY_PAUSE", 0.01)
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
 
 

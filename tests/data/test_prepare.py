@@ -1,4 +1,4 @@
-"""Training data: rows to problems, what is removed from them and why, and where they come from."""
+"""A training set: what is removed from the rows and why, and where they come from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,27 @@ import pytest
 import standin
 from fake_hub import COMMIT, GATED, fake_hub
 
+from benchmarks.cli import main
 from benchmarks.data import prepare as prepare_data
-from benchmarks.data import suites
-from benchmarks.data.decontamination import find_overlaps, words_of
-from benchmarks.data.prepare import Preparation, prepare, shared_suffix, split
-from benchmarks.data.prepared import data_sha256, data_source, prepared_problems, source_problems
-from benchmarks.data.rows import TRAINING_COLUMNS, question_id, read_rows, training_problem
+from benchmarks.data.prepare import (
+    Preparation,
+    find_overlaps,
+    prepare,
+    shared_suffix,
+    split,
+    words_of,
+)
+from benchmarks.data.problems import (
+    data_sha256,
+    data_source,
+    prepared_problems,
+    problem_of,
+    question_id,
+    source_problems,
+)
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem
+from sgpo.mini.models import build_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = PROMPT_SPECS["qwen2.5-instruct"]
@@ -44,11 +57,8 @@ def quiet(stage: str, done: int, total: int) -> None:
 
 
 def plan(source: Path, **changes) -> Preparation:
-    settings = {
-        "source": str(source), "revision": None, "offline": True, "max_tokens": 2000,
-        "draw": None, "seed": 0,
-    }  # fmt: skip
-    return Preparation(**{**settings, **changes})
+    settings = {"source": str(source), "max_tokens": 2000, "test_sets": ("amc23",)}
+    return Preparation(**(settings | changes))
 
 
 @pytest.fixture
@@ -56,79 +66,8 @@ def one_test_set(monkeypatch):
     """One test problem in place of the real benchmarks."""
     question = "Find the sum of all positive integers n such that n squared plus 12n is a square."
     problem = Problem("t/0", question, "1")
-    monkeypatch.setattr(prepare_data, "SUITES", {"amc23": suites.SUITES["amc23"]})
-    monkeypatch.setattr(prepare_data, "load_suite", lambda key, offline: [problem])
+    monkeypatch.setattr(prepare_data, "load_suite", lambda key: [problem])
     return question
-
-
-def test_a_row_becomes_a_problem():
-    problem = training_problem(row() | {"data_source": "numina"}, "here")
-    assert problem == Problem(
-        question_id("What is 1 + 1?"), "What is 1 + 1?", "2", expert="\\boxed{2}", kind="numina"
-    )
-    assert question_id("What  is\n1+1?") == problem.id != question_id("What is 1 + 2?")
-
-
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        ({"prompt": "text"}, "here: column 'prompt' must be a list of chat turns"),
-        ({"prompt": [{"role": "system", "content": "S"}]}, "'prompt' holds no user turn"),
-        ({"target": [{"role": "assistant", "content": " "}]}, "'target' holds no assistant turn"),
-        ({"reward_model": {"style": "rule"}}, "ground_truth must be a text, is None"),
-        ({"reward_model": {"ground_truth": 7}}, "ground_truth must be a text, is 7"),
-    ],
-)
-def test_a_faulty_row_is_named(broken, message):
-    with pytest.raises(ValueError, match=message):
-        training_problem(row() | broken, "here")
-
-
-def test_parquet_and_jsonl_give_the_same_rows(tmp_path):
-    pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: data)")
-    import pyarrow
-    import pyarrow.parquet
-
-    rows = standin.training_rows(5)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
-    from_parquet = [r for _, r in read_rows(tmp_path / "x.parquet", TRAINING_COLUMNS)]
-    write_jsonl(tmp_path / "x.jsonl", rows)
-    from_jsonl = [r for _, r in read_rows(tmp_path / "x.jsonl", TRAINING_COLUMNS)]
-    read = [[training_problem(r, "") for r in part] for part in (from_parquet, from_jsonl)]
-    assert read[0] == read[1] and [p.answer for p in read[0]] == ["4", "7", "10", "13", "16"]
-
-
-def test_damaged_files_are_named_in_one_line(tmp_path):
-    pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: data)")
-    import pyarrow
-    import pyarrow.parquet
-
-    path = tmp_path / "x.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(standin.training_rows(400)), path)
-    whole = path.read_bytes()
-    for content in (whole[:-30], b"", b"PAR1" + b"\0" * 64 + b"PAR1"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"x.parquet: damaged parquet file \([^\n]+; fetch it"):
-            list(read_rows(path, TRAINING_COLUMNS))
-    damaged = bytearray(whole)
-    damaged[40:400] = b"\xff" * 360  # inside the data pages
-    path.write_bytes(bytes(damaged))
-    with pytest.raises(ValueError, match="damaged parquet file"):
-        list(read_rows(path, TRAINING_COLUMNS))
-    pyarrow.parquet.write_table(pyarrow.table({"prompt": [1], "text": ["x"]}), path)
-    with pytest.raises(ValueError, match="column 'target' is missing; it has prompt, text"):
-        list(read_rows(path, TRAINING_COLUMNS))
-
-
-def test_other_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no such file"):
-        list(read_rows(tmp_path / "none.jsonl"))
-    (tmp_path / "x.csv").write_text("a,b\n")
-    with pytest.raises(ValueError, match="must end in .parquet or .jsonl"):
-        list(read_rows(tmp_path / "x.csv"))
-    (tmp_path / "x.jsonl").write_text('{"prompt": 1}\n{"prom')
-    with pytest.raises(ValueError, match="line 2: not valid JSON"):
-        list(read_rows(tmp_path / "x.jsonl"))
 
 
 def test_words_ignore_typesetting_and_keep_numbers():
@@ -175,24 +114,29 @@ def test_every_rule_removes_what_it_states_and_lists_the_id(tmp_path, one_test_s
     assert [x["id"] for x in summary["unconfirmed_traces"]["items"]] == [
         question_id("Trace is wrong")
     ]
-    assert summary["rows"] == 14 and summary["counts"] == {"warmup": 3, "rl": 7}
+    assert removed["unconfirmed_traces"]["count"] == 1 and not summary["unconfirmed_traces"]["kept"]
+    assert summary["rows"] == 14 and summary["counts"] == {"warmup": 3, "rl": 6}
     everything = prepared_problems(tmp_path / "out", "all")
-    assert len({p.id for p in everything}) == 10 and all(p.expert for p in everything)
+    assert len({p.id for p in everything}) == 9 and all(p.expert for p in everything)
+    kept = prepare(plan(tmp_path / "x.jsonl", keep_unconfirmed=True), TOKENIZER, SPEC,
+                   tmp_path / "kept", quiet)  # fmt: skip
+    assert kept["counts"] == {"warmup": 3, "rl": 7} and kept["unconfirmed_traces"]["kept"]
+    assert kept["unconfirmed_traces"]["items"] == summary["unconfirmed_traces"]["items"]
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == summary
 
 
 def test_the_length_rule_counts_prompt_and_trace(tmp_path, one_test_set):
     path = write_jsonl(tmp_path / "x.jsonl", [row()])
-    problem = training_problem(row(), "")
+    problem = problem_of(row(), "")
     length = len(SPEC.prompt_ids(TOKENIZER, problem)) + len(standin.byte_ids("\\boxed{2}")) + 1
-    for limit, kept in ((length, 1), (length - 1, 0)):
-        out = tmp_path / str(limit)
-        summary = prepare(plan(path, max_tokens=limit), TOKENIZER, SPEC, out, quiet)
-        assert sum(summary["counts"].values()) == kept
+    summary = prepare(plan(path, max_tokens=length), TOKENIZER, SPEC, tmp_path / "a", quiet)
+    assert sum(summary["counts"].values()) == 1
+    with pytest.raises(ValueError, match="no problem is left of 1; removed: over_long 1"):
+        prepare(plan(path, max_tokens=length - 1), TOKENIZER, SPEC, tmp_path / "b", quiet)
 
 
 def test_split_and_draw_depend_on_seed_and_ids_alone(tmp_path, one_test_set):
-    problems = [Problem(f"p{i}", "q", "1") for i in range(100)]
+    problems = [Problem(f"p{i}", "q", "1", expert="t") for i in range(100)]
     parts = split(problems, 0)
     assert (len(parts["warmup"]), len(parts["rl"])) == (33, 67)
     assert split(problems[::-1], 0) == parts != split(problems, 1)
@@ -276,21 +220,22 @@ print(codes)
 """
 FETCH = """
 import sys
-from benchmarks.data.hub import fetch_dataset
+from benchmarks.data.hub import fetch_dataset, rows_of
 for item in sys.argv[1:]:
     name, _, revision = item.partition("@")
     try:
-        files, commit = fetch_dataset(name, split="train", revision=revision or None)
-        print([f.name for f in files], commit)
+        folder, commit = fetch_dataset(name, revision=revision or None)
+        print(len(list(rows_of(folder, "train"))), commit)
     except ValueError as error:
         print(error)
 """
 TRAIN = "".join(json.dumps(r) + "\n" for r in standin.training_rows(9)).encode()
 DATASETS = {
-    "some/set": {"data/train-0.jsonl": TRAIN, "data/test-0.jsonl": b"{}", "README.md": b"x"},
+    "some/set": {"data/train-0.jsonl": TRAIN, "data/test-0.jsonl": TRAIN[:0], "README.md": b"x",
+                 "weights.bin": b"x"},
     "some/empty": {"README.md": b"x"},
     GATED: {},
-}
+}  # fmt: skip
 
 
 def test_what_the_hub_answers_becomes_one_clear_line(tmp_path):
@@ -298,14 +243,14 @@ def test_what_the_hub_answers_becomes_one_clear_line(tmp_path):
     with fake_hub(DATASETS) as (url, requests):
         environment = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path)}
         lines = in_a_process("-c", FETCH, *asked, **environment).stdout.splitlines()
-    assert not any("test-0" in request or "README" in request for request in requests)
-    assert lines[0] == f"['train-0.jsonl'] {COMMIT}"
+    assert not any("weights" in request for request in requests)
+    assert lines[0] == f"9 {COMMIT}"
     for line, message in zip(lines[1:], (
         "is gated: accept its terms on the hub and set HF_TOKEN",
         "the hub knows no such data set",
         "the hub knows no such revision",
-        "holds no .parquet or .jsonl or .json file of split 'train'",
-        "not a name of a data set",
+        "cannot be read as a data set with split 'train'",
+        "nor a name of a data set",
     ), strict=True):  # fmt: skip
         assert message in line
     # The server is gone now.
@@ -331,3 +276,54 @@ def test_prepare_from_the_hub_then_from_its_cache_without_a_network(tmp_path):
     error = done.stderr.splitlines()[-1]
     assert error.startswith("sgpo: error: data set 'some/new'")
     assert "is not in the local cache (offline)" in error
+
+
+def example_rows() -> str:
+    text = (ROOT / "benchmarks" / "data" / "README.md").read_text()
+    return text.split("```jsonl\n")[1].split("```")[0]
+
+
+def test_the_ten_lines_of_the_readme_are_prepared_at_the_first_try(tmp_path, capsys):
+    (tmp_path / "mine.jsonl").write_text(example_rows())
+    TOKENIZER.save_pretrained(tmp_path / "tok")
+    command = ["data", "prepare", "--source", str(tmp_path / "mine.jsonl"), "--offline",
+               "--tokenizer", str(tmp_path / "tok"), "--prompt", SPEC.name,
+               "--test-sets", "none", "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert data_source(tmp_path / "out") in out
+    assert "add --set train.problems_per_step=3 or less" in out
+    problems = {p.id: p for p in prepared_problems(tmp_path / "out", "all")}
+    assert len(problems) == 10 and {"3", "half"} < set(problems)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["counts"] == {"warmup": 3, "rl": 7} and report["without_trace"] == 0
+    assert all(entry["count"] == 0 for entry in report["removed"].values())
+
+
+def test_own_test_sets_and_mistakes_of_the_command(tmp_path):
+    source = write_jsonl(tmp_path / "x.jsonl", [
+        {"question": f"What is {i}?", "answer": i, "expert": f"\\boxed{{{i}}}"} for i in range(6)
+    ])  # fmt: skip
+    tests = write_jsonl(tmp_path / "t.jsonl", [{"question": "what is 4?", "answer": 4}])
+    summary = prepare(plan(source, test_sets=(str(tests),)), TOKENIZER, SPEC, tmp_path / "a", quiet)
+    assert summary["removed"]["contamination"]["items"][0]["benchmark"] == str(tests)
+    assert sum(summary["counts"].values()) == 5
+    with pytest.raises(ValueError, match="test set 'math50': must be none, one of math500, "):
+        prepare(plan(source, test_sets=("math50",)), TOKENIZER, SPEC, tmp_path / "b", quiet)
+    with pytest.raises(ValueError, match="the tokenizer keeps 1 of its question's 8 characters"):
+        prepare(plan(source, test_sets=()), build_tokenizer(), PROMPT_SPECS["mini"],
+                tmp_path / "b", quiet)  # fmt: skip
+    two = [{"id": 1, "question": "a", "answer": 1}, {"id": 1, "question": "b", "answer": 1}]
+    with pytest.raises(ValueError, match="line 2: id '1' is that of another question .*line 1"):
+        prepare(
+            plan(write_jsonl(source, two), test_sets=()), TOKENIZER, SPEC, tmp_path / "b", quiet
+        )
+
+
+def test_problems_without_a_trace_are_for_rl(tmp_path):
+    rows = [{"question": f"What is {i}?", "answer": i} for i in range(6)]
+    rows[4]["expert"] = "\\boxed{4}"
+    summary = prepare(plan(write_jsonl(tmp_path / "x.jsonl", rows), test_sets=()), TOKENIZER, SPEC,
+                      tmp_path / "out", quiet)  # fmt: skip
+    assert summary["counts"] == {"warmup": 1, "rl": 5} and summary["without_trace"] == 5
+    assert prepared_problems(tmp_path / "out", "warmup")[0].answer == "4"
