@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 from sgpo.core.files import read_json
 
@@ -89,9 +90,11 @@ def stored_or_planned(name: str, profile: str, model: str | None, results: Path)
     Raises:
         ValueError: ``name`` is none of the three.
     """
-    for directory in (Path(name), results / "runs" / name, results / "tuning" / "runs" / name):
-        if (directory / "config.json").is_file():
-            return read_json(directory / "config.json")
+    if (Path(name) / "config.json").is_file():
+        return read_json(Path(name) / "config.json")
+    for runs in map(stored_runs, (results, results / "tuning")):
+        if name in runs:
+            return runs[name].object("config.json")
     from benchmarks.run.launch import planned_study
 
     study = planned_study(profile, 1, variants=True)

@@ -7,15 +7,22 @@ cannot be checked because it is not here is counted and named, never passed over
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report.regrade import differing_artefacts
-from benchmarks.store.load import load_study
-from benchmarks.store.records import StudyError, read_object
-from benchmarks.store.run_checks import stored_hash
+from benchmarks.store.load import load_frame, load_study, stored_hash
+from benchmarks.store.records import read_rows
+from benchmarks.store.runs import (
+    LABELS,
+    SCORES,
+    StoredRun,
+    StudyError,
+    read_object,
+    stored_runs,
+)
 from benchmarks.store.stats import StatsError
 from sgpo.core.files import inside, sha256_of
 
@@ -54,16 +61,22 @@ def audit(results: Path, *, regrade: bool = False) -> int:
         store.StudyError: the directory holds no study.
     """
     planned, version = _plan(results)
-    runs = list(_run_directories(results))
+    trials = stored_runs(results / "tuning")
+    grid = stored_runs(results)
+    runs = [*grid.values(), *trials.values()]
     checks = [_present(planned, runs), _addresses(runs), _checksums(runs), _versions(runs, version)]
-    checks += [_letters(runs, regrade), _origins([r for r in runs if r.name in planned])]
+    checks += [_letters(runs, regrade), _origins(grid, planned), _labels(results)]
     together = _together(results)
-    checks += [together, *([] if together.wrong else [_artefacts(results)]), _tuning(results)]
+    checks += [
+        together,
+        *([] if together.wrong else [_artefacts(results)]),
+        _tuning(results, trials),
+    ]
     for check in checks:
         print(check.line())
         for complaint in check.wrong:
             print(f"     {complaint}")
-    sampled = sum((run / "samples").is_dir() for run in runs)
+    sampled = sum((run.path / "samples").is_dir() for run in runs)
     print(
         f"{results}: {len(runs)} runs; tables recomputed from full samples in {sampled} of them, "
         f"from the stored verdict letters in {len(runs) - sampled}"
@@ -90,68 +103,66 @@ def _together(results: Path) -> Check:
     return check
 
 
-def _run_directories(results: Path) -> Iterator[Path]:
-    """Every ended run, of the grid, of the calibration and of tuning."""
-    for folder in (results / "runs", results / "tuning" / "runs"):
-        for path in sorted(folder.glob("*/result.json")):
-            yield path.parent
-
-
-def _present(planned: set[str], runs: list[Path]) -> Check:
+def _present(planned: set[str], runs: list[StoredRun]) -> Check:
     check = Check("planned runs have a result")
-    found = {run.name for run in runs}
+    found = {run.run_id for run in runs}
     check.passed = len(planned & found)
     check.absent = len(planned - found)
     return check
 
 
-def _addresses(runs: list[Path]) -> Check:
+def _addresses(runs: list[StoredRun]) -> Check:
     """The content address in a run's name is that of its stored config, parent and packages."""
     check = Check("config hash is that of the stored config")
     for run in runs:
-        config, result = read_object(run / "config.json"), read_object(run / "result.json")
-        found = stored_hash(run, result)
-        named = {found, config["config_hash"], result["config_hash"], run.name.rpartition("-")[2]}
-        check.add(named == {found}, f"{run}: the stored config gives {found}, names say otherwise")
+        config, result = run.object("config.json"), run.object("result.json")
+        found, name = stored_hash(run, result), run.run_id.rpartition("-")[2]
+        named = {found, config["config_hash"], result["config_hash"], name}
+        check.add(
+            named == {found}, f"{run.path}: the stored config gives {found}, not what names say"
+        )
     return check
 
 
-def _checksums(runs: list[Path]) -> Check:
+def _checksums(runs: list[StoredRun]) -> Check:
     """Files are those that were there when the run ended."""
     check = Check("files have their checksums")
     for run in runs:
-        stored: dict[str, str] = read_object(run / "result.json").get("sha256", {})
+        stored: dict[str, str] = run.object("result.json").get("sha256", {})
         check.absent += not stored
         for name, digest in stored.items():
-            path = inside(run, name)
-            if not path.exists() or digest.endswith("not hashed"):
+            path = inside(run.path, name)
+            if name.partition("/")[0] in ("model", "samples"):
                 # Weights and samples stay where the run was made; everything else is published.
-                if path.exists() or name.partition("/")[0] in ("model", "samples"):
-                    check.absent += 1
-                else:
-                    check.add(False, f"{path}: is missing")
-                continue
-            check.add(sha256_of(path) == digest, f"{path}: was changed after the run")
+                here = path.exists() and not digest.endswith("not hashed")
+                found = sha256_of(path) if here else None
+                check.absent += not here
+            else:
+                content = run.content(name)
+                here, found = True, content and hashlib.sha256(content).hexdigest()
+            if here:
+                what = "was changed after the run" if found else "is missing"
+                check.add(found == digest, f"{path}: {what}")
     return check
 
 
-def _versions(runs: list[Path], version: int) -> Check:
+def _versions(runs: list[StoredRun], version: int) -> Check:
     check = Check(f"suite version is {version}")
     for run in runs:
-        for name in ("result.json", "scores.json"):
-            if (run / name).exists():
-                found = read_object(run / name).get("suite_version")
-                check.add(found == version, f"{run / name}: suite version {found}")
+        for name in ("result.json", SCORES):
+            if run.has(name):
+                found = run.object(name).get("suite_version")
+                check.add(found == version, f"{run.path / name}: suite version {found}")
     return check
 
 
-def _letters(runs: list[Path], regrade: bool) -> Check:
+def _letters(runs: list[StoredRun], regrade: bool) -> Check:
     """scores.json is what the samples say; with ``regrade`` also what the verifier says now."""
     check = Check("verdict letters follow from the samples" + (" judged anew" if regrade else ""))
     evaluation: Any = None
     for run in runs:
-        for key, stored in read_object(run / "scores.json")["benchmarks"].items():
-            path = inside(run / "samples", f"{key}.jsonl.gz")
+        for key, stored in run.object(SCORES)["benchmarks"].items():
+            path = inside(run.path / "samples", f"{key}.jsonl.gz")
             if not path.exists():
                 check.absent += 1
                 continue
@@ -161,34 +172,36 @@ def _letters(runs: list[Path], regrade: bool) -> Check:
             ids = list(dict.fromkeys(row["problem_id"] for row in rows))
             found = evaluation.summarize(rows, ids, stored["k"])
             same = all(found[name] == stored.get(name) for name in found)
-            check.add(same, f"{run / 'scores.json'}: {key} is not what {path.name} gives")
+            check.add(same, f"{run.path / SCORES}: {key} is not what {path.name} gives")
     return check
 
 
-def _origins(runs: list[Path]) -> Check:
+def _origins(grid: dict[str, StoredRun], planned: set[str]) -> Check:
     """Runs of one model, seed and starting point began from the same weights, prompts and data."""
     check = Check("runs that are compared share weights, prompts and data")
-    first: dict[tuple, tuple[Path, dict[str, Any]]] = {}
-    for run in runs:
-        if not (run / "provenance.json").exists():
+    first: dict[tuple, tuple[str, dict[str, Any]]] = {}
+    for run_id, run in grid.items():
+        if run_id not in planned:
+            continue
+        if not run.has("provenance.json"):
             check.absent += 1
             continue
-        config, record = read_object(run / "config.json"), read_object(run / "provenance.json")
-        parent = inside(run.parent, str(config["parent"])) / "result.json"
-        left = read_object(parent).get("sha256", {}) if parent.exists() else {}
+        config, record = run.object("config.json"), run.object("provenance.json")
+        parent = config["parent"]
+        left = grid[parent].object("result.json").get("sha256", {}) if parent in grid else {}
         for name, digest in record["start_weights"].items():
             if f"model/{name}" in left:
                 same = left[f"model/{name}"] == digest
-                check.add(same, f"{run.name} did not start from the weights {parent.parent} left")
+                check.add(same, f"{run_id} did not start from the weights {parent} left")
         group = (config["model"], config["seed"], str(config["parent"]))
-        other, expected = first.setdefault(group, (run, record))
+        other, expected = first.setdefault(group, (run_id, record))
         for name in SHARED:
             same = record[name] == expected[name]
-            check.add(same, f"{run.name} and {other.name} differ in {name}")
+            check.add(same, f"{run_id} and {other} differ in {name}")
         data = (*group[:2], str(config["data"]), "training data")
-        other, expected = first.setdefault(data, (run, record))
+        other, expected = first.setdefault(data, (run_id, record))
         same = record.get("training_data") == expected.get("training_data")
-        check.add(same, f"{run.name} and {other.name} differ in their training data")
+        check.add(same, f"{run_id} and {other} differ in their training data")
     return check
 
 
@@ -200,21 +213,29 @@ def _artefacts(results: Path) -> Check:
     return check
 
 
-def _tuning(results: Path) -> Check:
+def _labels(results: Path) -> Check:
+    """Model, method and seed beside each verdict are those that its run was configured with."""
+    check = Check("verdicts are filed under their run's model, method and seed")
+    runs = stored_runs(results)
+    rows = load_frame(results)[list(LABELS)].drop_duplicates()
+    for run_id, *found in rows.itertuples(index=False):
+        config = runs[run_id].object("config.json")
+        check.add(found == [config[name] for name in LABELS[1:]], f"{run_id}: filed under {found}")
+    return check
+
+
+def _tuning(results: Path, trials: dict[str, StoredRun]) -> Check:
     """Every trial in tuning.csv has the development accuracy of its run."""
     check = Check("tuning.csv follows from the trials")
     path = results / "tuning.csv"
     if not path.exists():
         return check
-    from benchmarks.store.records import read_rows
-
     for row in read_rows(path):
-        scores = inside(results / "tuning" / "runs", row["run_id"]) / "scores.json"
-        if not scores.exists():
+        if row["run_id"] not in trials:
             check.absent += 1
             continue
-        suites = read_object(scores)["benchmarks"]
-        check.add(set(suites) == {"minidev"}, f"{scores}: a trial saw {', '.join(suites)}")
+        suites = trials[row["run_id"]].object(SCORES)["benchmarks"]
+        check.add(set(suites) == {"minidev"}, f"{row['run_id']}: a trial saw {', '.join(suites)}")
         shares = [v.count("c") / len(v) for v in suites["minidev"]["verdicts"]]
         accuracy = round(sum(shares) / len(shares), 5)
         same = abs(accuracy - float(row["dev_accuracy"])) < 2e-5

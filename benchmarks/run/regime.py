@@ -7,8 +7,7 @@ warm-up at five expert gaps; the cells for those are ``calibration_cells``.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -21,7 +20,8 @@ from benchmarks.config import Cell, Plan
 from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles import mini
 from benchmarks.run.progress import StudyProgress
-from sgpo.core.files import read_json, write_json
+from benchmarks.store.runs import SCORES, StoredRun, stored_runs
+from sgpo.core.files import write_json
 from sgpo.mini import regime
 
 LAST_STEPS = 8  # steps over which the final training reward is averaged
@@ -47,25 +47,27 @@ def calibration_cells(model: str) -> dict[float | None, Cell]:
     return cells
 
 
-def dev_accuracy(run_dir: Path) -> float | None:
+def dev_accuracy(run: StoredRun | None) -> float | None:
     """Share of correct development samples of a run, None where it was not run."""
-    path = run_dir / "scores.json"
-    if not path.exists():
+    if run is None or not run.has(SCORES):
         return None
-    letters = "".join(read_json(path)["benchmarks"][DEVELOPMENT]["verdicts"])
+    letters = "".join(run.object(SCORES)["benchmarks"][DEVELOPMENT]["verdicts"])
     return letters.count("c") / len(letters)
 
 
-def conditions_of(model: str, grpo: Sequence[Cell], base: Cell, runs: Path) -> dict[str, Any]:
+def conditions_of(
+    model: str, grpo: Sequence[Cell], base: Cell, runs: Mapping[str, StoredRun]
+) -> dict[str, Any]:
     """What is known of one model: conditions that must hold, and what is only reported."""
-    measured = runs / base.run_id / "regime.json"
-    record = read_json(measured) if measured.exists() else {"conditions": [], "reported": {}}
+    record: dict[str, Any] = {"conditions": [], "reported": {}}
+    if base.run_id in runs and runs[base.run_id].has("regime.json"):
+        record = runs[base.run_id].object("regime.json")
     conditions = list(record["conditions"])
-    rewards = [r for r in (_final_reward(runs / c.run_id) for c in grpo) if r is not None]
+    rewards = [r for r in (_final_reward(runs.get(c.run_id)) for c in grpo) if r is not None]
     if rewards:
         conditions.append(regime.saturation_condition(mean(rewards)).to_json())
     cells = calibration_cells(model)
-    accuracy = {gap: dev_accuracy(runs / cell.run_id) for gap, cell in cells.items()}
+    accuracy = {gap: dev_accuracy(runs.get(cell.run_id)) for gap, cell in cells.items()}
     if all(value is not None for value in accuracy.values()):
         start = accuracy.pop(None)
         change = accuracy[mini.EXPERT_GAP] - start
@@ -82,11 +84,8 @@ def conditions_of(model: str, grpo: Sequence[Cell], base: Cell, runs: Path) -> d
     return {"conditions": conditions, "reported": record["reported"]}
 
 
-def _final_reward(run_dir: Path) -> float | None:
-    if not (run_dir / "result.json").exists():
-        return None
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return mean(json.loads(line)["reward"] for line in lines[-LAST_STEPS:])
+def _final_reward(run: StoredRun | None) -> float | None:
+    return mean(step["reward"] for step in run.metrics()[-LAST_STEPS:]) if run else None
 
 
 def record_regimes(study: Plan, results: Path) -> dict[str, Any]:
@@ -94,12 +93,12 @@ def record_regimes(study: Plan, results: Path) -> dict[str, Any]:
     have no such conditions."""
     if study.cells()[0].config.data.source != "mini":
         return {}
-    cells = study.cells()
+    cells, runs = study.cells(), stored_runs(results)
     models = {}
     for model in [m.key for m in study.models]:
         base = next(c for c in cells if c.config.model == model and c.config.method == "base")
         grpo = [c for c in cells if c.config.model == model and c.config.method == "grpo"]
-        models[model] = conditions_of(model, grpo, base, results / "runs")
+        models[model] = conditions_of(model, grpo, base, runs)
     content = {"models": models}
     write_json(results / "regime.json", content)
     return content

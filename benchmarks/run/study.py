@@ -23,8 +23,9 @@ from benchmarks.run import tasks
 from benchmarks.run.progress import StudyProgress, expected_cost
 from benchmarks.run.tasks import Task
 from benchmarks.store import records
+from benchmarks.store.runs import stored_runs
 from sgpo.core.config import EXIT_HUNG
-from sgpo.core.files import read_json, write_json
+from sgpo.core.files import write_json
 from sgpo.core.runlog import source_digest
 
 # A forked worker starts in milliseconds because its server has imported torch already.
@@ -59,11 +60,12 @@ class _Worker:
 
 def write_plan(study: Plan, study_dir: Path) -> None:
     """``study.json``: the grid as the report reads it."""
-    sizes = {}
-    for cell in study.cells():
-        result = study_dir / "runs" / cell.run_id / "result.json"
-        if result.exists():
-            sizes[cell.config.model] = read_json(result)["num_parameters"]
+    stored = stored_runs(study_dir)
+    sizes = {
+        cell.config.model: stored[cell.run_id].object("result.json")["num_parameters"]
+        for cell in study.cells()
+        if cell.run_id in stored
+    }
     records.Study.planned(study, study_dir, analyses=analysis_tasks(study), sizes=sizes).write()
 
 

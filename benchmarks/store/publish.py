@@ -1,59 +1,148 @@
-"""Make the files of a study small enough to keep in version control: ``sgpo publish``.
+"""Make a study small enough to keep in version control: ``sgpo publish``.
 
-Weights, samples and resume states stay where they are (``.gitignore`` leaves them out). Of the
-rest, scores.json loses its indentation and the numbers of metrics.jsonl all but their first
-``DIGITS`` significant digits. result.json then holds the checksums of the files as published, and
-under ``before_publishing`` those of the files as the run wrote them.
+Every ended run below ``results/<profile>`` and its ``tuning`` becomes rows of three tables
+(``benchmarks.store.runs``), and its directory goes. The numbers of metrics.jsonl lose all but their
+first ``DIGITS`` significant digits; everything else is kept to the byte. result.json then holds the
+checksums of the files as published, and under ``before_publishing`` those of the files as the run
+wrote them. A directory that still holds weights or samples stays, for this machine to go on with
+(``.gitignore`` leaves it out), with the same files as in the tables.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from benchmarks.store.locks import locked
-from benchmarks.store.records import StudyError, read_object
+from benchmarks.store.runs import (
+    METRICS,
+    SCORES,
+    TEXTS,
+    Published,
+    StoredRun,
+    StudyError,
+    metric_table,
+    metrics_text,
+    read_object,
+    run_table,
+    stored_runs,
+    verdict_table,
+)
 from sgpo.core.config import canonical_json
-from sgpo.core.files import sha256_of, write_bytes, write_json
+from sgpo.core.files import read_jsonl, sha256_of, whole_directory, write_bytes, write_json
 
 DIGITS = 6
 BEFORE = "before_publishing"
+MAX_BYTES = 4 * 2**20  # of a table's file; a larger table is a directory of parts
+KEPT = ("model", "samples")  # what stays on the machine where the run was made
+_LEVEL = 9  # of zstd: another halving of the time would cost a tenth of the size
 
 
 def publish(results: Path) -> int:
-    """Shrink every ended run below ``results`` in place; the number of bytes saved. A second call
+    """Move every ended run below ``results`` into tables; the number of bytes saved. A second call
     changes nothing; one that was cut off is made up for by the next.
 
     Raises:
-        store.StudyError: no study, or a file that is neither as its run left it nor as published.
+        StudyError: no study, or a file that is neither as its run left it nor as published.
         ValueError: another process writes to the study.
     """
     if not (results / "study.json").exists():
         raise StudyError(f"{results}: holds no study (study.json is absent)")
     with locked(results):
-        runs = [p.parent for p in sorted(results.glob("**/runs/*/result.json"))]
-        return sum(_publish_run(run) for run in runs)
+        return sum(_publish(root) for root in (results, results / "tuning"))
 
 
-def _publish_run(run: Path) -> int:
+def _publish(root: Path) -> int:
+    """``publish`` for the runs of one directory."""
+    runs = stored_runs(root)
+    fresh = [run for run in runs.values() if not run.published]
+    known = Published(root).rows if (root / "runs.parquet").exists() else {}
+    fresh = [run for run in fresh if not _is_in(run, known)]
+    if not fresh:
+        return 0
+    before = _size(root)
+    for run in fresh:
+        _shrink(run.path)
+    for name, make in (("verdicts", verdict_table), ("metrics", metric_table), ("runs", run_table)):
+        _write_table(root, name, make(list(runs.values())))
+    tables = Published(root)
+    for run in runs.values():
+        _check(run, tables)
+    for run in fresh:
+        if not any((run.path / name).exists() for name in KEPT):
+            shutil.rmtree(run.path)
+    if not any((root / "runs").iterdir()):
+        (root / "runs").rmdir()
+    return before - _size(root)
+
+
+def _is_in(run: StoredRun, known: dict[str, dict[str, Any]]) -> bool:
+    """Whether the tables hold this very run already: its directory stayed for its weights."""
+    row = known.get(run.run_id, {})
+    return (run.path / "result.json").read_text() == row.get("result.json")
+
+
+def _size(root: Path) -> int:
+    """Bytes of what is or would be committed of the runs of ``root``."""
+    names = (*TEXTS, SCORES, METRICS)
+    files = [path for path in root.glob("runs/*/*") if path.name in names]
+    files += [path for name in ("*.parquet", "*.parquet/*") for path in root.glob(name)]
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def _write_table(root: Path, name: str, table: pa.Table) -> None:
+    content = _bytes(table)
+    path = root / f"{name}.parquet"
+    if path.is_dir():
+        shutil.rmtree(path)
+    if len(content) <= MAX_BYTES:
+        write_bytes(path, content)
+        return
+    rows = max(1, table.num_rows * MAX_BYTES // len(content))
+    path.unlink(missing_ok=True)
+    with whole_directory(path) as folder:
+        for number, start in enumerate(range(0, table.num_rows, rows)):
+            write_bytes(folder / f"{number:03d}.parquet", _bytes(table.slice(start, rows)))
+
+
+def _bytes(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", compression_level=_LEVEL)
+    return buffer.getvalue()
+
+
+def _check(run: StoredRun, tables: Published) -> None:
+    """StudyError unless the tables give every file of ``run`` back as it is."""
+    for name in (*TEXTS, SCORES, METRICS):
+        if run.content(name) != tables.content(run.run_id, name):
+            raise StudyError(
+                f"{run.path / name}: the tables do not give it back; the directory was kept"
+            )
+
+
+def _shrink(run: Path) -> None:
+    """The files of a run in the form that the tables give back, with their checksums."""
     result = read_object(run / "result.json")
     sums, before = dict(result.get("sha256", {})), dict(result.get(BEFORE, {}))
     new: dict[str, bytes] = {}
     for name, shrink in SHRINK.items():
         path = run / name
-        if name not in sums or not path.exists():
+        if not path.exists():
             continue
         found = sha256_of(path)
-        if found not in (sums[name], before.get(name)):
+        if name in sums and found not in (sums[name], before.get(name)):
             raise StudyError(f"{path}: was changed after the run; sgpo audit says more")
-        if name in before and found == sums[name]:
-            continue  # as published; to shrink it further would lose what result.json vouches for
-        content = shrink(path.read_text())
+        rounded = not (name in before and found == sums[name])
+        content = shrink(path, rounded)
         digest = hashlib.sha256(content).hexdigest()
-        if digest != sums[name]:
+        if name in sums and digest != sums[name]:
             before.setdefault(name, sums[name])  # of the first call: the run's own
             sums[name] = digest
         if digest != found:
@@ -61,34 +150,26 @@ def _publish_run(run: Path) -> int:
     if sums != result.get("sha256", {}):
         # First, so that after a crash each file has either of the two checksums.
         write_json(run / "result.json", result | {"sha256": sums, BEFORE: before})
-    saved = 0
     for name, content in new.items():
-        saved += (run / name).stat().st_size - len(content)
         write_bytes(run / name, content)
-    return saved
 
 
-def _short_lines(text: str) -> bytes:
-    lines = (json.dumps(_rounded(json.loads(line))) for line in text.splitlines())
-    return "".join(f"{line}\n" for line in lines).encode()
+def _short_lines(path: Path, rounded: bool) -> bytes:
+    rows = read_jsonl(path)
+    if rounded:  # once: to shorten a published file again would lose what result.json vouches for
+        rows = [{name: _short(value) for name, value in row.items()} for row in rows]
+    return metrics_text(rows)
 
 
-def _rounded(value: Any) -> Any:
-    """``value`` with floats of ``DIGITS`` significant digits, at any depth."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return value
+def _short(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def _compact(text: str) -> bytes:
-    return f"{canonical_json(json.loads(text))}\n".encode()
+def _compact(path: Path, rounded: bool) -> bytes:
+    return f"{canonical_json(read_object(path))}\n".encode()
 
 
-SHRINK: dict[str, Callable[[str], bytes]] = {
-    "metrics.jsonl": _short_lines,
-    "scores.json": _compact,
+SHRINK: dict[str, Callable[[Path, bool], bytes]] = {
+    METRICS: _short_lines,
+    SCORES: _compact,
 }

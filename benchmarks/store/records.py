@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,8 @@ import numpy as np
 
 from benchmarks.config import SUITE_VERSION, Benchmark, Cell, Method, Model, Plan
 from benchmarks.store import stats
-from sgpo.core.files import read_jsonl, write_json
+from benchmarks.store.runs import StoredRun, StudyError, read_object
+from sgpo.core.files import write_json
 
 NUM_DRAWS = 2000
 BOOTSTRAP_SEED = 20260624
@@ -42,10 +42,6 @@ SGPO_VARIANTS = (
     "sgpo_delta3",
     "sgpo_meanlogp",
 )
-
-
-class StudyError(ValueError):
-    """A results directory that cannot be reported; one line that names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Run:
     Times in seconds."""
 
     cell: PlannedRun
-    path: Path
+    stored: StoredRun
     config_hash: str
     status: str
     diverged_reason: str | None
@@ -100,8 +96,7 @@ class Run:
     @functools.cached_property
     def metrics(self) -> dict[str, np.ndarray]:
         """metrics.jsonl as columns: name -> float [steps]; absent or null values are NaN."""
-        path = self.path / "metrics.jsonl"
-        rows = read_jsonl(path) if path.exists() else []
+        rows = self.stored.metrics()
         names = {name: None for row in rows for name in row}
         return {
             name: np.array([_number(row.get(name)) for row in rows], dtype=np.float64)
@@ -316,12 +311,6 @@ class Study:
         return f"bash reproduce.sh --profile {self.profile} --only {artefact}"
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def _brief(entry: Model | Method) -> dict[str, Any]:
     """Its fields; ``extra`` only where it is."""
     return {k: v for k, v in asdict(entry).items() if k != "extra" or v}
@@ -342,17 +331,10 @@ def _check_grid(study: Study) -> None:
             )
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or StudyError naming the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StudyError(f"{path} does not exist; run bash reproduce.sh first") from error
-    except ValueError as error:
-        raise StudyError(f"{path} is not valid JSON ({error}); remove it and repeat") from error
-    if not isinstance(value, dict):
-        raise StudyError(f"{path} must hold a JSON object; remove it and repeat")
-    return value
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _number(value: Any) -> float:

@@ -25,6 +25,7 @@ import numpy as np
 
 LEVEL = 0.95
 MIN_SEEDS_FOR_VERDICT = 3
+NO_VOTE = "."  # symbol of a sample without an answer
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
 
@@ -88,6 +89,43 @@ def correct_matrix(verdicts: Sequence[str], *, num_problems: int, k: int, where:
             f"{where}: verdict letter {chr(min(unknown))!r} is unknown; allowed are c w n t o e"
         )
     return letters == ord("c")
+
+
+def answer_codes(text: str, correct: np.ndarray, *, where: str) -> np.ndarray:
+    """Stored answers as int [N, K]: equal numbers in a row are equal answers of that problem.
+
+    Args:
+        text: words joined by spaces, one a problem, one symbol a sample, as
+            ``benchmarks.run.evaluate.summarize`` writes them.
+        correct: bool [N, K], the verdicts of the same samples.
+
+    Raises:
+        StatsError: number and length of the words differ from the verdicts', or the correct
+            samples of a problem are not exactly those under one symbol.
+    """
+    words = text.split(" ")
+    num_problems, k = correct.shape
+    if len(words) != num_problems or any(len(word) != k for word in words):
+        raise StatsError(
+            f"{where}: the answers are not {num_problems} words of {k} symbols; "
+            "evaluate the run again"
+        )
+    codes = np.frombuffer("".join(words).encode("utf-32-le"), dtype="<u4").astype(np.int64)
+    codes = codes.reshape(num_problems, k)
+    gold = gold_codes(codes, correct)
+    expected = (codes == gold[:, None]) & correct.any(axis=1)[:, None]
+    bad = np.flatnonzero((expected != correct).any(axis=1) | (gold == ord(NO_VOTE)))
+    if len(bad):
+        raise StatsError(
+            f"{where}: answers of problem {bad[0]} do not fit its verdicts; evaluate the run again"
+        )
+    return codes
+
+
+def gold_codes(codes: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """The symbol of each problem's correct answer, int [N]; 0 where no sample is correct."""
+    first = codes[np.arange(len(codes)), correct.argmax(axis=1)]
+    return np.where(correct.any(axis=1), first, 0)
 
 
 def avg_at_k(correct: np.ndarray) -> float:
@@ -164,29 +202,6 @@ def two_level_bootstrap(
         seed_weights=drawn.seed_weights(num_seeds),
         problem_weights=drawn.problem_weights[""],
     )
-
-
-def paired_difference(
-    scores: np.ndarray,
-    baseline: np.ndarray,
-    *,
-    rng: np.random.Generator,
-    num_draws: int = 2000,
-) -> Estimate:
-    """Mean of ``scores - baseline`` with its interval; the same seeds and problems for both.
-
-    Args:
-        scores, baseline: float [S, N], row s of both from the same seed, column n the same
-            problem. ``baseline`` may be [1, N] (the base model, compared with every seed).
-
-    Raises:
-        StatsError: the shapes cannot be paired.
-    """
-    if baseline.shape not in (scores.shape, (1, scores.shape[1])):
-        raise StatsError(f"cannot pair scores of shape {scores.shape} with {baseline.shape}")
-    difference = scores - baseline
-    draws = two_level_bootstrap(difference, rng=rng, num_draws=num_draws)
-    return estimate(float(difference.mean()), draws)
 
 
 def estimate(mean: float, draws: np.ndarray, level: float = LEVEL) -> Estimate:

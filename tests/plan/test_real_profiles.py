@@ -19,7 +19,7 @@ from benchmarks.plan.cost import GIB
 from benchmarks.profiles import paper, single_gpu
 from benchmarks.run.launch import planned_study
 from benchmarks.run.progress import expected_cost
-from benchmarks.store.run_checks import stored_hash
+from benchmarks.store.load import stored_hash
 from sgpo.core import chunked_head
 from sgpo.core.config import VLLMSettings, to_dict
 from sgpo.core.files import write_json

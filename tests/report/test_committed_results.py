@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,28 +12,26 @@ from benchmarks.config import RunConfig
 from benchmarks.profiles import mini
 from benchmarks.run import tune
 from benchmarks.run.launch import planned_study
+from benchmarks.store.load import ADDED
+from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "mini"
 PLANNED = [c for c in json.loads((RESULTS / "study.json").read_text())["cells"]]
-ADDED = ("run_id", "config_hash", "settings_class", "parent")
 
 
-@cache
 def profile_configs() -> dict[tuple[str, str, int], RunConfig]:
     cells = planned_study("mini", None, variants=True).cells()
     return {(c.config.model, c.config.method, c.config.seed): c.config for c in cells}
 
 
-def stored_config(run_id: str) -> dict:
-    config = json.loads((RESULTS / "runs" / run_id / "config.json").read_text())
-    return {key: value for key, value in config.items() if key not in ADDED}
-
-
-@pytest.mark.parametrize("cell", PLANNED, ids=lambda c: c["run_id"])
-def test_a_stored_run_has_the_config_of_the_profile(cell):
-    config = profile_configs()[cell["model"], cell["method"], cell["seed"] or 0]
-    assert stored_config(cell["run_id"]) == json.loads(json.dumps(to_dict(config)))
+def test_the_stored_runs_have_the_configs_of_the_profile():
+    configs, stored = profile_configs(), stored_runs(RESULTS)
+    for cell in PLANNED:
+        config = to_dict(configs[cell["model"], cell["method"], cell["seed"] or 0])
+        found = stored[cell["run_id"]].object("config.json")
+        kept = {key: value for key, value in found.items() if key not in ADDED}
+        assert kept == json.loads(json.dumps(config)), cell["run_id"]
 
 
 def chosen() -> dict[str, dict]:
@@ -56,6 +53,6 @@ def test_every_method_had_the_same_number_of_trials_and_none_saw_a_test_set():
         rows = list(csv.DictReader(file))
     counts = {m: sum(r["method"] == m for r in rows) for m in tune.KNOBS}
     assert set(counts.values()) == {tune.RUNS_PER_METHOD}
+    trials = stored_runs(RESULTS / "tuning")
     for row in rows:
-        scores = json.loads((RESULTS / "tuning/runs" / row["run_id"] / "scores.json").read_text())
-        assert set(scores["benchmarks"]) == {"minidev"}
+        assert set(trials[row["run_id"]].object("scores.json")["benchmarks"]) == {"minidev"}

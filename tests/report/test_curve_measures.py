@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.optimize import isotonic_regression
 
-from benchmarks.report import equal_reward
+from benchmarks.report import equal_reward, measures
 from benchmarks.report.step_shares import nested_ratio_draws
-from benchmarks.store import stats, votes
+from benchmarks.store import stats
 
 
 def ramp(*, slope: float, num_steps: int = 20) -> np.ndarray:
@@ -59,13 +59,13 @@ def test_one_lucky_step_is_no_arrival():
 
 
 def codes_of(words: list[str], correct: np.ndarray) -> np.ndarray:
-    return votes.answer_codes(" ".join(words), correct, where="here")
+    return stats.answer_codes(" ".join(words), correct, where="here")
 
 
 def test_pass_curve_is_the_share_of_subsets_with_a_correct_sample():
     rng = np.random.default_rng(1)
     correct = rng.random((6, 7)) < 0.3
-    found = votes.pass_curve(correct, (1, 2, 5, 7))
+    found = measures.pass_curve(correct, (1, 2, 5, 7))
     for row, k in zip(found, (1, 2, 5, 7), strict=True):
         subsets = list(itertools.combinations(range(7), k))
         expected = [np.mean([line[list(s)].any() for s in subsets]) for line in correct]
@@ -74,7 +74,7 @@ def test_pass_curve_is_the_share_of_subsets_with_a_correct_sample():
 
 def majority(word: str, gold: str) -> float:
     """Whether the commonest answer of all samples is ``gold``, a tie by its share."""
-    counts = Counter(symbol for symbol in word if symbol != votes.NO_VOTE)
+    counts = Counter(symbol for symbol in word if symbol != stats.NO_VOTE)
     top = [s for s, n in counts.items() if n == max(counts.values())]
     return top.count(gold) / len(top) if top else 0.0
 
@@ -84,7 +84,7 @@ def test_majority_over_all_samples_counts_ties_and_silence():
     gold = "a"
     correct = np.array([[symbol == gold for symbol in word] for word in words])
     codes = codes_of(words, correct)
-    found = votes.majority_curve(codes, correct, (1, 5))
+    found = measures.majority_curve(codes, correct, (1, 5))
     assert found[1] == pytest.approx([0.5, 0.0, 1.0, 0.0, 0.2])
     assert found[1] == pytest.approx([majority(word, gold) for word in words])
     assert found[0] == pytest.approx([0.4, 0.2, 0.2, 0.0, 0.2])
@@ -94,7 +94,7 @@ def test_majority_of_some_samples_is_near_the_mean_over_all_subsets():
     rng = np.random.default_rng(2)
     words = ["".join(rng.choice(list("aabc."), size=8)) for _ in range(60)]
     correct = np.array([[symbol == "a" for symbol in word] for word in words])
-    found = votes.majority_curve(codes_of(words, correct), correct, (4,))[0]
+    found = measures.majority_curve(codes_of(words, correct), correct, (4,))[0]
     expected = np.array(
         [
             np.mean([majority("".join(s), "a") for s in itertools.combinations(word, 4)])

@@ -1,4 +1,4 @@
-"""Publishing a study: smaller files, the same verdicts, checksums of both forms, safe to repeat."""
+"""Publishing a study: a few tables that give back every file, the same numbers, safe to repeat."""
 
 from __future__ import annotations
 
@@ -7,100 +7,212 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from synthetic_study import BENCHMARKS, MODELS, dump, load, run_dir, write_study
 
 from benchmarks.cli import main
+from benchmarks.report.build import build
 from benchmarks.store import publish
+from benchmarks.store.load import load_frame, load_metrics, load_study
 from benchmarks.store.locks import locked
+from benchmarks.store.runs import StudyError, stored_runs
 
-RUN = "qwen-s-sgpo-s0-12345678"
+RUN = ("qwen-m", "sgpo", 1)
 METRICS = [
     {"step": 1, "reward": 0.123456789, "seconds": 1234567.0, "num_samples": 19_200_001},
-    {"step": 2, "reward": 1e-9 / 3, "kl": {"choice": [2 / 3]}, "note": "0.123456789"},
+    {"step": 2, "kl": 1e-9 / 3, "reward": None, "seconds": 2, "num_samples": 19_200_002},
 ]
-SCORES = {"benchmarks": {"miniamc": {"k": 2, "verdicts": ["cw", "ww"]}}, "suite_version": 1}
 
 
-def sha(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def seal(run: Path) -> None:
+    """Checksums in result.json, as a run leaves them."""
+    result = load(run / "result.json")
+    names = ("config.json", "environment.json", "metrics.jsonl", "scores.json")
+    sums = {n: sha((run / n).read_bytes()) for n in names if (run / n).exists()}
+    dump(run / "result.json", result | {"sha256": sums})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A study in directories, with answers in one run, odd metrics in it, and a tuning run."""
+    root = write_study(tmp_path_factory.mktemp("publish") / "mini")
+    run = run_dir(root, *RUN)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in METRICS))
+    scores = load(run / "scores.json")
+    for entry in scores["benchmarks"].values():
+        words = (row.translate(str.maketrans("cwnt", "ab..")) for row in entry["verdicts"])
+        entry["answers"] = " ".join(words)
+    dump(run / "scores.json", scores)
+    shutil.copytree(run, root / "tuning" / "runs" / run.name)
+    for path in (*root.glob("runs/*"), *root.glob("tuning/runs/*")):
+        seal(path)
+    return root
 
 
 @pytest.fixture
-def study(tmp_path) -> Path:
-    """One ended run below ``runs``, one below ``tuning/runs``, as a run writes them."""
-    for run in (tmp_path / "runs" / RUN, tmp_path / "tuning" / "runs" / RUN):
-        run.mkdir(parents=True)
-        (run / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in METRICS))
-        (run / "scores.json").write_text(json.dumps(SCORES, indent=1, sort_keys=True) + "\n")
-        (run / "config.json").write_text("{}\n")
-        names = ("config.json", "metrics.jsonl", "scores.json")
-        result = {"run_id": RUN, "sha256": {name: sha(run / name) for name in names}}
-        (run / "result.json").write_text(json.dumps(result))
-    (tmp_path / "study.json").write_text("{}")
-    return tmp_path
+def study(whole, tmp_path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "mini"))
+
+
+@pytest.fixture(scope="module")
+def published(whole, tmp_path_factory) -> Path:
+    root = Path(shutil.copytree(whole, tmp_path_factory.mktemp("published") / "mini"))
+    assert main(["publish", str(root)]) == 0
+    return root
 
 
 def files(root: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def test_numbers_keep_six_digits_and_everything_else_stays(study, capsys):
-    run = study / "tuning" / "runs" / RUN
-    before = {name: sha(run / name) for name in ("metrics.jsonl", "scores.json", "config.json")}
-    assert main(["publish", str(study)]) == 0
-    assert "MiB saved" in capsys.readouterr().out
-    first, second = (json.loads(line) for line in (run / "metrics.jsonl").open())
+def test_three_tables_take_the_place_of_the_directories(whole, published):
+    assert not (published / "runs").exists() and not (published / "tuning" / "runs").exists()
+    for root in (published, published / "tuning"):
+        names = {p.name for p in root.glob("*.parquet")}
+        assert names == {"runs.parquet", "verdicts.parquet", "metrics.parquet"}
+        assert {*stored_runs(root)} == {*stored_runs(whole / root.relative_to(published))}
+
+
+def test_every_file_reads_the_same_and_has_its_checksum(whole, published):
+    for run_id, run in stored_runs(published).items():
+        result, old = run.object("result.json"), whole / "runs" / run_id
+        for name in ("config.json", "environment.json"):
+            assert run.content(name) == (old / name).read_bytes()
+        assert run.object("scores.json") == load(old / "scores.json")
+        assert result["before_publishing"].items() <= load(old / "result.json")["sha256"].items()
+        for name, digest in result["sha256"].items():
+            assert sha(run.content(name)) == digest
+        assert run.content("provenance.json") is None and not run.has("train.json")
+
+
+def test_numbers_keep_six_digits_and_counts_stay_whole(published):
+    first, second = stored_runs(published)[run_dir(published, *RUN).name].metrics()
     assert first == {"step": 1, "reward": 0.123457, "seconds": 1234570.0, "num_samples": 19200001}
-    assert second == {"step": 2, "reward": 3.33333e-10, "kl": {"choice": [0.666667]},
-                      "note": "0.123456789"}  # fmt: skip
-    assert json.loads((run / "scores.json").read_text()) == SCORES
-    assert len((run / "scores.json").read_text().splitlines()) == 1
-    result = json.loads((run / "result.json").read_text())
-    assert result["sha256"] == {name: sha(run / name) for name in before}
-    changed = {name: before[name] for name in ("metrics.jsonl", "scores.json")}
-    assert result["before_publishing"] == changed
+    assert second == {"step": 2, "seconds": 2.0, "num_samples": 19200002, "kl": 3.33333e-10}
+    assert [type(v) for v in second.values()] == [int, float, int, float]
 
 
-def test_a_second_call_changes_nothing(study):
-    assert publish.publish(study) > 0
-    once = files(study)
-    assert publish.publish(study) == 0
-    assert files(study) == once
+@pytest.mark.parametrize("form", ["directories", "tables"])
+def test_the_frame_has_a_row_a_verdict(whole, published, form):
+    frame = load_frame(whole if form == "directories" else published)
+    assert len(frame) == len(stored_runs(whole)) * sum(n * k for _, _, n, k in BENCHMARKS)
+    run = run_dir(whole, *RUN)
+    rows = frame[(frame.model == "qwen-m") & (frame.method == "sgpo") & (frame.seed == 1)]
+    assert set(rows.run_id) == {run.name}
+    stored = load(run / "scores.json")["benchmarks"]["miniamc"]
+    own = rows[rows.benchmark == "miniamc"].set_index(["problem", "sample"])
+    for problem, word in enumerate(stored["verdicts"]):
+        assert "".join("c" if c else "-" for c in own.correct[problem]) == "".join(
+            "c" if letter == "c" else "-" for letter in word
+        )
+        answers = stored["answers"].split(" ")[problem]
+        assert "".join(own.answer[problem]) == answers
+    named = {"wrong": "w", "no_answer": "n", "truncated": "t"}
+    for reason, letter in named.items():
+        assert (own.reason == reason).sum() == "".join(stored["verdicts"]).count(letter)
+    others = frame[frame.run_id != run.name]
+    assert others.answer.isna().all() and not rows.answer.isna().any()
+    assert set(frame.model.cat.categories) == {m[0] for m in MODELS}
 
 
-def test_a_call_that_was_cut_off_is_made_up_for(study, monkeypatch):
-    whole = Path(shutil.copytree(study, study.parent / "whole"))
-    publish.publish(whole)
+def test_pandas_alone_reads_the_tables(published):
+    frame = pd.read_parquet(published / "verdicts.parquet")
+    means = frame.groupby(["model", "method"], observed=True).correct.mean()
+    run = run_dir(published, "llama-m", "base", None).name
+    letters = "".join(
+        "".join(entry["verdicts"])
+        for entry in stored_runs(published)[run].object("scores.json")["benchmarks"].values()
+    )
+    assert means["llama-m", "base"] == pytest.approx(letters.count("c") / len(letters))
+    steps = pd.read_parquet(published / "metrics.parquet")
+    assert steps.equals(load_metrics(published))
+    assert (steps[steps.method == "grpo"].groupby("run_id", observed=True).step.count() == 40).all()
 
+
+def test_tables_and_pages_are_the_same_from_either_form(whole, published, tmp_path):
+    roots = []
+    for name, source in (("a", whole), ("b", published)):
+        roots.append(Path(shutil.copytree(source, tmp_path / name / "mini")))
+        if name == "a":  # the form in which the numbers have six digits already
+            publish.publish(roots[0])
+            shutil.copytree(whole / "runs", roots[0] / "runs")
+            for run in (roots[0] / "runs").iterdir():
+                publish._shrink(run)
+        build(roots[-1], only=["claims", "table1", "budget"])
+    for path in (roots[0] / "tables").iterdir():
+        assert path.read_bytes() == (roots[1] / "tables" / path.name).read_bytes(), path.name
+    assert len(list((roots[0] / "tables").iterdir())) > 6
+
+
+def test_a_second_call_changes_nothing(published):
+    once = files(published)
+    assert publish.publish(published) == 0
+    assert files(published) == once
+
+
+def test_a_call_that_was_cut_off_is_made_up_for(study, published, monkeypatch):
     def full(path, content):
-        raise OSError(28, "No space left on device", str(path))
+        if path.name == "runs.parquet":
+            raise OSError(28, "No space left on device", str(path))
+        real(path, content)
 
+    real = publish.write_bytes
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "write_bytes", full)  # after result.json of the first run
+        patch.setattr(publish, "write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
             publish.publish(study)
-    assert json.loads((study / "runs" / RUN / "result.json").read_text())["before_publishing"]
+    assert load_study(study).runs.keys() == load_study(published).runs.keys()
     publish.publish(study)
-    assert [*files(study).values()] == [*files(whole).values()]
+    made = {p.relative_to(study): data for p, data in files(study).items()}
+    assert made == {p.relative_to(published): data for p, data in files(published).items()}
 
 
-@pytest.mark.parametrize("digits", [3, 8])
-def test_the_checksum_of_the_run_itself_outlives_another_number_of_digits(
-    study, monkeypatch, digits
-):
-    path = study / "runs" / RUN / "metrics.jsonl"
-    raw, own = path.read_bytes(), sha(path)
+def test_a_directory_with_weights_stays_and_is_not_published_twice(study):
+    run = run_dir(study, *RUN)
+    (run / "model").mkdir()
+    (run / "model" / "weights").write_text("w")
     publish.publish(study)
-    short = path.read_bytes()
-    monkeypatch.setattr(publish, "DIGITS", digits)
+    assert [p.name for p in (study / "runs").iterdir()] == [run.name]
+    assert not stored_runs(study)[run.name].published
+    assert len(load_frame(study)) == len(load_frame(study).drop_duplicates())
+    once = files(study)
+    assert publish.publish(study) == 0 and files(study) == once
+
+
+def test_a_run_that_was_made_again_takes_the_place_of_its_rows(study):
+    run = run_dir(study, *RUN)
+    shutil.copytree(run, study.parent / "again")
     publish.publish(study)
-    assert path.read_bytes() == short
-    path.write_bytes(raw)  # from where the run was made
+    scores = load(study.parent / "again" / "scores.json")
+    word = scores["benchmarks"]["miniamc"]["verdicts"][0]
+    changed = ("w" if word[0] == "c" else "c") + word[1:]
+    scores["benchmarks"]["miniamc"]["verdicts"][0] = changed
+    del scores["benchmarks"]["miniamc"]["answers"]
+    dump(study.parent / "again" / "scores.json", scores)
+    shutil.copytree(study.parent / "again", run)
+    seal(run)
+    for _ in ("in its directory", "in the tables"):
+        frame = load_frame(study)
+        rows = frame[(frame.run_id == run.name) & (frame.benchmark == "miniamc")]
+        assert bool(rows.correct.iloc[0]) == (changed[0] == "c")
+        assert len(rows) == 20 * 8
+        publish.publish(study)
+    assert not run.exists()
+
+
+def test_a_large_table_becomes_a_directory_of_parts(study, published, monkeypatch):
+    monkeypatch.setattr(publish, "MAX_BYTES", 6000)
     publish.publish(study)
-    assert json.loads(path.read_text().splitlines()[0])["reward"] == round(0.123456789, digits)
-    result = json.loads((path.parent / "result.json").read_text())
-    assert result["sha256"]["metrics.jsonl"] == sha(path) != own
-    assert result["before_publishing"]["metrics.jsonl"] == own
+    parts = sorted((study / "verdicts.parquet").iterdir())
+    assert len(parts) > 1 and max(p.stat().st_size for p in parts) < 12_000
+    expected = load_frame(published)
+    assert load_frame(study).astype(str).equals(expected.astype(str))
+    assert len(pd.read_parquet(study / "verdicts.parquet")) == len(expected)
 
 
 def test_a_study_that_runs_is_not_published(study, capsys):
@@ -112,11 +224,28 @@ def test_a_study_that_runs_is_not_published(study, capsys):
 
 
 def test_a_file_that_was_changed_by_hand_is_not_given_a_new_checksum(study, capsys):
-    path = study / "runs" / RUN / "scores.json"
+    path = run_dir(study, *RUN) / "scores.json"
     path.write_text(path.read_text().replace("cw", "cc"))
     assert main(["publish", str(study)]) == 2
     assert "scores.json: was changed after the run" in capsys.readouterr().err
-    assert "before_publishing" not in (study / "runs" / RUN / "result.json").read_text()
+    assert path.exists() and not (study / "runs.parquet").exists()
+
+
+def test_a_metric_that_is_no_number_is_refused_and_nothing_is_removed(study):
+    run = run_dir(study, *RUN)
+    (run / "metrics.jsonl").write_text('{"step": 1, "note": "x"}\n')
+    seal(run)
+    with pytest.raises(StudyError, match="note='x' is no metric"):
+        publish.publish(study)
+    assert len(list((study / "runs").iterdir())) == len(load(study / "study.json")["cells"])
+
+
+def test_damaged_tables_are_one_line(published, tmp_path):
+    root = Path(shutil.copytree(published, tmp_path / "mini"))
+    path = root / "verdicts.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(StudyError, match="verdicts.parquet is damaged"):
+        load_study(root)
 
 
 def test_what_is_no_study_is_refused(tmp_path, capsys):

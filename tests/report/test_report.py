@@ -24,9 +24,8 @@ from benchmarks.report.figures.bands import seed_band, smooth
 from benchmarks.report.html import to_html
 from benchmarks.report.tables import budget, regime, tuning
 from benchmarks.store import stats
-from benchmarks.store.load import load_study
+from benchmarks.store.load import load_study, stored_hash
 from benchmarks.store.records import RL_METHODS, StudyError
-from benchmarks.store.run_checks import stored_hash
 
 TREE = Path(__file__).resolve().parents[2]
 

@@ -117,18 +117,7 @@ def test_the_result_does_not_depend_on_the_global_generator():
     assert np.array_equal(first, stats.two_level_bootstrap(scores, rng=rng(10), num_draws=50))
 
 
-def test_pairing_removes_the_noise_that_both_methods_share():
-    shared = rng(12).random((3, 60))
-    found = stats.paired_difference(shared + 0.05, shared, rng=rng(13), num_draws=500)
-    assert (found.mean, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))
-
-
-def test_base_with_one_run_pairs_with_every_seed():
-    scores, base = rng(14).random((3, 60)), rng(15).random((1, 60))
-    found = stats.paired_difference(scores, base, rng=rng(16))
-    assert found.mean == pytest.approx(scores.mean() - base.mean())
-    with pytest.raises(StatsError, match="cannot pair"):
-        stats.paired_difference(scores, rng(17).random((2, 60)), rng=rng(18))
+def test_an_empty_matrix_is_refused():
     with pytest.raises(StatsError, match="non-empty"):
         stats.two_level_bootstrap(np.zeros((0, 4)), rng=rng())
 

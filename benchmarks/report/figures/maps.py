@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,12 +53,12 @@ def pass_rate(study: Study, model: str) -> float | None:
         StudyError: the stored file is not what the run writes.
     """
     for run in study.runs_of(model, "base", scored=False):
-        path = run.path / "regime.json"
-        if path.exists():
+        if run.stored.has("regime.json"):
             try:
-                conditions = json.loads(path.read_text(encoding="utf-8"))["conditions"]
+                conditions = run.stored.object("regime.json")["conditions"]
                 return next(float(c["value"]) for c in conditions if c["name"] == PASS_RATE)
             except (ValueError, KeyError, TypeError, StopIteration) as error:
+                path = run.stored.path / "regime.json"
                 raise StudyError(f"{path} is damaged ({error}); remove the run") from error
     return None
 

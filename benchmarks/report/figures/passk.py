@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report import estimates
+from benchmarks.report import estimates, measures
 from benchmarks.report.document import Block, Image
 from benchmarks.report.estimates import Score
 from benchmarks.report.figures import style
 from benchmarks.report.tables import table1
-from benchmarks.store import votes
 from benchmarks.store.records import Benchmark, Run, Study
 
 NAME = "passk"
@@ -71,12 +70,12 @@ def curve(study: Study, model: str, method: str, kind: str) -> list[Score] | Non
 
 
 def _pass_rows(run: Run, key: str, ks) -> np.ndarray:
-    return votes.pass_curve(run.correct[key], ks)
+    return measures.pass_curve(run.correct[key], ks)
 
 
 def _vote_rows(run: Run, key: str, ks) -> np.ndarray | None:
     found = run.answers.get(key)
-    return None if found is None else votes.majority_curve(found, run.correct[key], ks)
+    return None if found is None else measures.majority_curve(found, run.correct[key], ks)
 
 
 def _score(study: Study, model: str, method: str, statistic, seeds=None) -> Score | None:
@@ -167,7 +166,7 @@ def caption(study: Study) -> str:
     return (
         f"What more samples are worth ({study.profile} profile). Above: unbiased pass@k, the "
         f"chance that one of k samples is correct. Below: maj@k, the chance that the commonest "
-        f"answer of k samples is correct (ties count by share; mean over {votes.NUM_ORDERS} "
+        f"answer of k samples is correct (ties count by share; mean over {measures.NUM_ORDERS} "
         f"orders of the stored samples, so k = {ks_of(study)[-1]} has one value). Mean of {sets}, "
         f"the benchmarks with that many samples. Bands, for SFT+GRPO and SGPO: 95% intervals over "
         f'seeds and problems. "not stored": a run was evaluated without keeping its answers.'

@@ -8,7 +8,6 @@ import numpy as np
 
 from benchmarks.store import stats
 
-NO_VOTE = "."
 NUM_ORDERS = 64
 ORDER_SEED = 20260624
 
@@ -17,37 +16,6 @@ def pass_curve(correct: np.ndarray, ks: Sequence[int]) -> np.ndarray:
     """Unbiased pass@k of every problem, float [len(ks), N], from ``correct`` bool [N, K]."""
     counts = correct.sum(axis=1)
     return np.stack([stats.pass_at_k(counts, num_samples=correct.shape[1], k=k) for k in ks])
-
-
-def answer_codes(text: str, correct: np.ndarray, *, where: str) -> np.ndarray:
-    """Stored answers as int [N, K]: equal numbers in a row are equal answers of that problem.
-
-    Args:
-        text: words joined by spaces, one a problem, one symbol a sample, as
-            ``benchmarks.run.evaluate.summarize`` writes them.
-        correct: bool [N, K], the verdicts of the same samples.
-
-    Raises:
-        StatsError: number and length of the words differ from the verdicts', or the correct
-            samples of a problem are not exactly those under one symbol.
-    """
-    words = text.split(" ")
-    num_problems, k = correct.shape
-    if len(words) != num_problems or any(len(word) != k for word in words):
-        raise stats.StatsError(
-            f"{where}: the answers are not {num_problems} words of {k} symbols; "
-            "evaluate the run again"
-        )
-    codes = np.frombuffer("".join(words).encode("utf-32-le"), dtype="<u4").astype(np.int64)
-    codes = codes.reshape(num_problems, k)
-    gold = _gold(codes, correct)
-    expected = (codes == gold[:, None]) & correct.any(axis=1)[:, None]
-    bad = np.flatnonzero((expected != correct).any(axis=1) | (gold == ord(NO_VOTE)))
-    if len(bad):
-        raise stats.StatsError(
-            f"{where}: answers of problem {bad[0]} do not fit its verdicts; evaluate the run again"
-        )
-    return codes
 
 
 def majority_curve(codes: np.ndarray, correct: np.ndarray, ks: Sequence[int]) -> np.ndarray:
@@ -60,17 +28,17 @@ def majority_curve(codes: np.ndarray, correct: np.ndarray, ks: Sequence[int]) ->
     any vote the problem is lost.
 
     Args:
-        codes: int [N, K] of :func:`answer_codes`. correct: bool [N, K]. ks: each in 1..K.
+        codes: int [N, K] of ``stats.answer_codes``. correct: bool [N, K]. ks: each in 1..K.
     """
     num_problems, num_samples = correct.shape
     assert all(1 <= k <= num_samples for k in ks), ks
     orders = _orders(num_samples)
     places = np.array(ks) - 1
-    gold = _gold(codes, correct)
+    gold = stats.gold_codes(codes, correct)
     out = np.zeros((len(ks), num_problems))
     for index in np.flatnonzero(correct.any(axis=1)):
         row = codes[index]
-        symbols = np.unique(row[row != ord(NO_VOTE)])
+        symbols = np.unique(row[row != ord(stats.NO_VOTE)])
         votes = row == symbols[:, None]  # [S, K]
         running = votes[:, orders].cumsum(axis=-1)[:, :, places]  # [S, orders, ks]
         top = running.max(axis=0)
@@ -82,12 +50,6 @@ def majority_curve(codes: np.ndarray, correct: np.ndarray, ks: Sequence[int]) ->
         if k == 1:
             out[place] = correct.mean(axis=1)
     return out
-
-
-def _gold(codes: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """The symbol of each problem's correct answer, int [N]; 0 where no sample is correct."""
-    first = codes[np.arange(len(codes)), correct.argmax(axis=1)]
-    return np.where(correct.any(axis=1), first, 0)
 
 
 def _orders(num_samples: int) -> np.ndarray:

@@ -1,0 +1,330 @@
+"""Stored runs: a directory of small files each, or together the three tables of a published study.
+
+A run leaves a directory (``benchmarks.run.cell``). ``sgpo publish`` moves the directories of a
+study into ``runs.parquet`` (a row a run with the text of its files), ``verdicts.parquet`` (a row a
+judged sample: what scores.json says) and ``metrics.parquet`` (a row a training step: what
+metrics.jsonl says). A file reads the same in either form, byte for byte, so that the checksums in
+result.json hold for both. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sgpo.core.config import canonical_json
+from sgpo.core.files import read_jsonl
+
+TABLES = ("runs", "verdicts", "metrics")
+SCORES, METRICS = "scores.json", "metrics.jsonl"
+TEXTS = ("config.json", "environment.json", "method.py", "provenance.json", "regime.json",
+         "result.json", "source.patch", "train.json")  # fmt: skip
+LABELS = ("run_id", "model", "method", "seed")
+# The metrics that count something: whole numbers. All others are published as floats.
+COUNTS = ("step", "sampled_tokens", "num_samples", "scored_tokens")
+# Verdict letters of scores.json and what they mean.
+REASONS = {"c": "correct", "w": "wrong", "n": "no_answer", "t": "truncated", "o": "timeout",
+           "e": "error"}  # fmt: skip
+
+
+class StudyError(ValueError):
+    """A results directory that cannot be reported; one line that names the file and the remedy."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or StudyError naming the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise StudyError(f"{path} does not exist; run bash reproduce.sh first") from error
+    return parse_object(text, path)
+
+
+def parse_object(text: str, where: Path) -> dict[str, Any]:
+    """The JSON object in ``text``, or StudyError naming ``where``."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise StudyError(f"{where} is not valid JSON ({error}); remove it and repeat") from error
+    if not isinstance(value, dict):
+        raise StudyError(f"{where} must hold a JSON object; remove it and repeat")
+    return value
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One ended run by its files. ``path``: its directory, which is there unless ``published``."""
+
+    path: Path
+    published: Published | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    def content(self, name: str) -> bytes | None:
+        """The bytes of one of its files, None where it has no such file."""
+        if self.published:
+            return self.published.content(self.run_id, name)
+        path = self.path / name
+        return path.read_bytes() if path.is_file() else None
+
+    def object(self, name: str) -> dict[str, Any]:
+        """The JSON object in one of its files, or StudyError naming the file."""
+        if self.published and name == SCORES:
+            return self.published.scores(self.run_id)
+        content = self.content(name)
+        if content is None:
+            raise StudyError(f"{self.path / name} does not exist; run bash reproduce.sh first")
+        return parse_object(content.decode(), self.path / name)
+
+    def has(self, name: str) -> bool:
+        if self.published:
+            return self.published.has(self.run_id, name)
+        return (self.path / name).is_file()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One record a training step, [] where it was not trained; ValueError naming a broken
+        file."""
+        if not self.has(METRICS):
+            return []
+        if self.published:
+            return self.published.metrics(self.run_id)
+        return read_jsonl(self.path / METRICS)
+
+
+def stored_runs(root: Path) -> dict[str, StoredRun]:
+    """Every ended run of ``root`` (``results/<profile>`` or its ``tuning``) by id, in order of
+    ids. A directory comes before a row of the same run: it was made since."""
+    found: dict[str, StoredRun] = {}
+    if (root / "runs.parquet").exists():
+        tables = Published(root)
+        found = {run_id: StoredRun(root / "runs" / run_id, tables) for run_id in tables.rows}
+    for path in (root / "runs").glob("*/result.json"):
+        if not path.parent.name.startswith("."):
+            found[path.parent.name] = StoredRun(path.parent)
+    return dict(sorted(found.items()))
+
+
+def read_table(root: Path, name: str) -> pa.Table:
+    """One of ``TABLES``: a file, or a directory of parts where one file would be too large."""
+    try:
+        return pq.read_table(root / f"{name}.parquet").unify_dictionaries().combine_chunks()
+    except (OSError, pa.ArrowException) as error:
+        raise StudyError(f"{root / name}.parquet is damaged ({error}); get it again") from error
+
+
+class Published:
+    """The tables of a published study as the files that they were made from."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.rows: dict[str, dict[str, Any]] = {
+            row["run_id"]: row for row in read_table(root, "runs").to_pylist()
+        }
+
+    def has(self, run_id: str, name: str) -> bool:
+        return self.rows[run_id].get("metric_names" if name == METRICS else name) is not None
+
+    def content(self, run_id: str, name: str) -> bytes | None:
+        if not self.has(run_id, name):
+            return None
+        if name == SCORES:
+            return f"{canonical_json(self.scores(run_id))}\n".encode()
+        if name == METRICS:
+            return metrics_text(self.metrics(run_id))
+        return self.rows[run_id][name].encode()
+
+    def scores(self, run_id: str) -> dict[str, Any]:
+        """scores.json of a run."""
+        if not self.has(run_id, SCORES):
+            raise StudyError(f"{self.root}: {run_id} was not evaluated")
+        scores = json.loads(self.rows[run_id][SCORES])
+        for key, entry in scores["benchmarks"].items():
+            letters, answers = self._verdicts.get((run_id, key), ("", ""))
+            entry["verdicts"] = _words(letters, entry["k"])
+            if answers:
+                entry["answers"] = " ".join(_words(answers, entry["k"]))
+        return scores
+
+    def metrics(self, run_id: str) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl of a run."""
+        names, rows = self.rows[run_id]["metric_names"], self._metrics.get(run_id, [])
+        return [{n: row[n] for n in names if row[n] is not None} for row in rows]
+
+    @cached_property
+    def _verdicts(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """(run, benchmark) -> all its verdict letters in a row and all its answer symbols."""
+        table = read_table(self.root, "verdicts")
+        (runs, run_ids), (benchmarks, keys), (reasons, words), (answers, symbols) = (
+            _codes(table, name) for name in ("run_id", "benchmark", "reason", "answer")
+        )
+        letter = {word: ord(letter) for letter, word in REASONS.items()}
+        letters = np.array([letter[word] for word in words], dtype="<u4")[reasons]
+        answered = np.array([*map(ord, symbols), 0], dtype="<u4")[answers]  # -1, none, is the last
+        change = (np.diff(runs) != 0) | (np.diff(benchmarks) != 0)
+        bounds = [0, *(np.flatnonzero(change) + 1), len(runs)] if len(runs) else [0]
+        return {
+            (run_ids[runs[a]], keys[benchmarks[a]]): (
+                letters[a:b].tobytes().decode("utf-32-le"),
+                answered[a:b].tobytes().decode("utf-32-le") if answered[a] else "",
+            )
+            for a, b in zip(bounds, bounds[1:], strict=False)
+        }
+
+    @cached_property
+    def _metrics(self) -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in read_table(self.root, "metrics").to_pylist():
+            found.setdefault(row["run_id"], []).append(row)
+        return found
+
+
+def metrics_text(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """metrics.jsonl as it is published: values in the order of their first appearance, no nulls,
+    and floats but for ``COUNTS``."""
+    names, text = metric_names(rows), ""
+    for row in rows:
+        kept = {name: row[name] for name in names if row.get(name) is not None}
+        kept = {n: float(v) if type(v) is int and n not in COUNTS else v for n, v in kept.items()}
+        text += f"{json.dumps(kept)}\n"
+    return text.encode()
+
+
+def metric_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the metrics that have a value in some row, in the order of appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row if row[name] is not None))
+
+
+def _words(text: str, k: int) -> list[str]:
+    return [text[i : i + k] for i in range(0, len(text), k)]
+
+
+def _codes(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
+    """A dictionary column as int [rows], -1 for no value, and the values that they count."""
+    column = table.column(name)
+    if not column.num_chunks:
+        return np.zeros(0, dtype=np.int64), []
+    chunk = column.chunk(0)
+    return chunk.indices.fill_null(-1).to_numpy(), chunk.dictionary.to_pylist()
+
+
+# Making the tables -------------------------------------------------------------------------------
+
+
+def run_table(runs: Sequence[StoredRun]) -> pa.Table:
+    """A row a run: its labels, how it ended, and the text of each of its files. Of scores.json and
+    metrics.jsonl only what the other tables lack: sizes and protocol, and the order of names."""
+    rows = []
+    for run in runs:
+        result = run.object("result.json")
+        texts = {name: content.decode() for name in TEXTS if (content := run.content(name))}
+        if run.has(SCORES):
+            scores = run.object(SCORES)
+            brief = {
+                key: {k: v for k, v in entry.items() if k not in ("verdicts", "answers")}
+                for key, entry in scores["benchmarks"].items()
+            }
+            texts[SCORES] = canonical_json(scores | {"benchmarks": brief})
+        names = metric_names(run.metrics()) if run.has(METRICS) else None
+        rows.append({**_labels(run), "status": result["status"], **texts, "metric_names": names})
+    text = [(name, pa.string()) for name in ("status", *TEXTS, SCORES)]
+    schema = [*_LABEL_TYPES, *text, ("metric_names", pa.list_(pa.string()))]
+    return pa.Table.from_pylist(rows, schema=pa.schema(schema))
+
+
+_LABEL_TYPES = [("run_id", pa.string()), ("model", pa.string()), ("method", pa.string()),
+                ("seed", pa.int64())]  # fmt: skip
+
+
+def _labels(run: StoredRun) -> dict[str, Any]:
+    result = run.object("result.json")
+    return {"run_id": run.run_id} | {name: result.get(name) for name in LABELS[1:]}
+
+
+def verdict_table(runs: Sequence[StoredRun]) -> pa.Table:
+    """A row a judged sample, in the order of runs, benchmarks, problems and samples."""
+    parts: dict[str, list[np.ndarray]] = {}
+    keys: dict[str, int] = {}
+
+    def add(**columns: np.ndarray) -> None:
+        for name, values in columns.items():
+            parts.setdefault(name, []).append(values)
+
+    for index, run in enumerate(runs):
+        benchmarks = run.object(SCORES)["benchmarks"] if run.has(SCORES) else {}
+        for key, entry in sorted(benchmarks.items()):
+            count, k = len(entry["verdicts"]), entry["k"]
+            letters = _code_points("".join(entry["verdicts"]))
+            answers = _code_points(entry.get("answers", "").replace(" ", ""))
+            if len(letters) != count * k or len(answers) not in (0, count * k):
+                raise StudyError(
+                    f"{run.path / SCORES}, {key}: not {k} samples a problem; evaluate it again"
+                )
+            add(
+                run=np.full(count * k, index, dtype=np.int32),
+                benchmark=np.full(count * k, keys.setdefault(key, len(keys)), dtype=np.int32),
+                problem=np.repeat(np.arange(count, dtype=np.int32), k),
+                sample=np.tile(np.arange(k, dtype=np.int32), count),
+                letter=letters,
+                answer=answers if len(answers) else np.zeros(count * k, dtype=np.uint32),
+            )
+    found = {name: np.concatenate(values) for name, values in parts.items()}
+    empty = np.zeros(0, dtype=np.int32)
+    index, letters = found.get("run", empty), found.get("letter", empty)
+    labels = [_labels(run) for run in runs]
+    columns = {}
+    for name in LABELS[:-1]:
+        values, codes = np.unique([str(label[name]) for label in labels], return_inverse=True)
+        columns[name] = _dictionary(values.tolist(), codes[index])
+    columns["seed"] = pa.array(np.array([label["seed"] or 0 for label in labels] or [0])[index])
+    columns["benchmark"] = _dictionary(list(keys), found.get("benchmark", empty))
+    columns |= {name: pa.array(found.get(name, empty)) for name in ("problem", "sample")}
+    columns["correct"] = pa.array(letters == ord("c"))
+    columns["reason"] = _dictionary(
+        list(REASONS.values()), np.array(["cwntoe".find(chr(c)) for c in range(128)])[letters]
+    )
+    symbols, codes = np.unique(found.get("answer", empty), return_inverse=True)
+    missing = found.get("answer", empty) == 0
+    columns["answer"] = _dictionary([chr(s) for s in symbols], codes, missing)
+    return pa.table(columns)
+
+
+def metric_table(runs: Sequence[StoredRun]) -> pa.Table:
+    """A row a training step with a column a metric, null where a run does not record it.
+
+    Raises:
+        StudyError: a metric that is no number, or is called as a label of the run.
+    """
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        labels = _labels(run)
+        for row in run.metrics():
+            for name, value in row.items():
+                allowed = (int,) if name in COUNTS else (int, float, type(None))
+                if type(value) not in allowed or name in LABELS:
+                    raise StudyError(f"{run.path / METRICS}: {name}={value!r} is no metric")
+            rows.append(row | labels)
+    names = [name for name in metric_names(rows) if name not in LABELS]
+    kinds = [(name, pa.int64() if name in COUNTS else pa.float64()) for name in names]
+    table = pa.Table.from_pylist(rows, schema=pa.schema([*_LABEL_TYPES, *kinds]))
+    for place, name in enumerate(LABELS[:-1]):
+        table = table.set_column(place, name, table.column(name).dictionary_encode())
+    return table.combine_chunks()
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def _dictionary(values: list[str], codes: np.ndarray, missing: Any = None) -> pa.Array:
+    indices = pa.array(codes.astype(np.int32), mask=missing)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(values, pa.string()))
