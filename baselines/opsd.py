@@ -74,8 +74,8 @@ class OPSD:
     ) -> LossOutput:
         """Mean divergence over all sampled tokens of the update, in nats."""
         student = padded(trajectories).to(model.device)
-        teacher = padded(trajectories, second_prompt=True).to(model.device)
-        kl, _ = completion_kl(model, student, teacher, direction=self.config.direction)
+        shown = padded(trajectories, second_prompt=True).to(model.device)
+        kl, _ = completion_kl(model, student, shown, direction=self.config.direction)
         mask = student.completion_mask
         loss = losses.reduce_tokens(kl, mask, reduction="token_mean", denominator=totals["tokens"])
         mass, tokens = float(kl.detach()[mask].sum()), float(mask.sum())

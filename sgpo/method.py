@@ -196,8 +196,8 @@ class SGPO:
     def _distillation_loss(self, model, trajectories, totals):
         """alpha * Eq. 5 summed over the given targets, over the update's problems."""
         student = padded(trajectories).to(model.device)
-        teacher = padded(trajectories, second_prompt=True).to(model.device)
-        kl, logprobs = completion_kl(model, student, teacher, direction=self.config.direction)
+        shown = padded(trajectories, second_prompt=True).to(model.device)
+        kl, logprobs = completion_kl(model, student, shown, direction=self.config.direction)
         mask = student.completion_mask
         threshold = self.config.kl_threshold
         if self.config.distillation == "kl":

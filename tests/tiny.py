@@ -29,12 +29,16 @@ from baselines.luffy import LUFFY, LUFFYConfig
 from baselines.opsd import OPSD, OPSDConfig
 from baselines.sft import SFT, SFTConfig
 from baselines.srft import SRFT, SRFTConfig
+from sgpo.core import losses
 from sgpo.core.config import RolloutConfig, TrainConfig
+from sgpo.core.logprobs import completion_kl
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.rollout import Rollout
 from sgpo.core.sampling import CompactSampler
+from sgpo.core.scoring import padded, step_totals
+from sgpo.core.teacher import Teacher
 from sgpo.core.trainer import Trainer
-from sgpo.core.types import Problem
+from sgpo.core.types import LossOutput, Problem
 from sgpo.core.verifier import Verdict
 from sgpo.method import SGPO, SGPOConfig
 
@@ -61,6 +65,50 @@ METHODS: dict[str, Any] = {
     "srft": lambda: SRFT(SRFTConfig(num_samples=5)),
     "sgpo": lambda: SGPO(SGPOConfig(num_autonomous=4, num_guided=4)),
 }
+
+
+class Hooked:
+    """Every optional hook at once: policy gradient on the groups with both rewards, drawn until
+    there are enough, and a pull to a moving average that grows with the updates counted so far."""
+
+    def __init__(self, ema: float = 0.3) -> None:
+        self.teacher, self.updates, self.num_steps = Teacher(ema=ema), 0, 0
+
+    def begin(self, model, num_steps, rollout_config, tokenizer):
+        assert rollout_config.max_tokens == MAX_TOKENS and tokenizer is not None
+        self.num_steps = num_steps
+
+    def collect(self, problems, rollout):
+        groups = rollout.groups(problems, 4)
+        mixed = [g for g in groups if 0 < sum(t.reward for t in g) < len(g)]
+        return losses.with_advantages(mixed, losses.group_centered)
+
+    def more_problems(self, trajectories, wanted):
+        return wanted - len({t.problem_id for t in trajectories})
+
+    def totals(self, trajectories):
+        return step_totals(trajectories)
+
+    def loss(self, model, trajectories, totals):
+        batch = padded(trajectories).to(model.device)
+        kl, logprobs = completion_kl(
+            model, batch, batch, direction="jensen_shannon", teacher=self.teacher
+        )
+        advantages = logprobs.new_tensor([t.advantage for t in trajectories])[:, None]
+        pull = 0.2 + self.updates / self.num_steps
+        values = pull * kl - logprobs * advantages
+        mask, tokens = batch.completion_mask, totals["tokens"]
+        loss = losses.reduce_tokens(values, mask, reduction="token_mean", denominator=tokens)
+        return LossOutput(loss, {"kl_mean": (float(kl.detach().sum()), float(mask.sum()))})
+
+    def after_update(self, model):
+        self.updates += 1
+
+    def state(self):
+        return {"updates": self.updates}
+
+    def load_state(self, state):
+        self.updates = state["updates"]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -157,6 +205,7 @@ TRAIN = TrainConfig(
     learning_rate=1e-2,
     checkpoint_every=2,
     micro_batch_tokens=256,
+    samples_per_problem=12,
 )
 
 

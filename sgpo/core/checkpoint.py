@@ -28,6 +28,7 @@ from sgpo.core.sharding import is_sharded
 
 KEEP = 2  # the newest state and one to fall back on
 _FILES = ("model.safetensors", "optimizer.safetensors")
+_TEACHER = "teacher.safetensors"
 _SHARDS = "sharded"
 
 
@@ -38,20 +39,26 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     extra: dict | None = None,
     ranks: Ranks | None = None,
+    teacher: PreTrainedModel | None = None,
 ) -> None:
     """Write the state after ``step`` finished steps below ``directory`` and drop old ones.
 
-    ``extra``: small JSON values that the loop needs back (counters). All ranks call this together.
+    ``extra``: small JSON values that the loop needs back (counters). ``teacher``: a second model
+    whose weights move. All ranks call this together.
     """
     ranks = ranks or Ranks()
     target = directory / f"step-{step:06d}"
     if is_sharded(model):
-        _save_shards(target, model, optimizer, step, extra or {}, ranks)
+        tensors = _sharded_tensors(model, optimizer, teacher)
+        _save_shards(target, tensors, step, extra or {}, ranks)
     else:
         with whole_directory(target) as temporary:
             weights = {n: p.detach().contiguous() for n, p in model.named_parameters()}
             save_file(weights, temporary / _FILES[0])
             save_file(_optimizer_tensors(model, optimizer), temporary / _FILES[1])
+            if teacher is not None:
+                weights = {n: p.detach().contiguous() for n, p in teacher.named_parameters()}
+                save_file(weights, temporary / _TEACHER)
             _describe(temporary, step, extra or {})
     if ranks.first:
         for old in _states(directory)[:-KEEP]:
@@ -63,8 +70,9 @@ def load_checkpoint(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     ranks: Ranks | None = None,
+    teacher: PreTrainedModel | None = None,
 ) -> tuple[int, dict] | None:
-    """Restore the newest intact state into ``model`` and ``optimizer``.
+    """Restore the newest intact state into ``model``, ``optimizer`` and ``teacher``.
 
     Returns:
         Its number of finished steps and ``extra``, or None where there is no intact state. A
@@ -84,12 +92,11 @@ def load_checkpoint(
             "is not; continue it with the same launcher (torchrun or not), or delete the run"
         )
     if is_sharded(model):
-        _load_shards(state, model, optimizer)
+        _load_shards(state, model, optimizer, teacher)
         return meta["step"], meta["extra"]
-    weights = load_file(state / _FILES[0])
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
+    _restore_weights(model, load_file(state / _FILES[0]))
+    if teacher is not None:
+        _restore_weights(teacher, load_file(state / _TEACHER))
     _restore_optimizer(model, optimizer, load_file(state / _FILES[1]))
     return meta["step"], meta["extra"]
 
@@ -138,6 +145,12 @@ def _optimizer_tensors(
     return tensors
 
 
+@torch.no_grad()
+def _restore_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
+
+
 def _restore_optimizer(
     model: PreTrainedModel, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
 ) -> None:
@@ -149,12 +162,7 @@ def _restore_optimizer(
 
 
 def _save_shards(
-    target: Path,
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    extra: dict,
-    ranks: Ranks,
+    target: Path, tensors: dict[str, torch.Tensor], step: int, extra: dict, ranks: Ranks
 ) -> None:
     """Every rank writes its shards into one directory, which rank 0 then puts in place."""
     temporary = target.with_name(f".tmp-{target.name}")  # a killed attempt left at most this one
@@ -162,7 +170,6 @@ def _save_shards(
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / _SHARDS).mkdir(parents=True)
     ranks.from_first(None)
-    tensors = _sharded_tensors(model, optimizer)
     with ranks.watched("saving a resume state"):
         writer = HuggingFaceStorageWriter(str(temporary / _SHARDS), save_distributed=True)
         dcp.save(tensors, storage_writer=writer, no_dist=ranks.size == 1)
@@ -174,7 +181,12 @@ def _save_shards(
     ranks.from_first(None)
 
 
-def _load_shards(state: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+def _load_shards(
+    state: Path,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    teacher: PreTrainedModel | None,
+) -> None:
     """Read this rank's part of every tensor, whatever number of ranks wrote them."""
     for parameter in model.parameters():  # moments to read into; the optimiser makes them lazily
         optimizer.state[parameter] = {
@@ -182,7 +194,7 @@ def _load_shards(state: Path, model: PreTrainedModel, optimizer: torch.optim.Opt
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }
-    tensors = _sharded_tensors(model, optimizer)
+    tensors = _sharded_tensors(model, optimizer, teacher)
     reader = HuggingFaceStorageReader(str(state / _SHARDS))
     dcp.load(tensors, storage_reader=reader, no_dist=True)
     for parameter, (name, _) in zip(model.parameters(), model.named_parameters(), strict=True):
@@ -190,9 +202,11 @@ def _load_shards(state: Path, model: PreTrainedModel, optimizer: torch.optim.Opt
 
 
 def _sharded_tensors(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, teacher: PreTrainedModel | None
 ) -> dict[str, torch.Tensor]:
     """Weights and moments by name; scalars as vectors, because a file has no place for them."""
     tensors = {name: p.detach() for name, p in model.named_parameters()}
+    if teacher is not None:
+        tensors |= {f"teacher|{name}": p.detach() for name, p in teacher.named_parameters()}
     moments = _optimizer_tensors(model, optimizer)
     return tensors | {name: t.reshape(1) if t.dim() == 0 else t for name, t in moments.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -65,6 +66,8 @@ class TrainConfig:
             ``collapse_entropy`` nats after which a run is stopped and marked diverged.
         activation_checkpointing: recompute activations in the backward pass; saves memory,
             costs about a third more time, changes no result.
+        samples_per_problem: a step may draw this many samples times ``problems_per_step``, whatever
+            problems it takes them from; None for no limit.
     """
 
     num_steps: int
@@ -79,6 +82,7 @@ class TrainConfig:
     collapse_patience: int = 10
     collapse_entropy: float = 0.02
     activation_checkpointing: bool = added(False)
+    samples_per_problem: int | None = added(None)
 
     def __post_init__(self) -> None:
         require_positive(
@@ -166,6 +170,47 @@ def check_decoding(config: Any) -> None:
     require_positive(config, "max_tokens temperature")
     if not 0 < config.top_p <= 1:
         raise ValueError(f"top_p={config.top_p}: must be in (0, 1]")
+
+
+def check_fields(config: Any) -> None:
+    """ValueError naming the first field of the dataclass ``config`` whose value its annotation does
+    not allow: a ``Literal`` that does not list it, another type, or NaN. A config calls it first in
+    its ``__post_init__``."""
+    for name, kind in _hints(type(config)).items():
+        value = getattr(config, name)
+        options = typing.get_args(kind) if typing.get_origin(kind) in _UNIONS else (kind,)
+        if value != value:
+            raise ValueError(f"{name}={value}: NaN is not a setting")
+        if not any(_allows(option, value) for option in options):
+            raise ValueError(f"{name}={value!r}: must be {' or '.join(map(_named, options))}")
+
+
+_UNIONS = (types.UnionType, typing.Union)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _allows(kind: Any, value: Any) -> bool:
+    if typing.get_origin(kind) is typing.Literal:
+        return value in typing.get_args(kind)
+    if kind is Any:
+        return True
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _named(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    return {type(None): "None", int: "a whole number", float: "a number"}.get(
+        kind, f"of type {getattr(kind, '__name__', kind)}"
+    )
 
 
 def require_positive(config: Any, names: str) -> None:

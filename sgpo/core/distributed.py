@@ -188,15 +188,6 @@ def places_of(ranks: Ranks, count: int, updates: int) -> list[int]:
     return [u * size + i for u in range(updates) for i in ranks.share(size)]
 
 
-def weighted_means(ranks: Ranks, means: Mapping[str, float], weight: float) -> dict[str, float]:
-    """Means over all ranks of per-rank ``means`` that each rest on ``weight`` problems."""
-    if ranks.size == 1:
-        return dict(means)
-    sums = ranks.add({name: value * weight for name, value in means.items()})
-    weights = ranks.add({name: weight for name in means})
-    return {name: sums[name] / weights[name] for name in sums if weights[name]}
-
-
 def check_share(ranks: Ranks, problems: int, updates: int) -> None:
     """ValueError when an update has fewer problems than there are ranks."""
     if problems // updates < ranks.size:

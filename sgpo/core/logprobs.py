@@ -7,6 +7,7 @@ A causal model's hidden state at position p predicts token p + 1; that shift is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,23 +17,74 @@ from transformers import PreTrainedModel
 
 from sgpo.core import cpu_model
 from sgpo.core.chunked_head import per_token
+from sgpo.core.config import check_fields, require_positive
+from sgpo.core.teacher import Teacher
 
-Direction = Literal["forward", "reverse"]
+Direction = Literal["forward", "reverse", "jensen_shannon"]
 
 
 def kl_divergence(
-    target_logits: torch.Tensor, logits: torch.Tensor, *, direction: Direction
+    target_logits: torch.Tensor, logits: torch.Tensor, *, direction: Direction, beta: float = 0.5
 ) -> torch.Tensor:
-    """KL over the last dimension [..., V] -> [...], in nats.
+    """Divergence over the last dimension [..., V] -> [...], in nats, p the target's distribution
+    and q the other's.
 
-    ``forward``: KL(target || other), mode-covering. ``reverse``: KL(other || target).
+    ``forward``: KL(p || q), mode-covering. ``reverse``: KL(q || p). ``jensen_shannon``:
+    beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q, 0 < beta < 1, the
+    generalised form of arXiv 2306.13649.
     """
-    target, other = torch.log_softmax(target_logits, -1), torch.log_softmax(logits, -1)
+    p, q = torch.log_softmax(target_logits, -1), torch.log_softmax(logits, -1)
     if direction == "forward":
-        return _expected_gap(target, other)
+        return _expected_gap(p, q)
     if direction == "reverse":
-        return _expected_gap(other, target)
-    raise ValueError(f"direction={direction!r}: must be forward or reverse")
+        return _expected_gap(q, p)
+    if direction == "jensen_shannon":
+        middle = _middle(p, q, beta)
+        return beta * _expected_gap(p, middle) + (1 - beta) * _expected_gap(q, middle)
+    raise ValueError(f"direction={direction!r}: must be forward, reverse or jensen_shannon")
+
+
+def _middle(p: torch.Tensor, q: torch.Tensor, beta: float) -> torch.Tensor:
+    """Log-probabilities of the mixture beta p + (1 - beta) q of two log-probabilities."""
+    if not 0 < beta < 1:
+        raise ValueError(f"beta={beta}: must be above 0 and below 1; the ends are the two KLs")
+    return torch.logaddexp(p + math.log(beta), q + math.log(1 - beta))
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Compares two distributions on a few tokens alone.
+
+    Args:
+        k: the likeliest tokens ``of`` the student's or the teacher's distribution.
+        tail: all other tokens together count as one more; without, both are renormalised over
+            the k.
+    """
+
+    k: int
+    of: Literal["student", "teacher"] = "teacher"
+    tail: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require_positive(self, "k")
+
+    def logits(
+        self, target_logits: torch.Tensor, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Teacher's and student's logits of the tokens compared, [..., k] or [..., k + 1]."""
+        ranked = target_logits if self.of == "teacher" else logits.detach()
+        chosen = ranked.topk(min(self.k, ranked.shape[-1]), -1).indices
+        return self._restrict(target_logits, chosen), self._restrict(logits, chosen)
+
+    def _restrict(self, logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        kept = logits.gather(-1, chosen)
+        if not self.tail:
+            return kept
+        kept = kept - torch.logsumexp(logits, -1, keepdim=True)
+        # log(1 - sum p), where rounding may leave nothing of the difference.
+        inside = torch.logsumexp(kept, -1, keepdim=True).clamp(max=-1e-7)
+        return torch.cat([kept, torch.log(-torch.expm1(inside))], -1)
 
 
 def _expected_gap(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
@@ -152,31 +204,46 @@ def token_stats(
 def completion_kl(
     model: PreTrainedModel,
     student: PaddedSequences,
-    teacher: PaddedSequences,
+    shown: PaddedSequences,
     *,
     direction: Direction,
+    beta: float = 0.5,
+    top_k: TopK | None = None,
+    teacher: Teacher | None = None,
     chunk_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """KL per token [B, T] between ``model`` under two prompts of one completion, and the
-    student's token log-probabilities [B, T].
+    """Divergence per token [B, T] of ``model`` reading ``student`` from a teacher reading
+    ``shown``, the same completions under other (or the same) prompts, and the student's token
+    log-probabilities [B, T]. Gradients flow into the student alone.
 
-    Both directions are named from the teacher's side (see ``kl_divergence``); the teacher's pass
-    builds no graph. ``student`` and ``teacher`` hold the same completions. ``chunk_size``: see
-    ``token_stats``.
+    Args:
+        direction, beta: see ``kl_divergence``; named from the teacher's side.
+        top_k: compare these tokens alone; None for the whole vocabulary.
+        teacher: None: ``model`` itself teaches. Rows of its head beyond the student's vocabulary
+            (padding of larger models) are left out.
+        chunk_size: see ``token_stats``.
     """
-    assert torch.equal(student.completion_mask, teacher.completion_mask)
-    head = model.get_output_embeddings()
+    assert torch.equal(student.completion_mask, shown.completion_mask)
+    taught = model if teacher is None else teacher.model
+    head, target_head = model.get_output_embeddings(), taught.get_output_embeddings()
     with torch.no_grad():
-        teacher_hidden = completion_hidden(model, teacher)
+        teacher_hidden = completion_hidden(taught, shown)
     student_hidden = completion_hidden(model, student)
+    if teacher is not None:
+        teacher.scored_tokens += len(teacher_hidden)
+
+    def targets_of(hidden: torch.Tensor, vocabulary: int) -> torch.Tensor:
+        with torch.no_grad():
+            return target_head(hidden).float()[:, :vocabulary]
 
     def divergence(
         logits: torch.Tensor, target_hidden: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.no_grad():
-            target_logits = head(target_hidden).float()
+        target_logits = targets_of(target_hidden, logits.shape[-1])
         logprobs = logits.gather(-1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, -1)
-        return kl_divergence(target_logits, logits, direction=direction), logprobs
+        if top_k is not None:
+            target_logits, logits = top_k.logits(target_logits, logits)
+        return kl_divergence(target_logits, logits, direction=direction, beta=beta), logprobs
 
     def forward_gradient(
         logits: torch.Tensor,
@@ -186,10 +253,26 @@ def completion_kl(
     ) -> torch.Tensor:
         """Softmax of the student less that of the teacher, plus ``_logprob_gradient``."""
         of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
-        target = torch.softmax(head(target_hidden).float(), -1).mul_(of_kl)
+        target = torch.softmax(targets_of(target_hidden, logits.shape[-1]), -1).mul_(of_kl)
         grad = torch.softmax(logits, -1).mul_(of_kl - of_logprobs).sub_(target)
         return grad.scatter_add_(1, targets[:, None], of_logprobs)
 
+    def jensen_shannon_gradient(
+        logits: torch.Tensor,
+        upstream: torch.Tensor,
+        target_hidden: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> torch.Tensor:
+        """(1 - beta) q (log q/m - KL(q || m)) of the student's q, plus ``_logprob_gradient``."""
+        of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
+        p = torch.log_softmax(targets_of(target_hidden, logits.shape[-1]), -1)
+        q = torch.log_softmax(logits, -1)
+        gap = q - _middle(p, q, beta)
+        q = q.exp_()
+        gap.sub_((q * gap).sum(-1, keepdim=True)).mul_((1 - beta) * of_kl).sub_(of_logprobs)
+        return gap.mul_(q).scatter_add_(1, targets[:, None], of_logprobs)
+
+    written = {"forward": forward_gradient, "jensen_shannon": jensen_shannon_gradient}
     flat = student.targets[student.completion_mask]
     kl, logprobs = per_token(
         divergence,
@@ -197,7 +280,7 @@ def completion_kl(
         student_hidden,
         teacher_hidden,
         flat,
-        gradient=forward_gradient if direction == "forward" else None,
+        gradient=written.get(direction) if top_k is None else None,
         chunk_size=chunk_size,
     )
     return _scatter(kl, student.completion_mask), _scatter(logprobs, student.completion_mask)

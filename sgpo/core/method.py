@@ -1,9 +1,13 @@
-"""What a training method is: three hooks. The trainer knows nothing else about it."""
+"""What a training method is: three hooks, and a few more that are looked up and never required.
+
+README.md in this directory has the signature and an example of every one.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedModel
 
@@ -11,10 +15,17 @@ from sgpo.core.rollout import Rollout
 from sgpo.core.types import LossOutput, Problem, Trajectory
 
 Totals = dict[str, float]
+REQUIRED = ("collect", "totals", "loss")
 
 
 class Method(Protocol):
-    """One way of turning problems into a loss. Methods hold their configuration and no state."""
+    """One way of turning problems into a loss.
+
+    Optional, by name: ``begin(model, num_steps, rollout_config, tokenizer)`` before the first step;
+    ``more_problems(trajectories, wanted)`` for dynamic sampling; ``after_update(model)``;
+    ``state()`` with ``load_state(state)`` for what must outlive a kill; and the attribute
+    ``teacher``, a ``sgpo.core.teacher.Teacher``.
+    """
 
     def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
         """The step's training data: sample, grade, weigh. Runs before any update of the step."""
@@ -30,3 +41,62 @@ class Method(Protocol):
     ) -> LossOutput:
         """The micro-batch's share of the update's loss, and its metrics."""
         ...
+
+
+def check_hooks(method: Any) -> None:
+    """ValueError when ``method`` lacks a required hook, or has one of a pair without the other."""
+    name = type(method).__name__
+    missing = [hook for hook in REQUIRED if not callable(getattr(method, hook, None))]
+    if missing:
+        raise ValueError(f"{name}: has no {missing[0]}; a method needs {', '.join(REQUIRED)}")
+    have, lack = ("state", "load_state") if hasattr(method, "state") else ("load_state", "state")
+    if hasattr(method, have) and not hasattr(method, lack):
+        raise ValueError(f"{name}: has {have} without {lack}; define both, or neither")
+
+
+def check_collected(method: Any, trajectories: Any) -> list[Trajectory]:
+    """What ``collect`` returned, as a list; ValueError when it cannot be trained on."""
+    name = f"{type(method).__name__}.collect"
+    found = list(trajectories) if isinstance(trajectories, (list, tuple)) else [trajectories]
+    for t in found:
+        if not isinstance(t, Trajectory):
+            raise ValueError(
+                f"{name}: returned a {type(t).__name__}; a list of Trajectory is right"
+            )
+        if not t.completion_ids:
+            raise ValueError(
+                f"{name}: a trajectory of problem {t.problem_id!r} has no completion; leave it out"
+            )
+    return found
+
+
+def saved_state(method: Any) -> Any:
+    """What ``state`` returns, as JSON has it; None for a method without one.
+
+    Raises:
+        ValueError: it holds something that JSON does not.
+    """
+    if not hasattr(method, "state"):
+        return None
+    state = method.state()
+    try:
+        text = json.dumps(state, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{type(method).__name__}.state: {error}; it may hold lists, dicts with text keys, "
+            "text, finite numbers, booleans and None"
+        ) from error
+    return json.loads(text)
+
+
+def restore_state(method: Any, state: Any) -> None:
+    """Hand ``state`` back to ``load_state``; ValueError when the method does not take it."""
+    if not hasattr(method, "load_state"):
+        return
+    try:
+        method.load_state(state)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{type(method).__name__}.load_state: does not take what state() left "
+            f"({type(error).__name__}: {error}); delete the run's directory to start it again"
+        ) from error

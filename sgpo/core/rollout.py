@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core.config import RolloutConfig
+from sgpo.core.distributed import Ranks
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed
+from sgpo.core.teacher import Teacher
 from sgpo.core.types import Completion, FinishReason, Problem, Role, Spent, Trajectory
 from sgpo.core.verifier import Verdict, grade_many
 
@@ -45,29 +47,42 @@ class Rollout:
         self.model, self.sampler, self.tokenizer = model, sampler, tokenizer
         self.prompt_spec, self.config, self.seed, self.grader = prompt_spec, config, seed, grader
         self.token_budget = token_budget
-        self.step = 0
-        self.stats: dict[str, float] = {}
+        self.ranks = Ranks()  # the trainer's, once it has this rollout
+        self.step = self.round = 0
+        self.sums: dict[str, list[float]] = {}
         self.calls: dict[Role, int] = {}
         self.places: dict[str, int] = {}
         self.spent = Spent()
 
     def groups(
-        self, problems: Sequence[Problem], n: int, *, guided: bool = False
+        self,
+        problems: Sequence[Problem],
+        n: int,
+        *,
+        guided: bool = False,
+        prompts: Sequence[tuple[int, ...]] | None = None,
     ) -> list[list[Trajectory]]:
         """``n`` graded samples of every problem: result[p][g], rewards in {0, 1}.
 
-        ``guided`` samples are drawn from pi(.|q, s); their trajectory is scored under the
-        unguided prompt, with the guided one as ``second_prompt_ids``.
+        Args:
+            guided: draw from pi(.|q, s); the trajectory is scored under the unguided prompt, with
+                the guided one as ``second_prompt_ids``.
+            prompts: token ids to draw from in place of the problems' own prompts, one each. Plain
+                samples are scored under them, guided ones have them as ``second_prompt_ids``.
         """
         role = Role.GUIDED if guided else Role.AUTONOMOUS
         plain = [self.prompt_spec.prompt_ids(self.tokenizer, p) for p in problems]
         shown = plain
-        if guided:
-            shown = [self.prompt_spec.prompt_ids(self.tokenizer, p, guided=True) for p in problems]
+        if prompts is not None:
+            shown = _own_prompts(prompts, len(problems))
+            plain = plain if guided else shown
+        elif guided:
+            shown = self.prompts(problems, shown="strategy")
         # A second group of the same kind in one step must not repeat the first one's draws.
         calls = self.calls.get(role, 0)
         self.calls[role] = calls + 1
         stream = (self.step, role.value, *([calls] if calls else []))
+        stream += ("more", self.round) if self.round else ()
         params = SamplingParams(
             max_tokens=self.config.max_tokens,
             temperature=self.config.temperature,
@@ -78,10 +93,8 @@ class Rollout:
         )
         groups = self.sampler.sample(shown, n, params)
         flat = [c for group in groups for c in group]
-        prefix = "guided_" if guided else ""
         sampled = [(shown[i // n], c) for i, c in enumerate(flat)]
-        for name, value in sampler_mismatch(self.model, sampled).items():
-            self.stats[f"{prefix}{name}"] = value
+        self._add(role, sampler_mismatch(self.model, sampled), len(problems))
         verdicts = self.grader(
             [(p.answer, c.text) for p, group in zip(problems, groups, strict=True) for c in group],
             truncated=[c.finish_reason is FinishReason.LENGTH for c in flat],
@@ -95,6 +108,7 @@ class Rollout:
                 reward=float(verdict.correct),
                 second_prompt_ids=shown[i // n] if guided else None,
                 finish_reason=completion.finish_reason,
+                sampler_logprobs=completion.sampler_logprobs,
             )
             for i, (completion, verdict) in enumerate(zip(flat, verdicts, strict=True))
         ]
@@ -136,11 +150,20 @@ class Rollout:
         flag = {"strategy": "guided", "solution": "solved"}[shown]
         return [self.prompt_spec.prompt_ids(self.tokenizer, p, **{flag: True}) for p in problems]
 
-    def logprobs(self, trajectories: Sequence[Trajectory]) -> list[torch.Tensor]:
-        """Log-probabilities [len(completion)] of every trajectory under the unguided prompt and
-        the full softmax of the current policy."""
+    def logprobs(
+        self, trajectories: Sequence[Trajectory], *, teacher: Teacher | None = None
+    ) -> list[torch.Tensor]:
+        """Log-probabilities [len(completion)] of every trajectory under its own prompt and the full
+        softmax of the current policy, or of ``teacher``."""
         self.spent.scored_tokens += sum(len(t.completion_ids) for t in trajectories)
-        return own_logprobs(self.model, trajectories, self.token_budget)
+        model = self.model if teacher is None else teacher.model
+        return own_logprobs(model, trajectories, self.token_budget)
+
+    def gather(self, values: Sequence[Any]) -> list[Any]:
+        """The ``values`` (plain Python data) of all ranks in one list, the same on every rank.
+        What a method keeps from step to step goes through here, so that it depends on no rank. All
+        ranks call it equally often."""
+        return [value for part in self.ranks.gather(list(values)) for value in part]
 
     def begin_step(self, step: int, places: Mapping[str, int] | None = None) -> None:
         """Open ``step``: the seeds of its draws follow from it, and its statistics start at 0.
@@ -148,25 +171,52 @@ class Rollout:
         ``places``: problem id -> place in the whole step, where this process samples only a part
         of the step's problems.
         """
-        self.step = step
-        self.stats, self.calls = {}, {}
+        self.step, self.sums = step, {}
+        self.begin_round(0, places)
+
+    def begin_round(self, number: int, places: Mapping[str, int] | None = None) -> None:
+        """Open round ``number`` of the step's sampling, 0 for the first; its draws are its own."""
+        self.round, self.calls = number, {}
         self.places = dict(places or {})
 
-    def _record(self, trajectories: Sequence[Trajectory], n: int) -> None:
-        role = trajectories[0].role
+    @property
+    def stats(self) -> dict[str, float]:
+        """Means over all calls of the step on this rank, by role (``guided_`` in front of those
+        with help)."""
+        return {name: total / count for name, (total, count) in self.sums.items()}
+
+    def _add(self, role: Role, means: Mapping[str, float], count: int) -> None:
         prefix = "guided_" if role is Role.GUIDED else ""
+        for name, mean in means.items():
+            total, before = self.sums.get(prefix + name, (0.0, 0.0))
+            self.sums[prefix + name] = [total + mean * count, before + count]
+
+    def _record(self, trajectories: Sequence[Trajectory], n: int) -> None:
         count = len(trajectories)
-        rewards = torch.tensor([t.reward for t in trajectories]).view(-1, n)
+        rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float64).view(-1, n)
         lengths = [len(t.completion_ids) for t in trajectories]
         cut = sum(t.finish_reason is FinishReason.LENGTH for t in trajectories)
-        self.stats |= {
-            f"{prefix}reward": float(rewards.mean()),
-            f"{prefix}response_length": sum(lengths) / count,
-            f"{prefix}truncated_share": cut / count,
-            f"{prefix}zero_std_share": float((rewards == rewards[:, :1]).all(1).float().mean()),
+        role = trajectories[0].role
+        of_samples = {
+            "reward": float(rewards.mean()),
+            "response_length": sum(lengths) / count,
+            "truncated_share": cut / count,
         }
+        equal = (rewards == rewards[:, :1]).all(1).double()
+        self._add(role, of_samples, count)
+        self._add(role, {"zero_std_share": float(equal.mean())}, len(equal))
         self.spent.sampled_tokens += sum(lengths)
         self.spent.num_samples += count
+
+
+def _own_prompts(prompts: Sequence[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
+    own = [tuple(prompt) for prompt in prompts]
+    if len(own) != count or not all(own):
+        raise ValueError(
+            f"rollout.groups: {len(own)} prompts for {count} problems, of which "
+            f"{sum(not p for p in own)} without tokens; give each problem one with at least one"
+        )
+    return own
 
 
 def mismatch(sampler_logprobs: torch.Tensor, logprobs: torch.Tensor) -> dict[str, float]:

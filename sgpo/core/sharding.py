@@ -53,6 +53,7 @@ def shard(model: PreTrainedModel, device: torch.device, precision: str) -> None:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     model.to(device)  # buffers; the shards are there already
+    model.sharded_precision = precision
     for module in _sharded_modules(model):
         # A loss is divided by counts over all ranks, so gradients add up to the whole one's.
         module.set_gradient_divide_factor(1.0)
@@ -61,12 +62,22 @@ def shard(model: PreTrainedModel, device: torch.device, precision: str) -> None:
     model.set_reshard_after_backward(False)
     with torch.no_grad():  # settles which module is the root; later calls go past it
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device))
-    _free(model)
+    free(model)
 
 
 def is_sharded(model: PreTrainedModel) -> bool:
     """Whether ``shard`` was applied to ``model``."""
     return isinstance(model, FSDPModule)
+
+
+def precision_of(model: PreTrainedModel) -> str:
+    """The ``precision`` with which ``shard`` was applied to ``model``."""
+    return model.sharded_precision
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's shard of ``tensor``, which is ``tensor`` itself where it is whole."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def recompute_activations(model: PreTrainedModel) -> None:
@@ -102,7 +113,7 @@ def reduce_gradients(model: PreTrainedModel) -> None:
     model.set_requires_gradient_sync(True)
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     (model(input_ids=token, use_cache=False).logits.float().sum() * 0.0).backward()
-    _free(model)
+    free(model)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> float:
@@ -116,7 +127,7 @@ def full_state(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and whole detached tensor of everything in the state dict, tied names included, one at
     a time. All ranks must run through it together; float32 master weights if ``model`` is sharded.
     """
-    _free(model)
+    free(model)
     for name, tensor in model.state_dict().items():
         yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -140,6 +151,7 @@ def _sharded_modules(model: PreTrainedModel) -> list[FSDPModule]:
     return [m for m in model.modules() if isinstance(m, FSDPModule)]
 
 
-def _free(model: PreTrainedModel) -> None:
+def free(model: PreTrainedModel) -> None:
+    """Back to shards: the counterpart of ``gather``."""
     for module in _sharded_modules(model):
         module.reshard()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -15,12 +17,20 @@ from transformers import PreTrainedModel
 from sgpo.core import sharding
 from sgpo.core.checkpoint import load_checkpoint, save_checkpoint
 from sgpo.core.config import TrainConfig
-from sgpo.core.distributed import Ranks, check_share, places_of, weighted_means
-from sgpo.core.method import Method
+from sgpo.core.distributed import Ranks, check_share, places_of
+from sgpo.core.method import (
+    Method,
+    Totals,
+    check_collected,
+    check_hooks,
+    restore_state,
+    saved_state,
+)
 from sgpo.core.rollout import Rollout
 from sgpo.core.runlog import MetricsLog
 from sgpo.core.scoring import micro_batches, own_logprobs
 from sgpo.core.seeding import generator
+from sgpo.core.teacher import Teacher
 from sgpo.core.types import Problem, Spent, Trajectory
 
 Sums = dict[str, list[float]]
@@ -66,9 +76,17 @@ class Trainer:
                 "are left to train on"
             )
         check_share(self.ranks, config.problems_per_step, config.updates_per_step)
+        check_hooks(method)
+        if hasattr(method, "more_problems") and config.samples_per_problem is None:
+            raise ValueError(
+                f"{type(method).__name__}.more_problems: draws within a declared budget; set "
+                "train.samples_per_problem"
+            )
         self.model, self.method, self.rollout = model, method, rollout
         self.problems, self.config, self.seed = list(problems), config, seed
         self.run_dir, self.progress = run_dir, progress or (lambda done, total: None)
+        self.teacher: Teacher | None = getattr(method, "teacher", None)
+        rollout.ranks, self.begun = self.ranks, False
         # foreach makes a step of many small tensors a few kernels instead of hundreds.
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -85,13 +103,8 @@ class Trainer:
             Diverged: see there; the metrics up to that step are on disk.
         """
         checkpoints = self.run_dir / "checkpoints"
-        restored = load_checkpoint(checkpoints, self.model, self.optimizer, self.ranks)
-        start = 0
-        if restored:
-            start, extra = restored
-            self.collapsed_steps = extra["collapsed_steps"]
-            if self.ranks.first:  # sums over ranks
-                self.rollout.spent = Spent(**extra["spent"])
+        self.begin()
+        start = self._resume(checkpoints)
         log = None
         if self.ranks.first:
             log = MetricsLog(self.run_dir / "metrics.jsonl", resume_after=start)
@@ -105,10 +118,54 @@ class Trainer:
                 log.write(record)
             self._stop_on_collapse(step, record)
             if step % self.config.checkpoint_every == 0 and step < self.config.num_steps:
-                spent = {f.name: record[f.name] for f in fields(Spent)}
-                extra = {"collapsed_steps": self.collapsed_steps, "spent": spent}
-                save_checkpoint(checkpoints, step, self.model, self.optimizer, extra, self.ranks)
+                extra = self._extra(record)
+                save_checkpoint(
+                    checkpoints, step, self.model, self.optimizer, extra, self.ranks, self._moving()
+                )
         self.progress(self.config.num_steps, self.config.num_steps)
+
+    def begin(self) -> None:
+        """Place the teacher and tell the method what is to come; the weights are the first ones,
+        on a resumed run too."""
+        self.begun = True
+        if self.teacher is not None:
+            self.teacher.place(self.model, self.rollout.tokenizer)
+        if hasattr(self.method, "begin"):
+            config, tokenizer = self.rollout.config, self.rollout.tokenizer
+            self.method.begin(self.model, self.config.num_steps, config, tokenizer)
+
+    def _moving(self) -> PreTrainedModel | None:
+        """The teacher's weights if they belong to the resume state."""
+        return self.teacher.model if self.teacher is not None and self.teacher.ema else None
+
+    def _resume(self, checkpoints: Path) -> int:
+        """Restore the newest resume state; the number of steps it has done, 0 without one."""
+        restored = load_checkpoint(
+            checkpoints, self.model, self.optimizer, self.ranks, self._moving()
+        )
+        if not restored:
+            return 0
+        step, extra = restored
+        self.collapsed_steps = extra["collapsed_steps"]
+        if self.ranks.first:  # sums over ranks
+            self.rollout.spent = Spent(**extra["spent"])
+        states = extra["method"]
+        if len(states) != self.ranks.size and any(state != states[0] for state in states):
+            raise ValueError(
+                f"{type(self.method).__name__}.state: differs between the {len(states)} ranks of "
+                f"the resume state, and this run has {self.ranks.size}; continue with as many, or "
+                "let the method keep only what it passed through rollout.gather"
+            )
+        restore_state(self.method, states[min(self.ranks.rank, len(states) - 1)])
+        return step
+
+    def _extra(self, record: Mapping[str, float | int]) -> dict[str, Any]:
+        """What a resume state holds beside weights and moments."""
+        return {
+            "collapsed_steps": self.collapsed_steps,
+            "spent": {f.name: record[f.name] for f in fields(Spent)},
+            "method": self.ranks.gather(saved_state(self.method)),
+        }
 
     def step_problems(self, step: int) -> list[Problem]:
         """The problems of ``step`` (from 1): consecutive slices of seeded permutations, one
@@ -128,29 +185,82 @@ class Trainer:
 
     def step(self, step: int) -> dict[str, float | int]:
         """Sample, update and record ``step`` (from 1); its metrics over all ranks."""
+        if not self.begun:  # a step on its own
+            self.begin()
         problems = self.step_problems(step)
-        own = problems
-        if self.ranks.size > 1:
-            places = places_of(self.ranks, len(problems), self.config.updates_per_step)
-            own = [problems[i] for i in places]
-            self.rollout.begin_step(step, {problems[i].id: i for i in places})
-        else:
-            self.rollout.begin_step(step)
         self.model.eval()  # no dropout anywhere: the sampled and the scored policy are one
         with self.ranks.watched("training"):
-            sharding.gather(self.model)
-            trajectories = self.method.collect(own, self.rollout)
+            self._gather()
+            trajectories, extra = self._collect(step, problems)
             self.rollout.sampler.release()
             sums: Sums = defaultdict(lambda: [0.0, 0.0])
             for update in self._updates(problems, trajectories):
                 self.update(step, update, sums)
             self.rollout.sampler.sync(self.model)
-        return self._record(step, len(own), sums)
+        return self._record(step, sums) | extra
 
-    def _record(self, step: int, num_problems: int, sums: Sums) -> dict[str, float | int]:
-        """The metrics of a step over all ranks, of which this one had ``num_problems``."""
-        stats = weighted_means(self.ranks, self.rollout.stats, num_problems)
-        record: dict[str, float | int] = {"step": step, **stats}
+    def _gather(self) -> None:
+        sharding.gather(self.model)
+        if self.teacher is not None:
+            sharding.gather(self.teacher.model)
+
+    def _collect(
+        self, step: int, problems: list[Problem]
+    ) -> tuple[list[Trajectory], dict[str, int]]:
+        """This rank's trajectories of the step, and the number of problems beyond ``problems`` that
+        it took over all ranks, where the method asks for such."""
+        alone, drawn_before = self.ranks.size == 1, self.rollout.spent.num_samples
+        places = places_of(self.ranks, len(problems), self.config.updates_per_step)
+        self.rollout.begin_step(step, None if alone else {problems[i].id: i for i in places})
+        own = [problems[i] for i in places]
+        collected = check_collected(self.method, self.method.collect(own, self.rollout))
+        drawn = self._drawn(drawn_before)
+        if not hasattr(self.method, "more_problems"):
+            return collected, {}
+        spare, taken = self._spare_problems(step, problems), 0
+        for number in itertools.count(1):
+            missing = int(self.method.more_problems(collected, len(own)))
+            missing = self.ranks.add({"missing": missing})["missing"]
+            cost = max(1, -(-drawn // (len(problems) + taken)))  # samples that one more will take
+            affordable = (self._sample_budget() - drawn) // cost
+            more = spare[taken : taken + int(max(0, min(missing, affordable)))]
+            if not more:
+                return collected, {"extra_problems": taken}
+            taken += len(more)
+            share = self.ranks.share(len(more))
+            self.rollout.begin_round(number, None if alone else {more[i].id: i for i in share})
+            if share:
+                found = self.method.collect([more[i] for i in share], self.rollout)
+                collected += check_collected(self.method, found)
+            drawn = self._drawn(drawn_before)
+
+    def _drawn(self, before: int) -> int:
+        """Samples of the step so far over all ranks; ValueError above the declared budget."""
+        drawn = int(self.ranks.add({"n": self.rollout.spent.num_samples - before})["n"])
+        if drawn > self._sample_budget():
+            raise ValueError(
+                f"{type(self.method).__name__}.collect: drew {drawn} samples in a step; train."
+                f"samples_per_problem={self.config.samples_per_problem} allows "
+                f"{self._sample_budget()}; raise it, or draw fewer"
+            )
+        return drawn
+
+    def _sample_budget(self) -> float:
+        limit = self.config.samples_per_problem
+        return math.inf if limit is None else limit * self.config.problems_per_step
+
+    def _spare_problems(self, step: int, problems: list[Problem]) -> list[Problem]:
+        """All problems outside the step, in a seeded order of its own."""
+        inside = {p.id for p in problems}
+        order = torch.randperm(len(self.problems), generator=generator(self.seed, "more", step))
+        return [self.problems[i] for i in order.tolist() if self.problems[i].id not in inside]
+
+    def _record(self, step: int, sums: Sums) -> dict[str, float | int]:
+        """The metrics of a step over all ranks."""
+        record: dict[str, float | int] = {"step": step}
+        totals = self.ranks.add({name: s[0] for name, s in self.rollout.sums.items()})
+        counts = self.ranks.add({name: s[1] for name, s in self.rollout.sums.items()})
+        record |= {name: total / counts[name] for name, total in totals.items()}
         for name, (numerator, denominator) in sorted(sums.items()):
             if denominator > 0:
                 record[name] = numerator / denominator
@@ -161,7 +271,11 @@ class Trainer:
         self, problems: Sequence[Problem], trajectories: list[Trajectory]
     ) -> list[list[Trajectory]]:
         """Trajectories of each consecutive update, split by problem. Of several updates, all know
-        the log-probabilities of the policy before the first: a method's own, or filled in here."""
+        the log-probabilities of the policy before the first: a method's own, or filled in here.
+
+        A problem outside the step (drawn later, or replayed) goes to the update that has the fewest
+        problems so far.
+        """
         count = self.config.updates_per_step
         if count == 1:
             return [trajectories]
@@ -170,34 +284,27 @@ class Trainer:
         self.rollout.spent.scored_tokens += sum(len(t.completion_ids) for t in unknown)
         size = len(problems) // count
         update_of = {p.id: i // size for i, p in enumerate(problems)}
+        used = dict.fromkeys(t.problem_id for t in trajectories)
+        numbers = [sum(update_of.get(key) == i for key in used) for i in range(count)]
+        for key in used:
+            if key not in update_of:
+                update_of[key] = numbers.index(min(numbers))
+                numbers[update_of[key]] += 1
         updates: list[list[Trajectory]] = [[] for _ in range(count)]
         for t in trajectories:
-            # One of another step (a replay) goes with those of its problem into any one update.
-            update = update_of.setdefault(t.problem_id, len(update_of) % count)
             known = t if t.old_logprobs is not None else t.with_(old_logprobs=next(rows))
-            updates[update].append(known)
+            updates[update_of[t.problem_id]].append(known)
         return updates
 
     def update(self, step: int, trajectories: list[Trajectory], sums: Sums) -> None:
         """One optimiser update; metrics are added to ``sums``."""
         totals = self.ranks.add(self.method.totals(trajectories))
-        # Forward passes over completion tokens; a second prompt means a teacher's pass as well.
-        self.rollout.spent.scored_tokens += sum(
-            len(t.completion_ids) * (2 if t.second_prompt_ids else 1) for t in trajectories
-        )
         self.optimizer.zero_grad(set_to_none=True)
-        sharding.gather(self.model)
-        loss = 0.0
-        counts: Sums = defaultdict(lambda: [0.0, 0.0])
-        for batch in micro_batches(trajectories, self.config.micro_batch_tokens):
-            output = self.method.loss(self.model, batch, totals)
-            if output.loss.requires_grad:
-                output.loss.backward()
-            loss += float(output.loss.detach())
-            for name, (numerator, denominator) in output.sums.items():
-                counts[name][0] += numerator
-                counts[name][1] += denominator
+        self._gather()
+        loss, counts = self._backward(trajectories, totals)
         sharding.reduce_gradients(self.model)
+        if self.teacher is not None:
+            sharding.free(self.teacher.model)
         norm = sharding.clip_gradients(self.optimizer, self.config.grad_clip)
         loss = self.ranks.add({"loss": loss})["loss"]
         numerators = self.ranks.add({name: c[0] for name, c in counts.items()})
@@ -211,12 +318,40 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.optimizer.step()
+        if self.teacher is not None:
+            self.teacher.follow(self.model)
+        if hasattr(self.method, "after_update"):
+            self.method.after_update(self.model)
         for name, numerator in numerators.items():
             sums[name][0] += numerator
             sums[name][1] += denominators[name]
         for name, value in (("loss", loss), ("grad_norm", norm)):
             sums[name][0] += value
             sums[name][1] += 1.0
+
+    def _backward(self, trajectories: list[Trajectory], totals: Totals) -> tuple[float, Sums]:
+        """Loss and metric sums of this rank's share of an update, its gradients accumulated."""
+        # Forward passes over completion tokens; a second prompt means a teacher's pass as well,
+        # which a teacher with weights of its own counts itself.
+        itself = self.teacher is None
+        self.rollout.spent.scored_tokens += sum(
+            len(t.completion_ids) * (2 if t.second_prompt_ids and itself else 1)
+            for t in trajectories
+        )
+        loss = 0.0
+        counts: Sums = defaultdict(lambda: [0.0, 0.0])
+        for batch in micro_batches(trajectories, self.config.micro_batch_tokens):
+            output = self.method.loss(self.model, batch, totals)
+            if output.loss.requires_grad:
+                output.loss.backward()
+            loss += float(output.loss.detach())
+            for name, (numerator, denominator) in output.sums.items():
+                counts[name][0] += numerator
+                counts[name][1] += denominator
+        if self.teacher is not None:
+            self.rollout.spent.scored_tokens += self.teacher.scored_tokens
+            self.teacher.scored_tokens = 0
+        return loss, counts
 
     def _stop_on_collapse(self, step: int, record: dict) -> None:
         """A policy that is always wrong and no longer explores will not come back."""

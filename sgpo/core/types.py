@@ -74,6 +74,7 @@ class Trajectory:
     ``second_prompt_ids`` (guided). ``weight`` is a per-trajectory factor of the method's own
     (alpha of Eq. 6, a gate); ``reward`` is in {0, 1}. ``old_logprobs`` [len(completion_ids)] is
     None while the policy has not moved since it sampled: then it equals the current log-probs.
+    ``sampler_logprobs``: see ``Completion``; under the prompt that was sampled from.
     """
 
     problem_id: str
@@ -86,6 +87,7 @@ class Trajectory:
     second_prompt_ids: tuple[int, ...] | None = None
     finish_reason: FinishReason = FinishReason.STOP
     old_logprobs: torch.Tensor | None = None
+    sampler_logprobs: tuple[float, ...] | None = None
 
     def with_(self, **changes: Any) -> Trajectory:
         return replace(self, **changes)

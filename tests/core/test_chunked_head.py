@@ -16,6 +16,7 @@ from sgpo.core import chunked_head, sharding
 from sgpo.core.chunked_head import per_token
 from sgpo.core.logprobs import (
     PaddedSequences,
+    TopK,
     completion_kl,
     kl_divergence,
     pad_sequences,
@@ -23,6 +24,12 @@ from sgpo.core.logprobs import (
 )
 
 ROWS, HIDDEN = 4000, 8  # of the head
+BETA = 0.3
+RESTRICTED = {
+    "top-teacher": ("forward", TopK(20)),
+    "top-student": ("jensen_shannon", TopK(20, of="student")),
+    "top-alone": ("reverse", TopK(20, tail=False)),
+}
 
 
 class LiveBytes(TorchDispatchMode):
@@ -94,10 +101,36 @@ def ours(name, head, student, teacher, targets, mask, weights, chunk_size):
         values = stats.logprobs + (0.5 * stats.entropy if name == "entropy" else 0)
     else:
         model = Head(head, teacher, student)
-        kl, logprobs = completion_kl(model, batch, batch, direction=name, chunk_size=chunk_size)
-        values = kl + 0.1 * logprobs
+        direction, top_k = RESTRICTED.get(name, (name, None))
+        divergence, logprobs = completion_kl(
+            model,
+            batch,
+            batch,
+            direction=direction,
+            beta=BETA,
+            top_k=top_k,
+            chunk_size=chunk_size,
+        )
+        values = divergence + 0.1 * logprobs
     assert not values[~mask].any()
     return (values * weights).sum()
+
+
+def kl(p, q):
+    # torch's kl_div(input, target) is KL(target || input).
+    return F.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+
+
+def restricted(target, own, top_k):
+    """Both sides' log-probabilities of what ``top_k`` leaves, written with probabilities."""
+    if top_k is None:
+        return target, own
+    ranked = own if top_k.of == "student" else target
+    chosen = ranked.sort(-1, descending=True).indices[..., : top_k.k]
+    pair = [side.exp().gather(-1, chosen) for side in (target, own)]
+    if top_k.tail:
+        pair = [torch.cat([p, 1 - p.sum(-1, keepdim=True)], -1) for p in pair]
+    return [(p / p.sum(-1, keepdim=True)).log() for p in pair]
 
 
 def dense(name, head, student, teacher, targets, mask, weights, chunk_size=None):
@@ -111,9 +144,13 @@ def dense(name, head, student, teacher, targets, mask, weights, chunk_size=None)
     else:
         with torch.no_grad():
             target = torch.log_softmax(head(teacher[:, :-1]), -1)
-        pair = (own, target) if name == "forward" else (target, own)
-        # torch's kl_div(input, target) is KL(target || input).
-        divergence = F.kl_div(*pair, log_target=True, reduction="none").sum(-1)
+        direction, top_k = RESTRICTED.get(name, (name, None))
+        left, right = restricted(target, own, top_k)
+        if direction == "jensen_shannon":
+            middle = (BETA * left.exp() + (1 - BETA) * right.exp()).log()
+            divergence = BETA * kl(left, middle) + (1 - BETA) * kl(right, middle)
+        else:
+            divergence = kl(left, right) if direction == "forward" else kl(right, left)
         values = divergence + 0.1 * logprobs
     return (values * weights * mask).sum()
 
@@ -126,7 +163,7 @@ def peak(loss, name, tokens, chunk_size=None):
     return mode.peak
 
 
-NAMES = ("nll", "entropy", "forward", "reverse")
+NAMES = ("nll", "entropy", "forward", "reverse", "jensen_shannon", *RESTRICTED)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,6 +11,7 @@ from rank_processes import launch, sharded_trainer
 from tiny import (
     METHODS,
     SPEC,
+    Hooked,
     build_model,
     build_tokenizer,
     build_trainer,
@@ -21,7 +22,7 @@ from tiny import (
 from transformers import AutoModelForCausalLM
 
 from sgpo.core import sharding
-from sgpo.core.distributed import RankLost, Ranks, check_share, places_of, weighted_means
+from sgpo.core.distributed import RankLost, Ranks, check_share, places_of
 from sgpo.core.sampling import CompactSampler, SamplingParams
 from sgpo.core.sampling.ranks import SharedSampler
 
@@ -37,7 +38,8 @@ VARIANTS = {
     "updates": ("sgpo", {"updates_per_step": 2}),
     "recompute": ("sgpo", {"activation_checkpointing": True}),
 }
-ALL = {**{name: (name, {}) for name in METHODS}, **VARIANTS}
+RESUMED = {**METHODS, "hooked": Hooked}
+ALL = {**{name: (name, {}) for name in RESUMED}, **VARIANTS}
 
 
 class Killed(Exception):
@@ -62,23 +64,23 @@ def train_everything(own, directory):
     """On each rank: every case to its end; every method also killed at step 4 and resumed."""
     for case, (name, changes) in ALL.items():
         trainer = sharded_trainer(
-            METHODS[name](), directory / case, own, num_steps=STEPS, **changes
+            RESUMED[name](), directory / case, own, num_steps=STEPS, **changes
         )
         trainer.run()
         sharding.export(trainer.model, directory / case / "model" if own.first else None)
-    for name in METHODS:
+    for name in RESUMED:
         run_dir = directory / f"{name}-resumed"
         trainers = []
         trainers.append(
             sharded_trainer(
-                METHODS[name](), run_dir, own, grade=dying_grader(4, trainers), num_steps=STEPS
+                RESUMED[name](), run_dir, own, grade=dying_grader(4, trainers), num_steps=STEPS
             )
         )
         try:
             trainers[0].run()
         except Killed:
             pass
-        resumed = sharded_trainer(METHODS[name](), run_dir, own, num_steps=STEPS)
+        resumed = sharded_trainer(RESUMED[name](), run_dir, own, num_steps=STEPS)
         resumed.run()
         assert resumed.rollout.step == 4
         sharding.export(resumed.model, run_dir / "model" if own.first else None)
@@ -109,7 +111,7 @@ def weights(run_dir):
 @pytest.mark.parametrize("case", ALL)
 def test_two_ranks_equal_one_process(case, two_ranks, tmp_path):
     name, changes = ALL[case]
-    alone = build_trainer(METHODS[name](), tmp_path, num_steps=STEPS, **changes)
+    alone = build_trainer(RESUMED[name](), tmp_path, num_steps=STEPS, **changes)
     alone.run()
     ours, theirs = metrics(tmp_path), metrics(two_ranks / case)
     assert len(ours) == len(theirs) == STEPS
@@ -130,7 +132,7 @@ def test_two_ranks_equal_one_process(case, two_ranks, tmp_path):
         assert off.float().mean() < 0.02, parameter
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RESUMED)
 def test_killed_and_resumed_ranks_equal_uninterrupted_ones(name, two_ranks):
     assert metrics(two_ranks / f"{name}-resumed") == metrics(two_ranks / name)
     assert equal_weights(weights(two_ranks / f"{name}-resumed"), weights(two_ranks / name))
@@ -214,7 +216,6 @@ def test_too_many_ranks_are_refused():
 def test_one_process_passes_everything_through():
     ranks = Ranks()
     assert ranks.add({"a": 1.5}) == {"a": 1.5} and ranks.gather(3) == [3]
-    assert weighted_means(ranks, {"reward": 0.1}, 7) == {"reward": 0.1}
     with pytest.raises(RuntimeError, match="no collective"), ranks.watched("x"):
         raise RuntimeError("no collective")
     with pytest.raises(RankLost, match="rank 0 of 1 failed while saving"), ranks.watched("saving"):

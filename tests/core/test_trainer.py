@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import (
     METHODS,
+    Hooked,
     build_model,
     build_problems,
     build_rollout,
@@ -18,6 +19,7 @@ from tiny import (
 )
 
 STEPS = 6
+RESUMED = {**METHODS, "hooked": Hooked}
 
 
 class Killed(BaseException):
@@ -43,7 +45,7 @@ def metrics(run_dir):
 
 def finish(name, run_dir, **changes):
     """A trainer run to its end."""
-    trainer = build_trainer(METHODS[name](), run_dir, num_steps=STEPS, **changes)
+    trainer = build_trainer(RESUMED[name](), run_dir, num_steps=STEPS, **changes)
     trainer.run()
     return trainer
 
@@ -52,7 +54,7 @@ def die_at(name, run_dir, step, **changes):
     trainers = []
     grade = grader_that_dies(step, trainers)
     trainers.append(
-        build_trainer(METHODS[name](), run_dir, grade=grade, num_steps=STEPS, **changes)
+        build_trainer(RESUMED[name](), run_dir, grade=grade, num_steps=STEPS, **changes)
     )
     with pytest.raises(Killed):
         trainers[0].run()
@@ -62,7 +64,7 @@ def die_at(name, run_dir, step, **changes):
 def uninterrupted(tmp_path_factory):
     """Final weights and metrics of every method, never interrupted."""
     finals = {}
-    for name in METHODS:
+    for name in RESUMED:
         run_dir = tmp_path_factory.mktemp(name)
         start = build_model()
         trainer = finish(name, run_dir)
@@ -72,7 +74,7 @@ def uninterrupted(tmp_path_factory):
     return finals
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize("step", [1, 4, 6])
 def test_killed_and_resumed_equals_uninterrupted(name, step, tmp_path, uninterrupted):
     """Bit for bit, for every method: before the first state, between states, at the last step."""

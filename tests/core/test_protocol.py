@@ -1,0 +1,317 @@
+"""The optional hooks of a method: when they are called, with what, and what is refused."""
+
+import json
+import math
+
+import pytest
+import torch
+from tiny import (
+    END,
+    MAX_TOKENS,
+    METHODS,
+    SPEC,
+    Hooked,
+    build_model,
+    build_problems,
+    build_rollout,
+    build_tokenizer,
+    build_trainer,
+    dense_logprobs,
+    equal_weights,
+    grader,
+    weights_of,
+)
+
+from sgpo.core import losses
+from sgpo.core.logprobs import TopK, completion_kl, kl_divergence, pad_sequences
+from sgpo.core.scoring import own_logprobs
+from sgpo.core.teacher import Teacher
+from sgpo.core.types import Completion, FinishReason, Role, Trajectory
+
+
+class Plain:
+    """GRPO's three hooks, to add others to."""
+
+    def __init__(self):
+        self.inner, self.order = METHODS["grpo"](), []
+
+    def collect(self, problems, rollout):
+        self.order.append("collect")
+        return self.inner.collect(problems, rollout)
+
+    def totals(self, trajectories):
+        return self.inner.totals(trajectories)
+
+    def loss(self, model, trajectories, totals):
+        return self.inner.loss(model, trajectories, totals)
+
+
+def test_hooks_come_in_order_and_change_nothing_by_themselves(tmp_path):
+    class Watching(Plain):
+        def begin(self, model, num_steps, rollout_config, tokenizer):
+            self.order.append(("begin", num_steps, rollout_config.max_tokens, tokenizer.eos_token))
+
+        def after_update(self, model):
+            self.order.append(("updated", model.device.type))
+
+    with_hooks = build_trainer(Watching(), tmp_path / "hooks", num_steps=2, updates_per_step=2)
+    with_hooks.run()
+    without = build_trainer(METHODS["grpo"](), tmp_path / "none", num_steps=2, updates_per_step=2)
+    without.run()
+    assert equal_weights(weights_of(with_hooks.model), weights_of(without.model))
+    step = ["collect", ("updated", "cpu"), ("updated", "cpu")]
+    assert with_hooks.method.order == [("begin", 2, MAX_TOKENS, "<|end|>"), *step, *step]
+
+
+def test_more_problems_stop_when_none_is_missing_or_the_budget_is_spent(tmp_path):
+    def steps(budget, number):
+        trainer = build_trainer(Hooked(), tmp_path, samples_per_problem=budget, num_steps=9)
+        records = [trainer.step(i + 1) for i in range(number)]
+        drawn = [r["num_samples"] for r in records]
+        return records, [b - a for a, b in zip([0, *drawn], drawn, strict=False)]
+
+    generous, drawn = steps(100, 6)
+    assert any(r["extra_problems"] for r in generous)
+    for record, samples in zip(generous, drawn, strict=True):
+        assert samples == 4 * (4 + record["extra_problems"])
+        assert record["extra_problems"] <= len(build_problems()) - 4
+    tight, drawn = steps(5, 6)  # 20 samples a step: 16 for its problems, 4 for one more
+    assert {r["extra_problems"] for r in tight} == {0, 1} and max(drawn) == 20
+    with pytest.raises(ValueError, match=r"Hooked.collect: drew 16 .*samples_per_problem=3 all"):
+        steps(3, 1)
+    with pytest.raises(ValueError, match=r"Hooked.more_problems: .*set train.samples_per_problem"):
+        steps(None, 1)
+
+
+def test_statistics_are_means_over_every_call_of_a_step():
+    seen = []
+
+    def grade(pairs, *, truncated=None):
+        verdicts = grader(pairs, truncated=truncated)
+        seen.extend(float(v.correct) for v in verdicts)
+        return verdicts
+
+    rollout = build_rollout(build_model(), grade=grade)
+    rollout.begin_step(1)
+    lengths = []
+    for problems, n in ((build_problems(4), 6), (build_problems(7)[4:], 2)):
+        groups = rollout.groups(problems, n)
+        lengths += [len(t.completion_ids) for g in groups for t in g]
+    equal = sum(len(set(seen[i : i + 6])) == 1 for i in range(0, 24, 6))
+    equal += sum(len(set(seen[i : i + 2])) == 1 for i in range(24, 30, 2))
+    assert rollout.stats["reward"] == pytest.approx(sum(seen) / 30)
+    assert rollout.stats["response_length"] == pytest.approx(sum(lengths) / 30)
+    assert rollout.stats["zero_std_share"] == pytest.approx(equal / 7)
+    assert 0 < rollout.stats["reward"] < 1 and 0 < equal < 7
+
+
+def test_own_prompts_are_sampled_graded_and_counted():
+    problems = build_problems(3)
+    prompts = [(2, 9, 10, 3), (2, 11, 3), (2, 12, 13, 3)]
+    rollout = build_rollout(build_model())
+    rollout.begin_step(1)
+    groups = rollout.groups(problems, 4, prompts=prompts)
+    again = build_rollout(build_model())
+    again.begin_step(1)
+    assert again.groups(problems, 4, prompts=prompts) == groups
+    plain = build_rollout(build_model())
+    plain.begin_step(1)
+    assert plain.groups(problems, 4) != groups
+    for problem, prompt, group in zip(problems, prompts, groups, strict=True):
+        for t in group:
+            assert t.prompt_ids == prompt and t.second_prompt_ids is None
+            shown = rollout.tokenizer.decode(t.completion_ids, skip_special_tokens=True)
+            [verdict] = grader([(problem.answer, shown)], truncated=[False])
+            assert t.reward == float(verdict.correct)
+    assert rollout.spent.num_samples == 12
+    guided = rollout.groups(problems, 2, guided=True, prompts=prompts)
+    for problem, prompt, group in zip(problems, prompts, guided, strict=True):
+        own = SPEC.prompt_ids(rollout.tokenizer, problem)
+        assert {(t.prompt_ids, t.second_prompt_ids) for t in group} == {(own, prompt)}
+    with pytest.raises(ValueError, match="2 prompts for 3 problems"):
+        rollout.groups(problems, 2, prompts=prompts[:2])
+
+
+def test_what_the_sampler_computed_reaches_the_trajectory():
+    rollout = build_rollout(build_model())
+
+    class Fixed:
+        def sample(self, prompts, n, params, progress=None):
+            one = Completion((5, END), "w0", FinishReason.STOP, (-1.5, -0.25))
+            return [[one] * n for _ in prompts]
+
+    rollout.sampler = Fixed()
+    [[t]] = rollout.groups(build_problems(1), 1)
+    assert t.sampler_logprobs == (-1.5, -0.25)
+
+
+PROMPTS = [(2, 5, 6, 3), (2, 7, 3)]
+SHOWN = [(2, 20, 5, 6, 3), (2, 21, 7, 3)]
+COMPLETIONS = [(9, 8, 4), (5, 6, 7, 8, 4)]
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "jensen_shannon"])
+@pytest.mark.parametrize("top_k", [None, TopK(5), TopK(5, of="student", tail=False)])
+def test_a_teacher_of_other_weights_against_float64(direction, top_k):
+    model, teacher = build_model(), Teacher()
+    teacher.place(build_model(seed=3), build_tokenizer())
+    batches = [pad_sequences(p, COMPLETIONS) for p in (PROMPTS, SHOWN)]
+    settings = {"direction": direction, "beta": 0.3, "top_k": top_k, "teacher": teacher}
+    found, _ = completion_kl(model, *batches, **settings)
+    chunked, _ = completion_kl(model, *batches, **settings, chunk_size=2)
+    torch.testing.assert_close(found, chunked, rtol=1e-5, atol=1e-6)
+    assert teacher.scored_tokens == 2 * 8
+    for row, completion in enumerate(COMPLETIONS):
+        for t in range(len(completion)):
+            sides = []
+            for net, prompts in ((teacher.model, SHOWN), (model, PROMPTS)):
+                ids = torch.tensor([prompts[row] + completion[: t + 1]])
+                sides.append(net(ids).logits[0, -2].double().softmax(-1).tolist())
+            assert float(found[row, t].detach()) == pytest.approx(
+                by_hand(*sides, direction, top_k), abs=2e-5
+            )
+
+
+def by_hand(p, q, direction, top_k):
+    if top_k is not None:
+        order = sorted(range(len(p)), key=lambda i: -(q if top_k.of == "student" else p)[i])
+        kept = order[: top_k.k]
+        p, q = ([side[i] for i in kept] for side in (p, q))
+        if top_k.tail:
+            p, q = p + [1 - sum(p)], q + [1 - sum(q)]
+        p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
+
+    def kl(a, b):
+        return sum(x * math.log(x / y) for x, y in zip(a, b, strict=True))
+
+    if direction == "jensen_shannon":
+        middle = [0.3 * x + 0.7 * y for x, y in zip(p, q, strict=True)]
+        return 0.3 * kl(p, middle) + 0.7 * kl(q, middle)
+    return kl(p, q) if direction == "forward" else kl(q, p)
+
+
+def test_jensen_shannon_is_zero_on_equals_bounded_and_symmetric_at_a_half():
+    make = torch.Generator().manual_seed(0)
+    one, other = (5 * torch.randn(50, 9, generator=make, dtype=torch.float64) for _ in range(2))
+    there = kl_divergence(one, other, direction="jensen_shannon")
+    back = kl_divergence(other, one, direction="jensen_shannon")
+    torch.testing.assert_close(there, back)
+    assert 0.3 < there.max() <= math.log(2)
+    assert kl_divergence(one, one, direction="jensen_shannon").abs().max() < 1e-12
+    with pytest.raises(ValueError, match="beta=1: must be above 0 and below 1"):
+        kl_divergence(one, other, direction="jensen_shannon", beta=1)
+
+
+def test_a_moving_average_by_hand_and_a_frozen_copy(tmp_path):
+    """One step by the formula; the frozen teacher keeps the first weights through a resume."""
+    method = Hooked(ema=0.25)
+    trainer = build_trainer(method, tmp_path / "moving")
+    start = weights_of(trainer.model)
+    trainer.step(1)
+    for name, value in weights_of(method.teacher.model).items():
+        expected = 0.75 * start[name] + 0.25 * weights_of(trainer.model)[name]
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+    frozen = Hooked(ema=0.0)
+    build_trainer(frozen, tmp_path / "frozen", num_steps=3).run()
+    resumed = Hooked(ema=0.0)
+    trainer = build_trainer(resumed, tmp_path / "frozen", num_steps=3)
+    trainer.run()
+    assert not equal_weights(weights_of(trainer.model), start)
+    for method in (frozen, resumed):
+        assert equal_weights(weights_of(method.teacher.model), start)
+
+
+def test_a_teacher_from_a_checkpoint(tmp_path):
+    other, tokenizer = build_model(seed=5), build_tokenizer()
+    other.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    teacher = Teacher(str(tmp_path / "other"))
+    teacher.place(build_model(), tokenizer)
+    assert equal_weights(weights_of(teacher.model), weights_of(other))
+    rollout = build_rollout(build_model())
+    t = Trajectory("p", Role.AUTONOMOUS, (2, 5, 3), (6, 7, 4), 1.0)
+    [values] = rollout.logprobs([t], teacher=teacher)
+    torch.testing.assert_close(
+        values, dense_logprobs(other, t.prompt_ids, t.completion_ids).detach()
+    )
+    assert rollout.spent.scored_tokens == 3
+    tokenizer.add_tokens(["more"])
+    with pytest.raises(ValueError, match="its tokenizer is not the policy's"):
+        teacher.place(build_model(), tokenizer)
+    build_model(vocab_size=20).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="its head has 20 rows and the policy's 24"):
+        teacher.place(build_model(), build_tokenizer())
+    for wrong in ({"ema": 1.0}, {"ema": float("nan")}, {"checkpoint": "a/b", "ema": 0.1}):
+        with pytest.raises(ValueError, match="ema="):
+            Teacher(**wrong)
+
+
+def test_old_logprobs_of_a_method_survive_and_missing_ones_are_filled(tmp_path):
+    """A replay of another problem included: every role has the values of the policy before the
+    first of three updates, except where the method brought its own."""
+    method = METHODS["luffy"]()
+    trainer = build_trainer(method, tmp_path, problems_per_step=6, updates_per_step=3)
+    trainer.rollout.begin_step(1)
+    problems = trainer.step_problems(1)
+    collected = method.collect(problems, trainer.rollout)
+    own = torch.full((len(collected[0].completion_ids),), -0.5)
+    replay = collected[-1].with_(problem_id="of another step")
+    given = [collected[0].with_(old_logprobs=own), *collected[1:], replay]
+    expected = own_logprobs(trainer.model, given, 10_000)
+    updates = trainer._updates(problems, given)
+    assert [len({t.problem_id for t in u}) for u in updates] == [3, 2, 2]
+    flat = {(t.problem_id, t.role, t.completion_ids): t.old_logprobs for u in updates for t in u}
+    for t, values in zip(given, expected, strict=True):
+        known = flat[t.problem_id, t.role, t.completion_ids]
+        torch.testing.assert_close(known, own if t.old_logprobs is not None else values)
+
+
+def no_completion(self, problems, rollout):
+    return [t.with_(completion_ids=()) for t in self.inner.collect(problems, rollout)]
+
+
+@pytest.mark.parametrize(
+    ("hooks", "line"),
+    [
+        ({"loss": None}, r"Broken: has no loss; a method needs collect, totals, loss"),
+        ({"state": lambda self: {}}, r"Broken: has state without load_state; define both"),
+        ({"load_state": lambda self, s: None}, r"Broken: has load_state without state"),
+        ({"collect": lambda *_: ["text"]}, r"Broken.collect: returned a str"),
+        ({"collect": lambda *_: None}, r"Broken.collect: returned a NoneType"),
+        ({"collect": no_completion}, r"Broken.collect: .*'p\d+' has no completion; leave it out"),
+        (
+            {"state": lambda self: {1j}, "load_state": lambda self, s: None},
+            r"Broken.state: .*it may hold lists, dicts with text keys, text, finite numbers",
+        ),
+    ],
+)
+def test_a_broken_hook_is_one_line(hooks, line, tmp_path):
+    broken = type("Broken", (Plain,), hooks)
+    with pytest.raises(ValueError, match=line) as caught:
+        build_trainer(broken(), tmp_path).run()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_that_does_not_load_is_one_line(tmp_path):
+    class Old(Plain):
+        state = lambda self: {"count": 1}  # noqa: E731
+        load_state = lambda self, state: None  # noqa: E731
+
+    class New(Old):
+        def load_state(self, state):
+            self.seen = state["counted"]
+
+    build_trainer(Old(), tmp_path).run()
+    saved = tmp_path / "checkpoints" / "step-000002" / "state.json"
+    assert json.loads(saved.read_text())["extra"]["method"] == [{"count": 1}]
+    with pytest.raises(ValueError, match=r"New.load_state: .*KeyError: 'counted'.*delete the run"):
+        build_trainer(New(), tmp_path).run()
+
+
+def test_the_helper_for_advantages_keeps_the_order():
+    groups = [
+        [Trajectory(f"p{i}", Role.AUTONOMOUS, (2,), (4,), reward) for reward in rewards]
+        for i, rewards in enumerate([(1.0, 0.0, 0.0, 0.0), (1.0, 1.0)])
+    ]
+    found = losses.with_advantages(groups, losses.group_centered)
+    assert [t.advantage for t in found] == [0.75, -0.25, -0.25, -0.25, 0.0, 0.0]
