@@ -7,12 +7,13 @@ import pytest
 import torch
 from engines import LONG, PROMPTS, STOP, TOKENIZER, build, ids_of, perturb
 from scipy import stats
-from tiny import END, VOCABULARY, build_double, build_model, build_tokenizer
+from tiny import END, VOCABULARY, build_double, build_model, build_tokenizer, dense_logprobs
 
 from sgpo.core.cpu_model import Decoder
+from sgpo.core.distributed import Ranks
 from sgpo.core.sampling import CompactSampler, SamplingParams, TransformersSampler, cpu, generate
-from sgpo.core.sampling.cpu import draw
-from sgpo.core.sampling.sampler import make_completion
+from sgpo.core.sampling.ranks import ReplicaSampler
+from sgpo.core.sampling.sampler import draw, make_completion
 from sgpo.core.seeding import generator
 from sgpo.core.types import FinishReason
 
@@ -30,6 +31,20 @@ def test_seeds_decide_and_samples_differ(make):
     assert len({*first[0], *first[-1]}) > 10, "equal prompts must not share their draws"
     # Calls with neighbouring seeds must not draw from shifted copies of one sequence.
     assert not {x for x in first[0] if len(x) > 3} & set(other[0])
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_draw_together_what_one_draws_alone(make, size):
+    """Each rank's share knows its places in the whole call and gets the draws of those places."""
+    sampler = make(build())
+    params = SamplingParams(max_tokens=8, seed=1, top_p=0.9)
+    alone = ids_of(sampler.sample(PROMPTS, 5, params))
+    together = []
+    for rank in range(size):
+        own = Ranks(rank, size).share(len(PROMPTS))
+        placed = replace(params, places=tuple(own))
+        together += ids_of(sampler.sample([PROMPTS[i] for i in own], 5, placed))
+    assert together == alone
 
 
 def test_sampling_leaves_the_global_generator_alone(make):
@@ -208,6 +223,45 @@ def test_a_uniform_that_was_rounded_to_1_stays_in_the_nucleus():
     assert torch.equal(tokens, order.gather(1, size).squeeze(1))
 
 
+# --- samplers on the trainer's weights, and on a replica of them --------------------------------
+
+KINDS = [CompactSampler, TransformersSampler]
+
+
+def test_both_draw_the_same_samples_whatever_the_batch():
+    """Decided by the same uniform numbers: two independent decoders must agree token by token."""
+    model, params = (
+        build_model(),
+        SamplingParams(max_tokens=12, seed=4, top_p=0.95, temperature=0.9),
+    )
+    whole, *others = [
+        ids_of(kind(model, TOKENIZER, stop_ids=STOP, max_batch=size).sample(PROMPTS, 5, params))
+        for kind in KINDS
+        for size in (256, 1, 7)
+    ]
+    assert all(other == whole for other in others)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_replica_in_another_precision_reports_its_log_probabilities(kind):
+    """Full softmax at temperature 1, of the model that sampled; none where trainer and sampler
+    share their weights or compute alike."""
+    model = build_model()
+    params = SamplingParams(max_tokens=6, seed=1, temperature=0.7, top_p=0.9, logprobs=True)
+    shared = kind(model, TOKENIZER, stop_ids=STOP)
+    assert shared.sample(PROMPTS, 2, params)[0][0].sampler_logprobs is None
+    ReplicaSampler(model, shared)
+    assert shared.sample(PROMPTS, 2, params)[0][0].sampler_logprobs is None
+    double = build_double()
+    replica = ReplicaSampler(double, kind(double, TOKENIZER, stop_ids=STOP))
+    for prompt, group in zip(PROMPTS, replica.sample(PROMPTS, 2, params), strict=True):
+        for c in group:
+            expected = dense_logprobs(double, prompt, c.token_ids)
+            torch.testing.assert_close(
+                torch.tensor(c.sampler_logprobs), expected.float(), rtol=1e-5, atol=1e-5
+            )
+
+
 # --- the compact decoder ------------------------------------------------------------------------
 
 
@@ -251,14 +305,6 @@ def test_compact_decoder_equals_the_models_own_forward(family, shape):
 
 def compact(model, **how):
     return CompactSampler(model, TOKENIZER, stop_ids=STOP, **how)
-
-
-def test_compact_samples_do_not_depend_on_the_batch():
-    model = build_model()
-    params = SamplingParams(max_tokens=12, seed=4, top_p=0.95)
-    whole = ids_of(compact(model).sample(PROMPTS, 5, params))
-    for size in (1, 7, 10):
-        assert ids_of(compact(model, max_batch=size).sample(PROMPTS, 5, params)) == whole
 
 
 def test_finished_rows_leave_the_batch(monkeypatch):

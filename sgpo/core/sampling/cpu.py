@@ -21,6 +21,7 @@ from sgpo.core.sampling.sampler import (
     Progress,
     Prompts,
     SamplingParams,
+    draw,
     make_completion,
     uniform_draws,
 )
@@ -34,6 +35,8 @@ class CompactSampler:
     Draws are taken from one generator in submission order before decoding starts, so a sample
     depends on its place in the call and not on which rows were batched with it.
     """
+
+    own_weights = False  # see ReplicaSampler
 
     def __init__(
         self,
@@ -80,11 +83,9 @@ class CompactSampler:
             noise = uniforms[part].reshape(len(part) * n, -1)
             with place:
                 rows = self._decode(decoder, [prompts[i] for i in part], n, noise, params)
+            made = [make_completion(ids, self.stop_ids, self.tokenizer, lp) for ids, lp in rows]
             for j, i in enumerate(part):
-                results[i] = [
-                    make_completion(row, self.stop_ids, self.tokenizer)
-                    for row in rows[j * n : (j + 1) * n]
-                ]
+                results[i] = made[j * n : (j + 1) * n]
             if progress:
                 progress(len(part) * n)
         return results
@@ -96,17 +97,23 @@ class CompactSampler:
         n: int,
         noise: torch.Tensor,
         params: SamplingParams,
-    ) -> list[list[int]]:
-        """Raw generated ids of ``len(prompts) * n`` rows; ids after a stop token are undefined."""
+    ) -> list[tuple[list[int], list[float] | None]]:
+        """Raw generated ids of ``len(prompts) * n`` rows and, where they are to be reported, their
+        log-probabilities; what stands after a stop token is undefined."""
         batch = _Batch(decoder, prompts, params.max_tokens)
         batch.repeat(n)
         head, stop = self.model.get_output_embeddings(), self._stop.to(noise.device)
         out = torch.zeros(noise.shape, dtype=torch.long)
+        logprobs = torch.zeros(noise.shape) if params.logprobs and self.own_weights else None
         live = torch.arange(len(noise))
         done = torch.zeros(len(noise), dtype=torch.bool)
         for t in range(params.max_tokens):
-            tokens = draw(head(batch.hidden), noise[live, t], params)
+            logits = head(batch.hidden)
+            tokens = draw(logits, noise[live, t], params)
             out[live, t] = tokens
+            if logprobs is not None:
+                picked = logits.gather(1, tokens[:, None]).squeeze(1)
+                logprobs[live, t] = (picked - logits.logsumexp(-1)).to(logprobs.dtype)
             done |= torch.isin(tokens, stop)
             alive = int((~done).sum())
             if alive == 0 or t + 1 == params.max_tokens:
@@ -116,31 +123,8 @@ class CompactSampler:
                 live, tokens, done = live[index], tokens[index], done[index]
                 batch.select(index)
             batch.step(tokens)
-        return out.tolist()
-
-
-def draw(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Token ids [B] drawn from ``softmax(logits / temperature)`` cut to its nucleus.
-
-    Inverse-CDF sampling: ``uniform`` [B] in [0, 1) decides. The nucleus is the smallest set of
-    most probable tokens whose mass reaches ``top_p``; the token that crosses it stays in.
-    """
-    probs = torch.softmax(logits / params.temperature, dim=-1)
-    if params.top_p < 1:
-        probs, order = probs.sort(dim=-1, descending=True)
-        before = probs.cumsum(-1) - probs
-        probs = probs.masked_fill(before >= params.top_p, 0.0)
-    cdf = probs.cumsum(-1)
-    target = uniform[:, None] * cdf[:, -1:]
-    choice = torch.searchsorted(cdf, target, right=True)
-    # A uniform rounded to 1 puts the target onto the last step of the CDF; stay on a token with
-    # mass. Looking for the last one costs more than all else here, so only where it is needed.
-    within = choice.clamp(max=probs.shape[1] - 1)
-    if not bool((probs.gather(1, within) > 0).all()):
-        last = (probs > 0).long().cumsum(-1).argmax(-1, keepdim=True)
-        within = torch.minimum(choice, last)
-    choice = within
-    return (order.gather(1, choice) if params.top_p < 1 else choice).squeeze(1)
+        reported = [None] * len(out) if logprobs is None else logprobs.tolist()
+        return list(zip(out.tolist(), reported, strict=True))
 
 
 class _Batch:

@@ -6,9 +6,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from sgpo.core.sampling.sampler import Groups, Progress, Prompts, SamplingParams, make_completion
+from sgpo.core.sampling.sampler import (
+    Groups,
+    Progress,
+    Prompts,
+    SamplingParams,
+    draw,
+    make_completion,
+    uniform_draws,
+)
 from sgpo.core.types import Completion
 
 
@@ -44,8 +58,32 @@ def _batches(rows: Sequence[list[int]], max_batch: int) -> Iterator[list[list[in
         yield batch
 
 
+class _Drawing(LogitsProcessor):
+    """Leaves the token that ``draw`` picks alone in every row, so that ``generate``, told to be
+    greedy, takes it: a sample hangs on its own uniform numbers [B, max_tokens] and on no other
+    row. Keeps the log-probabilities of what was picked where they are asked for."""
+
+    def __init__(self, uniforms: torch.Tensor, params: SamplingParams, keep: bool) -> None:
+        self.uniforms, self.params, self.keep = uniforms, params, keep
+        self.kept: list[torch.Tensor] = []
+        self.step = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        tokens = draw(scores, self.uniforms[:, self.step], self.params)[:, None]
+        self.step += 1
+        if self.keep:
+            self.kept.append(scores.gather(1, tokens).squeeze(1) - scores.logsumexp(-1))
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
+
+    def logprobs(self) -> list[list[float] | None]:
+        """Of every row, by step."""
+        return torch.stack(self.kept, 1).tolist() if self.keep else [None] * len(self.uniforms)
+
+
 class TransformersSampler:
     """Samples with ``model.generate``; shares its weights with the trainer, so sync is free."""
+
+    own_weights = False  # see ReplicaSampler
 
     def __init__(
         self,
@@ -68,38 +106,37 @@ class TransformersSampler:
     def sample(
         self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
     ) -> Groups:
-        """See ``Sampler.sample``. Seeds the global torch generator inside a fork, because
-        ``generate`` takes no generator of its own."""
+        """See ``Sampler.sample``."""
         rows = [list(p) for p in prompts for _ in range(n)]
+        uniforms = uniform_draws(params, len(prompts), n).flatten(0, 1)
         # Padding is masked, so any id will do where the tokenizer has none (Llama 3).
         pad = self.tokenizer.pad_token_id
         pad = min(self.stop_ids) if pad is None else pad
         generation = GenerationConfig(
             max_new_tokens=params.max_tokens,
-            do_sample=True,
-            temperature=params.temperature,
-            top_p=params.top_p,
-            top_k=0,
+            do_sample=False,
             eos_token_id=sorted(self.stop_ids),
             pad_token_id=pad,
         )
         completions: list[Completion] = []
-        was_training = self.model.training
+        was_training, device = self.model.training, self.model.device
         self.model.eval()
-        with torch.random.fork_rng(devices=[]), _no_defaults(self.model):
-            torch.manual_seed(params.seed)
+        with _no_defaults(self.model):
             for part in _batches(rows, self.max_batch):
-                width = max(map(len, part))
+                width, done = max(map(len, part)), len(completions)
                 ids = torch.tensor([[pad] * (width - len(r)) + r for r in part])
                 mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in part])
+                noise = uniforms[done : done + len(part)].to(device)
+                drawing = _Drawing(noise, params, params.logprobs and self.own_weights)
                 out = self.model.generate(
-                    input_ids=ids.to(self.model.device),
-                    attention_mask=mask.to(self.model.device),
+                    input_ids=ids.to(device),
+                    attention_mask=mask.to(device),
                     generation_config=generation,
+                    logits_processor=LogitsProcessorList([drawing]),
                 )
                 completions += [
-                    make_completion(row, self.stop_ids, self.tokenizer)
-                    for row in out[:, width:].tolist()
+                    make_completion(row, self.stop_ids, self.tokenizer, values)
+                    for row, values in zip(out[:, width:].tolist(), drawing.logprobs(), strict=True)
                 ]
                 if progress:
                     progress(len(part))

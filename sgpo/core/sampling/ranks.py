@@ -9,15 +9,24 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core.distributed import Ranks
+from sgpo.core.sampling.cpu import CompactSampler
+from sgpo.core.sampling.generate import TransformersSampler
 from sgpo.core.sampling.sampler import Groups, Progress, Prompts, Sampler, SamplingParams
 from sgpo.core.sharding import full_state
 
 
 class ReplicaSampler:
-    """A ``Sampler`` that works on whole weights of its own, for a policy that lives in shards."""
+    """A ``Sampler`` that works on whole weights of its own, for a policy that lives in shards.
 
-    def __init__(self, replica: PreTrainedModel, sampler: Sampler) -> None:
+    In another precision than the float32 master weights its numbers are not the trainer's, and
+    ``sampler`` is told to report them.
+    """
+
+    def __init__(
+        self, replica: PreTrainedModel, sampler: CompactSampler | TransformersSampler
+    ) -> None:
         self.replica, self.sampler = replica, sampler
+        sampler.own_weights = replica.dtype != torch.float32
 
     @torch.no_grad()
     def sync(self, model: PreTrainedModel) -> None:

@@ -53,6 +53,30 @@ def uniform_draws(params: SamplingParams, num_prompts: int, n: int) -> torch.Ten
     return drawn if params.places is None else drawn[list(places)]
 
 
+def draw(logits: torch.Tensor, uniform: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """Token ids [B] drawn from ``softmax(logits / temperature)`` cut to its nucleus.
+
+    Inverse-CDF sampling: ``uniform`` [B] in [0, 1) decides. The nucleus is the smallest set of
+    most probable tokens whose mass reaches ``top_p``; the token that crosses it stays in.
+    """
+    probs = torch.softmax(logits / params.temperature, dim=-1)
+    if params.top_p < 1:
+        probs, order = probs.sort(dim=-1, descending=True)
+        before = probs.cumsum(-1) - probs
+        probs = probs.masked_fill(before >= params.top_p, 0.0)
+    cdf = probs.cumsum(-1)
+    target = uniform[:, None] * cdf[:, -1:]
+    choice = torch.searchsorted(cdf, target, right=True)
+    # A uniform rounded to 1 puts the target onto the last step of the CDF; stay on a token with
+    # mass. Looking for the last one costs more than all else here, so only where it is needed.
+    within = choice.clamp(max=probs.shape[1] - 1)
+    if not bool((probs.gather(1, within) > 0).all()):
+        last = (probs > 0).long().cumsum(-1).argmax(-1, keepdim=True)
+        within = torch.minimum(choice, last)
+    choice = within
+    return (order.gather(1, choice) if params.top_p < 1 else choice).squeeze(1)
+
+
 class Sampler(Protocol):
     """Draws completions from the current policy."""
 
