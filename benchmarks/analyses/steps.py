@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.analyses.planned import AnalysisTask
 from benchmarks.data.sources import training_problems
 from sgpo.core.models import load_model, load_tokenizer
-from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.prompts import prompt_spec
 from sgpo.core.rollout import Rollout
 from sgpo.core.sampling import make_sampler
 from sgpo.core.seeding import derive_seed
@@ -39,7 +39,7 @@ def analyse(
     token class; ``looked_at``: how many problems of the split were sampled for that."""
     (cell,) = task.inputs
     model, tokenizer = load_model(directories["sft"]), load_tokenizer(directories["sft"])
-    spec = PROMPT_SPECS[cell.config.prompt]
+    spec = prompt_spec(cell.config.prompt, tokenizer)
     stop_ids = spec.stop_ids(tokenizer)
     rollout = Rollout(
         model=model,

@@ -27,7 +27,7 @@ from benchmarks.data.problems import (
 from benchmarks.data.suites import SUITES, failed_golds, load_suite, local_file
 from sgpo.core.files import read_json, write_json, write_text
 from sgpo.core.models import checkpoint_directory, load_tokenizer
-from sgpo.core.prompts import native_spec, prompt_spec
+from sgpo.core.prompts import NATIVE, prompt_spec
 from sgpo.core.types import Problem
 from sgpo.strategies.ask import (
     Endpoint,
@@ -47,7 +47,7 @@ def prepare_command(options: argparse.Namespace) -> int:
     if options.offline:
         go_offline()
     tokenizer = load_tokenizer(_directory(str(options.tokenizer)))
-    spec = prompt_spec(options.prompt) if options.prompt else native_spec(tokenizer)
+    spec = prompt_spec(options.prompt or NATIVE, tokenizer)
     plan = Preparation(
         **{field.name: getattr(options, field.name) for field in fields(Preparation)}
     )

@@ -33,7 +33,7 @@ from benchmarks.perf.common import (
 )
 from benchmarks.profiles import mini
 from sgpo.core.files import read_json
-from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.prompts import prompt_spec
 from sgpo.core.rollout import Rollout
 from sgpo.core.trainer import Trainer
 from sgpo.core.verifier import grade_many
@@ -162,7 +162,7 @@ def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
         model=model,
         sampler=sampler,
         tokenizer=tokenizer,
-        prompt_spec=PROMPT_SPECS[config.prompt],
+        prompt_spec=prompt_spec(config.prompt, tokenizer),
         config=config.rollout,
         seed=0,
         token_budget=config.train.micro_batch_tokens,

@@ -35,7 +35,7 @@ from sgpo.core.config import to_dict
 from sgpo.core.distributed import Ranks, describe_device, select_device
 from sgpo.core.files import read_json, whole_directory, write_json
 from sgpo.core.models import load_model, load_tokenizer
-from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.prompts import prompt_spec
 from sgpo.core.rollout import Rollout
 from sgpo.core.runlog import environment, source_digest
 from sgpo.core.sampling import Sampler
@@ -103,7 +103,7 @@ def run_cell(
     scores = evaluate(
         sampler=shared,
         tokenizer=tokenizer,
-        prompt_spec=PROMPT_SPECS[config.prompt],
+        prompt_spec=prompt_spec(config.prompt, tokenizer),
         config=config.evaluation,
         seed=config.seed,
         samples_dir=run_dir / "samples",
@@ -202,7 +202,7 @@ def _train(
         model=model,
         sampler=sampler,
         tokenizer=tokenizer,
-        prompt_spec=PROMPT_SPECS[config.prompt],
+        prompt_spec=prompt_spec(config.prompt, tokenizer),
         config=config.rollout,
         seed=derive_seed(config.seed, "train"),
         token_budget=config.train.micro_batch_tokens,

@@ -23,7 +23,7 @@ from sgpo.core.config import canonical_json, to_dict
 from sgpo.core.distributed import select_device
 from sgpo.core.files import read_json, sha256_of, write_json
 from sgpo.core.models import context_length, fit_max_tokens, load_model, load_tokenizer, read_config
-from sgpo.core.prompts import PromptSpec, native_spec, prompt_spec
+from sgpo.core.prompts import NATIVE, PromptSpec, prompt_spec
 from sgpo.core.sampling import Sampler, make_sampler
 from sgpo.core.sampling.vllm import WeightsDiffer
 from sgpo.core.sampling.vllm_engine import EngineFailed
@@ -41,11 +41,10 @@ def evaluate_directory(options: argparse.Namespace) -> int:
     to a folder a prompt spec below it where several are asked for."""
     if not options.model.is_dir():
         raise ValueError(f"{options.model}: no such model directory")
-    specs = [prompt_spec(name) for name in dict.fromkeys(options.prompt)]
     config, suites = _asked_for(options)
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(options.model)
-    specs = specs or [native_spec(tokenizer)]
+    specs = [prompt_spec(name, tokenizer) for name in dict.fromkeys(options.prompt or [NATIVE])]
     config, longest = _fitted(config, specs, tokenizer, suites, options.model)
     weights = {p.name: sha256_of(p) for p in sorted(options.model.glob("*.safetensors"))}
     device = select_device(options.device)

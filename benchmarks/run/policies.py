@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from benchmarks.config import RunConfig
 from sgpo.core import sampling, sharding
 from sgpo.core.distributed import Ranks
-from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.prompts import prompt_spec
 from sgpo.core.sampling import Sampler
 from sgpo.core.sampling.ranks import ReplicaSampler
 
@@ -56,7 +56,7 @@ def evaluation_sampler(
 def make_sampler(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> Sampler:
     """The sampler that ``config.sampler`` names, on the weights of ``model``. An engine whose dtype
     is left open works in the run's precision, so that it samples what the trainer scores."""
-    stop_ids = PROMPT_SPECS[config.prompt].stop_ids(tokenizer)
+    stop_ids = prompt_spec(config.prompt, tokenizer).stop_ids(tokenizer)
     vllm = config.vllm
     if vllm.dtype == "auto" and vllm.server is None:
         vllm = replace(vllm, dtype=config.precision)

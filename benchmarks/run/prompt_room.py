@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.config import RunConfig
 from benchmarks.data.sources import evaluation_problems, training_problems
 from sgpo.core.models import context_length, read_config
-from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.prompts import prompt_spec
 
 SUPERVISED = ("warmup", "all")  # splits whose runs sample nothing while they train
 
@@ -33,7 +33,7 @@ def check_prompts(config: RunConfig, tokenizer: Any, base: Path) -> None:
 
 def _lengths(config: RunConfig, tokenizer: Any) -> Iterator[tuple[str, str, int, int]]:
     """Setting, name of a problem set, tokens of its longest prompt, tokens of a completion."""
-    spec = PROMPT_SPECS[config.prompt]
+    spec = prompt_spec(config.prompt, tokenizer)
     for key in config.evaluation.suites:
         problems, _ = evaluation_problems(key, config.evaluation)
         longest = max(len(spec.prompt_ids(tokenizer, p)) for p in problems)

@@ -18,7 +18,7 @@ from benchmarks.config import Cell, user_method_file
 from benchmarks.data.sources import evaluation_problems, problem_set_sha256
 from sgpo.core.config import canonical_json
 from sgpo.core.files import read_json, sha256_of, write_bytes, write_json, write_text
-from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.prompts import prompt_spec
 from sgpo.core.runlog import revision, source_digest
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import Problem
@@ -111,7 +111,7 @@ def _digest(file: Path) -> str:
 
 def prompt_record(name: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Hashes of the prompt spec, of the chat template, and of what both make of one question."""
-    spec = PROMPT_SPECS[name]
+    spec = prompt_spec(name, tokenizer)
     probe = Problem(id="probe", question="What is 1+1?", answer="2", strategy="Add the numbers.")
     ids = [spec.prompt_ids(tokenizer, probe, guided=guided) for guided in (False, True)]
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 # Weights in safetensors only; code, other formats and originals are never fetched.
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
@@ -96,14 +98,26 @@ def load_model(directory: Path) -> PreTrainedModel:
     """The float32 model of a local directory: safetensors only, no code from the directory.
 
     Raises:
-        ValueError: damaged weights, or a position encoding other than its config.json states.
+        ValueError: damaged weights, an architecture that is not known or has no rotary position
+            encoding, or a position encoding other than its config.json states.
     """
+    kind = read_config(directory).get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"{directory}: model_type={kind!r} is no language model that transformers "
+            f"{transformers.__version__} knows; Qwen2- and Llama-shaped checkpoints are supported"
+        )
     try:
         model = AutoModelForCausalLM.from_pretrained(
             directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
     except SafetensorError as error:
         raise ValueError(f"{directory}: damaged weights ({error}); delete the run") from error
+    if not hasattr(model.base_model, "rotary_emb"):
+        raise ValueError(
+            f"{directory}: model_type={kind!r} has no rotary position encoding; Qwen2- and "
+            "Llama-shaped checkpoints are supported"
+        )
     check_rope(model, directory)
     return model.eval()
 

@@ -1,15 +1,20 @@
 """The only place with prompt strings: how a question, with or without a strategy, becomes ids.
 
-One ``PromptSpec`` a model family, used by SFT, every RL method and evaluation alike, so that no
-two of them can disagree about a template, a suffix, a begin-of-sequence token or a stop id.
+One ``PromptSpec`` a run, used by SFT, every RL method and evaluation alike, so that no two of them
+can disagree about a template, a suffix, a begin-of-sequence token or a stop id. It follows from the
+checkpoint (``native_spec``) or is one of the named ones that the paper's runs need.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.core.types import Problem
@@ -88,24 +93,17 @@ class PromptSpec:
                 )
             question = self.solved.format(solution=problem.expert, question=question)
         # The template writes its own begin token, if any: never let the tokenizer add a second.
-        text = self._chat_text(tokenizer, question) if self.chat else (self.begin or "") + question
+        if self.chat:
+            turns = [{"role": "user", "content": question}]
+            if self.system is not None:
+                turns.insert(0, {"role": "system", "content": self.system})
+            text = _chat_text(tokenizer, turns, self.date)
+        else:
+            text = (self.begin or "") + question
         ids = tuple(tokenizer(text + self.prefill, add_special_tokens=False)["input_ids"])
-        self._check_begin(tokenizer, ids)
+        if not (self.chat and _opens_turns(tokenizer, text, question)):
+            self._check_begin(tokenizer, ids)
         return ids
-
-    def _chat_text(self, tokenizer: PreTrainedTokenizerBase, question: str) -> str:
-        if not tokenizer.chat_template:
-            raise ValueError(
-                f"tokenizer {tokenizer.name_or_path!r} has no chat template; "
-                "use an instruction-tuned checkpoint"
-            )
-        turns = [{"role": "user", "content": question}]
-        if self.system is not None:
-            turns.insert(0, {"role": "system", "content": self.system})
-        options = {} if self.date is None else {"date_string": self.date}
-        return tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, **options
-        )
 
     def _check_begin(self, tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> None:
         token = tokenizer.bos_token if self.begin is None else self.begin
@@ -145,6 +143,36 @@ class PromptSpec:
         return tuple(dict.fromkeys(ids))
 
 
+def _chat_text(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: list[dict[str, str]],
+    date: str | None,
+    *,
+    opened: bool = True,
+) -> str:
+    """What the chat template makes of ``turns``, the answer's turn ``opened`` or not. A template
+    that asks for the date (``date_string``, or the clock itself) is told ``date``."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template; "
+            "use an instruction-tuned checkpoint"
+        )
+    options = {}
+    if date is not None:
+        day = datetime.strptime(date, DATE_FORMAT)
+        options = {"date_string": date, "strftime_now": day.strftime}
+    return tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=opened, **options
+    )
+
+
+def _opens_turns(tokenizer: PreTrainedTokenizerBase, text: str, question: str) -> bool:
+    """Whether the begin-of-sequence token stands behind ``question`` in ``text`` too: then it opens
+    turns (SmolLM2) and says nothing about the sequence."""
+    _, _, behind = text.rpartition(question.strip())
+    return bool(tokenizer.bos_token) and tokenizer.bos_token in behind
+
+
 def _knows(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
     # Not by comparing with the unknown token's id: Qwen's unknown token is <|endoftext|> itself.
     token_id = tokenizer.convert_tokens_to_ids(token)
@@ -182,6 +210,9 @@ _SOLVED = (
     "Solve the problem again, in your own words.\n{question}"
 )
 
+DATE_FORMAT = "%d %b %Y"
+_DATE = "26 Jul 2024"  # Llama 3.1's own fallback; Llama 3.2's template would ask the clock
+
 _QWEN = PromptSpec(
     "qwen2.5-instruct", None, _BOXED, _GUIDED, "", "<|im_end|>",
     other_stops=("<|endoftext|>",),
@@ -192,7 +223,7 @@ _LLAMA = PromptSpec(
     other_stops=("<|end_of_text|>", "<|eom_id|>"),
     begin="<|begin_of_text|>",
     solved=_SOLVED,
-    date="26 Jul 2024",  # Llama 3.1's own fallback; Llama 3.2's template would ask the clock
+    date=_DATE,
 )  # fmt: skip
 _THINK = "<think>\n"  # what the expert traces of the training set open with
 
@@ -208,27 +239,80 @@ PROMPT_SPECS: dict[str, PromptSpec] = {
         replace(_LLAMA, name="llama-3-none", suffix="", chat=False),
     )
 }
-NATIVE_SPECS = ("mini", "qwen2.5-instruct", "llama-3-instruct")
+NATIVE = "native"  # the spec that follows from the checkpoint
+_NATIVE_SPECS = (_QWEN, _LLAMA)  # what is derived for these families has a name of its own
+_MINI_ENTRIES = 1000  # a vocabulary of at most so many entries is the miniature's
 
 
-def prompt_spec(name: str) -> PromptSpec:
-    """The spec of a name; ValueError that lists the known ones."""
+def prompt_spec(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> PromptSpec:
+    """The spec of a name; ``native`` and ``native:TOKEN`` (end-of-turn token given) are derived
+    from ``tokenizer``. ValueError that lists the known ones."""
+    if tokenizer is not None and name.partition(":")[0] == NATIVE:
+        return native_spec(tokenizer, name.partition(":")[2])
     if name not in PROMPT_SPECS:
-        known = ", ".join(PROMPT_SPECS)
+        known = ", ".join([*PROMPT_SPECS, NATIVE])
         raise ValueError(f"unknown prompt spec {name!r}: must be one of {known}")
     return PROMPT_SPECS[name]
 
 
-def native_spec(tokenizer: PreTrainedTokenizerBase) -> PromptSpec:
-    """The spec whose end-of-turn token the tokenizer knows.
+def native_spec(tokenizer: PreTrainedTokenizerBase, end_of_turn: str = "") -> PromptSpec:
+    """The spec that follows from a checkpoint's own chat template, read off what the template
+    renders: end-of-turn token, begin token, what opens an answer, whether it prints the date. Stops
+    are the end of turn and the eos ids of the generation defaults beside the tokenizer.
+
+    Qwen2.5 and Llama 3 give the named spec of the family; other checkpoints one called ``native``.
+
+    Args:
+        end_of_turn: taken instead of the template's.
 
     Raises:
-        ValueError: none or more than one fits; the spec must then be named.
+        ValueError: no chat template, one that does not render a question and its answer, or an
+            answer that no special token closes.
     """
-    fitting = [n for n in NATIVE_SPECS if _knows(tokenizer, PROMPT_SPECS[n].end_of_turn)]
-    if len(fitting) != 1:
+    mini = PROMPT_SPECS["mini"]
+    if len(tokenizer) <= _MINI_ENTRIES and _knows(tokenizer, mini.end_of_turn):
+        return mini
+    what = f"tokenizer {tokenizer.name_or_path!r}: its chat template"
+    question, answer = "What is 6 times 7?", "It is 42."
+    asked = [{"role": "user", "content": question}]
+    answered = [*asked, {"role": "assistant", "content": answer}]
+    try:
+        dates = [_chat_text(tokenizer, asked, date) for date in (_DATE, "01 Jan 2001")]
+        date = _DATE if dates[0] != dates[1] else None
+        prompt, whole = dates[0], _chat_text(tokenizer, answered, date, opened=False)
+    except (TemplateError, TypeError) as error:
+        raise ValueError(f"{what} does not render a question and its answer ({error})") from error
+    if prompt.count(question) != 1 or whole.count(answer) != 1:
+        raise ValueError(f"{what} does not render a question and its answer once each")
+    before, _, behind = whole.partition(answer)
+    end = end_of_turn or _leading_special(tokenizer, behind.strip())
+    if end is None:
         raise ValueError(
-            f"tokenizer {tokenizer.name_or_path!r} fits {', '.join(fitting) or 'no'} prompt spec: "
-            f"name one of {', '.join(PROMPT_SPECS)}"
+            f"{what} closes an answer with {behind!r} and no special token; name the token that "
+            f"ends an answer with --prompt '{NATIVE}:TOKEN', or one of {', '.join(PROMPT_SPECS)}"
         )
-    return PROMPT_SPECS[fitting[0]]
+    opens, bos = _opens_turns(tokenizer, prompt, question), tokenizer.bos_token
+    begin = bos if bos and prompt.startswith(bos) and not opens else None
+    for named in _NATIVE_SPECS:
+        if (end, begin, date) == (named.end_of_turn, named.begin, named.date) and not opens:
+            return named
+    # Some templates leave a part of the answer's opening to the model, or all of it.
+    prefill = before.removeprefix(prompt) if before.startswith(prompt) else ""
+    return replace(
+        _QWEN, name=NATIVE, end_of_turn=end, begin=begin, date=date, prefill=prefill,
+        other_stops=tuple(token for token in _default_stops(tokenizer) if token != end),
+    )  # fmt: skip
+
+
+def _leading_special(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+    pattern = _special_tokens(tokenizer)
+    found = pattern.match(text) if pattern else None
+    return found.group() if found else None
+
+
+def _default_stops(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The stop tokens of the generation defaults that lie beside the tokenizer."""
+    path = Path(tokenizer.name_or_path) / "generation_config.json"
+    ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else []
+    ids = [ids] if isinstance(ids, int) else ids or []
+    return [tokenizer.convert_ids_to_tokens(i) for i in ids]

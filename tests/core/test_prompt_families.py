@@ -1,11 +1,14 @@
 """Golden prompts of Qwen2.5 and Llama 3: the ids of every part, computed without a tokenizer."""
 
+import json
 from dataclasses import replace
+from datetime import date
 
 import pytest
 import standin
 import torch
 from standin import LLAMA_SPECIALS, QWEN_SPECIALS, byte_ids
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from sgpo.core import models as context
 from sgpo.core.prompts import PROMPT_SPECS, native_spec, prompt_spec
@@ -126,15 +129,113 @@ def test_two_begin_tokens_or_none_are_refused():
             spec.prompt_ids(tokenizer, PROBLEM)
 
 
+# Published chat formats beside the two families; what opens a sequence and what ends an answer.
+TEMPLATES = {
+    "smollm2": (  # the begin-of-sequence token opens every turn
+        "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
+        "{{ '<|im_start|>system\nYou are SmolLM<|im_end|>\n' }}{% endif %}"
+        "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "<|im_start|>", "<|im_end|>", None,
+    ),
+    "tinyllama": (  # roles are plain text, and the line feed before an answer is left to the model
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
+        "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}{% endfor %}",
+        "<s>", "</s>", None,
+    ),
+    "llama-2": (  # nothing opens an answer
+        "{% for m in messages %}{% if m['role'] == 'user' %}"
+        "{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}",
+        "<s>", "</s>", "<s>",
+    ),
+    "clock": (  # asks for the day in a format of its own
+        "{{ bos_token + 'Today: ' + strftime_now('%d %B %Y') + '\n' }}"
+        "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}",
+        "<s>", "</s>", "<s>",
+    ),
+}  # fmt: skip
+
+
+def chat_tokenizer(template: str, bos: str, eos: str, *added: str):
+    tokenizer = standin.build_tokenizer("qwen2.5")
+    tokenizer.add_special_tokens({"bos_token": bos, "eos_token": eos})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(added)})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_spec_follows_from_the_chat_template(name):
+    template, bos, eos, begin = TEMPLATES[name]
+    tokenizer = chat_tokenizer(template, bos, eos)
+    spec = native_spec(tokenizer)
+    assert (spec.name, spec.begin, spec.end_of_turn) == ("native", begin, eos)
+    assert spec.stop_ids(tokenizer) == (tokenizer.convert_tokens_to_ids(eos),)
+    # Prompt and target together are the conversation as the template itself renders it.
+    problem = replace(PROBLEM, question="What is 2+2?")
+    ids = spec.prompt_ids(tokenizer, problem) + spec.target_ids(tokenizer, "\\boxed{4}")
+    turns = [("user", problem.question + BOXED), ("assistant", "\\boxed{4}")]
+    rendered = tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in turns], tokenize=False
+    )
+    today = date.today().strftime("%d %B %Y")
+    whole = rendered.strip().replace(today, "26 July 2024").replace(f" {eos}", eos)
+    assert tokenizer.decode(ids) == whole
+    again = native_spec(tokenizer).prompt_ids(tokenizer, problem)
+    assert again == ids[: len(again)] and ("clock" == name) == (spec.date is not None)
+
+
+def test_the_stops_of_the_generation_defaults_count(tmp_path):
+    template, bos, eos, _ = TEMPLATES["tinyllama"]
+    tokenizer = chat_tokenizer(template, bos, eos, "<|stop|>")
+    tokenizer.save_pretrained(tmp_path)
+    stops = [tokenizer.convert_tokens_to_ids(token) for token in ("<|stop|>", "</s>")]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert native_spec(loaded).stop_ids(loaded) == tuple(stops[::-1])
+
+
+PLAIN_END = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '<end>' }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "no chat template"),
+        ("{{ messages[0]['content'] }}", "does not render a question and its answer once"),
+        ("{{ raise_exception('no users') }}", "does not render .*no users"),
+        (PLAIN_END, "closes an answer with '<end>' and no special token; name .*native:TOKEN"),
+    ],
+)
+def test_what_cannot_be_derived_is_asked_for_in_one_line(template, message):
+    tokenizer = chat_tokenizer(template, "<s>", "</s>")
+    with pytest.raises(ValueError, match=message) as caught:
+        native_spec(tokenizer)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_end_of_turn_can_be_named():
+    tokenizer = chat_tokenizer(PLAIN_END, "<s>", "</s>")
+    spec = prompt_spec("native:</s>", tokenizer)
+    assert (
+        spec.end_of_turn == "</s>"
+        and spec.target_ids(tokenizer, "4")[-1] == spec.stop_ids(tokenizer)[0]
+    )
+    with pytest.raises(ValueError, match="does not know '<oops>'"):
+        prompt_spec("native:<oops>", tokenizer).stop_ids(tokenizer)
+
+
 def test_native_spec_and_prompt_spec_name_what_is_allowed():
     tokenizer = standin.build_tokenizer("qwen2.5", small=True)
     with pytest.raises(ValueError, match="does not know '<.eot_id.>'.*'llama-3-instruct'"):
         PROMPT_SPECS["llama-3-instruct"].stop_ids(tokenizer)
     with pytest.raises(ValueError, match="unknown prompt spec 'qwen': must be one of mini, qwen2"):
         prompt_spec("qwen")
-    tokenizer.add_tokens("<|eot_id|>")
-    with pytest.raises(ValueError, match="fits qwen2.5-instruct, llama-3-instruct prompt spec"):
-        native_spec(tokenizer)
+    assert prompt_spec("native", tokenizer) is PROMPT_SPECS["qwen2.5-instruct"]
 
 
 LLAMA_31_ROPE = {
@@ -162,6 +263,23 @@ def test_the_position_encoding_of_the_config_reaches_the_model(tmp_path, family,
     (tmp_path / "config.json").write_text(config.replace(str(rope["rope_theta"]), "10000.0"))
     with pytest.raises(ValueError, match="rope_theta=10000"):
         context.check_rope(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("foo", "'foo' is no language model"), ("gpt2", "'gpt2' has no rotary position encoding")],
+)
+def test_an_architecture_that_is_not_supported_is_one_line(tmp_path, kind, message):
+    from sgpo.core.models import load_model
+
+    shape = {"vocab_size": 10, "n_embd": 4, "n_layer": 1, "n_head": 1, "n_positions": 8}
+    if kind == "gpt2":
+        GPT2LMHeadModel(GPT2Config(**shape)).save_pretrained(tmp_path)
+    else:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_both_spellings_of_the_rope_settings_mean_the_same():

@@ -11,7 +11,14 @@ from tiny import END, VOCABULARY, build_double, build_model, build_tokenizer, de
 
 from sgpo.core.cpu_model import Decoder
 from sgpo.core.distributed import Ranks
-from sgpo.core.sampling import CompactSampler, SamplingParams, TransformersSampler, cpu, generate
+from sgpo.core.sampling import (
+    CompactSampler,
+    SamplingParams,
+    TransformersSampler,
+    cpu,
+    generate,
+    make_sampler,
+)
 from sgpo.core.sampling.ranks import ReplicaSampler
 from sgpo.core.sampling.sampler import draw, make_completion
 from sgpo.core.seeding import generator
@@ -188,6 +195,13 @@ def test_first_tokens_follow_the_tempered_nucleus(make, temperature, top_p):
 def test_impossible_parameters_are_refused(values, named):
     with pytest.raises(ValueError, match=named):
         SamplingParams(**values)
+
+
+def test_unknown_engines_and_another_models_tokenizer_are_refused():
+    with pytest.raises(ValueError, match="unknown engine 'sglang': must be compact, transformers"):
+        make_sampler("sglang", build_model(), TOKENIZER, stop_ids=STOP)
+    with pytest.raises(ValueError, match="has 24 entries and the model 20 embeddings"):
+        make_sampler("compact", build_model(vocab_size=20), TOKENIZER, stop_ids=STOP)
 
 
 # --- one draw -----------------------------------------------------------------------------------

@@ -35,8 +35,14 @@ def make_sampler(
         vllm: how to set vLLM up; None: for an evaluation, with the machine to itself.
 
     Raises:
-        ValueError: unknown name, or the engine is not installed.
+        ValueError: unknown name, an engine that is not installed, or a tokenizer of another model.
     """
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} has {len(tokenizer)} entries and the model "
+            f"{rows} embeddings: it is another model's"
+        )
     if name == "compact":
         return CompactSampler(model, tokenizer, stop_ids=stop_ids)
     if name == "transformers":
