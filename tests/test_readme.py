@@ -10,7 +10,7 @@ from readme_commands import commands
 
 from benchmarks.cli import _parser
 from benchmarks.config import load_method_file
-from benchmarks.report.readme import results_block, with_block
+from benchmarks.report.pages import results_block, with_block
 from benchmarks.store.load import load_study
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.report import estimates
 from benchmarks.report.claim import Claim, judged
 from benchmarks.report.estimates import AVERAGE
-from benchmarks.report.tables import ablations, table1
-from benchmarks.report.tables.ablations import REFERENCE, TABLE2, TABLE3, TABLE6
+from benchmarks.report.tables import accuracy
+from benchmarks.report.tables.accuracy import REFERENCE, TABLE2, TABLE3, TABLE6
 from benchmarks.store.records import Study
 
 PROXIMAL = "sgpo_no_proximal"
@@ -20,16 +20,16 @@ PROXIMAL = "sgpo_no_proximal"
 
 def needs(study: Study) -> list[tuple[str, str]]:
     """(model, method) of every row that a claim compares."""
-    model = ablations.model_of(study)
+    model = accuracy.model_of(study)
     if model is None:
         return []
-    methods = [method for table in (TABLE2, TABLE3, TABLE6) for method, _ in table.ROWS]
+    methods = [method for table in (TABLE2, TABLE3, TABLE6) for method, _ in table.rows]
     return [(model, method) for method in dict.fromkeys(methods)]
 
 
 def evaluate(study: Study) -> list[Claim]:
     """Claims in the order of the paper's tables; [] where the study plans no variant."""
-    model = ablations.model_of(study)
+    model = accuracy.model_of(study)
     if model is None:
         return []
     on = study.model(model).label
@@ -44,7 +44,7 @@ def evaluate(study: Study) -> list[Claim]:
                 subject=f"{label}, {on}",
                 paper=_paper_loss("table2", label),
             )
-            for method, label in TABLE2.ROWS
+            for method, label in TABLE2.rows
             if method != REFERENCE
         ),
         proximal_hurts_most(study, model),
@@ -55,7 +55,7 @@ def evaluate(study: Study) -> list[Claim]:
             key="kl_beats_sft",
             statement="KL distillation beats direct SFT on the same completions",
             subject=on,
-            paper=_paper_loss("table3", dict(TABLE3.ROWS)["sgpo_nll"]),
+            paper=_paper_loss("table3", dict(TABLE3.rows)["sgpo_nll"]),
         ),
         _better(
             study,
@@ -64,7 +64,7 @@ def evaluate(study: Study) -> list[Claim]:
             key="forward_beats_reverse",
             statement="forward KL beats reverse KL",
             subject=on,
-            paper=_paper_loss("table6", dict(TABLE6.ROWS)["sgpo_reverse"]),
+            paper=_paper_loss("table6", dict(TABLE6.rows)["sgpo_reverse"]),
         ),
     ]
 
@@ -75,7 +75,7 @@ def proximal_hurts_most(study: Study, model: str) -> Claim:
     The other one is chosen by its mean, which works against the claim; ``probability`` compares
     with the largest other loss of each draw. "not run" while any row of Table 2 is missing.
     """
-    others = [method for method, _ in TABLE2.ROWS if method not in (REFERENCE, PROXIMAL)]
+    others = [method for method, _ in TABLE2.rows if method not in (REFERENCE, PROXIMAL)]
     # loss(PROXIMAL) - loss(other) = accuracy(other) - accuracy(PROXIMAL): SGPO drops out.
     margins = {m: estimates.gain(study, model, m, PROXIMAL) for m in others}
     present = {m: margin for m, margin in margins.items() if margin is not None}
@@ -87,9 +87,9 @@ def proximal_hurts_most(study: Study, model: str) -> Claim:
         effect = present[nearest]
         lowest = np.min([margin.draws for margin in present.values()], axis=0)
         probability = float((lowest > 0).mean())
-        detail = f"largest other loss: {dict(TABLE2.ROWS)[nearest]}; P: against that of each draw"
+        detail = f"largest other loss: {dict(TABLE2.rows)[nearest]}; P: against that of each draw"
     printed = _paper_averages("table2")
-    labels = dict(TABLE2.ROWS)
+    labels = dict(TABLE2.rows)
     margin = min(printed[labels[m]] for m in others) - printed[labels[PROXIMAL]]
     return judged(
         key="proximal_hurts_most",
@@ -113,7 +113,7 @@ def _paper_averages(table: str) -> dict[str, float]:
     """Row label -> average as printed."""
     return {
         r["setting"]: float(r["value"])
-        for r in table1.paper_records(table)
+        for r in accuracy.paper_records(table)
         if r["benchmark"] == "Average"
     }
 

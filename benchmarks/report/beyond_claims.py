@@ -12,9 +12,9 @@ from benchmarks.report import estimates
 from benchmarks.report.claim import MARGIN, NOT_MEASURED, Claim, judged
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.figures import degraded, delta_classes, equal_cost, maps
-from benchmarks.report.figures.lines import last_values
-from benchmarks.report.tables import ablations, kin
-from benchmarks.report.tables.ablations import REFERENCE
+from benchmarks.report.figures.equal_cost import last_values
+from benchmarks.report.tables import accuracy
+from benchmarks.report.tables.accuracy import REFERENCE
 from benchmarks.store import experiments
 from benchmarks.store.records import Run, Study
 
@@ -26,7 +26,7 @@ SWITCHED_OFF = "claimed (App. H; no number printed)"
 
 def needs(study: Study) -> list[tuple[str, str]]:
     """(model, method) of every run that one of these claims reads."""
-    modules = (kin.KIN, kin.MASK, degraded, equal_cost)
+    modules = (accuracy.KIN, accuracy.MASK, degraded, equal_cost)
     found = [need for module in modules for need in module.needs(study)]
     found += [(m, method) for m in delta_models(study) for method in (REFERENCE, DELTA_THREE)]
     style = experiments.STYLE_MODEL
@@ -59,7 +59,7 @@ def mask_claims(study: Study) -> list[Claim]:
     return [
         _gain(study, model, ours, theirs, key=key, statement=statement)
         for key, statement, ours, theirs in pairs
-        for model in kin.MASK.models(study)
+        for model in accuracy.MASK.on(study)
     ]
 
 
@@ -75,8 +75,8 @@ def clip_with_style(study: Study) -> list[Claim]:
 
 def delta_models(study: Study) -> list[str]:
     """Models on which delta=3 is planned: the variants' own first, then the experiments'."""
-    own = ablations.model_of(study)
-    candidates = [own, *(model for model, _ in delta_classes.ROWS), *delta_classes.MORE]
+    own = accuracy.model_of(study)
+    candidates = [own, *delta_classes.WORLDS, delta_classes.SECOND]
     planned = [m for m in candidates if m and study.cells_of(m, DELTA_THREE)]
     return list(dict.fromkeys(planned))
 
@@ -191,7 +191,7 @@ def kin_claims(study: Study) -> list[Claim]:
             statement=f"SGPO beats {study.method_label(other)}",
         )
         for other in experiments.KIN
-        for model in kin.KIN.models(study)
+        for model in accuracy.KIN.on(study)
         if study.cells_of(model, other)
     ]
 

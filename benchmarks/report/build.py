@@ -7,57 +7,53 @@ equal bytes.
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from benchmarks.report import pages
+from benchmarks.report.artefact import Artefact, Made, Need
 from benchmarks.report.document import is_miniature, to_markdown
 from benchmarks.report.figures import (
-    curves,
     degraded,
     delta,
     delta_classes,
     eq4,
     equal_cost,
     fig2,
-    fig3,
-    fig4,
     fig5,
-    fig6,
     maps,
     passk,
     scaling,
+    training,
 )
 from benchmarks.report.html import to_html
-from benchmarks.report.tables import (
-    ablations,
-    budget,
-    claims_table,
-    disjointness,
-    kin,
-    regime,
-    table1,
-    table8,
-    tuning,
-)
-from benchmarks.store import experiments
+from benchmarks.report.tables import accuracy, claims_table, records
 from benchmarks.store.load import load_study
-from benchmarks.store.records import NOT_RUN, Study
+from benchmarks.store.records import Study
 from sgpo.core.files import write_text
 
-# Every artefact in the order of the report. A module has NAME, TITLE, USES ("scores": evaluated
-# runs, "metrics": trained runs), needs(study), build(study, out_dir) and blocks(study, out_dir);
-# one that draws from analyses also has ANALYSES, their keys.
-ARTEFACTS = (claims_table, table1, fig4, scaling, curves, *ablations.TABLES, fig2, fig3, fig5,
-             fig6, table8, passk, delta, kin.KIN, kin.MASK, delta_classes, maps.DIFFICULTY,
-             maps.SIZE, equal_cost, degraded, eq4, regime, disjointness, tuning,
-             budget)  # fmt: skip
+CLAIMS = Artefact(
+    claims_table.NAME,
+    claims_table.TITLE,
+    "scores",
+    claims_table.needs,
+    own=lambda study, out: Made(claims_table.build(study, out), claims_table.blocks(study, out)),
+    analyses=claims_table.ANALYSES,
+)
+# Every artefact in the order of the report.
+ARTEFACTS = (
+    CLAIMS, accuracy.TABLE1, training.FIG4, scaling.SCALING, training.CURVES,
+    *(table.artefact() for table in accuracy.VARIANT_TABLES),
+    fig2.FIG2, training.FIG3, fig5.FIG5, training.FIG6, records.TABLE8, passk.PASSK, delta.DELTA,
+    accuracy.KIN.artefact(), accuracy.MASK.artefact(), delta_classes.DELTA_CLASSES,
+    maps.DIFFICULTY, maps.SIZE, equal_cost.EQUAL_COST, degraded.DEGRADED, eq4.EQ4,
+    records.REGIME, records.DISJOINTNESS, records.TUNING, records.BUDGET,
+)  # fmt: skip
 REPORT = "report"
+NAMES = (*(artefact.name for artefact in ARTEFACTS), REPORT)
+EXTENDED = frozenset(artefact.name for artefact in ARTEFACTS if artefact.extended)
 NAMED = 8  # runs that the summary names; a fresh profile lacks hundreds
 
 
@@ -99,131 +95,108 @@ class ReportSummary:
         return "\n".join(lines)
 
 
-def build(results_dir: Path, only: Sequence[str] | None = None) -> ReportSummary:
+def build(
+    results_dir: Path, only: Sequence[str] | None = None, *, figures: bool = True
+) -> ReportSummary:
     """Writes the artefacts of ``results_dir`` (``results/<profile>``) and says what is missing.
 
     Args:
-        only: names of artefacts; None or a list with "report" writes all of them and the pages.
+        only: names of artefacts; None or a list with "report" writes all of them and the pages,
+            and removes what an artefact that is left out had written.
+        figures: False writes neither figures nor report.html, which holds them; the rest is the
+            same.
 
     Raises:
-        ReportError: an unknown name in ``only``.
+        ReportError: a name in ``only`` that is unknown or that this study plans nothing for.
         store.StudyError, stats.StatsError: stored runs that must not share a table.
     """
     results_dir = Path(results_dir)
     study = load_study(results_dir)
-    chosen = _chosen(only, study)
-    written = [path for module in chosen for path in module.build(study, results_dir)]
+    chosen = chosen_artefacts(study, only)
+    content = {a: a.make(study, results_dir, figures=figures) for a in chosen}
+    written = [path for made in content.values() for path in made.paths]
     missing = missing_cells(study, chosen)
-    commands = tuple(
-        study.command(module.NAME)
-        for module in chosen
-        if any(module.NAME in cell.artefacts for cell in missing)
-    )
+    lacking = {name for cell in missing for name in cell.artefacts}
+    commands = tuple(study.command(a.name) for a in chosen if a.name in lacking)
     if only is None or REPORT in only:
-        content = [(module, module.blocks(study, results_dir)) for module in chosen]
         blocks = pages.report_blocks(study, content, missing, commands)
-        title = pages.title(study)
         written.append(write_text(results_dir / "REPORT.md", to_markdown(blocks)))
-        written.append(write_text(results_dir / "report.html", to_html(blocks, title=title)))
+        if figures:
+            page = to_html(blocks, title=pages.title(study))
+            written.append(write_text(results_dir / "report.html", page))
+        readme = results_dir.resolve().parents[1] / "README.md"
+        if results_dir.name == "mini" and readme.exists() and pages.BEGIN in readme.read_text():
+            text = pages.with_block(readme.read_text(), pages.results_block(study))
+            written.append(write_text(readme, text))
+        _remove_left_over(results_dir, set(ARTEFACTS) - set(chosen))
     return ReportSummary(written=tuple(written), missing=missing, commands=commands)
 
 
-def names() -> tuple[str, ...]:
-    """What ``only`` may name."""
-    return (*(module.NAME for module in ARTEFACTS), REPORT)
-
-
-def needs(study: Study, only: Sequence[str]) -> set[tuple[str, str]]:
-    """(model, method) of every run that the named artefacts read, of a planned or a loaded study.
+def needs(study: Study, only: Sequence[str]) -> set[Need]:
+    """(model, method) of every run that the named artefacts read.
 
     Raises:
-        ReportError: an unknown name in ``only``.
+        ReportError: as for :func:`build`.
     """
-    return {cell for module in _chosen(only, study) for cell in module.needs(study)}
+    return {need for artefact in chosen_artefacts(study, only) for need in artefact.needs(study)}
 
 
 def analyses(only: Sequence[str]) -> set[str]:
     """Keys of the analyses that the named artefacts draw from."""
-    named = [module for module in ARTEFACTS if module.NAME in only or REPORT in only]
-    return {key for module in named for key in getattr(module, "ANALYSES", ())}
+    named = [a for a in ARTEFACTS if a.name in only or REPORT in only]
+    return {key for artefact in named for key in artefact.analyses}
 
 
-def missing_cells(study: Study, modules: Sequence) -> tuple[MissingCell, ...]:
-    """Runs that ``modules`` need and that cannot be used, each once, in the order of the grid."""
+def missing_cells(study: Study, artefacts: Sequence[Artefact]) -> tuple[MissingCell, ...]:
+    """Runs that ``artefacts`` need and that cannot be used, each once, in the order of the grid."""
     found: dict[tuple, tuple[str, list[str]]] = {}
-    for module in modules:
-        for model, method in module.needs(study):
+
+    def note(key: tuple, reason: str | None, name: str) -> None:
+        if reason:
+            found.setdefault(key, (reason, []))[1].append(name)
+
+    for artefact in artefacts:
+        for model, method in artefact.needs(study):
             cells = study.cells_of(model, method)
             if not cells:
-                key = (model, method, None, None)
-                found.setdefault(key, ("not in the grid", []))[1].append(module.NAME)
+                note((model, method, None, None), "not in the grid", artefact.name)
             for cell in cells:
-                reason = study.why_missing(cell, scored=module.USES == "scores")
-                if reason:
-                    key = (model, method, cell.seed, cell.run_id)
-                    found.setdefault(key, (reason, []))[1].append(module.NAME)
+                reason = study.why_missing(cell, scored=artefact.uses == "scores")
+                note((model, method, cell.seed, cell.run_id), reason, artefact.name)
         for task in study.analyses:
-            reason = study.why_analysis_missing(task)
-            if reason and task.key in getattr(module, "ANALYSES", ()):
+            if task.key in artefact.analyses:
                 key = (task.model, f"analysis {task.key}", task.seed, task.run_id)
-                found.setdefault(key, (reason, []))[1].append(module.NAME)
+                note(key, study.why_analysis_missing(task), artefact.name)
     return tuple(
-        MissingCell(*key, reason=reason, artefacts=tuple(artefacts))
-        for key, (reason, artefacts) in found.items()
+        MissingCell(*key, reason=reason, artefacts=tuple(names))
+        for key, (reason, names) in found.items()
     )
 
 
-def _chosen(only: Sequence[str] | None, study: Study) -> tuple:
-    """The artefacts to build. All of them leaves out those on SGPO's variants and on experiments
-    where the study plans none, and those on the mini world in another; asked for by name, they say
-    "not run"."""
-    planned = ablations.model_of(study) is not None
+def chosen_artefacts(study: Study, only: Sequence[str] | None = None) -> tuple[Artefact, ...]:
+    """The artefacts to build: those that the study plans runs for, or the named ones of them."""
     standing = tuple(
-        m
-        for m in ARTEFACTS
-        if (planned or m.NAME not in ablations.VARIANT_ARTEFACTS)
-        and (m.NAME not in experiments.ARTEFACTS or m.needs(study))
-        and (is_miniature(study.profile) or not _of_the_mini_world(m))
-    )
-    if only is None:
-        return standing
-    for name in only:
-        if name not in names():
-            near = difflib.get_close_matches(name, names(), n=1)
+        a for a in ARTEFACTS
+        if a.planned(study) and (is_miniature(study.profile) or not a.miniature)
+    )  # fmt: skip
+    for name in only or ():
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ReportError(f"unknown artefact {name!r}; allowed: {', '.join(names())}{hint}")
-    if REPORT in only:
+            raise ReportError(f"unknown artefact {name!r}; allowed: {', '.join(NAMES)}{hint}")
+        if name != REPORT and name not in [a.name for a in standing]:
+            add = f"; to plan and run them: {study.command(name)}" if name in EXTENDED else ""
+            raise ReportError(f"{name}: this study plans none of the runs that it shows{add}")
+    if only is None or REPORT in only:
         return standing
-    return tuple(module for module in ARTEFACTS if module.NAME in only)
+    return tuple(a for a in standing if a.name in only)
 
 
-def _of_the_mini_world(module: ModuleType) -> bool:
-    """Whether an artefact can only be made of studies on the mini world."""
-    return module in (regime, disjointness) or bool(getattr(module, "ANALYSES", ()))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m benchmarks.report.build results/<profile> [--only a,b]``; the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.report.build", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("results_dir", type=Path, help="results/<profile>")
-    parser.add_argument("--only", help=f"comma-separated: {', '.join(names())}")
-    options = parser.parse_args(arguments)
-    try:
-        summary = build(options.results_dir, options.only.split(",") if options.only else None)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for path in summary.written:
-        print(path)
-    for cell in summary.missing:
-        seed = "" if cell.seed is None else f" seed {cell.seed}"
-        print(f"{NOT_RUN}: {cell.model} {cell.method}{seed} ({cell.reason})")
-    for command in summary.commands:
-        print(f"made by: {command}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _remove_left_over(results_dir: Path, left_out: set[Artefact]) -> None:
+    """Files of artefacts that an earlier plan had: nothing stands beside what the runs give."""
+    for artefact in left_out:
+        for folder in ("tables", "figures"):
+            for path in sorted((results_dir / folder).glob(f"{artefact.name}.*")):
+                path.unlink()
+        for path in sorted((results_dir / "tables").glob(f"{artefact.name}_paper.*")):
+            path.unlink()

@@ -13,9 +13,9 @@ from benchmarks.report import ablation_claims, beyond_claims, curve_claims, esti
 from benchmarks.report.claim import Claim, judged
 from benchmarks.report.estimates import PERCENT
 from benchmarks.report.figures import scaling
-from benchmarks.report.tables import table1
+from benchmarks.report.tables import accuracy
 from benchmarks.store import stats
-from benchmarks.store.records import Run, Study, read_rows
+from benchmarks.store.records import Run, Study
 
 
 def evaluate(study: Study) -> list[Claim]:
@@ -24,7 +24,7 @@ def evaluate(study: Study) -> list[Claim]:
     What Table 1, Figure 4 and the scaling figure support is always asked; the rest only where the
     study plans the runs.
     """
-    models = table1.models(study)
+    models = accuracy.models(study)
     found = [
         *(best_on_average(study, model) for model in models),
         gain_grows(study),
@@ -39,7 +39,7 @@ def evaluate(study: Study) -> list[Claim]:
 
 def needs(study: Study) -> list[tuple[str, str]]:
     """(model, method) of every run that a claim reads."""
-    modules = (table1, scaling, ablation_claims, beyond_claims)
+    modules = (accuracy.TABLE1, scaling.SCALING, ablation_claims, beyond_claims)
     return list(dict.fromkeys(need for module in modules for need in module.needs(study)))
 
 
@@ -189,8 +189,8 @@ def _scaling_family(study: Study) -> list[str]:
 def _paper_margins() -> str:
     """The paper's margins of SGPO over its best other row, from Table 1 as printed."""
     averages: dict[str, dict[str, float]] = {}
-    for r in read_rows(table1.PAPER_RESULTS):
-        if r["table"] == "table1" and r["benchmark"] == "Average":
+    for r in accuracy.paper_records("table1"):
+        if r["benchmark"] == "Average":
             averages.setdefault(r["model"], {})[r["setting"]] = float(r["value"])
     margins = [
         rows["SGPO"] - max(value for setting, value in rows.items() if setting != "SGPO")

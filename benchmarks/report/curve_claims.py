@@ -8,9 +8,9 @@ from dataclasses import replace
 from benchmarks.report import equal_reward, estimates, plan_shares, step_shares
 from benchmarks.report.claim import MARGIN, NOT_MEASURED, TIMES, Claim, judged
 from benchmarks.report.estimates import PERCENT
-from benchmarks.report.figures import fig3, fig6, passk
-from benchmarks.report.tables import ablations, table1
-from benchmarks.report.tables.ablations import REFERENCE
+from benchmarks.report.figures import passk, training
+from benchmarks.report.tables import accuracy
+from benchmarks.report.tables.accuracy import REFERENCE
 from benchmarks.store.records import Study
 
 ANALYSES = (step_shares.ANALYSIS, plan_shares.ANALYSIS)
@@ -18,16 +18,16 @@ ANALYSES = (step_shares.ANALYSIS, plan_shares.ANALYSIS)
 
 def evaluate(study: Study) -> list[Claim]:
     """Speed and KL mass where the study plans SGPO's variants, pass@k on every model of Table 1."""
-    model = ablations.model_of(study)
+    model = accuracy.model_of(study)
     found = []
     if model is not None:
         found = [
             _sooner(
-                study, model, fig3.FIXED, "adaptive weighting reaches equal reward sooner",
+                study, model, training.FIXED, "adaptive weighting reaches equal reward sooner",
                 key="faster_adaptive", paper="1.78x, reward +11.7%",
             ),
             _sooner(
-                study, model, fig6.DIRECT, "KL distillation reaches equal reward sooner than "
+                study, model, training.DIRECT, "KL distillation reaches equal reward sooner than "
                 "direct SFT", key="faster_kl", paper="2.1x, reward +18.1%",
             ),
         ]  # fmt: skip
@@ -40,7 +40,7 @@ def evaluate(study: Study) -> list[Claim]:
 
 def passk_models(study: Study) -> list[str]:
     """Models of Table 1, where some benchmark has enough samples a problem for pass@k."""
-    return table1.models(study) if passk.ks_of(study) else []
+    return accuracy.models(study) if passk.ks_of(study) else []
 
 
 def _sooner(study: Study, model: str, other: str, statement: str, **text: str) -> Claim:

@@ -1,4 +1,4 @@
-"""A document as a list of blocks, and its Markdown form; ``html`` beside it writes the HTML form.
+"""A document as a list of blocks, and its Markdown, LaTeX and CSV forms; ``html`` writes the page.
 
 Content is written once as blocks of plain text. Escaping belongs to the writers, so no text that
 came from a run, a config or an environment file can act as markup.
@@ -7,9 +7,13 @@ came from a run, a config or an environment file can act as markup.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
+
+from sgpo.core.files import write_text
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Table:
 
     header: tuple[str, ...]
     rows: tuple[tuple[TextCell | Lines, ...], ...]
-    caption: str
+    caption: str = ""
     numeric: frozenset[int] = frozenset()
     row_anchors: tuple[str, ...] = ()
 
@@ -117,51 +121,132 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)
 
 
-def to_markdown(blocks: Sequence[Block]) -> str:
+def to_markdown(blocks: Sequence[Block], escape: Callable[[str], str] = escape_markdown) -> str:
     """GitHub-flavoured Markdown of ``blocks``, ending in one newline."""
-    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+    return "\n\n".join(block_markdown(block, escape) for block in blocks) + "\n"
 
 
-def _markdown(block: Block) -> str:
+def block_markdown(block: Block, escape: Callable[[str], str] = escape_markdown) -> str:
+    """One block, without a newline at its end."""
     match block:
         case Heading(level, text, anchor):
             target = f'<a id="{slug(anchor)}"></a>\n\n' if anchor else ""
-            return f"{target}{'#' * level} {escape_markdown(text)}"
+            return f"{target}{'#' * level} {escape(text)}"
         case Paragraph(text, strong):
-            escaped = escape_markdown(text)
-            return f"**{escaped}**" if strong else escaped
+            return f"**{escape(text)}**" if strong else escape(text)
         case Bullets(items):
-            return "\n".join(f"- {escape_markdown(item)}" for item in items)
+            return "\n".join(f"- {escape(item)}" for item in items)
         case Code(text):
             return f"```\n{text}\n```"
         case Image(_, source, alt, caption):
-            return f"![{escape_markdown(alt)}]({source})\n\n{escape_markdown(caption)}"
+            return f"![{escape(alt)}]({source})\n\n{escape(caption)}"
         case Table():
-            return table_markdown(block)
+            return table_markdown(block, escape=escape)
     raise AssertionError(block)
 
 
-def table_markdown(table: Table, *, links: bool = True) -> str:
+def table_markdown(
+    table: Table, *, links: bool = True, escape: Callable[[str], str] = escape_markdown
+) -> str:
     """A pipe table with its caption above; without ``links`` it can stand in its own file."""
     rule = ["--:" if i in table.numeric else "---" for i in range(len(table.header))]
     lines = [
-        "| " + " | ".join(escape_markdown(name) for name in table.header) + " |",
+        "| " + " | ".join(escape(name) for name in table.header) + " |",
         "| " + " | ".join(rule) + " |",
     ]
     anchors = table.row_anchors or ("",) * len(table.rows)
     for cells, anchor in zip(table.rows, anchors, strict=True):
         assert len(cells) == len(table.header), (table.header, cells)
-        texts = [_cell_markdown(cell, links) for cell in cells]
+        texts = [_cell_markdown(cell, links, escape) for cell in cells]
         if anchor and links:
             texts[0] = f'<a id="{slug(anchor)}"></a>{texts[0]}'
         lines.append("| " + " | ".join(texts) + " |")
-    return f"{escape_markdown(table.caption)}\n\n" + "\n".join(lines)
+    return f"{escape(table.caption)}\n\n" + "\n".join(lines)
 
 
-def _cell_markdown(cell: TextCell | Lines, links: bool) -> str:
+def _cell_markdown(cell: TextCell | Lines, links: bool, escape: Callable[[str], str]) -> str:
     if isinstance(cell, Lines):
-        return "<br>".join(" ".join(_cell_markdown(t, links) for t in line) for line in cell.items)
-    text = escape_markdown(cell.text)
+        lines = ([_cell_markdown(text, links, escape) for text in line] for line in cell.items)
+        return "<br>".join(" ".join(texts) for texts in lines)
+    text = escape(cell.text)
     if cell.bold and text:
         text = f"**{text}**"
     return f"[{text}](#{slug(cell.link)})" if cell.link and links else text
+
+
+def write_table(stem: Path, table: Table, *, note: str, rows: pd.DataFrame) -> list[Path]:
+    """``stem``.md, .csv and .tex, written atomically.
+
+    Args:
+        note: first line of the Markdown and comment of the LaTeX file: what this is and is not.
+        rows: the long form for machines, written as CSV.
+    """
+    return [
+        write_text(stem.with_suffix(".md"), f"{note}\n\n{table_markdown(table, links=False)}\n"),
+        write_text(stem.with_suffix(".csv"), csv_text(rows)),
+        write_text(stem.with_suffix(".tex"), f"% {note}\n{table_tex(table, label=stem.name)}"),
+    ]
+
+
+def frame(records: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Records as rows. Columns keep the values that they hold: a number beside "not run" stays
+    the number that it is."""
+    assert records, "a table without rows is written as rows that say so"
+    return pd.DataFrame(records, dtype=object)
+
+
+def csv_text(rows: pd.DataFrame) -> str:
+    """CSV with a header; floats in their shortest exact form."""
+    return rows.to_csv(index=False, lineterminator="\n")
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "†": r"$^\dagger$",
+    "−": r"$-$",
+}
+
+
+def table_tex(table: Table, *, label: str) -> str:
+    """A LaTeX table environment; needs the booktabs package."""
+    columns = "".join("r" if i in table.numeric else "l" for i in range(len(table.header)))
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape_tex(table.caption)}}}",
+        rf"\label{{tab:{label.replace('_', '-')}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(escape_tex(name) for name in table.header) + r" \\",
+        r"\midrule",
+        *(" & ".join(_cell_tex(cell) for cell in cells) + r" \\" for cells in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escape_tex(text: str) -> str:
+    """``text`` with LaTeX's special characters escaped, on one line."""
+    return "".join(_TEX.get(character, character) for character in " ".join(text.split()))
+
+
+def _cell_tex(cell: TextCell | Lines) -> str:
+    if isinstance(cell, Lines):
+        return "; ".join(" ".join(_cell_tex(text) for text in line) for line in cell.items)
+    # A bracket that opens a row's first cell would be read as the optional argument of \\.
+    text = escape_tex(cell.text)
+    text = f"{{{text}}}" if text.startswith("[") else text
+    return rf"\textbf{{{text}}}" if cell.bold else text

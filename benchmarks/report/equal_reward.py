@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.report import estimates
 from benchmarks.report.estimates import Score
-from benchmarks.report.figures.bands import smooth
+from benchmarks.report.figures.axes import smooth
 from benchmarks.store.records import Study
 
 METRIC = "reward"

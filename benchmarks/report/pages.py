@@ -1,12 +1,14 @@
-"""The text of the report: the first page with its generated sentences, and the run list."""
+"""The text of the report: the first page with its generated sentences, the run list, and the
+README's block of results, which is generated so that it cannot drift from the runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.report import claims, estimates
+from benchmarks.report.artefact import Artefact, Made
 from benchmarks.report.claims import Claim
 from benchmarks.report.document import (
     Block,
@@ -19,9 +21,11 @@ from benchmarks.report.document import (
     is_miniature,
     row,
     standing_note,
+    to_markdown,
 )
 from benchmarks.report.estimates import AVERAGE
-from benchmarks.report.tables import claims_table, regime, table1
+from benchmarks.report.tables import accuracy, claims_table
+from benchmarks.report.tables.records import conditions
 from benchmarks.store import stats
 from benchmarks.store.records import NOT_RUN, Run, Study
 
@@ -46,18 +50,19 @@ def title(study: Study) -> str:
 
 
 def report_blocks(
-    study: Study, content: Sequence[tuple[Any, list[Block]]], missing: Sequence, commands
+    study: Study,
+    content: Mapping[Artefact, Made],
+    missing: Sequence,
+    commands: Sequence[str],
 ) -> list[Block]:
     """The whole report.
 
     Args:
-        content: artefact modules with their blocks, in order.
-        missing: ``report.MissingCell`` entries.
+        content: what was made, in the order of the report.
+        missing: ``build.MissingCell`` entries.
         commands: what makes the missing runs.
     """
-    shown = _first_page(study, content, missing)
-    front = [pair for pair in content if pair[0].NAME in shown]
-    details = [pair for pair in content if pair[0].NAME not in shown]
+    shown = _first_page(content, missing)
     found = claims.evaluate(study)
     blocks: list[Block] = [
         Heading(1, title(study)),
@@ -68,21 +73,27 @@ def report_blocks(
         *(Paragraph(text) for text in findings(study, found)),
         Bullets(tuple(rankings(study))),
     ]
-    for module, body in front:
-        blocks += [Heading(2, module.TITLE, module.NAME), *body]
+    blocks += _sections({a: made for a, made in content.items() if a.name in shown})
     blocks += [
         Heading(2, "Each claim in detail", "claims-detail"),
         *claims_table.detail_blocks(study, found),
     ]
-    for module, body in details:
-        blocks += [Heading(2, module.TITLE, module.NAME), *body]
+    blocks += _sections({a: made for a, made in content.items() if a.name not in shown})
     blocks += missing_section(missing, commands)
     return blocks + run_list(study)
 
 
-def _first_page(study: Study, content: Sequence[tuple[Any, list[Block]]], missing) -> set[str]:
+def _sections(content: Mapping[Artefact, Made]) -> list[Block]:
+    return [
+        block
+        for artefact, made in content.items()
+        for block in (Heading(2, artefact.title, artefact.name), *made.blocks)
+    ]
+
+
+def _first_page(content: Mapping[Artefact, Made], missing: Sequence) -> set[str]:
     """Names of the artefacts of the first page: the claims and three figures."""
-    names = {module.NAME for module, _ in content}
+    names = {artefact.name for artefact in content}
     empty = {name for cell in missing for name in cell.artefacts}
     complete = [name for name in FIRST_FIGURES if name in names and name not in empty]
     partial = [name for name in FIRST_FIGURES if name in names and name in empty]
@@ -90,14 +101,14 @@ def _first_page(study: Study, content: Sequence[tuple[Any, list[Block]]], missin
 
 
 def question(study: Study) -> str:
-    models = [study.model(key).label for key in table1.models(study)]
+    labels = [study.model(key).label for key in accuracy.models(study)]
     seeds = ", ".join(str(seed) for seed in study.seeds)
     return (
         f"Does strategy-guided policy optimisation (SGPO), which distils a strong model's "
         f"strategies into a weaker one by a token-level KL beside GRPO, beat SFT+GRPO, LUFFY and "
         f"HPT when all start from the same warm-up checkpoint and draw the same number of "
         f"samples, and do the paper's observations about it hold? Models: "
-        f"{', '.join(models) or NOT_RUN}; seeds {seeds}; benchmarks "
+        f"{', '.join(labels) or NOT_RUN}; seeds {seeds}; benchmarks "
         f"{', '.join(b.label for b in study.benchmarks)}."
     )
 
@@ -150,7 +161,7 @@ def verdict_text(members: Sequence[Claim]) -> str:
 
 
 def rankings(study: Study) -> list[str]:
-    return [ranking(study, model) for model in table1.models(study)]
+    return [ranking(study, model) for model in accuracy.models(study)]
 
 
 def _join(names: Sequence[str]) -> str:
@@ -182,7 +193,7 @@ def diverged(study: Study) -> str:
 def regime_sentence(study: Study) -> str:
     if not is_miniature(study.profile):
         return ""
-    measured = regime.conditions(study)
+    measured = conditions(study)
     if not measured:
         return f"The regime of the miniature world was {NOT_RUN} (sgpo mini check)."
     failed = [f"{c['model']}: {c['condition']}" for c in measured if c["passed"] is False]
@@ -268,3 +279,47 @@ def _environment_row(name: str, environment: dict[str, Any]):
     names = ("machine", "cpu", "cores", "python", "git_commit")
     values = [stored.get(key, "not recorded") for key in names]
     return row(name, *values, listed or "not recorded")
+
+
+# The README's block of results --------------------------------------------------------------------
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def results_block(study: Study) -> str:
+    """Markdown of the README's block: averages, claims beside the paper's, and where they are."""
+    found = claims.evaluate(study)
+    parts = [
+        Paragraph(
+            f"Average over the four mini benchmarks in percent, {len(study.seeds)} seeds, mean "
+            "and 95% interval (seeds and problems). Details, figures and the run behind each "
+            "number: [results/mini/REPORT.md](results/mini/REPORT.md)."
+        ),
+        _averages(study),
+        *claims_table.summary_tables(study, found),
+        Paragraph(claims_table.caveats(study, found)),
+    ]
+    text = to_markdown(parts).strip() + "\n"
+    return text.replace("](#runs-", "](results/mini/REPORT.md#runs-").replace(
+        "](#claim-", "](results/mini/CLAIMS.md#claim-"
+    )
+
+
+def _averages(study: Study) -> Table:
+    rows = accuracy.accuracy_rows(study, accuracy.TABLE1.needs(study))
+    means = {(r.model, r.method): r for r in rows[rows["benchmark"] == AVERAGE].itertuples()}
+    shown = accuracy.models(study)
+    lines = [
+        row(study.method_label(method), *(accuracy.cell_text(means[m, method]) for m in shown))
+        for method in study.method_order
+    ]
+    return Table(header=("Method", *(study.model(m).label for m in shown)), rows=tuple(lines))
+
+
+def with_block(readme: str, block: str) -> str:
+    """``readme`` with the text between the markers replaced."""
+    head, _, rest = readme.partition(BEGIN)
+    _, marker, tail = rest.partition(END)
+    if not marker:
+        raise ValueError(f"README.md: holds no {BEGIN} ... {END}")
+    return f"{head}{BEGIN}\n{block}{END}{tail}"

@@ -20,7 +20,6 @@ from benchmarks.plan.gpu_plan import print_plan
 from benchmarks.profiles import profile_module
 from benchmarks.profiles.overrides import overridden
 from benchmarks.report import build as report
-from benchmarks.report.tables.ablations import VARIANT_ARTEFACTS
 from benchmarks.run.progress import StudyProgress, clock, expected_cost
 from benchmarks.run.regime import calibration_cells, record_regimes
 from benchmarks.run.study import Outcome, run_study, write_plan
@@ -69,7 +68,7 @@ def wants_variants(options: argparse.Namespace, results: Path) -> bool:
     """
     named = set(options.methods or []) | set(options.only or [])
     named |= set(options.models or [])
-    extended = {*SGPO_VARIANTS, *VARIANT_ARTEFACTS, *experiments.ARTEFACTS}
+    extended = {*SGPO_VARIANTS, *report.EXTENDED}
     extended |= {*experiments.methods(), *experiments.extra_models()}
     if options.all or named & extended:
         return True

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.data.suites import SUITES
-from benchmarks.report.document import Table, TextCell, table_markdown
-from benchmarks.report.tables.write import csv_text
+from benchmarks.report.document import Table, TextCell, csv_text, frame, table_markdown
 from benchmarks.store import stats
 from sgpo.core.files import write_text
 
@@ -101,7 +100,7 @@ def write_scores(out: Path, scores: dict[str, Any], *, model: str, prompt: str) 
     table = score_table(scores, model=model, prompt=prompt)
     text = f"{NOTE}\n\nDecoding: {'; '.join(sorted(protocols))}.\n\n{table_markdown(table)}\n"
     write_text(out / "table.md", text)
-    write_text(out / "table.csv", csv_text(score_rows(scores)))
+    write_text(out / "table.csv", csv_text(frame(score_rows(scores))))
 
 
 def print_scores(scores: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.report.figures.bands import smooth
 from matplotlib.text import Text
 from synthetic_analyses import CLASSES, KINDS, KL, NLL, NUM_PROBLEMS, RIGHT, STEPS, write_analyses
 from synthetic_study import BENCHMARKS, dump, load, run_dir, write_study
@@ -17,7 +18,6 @@ from synthetic_study import BENCHMARKS, dump, load, run_dir, write_study
 from benchmarks.report import build as report
 from benchmarks.report import equal_reward, plan_shares, step_shares
 from benchmarks.report.figures import fig2, fig3, fig5, fig6, passk, style
-from benchmarks.report.figures.bands import smooth
 from benchmarks.report.tables import table8
 from benchmarks.store.load import load_study
 from benchmarks.store.records import StudyError

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.report.figures.bands import seed_band, smooth
 from synthetic_study import BENCHMARKS, METHODS, MODELS, STEPS, dump, load, run_dir, write_study
 
 from benchmarks.report import build as report
 from benchmarks.report import claims, estimates, pages
 from benchmarks.report.document import Heading, Paragraph, Table, row, to_markdown
 from benchmarks.report.figures import fig4, scaling
-from benchmarks.report.figures.bands import seed_band, smooth
 from benchmarks.report.html import to_html
 from benchmarks.report.tables import budget, regime, tuning
 from benchmarks.store import stats

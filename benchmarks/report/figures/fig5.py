@@ -3,84 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from benchmarks.report import step_shares
-from benchmarks.report.document import Block, Image, Paragraph
-from benchmarks.report.figures import style
+from benchmarks.report.artefact import Artefact, Need
+from benchmarks.report.figures.axes import INK, new_figure, not_run_note, points
 from benchmarks.report.step_shares import CLASSES, DECISIONS
 from benchmarks.store.records import Study
 
-NAME = "fig5"
-TITLE = "Figure 5: KL against SFT loss, step by step"
-USES = "metrics"
-ANALYSES = (step_shares.ANALYSIS,)
-COLOURS = {"choice": "#D55E00", "commitment": "#E69F00", "style": "#CC79A7", "routine": "#BBBBBB"}
-HATCHES = {"choice": "", "commitment": "//", "style": "..", "routine": ""}
-LABELS = {
-    "choice": "decision: choice of the plan",
-    "commitment": "decision: go on or guess",
-    "style": "style",
-    "routine": "routine",
+LOOKS = {  # token class: colour, hatch, label
+    "choice": ("#D55E00", "", "decision: choice of the plan"),
+    "commitment": ("#E69F00", "//", "decision: go on or guess"),
+    "style": ("#CC79A7", "..", "style"),
+    "routine": ("#BBBBBB", "", "routine"),
 }
 PANELS = (("kl", "mean KL, nats a token"), ("nll", "mean SFT loss, nats a token"))
-AGGREGATES = (
-    ("tokens", "tokens"),
-    ("kl", "KL mass"),
-    ("kl_kept", "KL mass\nup to δ=1"),
-    ("nll", "SFT loss"),
-)
+AGGREGATES = {
+    "tokens": "tokens",
+    "kl": "KL mass",
+    "kl_kept": "KL mass\nup to δ=1",
+    "nll": "SFT loss",
+}
 
 
-def needs(study: Study) -> list[tuple[str, str]]:
+def _look(kind: str) -> dict[str, str]:
+    colour, hatch, _ = LOOKS[kind]
+    return {"facecolor": colour, "hatch": hatch, "edgecolor": "white"}
+
+
+def needs(study: Study) -> list[Need]:
     model = step_shares.model_of(study)
     return [(model, "sft")] if model else []
 
 
-def build(study: Study, out_dir: Path) -> list[Path]:
-    """Writes figures/fig5.{png,pdf}."""
-    figure, axes = style.new_figure(2, 2, width=9.0, height=5.6)
+def figure(study: Study) -> Figure:
+    drawn, axes = new_figure(2, 2, width=9.0, height=5.6)
     grid = axes[0, 0].get_gridspec()
     grid.set_width_ratios([1.75, 1.0])
     axes[0, 1].remove()
     axes[1, 1].remove()
-    side = figure.add_subplot(grid[:, 1])
+    side = drawn.add_subplot(grid[:, 1])
     example = step_shares.example(study)
     for axis, (quantity, unit) in zip(axes[:, 0], PANELS, strict=True):
         axis.set_ylabel(unit)
         if example is None:
-            style.not_run_note(axis, _absent(study))
+            not_run_note(axis, _absent(study))
         else:
-            _draw_steps(axis, example, quantity)
-    _draw_shares(side, study)
-    handles = [
-        Patch(facecolor=COLOURS[k], hatch=HATCHES[k], edgecolor="white", label=LABELS[k])
-        for k in CLASSES
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(CLASSES))
-    return style.save(figure, out_dir / "figures" / NAME)
+            _steps(axis, example, quantity)
+    _shares(side, study)
+    handles = [Patch(label=LOOKS[kind][2], **_look(kind)) for kind in CLASSES]
+    drawn.legend(handles=handles, loc="outside lower center", ncols=len(CLASSES))
+    return drawn
 
 
-def _draw_steps(axis, example: Mapping[str, Any], quantity: str) -> None:
+def _steps(axis: Axes, example: Mapping[str, Any], quantity: str) -> None:
     """One bar a step: the mean of the quantity over the step's tokens, coloured by its kind."""
     values, kinds, texts = step_means(example, quantity)
     places = np.arange(len(values))
     for place, value, kind in zip(places, values, kinds, strict=True):
-        axis.bar(
-            place, value, color=COLOURS[kind], hatch=HATCHES[kind], edgecolor="white", width=0.8
-        )
+        axis.bar(place, value, width=0.8, **_look(kind))
     axis.set_xticks(places, texts, rotation=40, ha="right", fontfamily="DejaVu Sans Mono")
     axis.grid(axis="x", visible=False)
     if quantity == "kl":
         axis.set_title("One problem: 0 of 8 autonomous answers right")
-        axis.axhline(1.0, color=style.INK, linewidth=0.9, linestyle="--")
-        axis.text(
-            len(values) - 0.6, 1.0, "δ = 1", ha="right", va="bottom", fontsize=8, color=style.INK
-        )
+        axis.axhline(1.0, color=INK, linewidth=0.9, linestyle="--")
+        axis.text(len(values) - 0.6, 1.0, "δ = 1", ha="right", va="bottom", fontsize=8, color=INK)
         axis.set_ylim(0, max(1.25, 1.1 * max(values)))
 
 
@@ -98,50 +90,33 @@ def step_means(
     return values, kinds, texts
 
 
-def _draw_shares(axis, study: Study) -> None:
+def _shares(axis: Axes, study: Study) -> None:
     axis.set_title("Share of the total, many problems")
     axis.set_xlabel("share, %")
     axis.set_xlim(0, 100)
     if step_shares.mean_share(study, "tokens", DECISIONS) is None:
-        style.not_run_note(axis, _absent(study))
+        not_run_note(axis, _absent(study))
         return
     places = np.arange(len(AGGREGATES))[::-1]
     left = np.zeros(len(AGGREGATES))
     for kind in CLASSES:
-        widths = np.array([step_shares.mean_share(study, q, (kind,)) for q, _ in AGGREGATES])
-        axis.barh(
-            places, widths, left=left, color=COLOURS[kind], hatch=HATCHES[kind],
-            edgecolor="white", height=0.62,
-        )  # fmt: skip
+        widths = np.array([step_shares.mean_share(study, q, (kind,)) for q in AGGREGATES])
+        axis.barh(places, widths, left=left, height=0.62, **_look(kind))
         left += widths
-    for place, (quantity, _) in zip(places, AGGREGATES, strict=True):
+    for place, quantity in zip(places, AGGREGATES, strict=True):
         interval = step_shares.shares(study, quantity, DECISIONS).interval
-        arms = [[max(interval.mean - interval.low, 0)], [max(interval.high - interval.mean, 0)]]
-        axis.errorbar(
-            [interval.mean], [place], xerr=arms, color=style.INK, capsize=4, elinewidth=1.4
-        )
+        points(axis, [interval], [place], color=INK, capsize=4, elinewidth=1.4)
         axis.text(
             min(interval.mean, 84.0), place + 0.36, f"decisions {interval.mean:.0f}%",
             ha="center", va="bottom", fontsize=8,
         )  # fmt: skip
-    axis.set_yticks(places, [label for _, label in AGGREGATES])
+    axis.set_yticks(places, [*AGGREGATES.values()])
     axis.set_ylim(-0.6, len(AGGREGATES) - 0.3)
     axis.grid(axis="y", visible=False)
 
 
 def _absent(study: Study) -> str:
     return "not run" if not study.analyses_of(step_shares.ANALYSIS) else "no problem met the rule"
-
-
-def blocks(study: Study, out_dir: Path) -> list[Block]:
-    image = Image(
-        path=out_dir / "figures" / f"{NAME}.png",
-        source=f"figures/{NAME}.png",
-        alt="Mean KL and mean SFT loss of each step of one solved problem; shares of tokens, KL "
-        "mass and SFT loss by token class over many problems",
-        caption=caption(study),
-    )
-    return [image, Paragraph(example_text(study))]
 
 
 def example_text(study: Study) -> str:
@@ -166,8 +141,8 @@ def _flat(text: str) -> str:
 def caption(study: Study) -> str:
     found = study.analyses_of(step_shares.ANALYSIS)
     model = step_shares.model_of(study)
-    if not found or model is None:
-        return f"{TITLE}: not run. Made by: {study.command(NAME)}"
+    if not found:
+        return f"{FIG5.title}: not run. Made by: {study.command(FIG5.name)}"
     counts = [len(a.result["problems"]) for a in found]
     looked = sum(a.result["looked_at"] for a in found)
     return (
@@ -182,3 +157,19 @@ def caption(study: Study) -> str:
         f"decision tokens, over seeds and their problems. The first word of a line also carries "
         f"the style shift of guided texts, which open with other words 3 times in 10."
     )
+
+
+FIG5 = Artefact(
+    "fig5",
+    "Figure 5: KL against SFT loss, step by step",
+    "metrics",
+    needs,
+    caption,
+    draw=figure,
+    alt="Mean KL and mean SFT loss of each step of one solved problem; shares of tokens, KL mass "
+    "and SFT loss by token class over many problems",
+    text=example_text,
+    analyses=(step_shares.ANALYSIS,),
+    extended=True,
+    miniature=True,
+)

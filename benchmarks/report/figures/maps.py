@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from functools import partial
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.report import estimates
-from benchmarks.report.document import Block, Image
+from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.estimates import AVERAGE, Score
-from benchmarks.report.figures import style
+from benchmarks.report.figures.axes import INK, new_figure
 from benchmarks.store import experiments
 from benchmarks.store.records import NOT_RUN, Study, StudyError
 
 SCALE = 12.0  # points at which the colour is full
 COLOURS = "PuOr_r"  # told apart under the common colour-vision deficiencies
 PASS_RATE = "2 unguided pass rate"
+TRAINED = ("sft", *experiments.MAP_METHODS)
 
 
 @dataclass(frozen=True)
@@ -63,95 +64,89 @@ def pass_rate(study: Study, model: str) -> float | None:
     return None
 
 
-@dataclass(frozen=True)
-class MapFigure:
-    """One map as an artefact of the report, named like the module attributes it stands for."""
-
-    NAME: str
-    TITLE: str
-    MODELS: tuple[str, ...]
-    AXIS: str  # what the rows vary
-    USES: Literal["scores"] = "scores"
-
-    def needs(self, study: Study) -> list[tuple[str, str]]:
-        """Every run of the map, with the base models for their pass rates; none where the study
-        does not plan it."""
-        gaps = [g for g in experiments.GAPS if g != experiments.STUDY_GAP]
-        if not study.cells_of(self.MODELS[0], experiments.gap_method("sgpo", gaps[0])):
-            return []
-        keys = [experiments.gap_method(m, g) for g in experiments.GAPS for m in MAP_ORDER]
-        return [(model, key) for model in self.MODELS for key in ("base", *keys)]
-
-    def build(self, study: Study, out_dir: Path) -> list[Path]:
-        """Writes figures/NAME.{png,pdf}."""
-        height = 1.5 + 0.62 * len(self.MODELS)
-        figure, axes = style.new_figure(1, 1, width=6.4, height=height)
-        axis = axes[0, 0]
-        cells = [[map_cell(study, m, g) for g in experiments.GAPS] for m in self.MODELS]
-        values = np.array([[c.gain.mean if c else np.nan for c in line] for line in cells])
-        image = axis.imshow(values, cmap=COLOURS, vmin=-SCALE, vmax=SCALE, aspect="auto")
-        for y, line in enumerate(cells):
-            for x, cell in enumerate(line):
-                dark = cell is not None and abs(cell.gain.mean) > 0.7 * SCALE
-                axis.text(
-                    x, y, self._text(study, cell), ha="center", va="center", fontsize=8,
-                    color="white" if dark else style.INK,
-                )  # fmt: skip
-        axis.set_xticks(range(len(experiments.GAPS)), [f"{g:g}" for g in experiments.GAPS])
-        axis.set_xlabel("teacher gap: chance that the expert leaves out a step")
-        axis.set_yticks(range(len(self.MODELS)), [self._row(study, m) for m in self.MODELS])
-        axis.set_ylabel(self.AXIS)
-        axis.grid(False)
-        bar = figure.colorbar(image, ax=axis, extend="both")
-        bar.set_label("SGPO minus the best baseline, points")
-        return style.save(figure, out_dir / "figures" / self.NAME)
-
-    def _text(self, study: Study, cell: MapCell | None) -> str:
-        if cell is None:
-            return NOT_RUN
-        interval = cell.gain.interval
-        return (
-            f"{interval.mean:+.1f} [{interval.low:.1f}, {interval.high:.1f}]\n"
-            f"vs {study.method_label(cell.baseline)}"
-        )
-
-    def _row(self, study: Study, model: str) -> str:
-        rate = pass_rate(study, model)
-        measured = NOT_RUN if rate is None else f"{rate:.3f}"
-        known = (m.label for m in study.models + study.extra_models if m.key == model)
-        return f"{next(known, model).split(', ')[0]}\npass rate {measured}"
-
-    def blocks(self, study: Study, out_dir: Path) -> list[Block]:
-        return [
-            Image(
-                path=out_dir / "figures" / f"{self.NAME}.png",
-                source=f"figures/{self.NAME}.png",
-                alt=f"Map of SGPO's difference to the best baseline, {self.AXIS} by teacher gap",
-                caption=self.caption(study),
-            )
-        ]
-
-    def caption(self, study: Study) -> str:
-        names = " and ".join(study.method_label(m) for m in experiments.MAP_BASELINES)
-        return (
-            f"{self.TITLE} ({study.profile} profile). Each cell: average accuracy of SGPO minus "
-            f"that of the better of {names} (better by its mean, chosen with hindsight, which "
-            f"favours the baseline), in points, paired over {experiments.SEEDS} seeds and the "
-            f"problems, with its 95% interval. Warm-up and RL both use the expert of the column. "
-            f"Rows carry the base model's mean unguided pass rate at temperature 1, measured on "
-            f"training problems before any training. All settings are those tuned on the study's "
-            f'own model and gap. "{NOT_RUN}": a run is missing; made by: {study.command(self.NAME)}'
-        )
+def needs(study: Study, models: tuple[str, ...]) -> list[Need]:
+    """Every run of a map, with the base models for their pass rates; none where the study does
+    not plan it."""
+    gaps = [g for g in experiments.GAPS if g != experiments.STUDY_GAP]
+    if not study.cells_of(models[0], experiments.gap_method("sgpo", gaps[0])):
+        return []
+    keys = [experiments.gap_method(m, g) for g in experiments.GAPS for m in TRAINED]
+    return [(model, key) for model in models for key in ("base", *keys)]
 
 
-MAP_ORDER = ("sft", *experiments.MAP_METHODS)
-DIFFICULTY = MapFigure(
+def figure(study: Study, models: tuple[str, ...], vary: str) -> Figure:
+    drawn, axes = new_figure(1, 1, width=6.4, height=1.5 + 0.62 * len(models))
+    axis = axes[0, 0]
+    cells = [[map_cell(study, m, g) for g in experiments.GAPS] for m in models]
+    values = np.array([[c.gain.mean if c else np.nan for c in line] for line in cells])
+    image = axis.imshow(values, cmap=COLOURS, vmin=-SCALE, vmax=SCALE, aspect="auto")
+    for y, line in enumerate(cells):
+        for x, cell in enumerate(line):
+            dark = cell is not None and abs(cell.gain.mean) > 0.7 * SCALE
+            axis.text(
+                x, y, _cell_text(study, cell), ha="center", va="center", fontsize=8,
+                color="white" if dark else INK,
+            )  # fmt: skip
+    axis.set_xticks(range(len(experiments.GAPS)), [f"{g:g}" for g in experiments.GAPS])
+    axis.set_xlabel("teacher gap: chance that the expert leaves out a step")
+    axis.set_yticks(range(len(models)), [_row_label(study, m) for m in models])
+    axis.set_ylabel(vary)
+    axis.grid(False)
+    bar = drawn.colorbar(image, ax=axis, extend="both")
+    bar.set_label("SGPO minus the best baseline, points")
+    return drawn
+
+
+def _cell_text(study: Study, cell: MapCell | None) -> str:
+    if cell is None:
+        return NOT_RUN
+    interval = cell.gain.interval
+    return (
+        f"{interval.mean:+.1f} [{interval.low:.1f}, {interval.high:.1f}]\n"
+        f"vs {study.method_label(cell.baseline)}"
+    )
+
+
+def _row_label(study: Study, model: str) -> str:
+    rate = pass_rate(study, model)
+    measured = NOT_RUN if rate is None else f"{rate:.3f}"
+    return f"{study.model(model).label.split(', ')[0]}\npass rate {measured}"
+
+
+def _caption(study: Study, name: str, title: str) -> str:
+    names = " and ".join(study.method_label(m) for m in experiments.MAP_BASELINES)
+    return (
+        f"{title} ({study.profile} profile). Each cell: average accuracy of SGPO minus "
+        f"that of the better of {names} (better by its mean, chosen with hindsight, which "
+        f"favours the baseline), in points, paired over {experiments.SEEDS} seeds and the "
+        f"problems, with its 95% interval. Warm-up and RL both use the expert of the column. "
+        f"Rows carry the base model's mean unguided pass rate at temperature 1, measured on "
+        f"training problems before any training. All settings are those tuned on the study's "
+        f'own model and gap. "{NOT_RUN}": a run is missing; made by: {study.command(name)}'
+    )
+
+
+def _map(name: str, title: str, models: tuple[str, ...], vary: str) -> Artefact:
+    """``vary``: what the rows vary."""
+    return Artefact(
+        name,
+        title,
+        "scores",
+        partial(needs, models=models),
+        partial(_caption, name=name, title=title),
+        draw=partial(figure, models=models, vary=vary),
+        alt=f"Map of SGPO's difference to the best baseline, {vary} by teacher gap",
+        extended=True,
+    )
+
+
+DIFFICULTY = _map(
     "map_difficulty",
     "Past the paper: exploration difficulty x teacher gap",
     experiments.DIFFICULTY_MODELS,
     "base model, from easy to hard to explore",
 )
-SIZE = MapFigure(
+SIZE = _map(
     "map_size",
     "Past the paper: model size x teacher gap",
     experiments.SIZE_MODELS,

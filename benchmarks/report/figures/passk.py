@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks.report import estimates, measures
-from benchmarks.report.document import Block, Image
+from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.estimates import Score
-from benchmarks.report.figures import style
-from benchmarks.report.tables import table1
+from benchmarks.report.figures.axes import COLOURS, LINES, WARNING, new_figure
+from benchmarks.report.tables.accuracy import models
 from benchmarks.store.records import Benchmark, Run, Study
 
-NAME = "passk"
-TITLE = "Past the paper: pass@k and maj@k"
-USES = "scores"
 METHODS = ("base", "grpo", "hpt", "luffy", "sgpo")
 MARKERS = {"base": "x", "grpo": "s", "hpt": "D", "luffy": "v", "sgpo": "^"}
+BANDS = ("grpo", "sgpo")  # five bands on top of each other could not be read
 FEWEST = 8  # samples a problem, below which a benchmark says nothing about k
-PANELS = (
-    ("pass@k", "pass@k, %"),
-    ("maj@k", "maj@k, %"),
-)
+KINDS = ("pass@k", "maj@k")
+Statistic = Callable[[Run, str], np.ndarray | None]
 
 
-def needs(study: Study) -> list[tuple[str, str]]:
-    return [
-        (model, method)
-        for model in table1.models(study)
-        for method in METHODS
-        if study.cells_of(model, method)
-    ]
+def needs(study: Study) -> list[Need]:
+    """None where no benchmark has enough samples a problem."""
+    planned = [(model, method) for model in models(study) for method in METHODS]
+    return [need for need in planned if ks_of(study) and study.cells_of(*need)]
 
 
 def benchmarks_of(study: Study) -> list[Benchmark]:
@@ -46,9 +40,12 @@ def ks_of(study: Study) -> list[int]:
     return [2**i for i in range(most.bit_length()) if 2**i <= most]
 
 
-def pass_at(study: Study, model: str, method: str, k: int, seeds=None) -> Score | None:
+def pass_at(
+    study: Study, model: str, method: str, k: int, seeds: Sequence[int] | None = None
+) -> Score | None:
     """Unbiased pass@k in percent, mean over the benchmarks of :func:`benchmarks_of`."""
-    return _score(study, model, method, lambda run, key: _pass_rows(run, key, (k,))[0], seeds)
+    return _score(study, model, method, lambda run, key: _curve_of(run, key, "pass@k", (k,))[0],
+                  seeds)  # fmt: skip
 
 
 def curve(study: Study, model: str, method: str, kind: str) -> list[Score] | None:
@@ -56,63 +53,56 @@ def curve(study: Study, model: str, method: str, kind: str) -> list[Score] | Non
     ks = ks_of(study)
     made: dict[tuple[str, str], np.ndarray | None] = {}
 
-    def rows(run: Run, key: str) -> np.ndarray | None:
-        at = (run.cell.run_id, key)
-        if at not in made:
-            made[at] = _pass_rows(run, key, ks) if kind == "pass@k" else _vote_rows(run, key, ks)
-        return made[at]
+    def at(index: int) -> Statistic:
+        def statistic(run: Run, key: str) -> np.ndarray | None:
+            place = (run.cell.run_id, key)
+            if place not in made:
+                made[place] = _curve_of(run, key, kind, ks)
+            return None if made[place] is None else made[place][index]
 
-    def point(index: int) -> Callable[[Run, str], np.ndarray | None]:
-        return lambda run, key: None if rows(run, key) is None else rows(run, key)[index]
+        return statistic
 
-    scores = [_score(study, model, method, point(index)) for index in range(len(ks))]
+    scores = [_score(study, model, method, at(index)) for index in range(len(ks))]
     return [s for s in scores if s] if scores and all(scores) else None
 
 
-def _pass_rows(run: Run, key: str, ks) -> np.ndarray:
-    return measures.pass_curve(run.correct[key], ks)
-
-
-def _vote_rows(run: Run, key: str, ks) -> np.ndarray | None:
+def _curve_of(run: Run, key: str, kind: str, ks: Sequence[int]) -> np.ndarray | None:
+    if kind == "pass@k":
+        return measures.pass_curve(run.correct[key], ks)
     found = run.answers.get(key)
     return None if found is None else measures.majority_curve(found, run.correct[key], ks)
 
 
-def _score(study: Study, model: str, method: str, statistic, seeds=None) -> Score | None:
+def _score(
+    study: Study,
+    model: str,
+    method: str,
+    statistic: Statistic,
+    seeds: Sequence[int] | None = None,
+) -> Score | None:
     keys = [b.key for b in benchmarks_of(study)]
-    if not keys:
-        return None
     return estimates.problem_statistic(study, model, method, keys, statistic, seeds)
 
 
-def build(study: Study, out_dir: Path) -> list[Path]:
-    """Writes figures/passk.{png,pdf}: pass@k above, maj@k below, one column a model."""
-    models = table1.models(study)
-    columns = max(len(models), 1)
-    figure, axes = style.new_figure(2, columns, width=max(3.0 * columns, 4.0), height=5.4)
-    if not models or not ks_of(study):
-        for axis in axes.flat:
-            style.not_run_note(axis, "not run")
-        return style.save(figure, out_dir / "figures" / NAME)
-    for column, model in enumerate(models):
-        for row, (kind, unit) in enumerate(PANELS):
-            axis = axes[row, column]
+def figure(study: Study) -> Figure:
+    """pass@k above, maj@k below, one column a model."""
+    shown = models(study)
+    drawn, axes = new_figure(2, len(shown), width=max(3.0 * len(shown), 4.0), height=5.4)
+    for column, model in zip(axes.T, shown, strict=True):
+        for axis, kind in zip(column, KINDS, strict=True):
             _draw(axis, study, model, kind)
-            if row == 0:
-                axis.set_title(study.model(model).label)
-            if column == 0:
-                axis.set_ylabel(unit)
-            if row == 1:
-                axis.set_xlabel("samples k (log scale)")
-    low = min(axis.get_ylim()[0] for axis in axes.flat)
-    high = max(axis.get_ylim()[1] for axis in axes.flat)
+        column[0].set_title(study.model(model).label)
+        column[1].set_xlabel("samples k (log scale)")
+    for axis, kind in zip(axes[:, 0], KINDS, strict=True):
+        axis.set_ylabel(f"{kind}, %")
+    limits = [axis.get_ylim() for axis in axes.flat]
     for axis in axes.flat:
-        axis.set_ylim(low, high)
+        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     axes[0, 0].legend(loc="upper left")
-    return style.save(figure, out_dir / "figures" / NAME)
+    return drawn
 
 
-def _draw(axis, study: Study, model: str, kind: str) -> None:
+def _draw(axis: Axes, study: Study, model: str, kind: str) -> None:
     ks = ks_of(study)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks])
@@ -121,8 +111,8 @@ def _draw(axis, study: Study, model: str, kind: str) -> None:
         if not study.cells_of(model, method):
             continue
         look = {
-            "color": style.COLOURS[method],
-            "linestyle": style.LINES.get(method, "-"),
+            "color": COLOURS[method],
+            "linestyle": LINES.get(method, "-"),
             "marker": MARKERS[method],
             "markersize": 4,
         }
@@ -134,7 +124,7 @@ def _draw(axis, study: Study, model: str, kind: str) -> None:
             axis.plot([], [], label=label, **look)
             continue
         intervals = [score.interval for score in scores]
-        if method in ("grpo", "sgpo"):  # five bands on top of each other could not be read
+        if method in BANDS:
             axis.fill_between(
                 ks, [i.low for i in intervals], [i.high for i in intervals],
                 color=look["color"], alpha=0.13, linewidth=0,
@@ -143,26 +133,14 @@ def _draw(axis, study: Study, model: str, kind: str) -> None:
     if absent:  # said in the panel itself: the legend is that of the first panel
         axis.text(
             0.98, 0.02, "\n".join(absent), transform=axis.transAxes, ha="right", va="bottom",
-            fontsize=8, color=style.WARNING,
+            fontsize=8, color=WARNING,
         )  # fmt: skip
 
 
-def blocks(study: Study, out_dir: Path) -> list[Block]:
-    return [
-        Image(
-            path=out_dir / "figures" / f"{NAME}.png",
-            source=f"figures/{NAME}.png",
-            alt="pass@k and maj@k of each method against the number of samples k, by model",
-            caption=caption(study),
-        )
-    ]
-
-
 def caption(study: Study) -> str:
-    if not ks_of(study) or not table1.models(study):
-        return f"{TITLE}: not run. Made by: {study.command(NAME)}"
-    sets = " and ".join(f"{b.label} (n={b.num_problems}, {b.k} samples)" for b in
-                        benchmarks_of(study))  # fmt: skip
+    sets = " and ".join(
+        f"{b.label} (n={b.num_problems}, {b.k} samples)" for b in benchmarks_of(study)
+    )
     return (
         f"What more samples are worth ({study.profile} profile). Above: unbiased pass@k, the "
         f"chance that one of k samples is correct. Below: maj@k, the chance that the commonest "
@@ -171,3 +149,14 @@ def caption(study: Study) -> str:
         f"the benchmarks with that many samples. Bands, for SFT+GRPO and SGPO: 95% intervals over "
         f'seeds and problems. "not stored": a run was evaluated without keeping its answers.'
     )
+
+
+PASSK = Artefact(
+    "passk",
+    "Past the paper: pass@k and maj@k",
+    "scores",
+    needs,
+    caption,
+    draw=figure,
+    alt="pass@k and maj@k of each method against the number of samples k, by model",
+)

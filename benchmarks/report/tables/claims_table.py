@@ -19,11 +19,12 @@ from benchmarks.report.document import (
     Paragraph,
     Table,
     TextCell,
+    csv_text,
+    frame,
     row,
     standing_note,
     to_markdown,
 )
-from benchmarks.report.tables.write import csv_text
 from benchmarks.store import stats
 from benchmarks.store.records import NOT_RUN, Study
 from sgpo.core.files import write_text
@@ -169,7 +170,7 @@ def build(study: Study, out_dir: Path) -> list[Path]:
     found = tests.evaluate(study)
     return [
         write_text(out_dir / "CLAIMS.md", page(study, found)),
-        write_text(out_dir / "tables" / "claims.csv", csv_text(records(found))),
+        write_text(out_dir / "tables" / "claims.csv", csv_text(frame(records(found)))),
     ]
 
 

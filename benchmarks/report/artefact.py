@@ -1,0 +1,111 @@
+"""One table or figure of the report as a value, and how its files and its blocks are made.
+
+Every artefact is asked once a build: what it draws or counts goes to its files and to the page.
+A new one is an ``Artefact`` in a module of ``tables`` or ``figures`` and a place in
+``build.ARTEFACTS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks.report.document import Block, Image, Paragraph, Table, standing_note, write_table
+from benchmarks.report.figures.axes import save
+from benchmarks.store.records import Study
+
+Need = tuple[str, str]  # model, method
+
+PRINTED = "Numbers as printed in arXiv 2606.24064 (v1), {}; none of them is ours."
+
+
+def nothing(study: Study) -> list[Need]:
+    """No run of the grid: what is shown was measured beside it."""
+    return []
+
+
+@dataclass(frozen=True)
+class Made:
+    """Files that were written, and what the page shows."""
+
+    paths: list[Path]
+    blocks: list[Block]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One table or figure: a figure has ``draw`` and ``alt``, a table ``rows`` and ``table``.
+
+    name: of its files, of its section and in ``--only``.
+    uses: "scores" if the runs that it needs must be evaluated, "metrics" if training is enough.
+    needs: (model, method) of every run that it reads, all seeds; it is left out of a study that
+        plans none of them.
+    caption: what is shown, in words.
+    draw: the figure. alt: what a reader who cannot see it is told. text: a paragraph below it.
+    rows: the numbers as a tidy frame, written as CSV; table: how they are shown.
+    digits: of its numbers in the CSV file, after the point; None: all that they have.
+    paper: the paper's own table as (rows, table), which goes to files of its own.
+    own: makes everything itself, in place of all these.
+    analyses: keys of the analyses that it draws from.
+    extended: it reads runs of SGPO's variants or of experiments past the paper.
+    miniature: only studies on the mini world can have it.
+    """
+
+    name: str
+    title: str
+    uses: Literal["scores", "metrics"]
+    needs: Callable[[Study], list[Need]]
+    caption: Callable[[Study], str] = lambda study: ""
+    draw: Callable[[Study], Figure] | None = None
+    alt: str = ""
+    text: Callable[[Study], str] | None = None
+    rows: Callable[[Study], pd.DataFrame] | None = None
+    table: Callable[[Study, pd.DataFrame], Table] | None = None
+    digits: int | None = None
+    paper: Callable[[], tuple[pd.DataFrame, Table]] | None = None
+    own: Callable[[Study, Path], Made] | None = None
+    analyses: tuple[str, ...] = ()
+    extended: bool = False
+    miniature: bool = False
+
+    def planned(self, study: Study) -> bool:
+        """Whether the study plans a run or an analysis that it is made of."""
+        if self.needs is nothing and not self.analyses:
+            return True
+        return bool(self.needs(study)) or any(a.key in self.analyses for a in study.analyses)
+
+    def make(self, study: Study, out_dir: Path, *, figures: bool = True) -> Made:
+        """Writes its files below ``out_dir``; without ``figures``, a figure has its block alone."""
+        if self.own:
+            return self.own(study, out_dir)
+        return self._drawn(study, out_dir, figures) if self.draw else self._tabled(study, out_dir)
+
+    def _drawn(self, study: Study, out_dir: Path, figures: bool) -> Made:
+        stem = out_dir / "figures" / self.name
+        image = Image(
+            path=stem.with_suffix(".png"),
+            source=f"figures/{self.name}.png",
+            alt=self.alt,
+            caption=self.caption(study),
+        )
+        below = [Paragraph(self.text(study))] if self.text else []
+        return Made(save(self.draw(study), stem) if figures else [], [image, *below])
+
+    def _tabled(self, study: Study, out_dir: Path) -> Made:
+        stem, rows = out_dir / "tables" / self.name, self.rows(study)
+        table = replace(self.table(study, rows), caption=self.caption(study))
+        if self.digits is not None:
+            rows = rows.map(lambda v: round(v, self.digits) if isinstance(v, float) else v)
+        paths = write_table(stem, table, note=standing_note(study.profile), rows=rows)
+        if not self.paper:
+            return Made(paths, [table])
+        printed_rows, printed = self.paper()
+        note = PRINTED.format(f"Table {self.name.removeprefix('table')}")
+        stem = stem.with_name(f"{self.name}_paper")
+        paths += write_table(stem, printed, note=note, rows=printed_rows)
+        return Made(paths, [table, printed])

@@ -1,0 +1,413 @@
+"""Tables of accuracy: the main comparison, SGPO's variants, methods of the same idea, the mask.
+
+All are the same: rows model x method, columns the benchmarks and their unweighted mean, and but for
+Table 1 each row's paired difference to SGPO. The paper's numbers go to files of their own and never
+share a column with ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.report import estimates
+from benchmarks.report.artefact import Artefact, Need
+from benchmarks.report.document import Table, TextCell, frame, row
+from benchmarks.report.estimates import AVERAGE, Score
+from benchmarks.store import experiments
+from benchmarks.store.records import NOT_RUN, SGPO_VARIANTS, Run, Study, read_rows
+
+PAPER_RESULTS = Path(__file__).resolve().parents[3] / "results" / "paper" / "results.csv"
+REFERENCE = "sgpo"
+DIFFERENCE = "difference_to_sgpo"
+
+
+def models(study: Study) -> list[str]:
+    """Models of the main comparison: those with a planned SGPO run and a planned baseline.
+
+    Models that only serve another artefact (a scaling point, say) have no row of "not run".
+    """
+    return [
+        model.key
+        for model in study.models
+        if study.cells_of(model.key, REFERENCE)
+        and any(study.cells_of(model.key, method) for method in ("grpo", "hpt", "luffy"))
+    ]
+
+
+def model_of(study: Study) -> str | None:
+    """The model that SGPO's variants are planned on; None when the study plans none."""
+    planned = {cell.model for cell in study.cells if cell.method in SGPO_VARIANTS}
+    return next((model.key for model in study.models if model.key in planned), None)
+
+
+# Numbers ------------------------------------------------------------------------------------------
+
+
+def accuracy_rows(study: Study, needs: Sequence[Need], *, difference: bool = False) -> pd.DataFrame:
+    """One row a cell of a table in percent, then with ``difference`` one row a pair with its
+    average minus SGPO's in points, paired over seeds and problems.
+
+    Columns: model, method, benchmark, mean, ci_low, ci_high, num_seeds, num_problems, k, status
+    ("finished", "diverged" or "not run", which also stands for a number that does not exist),
+    run_ids.
+    """
+    sizes = {b.key: (b.num_problems, str(b.k)) for b in study.benchmarks}
+    counts, samples = zip(*sizes.values(), strict=True)
+    sizes[AVERAGE] = sum(counts), "/".join(samples)
+    found = []
+    for model, method in needs:
+        runs = study.runs_of(model, method, scored=True)
+        for key in sizes:
+            score = estimates.accuracy(study, model, method, key)
+            found.append(_record((model, method, key), score, runs, len(runs), sizes[key]))
+    for model, method in needs if difference else ():
+        runs = _paired_runs(study, model, method)
+        score = estimates.gain(study, model, method, REFERENCE) if runs else None
+        seeds = score.num_seeds if score else 0
+        found.append(_record((model, method, DIFFERENCE), score, runs, seeds, sizes[AVERAGE]))
+    return frame(found)
+
+
+def _record(
+    place: tuple[str, str, str],
+    score: Score | None,
+    runs: Sequence[Run],
+    num_seeds: int,
+    size: tuple[int, str],
+) -> dict[str, object]:
+    diverged = any(run.diverged for run in runs)
+    interval = score.interval if score else None
+    absent = "diverged" if diverged else NOT_RUN
+    return {
+        **dict(zip(("model", "method", "benchmark"), place, strict=True)),
+        "mean": score.mean if score else absent,
+        "ci_low": interval.low if interval else absent,
+        "ci_high": interval.high if interval else absent,
+        "num_seeds": num_seeds,
+        "num_problems": size[0],
+        "k": size[1],
+        "status": "diverged" if diverged else ("finished" if score else NOT_RUN),
+        "run_ids": " ".join(run.cell.run_id for run in runs) or NOT_RUN,
+    }
+
+
+def _paired_runs(study: Study, model: str, method: str) -> tuple[Run, ...]:
+    """The runs behind a difference: the row's, then SGPO's; () unless both are complete."""
+    methods = tuple(dict.fromkeys((method, REFERENCE)))
+    seeds = estimates.common_seeds(study, model, methods)
+    groups = [study.runs_of(model, m, scored=True) for m in methods]
+    found = [estimates.select(group, seeds) for group in groups]
+    return tuple(run for group in found for run in group) if all(found) else ()
+
+
+def shown(
+    study: Study,
+    rows: pd.DataFrame,
+    labels: dict[str, str] | None = None,
+    *,
+    one_model: bool = False,
+    best: bool = False,
+) -> Table:
+    """``rows`` as they are printed: one line a model and method.
+
+    Args:
+        labels: method -> name in this table; None: the study's.
+        one_model: leave the model's column out.
+        best: the best RL method of a model in each column in bold.
+    """
+    keys = {b.key: b.label for b in study.benchmarks} | {AVERAGE: "Average"}
+    if DIFFERENCE in set(rows["benchmark"]):
+        keys[DIFFERENCE] = "Difference to SGPO"
+    head = ("Variant",) if one_model else ("Model", "Method")
+    lines = []
+    for (model, method), cells in rows.groupby(["model", "method"], sort=False):
+        link = f"runs-{model}-{method}" if study.cells_of(model, method) else ""
+        bold = _best(study, rows, model) if best else {}
+        texts = [
+            TextCell(cell_text(cell), bold=method in bold.get(cell.benchmark, ()), link=link)
+            for cell in cells.itertuples()
+        ]
+        label = labels[method] if labels else study.method_label(method)
+        lines.append(row(*(() if one_model else (study.model(model).label,)), label, *texts))
+    return Table(
+        header=(*head, *keys.values()),
+        rows=tuple(lines),
+        numeric=frozenset(range(len(head), len(head) + len(keys))),
+    )
+
+
+def cell_text(cell) -> str:
+    """ "52.1 [49.0, 55.3]" for a row of :func:`accuracy_rows`, signed for a difference, with a
+    dagger where a run diverged; "reference", "diverged†" or "not run" where there is no number."""
+    if cell.status == NOT_RUN:
+        return NOT_RUN
+    difference = cell.benchmark == DIFFERENCE
+    if difference and cell.method == REFERENCE:
+        return "reference"
+    dagger = "†" if cell.status == "diverged" else ""
+    if isinstance(cell.mean, str):
+        return f"diverged{dagger}"
+    mean = f"{cell.mean:+.1f}" if difference else f"{cell.mean:.1f}"
+    return f"{mean} [{cell.ci_low:.1f}, {cell.ci_high:.1f}]{dagger}"
+
+
+def _best(study: Study, rows: pd.DataFrame, model: str) -> dict[str, set[str]]:
+    """Column -> the RL methods whose printed mean is the highest (more than one when equal)."""
+    mine = rows[(rows["model"] == model) & rows["method"].isin(study.rl_methods)]
+    best = {}
+    for column, cells in mine.groupby("benchmark"):
+        means = {
+            c.method: round(c.mean, 1) for c in cells.itertuples() if not isinstance(c.mean, str)
+        }
+        best[column] = {m for m, mean in means.items() if mean == max(means.values())}
+    return best
+
+
+# Captions -----------------------------------------------------------------------------------------
+
+
+def protocol_text(study: Study) -> str:
+    """The evaluation settings of the scored runs, once if all benchmarks share them."""
+    stored: dict[str, str] = {}
+    for benchmark in study.benchmarks:
+        runs = (run for run in study.runs.values() if benchmark.key in run.protocols)
+        if first := next(runs, None):
+            stored[benchmark.label] = ", ".join(
+                f"{name.replace('_', ' ')} "
+                f"{value if isinstance(value, str | int | float) else json.dumps(value)}"
+                for name, value in first.protocols[benchmark.key].items()
+            )
+    if not stored:
+        return NOT_RUN
+    if len(set(stored.values())) == 1:
+        return next(iter(stored.values()))
+    return "; ".join(f"{label}: {text}" for label, text in stored.items())
+
+
+def _sets(study: Study) -> str:
+    return "; ".join(f"{b.label} n={b.num_problems}, avg@{b.k}" for b in study.benchmarks)
+
+
+def _numbers_of_seeds(study: Study, needs: Sequence[Need]) -> str:
+    counts = sorted({len(study.cells_of(*need)) for need in needs} - {0})
+    return " or ".join(map(str, counts)) or "no"
+
+
+def _main_caption(study: Study) -> str:
+    planned = [study.cells_of(*need) for need in _main_needs(study)]
+    seeds = sorted({c.seed for cells in planned for c in cells if c.seed is not None})
+    counts = sorted({len(cells) for cells in planned if cells and cells[0].seed is not None})
+    return (
+        f"Table 1 ({study.profile} profile). Accuracy in percent, mean and 95% interval. "
+        f"{_sets(study)}; "
+        f"Average: unweighted mean of the benchmarks. Seeds {_join(seeds)} ({_join(counts)} "
+        f"runs a row; Base is not trained: one run, its interval is over problems only). "
+        f"Sampling: {protocol_text(study)}. Intervals: two-level bootstrap over seeds and "
+        f"problems, {study.resamples.num_draws} draws. Bold: best RL method of a model in a "
+        f'column. †: a run diverged and is not dropped. "{NOT_RUN}": a planned run is missing; '
+        f"made by: {study.command('table1')}"
+    )
+
+
+def _join(values: Sequence[object]) -> str:
+    return ", ".join(str(value) for value in values) or NOT_RUN
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows of a table that compares with SGPO: (method, label), on every model of ``on``.
+
+    ``about``: what the table is for. ``variants``: SGPO's own variants on their one model.
+    """
+
+    name: str
+    title: str
+    rows: tuple[tuple[str, str], ...]
+    on: Callable[[Study], list[str]]
+    about: str = ""
+    variants: bool = False
+
+    def needs(self, study: Study) -> list[Need]:
+        return [(model, method) for model in self.on(study) for method, _ in self.rows]
+
+    def caption(self, study: Study) -> str:
+        seeds = _numbers_of_seeds(study, self.needs(study))
+        draws = f"{study.resamples.num_draws} bootstrap draws. †: a run diverged and is not dropped"
+        missing = f'"{NOT_RUN}": a planned run is missing; made by: {study.command(self.name)}'
+        title = f"{self.title} ({study.profile} profile)"
+        measured = (
+            f"Accuracy in percent, mean and 95% interval over {seeds} seeds and the problems."
+        )
+        difference = "Difference: average minus SGPO's in points, paired over seeds and problems."
+        if not self.variants:
+            return f"{title}. {self.about} {measured} {difference} {draws}. {missing}"
+        label = study.model(self.on(study)[0]).label
+        return (
+            f"{title}, {label}. {measured} {_sets(study)}. {difference} Every variant has the "
+            f"learning rate that was tuned for SGPO as a whole. {self.about}Sampling: "
+            f"{protocol_text(study)}. {draws}. {missing}"
+        )
+
+    def artefact(self) -> Artefact:
+        return Artefact(
+            self.name,
+            self.title,
+            "scores",
+            self.needs,
+            self.caption,
+            rows=lambda study: accuracy_rows(study, self.needs(study), difference=True),
+            table=lambda study, rows: shown(study, rows, dict(self.rows), one_model=self.variants),
+            digits=6,
+            paper=partial(paper_table, self.name) if self.name in PRINTED else None,
+            extended=True,
+        )
+
+
+# The paper's tables -------------------------------------------------------------------------------
+
+PRINTED = ("table1", "table2", "table3", "table6", "table7")
+
+
+def paper_records(name: str) -> list[dict[str, str]]:
+    """The rows of one of the paper's tables (``table2``, say) as printed."""
+    return [r for r in read_rows(PAPER_RESULTS) if r["table"] == name]
+
+
+def paper_table(name: str) -> tuple[pd.DataFrame, Table]:
+    """One of the paper's tables as printed: one number a cell, no intervals were given."""
+    printed = frame(paper_records(name))
+    columns = list(dict.fromkeys(printed["benchmark"]))
+    lines = [
+        row(*place, *dict(zip(cells["benchmark"], cells["value"], strict=True)).values())
+        for place, cells in printed.groupby(["model", "setting"], sort=False)
+    ]
+    return printed, Table(
+        header=("Model", "Method", *columns),
+        rows=tuple(lines),
+        caption=f"Table {name.removeprefix('table')} of arXiv 2606.24064 (v1), as printed: "
+        "accuracy in percent, one run, no intervals given. Other models, other problems: not "
+        "comparable with the table above.",
+        numeric=frozenset(range(2, len(columns) + 2)),
+    )
+
+
+# The tables ---------------------------------------------------------------------------------------
+
+
+def _main_needs(study: Study) -> list[Need]:
+    return [(model, method) for model in models(study) for method in study.method_order]
+
+
+def _variant_model(study: Study) -> list[str]:
+    model = model_of(study)
+    return [model] if model else []
+
+
+def _planned_with(method: str, candidates: Callable[[Study], Sequence[str]]):
+    """Those models on which ``method`` is planned, without which there is no such table."""
+    return lambda study: [m for m in candidates(study) if study.cells_of(m, method)]
+
+
+TABLE1 = Artefact(
+    "table1",
+    "Table 1: main results",
+    "scores",
+    _main_needs,
+    _main_caption,
+    rows=lambda study: accuracy_rows(study, _main_needs(study)),
+    table=partial(shown, best=True),
+    digits=6,
+    paper=partial(paper_table, "table1"),
+)
+TABLE2 = Comparison(
+    "table2",
+    "Table 2: ablations",
+    (
+        (REFERENCE, "SGPO"),
+        ("grpo", "w/o strategy distillation"),
+        ("sgpo_no_grpo", "w/o autonomous GRPO"),
+        ("sgpo_no_proximal", "w/o all proximal constraints"),
+        ("sgpo_no_clip", "w/o KL clipping"),
+        ("sgpo_no_selection", "w/o target selection"),
+        ("sgpo_fixed_alpha", "w/o adaptive weighting"),
+    ),
+    on=_variant_model,
+    about="w/o strategy distillation is SFT+GRPO of Table 1, with its own tuned learning rate and "
+    "all samples autonomous. ",
+    variants=True,
+)
+TABLE3 = Comparison(
+    "table3",
+    "Table 3: KL distillation against direct SFT on guided completions",
+    ((REFERENCE, "KL distillation"), ("sgpo_nll", "Direct SFT")),
+    on=_variant_model,
+    variants=True,
+)
+TABLE6 = Comparison(
+    "table6",
+    "Table 6: direction of the KL",
+    ((REFERENCE, "Forward KL"), ("sgpo_reverse", "Reverse KL")),
+    on=_variant_model,
+    variants=True,
+)
+TABLE7 = Comparison(
+    "table7",
+    "Table 7: weight of the distillation term",
+    (
+        (REFERENCE, "Pass-rate-based"),
+        ("sgpo_fixed_alpha", "Fixed alpha=1.0"),
+        ("sgpo_group_alpha", "Group-advantage"),
+    ),
+    on=_variant_model,
+    variants=True,
+)
+BEYOND = Comparison(
+    "beyond",
+    "Past the paper: the threshold delta and the selection of Eq. 4",
+    (
+        (REFERENCE, "SGPO (delta=1, Eq. 4 sums)"),
+        ("sgpo_delta0.1", "delta=0.1"),
+        ("sgpo_delta0.3", "delta=0.3"),
+        ("sgpo_delta3", "delta=3"),
+        ("sgpo_no_clip", "delta=inf"),
+        ("sgpo_meanlogp", "Eq. 4 with the mean log-probability"),
+    ),
+    on=_variant_model,
+    variants=True,
+)
+KIN = Comparison(
+    "kin",
+    "Past the paper: baselines of the same idea",
+    (
+        ("grpo", "SFT+GRPO"),
+        ("hpt", "HPT"),
+        ("luffy", "LUFFY"),
+        ("srft", "SRFT (arXiv 2506.19767)"),
+        ("opsd", "On-policy self-distillation (arXiv 2601.20802, 2601.18734)"),
+        (REFERENCE, "SGPO"),
+    ),
+    on=_planned_with("opsd", models),
+    about="SRFT adds imitation to reinforcement in one stage, weighted by entropy; on-policy "
+    "self-distillation moves the policy, on its own samples, towards itself with the expert's "
+    "solution or strategy in view. Both had as many tuning trials as every other method.",
+)
+MASK = Comparison(
+    "mask",
+    "Past the paper: is it the mask that separates KL and direct SFT?",
+    (
+        (REFERENCE, "KL, masked above delta=1 (SGPO)"),
+        ("sgpo_no_clip", "KL, no mask"),
+        ("sgpo_nll_masked", "Direct SFT, masked as the KL"),
+        ("sgpo_nll", "Direct SFT, no mask"),
+    ),
+    on=_planned_with("sgpo_nll_masked", lambda study: experiments.MASK_MODELS),
+    about="Table 3 changes two things at once: the KL of SGPO leaves out tokens above delta, "
+    "direct SFT leaves out none. Here loss and mask are varied one at a time.",
+)
+VARIANT_TABLES = (TABLE2, TABLE3, TABLE6, TABLE7, BEYOND)
