@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.config import Cell
 from benchmarks.data import sources
-from benchmarks.report.tables import disjointness
+from benchmarks.report.tables.records import DISJOINTNESS
 from benchmarks.run import tune
 from benchmarks.run.cell import run_cell
 from benchmarks.run.regime import calibration_cells
@@ -118,13 +118,18 @@ def test_a_leaked_question_is_counted_whatever_its_spacing():
 def test_the_report_has_a_row_a_set_and_names_a_leak(tmp_path: Path):
     root = write_study(tmp_path / "results")
     study = load_study(root)
-    assert "not run" in disjointness.table(study).rows[0][0].text
+
+    def rows() -> list[list[str]]:
+        table = DISJOINTNESS.table(study, DISJOINTNESS.rows(study))
+        return [[cell.text for cell in row] for row in table.rows]
+
+    assert rows()[0][0] == "not run"
     content = sources.overlaps(sources.mini_sets())
     (root / "disjointness.json").write_text(json.dumps(content))
-    rows = {r[0].text: [c.text for c in r] for r in disjointness.table(study).rows}
-    assert rows["development"][1] == "304" and {r[3] for r in rows.values()} == {"none"}
+    found = {row[0]: row for row in rows()}
+    assert found["development"][1] == "304" and {r[3] for r in found.values()} == {"none"}
     content["shared"][0]["questions"] = 2
     (root / "disjointness.json").write_text(json.dumps(content))
-    rows = {r[0].text: r[3].text for r in disjointness.table(study).rows}
-    assert rows["training, warm-up"] == "2 with training, RL"
-    assert rows["training, RL"] == "2 with training, warm-up"
+    found = {row[0]: row[3] for row in rows()}
+    assert found["training, warm-up"] == "2 with training, RL"
+    assert found["training, RL"] == "2 with training, warm-up"

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.report.figures.bands import smooth
 from matplotlib.text import Text
 from synthetic_analyses import CLASSES, KINDS, KL, NLL, NUM_PROBLEMS, RIGHT, STEPS, write_analyses
 from synthetic_study import BENCHMARKS, dump, load, run_dir, write_study
 
 from benchmarks.report import build as report
 from benchmarks.report import equal_reward, plan_shares, step_shares
-from benchmarks.report.figures import fig2, fig3, fig5, fig6, passk, style
-from benchmarks.report.tables import table8
+from benchmarks.report.figures import fig2, fig5, passk, training
+from benchmarks.report.figures.axes import smooth
 from benchmarks.store.load import load_study
 from benchmarks.store.records import StudyError
 
@@ -52,26 +51,17 @@ def study(stored, tmp_path) -> Path:
     return Path(shutil.copytree(stored, tmp_path / "mini"))
 
 
-@pytest.fixture
-def drawn(monkeypatch) -> list:
-    """Figures that a build would have written."""
-    figures: list = []
-    monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure) or [])
-    return figures
-
-
 def texts(figure) -> str:
     return " ".join(t.get_text() for t in figure.findobj(Text))
 
 
-def test_each_is_written_by_its_name_and_names_what_it_lacks(study, monkeypatch):
+def test_each_is_written_by_its_name_and_names_what_it_lacks(study):
     summary = report.build(study, only=["table8", "fig6"])
     assert summary.missing == ()
     made = {path.name for path in summary.written}
     assert {"table8.csv", "table8_paper.csv", "fig6.png", "fig6.pdf"} <= made
     (study / "analyses" / "plans-qwen-m-s1.json").unlink()
-    monkeypatch.setattr(style, "save", lambda figure, path: [])
-    summary = report.build(study, only=NAMES)
+    summary = report.build(study, only=NAMES, figures=False)
     assert [(c.run_id, c.reason, c.artefacts) for c in summary.missing] == [
         ("plans-qwen-m-s1", "not run", ("fig2",))
     ]
@@ -92,9 +82,9 @@ def test_an_analysis_of_another_run_or_version_is_not_used(study):
 # Figure 2 -----------------------------------------------------------------------------------------
 
 
-def test_fig2_shows_each_types_right_plan_from_hard_to_easy(stored, drawn):
-    fig2.build(load_study(stored), stored)
-    by_rank, averages, top = drawn[0].axes
+def test_fig2_shows_each_types_right_plan_from_hard_to_easy(stored):
+    drawn = fig2.figure(load_study(stored))
+    by_rank, averages, top = drawn.axes
     assert [t.get_text() for t in top.get_xticklabels()] == ["Borin", "Aldric", "Cedra"]
     order = [KINDS.index(k) for k in ("Borin", "Aldric", "Cedra")]
     for method, container in zip(fig2.METHODS, top.containers, strict=True):
@@ -125,32 +115,33 @@ def mean_curve(root: Path, method: str, metric: str) -> np.ndarray:
     return np.mean(rows, axis=0)
 
 
-def test_fig3_has_a_line_for_every_row_of_table_2(stored, drawn):
-    fig3.build(load_study(stored), stored)
-    rewards, entropies, race, legend = drawn[0].axes
+def test_fig3_has_a_line_for_every_row_of_table_2(stored):
+    drawn = training.FIG3.draw(load_study(stored))
+    rewards, entropies, race, legend = drawn.axes
     for axis, metric in ((rewards, "reward"), (entropies, "entropy")):
         lines = [line for line in axis.lines if len(line.get_xdata()) > 2]
-        for method, line in zip(fig3.METHODS, lines, strict=True):
+        for method, line in zip(training.LABELS, lines, strict=True):
             assert line.get_ydata() == pytest.approx(mean_curve(stored, method, metric))
-            assert line.get_label() == fig3.LABELS[method]
+            assert line.get_label() == training.LABELS[method]
     shown = [t.get_text() for t in legend.get_legend().get_texts()]
-    assert shown == list(fig3.LABELS.values())
-    assert "equal reward: " in texts(drawn[0]) and len(race.get_legend().get_texts()) == 2
+    assert shown == list(training.LABELS.values())
+    assert "equal reward: " in texts(drawn) and len(race.get_legend().get_texts()) == 2
 
 
-def test_fig6_marks_where_each_reaches_the_lower_final_reward(stored, drawn):
+def test_fig6_marks_where_each_reaches_the_lower_final_reward(stored):
     loaded = load_study(stored)
-    fig6.build(loaded, stored)
+    drawn = training.FIG6.draw(loaded)
     ours, theirs = (
-        equal_reward.isotonic(mean_curve(stored, m, "reward")[None])[0] for m in fig6.METHODS
+        equal_reward.isotonic(mean_curve(stored, m, "reward")[None])[0]
+        for m in training.FIG6_METHODS
     )
     level = min(ours[-1], theirs[-1])
-    marks = [line for line in drawn[0].axes[0].lines if line.get_marker() == "^"]
+    marks = [line for line in drawn.axes[0].lines if line.get_marker() == "^"]
     for curve, mark in zip((ours, theirs), marks, strict=True):
         step = float(mark.get_xdata()[0])
         at = np.interp(step, np.arange(1, len(curve) + 1), curve)
         assert at == pytest.approx(level, abs=1e-9)
-    found = equal_reward.compare(loaded, "qwen-m", *fig6.METHODS)
+    found = equal_reward.compare(loaded, "qwen-m", *training.FIG6_METHODS)
     assert found.factor == pytest.approx(found.steps[1] / found.steps[0])
     assert found.gain_percent == pytest.approx(100 * (ours[-1] / theirs[-1] - 1))
 
@@ -159,21 +150,21 @@ def test_a_shorter_run_has_no_end_to_compare(study):
     path = run_dir(study, "qwen-m", "sgpo_nll", 1) / "metrics.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:9]))
     assert equal_reward.compare(load_study(study), "qwen-m", "sgpo", "sgpo_nll") is None
-    assert "Steps to equal reward: not run." in fig6.caption(load_study(study))
+    assert "Steps to equal reward: not run." in training.FIG6.caption(load_study(study))
 
 
 # Figure 5 -----------------------------------------------------------------------------------------
 
 
-def test_fig5_bars_are_means_over_the_tokens_of_a_step(stored, drawn):
-    fig5.build(load_study(stored), stored)
-    for axis, values in zip(drawn[0].axes, (KL, NLL), strict=False):
+def test_fig5_bars_are_means_over_the_tokens_of_a_step(stored):
+    drawn = fig5.figure(load_study(stored))
+    for axis, values in zip(drawn.axes, (KL, NLL), strict=False):
         heights = [patch.get_height() for patch in axis.patches]
         assert heights == pytest.approx([np.mean(values[a:b]) for a, b, _ in STEPS])
-        colours = {fig5.COLOURS[kind] for *_, kind in STEPS}
+        colours = {fig5.LOOKS[kind][0] for *_, kind in STEPS}
         assert len({patch.get_facecolor() for patch in axis.patches}) == len(colours)
     assert len(CLASSES) == len(KL)
-    assert "decisions 20%" in texts(drawn[0])
+    assert "decisions 20%" in texts(drawn)
 
 
 def test_shares_are_pooled_over_problems_and_seeds(stored):
@@ -190,14 +181,14 @@ def test_shares_are_pooled_over_problems_and_seeds(stored):
     assert excess.mean == pytest.approx(100 * (decided - DECISION_TOKENS))
 
 
-def test_without_a_problem_that_meets_the_rule_it_says_so(study, drawn):
+def test_without_a_problem_that_meets_the_rule_it_says_so(study):
     for seed in SEEDS:
         path = study / f"analyses/steps-qwen-m-s{seed}.json"
         stored = load(path)
         stored["result"] |= {"example": None, "problems": []}
         dump(path, stored)
-    fig5.build(load_study(study), study)
-    assert texts(drawn[0]).count("no problem met the rule") == 3
+    drawn = fig5.figure(load_study(study))
+    assert texts(drawn).count("no problem met the rule") == 3
 
 
 # Table 8 ------------------------------------------------------------------------------------------
@@ -218,18 +209,17 @@ def test_table8_has_shares_of_each_band_and_keeps_the_papers_apart(study):
     report.build(study, only=["table8"])
     text = (study / "tables" / "table8.md").read_text()
     assert "| Kept: best of 5 |" + " not run |" * 9 in text
-    assert table8.needs(load_study(study)) == []
 
 
 # pass@k -------------------------------------------------------------------------------------------
 
 
-def test_passk_curves_are_those_of_the_stored_letters(stored, drawn):
+def test_passk_curves_are_those_of_the_stored_letters(stored):
     loaded = load_study(stored)
     assert [b.key for b in passk.benchmarks_of(loaded)] == ["miniamc", "miniaime"]
     assert passk.ks_of(loaded) == [1, 2, 4, 8]
-    passk.build(loaded, stored)
-    top = drawn[0].axes[1]  # Qwen-M, pass@k
+    drawn = passk.figure(loaded)
+    top = drawn.axes[1]  # Qwen-M, pass@k
     lines = {line.get_label(): line.get_ydata() for line in top.lines}
     for method, label in (("sgpo", "SGPO"), ("luffy", "LUFFY")):
         expected = []
@@ -244,17 +234,17 @@ def test_passk_curves_are_those_of_the_stored_letters(stored, drawn):
                 )
             expected.append(100 * np.mean(means))
         assert lines[label] == pytest.approx(expected)
-    votes = {line.get_label(): line.get_ydata() for line in drawn[0].axes[4].lines}
+    votes = {line.get_label(): line.get_ydata() for line in drawn.axes[4].lines}
     assert votes["SGPO"][0] == pytest.approx(lines["SGPO"][0])
     assert (votes["SGPO"] <= lines["SGPO"] + 1e-9).all()
 
 
-def test_runs_without_stored_answers_have_pass_but_no_maj(study, drawn):
+def test_runs_without_stored_answers_have_pass_but_no_maj(study):
     path = run_dir(study, "qwen-m", "grpo", 0) / "scores.json"
     scores = load(path)
     for table in scores["benchmarks"].values():
         del table["answers"]
     dump(path, scores)
-    passk.build(load_study(study), study)
-    notes = [[t.get_text() for t in drawn[0].axes[i].texts] for i in range(6)]
+    drawn = passk.figure(load_study(study))
+    notes = [[t.get_text() for t in drawn.axes[i].texts] for i in range(6)]
     assert notes == [[], [], [], [], ["SFT+GRPO (not stored)"], []]

@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.report.figures.bands import seed_band, smooth
 from synthetic_study import BENCHMARKS, METHODS, MODELS, STEPS, dump, load, run_dir, write_study
 
+from benchmarks.cli import main
 from benchmarks.report import build as report
 from benchmarks.report import claims, estimates, pages
 from benchmarks.report.document import Heading, Paragraph, Table, row, to_markdown
-from benchmarks.report.figures import fig4, scaling
+from benchmarks.report.figures import scaling, training
+from benchmarks.report.figures.axes import seed_band, smooth
 from benchmarks.report.html import to_html
-from benchmarks.report.tables import budget, regime, tuning
+from benchmarks.report.tables import records
 from benchmarks.store import stats
 from benchmarks.store.load import load_study, stored_hash
 from benchmarks.store.records import RL_METHODS, StudyError
@@ -367,15 +368,16 @@ def test_a_run_outside_the_grid_changes_no_table(study):
 def test_unknown_artefact_names_the_nearest(study, capsys):
     with pytest.raises(report.ReportError, match="did you mean table1?"):
         report.build(study, only=["tabel1"])
-    assert report.main([str(study), "--only", "tabel1"]) == 2
-    assert capsys.readouterr().err.startswith("error: unknown artefact 'tabel1'; allowed: claims,")
+    assert main(["report", "--out", str(study), "--only", "tabel1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sgpo: error: unknown artefact 'tabel1'; allowed: claims,")
 
 
 def test_tuning_accuracy_must_be_a_share(study):
     text = (study / "tuning.csv").read_text().replace("0.51,", "51.0,")
     (study / "tuning.csv").write_text(text)
     with pytest.raises(StudyError, match="dev_accuracy 51.0 must be a share"):
-        tuning.trials(load_study(study))
+        records.trials(load_study(study))
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -610,7 +612,7 @@ def test_paper_points_are_those_of_the_paper():
 
 
 def test_fig4_shows_qwen_m_else_the_largest_model(study):
-    assert fig4.model_of(load_study(study)) == "qwen-m"
+    assert training.representative(load_study(study)) == "qwen-m"
 
     def drop(plan):
         plan["cells"] = [c for c in plan["cells"] if c["model"] != "qwen-m"]
@@ -618,7 +620,7 @@ def test_fig4_shows_qwen_m_else_the_largest_model(study):
     for path in (study / "runs").glob("qwen-m-*"):
         shutil.rmtree(path)
     change(study / "study.json", drop)
-    assert fig4.model_of(load_study(study)) == "llama-m"
+    assert training.representative(load_study(study)) == "llama-m"
 
 
 def test_regime_shows_conditions_then_what_is_only_reported(study):
@@ -632,7 +634,10 @@ def test_regime_shows_conditions_then_what_is_only_reported(study):
 
     change(study / "regime.json", measure)
     loaded = load_study(study)
-    rows = [[cell.text for cell in cells][1:] for cells in regime.table(loaded).rows[:6]]
+    rows = [
+        [cell.text for cell in cells][1:]
+        for cells in records.REGIME.table(loaded, records.REGIME.rows(loaded)).rows[:6]
+    ]
     assert rows == [
         ["blind guess", "0.004", "<= 0.01", "passed"],
         ["guided pass rate", "0.412", ">= 0.6", "FAILED"],
@@ -650,7 +655,10 @@ def test_budget_is_the_mean_over_seeds(study):
     for seed, tokens in enumerate((100, 200, 600)):
         path = run_dir(study, "qwen-s", "sgpo", seed) / "result.json"
         change(path, lambda r, tokens=tokens: r.update(sampled_tokens=tokens, num_samples=None))
-    records = {(r["model"], r["method"]): r for r in budget.records(load_study(study))}
-    assert records["qwen-s", "sgpo"]["sampled_tokens"] == 300.0
-    assert records["qwen-s", "sgpo"]["num_samples"] == "not recorded"
-    assert records["qwen-s", "grpo"]["num_samples"] == STEPS * 192
+    spent = {
+        (r["model"], r["method"]): r
+        for r in records.budget_rows(load_study(study)).to_dict("records")
+    }
+    assert spent["qwen-s", "sgpo"]["sampled_tokens"] == 300.0
+    assert spent["qwen-s", "sgpo"]["num_samples"] == "not recorded"
+    assert spent["qwen-s", "grpo"]["num_samples"] == STEPS * 192
