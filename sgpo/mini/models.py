@@ -4,6 +4,7 @@ an ordinary Hugging Face fast tokenizer with a chat template.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,7 +39,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-# One row a token: a padded row could be sampled but not decoded.
 VOCABULARY_ROWS = len(SPECIALS) + len(vocabulary())
 MAX_POSITIONS = 256
 # About 1/sqrt(hidden). At the architectures' own 0.02, made for widths in the thousands, attention
@@ -72,11 +72,13 @@ class ModelSpec:
     initializer_range: float = INITIALIZER_RANGE
     pretrain_rate: float = 3e-3
 
-    def config(self) -> Any:
-        """The transformers configuration of this model."""
+    def config(self, pieces: Sequence[str] | None = None) -> Any:
+        """The transformers configuration of this model, for the first edition's vocabulary or for
+        another edition's ``pieces``."""
         config_class, _ = _FAMILIES[self.family]
         return config_class(
-            vocab_size=VOCABULARY_ROWS,
+            # One row a token: a padded row could be sampled but not decoded.
+            vocab_size=VOCABULARY_ROWS if pieces is None else len(SPECIALS) + len(pieces),
             hidden_size=self.hidden_size,
             intermediate_size=self.intermediate_size,
             num_hidden_layers=self.num_layers,
@@ -155,16 +157,17 @@ def model_spec(key: str) -> ModelSpec:
     return known[key]
 
 
-def build_model(spec: ModelSpec, seed: int) -> PreTrainedModel:
+def build_model(spec: ModelSpec, seed: int, pieces: Sequence[str] | None = None) -> PreTrainedModel:
     """A randomly initialised float32 model; the global torch generator is left as it was."""
     _, model_class = _FAMILIES[spec.family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return model_class(spec.config())
+        return model_class(spec.config(pieces))
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of fewer than 100 tokens; digits are single tokens.
+def build_tokenizer(pieces: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of the first edition's vocabulary or of another edition's ``pieces``;
+    digits are single tokens.
 
     Tokens carry their leading space and decoding only concatenates, so ``decode(encode(x)) == x``
     for every text of the world. ``eos`` is ``<|end|>``, which closes a turn; ``pad`` is another
@@ -177,7 +180,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE(vocab={}, merges=[]))
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIALS])
-    backend.add_tokens([AddedToken(piece, normalized=False) for piece in vocabulary()])
+    backend.add_tokens([AddedToken(piece, normalized=False) for piece in pieces or vocabulary()])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=PAD,

@@ -1,0 +1,164 @@
+"""The problem sets of a world: training pool, development set, four test sets.
+
+Sets are disjoint by construction: a hash of the digits of a task puts it into one partition
+(train, development or test), whatever its type; texts that base models learn from, training pool
+and expert traces come from the first alone. Within a set no problem occurs twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from sgpo.core.types import Problem
+from sgpo.mini.teacher import DEGRADED, Candidate, best, candidates, propose_strategy, response
+from sgpo.mini.world import MODULUS, NAMES, World
+from sgpo.mini.writing import Task, question_pieces, solve
+
+Partition = Literal["train", "development", "test"]
+_BUCKETS: dict[int, Partition] = {7: "development", 8: "test", 9: "test"}  # of 10; the rest train
+
+# Level -> digits of the list, or of the outer list (which gets a pair fed in) and the inner one.
+LEVELS: dict[int, tuple[int, ...]] = {1: (3,), 2: (4,), 3: (5,), 4: (1, 3), 5: (2, 4), 6: (3, 5)}
+TRAINED = (1, 2)  # RL and the warm-up see these alone
+WARMUP_PROBLEMS, RL_PROBLEMS = 512, 1024
+
+
+class TestSet(NamedTuple):
+    """``levels`` are taken in turn; every type has the same share of the problems."""
+
+    key: str
+    label: str
+    levels: tuple[int, ...]
+
+
+TEST_SETS = (
+    TestSet("trained", "Trained levels", TRAINED),
+    TestSet("harder", "Harder level", (3,)),
+    TestSet("composed", "Compositions", (4, 5)),
+    TestSet("long", "Long compositions", (6,)),
+)
+TEST_PROBLEMS = 5 * len(NAMES)  # of each set
+SAMPLES = 4  # a problem, at evaluation
+
+
+def partition_of(task: Task) -> Partition:
+    """Where a task belongs; depends on its digits alone, so it holds for every type at once."""
+    digits = "|".join("".join(map(str, step.digits)) for step in task.chain)
+    return _BUCKETS.get(hashlib.sha256(digits.encode()).digest()[0] % 10, "train")
+
+
+def random_task(rng: random.Random, level: int, partition: Partition, kind: str = "") -> Task:
+    """A task of this level, uniform over the partition; ``kind`` fixes the (outer) type."""
+    outer, *inner = LEVELS[level]
+    while True:
+        fed = Task(rng.choice(NAMES), _digits(rng, inner[0])) if inner else None
+        task = Task(kind or rng.choice(NAMES), _digits(rng, outer), fed)
+        if partition_of(task) == partition:
+            return task
+
+
+def _digits(rng: random.Random, count: int) -> tuple[int, ...]:
+    return tuple(rng.randrange(MODULUS) for _ in range(count))
+
+
+def _tasks(
+    seed: str, levels: tuple[int, ...], partition: Partition, count: int
+) -> Iterator[tuple[int, Task]]:
+    """``count`` different (level, task); every type once, then every type again on the next level,
+    so that sets balance."""
+    rng = random.Random(seed)
+    seen: set[Task] = set()
+    for i in range(count):
+        if i % len(NAMES) == 0:
+            kinds = rng.sample(NAMES, len(NAMES))
+        level = levels[i // len(NAMES) % len(levels)]
+        task = random_task(rng, level, partition, kinds[i % len(NAMES)])
+        while task in seen:
+            task = random_task(rng, level, partition, task.kind)
+        seen.add(task)
+        yield level, task
+
+
+def to_problem(world: World, name: str, level: int, task: Task) -> Problem:
+    """The task as a problem record, without strategy or expert trace."""
+    first, second = solve(world, task)
+    return Problem(
+        id=name,
+        question="".join(question_pieces(task)),
+        answer=f"({first},{second})",
+        kind=task.kind,
+        level=level,
+    )
+
+
+def test_problems(world: World, key: str) -> list[Problem]:
+    """The problems of a test set; they never carry a strategy or a trace.
+
+    Raises ValueError that lists the known keys.
+    """
+    known = {test_set.key: test_set.levels for test_set in TEST_SETS}
+    if key not in known:
+        raise ValueError(f"unknown test set {key!r}: must be one of {', '.join(known)}")
+    drawn = _tasks(f"{key}-{world.seed}", known[key], "test", TEST_PROBLEMS)
+    return [
+        to_problem(world, f"{key}-{world.seed}-{i:04d}", level, task)
+        for i, (level, task) in enumerate(drawn)
+    ]
+
+
+def development_problems(world: World) -> list[Problem]:
+    """The problems on which settings are chosen: every type once of each of the four kinds."""
+    return [
+        to_problem(world, f"dev-{world.seed}-{key}-{i:04d}", level, task)
+        for key, _, levels in TEST_SETS
+        for i, (level, task) in enumerate(
+            _tasks(f"development-{key}-{world.seed}", levels[-1:], "development", len(NAMES))
+        )
+    ]
+
+
+def training_problems(
+    world: World, split: Literal["warmup", "rl"], expert_gap: float, strategy: str = "kept"
+) -> list[Problem]:
+    """The training pool with the strong model's strategy and trace beside each problem.
+
+    Args:
+        split: ``warmup`` (for SFT) or ``rl``; the two share no problem.
+        expert_gap: probability in [0, 1] that the trace leaves out an intermediate step.
+        strategy: ``kept``, the one that the extraction kept, or one of ``teacher.DEGRADED``.
+
+    Raises:
+        ValueError: for another split or strategy, or a gap outside [0, 1].
+    """
+    if strategy != "kept" and strategy not in DEGRADED:
+        raise ValueError(f"strategy {strategy!r}: must be one of kept, {', '.join(DEGRADED)}")
+    if not 0.0 <= expert_gap <= 1.0:
+        raise ValueError(f"expert_gap={expert_gap}: must be in [0, 1]")
+    out = []
+    for seed, level, task in _pool(world, split):
+        if strategy == "kept":
+            text = best(candidates(world, task, seed)).text
+        else:
+            text = propose_strategy(world, task, strategy, random.Random(f"{seed}-degraded"))
+        bare = to_problem(world, seed, level, task)
+        trace = response(world, task, expert_gap, seed)
+        out.append(Problem(bare.id, bare.question, bare.answer, text, trace, bare.kind, level))
+    return out
+
+
+def training_candidates(world: World, split: Literal["warmup", "rl"]) -> list[list[Candidate]]:
+    """All that the strong model proposed for each problem of ``training_problems``."""
+    return [candidates(world, task, seed) for seed, _, task in _pool(world, split)]
+
+
+def _pool(world: World, split: str) -> Iterator[tuple[str, int, Task]]:
+    """(id, level, task) of the split; the id also seeds what the strong model makes of it."""
+    if split not in ("warmup", "rl"):
+        raise ValueError(f"unknown split {split!r}: must be warmup or rl")
+    drawn = _tasks(f"pool-{world.seed}", TRAINED, "train", WARMUP_PROBLEMS + RL_PROBLEMS)
+    for i, (level, task) in enumerate(drawn):
+        if (i < WARMUP_PROBLEMS) == (split == "warmup"):
+            yield f"train-{world.seed}-{i:04d}", level, task

@@ -1,0 +1,264 @@
+"""The second edition's worlds: one right plan a type by counting, what a seed draws, lessons."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sgpo.mini import foundation, models, sets, teacher, world, writing
+from sgpo.mini.foundation import FoundationConfig, Learner, LessonConfig, encode
+from sgpo.mini.models import MODELS, build_model, build_tokenizer
+from sgpo.mini.world import NAMES, PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
+from sgpo.mini.writing import Task, derivation_lines, question_pieces, writer_text
+
+TINY = replace(MODELS["qwen-s"], hidden_size=16, intermediate_size=32)
+
+
+def test_plans_by_hand():
+    # 3 1 4: returned 4 3 1 -> 4, 4+7*3=25, 5+7*1=12 -> (5, 2) times 7 -> (35, 14)
+    assert apply_plan(Plan("returned", "sevenfold", "septuple"), (3, 1, 4)) == (5, 4)
+    # swapped 1 3 4 -> 1, 1-3=-2, 8-4=4 -> (8, 4) negated
+    assert apply_plan(Plan("swapped", "difference", "negate"), (3, 1, 4)) == (2, 6)
+    assert world.reorder("swapped", (1, 2, 3, 4, 5)) == (2, 1, 4, 3, 5)
+
+
+def test_agreement_counts_what_plans_answer():
+    lists = list(product(range(10), repeat=3))
+    answers = {plan: [apply_plan(plan, values) for values in lists] for plan in PLANS[::7]}
+    for i, a in enumerate(PLANS):
+        for j, b in enumerate(PLANS):
+            if a in answers and b in answers:
+                same = sum(x == y for x, y in zip(answers[a], answers[b], strict=True))
+                assert agreement(3)[i, j] == pytest.approx(same / 1000)
+
+
+def test_every_drawn_plan_is_the_only_right_one_on_every_length():
+    """By counting all lists; plans that sum are what it throws out, the twins of the first
+    edition among them: backwards and rotated lists have the same last value."""
+    sound = np.array([plan in world.sound_plans() for plan in PLANS])
+    for length in world.LIST_LENGTHS:
+        others = agreement(length) - np.eye(len(PLANS))
+        assert (others.max(1) <= world.MAX_AGREEMENT)[sound].all()
+        assert (others.max(1) == 1.0)[~sound].sum() == 20  # an exact twin
+    assert {plan.combine for plan, ok in zip(PLANS, sound, strict=True) if not ok} == {"sum"}
+    nolda = PLANS.index(Plan("rotated", "sum", "decrease"))
+    assert agreement(5)[nolda, PLANS.index(Plan("backwards", "sum", "decrease"))] == 1.0
+
+
+def test_a_seed_draws_a_world_within_the_declared_ranges():
+    worlds = [draw_world(seed) for seed in range(40)]
+    for drawn in worlds:
+        assert len({t.plan for t in drawn.types}) == len(drawn.types) == 64
+        assert world.FIDELITY[0] <= drawn.fidelity <= world.FIDELITY[1]
+        assert world.STYLE[0] <= drawn.style <= world.STYLE[1]
+        assert world.LEAK[0] <= drawn.leak <= world.LEAK[1]
+        for t in drawn.types:
+            assert all(sum(prior) == pytest.approx(1) for prior in t.priors)
+            assert [len(prior) for prior in t.priors] == [len(slot) for slot in SLOTS]
+            assert world.FOUND[0] * 0.999 <= t.found <= world.FOUND[1] * 1.001
+    assert len({w.types[0].plan for w in worlds}) > 20
+    # log-uniform: the median type is found at the geometric mean of the range
+    found = np.median([t.found for w in worlds for t in w.types])
+    assert found == pytest.approx(math.sqrt(world.FOUND[0] * world.FOUND[1]), rel=0.1)
+    assert draw_world.__wrapped__(3) == draw_world(3)
+    with pytest.raises(ValueError, match="world seed -1: must be at least 0"):
+        draw_world(-1)
+
+
+def style_kl(drawn: world.World) -> float:
+    s, u = drawn.style, drawn.leak
+    return s * math.log(s / u) + (1 - s) * math.log((1 - s) / (1 - u))
+
+
+def choice_kl(drawn: world.World, prior: tuple[float, ...], right: int) -> float:
+    f = drawn.fidelity
+    guided = [f if i == right else (1 - f) / (len(prior) - 1) for i in range(len(prior))]
+    return sum(g * math.log(g / p) for g, p in zip(guided, prior, strict=True))
+
+
+def test_the_threshold_of_one_nat_masks_in_some_worlds_and_not_in_others():
+    worlds = [draw_world(seed) for seed in range(60)]
+    style = [style_kl(w) for w in worlds]
+    assert 0.2 < np.mean([kl > 1 for kl in style]) < 0.9
+    shares = []
+    for drawn in worlds:
+        choices = [
+            choice_kl(drawn, t.priors[i], SLOTS[i].index(t.plan.choices[i]))
+            for t in drawn.types
+            for i in range(3)
+        ]
+        shares.append(np.mean([kl > 1 for kl in choices]))
+    assert min(shares) < 0.01 < 0.15 < max(shares)
+
+
+def test_texts_are_written_as_their_distributions_say():
+    drawn, rng = draw_world(1), random.Random(4)
+    task = Task("Aldric", (3, 1, 4))
+    expected, seen = Counter(), Counter()
+    for i in range(6000):
+        _, completion, soft = writer_text(drawn, task, i % 2 == 0, rng)
+        for place, distribution in soft.items():
+            assert sum(distribution.values()) == pytest.approx(1)
+            assert completion[place] in distribution
+            seen[completion[place]] += 1
+            for piece, probability in distribution.items():
+                expected[piece] += probability
+        hard = [piece for place, piece in enumerate(completion) if place not in soft]
+        assert not {"Order", "Combine", "Finish", "Guess"} & set(hard)
+    for piece, number in expected.items():
+        assert seen[piece] == pytest.approx(number, abs=4.5 * math.sqrt(number) + 1), piece
+
+
+def test_a_derivation_and_a_composition_read_as_worked_by_hand():
+    inner = Task("Aldric", (3, 1, 4))
+    plans = [Plan("rotated", "sevenfold", "decrease"), Plan("swapped", "threefold", "triple")]
+    text = "".join(p for line in derivation_lines(Task("Garek", (5,), inner), plans) for p in line)
+    assert text == (
+        "Order Aldric rotated: 143\nCombine sevenfold: 1489310\nFinish decrease \\boxed{(8,9)}\n"
+        "Order Garek swapped: 859\nCombine threefold: 8553970\nFinish triple \\boxed{(9,0)}"
+    )
+
+
+def test_the_tokenizer_cuts_every_text_into_its_pieces_and_back(tmp_path):
+    TINY.config(writing.vocabulary()).save_pretrained(tmp_path)
+    build_tokenizer(writing.vocabulary()).save_pretrained(tmp_path)
+    tokenizer, rng = AutoTokenizer.from_pretrained(tmp_path), random.Random(2)
+    assert len(tokenizer) == len(foundation.PIECES)
+    longest = 0
+    for i in range(300):
+        task = sets.random_task(rng, 1 + i % 6, "train")
+        user, completion, _ = writer_text(draw_world(0), task, bool(i % 2), rng)
+        for pieces in (user, completion):
+            ids = tokenizer("".join(pieces), add_special_tokens=False)["input_ids"]
+            assert tokenizer.convert_ids_to_tokens(ids) == pieces
+            assert tokenizer.decode(ids) == "".join(pieces)
+        longest = max(longest, len(user) + len(completion) + 4)
+    assert longest < models.MAX_POSITIONS
+
+
+def independent_answer(drawn: world.World, question: str) -> str:
+    """The answer from the question's text, by positions and coefficients instead of steps."""
+    pair: list[int] = []
+    for part in question.removeprefix("Find the ").split(" and then the "):
+        name, digits = part.replace(" pair:", "").split(" ")
+        values = [int(d) for d in digits] + pair
+        plan, n = drawn.type(name).plan, len(digits) + len(pair)
+        order = {"forwards": list(range(n)), "backwards": list(range(n))[::-1],
+                 "rotated": [*range(1, n), 0], "returned": [n - 1, *range(n - 1)],
+                 "swapped": [i ^ 1 if i ^ 1 < n else i for i in range(n)]}[plan.order]  # fmt: skip
+        factor = {"sum": 1, "difference": 9, "threefold": 3, "sevenfold": 7}[plan.combine]
+        last = values[order[0]] + factor * sum(values[i] for i in order[1:])
+        finish = {"increase": lambda v: v + 1, "decrease": lambda v: v - 1, "negate": lambda v: -v,
+                  "triple": lambda v: 3 * v, "septuple": lambda v: 7 * v}[plan.finish]  # fmt: skip
+        pair = [finish(last - factor * values[order[-1]]) % 10, finish(last) % 10]
+    return f"({pair[0]},{pair[1]})"
+
+
+def test_sets_are_balanced_disjoint_and_right():
+    drawn = draw_world(2)
+    found = {t.key: sets.test_problems(drawn, t.key) for t in sets.TEST_SETS}
+    development = sets.development_problems(drawn)
+    training = {s: sets.training_problems(drawn, s, 0.1) for s in ("warmup", "rl")}
+    everything = [p for part in (*found.values(), development, *training.values()) for p in part]
+    assert len({p.id for p in everything}) == len({p.question for p in everything})
+    assert len({p.id for p in everything}) == len(everything)
+    assert all(p.answer == independent_answer(drawn, p.question) for p in everything)
+    for test_set in sets.TEST_SETS:
+        counts = Counter(p.kind for p in found[test_set.key])
+        assert set(counts.values()) == {5} and len(counts) == 64
+        assert {p.level for p in found[test_set.key]} == set(test_set.levels)
+    assert Counter(p.level for p in development) == {2: 64, 3: 64, 5: 64, 6: 64}
+    assert {p.level for part in training.values() for p in part} == {1, 2}
+    assert [len(training[s]) for s in training] == [512, 1024]
+    for p in training["rl"]:
+        assert p.strategy and p.expert.endswith(f"\\boxed{{{p.answer}}}")
+        assert not any(c.isdigit() for c in p.strategy)
+    assert all(p.strategy is p.expert is None for p in development)
+    other = sets.training_problems(draw_world(3), "rl", 0.1)
+    assert not {p.question for p in other} & {p.question for p in training["rl"][:200]} or (
+        [p.answer for p in other] != [p.answer for p in training["rl"]]
+    )
+    for call, named in (
+        (lambda: sets.test_problems(drawn, "minimath"), "'minimath': must be one of trained"),
+        (lambda: sets.training_problems(drawn, "test", 0.1), "'test': must be warmup or rl"),
+        (lambda: sets.training_problems(drawn, "rl", 1.5), "expert_gap=1.5"),
+        (lambda: sets.training_problems(drawn, "rl", 0.1, "good"), "'good': must be one of kept"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            call()
+
+
+def test_the_strong_model_keeps_the_best_of_five_and_never_a_leak():
+    drawn, flawed = draw_world(0), 0
+    task = Task("Garek", (5,), Task("Aldric", (3, 1, 4)))
+    for i in range(400):
+        proposed = teacher.candidates(drawn, task, str(i))
+        kept = teacher.best(proposed)
+        clean = [c for c in proposed if c.scores["no_leak"]]
+        assert len(proposed) == 5 and kept.mean_score == max(c.mean_score for c in clean)
+        flawed += kept.scores["strategy"] < 1
+    # no sound one among 5 of 10 with 3 such, and no thin one: mostly C(7,5)/C(10,5) = 1/12
+    assert flawed / 400 == pytest.approx(1 / 12, abs=0.045)
+    for quality, criterion in (("vague", "strategy"), ("wrong_choice", "strategy"),
+                               ("wrong_type", "type"), ("thin_steps", "steps"), ("leak", "no_leak"),
+                               ("open", "strategy")):  # fmt: skip
+        text = teacher.propose_strategy(drawn, task, quality, random.Random(0))
+        assert teacher.score_strategy(drawn, task, text)[criterion] < 1
+    sound = teacher.propose_strategy(drawn, task, "sound", random.Random(0))
+    assert set(teacher.score_strategy(drawn, task, sound).values()) == {1.0}
+
+
+def test_a_lesson_step_is_cross_entropy_against_the_writers_distributions():
+    rng = random.Random(0)
+    texts = [encode(draw_world(0), level, bool(level % 2), rng) for level in (1, 2, 3, 4, 5, 6)]
+    model = build_model(TINY, 0, writing.vocabulary())
+    total, count = 0.0, 0
+    for text in texts:
+        with torch.no_grad():
+            logprobs = model(torch.tensor([text.ids])).logits[0].double().log_softmax(-1)
+        for place in range(text.prompt, len(text.ids)):
+            wanted = text.soft.get(place, {text.ids[place]: 1.0})
+            total -= sum(p * float(logprobs[place - 1, i]) for i, p in wanted.items())
+            count += 1
+    loss, _ = Learner(model, "cpu").step(texts, 1e-3)
+    assert loss == pytest.approx(total / count, rel=1e-4)
+
+
+def test_a_foundation_is_laid_once_and_every_world_is_taught_on_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.MODELS, "qwen-s", TINY)
+    short = FoundationConfig(batch_size=8, max_drills=2, text_steps=2)
+    monkeypatch.setattr(foundation, "FoundationConfig", lambda: short)
+    monkeypatch.setattr(foundation, "LessonConfig", lambda: LessonConfig(steps=2))
+    calls: list[tuple] = []
+    paths = [
+        foundation.ensure_world_model("qwen-s", seed, tmp_path, lambda *call: calls.append(call))
+        for seed in (0, 1, 0)
+    ]
+    assert [call[:2] for call in calls] == [(1, 4), (2, 4), (3, 4), (4, 4)] + [(1, 2), (2, 2)] * 2
+    assert paths[0] == paths[2] != paths[1]
+    assert len(list(tmp_path.iterdir())) == 3
+    weights = [AutoModelForCausalLM.from_pretrained(p).get_input_embeddings().weight for p in paths]
+    assert weights[0].shape[0] == len(AutoTokenizer.from_pretrained(paths[0]))
+    assert not torch.equal(weights[0], weights[1])
+    # once more from nothing: the same bits
+    again = foundation.ensure_world_model("qwen-s", 1, tmp_path / "again")
+    assert again.name == paths[1].name
+    other = AutoModelForCausalLM.from_pretrained(again).get_input_embeddings().weight
+    assert torch.equal(weights[1], other)
+
+
+def test_drills_end_when_the_digits_are_learned():
+    calls: list[tuple] = []
+    easy = FoundationConfig(batch_size=8, max_drills=50, goal=4.0, text_steps=1)  # above ln 10
+    foundation.lay_foundation(TINY, easy, lambda *call: calls.append(call[:2]))
+    assert calls == [(1, 51), (51, 51)]
+    assert len(NAMES) == 64
+    assert question_pieces(Task("Aldric", (3, 1, 4)))[2] == " Aldric"
