@@ -154,6 +154,6 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
-def spread_cells(values: Mapping[str, Any], form: str) -> list[str]:
+def cells(values: Mapping[str, Any], form: str) -> list[str]:
     """Median, min and max of a ``spread`` as table cells."""
     return [format(values[key], form) for key in ("median", "min", "max")]

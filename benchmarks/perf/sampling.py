@@ -29,11 +29,11 @@ from benchmarks.perf.common import (
     ROOT,
     Block,
     Case,
+    cells,
     in_rounds,
     paired_ratio,
     show,
     spread,
-    spread_cells,
     threads,
     timed,
 )
@@ -204,7 +204,7 @@ def blocks(result: dict[str, Any]) -> list[Block]:
 
 def _range(values: dict[str, Any], form: str) -> str:
     """``median (min-max)``."""
-    median, low, high = spread_cells(values, form)
+    median, low, high = cells(values, form)
     return f"{median} ({low}-{high})"
 
 

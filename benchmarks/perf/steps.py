@@ -1,6 +1,6 @@
 """One RL step on the CPU: beside TRL's, against the machine's limit, and how its cost grows.
 
-All three cases time ``OurStep``: one update on a randomly initialised float32 Qwen2 of the mini
+All three cases time ``our_step``: one update on a randomly initialised float32 Qwen2 of the mini
 world, without a reference model. The stop token lies outside of the model's vocabulary, so that
 every completion has its full length and the work is known.
 
@@ -19,10 +19,12 @@ of the counted FLOPs tells arithmetic that grows faster than x from arithmetic t
 from __future__ import annotations
 
 import importlib.util
+import statistics
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,11 +38,11 @@ from benchmarks.perf.common import (
     Block,
     Case,
     Host,
+    cells,
     in_rounds,
     matmul_rate,
     paired_ratio,
     spread,
-    spread_cells,
     threads,
     timed,
 )
@@ -86,86 +88,103 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 
 
-class OurStep:
-    """One step of our trainer a call; returns its seconds and keeps those spent sampling."""
+class TimedStep:
+    """One step of our trainer a call; returns its seconds and keeps those of its ``stages``, which
+    are disjoint and add up. Takes a trainer for itself: what it watches stays watched."""
 
-    def __init__(self, method: Method, scratch: Path, shape: StepShape) -> None:
-        model, tokenizer = _build(shape)
-        problems, self.shape = _problems(shape), shape
-        self.rollout = Rollout(
-            model=model,
-            sampler=self,
-            tokenizer=tokenizer,
-            prompt_spec=PROMPT_SPECS["mini"],
-            config=RolloutConfig(max_tokens=shape.completion_tokens, temperature=1.0, top_p=1.0),
-            seed=0,
-            grader=_grade,
-        )
-        self.trainer = Trainer(
-            model=model,
-            method=method,
-            rollout=self.rollout,
-            problems=problems,
-            config=TrainConfig(
-                num_steps=2**30, problems_per_step=len(problems), learning_rate=LEARNING_RATE
-            ),
-            seed=0,
-            run_dir=scratch,
-        )
-        self.inner = CompactSampler(model, tokenizer, stop_ids=[model.config.eos_token_id])
-        self.sampling: list[float] = []
-        self.num_steps = 0
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.rollout = trainer, trainer.rollout
+        self.stages: list[dict[str, float]] = []
+        self._seconds: dict[str, float] = defaultdict(float)
+        for stage, owner, name in (
+            ("sampling", self.rollout.sampler, "sample"),
+            ("verification", self.rollout, "grader"),
+            ("collect", trainer.method, "collect"),
+            ("scoring", trainer.method, "loss"),
+        ):
+            setattr(owner, name, self._watched(stage, getattr(owner, name)))
+
+    def _watched(self, stage: str, function: Callable) -> Callable:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*args, **kwargs)
+            self._seconds[stage] += time.perf_counter() - began
+            return result
+
+        return watched
 
     def __call__(self) -> float:
-        self.num_steps += 1
-        self.sampling.append(0.0)
-        before = self.rollout.spent.sampled_tokens
+        self._seconds.clear()
         # The loop around the step only logs and saves: a step is what is compared.
-        seconds = timed(lambda: self.trainer.step(self.num_steps))
-        shape = self.shape
-        sampled = shape.num_problems * shape.num_samples * shape.completion_tokens
-        assert self.rollout.spent.sampled_tokens - before == sampled
-        return seconds
+        total = timed(lambda: self.trainer.step(len(self.stages) + 1))
+        self.stages.append(split(total, self._seconds))
+        return total
 
     def flops(self) -> dict[str, float]:
         """FLOPs of one more step: ``total`` and the part inside the sampler."""
-        inside, sample = flop_counter(), self.inner.sample
+        sampler, inside = self.rollout.sampler, flop_counter()
+        sample = sampler.sample
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             with inside:
                 return sample(*args, **kwargs)
 
-        self.inner.sample = counted
-        try:
-            with flop_counter() as outside:
-                self()
-        finally:
-            self.inner.sample = sample
+        sampler.sample = counted
+        with flop_counter() as outside:
+            self()
+        sampler.sample = sample
         return {
             "total": float(outside.get_total_flops()),
             "sampling": float(inside.get_total_flops()),
         }
 
-    def sample(self, *args: Any, **kwargs: Any) -> Any:
-        """The sampler's ``sample``, with its time added to the step's."""
-        groups: list[Any] = []
-        self.sampling[-1] += timed(lambda: groups.extend(self.inner.sample(*args, **kwargs)))
-        return groups
 
-    def sync(self, model: PreTrainedModel) -> None:
-        self.inner.sync(model)
-
-    def release(self) -> None:
-        self.inner.release()
-
-
-def our_steps(shape: StepShape, scratch: str) -> dict[str, OurStep]:
-    """A step of GRPO and one of SGPO at ``shape``."""
-    grpo, sgpo = GRPO(GRPOConfig(num_samples=shape.num_samples)), SGPO(SGPOConfig())
+def split(total: float, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Nested timings as disjoint stages that add up to ``total``."""
+    inner = seconds["sampling"] + seconds["verification"]
     return {
-        "grpo": OurStep(grpo, Path(scratch), shape),
-        "sgpo": OurStep(sgpo, Path(scratch), shape),
+        "total": total,
+        "sampling": seconds["sampling"],
+        "verification": seconds["verification"],
+        "other collection": seconds["collect"] - inner,
+        "scoring": seconds["scoring"],
+        "backward and update": total - seconds["collect"] - seconds["scoring"],
     }
+
+
+def our_step(method: Method, shape: StepShape, scratch: str) -> TimedStep:
+    """A step of ``method`` at ``shape``."""
+    model, tokenizer = _build(shape)
+    problems = _problems(shape)
+    rollout = Rollout(
+        model=model,
+        sampler=CompactSampler(model, tokenizer, stop_ids=[model.config.eos_token_id]),
+        tokenizer=tokenizer,
+        prompt_spec=PROMPT_SPECS["mini"],
+        config=RolloutConfig(max_tokens=shape.completion_tokens, temperature=1.0, top_p=1.0),
+        seed=0,
+        grader=_grade,
+    )
+    config = TrainConfig(
+        num_steps=2**30, problems_per_step=len(problems), learning_rate=LEARNING_RATE
+    )
+    return TimedStep(
+        Trainer(
+            model=model,
+            method=method,
+            rollout=rollout,
+            problems=problems,
+            config=config,
+            seed=0,
+            run_dir=Path(scratch),
+        )
+    )
+
+
+def our_steps(shape: StepShape, scratch: str) -> dict[str, TimedStep]:
+    """A step of GRPO and one of SGPO at ``shape``."""
+    methods = {"grpo": GRPO(GRPOConfig(num_samples=shape.num_samples)), "sgpo": SGPO(SGPOConfig())}
+    return {name: our_step(method, shape, scratch) for name, method in methods.items()}
 
 
 def _build(shape: StepShape) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -210,7 +229,10 @@ def run_rl_step(repeats: int) -> dict[str, Any]:
         "setting": {**asdict(SHAPE), "num_parameters": weights, "threads": NUM_THREADS},
         "unit": "seconds per step",
         "seconds": {name: spread(values) for name, values in seconds.items()},
-        "sampling_seconds": {name: spread(s.sampling[-repeats:]) for name, s in ours.items()},
+        "sampling_seconds": {
+            name: spread([stage["sampling"] for stage in step.stages[-repeats:]])
+            for name, step in ours.items()
+        },
         "ratios": {"sgpo / grpo": paired_ratio(seconds["sgpo"], seconds["grpo"])},
         "targets": {"sgpo / grpo": SGPO_TARGET, "grpo / trl": GRPO_TARGET},
     }
@@ -224,16 +246,18 @@ def run_rl_step(repeats: int) -> dict[str, Any]:
 
 
 def rl_step_blocks(result: dict[str, Any]) -> list[Block]:
-    rows = [("step", "median s", "min s", "max s", "sampling s")]
-    for name, seconds in result["seconds"].items():
-        sampling = result["sampling_seconds"].get(name)
-        inside = f"{sampling['median']:.3f}" if sampling else ""
-        rows.append((name, *spread_cells(seconds, ".3f"), inside))
-    ratios = [("ratio (by round)", "median", "min", "max", "target")]
-    for name, ratio in result["ratios"].items():
-        target = result["targets"].get(name)
-        ratios.append((name, *spread_cells(ratio, ".2f"), f"<= {target}" if target else ""))
-    return [rows, ratios]
+    inside = {k: f"{v['median']:.3f}" for k, v in result["sampling_seconds"].items()}
+    goals = {name: f"<= {target}" for name, target in result["targets"].items()}
+    return [
+        [
+            ("step", "median s", "min s", "max s", "sampling s"),
+            *((k, *cells(v, ".3f"), inside.get(k, "")) for k, v in result["seconds"].items()),
+        ],
+        [
+            ("ratio (by round)", "median", "min", "max", "target"),
+            *((k, *cells(v, ".2f"), goals.get(k, "")) for k, v in result["ratios"].items()),
+        ],
+    ]
 
 
 def trl_loop(scratch: Path, shape: StepShape) -> Host:
@@ -325,8 +349,8 @@ def run_roofline(repeats: int) -> dict[str, Any]:
         measured = in_rounds(rates | steps, repeats)
     peak, found = max(measured["peak"]), {}
     for name, step in steps.items():
-        sampling = spread(step.sampling[-repeats:])["median"]
-        total = spread(measured[name])["median"]
+        sampling = statistics.median(s["sampling"] for s in step.stages[-repeats:])
+        total = statistics.median(measured[name])
         counted = flops[name]
         parts = {
             "sampling": (counted["sampling"], sampling),
@@ -345,16 +369,26 @@ def run_roofline(repeats: int) -> dict[str, Any]:
 
 
 def roofline_blocks(result: dict[str, Any]) -> list[Block]:
-    rates = [("matrix product", "GFLOP/s (best)")]
-    for name, rate in result["matmul_flops_per_second"].items():
-        rates.append((name, f"{rate['max'] / 1e9:.0f}"))
-    rows = [("step", "GFLOP", "seconds", "GFLOP/s", "of peak")]
-    for name, parts in result["steps"].items():
-        for part, p in parts.items():
-            giga = f"{p['flops'] / 1e9:.1f}", f"{p['seconds']:.3f}"
-            rate = f"{p['flops_per_second'] / 1e9:.0f}", f"{p['of_peak']:.0%}"
-            rows.append((f"{name}: {part}", *giga, *rate))
-    return [rates, rows]
+    rates, giga = result["matmul_flops_per_second"], 1e9
+    parts = [
+        (f"{name}: {part}", p)
+        for name, found in result["steps"].items()
+        for part, p in found.items()
+    ]
+    return [
+        [
+            ("matrix product", "GFLOP/s (best)"),
+            *((name, f"{rate['max'] / giga:.0f}") for name, rate in rates.items()),
+        ],
+        [
+            ("step", "GFLOP", "seconds", "GFLOP/s", "of peak"),
+            *(
+                (name, f"{p['flops'] / giga:.1f}", f"{p['seconds']:.3f}",
+                 f"{p['flops_per_second'] / giga:.0f}", f"{p['of_peak']:.0%}")
+                for name, p in parts
+            ),
+        ],
+    ]  # fmt: skip
 
 
 def run_scaling(
@@ -366,7 +400,7 @@ def run_scaling(
         for axis, values in axes.items():
             shapes = {str(v): replace(middle, **{axis: v}) for v in values}
             steps = {
-                name: OurStep(GRPO(GRPOConfig(num_samples=s.num_samples)), Path(scratch), s)
+                name: our_step(GRPO(GRPOConfig(num_samples=s.num_samples)), s, scratch)
                 for name, s in shapes.items()
             }
             seconds = in_rounds(steps, min(repeats, 3), warmup=1)

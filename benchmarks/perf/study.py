@@ -13,30 +13,31 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.config import build_method
+from benchmarks.data.sources import training_problems
 from benchmarks.perf.common import (
     ROOT,
     Block,
     Case,
+    cells,
     in_rounds,
     spread,
-    spread_cells,
     threads,
     timed,
 )
+from benchmarks.perf.steps import TimedStep
 from benchmarks.profiles import mini
+from benchmarks.run.policies import make_sampler
 from sgpo.core.files import read_json
+from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import prompt_spec
 from sgpo.core.rollout import Rollout
 from sgpo.core.trainer import Trainer
-from sgpo.core.verifier import grade_many
 
 MODEL = "qwen-m"
 METHODS = ("grpo", "hpt", "luffy", "sgpo")
@@ -126,76 +127,39 @@ def cell_stages(results: Sequence[dict[str, Any]]) -> dict[str, float]:
     return stages
 
 
-class Stopwatch:
-    """Seconds by stage; ``wrap`` adds the time of every call of a function to one."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def wrap(self, stage: str, function: Callable) -> Callable:
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds[stage] += time.perf_counter() - began
-
-        return watched
-
-
 def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
-    """Median seconds of one RL step of ``method`` and its stages: sampling, verification, other
-    collection (target selection's scoring), scoring with the loss, backward with the update."""
-    from benchmarks.data.sources import training_problems
-    from benchmarks.run.policies import make_sampler
-    from sgpo.core.models import load_model, load_tokenizer
-
+    """Median seconds of one RL step of ``method`` and its stages, on the study's own warm-up
+    checkpoint: sampling, verification, other collection (target selection's scoring), scoring with
+    the loss, backward with the update."""
     config = mini.study(1).entry(method).config(MODEL, 0)
     (source,) = directory.glob(f"runs/{MODEL}-sft-s0-*/model")
-    model, tokenizer, watch = load_model(source), load_tokenizer(source), Stopwatch()
-    sampler = make_sampler(model, tokenizer, config)
-    sampler.sample = watch.wrap("sampling", sampler.sample)
-    learner = build_method(config)
-    learner.collect = watch.wrap("collect", learner.collect)
-    learner.loss = watch.wrap("scoring", learner.loss)
+    model, tokenizer = load_model(source), load_tokenizer(source)
     rollout = Rollout(
         model=model,
-        sampler=sampler,
+        sampler=make_sampler(model, tokenizer, config),
         tokenizer=tokenizer,
         prompt_spec=prompt_spec(config.prompt, tokenizer),
         config=config.rollout,
         seed=0,
         token_budget=config.train.micro_batch_tokens,
-        grader=watch.wrap("verification", grade_many),
     )
-    problems = training_problems(config.data)
-    trainer = Trainer(
-        model=model, method=learner, rollout=rollout, problems=problems, config=config.train,
-        seed=0, run_dir=directory / "perf",
-    )  # fmt: skip
-    rows = []
-    for step in range(1, repeats + 3):
-        watch.seconds.clear()
-        began = time.perf_counter()
-        trainer.step(step)
-        rows.append(_split(time.perf_counter() - began, watch.seconds))
-    rows = rows[2:]  # the first two start worker processes and the allocator
+    step = TimedStep(
+        Trainer(
+            model=model,
+            method=build_method(config),
+            rollout=rollout,
+            problems=training_problems(config.data),
+            config=config.train,
+            seed=0,
+            run_dir=directory / "perf",
+        )
+    )
+    for _ in range(repeats + 2):  # the first two start worker processes and the allocator
+        step()
+    rows = step.stages[2:]
     return {
         "total": spread([row["total"] for row in rows]),
         "stages": {key: statistics.median(row[key] for row in rows) for key in rows[0]},
-    }
-
-
-def _split(total: float, seconds: dict[str, float]) -> dict[str, float]:
-    """Nested timings as disjoint stages that add up to ``total``."""
-    inner = seconds["sampling"] + seconds["verification"]
-    return {
-        "total": total,
-        "sampling": seconds["sampling"],
-        "verification": seconds["verification"],
-        "other collection": seconds["collect"] - inner,
-        "scoring": seconds["scoring"],
-        "backward and update": total - seconds["collect"] - seconds["scoring"],
     }
 
 
@@ -239,7 +203,7 @@ def run_startup(repeats: int, results: Path = RESULTS) -> dict[str, Any]:
 def startup_blocks(result: dict[str, Any]) -> list[Block]:
     rows = [("command", "median s", "min s", "max s", "target")]
     for name, seconds in result["seconds"].items():
-        rows.append((name, *spread_cells(seconds, ".2f"), f"<= {result['targets'][name]:g}"))
+        rows.append((name, *cells(seconds, ".2f"), f"<= {result['targets'][name]:g}"))
     return [rows]
 
 

@@ -17,7 +17,7 @@ from benchmarks.perf import __main__ as perf
 from benchmarks.perf import common, gpu_step, losses, sampling, steps, study, verifier
 from benchmarks.perf.flops import Passed, flop_counter, model_flops
 from benchmarks.perf.losses import Size
-from benchmarks.perf.steps import OurStep, StepShape
+from benchmarks.perf.steps import StepShape
 
 CPU = torch.device("cpu")
 TINY = StepShape("qwen-s", num_problems=2, num_samples=12, completion_tokens=5)
@@ -69,7 +69,7 @@ def test_rl_step_beside_trl(measure):
 
 def test_steps_do_the_stated_work_and_move_the_weights(tmp_path):
     """Both methods draw 12 samples a problem, all of full length, and update with mixed rewards."""
-    for step in steps.our_steps(TINY, tmp_path).values():
+    for step in steps.our_steps(TINY, str(tmp_path)).values():
         before = {n: p.detach().clone() for n, p in step.trainer.model.named_parameters()}
         step()
         assert step.rollout.spent.num_samples == 2 * 12
@@ -92,13 +92,14 @@ def test_roofline_reports_fractions_of_the_measured_peak(measure, monkeypatch):
 def test_counted_flops_of_a_step_lie_where_the_parameters_say(tmp_path):
     """Two FLOPs a weight and token forward and four backward, for the tokens the step must touch;
     attention over these 20 tokens and padding come on top."""
-    step = OurStep(GRPO(GRPOConfig(num_samples=12)), tmp_path, TINY)
+    step = steps.our_step(GRPO(GRPOConfig(num_samples=12)), TINY, str(tmp_path))
+    sample = step.rollout.sampler.sample
     flops = step.flops()
     weights = sum(p.numel() for p in step.trainer.model.parameters())  # tied: the head's once
     least = 6 * weights * 2 * 12 * 5
     assert 0.8 * least < flops["total"] - flops["sampling"] < 8 * least
     assert 0 < flops["sampling"] < flops["total"] / 2
-    assert step.inner.sample.__func__ is type(step.inner).sample  # the probe is gone
+    assert step.rollout.sampler.sample is sample  # the probe is gone
 
 
 def test_scaling_varies_one_thing_and_gives_the_vocabulary_its_rows(capsys):
@@ -220,7 +221,7 @@ def test_stages_by_hand():
         "start_up": 1.0,
     }
     seconds = {"sampling": 3.0, "verification": 1.0, "collect": 4.5, "scoring": 2.0}
-    stages = study._split(10.0, seconds)
+    stages = steps.split(10.0, seconds)
     assert stages.pop("total") == sum(stages.values()) == 10.0
     assert stages["other collection"] == 0.5 and stages["backward and update"] == 3.5
     # Ticks rise by 2 a second on two cores, busy ones as scripted; the tail joins the last minute.
