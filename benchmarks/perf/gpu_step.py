@@ -1,9 +1,13 @@
 """One SGPO optimiser update at the shape of Qwen2.5-1.5B: seconds, peak memory and MFU.
 
 16 x 4096 completion tokens of random ids under random weights: two problems with seven autonomous
-completions and one distilled target each, in bfloat16 over float32 master weights, activations
-recomputed, through the trainer's own update. ``chunked`` is the head as training applies it,
-``dense`` the head on all tokens of a micro-batch at once; it runs last and may run out of memory.
+completions and one distilled target each, in bfloat16 over float32 master weights, through the
+trainer's own update. Each row pulls one lever: ``recomputed`` is training as it is where memory is
+short, ``kept`` where it is not (a run chooses by ``benchmarks.plan.cost.keeps_activations``); the
+others add layers compiled by torch, chunks of the head four times as large, or the head on all
+tokens of a micro-batch at once. What runs out of memory is a row that says so. Packing sequences
+instead of padding them has no row: these are of one length, and sorted by length as micro-batches
+are, padding takes 1 to 7% of the tokens.
 
 The training pass is the update without the optimiser's step. Its MFU is ``flops.model_flops``
 over its seconds and the GPU's dense bfloat16 peak; recomputation earns nothing.
@@ -29,6 +33,7 @@ from benchmarks.data.checkpoints import CHECKPOINTS, Shape
 from benchmarks.perf.common import Block, Case, matmul_rate, spread, synchronize
 from benchmarks.perf.flops import Passed, model_flops
 from benchmarks.perf.losses import GIB, peak_bytes, reset_peak
+from benchmarks.plan.cost import keeps_activations
 from sgpo.core import chunked_head, sharding
 from sgpo.core.config import TrainConfig
 from sgpo.core.distributed import describe_device, select_device
@@ -67,6 +72,24 @@ UPDATES = {
 }
 
 
+@dataclass(frozen=True)
+class Levers:
+    """``head``: times the usual number of logits in a chunk."""
+
+    recompute: bool = False
+    compiled: bool = False
+    head: int = 1
+
+
+ROWS = {
+    "recomputed": Levers(recompute=True),
+    "kept": Levers(),
+    "kept, compiled layers": Levers(compiled=True),
+    "kept, head in larger chunks": Levers(head=4),
+    "kept, whole head": Levers(head=2**32),
+}
+
+
 def check(shape: str = "qwen2.5-1.5b", device: str = "auto") -> None:
     """Raises ValueError, before anything runs, for an unknown shape or without a GPU."""
     if shape not in UPDATES:
@@ -79,11 +102,14 @@ def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict
     """Seconds, bytes and FLOPs of the update; ``check`` says which ``shape`` and ``device``."""
     place, update = select_device(device), UPDATES[shape]
     sequences = update.sequences()
-    with tempfile.TemporaryDirectory() as scratch, _own_process_group():
-        step = UpdateStep(update, place, Path(scratch))
-        rows = {"chunked": _measured(step, min(repeats, 3))}
-        with whole_head():
-            rows["dense"] = _measured(step, min(repeats, 3))
+    if place.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(place)
+        keeps = keeps_activations(update.model, update.micro_batch_tokens, 2, 1, free)
+        print(f"{free / GIB:.0f} GiB free: a run would {'keep' if keeps else 'recompute'} "
+              "activations", flush=True)  # fmt: skip
+    with _own_process_group():
+        rows = {name: _measured(update, place, levers, min(repeats, 3))
+                for name, levers in ROWS.items()}  # fmt: skip
     flops = model_flops(update.model, sequences)
     peak = next((p for n, p in PEAKS.items() if n in describe_device(place).get("device_name", "")),
                 None)  # fmt: skip
@@ -107,13 +133,14 @@ class UpdateStep:
     """The update as the trainer does it, again with every call; the seconds of its passes and of
     its optimiser."""
 
-    def __init__(
-        self, update: Update, device: torch.device, scratch: Path, *, recompute: bool = True
-    ) -> None:
+    def __init__(self, update: Update, device: torch.device, scratch: str, levers: Levers) -> None:
         self.device = device
         self.model = build_model(update.model, device)
-        if recompute:
+        if levers.recompute:
             sharding.recompute_activations(self.model)
+        if levers.compiled:
+            for layer in self.model.base_model.layers:
+                layer.compile()
         sharding.shard(self.model, device, "bfloat16")
         self.trajectories = trajectories(update)
         self.trainer = Trainer(
@@ -126,10 +153,10 @@ class UpdateStep:
                 problems_per_step=update.num_problems,
                 learning_rate=1e-6,
                 micro_batch_tokens=update.micro_batch_tokens,
-                activation_checkpointing=recompute,
+                activation_checkpointing=levers.recompute,
             ),
             seed=0,
-            run_dir=scratch,
+            run_dir=Path(scratch),
         )
         self.optimizer_seconds = 0.0
         self.plain_step = self.trainer.optimizer.step
@@ -191,10 +218,11 @@ def trajectories(update: Update) -> list[Trajectory]:
 
 
 @contextmanager
-def whole_head() -> Iterator[None]:
-    """The head goes over all tokens of a micro-batch at once in the block."""
+def head_chunks(times: int) -> Iterator[None]:
+    """The head takes ``times`` as many logits and tokens at once in the block."""
     logits, tokens = chunked_head.MAX_LOGITS, chunked_head.MAX_TOKENS
-    chunked_head.MAX_LOGITS, chunked_head.MAX_TOKENS = dict.fromkeys(logits, 2**62), 2**31
+    chunked_head.MAX_LOGITS = {place: limit * times for place, limit in logits.items()}
+    chunked_head.MAX_TOKENS = tokens * times
     try:
         yield
     finally:
@@ -212,18 +240,22 @@ def _own_process_group() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _measured(step: UpdateStep, repeats: int) -> dict[str, Any]:
+def _measured(update: Update, device: torch.device, levers: Levers, repeats: int) -> dict[str, Any]:
     """Seconds and peak of ``repeats`` updates after one that is not timed."""
+    if levers.compiled and device.type != "cuda":
+        return {"not_run": "needs a GPU"}
     try:
-        step()
-        before = reset_peak(step.device)
-        seconds = [step() for _ in range(repeats)]
+        with tempfile.TemporaryDirectory() as scratch, head_chunks(levers.head):
+            step = UpdateStep(update, device, scratch, levers)
+            step()
+            before = reset_peak(device)
+            seconds = [step() for _ in range(repeats)]
     except torch.OutOfMemoryError:
         return {"not_run": "out of memory"}
     return {
         "pass_seconds": spread([s[0] for s in seconds]),
         "optimizer_seconds": spread([s[1] for s in seconds]),
-        "peak_gib": peak_bytes(step.device) / GIB,
+        "peak_gib": peak_bytes(device) / GIB,
         "held_gib": before / GIB,
     }
 
@@ -236,7 +268,7 @@ def _matmul_rate(device: torch.device) -> dict[str, Any]:
 
 
 def blocks(result: dict[str, Any]) -> list[Block]:
-    rows = [("head", "pass s", "optimiser s", "peak GiB", "TFLOP/s", "MFU", "of matmul rate")]
+    rows = [("update", "pass s", "optimiser s", "peak GiB", "TFLOP/s", "MFU", "of matmul rate")]
     best = result["matmul_flops_per_second"]["best"]
     for name, row in result["rows"].items():
         if "not_run" in row:

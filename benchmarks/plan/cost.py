@@ -129,12 +129,24 @@ def activations(shape: Shape, config: RunConfig) -> float:
     """Bytes that the backward pass of one micro-batch finds: the inputs of all layers and what one
     layer saves, or what all layers save without checkpointing."""
     tokens = max(config.train.micro_batch_tokens, config.rollout.max_tokens + PROMPT_ROOM)
-    work, h = work_bytes(config), shape.hidden_size
-    # Norms (two in float32), projections, rotations, attention; gate, up, their product, gradients.
-    layer = tokens * work * (17 * h + 8 * shape.intermediate_size)
-    if not config.train.activation_checkpointing:
-        return shape.num_layers * layer
-    return layer + shape.num_layers * tokens * work * h
+    kept = not config.train.activation_checkpointing
+    return _activations(shape, tokens, work_bytes(config), kept=kept)
+
+
+def _activations(shape: Shape, tokens: int, work: int, *, kept: bool) -> float:
+    h, inner = shape.hidden_size, shape.intermediate_size
+    # A layer saves norms (two in float32), projections, rotations, attention; gate, its
+    # activation, up and their product. In its backward pass gradients stand beside them.
+    saved = 13 * h + 4 * inner if kept else h
+    return tokens * work * (shape.num_layers * saved + 17 * h + 8 * inner)
+
+
+def keeps_activations(shape: Shape, tokens: int, work: int, ranks: int, free: float) -> bool:
+    """Whether ``free`` bytes of a GPU that holds nothing of the training yet take an update that
+    recomputes nothing, a tenth to spare; ``tokens``: of a micro-batch, ``work``: bytes a number."""
+    weights = (12 / ranks + work + 4) * shape.num_parameters
+    passes = _activations(shape, tokens, work, kept=True) + head(shape)
+    return weights + passes + OVERHEAD <= 0.9 * free
 
 
 def head(shape: Shape) -> float:

@@ -10,6 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.config import RunConfig
+from benchmarks.data.checkpoints import Shape
+from benchmarks.plan.cost import GIB, keeps_activations, work_bytes
 from sgpo.core import sampling, sharding
 from sgpo.core.distributed import Ranks
 from sgpo.core.prompts import prompt_spec
@@ -38,11 +40,29 @@ def training_sampler(
     else:
         replica = copy.deepcopy(model).to(device, sharding.DTYPES[config.precision])
         sampler = ReplicaSampler(replica, make_sampler(replica, tokenizer, config))
-    if config.train.activation_checkpointing:
+    if config.train.activation_checkpointing and not _keeps_activations(
+        model, config, device, ranks
+    ):
         sharding.recompute_activations(model)
     if sharded:
         sharding.shard(model, device, config.precision)
     return sampler
+
+
+def _keeps_activations(
+    model: PreTrainedModel, config: RunConfig, device: torch.device, ranks: Ranks
+) -> bool:
+    """Whether recomputing, which costs a third more time, is needless on this GPU; says which."""
+    if device.type != "cuda":
+        return False
+    shape = Shape.from_config(model.config.to_dict(), 0, 0.0)
+    free, _ = torch.cuda.mem_get_info(device)
+    tokens = config.train.micro_batch_tokens
+    keeps = keeps_activations(shape, tokens, work_bytes(config), ranks.size, free)
+    if ranks.first:
+        said = "are kept: an update fits" if keeps else "are recomputed: an update does not fit"
+        print(f"activations {said} into the {free / GIB:.0f} GiB that are free", flush=True)
+    return keeps
 
 
 def evaluation_sampler(

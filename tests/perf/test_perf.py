@@ -276,8 +276,9 @@ def test_flops_of_an_update_equal_those_that_torch_counts(tmp_path, kv_heads):
     too; its backward pass multiplies queries and keys once more."""
     shape = replace(gpu_step.UPDATES["tiny"].model, num_kv_heads=kv_heads)
     update, counted = replace(gpu_step.UPDATES["tiny"], model=shape), {}
-    with gpu_step._own_process_group(), gpu_step.whole_head():
-        step = gpu_step.UpdateStep(update, CPU, tmp_path, recompute=False)
+    whole = gpu_step.ROWS["kept, whole head"]
+    with gpu_step._own_process_group(), gpu_step.head_chunks(whole.head):
+        step = gpu_step.UpdateStep(update, CPU, str(tmp_path), whole)
         for attention in ("sdpa", "eager"):
             step.model.set_attn_implementation(attention)
             with flop_counter() as counter:
@@ -312,18 +313,22 @@ def test_flops_of_one_sequence_by_hand():
 def test_the_gpu_step_runs_tiny_on_a_cpu(measure):
     kept, printed, page = measure("gpu_step", "--shape", "tiny", "--device", "cpu", repeats=1)
     assert kept["completion_tokens"] == 16 * 32 and kept["setting"]["shape"] == "tiny"
+    assert kept["rows"].pop("kept, compiled layers") == {"not_run": "needs a GPU"}
+    assert set(kept["rows"]) == {name for name in gpu_step.ROWS if "compiled" not in name}
     for row in kept["rows"].values():
         rate = kept["model_flops"] / row["pass_seconds"]["median"]
         assert row["flops_per_second"] == pytest.approx(rate) and row["mfu"] is None
-    assert "pass s" in printed and "| chunked |" in page
+    assert "pass s" in printed and "| kept |" in page
     assert not torch.distributed.is_initialized()
 
 
-def test_out_of_memory_is_a_row_and_not_an_end():
-    def step():
+def test_out_of_memory_is_a_row_and_not_an_end(monkeypatch):
+    def step(*_):
         raise torch.OutOfMemoryError
 
-    assert gpu_step._measured(step, 1) == {"not_run": "out of memory"}
+    monkeypatch.setattr(gpu_step, "UpdateStep", step)
+    found = gpu_step._measured(gpu_step.UPDATES["tiny"], CPU, gpu_step.Levers(), 1)
+    assert found == {"not_run": "out of memory"}
 
 
 def test_rounds_alternate_drop_the_warmup_and_let_a_host_own_its_loop():

@@ -178,6 +178,48 @@ def test_flops_of_a_forward_pass_are_those_that_torch_counts(family):
     assert 0.5 * counted < gpu_cost.forward_flops(shape, length) < counted
 
 
+def test_activations_are_kept_where_an_update_without_recomputing_fits():
+    """1.5B in bfloat16 over 18,432 tokens on one GPU: 18 bytes a weight, 28 layers of
+    13 x 1536 + 4 x 8960 numbers a token, one layer's gradients, the head and the overhead come to
+    91 GiB, a tenth to spare: on an H200 (140 GiB), not on an H100 (79 GiB)."""
+    shape = CHECKPOINTS["qwen2.5-1.5b"].shape
+    for gib, kept in ((140, True), (79, False), (103, True), (100, False)):
+        free = gib * gpu_cost.GIB
+        assert gpu_cost.keeps_activations(shape, 18_432, 2, 1, free) is kept, gib
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), [("qwen2.5", 2), ("llama-3", 4)])
+def test_kept_activations_are_those_that_a_layer_saves(family, kv_heads):
+    """Bytes that autograd holds of one more layer, weights apart: nothing is forgotten, and the
+    estimate is no more than a third above."""
+    counts = []
+    for layers in (2, 3):
+        model = standin.build_model(
+            family,
+            small=True,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=kv_heads,
+        ).bfloat16()
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        held = {}
+
+        def keep(tensor, held=held, weights=weights):
+            if tensor.untyped_storage().data_ptr() not in weights:
+                held[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            hidden = model.base_model(
+                input_ids=torch.zeros(1, 96, dtype=torch.long), use_cache=False
+            )
+            counts.append(sum(t.untyped_storage().nbytes() for t in held.values()))
+            del hidden
+    h, inner = model.config.hidden_size, model.config.intermediate_size
+    estimate = 96 * 2 * (13 * h + 4 * inner)
+    assert counts[1] - counts[0] <= estimate < 4 / 3 * (counts[1] - counts[0])
+
+
 def test_numbers_in_the_cache_are_those_that_the_library_keeps():
     model = standin.build_model("llama-3", small=True, num_attention_heads=4)
     shape = Shape.from_config(model.config.to_dict(), 32_768, 1e6)
