@@ -20,6 +20,7 @@ from benchmarks.profiles import paper, single_gpu
 from benchmarks.run.launch import planned_study
 from benchmarks.run.progress import expected_cost
 from benchmarks.store.load import stored_hash
+from benchmarks.store.runs import StoredRun
 from sgpo.core import chunked_head
 from sgpo.core.config import VLLMSettings, to_dict
 from sgpo.core.files import write_json
@@ -350,7 +351,8 @@ def test_the_address_of_stored_settings_is_that_of_the_planned_ones(tmp_path, vl
     write_json(tmp_path / "environment.json", {"packages": package_versions()})
     for stored in (config, replace(config, vllm=replace(config.vllm, enforce_eager=True))):
         write_json(tmp_path / "config.json", {"run_id": "r", "parent": None} | to_dict(stored))
-        assert stored_hash(tmp_path, {"suite_version": SUITE_VERSION}) == Cell(config).hash
+        found = stored_hash(StoredRun(tmp_path), {"suite_version": SUITE_VERSION})
+        assert found == Cell(config).hash
 
 
 def test_a_checkpoint_of_unknown_shape_is_refused_by_name(capsys):
