@@ -11,7 +11,7 @@ import synthetic_study
 from synthetic_study import BENCHMARKS, SKILL, VARIANTS, dump, load
 
 from benchmarks.config import SUITE_VERSION, Cell
-from benchmarks.run.launch import planned_study
+from benchmarks.profiles.planned import planned_study
 from benchmarks.run.study import write_plan
 from sgpo.core.config import to_dict
 from sgpo.core.runlog import package_versions

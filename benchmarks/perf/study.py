@@ -32,7 +32,7 @@ from benchmarks.perf.common import (
 )
 from benchmarks.perf.steps import TimedStep
 from benchmarks.profiles import mini
-from benchmarks.run.policies import make_sampler
+from benchmarks.run.cell import make_sampler
 from sgpo.core.files import read_json
 from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import prompt_spec

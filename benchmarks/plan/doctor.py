@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ MIN_DISK_GIB = 2.0
 MIN_MEMORY_GIB = 4.0
 
 
-def doctor() -> int:
+def doctor_command(options: argparse.Namespace) -> int:
     """Print one line a check; 0 when all pass, else 1."""
     checks = [_python(), *map(_version, EXACT), _disk(), _memory(), _verifier()]
     for passed, what, fix in checks:

@@ -2,33 +2,76 @@
 
 Each obstacle is one line: the value, what is allowed, what to do. Memory, hours and disk are the
 estimates of ``benchmarks.plan.cost``; everything else is looked up on this machine. What
-only the downloaded files can show, the run says before it trains: ``benchmarks.run.prompt_room``.
+only the downloaded files can show, the run says before it trains: ``benchmarks.run.given``.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.config import Cell, RunConfig
-from benchmarks.data.checkpoints import Shape
+from benchmarks.data.checkpoints import CHECKPOINTS, Shape
+from benchmarks.data.hub import fetch_dataset
+from benchmarks.data.problems import STRATEGIES, data_source, prepared_problems
+from benchmarks.data.suites import SUITES, local_file
 from benchmarks.plan import cost as gpu_cost
-from benchmarks.plan import preflight_inputs as inputs
-from benchmarks.plan.cost import GIB, Gpu
-from benchmarks.plan.gpu_plan import GB, disk_left, needed_disk, shape_of
-from benchmarks.plan.hardware import Hardware, this_machine
-from benchmarks.run.tasks import is_done
+from benchmarks.plan.cost import GB, GIB, PROMPT_ROOM, Gpu, disk_left, needed_disk, shape_of
+from sgpo.core.models import checkpoint_directory, context_length, read_config, rope_settings
 
 RANK_CHOICES = (1, 2, 4, 8, 16, 32, 64, 128)
 HOST_ROOM = GIB  # main memory of a process besides weights
 
 
-def check(cells: Sequence[Cell], results: Path, hardware: Hardware | None = None) -> None:
-    """ValueError with all obstacles, unless every unfinished cell can be run here."""
-    left = [
-        cell for cell in cells if cell.config.checkpoint is not None and not is_done(cell, results)
-    ]
+@dataclass(frozen=True)
+class Hardware:
+    """Bytes throughout. ``gpus``: memory of each visible GPU. ``rank``: of this process among the
+    ``ranks`` of the launch, ``local_ranks`` of which run on this machine. ``token``: one for the
+    hub is set. ``offline``: the hub must not be asked (HF_HUB_OFFLINE)."""
+
+    gpus: tuple[float, ...]
+    host_memory: float
+    disk_free: float
+    vllm: bool
+    token: bool
+    offline: bool
+    rank: int = 0
+    ranks: int = 1
+    local_ranks: int = 1
+
+
+def this_machine(results: Path) -> Hardware:
+    """The machine that this process runs on; ``results`` says which disk counts."""
+    import torch
+    from huggingface_hub import constants, get_token
+
+    gpus: list[float] = []
+    if torch.cuda.is_available():
+        indices = range(torch.cuda.device_count())
+        gpus = [float(torch.cuda.get_device_properties(i).total_memory) for i in indices]
+    folder = results.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return Hardware(
+        gpus=tuple(gpus),
+        host_memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        disk_free=float(shutil.disk_usage(folder).free),
+        vllm=importlib.util.find_spec("vllm") is not None,
+        token=get_token() is not None,
+        offline=bool(constants.HF_HUB_OFFLINE),
+        rank=int(os.environ.get("RANK", "0")),
+        ranks=int(os.environ.get("WORLD_SIZE", "1")),
+        local_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
+
+
+def check(left: Sequence[Cell], results: Path, hardware: Hardware | None = None) -> None:
+    """ValueError with all obstacles, unless every cell that is left to run can be run here."""
+    left = [cell for cell in left if cell.config.checkpoint is not None]
     if not left:
         return
     found = obstacles(left, results, hardware or this_machine(results))
@@ -45,16 +88,16 @@ def obstacles(left: Sequence[Cell], results: Path, hardware: Hardware) -> list[s
         config = cell.config
         shape = shape_of(config)
         found += [
-            *inputs.checkpoint(config, hardware),
-            *inputs.context(shape, config),
+            *checkpoint(config, hardware),
+            *context(shape, config),
             *_engine(shape, config, hardware),
             *_ranks(config, hardware),
         ]
     found += _memory(left, hardware)
     found += _host_memory(left, hardware)
     if hardware.rank == 0:  # which reads and writes for all
-        found += inputs.training_sets(left)
-        found += inputs.benchmarks(left)
+        found += training_sets(left)
+        found += benchmarks(left)
         found += _disk(left, results, hardware)
     return list(dict.fromkeys(found))
 
@@ -186,4 +229,141 @@ def _disk(left: Sequence[Cell], results: Path, hardware: Hardware) -> list[str]:
 
 def _in_cache(config: RunConfig) -> bool:
     local = Path(config.checkpoint).expanduser().is_dir()
-    return local or inputs.is_cached(config.checkpoint, config.revision)
+    return local or is_cached(config.checkpoint, config.revision)
+
+
+def checkpoint(config: RunConfig, hardware: Hardware) -> list[str]:
+    """An incomplete directory, or one of the hub that cannot be fetched from here."""
+    name = config.checkpoint
+    if Path(name).expanduser().is_dir():
+        try:
+            checkpoint_directory(name)
+        except ValueError as error:
+            return [str(error)]
+        return _rope(config)
+    if is_cached(name, config.revision):
+        return []
+    if hardware.offline:
+        return [
+            f"checkpoint {name!r}: not in the hub's cache and HF_HUB_OFFLINE is set; unset it, or "
+            "give a local directory with --set checkpoint=DIRECTORY"
+        ]
+    gated = any(c.gated and c.name == name for c in CHECKPOINTS.values())
+    if gated and not hardware.token:
+        return [
+            f"checkpoint {name!r} is gated and no token is set: accept its terms on the hub and "
+            "set HF_TOKEN, give a local directory with --set checkpoint=DIRECTORY, or leave it out "
+            "with --models"
+        ]
+    return []
+
+
+def is_cached(name: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+
+
+def _rope(config: RunConfig) -> list[str]:
+    """A local copy of the profile's model whose position encoding is another one."""
+    known, directory = CHECKPOINTS.get(config.model), Path(config.checkpoint).expanduser()
+    content = read_config(directory)
+    shape = shape_of(config)
+    if known is None or shape.num_parameters != known.shape.num_parameters:
+        return []
+    theta = rope_settings(content)["rope_theta"]
+    if theta == known.shape.rope_theta and context_length(content) >= known.shape.context:
+        return []
+    return [
+        f"checkpoint {config.checkpoint!r}: rope_theta={theta:g} and {context_length(content)} "
+        f"positions, {known.name} has rope_theta={known.shape.rope_theta:g} and "
+        f"{known.shape.context}: fetch its config.json again"
+    ]
+
+
+def context(shape: Shape, config: RunConfig) -> list[str]:
+    """Completions that leave no room for a prompt."""
+    engine = config.vllm.max_model_len if config.sampler == "vllm" else None
+    found = []
+    if engine is not None and engine > shape.context:
+        found.append(
+            f"vllm.max_model_len={engine}: {config.model} was made for {shape.context} positions; "
+            "lower it"
+        )
+    limit = min(shape.context, engine or shape.context)
+    lengths = {"evaluation.max_tokens": config.evaluation.max_tokens}
+    if config.rollout is not None:
+        lengths["rollout.max_tokens"] = config.rollout.max_tokens
+    for name, length in lengths.items():
+        room = limit - min(PROMPT_ROOM, limit // 2)  # small contexts are those of tests
+        if length > room:
+            found.append(
+                f"{name}={length}: leaves fewer than {limit - room} of {limit} positions for the "
+                f"prompt; lower it to {room}"
+                + (" or raise vllm.max_model_len" if limit < shape.context else "")
+            )
+    return found
+
+
+def training_sets(left: Sequence[Cell]) -> list[str]:
+    """Training sets that are missing, changed, without strategies or too small; each is read once
+    however many runs share it."""
+    wanted: dict[tuple, RunConfig] = {}
+    for config in (cell.config for cell in left):
+        if config.train is not None and config.data.source != "mini":
+            guided = getattr(config.settings, "num_guided", 0) > 0
+            step = config.train.problems_per_step
+            wanted.setdefault((config.data.source, config.data.split, guided, step), config)
+    return [line for config in wanted.values() for line in _training_set(config)]
+
+
+def _training_set(config: RunConfig) -> list[str]:
+    name, separator, digits = config.data.source.rpartition("@")
+    if not separator or not (Path(name) / "report.json").is_file():
+        where = name or config.data.source
+        return [
+            f"data.source={config.data.source!r}: no prepared training set there; make it with "
+            f"`sgpo data prepare --out {where}` (README, One GPU), or name another one"
+        ]
+    actual = data_source(Path(name))
+    if actual != config.data.source:
+        return [
+            f"data.source={config.data.source!r}: the files there are {actual} now "
+            "(strategies added?); name that, or restore them"
+        ]
+    guided = getattr(config.settings, "num_guided", 0) > 0
+    if guided and not (Path(name) / STRATEGIES).is_file():
+        return [
+            f"{name}: no {STRATEGIES}, and {config.method} needs strategies; run `sgpo strategies "
+            f"--data {name}` first, or leave the method out with --methods"
+        ]
+    count = len(prepared_problems(Path(name), config.data.split))
+    if count < config.train.problems_per_step:
+        return [
+            f"{name}: {count} problems in split {config.data.split!r}, a step of {config.method} "
+            f"takes {config.train.problems_per_step}; prepare more, or lower "
+            "train.problems_per_step"
+        ]
+    return []
+
+
+def benchmarks(left: Sequence[Cell]) -> list[str]:
+    """Test sets that would be missed only after the training."""
+    keys = dict.fromkeys(k for c in left for k in c.config.evaluation.suites if k in SUITES)
+    missing = [key for key in keys if not _is_here(key)]
+    if not missing:
+        return []
+    return [
+        f"benchmark {', '.join(missing)}: neither below SGPO_DATA_DIR nor in the hub's cache; run "
+        "`sgpo data check` once, which fetches and checks them"
+    ]
+
+
+def _is_here(key: str) -> bool:
+    if local_file(key) is not None:
+        return True
+    try:
+        fetch_dataset(SUITES[key].hub[0], offline=True)
+    except ValueError:
+        return False
+    return True

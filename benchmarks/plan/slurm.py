@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from benchmarks.config import Cell, RunConfig
-from benchmarks.plan import cost as gpu_cost
-from benchmarks.plan.gpu_plan import planned_ranks, shape_of
+from benchmarks.plan.cost import gpu_hours, planned_ranks, shape_of
 from benchmarks.profiles import profile_module
-from benchmarks.run.launch import planned_study, selected, wants_variants
 from sgpo.core.files import write_text
 from sgpo.core.models import PATTERNS
 
@@ -47,18 +47,8 @@ class Job:
     even_after_failure: bool = False
 
 
-def write_scripts(options: argparse.Namespace) -> int:
-    """Write the scripts of ``options.profile`` to ``options.out`` and say how to submit them."""
-    results = options.results or Path("results") / options.profile
-    study = planned_study(
-        options.profile,
-        options.seeds,
-        None,
-        options.overrides,
-        variants=wants_variants(options, results),
-        models=options.models,
-    )
-    cells = selected(study, results, options)
+def write_scripts(options: argparse.Namespace, cells: Sequence[Cell], results: Path) -> int:
+    """Write the scripts of ``cells`` to ``options.out`` and say how to submit them; 0."""
     if cells[0].config.checkpoint is None:
         raise ValueError(
             f"profile {options.profile!r}: trains no published checkpoint; `sgpo study` runs it on "
@@ -66,14 +56,34 @@ def write_scripts(options: argparse.Namespace) -> int:
         )
     jobs = [*_inputs(options, cells), *_cells(options, cells, results)]
     report = _sgpo("report", "--profile", options.profile, "--out", results)
-    jobs.append(
-        Job("report", (report,), REPORT_HOURS, tuple(j.name for j in jobs), even_after_failure=True)
-    )
+    after = tuple(job.name for job in jobs)
+    jobs.append(Job("report", (report,), REPORT_HOURS, after, even_after_failure=True))
     (options.out / "logs").mkdir(parents=True, exist_ok=True)
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters["quote"] = shlex.quote
+    script = templates.get_template("job.sbatch.jinja")
     for job in jobs:
-        write_text(options.out / f"{job.name}.sbatch", _script(job, options))
-    write_text(options.out / "submit.sh", _submit(jobs))
-    print(f"{len(jobs)} scripts in {options.out}; submit them: bash {options.out / 'submit.sh'}")
+        text = script.render(
+            job=job,
+            settings=_settings(job, options),
+            directory=str(Path.cwd()),
+            threads=CPUS_PER_GPU if job.gpus else 1,
+            first_port=FIRST_PORT,
+            num_ports=NUM_PORTS,
+            # Compute nodes often see no network: the data job has fetched everything.
+            offline=not _given_data(options),
+        )
+        write_text(options.out / f"{job.name}.sbatch", text)
+    submit = templates.get_template("submit.sh.jinja").render(jobs=jobs)
+    write_text(options.out / "submit.sh", submit)
+    command = shlex.join(["bash", str(options.out / "submit.sh")])
+    print(f"{len(jobs)} scripts in {options.out}; submit them: {command}")
     return 0
 
 
@@ -130,7 +140,7 @@ def _cells(options: argparse.Namespace, cells: Sequence[Cell], results: Path) ->
         gpus = options.gpus_per_node or profile_module(options.profile).GPUS_PER_NODE
         nodes = options.nodes or max(1, planned_ranks(config) // gpus)
         command = _study_command(options, cell, results)
-        hours = gpu_cost.gpu_hours(shape_of(config), config) / (nodes * gpus)
+        hours = gpu_hours(shape_of(config), config) / (nodes * gpus)
         after = () if _given_data(options) else ("strategies",)
         jobs.append(
             Job(
@@ -174,55 +184,22 @@ def _sgpo(*words: object) -> str:
     return shlex.join([sys.executable, "-m", "benchmarks.cli", *map(str, words)])
 
 
-def _script(job: Job, options: argparse.Namespace) -> str:
+def _settings(job: Job, options: argparse.Namespace) -> dict[str, object]:
+    """The #SBATCH lines of a job; None for those without a value."""
     hours = math.ceil(job.hours) if options.hours is None else options.hours
-    settings = {
+    log = f"{options.out.absolute()}/logs/%x-%j.log"
+    settings: dict[str, object] = {
         "job-name": f"sgpo-{job.name}",
-        "output": f"{options.out.absolute()}/logs/%x-%j.log",
+        "output": f'"{log}"' if " " in log else log,
         "nodes": job.nodes,
         "ntasks-per-node": 1,
         "cpus-per-task": CPUS_PER_GPU * max(1, job.gpus),
         "time": f"{hours}:00:00",
         "requeue": None,
     }
-    if job.gpus and all(c != "device=cpu" for c in options.overrides):
+    if job.gpus and "device=cpu" not in options.overrides:
         settings["gpus-per-node"] = job.gpus
     for item in options.option:
         key, separator, value = item.partition("=")
         settings[key] = value if separator else None
-    lines = ["#!/usr/bin/env bash"]
-    lines += [f"#SBATCH --{k}" + ("" if v is None else f"={v}") for k, v in settings.items()]
-    lines += [
-        "set -euo pipefail",
-        f"cd {shlex.quote(str(Path.cwd()))}",
-        f"export OMP_NUM_THREADS={CPUS_PER_GPU if job.gpus else 1} TOKENIZERS_PARALLELISM=false",
-    ]
-    if job.gpus:
-        lines += [
-            'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-            f"port=$(({FIRST_PORT} + SLURM_JOB_ID % {NUM_PORTS}))",
-        ]
-        if not _given_data(options):
-            # Compute nodes often see no network: the data job has fetched everything.
-            lines.append("export HF_HUB_OFFLINE=1")
-    return "\n".join([*lines, *job.commands]) + "\n"
-
-
-def _submit(jobs: Sequence[Job]) -> str:
-    """Submits every job with the ones it waits for; ids stand in an associative array."""
-    lines = [
-        "#!/usr/bin/env bash",
-        "# Submits all stages. Submit again after a failure: what is finished ends at once.",
-        "set -euo pipefail",
-        'cd "$(dirname "${BASH_SOURCE[0]}")"',
-        "declare -A id",
-    ]
-    for job in jobs:
-        wait = ""
-        if job.after:
-            kind = "afterany" if job.even_after_failure else "afterok"
-            ids = ":".join(f"${{id[{name}]}}" for name in job.after)
-            wait = f' --kill-on-invalid-dep=yes --dependency="{kind}:{ids}"'
-        lines.append(f'id[{job.name}]=$(sbatch --parsable{wait} "{job.name}.sbatch")')
-        lines.append(f'echo "{job.name}: job ${{id[{job.name}]}}"')
-    return "\n".join(lines) + "\n"
+    return settings

@@ -6,10 +6,11 @@ varies is the only thing that differs from the study's run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from benchmarks.config import MethodEntry, Model, Plan, RunConfig
+from benchmarks.profiles.variants import derived
 from benchmarks.store import experiments as names
 from sgpo.mini.models import MODELS
 
@@ -54,16 +55,14 @@ def _placed(study: Plan) -> dict[str, dict[str, int]]:
 
 def _masked(study: Plan) -> list[MethodEntry]:
     """SGPO's direct SFT with the token mask of Eq. 5, where the variants run."""
+    nll = study.entry("sgpo_nll")
 
-    def config(model: str, seed: int) -> RunConfig:
-        plain = study.entry("sgpo").config(model, seed)
-        settings = replace(plain.settings, distillation="nll_masked")
-        return replace(plain, method="sgpo_nll_masked", settings=settings)
+    def change(plain: RunConfig) -> RunConfig:
+        return replace(plain, settings=replace(plain.settings, distillation="nll_masked"))
 
-    models = study.entry("sgpo_nll").models
-    also = {names.SECOND_MODEL: names.SEEDS}
-    label = "SGPO, direct SFT with the mask"
-    return [MethodEntry("sgpo_nll_masked", label, config, models, also, extra=True)]
+    placed = {"models": nll.models, "also_on": {names.SECOND_MODEL: names.SEEDS}}
+    sgpo, label = study.entry("sgpo"), "SGPO, direct SFT with the mask"
+    return [_experiment(sgpo, change, "sgpo_nll_masked", label, **placed)]
 
 
 def _gaps(study: Plan) -> list[MethodEntry]:
@@ -78,46 +77,57 @@ def _gaps(study: Plan) -> list[MethodEntry]:
 
 
 def _at_gap(entry: MethodEntry, gap: float, models: Mapping[str, int]) -> MethodEntry:
-    key = names.gap_method(entry.key, gap)
+    def change(plain: RunConfig) -> RunConfig:
+        return replace(plain, data=replace(plain.data, expert_gap=gap))
 
-    def config(model: str, seed: int) -> RunConfig:
-        plain = entry.config(model, seed)
-        return replace(plain, method=key, data=replace(plain.data, expert_gap=gap))
-
+    key, label = names.gap_method(entry.key, gap), f"{entry.label}, gap {gap:g}"
     parent = names.gap_method(WARMUP, gap)
-    return MethodEntry(key, f"{entry.label}, gap {gap:g}", config, (), models, parent, extra=True)
+    return _experiment(entry, change, key, label, also_on=models, parent=parent)
 
 
 def _budgets(study: Plan) -> list[MethodEntry]:
-    models = {names.BUDGET_MODEL: names.SEEDS}
     return [
-        _with_steps(study.entry(method), steps, models)
+        _with_steps(study.entry(method), steps)
         for steps in names.BUDGETS
         for method in names.BUDGET_METHODS
     ]
 
 
-def _with_steps(entry: MethodEntry, steps: int, models: Mapping[str, int]) -> MethodEntry:
-    key = names.budget_method(entry.key, steps)
+def _with_steps(entry: MethodEntry, steps: int) -> MethodEntry:
+    def change(plain: RunConfig) -> RunConfig:
+        return replace(plain, train=replace(plain.train, num_steps=steps))
 
-    def config(model: str, seed: int) -> RunConfig:
-        plain = entry.config(model, seed)
-        return replace(plain, method=key, train=replace(plain.train, num_steps=steps))
-
-    return MethodEntry(key, f"{entry.label}, {steps} steps", config, (), models, extra=True)
+    key, label = names.budget_method(entry.key, steps), f"{entry.label}, {steps} steps"
+    return _experiment(entry, change, key, label, also_on={names.BUDGET_MODEL: names.SEEDS})
 
 
 def _degraded(study: Plan) -> list[MethodEntry]:
-    models = {names.DEGRADED_MODEL: names.SEEDS}
-    return [_with_strategy(study.entry("sgpo"), quality, models) for quality in names.DEGRADED]
+    return [_with_strategy(study.entry("sgpo"), quality) for quality in names.DEGRADED]
 
 
-def _with_strategy(entry: MethodEntry, quality: str, models: Mapping[str, int]) -> MethodEntry:
-    key = names.degraded_method(quality)
-
-    def config(model: str, seed: int) -> RunConfig:
-        plain = entry.config(model, seed)
-        return replace(plain, method=key, data=replace(plain.data, strategy=quality))
+def _with_strategy(entry: MethodEntry, quality: str) -> MethodEntry:
+    def change(plain: RunConfig) -> RunConfig:
+        return replace(plain, data=replace(plain.data, strategy=quality))
 
     label = f"{entry.label}, {DEGRADED_LABELS[quality]}"
-    return MethodEntry(key, label, config, (), models, extra=True)
+    placed = {names.DEGRADED_MODEL: names.SEEDS}
+    return _experiment(entry, change, names.degraded_method(quality), label, also_on=placed)
+
+
+def _experiment(
+    entry: MethodEntry,
+    change: Callable[[RunConfig], RunConfig],
+    key: str,
+    label: str,
+    *,
+    also_on: Mapping[str, int],
+    models: tuple[str, ...] | None = (),
+    parent: str = WARMUP,
+) -> MethodEntry:
+    """``entry`` with one thing changed, planned on the models of the experiment alone."""
+
+    def config(plain: RunConfig) -> RunConfig:
+        return replace(change(plain), method=key)
+
+    placed = {"models": models, "also_on": also_on, "parent": parent}
+    return derived(entry, config, key=key, label=label, extra=True, **placed)

@@ -7,11 +7,13 @@ fails on any that is not allowed here.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.profiles.planned import planned_study
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 from sgpo.core.files import read_json
@@ -95,8 +97,6 @@ def stored_or_planned(name: str, profile: str, model: str | None, results: Path)
     for runs in map(stored_runs, (results, results / "tuning")):
         if name in runs:
             return runs[name].object("config.json")
-    from benchmarks.run.launch import planned_study
-
     study = planned_study(profile, 1, variants=True)
     entries = {entry.key: entry for entry in study.methods}
     if name not in entries:
@@ -112,9 +112,12 @@ def stored_or_planned(name: str, profile: str, model: str | None, results: Path)
     return to_dict(entries[name].config(model or models[0], study.seeds[0]))
 
 
-def print_differences(a: str, b: str, profile: str, model: str | None, results: Path) -> int:
-    """Print every differing value of two runs or methods; 0."""
-    first, second = (stored_or_planned(name, profile, model, results) for name in (a, b))
+def differences_command(options: argparse.Namespace) -> int:
+    """``sgpo diff-configs``: print every differing value of two runs or methods."""
+    first, second = (
+        stored_or_planned(name, options.profile, options.model, options.out)
+        for name in (options.a, options.b)
+    )
     rows = differences(first, second)
     methods = {first["method"], second["method"]}
     allowed: Mapping[str, str] = {}

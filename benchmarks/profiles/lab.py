@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from benchmarks.config import Benchmark, MethodEntry, Model, Plan, RunConfig
+from benchmarks.config import Benchmark, Model, Plan, RunConfig
 from benchmarks.profiles import mini
-from benchmarks.profiles.variants import with_variants
+from benchmarks.profiles.variants import derived, with_variants
 from sgpo.mini.models import LAB_MODELS
 from sgpo.mini.suites import BENCHMARKS
 
@@ -44,25 +44,21 @@ def num_weights(model: str) -> int:
     return 12 * spec.num_layers * spec.hidden_size**2
 
 
-def _enlarged(entry: MethodEntry) -> MethodEntry:
-    def config(model: str, seed: int) -> RunConfig:
-        small = entry.config(model, seed)
-        train = small.train
-        if train is not None:
-            train = replace(
-                train,
-                learning_rate=scaled_rate(train.learning_rate, num_weights(model)),
-                micro_batch_tokens=MICRO_BATCH_TOKENS,
-                checkpoint_every=CHECKPOINT_EVERY,
-            )
-            if small.init == "warmup":
-                train = replace(train, num_steps=RL_STEPS, problems_per_step=PROBLEMS_PER_STEP)
-        return replace(small, profile=PROFILE, device="cuda", train=train)
-
-    return replace(entry, config=config)
+def _enlarged(small: RunConfig) -> RunConfig:
+    train = small.train
+    if train is not None:
+        train = replace(
+            train,
+            learning_rate=scaled_rate(train.learning_rate, num_weights(small.model)),
+            micro_batch_tokens=MICRO_BATCH_TOKENS,
+            checkpoint_every=CHECKPOINT_EVERY,
+        )
+        if small.init == "warmup":
+            train = replace(train, num_steps=RL_STEPS, problems_per_step=PROBLEMS_PER_STEP)
+    return replace(small, profile=PROFILE, device="cuda", train=train)
 
 
-KIN = tuple(_enlarged(entry) for entry in mini.KIN)
+KIN = tuple(derived(entry, _enlarged) for entry in mini.KIN)
 
 
 def study(num_seeds: int = 5) -> Plan:
@@ -70,7 +66,7 @@ def study(num_seeds: int = 5) -> Plan:
     return Plan(
         name=PROFILE,
         models=tuple(Model(m.key, m.label, m.family) for m in LAB_MODELS.values()),
-        methods=tuple(_enlarged(entry) for entry in mini.METHODS),
+        methods=tuple(derived(entry, _enlarged) for entry in mini.METHODS),
         seeds=tuple(range(num_seeds)),
         benchmarks=tuple(Benchmark(b.key, b.label, b.num_problems, b.k) for b in BENCHMARKS),
     )

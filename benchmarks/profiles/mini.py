@@ -7,6 +7,7 @@ development set), ours (a choice of this suite).
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from baselines.grpo import GRPOConfig
@@ -63,7 +64,7 @@ def sft_train(num_problems: int, num_epochs: int, learning_rate: float) -> Train
     )
 
 
-def rl_train(learning_rate: float, grad_clip: float = 1.0) -> TrainConfig:
+def rl_train(learning_rate: float, grad_clip: float) -> TrainConfig:
     """RL recipe, the same number of problems and steps for every method."""
     return TrainConfig(
         num_steps=RL_STEPS,
@@ -88,93 +89,68 @@ def base(model: str, seed: int) -> RunConfig:
     )
 
 
-def supervised(method: str, split: str, num_problems: int, num_epochs: int, rate: float):
-    """Configs of SFT on a part of the training pool, from the base model."""
+def supervised(
+    method: str, split: str, num_problems: int, num_epochs: int, model: str, seed: int
+) -> RunConfig:
+    """SFT on a part of the training pool, from the base model."""
+    rate = WARMUP_RATE if method == "sft" else LEARNING_RATE[method]
+    return replace(
+        base(model, seed),
+        method=method,
+        data=DataConfig(split=split, expert_gap=EXPERT_GAP),
+        settings=SFTConfig(),
+        train=sft_train(num_problems, num_epochs, rate),
+        rollout=ROLLOUT,
+    )
 
-    def config(model: str, seed: int) -> RunConfig:
-        return replace(
-            base(model, seed),
-            method=method,
-            data=DataConfig(split=split, expert_gap=EXPERT_GAP),
-            settings=SFTConfig(),
-            train=sft_train(num_problems, num_epochs, rate),
-            rollout=ROLLOUT,
-        )
 
-    return config
+def reinforced(method: str, settings: Any, grad_clip: float, model: str, seed: int) -> RunConfig:
+    """An RL method, from the warm-up checkpoint."""
+    return replace(
+        base(model, seed),
+        method=method,
+        init="warmup",
+        data=DataConfig(split="rl", expert_gap=EXPERT_GAP),
+        settings=settings,
+        train=rl_train(LEARNING_RATE[method], grad_clip),
+        rollout=ROLLOUT,
+    )
 
 
-def reinforced(method: str, settings: Any, train: TrainConfig):
-    """Configs of an RL method, from the warm-up checkpoint."""
+def _sft(key: str, label: str, *recipe: Any) -> MethodEntry:
+    return MethodEntry(key, label, partial(supervised, key, *recipe))
 
-    def config(model: str, seed: int) -> RunConfig:
-        return replace(
-            base(model, seed),
-            method=method,
-            init="warmup",
-            data=DataConfig(split="rl", expert_gap=EXPERT_GAP),
-            settings=settings,
-            train=train,
-            rollout=ROLLOUT,
-        )
 
-    return config
+def _rl(
+    key: str, label: str, settings: Any, *, grad_clip: float = 1.0, extra: bool = False
+) -> MethodEntry:
+    return MethodEntry(key, label, partial(reinforced, key, settings, grad_clip), extra=extra)
 
 
 METHODS = (
     MethodEntry("base", "Base", base),
-    MethodEntry(
-        "sft", "SFT (warm-up)", supervised("sft", "warmup", 512, WARMUP_EPOCHS, WARMUP_RATE)
-    ),
-    MethodEntry(
-        "sft_full",
-        "SFT (all data)",
-        supervised("sft_full", "all", 1536, 2, LEARNING_RATE["sft_full"]),  # 2 epochs: ours
-    ),
-    MethodEntry(
-        "grpo", "SFT+GRPO", reinforced("grpo", GRPOConfig(), rl_train(LEARNING_RATE["grpo"]))
-    ),
-    MethodEntry(
+    _sft("sft", "SFT (warm-up)", "warmup", 512, WARMUP_EPOCHS),
+    _sft("sft_full", "SFT (all data)", "all", 1536, 2),  # 2 epochs: ours
+    _rl("grpo", "SFT+GRPO", GRPOConfig()),
+    _rl(
         "hpt",
         "HPT",
-        reinforced(
-            "hpt",
-            HPTConfig(max_tokens=MAX_TOKENS, gate=2, sft_coefficient=1.0),  # tuned
-            rl_train(LEARNING_RATE["hpt"], grad_clip=80.0),  # authors' script (Qwen)
-        ),
+        HPTConfig(max_tokens=MAX_TOKENS, gate=2, sft_coefficient=1.0),  # tuned
+        grad_clip=80.0,  # authors' script (Qwen)
     ),
-    MethodEntry(
-        "luffy",
-        "LUFFY",
-        reinforced(
-            "luffy",
-            LUFFYConfig(max_tokens=MAX_TOKENS, entropy_coefficient=0.01),  # tuned
-            rl_train(LEARNING_RATE["luffy"]),
-        ),
-    ),
-    MethodEntry("sgpo", "SGPO", reinforced("sgpo", SGPOConfig(), rl_train(LEARNING_RATE["sgpo"]))),
+    _rl("luffy", "LUFFY", LUFFYConfig(max_tokens=MAX_TOKENS, entropy_coefficient=0.01)),  # tuned
+    _rl("sgpo", "SGPO", SGPOConfig()),
 )
 
 # Baselines of the same idea: in a table of their own, Table 1 has the paper's rows.
 KIN = (
-    MethodEntry(
+    _rl(
         "opsd",
         "On-policy self-distillation",
-        reinforced(
-            "opsd",
-            OPSDConfig(direction="reverse", context="strategy"),  # tuned
-            rl_train(LEARNING_RATE["opsd"]),
-        ),
+        OPSDConfig(direction="reverse", context="strategy"),  # tuned
         extra=True,
     ),
-    MethodEntry(
-        "srft",
-        "SRFT",
-        reinforced(
-            "srft", SRFTConfig(sft_entropy_sign=1), rl_train(LEARNING_RATE["srft"])
-        ),  # tuned
-        extra=True,
-    ),
+    _rl("srft", "SRFT", SRFTConfig(sft_entropy_sign=1), extra=True),  # tuned
 )
 
 

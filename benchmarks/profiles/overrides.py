@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from benchmarks.config import Benchmark, MethodEntry, Model, Plan, RunConfig
+from benchmarks.config import Benchmark, Model, Plan, RunConfig
 from benchmarks.data.checkpoints import CHECKPOINTS
+from benchmarks.profiles.variants import derived
 from sgpo.core.config import apply_overrides, dotted_names
 from sgpo.core.models import read_config
 
@@ -52,16 +54,13 @@ def overridden(study: Plan, overrides: Sequence[str], models: Sequence[str] | No
             trained = next(e for e in reversed(study.methods))
             apply_overrides(trained.config(model, study.seeds[0]), [item])
 
-    def changed_entry(entry: MethodEntry) -> MethodEntry:
-        def config(model: str, seed: int) -> RunConfig:
-            plain, mine = entry.config(model, seed), allowed[entry.key]
-            if only not in (None, model):
-                mine = [o for o in mine if o.partition("=")[0] not in _OF_ONE_MODEL]
-            return _unpinned(plain, apply_overrides(plain, mine), mine)
+    def change(mine: list[str], plain: RunConfig) -> RunConfig:
+        if only not in (None, plain.model):
+            mine = [o for o in mine if o.partition("=")[0] not in _OF_ONE_MODEL]
+        return _unpinned(plain, apply_overrides(plain, mine), mine)
 
-        return replace(entry, config=config)
-
-    changed = replace(study, methods=tuple(map(changed_entry, study.methods)))
+    methods = (derived(e, partial(change, allowed[e.key])) for e in study.methods)
+    changed = replace(study, methods=tuple(methods))
     if only is not None:
         _check_family(study, changed.methods[0].config(only, study.seeds[0]))
     return replace(changed, benchmarks=_limited(changed), models=_relabelled(study, changed))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,53 +156,67 @@ def rl_train(recipe: Recipe, rate: float, grad_clip: float) -> TrainConfig:
     )
 
 
-def methods(recipe: Recipe, data: str) -> tuple[MethodEntry, ...]:
-    """The rows of Table 1; every RL method starts from the same warm-up checkpoint."""
-    warmup = recipe.warmup_problems
+def supervised(
+    recipe: Recipe, data: str, method: str, split: str, problems: int, model: str, seed: int
+) -> RunConfig:
+    """SFT on ``problems`` traces of a part of the training pool, from the base model."""
+    return replace(
+        base(recipe, data, model, seed),
+        method=method,
+        data=DataConfig(source=data, split=split),
+        settings=SFTConfig(),
+        train=sft_train(recipe, problems),
+        rollout=rollout(recipe),
+    )
 
-    def rl(key: str, label: str, settings: Callable[[str], Any], rate: float, clip: float):
-        def config(model: str, seed: int) -> RunConfig:
-            plain = _trained(recipe, data, model, seed, key, "rl", rl_train(recipe, rate, clip))
-            return replace(plain, init="warmup", settings=settings(model))
 
-        return MethodEntry(key, label, config)
+def reinforced(recipe: Recipe, data: str, method: str, model: str, seed: int) -> RunConfig:
+    """An RL method, from the warm-up checkpoint."""
+    hpt = method == "hpt"
+    rate = recipe.hpt_rate if hpt else recipe.rl_rate
+    return replace(
+        base(recipe, data, model, seed),
+        method=method,
+        init="warmup",
+        data=DataConfig(source=data, split="rl"),
+        settings=settings_of(recipe, method, model),
+        train=rl_train(recipe, rate, recipe.hpt_clip if hpt else recipe.grad_clip),
+        rollout=rollout(recipe),
+    )
 
-    def sft(key: str, label: str, split: str, problems: int):
-        def config(model: str, seed: int) -> RunConfig:
-            train = sft_train(recipe, problems)
-            plain = _trained(recipe, data, model, seed, key, split, train)
-            return replace(plain, settings=SFTConfig())
 
-        return MethodEntry(key, label, config)
-
-    def hpt_settings(model: str) -> HPTConfig:
+def settings_of(recipe: Recipe, method: str, model: str) -> Any:
+    """The own settings of an RL method on a model."""
+    if method == "hpt":
         return HPTConfig(
             max_tokens=recipe.rollout_tokens,
             gate=HPT_GATE[CHECKPOINTS[model].family],
             sft_coefficient=HPT_COEFFICIENT.get(model, 1.0),
         )
+    if method == "luffy":
+        return LUFFYConfig(max_tokens=recipe.rollout_tokens)
+    return {"grpo": GRPOConfig, "sgpo": SGPOConfig}[method]()
 
-    rate, clip = recipe.rl_rate, recipe.grad_clip
+
+def rollout(recipe: Recipe) -> RolloutConfig:
+    """How every method samples while it trains."""
+    return RolloutConfig(recipe.rollout_tokens, temperature=TEMPERATURE, top_p=TOP_P)
+
+
+def methods(recipe: Recipe, data: str) -> tuple[MethodEntry, ...]:
+    """The rows of Table 1; every RL method starts from the same warm-up checkpoint."""
+
+    def entry(key: str, label: str, config: Callable[..., RunConfig], *more: Any) -> MethodEntry:
+        return MethodEntry(key, label, partial(config, recipe, data, *more))
+
     return (
-        MethodEntry("base", "Base", lambda model, seed: base(recipe, data, model, seed)),
-        sft("sft", "SFT (warm-up)", "warmup", warmup),
-        sft("sft_full", "SFT (all data)", "all", recipe.problems),
-        rl("grpo", "SFT+GRPO", lambda _: GRPOConfig(), rate, clip),
-        rl("hpt", "HPT", hpt_settings, recipe.hpt_rate, recipe.hpt_clip),
-        rl("luffy", "LUFFY", lambda _: LUFFYConfig(max_tokens=recipe.rollout_tokens), rate, clip),
-        rl("sgpo", "SGPO", lambda _: SGPOConfig(), rate, clip),
-    )
-
-
-def _trained(
-    recipe: Recipe, data: str, model: str, seed: int, method: str, split: Any, train: TrainConfig
-) -> RunConfig:
-    return replace(
-        base(recipe, data, model, seed),
-        method=method,
-        data=DataConfig(source=data, split=split),
-        train=train,
-        rollout=RolloutConfig(recipe.rollout_tokens, temperature=TEMPERATURE, top_p=TOP_P),
+        entry("base", "Base", base),
+        entry("sft", "SFT (warm-up)", supervised, "sft", "warmup", recipe.warmup_problems),
+        entry("sft_full", "SFT (all data)", supervised, "sft_full", "all", recipe.problems),
+        entry("grpo", "SFT+GRPO", reinforced, "grpo"),
+        entry("hpt", "HPT", reinforced, "hpt"),
+        entry("luffy", "LUFFY", reinforced, "luffy"),
+        entry("sgpo", "SGPO", reinforced, "sgpo"),
     )
 
 

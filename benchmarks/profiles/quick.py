@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.config import Benchmark, MethodEntry, Model, Plan, RunConfig
+from benchmarks.config import Benchmark, Model, Plan, RunConfig
 from benchmarks.profiles import mini
-from benchmarks.profiles.variants import with_variants
+from benchmarks.profiles.variants import derived, with_variants
 from sgpo.mini.models import MODELS
 from sgpo.mini.suites import BENCHMARKS
 
@@ -20,19 +20,15 @@ TRAIN_STEPS = 6
 LIMITS = {"problem_limit": 40, "sample_limit": 4}
 
 
-def _shortened(entry: MethodEntry) -> MethodEntry:
-    def config(model: str, seed: int) -> RunConfig:
-        full = entry.config(model, seed)
-        train = full.train and replace(full.train, num_steps=TRAIN_STEPS, checkpoint_every=2)
-        return replace(
-            full,
-            profile="quick",
-            pretrain_steps=PRETRAIN_STEPS,
-            train=train,
-            evaluation=replace(full.evaluation, **LIMITS),
-        )
-
-    return replace(entry, config=config)
+def _shortened(full: RunConfig) -> RunConfig:
+    train = full.train and replace(full.train, num_steps=TRAIN_STEPS, checkpoint_every=2)
+    return replace(
+        full,
+        profile="quick",
+        pretrain_steps=PRETRAIN_STEPS,
+        train=train,
+        evaluation=replace(full.evaluation, **LIMITS),
+    )
 
 
 def study(num_seeds: int = 2) -> Plan:
@@ -40,7 +36,7 @@ def study(num_seeds: int = 2) -> Plan:
     return Plan(
         name="quick",
         models=(Model(MODEL, MODELS[MODEL].label, MODELS[MODEL].family),),
-        methods=tuple(_shortened(entry) for entry in mini.METHODS),
+        methods=tuple(derived(entry, _shortened) for entry in mini.METHODS),
         seeds=tuple(range(num_seeds)),
         benchmarks=tuple(
             Benchmark(b.key, b.label, min(b.num_problems, 40), min(b.k, 4)) for b in BENCHMARKS
@@ -48,7 +44,7 @@ def study(num_seeds: int = 2) -> Plan:
     )
 
 
-KIN = tuple(_shortened(entry) for entry in mini.KIN)
+KIN = tuple(derived(entry, _shortened) for entry in mini.KIN)
 
 
 def extended(plain: Plan) -> Plan:

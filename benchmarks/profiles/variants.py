@@ -8,6 +8,7 @@ SFT+GRPO, which every study has.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -60,8 +61,18 @@ def with_variants(study: Plan, models: tuple[str, ...]) -> Plan:
 def _variant(
     sgpo: MethodEntry, models: tuple[str, ...], key: str, label: str, changes: dict[str, Any]
 ) -> MethodEntry:
-    def config(model: str, seed: int) -> RunConfig:
-        plain = sgpo.config(model, seed)
+    def change(plain: RunConfig) -> RunConfig:
         return replace(plain, method=key, settings=replace(plain.settings, **changes))
 
-    return MethodEntry(key, label, config, models)
+    return derived(sgpo, change, key=key, label=label, models=models)
+
+
+def derived(
+    entry: MethodEntry, change: Callable[[RunConfig], RunConfig], **fields: Any
+) -> MethodEntry:
+    """``entry`` with ``change`` applied to each of its configs, and with other ``fields``."""
+
+    def config(model: str, seed: int) -> RunConfig:
+        return change(entry.config(model, seed))
+
+    return replace(entry, config=config, **fields)

@@ -1,19 +1,10 @@
-"""One cell of the grid: train (or take) a model, evaluate it, leave a run directory.
-
-A run directory holds, in the order of writing: config.json, environment.json and provenance.json
-(beside them source.patch and method.py where there is one), metrics.jsonl and checkpoints/ while
-it trains, model/ (an ordinary Hugging Face directory), samples/ per suite, scores.json, and last
-result.json with the checksums of the others. A cell is finished exactly when result.json and what
-the next cells need from it are there.
-"""
+"""One cell of the grid: gather what it needs, begin its directory, train, evaluate, finish."""
 
 from __future__ import annotations
 
-import datetime
-import json
-import shutil
+import copy
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +12,22 @@ import torch
 from transformers import PreTrainedModel
 from transformers import logging as transformers_logging
 
-from benchmarks.config import SUITE_VERSION, Cell, RunConfig, build_method
-from benchmarks.data.sources import base_model, training_problems
-from benchmarks.run import provenance
+from benchmarks.config import Cell, RunConfig, build_method
+from benchmarks.data.checkpoints import Shape
+from benchmarks.plan.cost import GIB, keeps_activations, work_bytes
 from benchmarks.run.evaluate import evaluate
-from benchmarks.run.policies import (
-    evaluation_sampler,
-    training_sampler,
-)
-from benchmarks.run.prompt_room import check_prompts
-from sgpo.core import sharding
-from sgpo.core.config import to_dict
-from sgpo.core.distributed import Ranks, describe_device, select_device
-from sgpo.core.files import read_json, whole_directory, write_json
-from sgpo.core.models import load_model, load_tokenizer
+from benchmarks.run.given import Given, Progress, gather
+from benchmarks.run.rundir import RunDir
+from sgpo.core import sampling, sharding
+from sgpo.core.distributed import Ranks
+from sgpo.core.models import load_model
 from sgpo.core.prompts import prompt_spec
 from sgpo.core.rollout import Rollout
-from sgpo.core.runlog import environment, source_digest
 from sgpo.core.sampling import Sampler
-from sgpo.core.sampling.ranks import SharedSampler
+from sgpo.core.sampling.ranks import ReplicaSampler, SharedSampler
 from sgpo.core.seeding import derive_seed
 from sgpo.core.trainer import Diverged, Trainer
 from sgpo.mini import regime
-
-Progress = Callable[[str, int, int], None]  # stage, done, total
-
-
-def is_finished(run_dir: Path) -> bool:
-    """Whether the run is complete on this machine: results that came with the source tree have
-    no samples and weights beside them and count as published, not as finished."""
-    if not (run_dir / "result.json").exists() or not (run_dir / "samples").is_dir():
-        return False
-    trained = read_json(run_dir / "result.json")["num_steps"] > 0
-    return not trained or (run_dir / "model").is_dir()
 
 
 def run_cell(
@@ -69,199 +43,132 @@ def run_cell(
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
     ranks = ranks or Ranks()
-    config, run_dir = cell.config, study_dir / "runs" / cell.run_id
-    device = select_device(config.device)
-    started, clock = _now(), time.perf_counter()
+    run = RunDir(study_dir, cell, ranks)
     with ranks.one_after_first():
-        if ranks.first:
-            _start(run_dir, cell, device, ranks)
-        base = base_model(config, study_dir / "cache", lambda d, t: progress("pretrain", d, t))
-        source = base
-        if cell.parent:
-            provenance.check_weights(study_dir / "runs" / cell.parent.run_id)
-            source = study_dir / "runs" / cell.parent.run_id / "model"
-        tokenizer = load_tokenizer(base)
-        if ranks.first:
-            if config.checkpoint is not None:
-                check_prompts(config, tokenizer, base)
-            provenance.record_start(
-                run_dir, cell, started=started, start_weights=source, tokenizer=tokenizer
-            )
-            _measure_regime(config, base, run_dir, progress)
-    trained = config.train is not None and not ranks.from_first((run_dir / "model").is_dir())
-    if trained:
-        sampler, num_parameters = _train(source, tokenizer, config, run_dir, progress, ranks)
-    else:
-        model = load_model(base if config.train is None else run_dir / "model")
-        num_parameters = sum(p.numel() for p in model.parameters())
-        sampler = evaluation_sampler(model, tokenizer, config, device)
-    began = time.perf_counter()
-    shared = SharedSampler(sampler, ranks)
-    if not ranks.first:
-        shared.serve()
-        return ranks.from_first(None)
-    scores = evaluate(
-        sampler=shared,
-        tokenizer=tokenizer,
-        prompt_spec=prompt_spec(config.prompt, tokenizer),
-        config=config.evaluation,
-        seed=config.seed,
-        samples_dir=run_dir / "samples",
-        progress=lambda done, total: progress("evaluate", done, total),
-    )
-    shared.close()
-    write_json(run_dir / "scores.json", {"run_id": cell.run_id, **scores})
-    train = (
-        read_json(run_dir / "train.json") if config.train else {"seconds": 0.0, "diverged": None}
-    )
-    diverged = Diverged(**train["diverged"]) if train["diverged"] else None
-    result = _result(cell, run_dir, diverged) | {
-        "started": started,
-        "ended": _now(),
-        "wall_seconds": round(time.perf_counter() - clock, 2),
-        "train_seconds": round(train["seconds"], 2),
-        "eval_seconds": round(time.perf_counter() - began, 2),
-        "evaluation_tokens": evaluation_tokens(scores),
-        "device": str(device),
-        "num_parameters": num_parameters,
-    }
-    write_json(run_dir / "result.json", result)
-    ranks.from_first(result)
-    if diverged and diverged.fatal:
-        raise diverged
-    return result
+        run.open()
+        given = gather(cell, study_dir, progress)
+        run.begin(given)
+        measure_regime(run, given, progress)
 
-
-def _result(cell: Cell, run_dir: Path, diverged: Diverged | None) -> dict[str, Any]:
-    """What result.json says about which run this is, how it ended and what it left."""
-    return {
-        "run_id": cell.run_id,
-        "model": cell.config.model,
-        "method": cell.config.method,
-        "seed": cell.config.seed,
-        "config_hash": cell.hash,
-        "suite_version": SUITE_VERSION,
-        "source_digest": source_digest(),
-        "status": "diverged" if diverged else "finished",
-        "diverged_reason": str(diverged) if diverged else None,
-        "diverged_fatally": bool(diverged and diverged.fatal),
-        **_training_totals(run_dir),
-        "sha256": provenance.checksums(run_dir),
-    }
-
-
-def _start(run_dir: Path, cell: Cell, device: torch.device, ranks: Ranks) -> None:
-    """Write what is asked for and where it runs. Published results that lie in the way of a new
-    run are removed first, so that two runs never mix."""
-    (run_dir / "failed.json").unlink(missing_ok=True)
-    if (run_dir / "result.json").exists() and not is_finished(run_dir):
-        shutil.rmtree(run_dir)
-    write_json(
-        run_dir / "config.json",
-        {
-            "run_id": cell.run_id,
-            "config_hash": cell.hash,
-            "settings_class": type(cell.config.settings).__name__,
-            "parent": cell.parent.run_id if cell.parent else None,
-            **to_dict(cell.config),
-        },
-    )
-    used = describe_device(device)
-    place = environment(used.get("device_name")) | used | {"ranks": ranks.size}
-    write_json(run_dir / "environment.json", place)
-
-
-def _measure_regime(config: RunConfig, base: Path, run_dir: Path, progress: Progress) -> None:
-    """What the mini world promises of its base models, measured once for each."""
-    mini = config.method == "base" and config.data.source == "mini"
-    if mini and not (run_dir / "regime.json").exists():
-        progress("regime", 0, 1)
-        write_json(
-            run_dir / "regime.json", regime.measure(base, device=select_device(config.device))
-        )
-
-
-def _train(
-    source: Path,
-    tokenizer: Any,
-    config: RunConfig,
-    run_dir: Path,
-    progress: Progress,
-    ranks: Ranks,
-) -> tuple[Sampler, int]:
-    """Train from the weights of ``source`` and store the last ones; a sampler of those, and their
-    number. train.json says how long it took, and why it diverged if it did."""
-    model = load_model(source)
+    trained = run.is_trained()
+    model = load_model(run.model if trained else given.weights)
     num_parameters = sum(p.numel() for p in model.parameters())
-    problems = training_problems(config.data)
-    if ranks.first:
-        provenance.record_training_data(run_dir, problems)
-    device = select_device(config.device)
-    sampler = training_sampler(model, tokenizer, config, device, ranks)
+    if given.config.train is None or trained:
+        sampler = evaluation_sampler(model, given)
+    else:
+        sampler = training_sampler(model, given, ranks)
+        train(model, sampler, run, given, progress)
+
+    began, shared = time.perf_counter(), SharedSampler(sampler, ranks)
+    scores = shared.lead(lambda: evaluate_cell(shared, run, given, progress))
+    return run.finish(scores, given, num_parameters, time.perf_counter() - began)
+
+
+def measure_regime(run: RunDir, given: Given, progress: Progress) -> None:
+    """What the mini world promises of its base models, measured once for each."""
+    if given.config.method == "base" and given.config.data.source == "mini":
+        progress("regime", 0, 1)
+        run.measure("regime.json", lambda: regime.measure(given.base, device=given.device))
+
+
+def train(
+    model: PreTrainedModel, sampler: Sampler, run: RunDir, given: Given, progress: Progress
+) -> None:
+    """Train ``model`` and store its last weights; of a run that diverges, the last before that."""
+    config, seed = given.config, derive_seed(given.config.seed, "train")
     rollout = Rollout(
         model=model,
         sampler=sampler,
-        tokenizer=tokenizer,
-        prompt_spec=prompt_spec(config.prompt, tokenizer),
+        tokenizer=given.tokenizer,
+        prompt_spec=given.prompt_spec,
         config=config.rollout,
-        seed=derive_seed(config.seed, "train"),
+        seed=seed,
         token_budget=config.train.micro_batch_tokens,
     )
     trainer = Trainer(
         model=model,
-        method=build_method(config, tokenizer),
+        method=build_method(config, given.tokenizer),
         rollout=rollout,
-        problems=problems,
+        problems=given.problems,
         config=config.train,
-        seed=derive_seed(config.seed, "train"),
-        run_dir=run_dir,
+        seed=seed,
+        run_dir=run.path,
         progress=lambda done, total: progress("train", done, total),
-        ranks=ranks,
+        ranks=run.ranks,
     )
-    reason = None
+    diverged = None
     try:
         trainer.run()
     except Diverged as error:
-        reason = {"message": str(error), "fatal": error.fatal}
+        diverged = error
         sampler.sync(model)  # the update before the one that failed may have moved the weights
+    run.store(model, given.tokenizer, diverged)
+
+
+def evaluate_cell(
+    sampler: Sampler, run: RunDir, given: Given, progress: Progress
+) -> dict[str, Any]:
+    """The scores of the weights that ``sampler`` holds."""
+    return evaluate(
+        sampler=sampler,
+        tokenizer=given.tokenizer,
+        prompt_spec=given.prompt_spec,
+        config=given.config.evaluation,
+        suites=given.suites,
+        seed=given.config.seed,
+        samples_dir=run.samples,
+        progress=lambda done, total: progress("evaluate", done, total),
+    )
+
+
+def training_sampler(model: PreTrainedModel, given: Given, ranks: Ranks) -> Sampler:
+    """Prepare ``model`` (float32, on the CPU) in place for training; the sampler of its weights.
+
+    One process in float32 trains the model as it is and samples from the same weights. Otherwise
+    the model is spread over the ranks and the sampler has whole weights of its own: an engine's,
+    or a replica's in the run's precision.
+    """
+    config, device, tokenizer = given.config, given.device, given.tokenizer
+    sharded = sharding.needs_sharding(ranks, config.precision)
+    if not sharded:
+        sampler = make_sampler(model.to(device), tokenizer, config)
+    elif config.sampler == "vllm":
+        sampler = make_sampler(model, tokenizer, config)
+    else:
+        replica = copy.deepcopy(model).to(device, sharding.DTYPES[config.precision])
+        sampler = ReplicaSampler(replica, make_sampler(replica, tokenizer, config))
+    if config.train.activation_checkpointing and not keeps_all_activations(model, given, ranks):
+        sharding.recompute_activations(model)
+    if sharded:
+        sharding.shard(model, device, config.precision)
+    return sampler
+
+
+def keeps_all_activations(model: PreTrainedModel, given: Given, ranks: Ranks) -> bool:
+    """Whether recomputing, which costs a third more time, is needless on this GPU; says which."""
+    if given.device.type != "cuda":
+        return False
+    config, shape = given.config, Shape.from_config(model.config.to_dict(), 0, 0.0)
+    free, _ = torch.cuda.mem_get_info(given.device)
+    tokens = config.train.micro_batch_tokens
+    keeps = keeps_activations(shape, tokens, work_bytes(config), ranks.size, free)
     if ranks.first:
-        seconds = sum(r["seconds"] for r in _metrics(run_dir))
-        write_json(run_dir / "train.json", {"seconds": seconds, "diverged": reason})
-    _store(model, tokenizer, run_dir, ranks)
-    return sampler, num_parameters
+        said = "are kept: an update fits" if keeps else "are recomputed: an update does not fit"
+        print(f"activations {said} into the {free / GIB:.0f} GiB that are free", flush=True)
+    return keeps
 
 
-def _store(model: PreTrainedModel, tokenizer: Any, run_dir: Path, ranks: Ranks) -> None:
-    """Write ``model/`` and drop the resume states; all ranks gather, rank 0 writes."""
-    if not ranks.first:
-        sharding.export(model, None)
-        return
-    with whole_directory(run_dir / "model") as target:
-        sharding.export(model, target)
-        tokenizer.save_pretrained(target)
-    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+def evaluation_sampler(model: PreTrainedModel, given: Given) -> Sampler:
+    """The sampler of finished weights, in the precision that the run samples in."""
+    model.to(given.device, sharding.DTYPES[given.config.precision])
+    return make_sampler(model, given.tokenizer, given.config)
 
 
-def evaluation_tokens(scores: dict[str, Any]) -> int:
-    """Tokens sampled for scores.json, over all suites."""
-    suites = scores["benchmarks"].values()
-    return round(sum(s["mean_length"] * s["k"] * len(s["verdicts"]) for s in suites))
-
-
-def _training_totals(run_dir: Path) -> dict[str, Any]:
-    metrics = _metrics(run_dir)
-    last = metrics[-1] if metrics else {}
-    return {
-        "num_steps": len(metrics),
-        "num_samples": last.get("num_samples", 0),
-        "sampled_tokens": last.get("sampled_tokens", 0),
-    }
-
-
-def _metrics(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def make_sampler(model: PreTrainedModel, tokenizer: Any, config: RunConfig) -> Sampler:
+    """The sampler that ``config.sampler`` names, on the weights of ``model``. An engine whose dtype
+    is left open works in the run's precision, so that it samples what the trainer scores."""
+    stop_ids = prompt_spec(config.prompt, tokenizer).stop_ids(tokenizer)
+    vllm = config.vllm
+    if vllm.dtype == "auto" and vllm.server is None:
+        vllm = replace(vllm, dtype=config.precision)
+    return sampling.make_sampler(config.sampler, model, tokenizer, stop_ids=stop_ids, vllm=vllm)

@@ -19,7 +19,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.config import SUITE_VERSION, EvalConfig
-from benchmarks.data.sources import evaluation_problems, problem_set_sha256
+from benchmarks.data.sources import problem_set_sha256
 from sgpo.core.files import write_bytes
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
@@ -29,6 +29,7 @@ from sgpo.core.verifier import grade_many
 from sgpo.core.verifier.extract import extract
 
 _SAMPLE_KEYS = ("problem_id", "sample", "gold", "text", "num_tokens", "finish_reason", "reason")
+Suites = dict[str, tuple[list[Problem], int]]  # problem sets by name, with samples a problem
 LETTERS = {
     "correct": "c", "wrong": "w", "no_answer": "n", "truncated": "t", "timeout": "o", "error": "e",
 }  # fmt: skip
@@ -45,20 +46,16 @@ def evaluate(
     seed: int,
     samples_dir: Path,
     progress: Callable[[int, int], None] | None = None,
-    suites: dict[str, tuple[list[Problem], int]] | None = None,
+    suites: Suites,
     samples_per_part: int | None = None,
 ) -> dict[str, Any]:
-    """Scores of every suite of ``config`` (see ``summarize``); samples go to ``samples_dir``.
+    """Scores of every suite (see ``summarize``); samples go to ``samples_dir``.
 
     Args:
-        suites: problem sets of the caller's own, as name -> (problems, samples per problem), in
-            place of those that ``config`` names.
         samples_per_part: store after about so many samples (at least one problem's), each part
             with a seed of its own; None: a suite is one part. Another value gives other samples
             of the same quality.
     """
-    if suites is None:
-        suites = {key: evaluation_problems(key, config) for key in config.suites}
     total = sum(len(problems) * k for problems, k in suites.values())
     done = 0
 
@@ -72,13 +69,14 @@ def evaluate(
     for key, (problems, k) in suites.items():
         path = samples_dir / f"{key}.jsonl.gz"
         if path.exists():
-            report(len(problems) * k)
+            rows = read_samples(path)
+            report(len(rows))
         else:
             parts = _Parts(sampler, tokenizer, prompt_spec, config, k, seed, key, report)
             size = None if samples_per_part is None else max(1, samples_per_part // k)
-            write_samples(path, parts.rows(problems, size, samples_dir / "parts"))
+            rows = parts.rows(problems, size, samples_dir / "parts")
+            write_samples(path, rows)
             shutil.rmtree(samples_dir / "parts" / key, ignore_errors=True)
-        rows = read_samples(path)
         scores[key] = summarize(rows, [p.id for p in problems], k) | {
             "protocol": protocol(config),
             "problem_set_sha256": problem_set_sha256(problems),
@@ -111,12 +109,13 @@ class _Parts:
             part = problems[start : start + size]
             path = folder / self.key / f"{start:06d}.jsonl.gz"
             if path.exists():
-                self.report(len(part) * self.k)
+                found = read_samples(path)
+                self.report(len(found))
             else:
                 found = self._judged_samples(part, start)
                 summarize(found, [p.id for p in part], self.k)  # exactly k of each, or an error
                 write_samples(path, found)
-            rows += read_samples(path)
+            rows += found
         return rows
 
     def _judged_samples(self, problems: Sequence[Problem], *names: int) -> list[dict[str, Any]]:
@@ -154,13 +153,14 @@ def protocol(config: EvalConfig) -> dict[str, Any]:
 
 
 def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``rows`` with ``reason`` and ``correct`` of the verifier put (or put anew) in each."""
+    """``rows`` with ``reason``, ``correct`` and ``extracted`` of the verifier put (or put anew) in
+    each."""
     verdicts = grade_many(
         [(row["gold"], row["text"]) for row in rows],
         truncated=[row["finish_reason"] == FinishReason.LENGTH.value for row in rows],
     )
     return [
-        row | {"reason": verdict.reason, "correct": verdict.correct}
+        row | {"reason": verdict.reason, "correct": verdict.correct, "extracted": verdict.extracted}
         for row, verdict in zip(rows, verdicts, strict=True)
     ]
 
@@ -218,7 +218,8 @@ def answer_word(rows: Sequence[dict[str, Any]]) -> str:
         # None stands for the gold answer: no extracted text can be mistaken for it.
         answer = None
         if row["reason"] == "wrong":
-            answer = "".join((extract(row["text"]).text or "").split())
+            found = row["extracted"] if "extracted" in row else extract(row["text"]).text
+            answer = "".join((found or "").split())
         index = len(symbols)
         # Past 62 different answers: letters that no JSON or report gives a meaning to.
         fresh = _SYMBOLS[index] if index < len(_SYMBOLS) else chr(0x4E00 + index)
@@ -227,8 +228,10 @@ def answer_word(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def write_samples(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Gzipped JSONL without a time stamp: equal rows give equal bytes."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """Gzipped JSONL without a time stamp: equal rows give equal bytes. What was extracted follows
+    from the text and is not stored."""
+    kept = [{k: v for k, v in row.items() if k != "extracted"} for row in rows]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
     write_bytes(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
 
 

@@ -7,56 +7,67 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
-from benchmarks.config import Cell, MethodEntry, Plan, RunConfig, load_method_file
+from benchmarks.analyses.run import failure_path, result_path
+from benchmarks.config import Cell, Plan
 from benchmarks.data.sources import record_disjointness
 from benchmarks.plan import preflight
-from benchmarks.plan.gpu_plan import print_plan
+from benchmarks.plan.cost import print_plan
+from benchmarks.plan.slurm import write_scripts
 from benchmarks.profiles import profile_module
-from benchmarks.profiles.overrides import overridden
+from benchmarks.profiles.overrides import check_overrides
+from benchmarks.profiles.planned import planned_study
 from benchmarks.report import build as report
+from benchmarks.run.checkpoint import print_scores
 from benchmarks.run.progress import StudyProgress, clock, expected_cost
 from benchmarks.run.regime import calibration_cells, record_regimes
-from benchmarks.run.study import Outcome, run_study, write_plan
-from benchmarks.run.tasks import Task, is_done
+from benchmarks.run.rundir import is_finished
+from benchmarks.run.study import Outcome, Task, is_done, run_study, write_plan
 from benchmarks.run.torchrun import run_together
 from benchmarks.store import experiments, records
 from benchmarks.store.locks import locked
 from benchmarks.store.records import SGPO_VARIANTS, read_object
+from sgpo.core.config import apply_overrides
 from sgpo.core.distributed import launched_by_torchrun, select_device
-from sgpo.core.files import write_text
+from sgpo.core.files import inside, read_json, write_text
 from sgpo.core.runlog import environment
 
+# Settings of the base model and the place of a run: its warm-up must have the same ones.
+_SHARED = ("checkpoint", "revision", "data.source", "device", "precision", "pretrain_steps")
 MEGABYTES_PER_CELL = 2.5  # weights, resume states and samples of a mini run, measured
 
 
-def planned_study(
-    profile: str,
-    num_seeds: int | None,
-    method_file: Path | None = None,
-    overrides: Sequence[str] = (),
-    variants: bool = False,
-    models: Sequence[str] | None = None,
-) -> Plan:
-    """The profile's study with the user's method, the overrides, and with ``variants`` SGPO's
-    variants and the experiments past the paper in it. ``models``: those that the user asked for,
-    None for all; the study still plans all."""
-    module = profile_module(profile)
-    study = module.study(num_seeds) if num_seeds else module.study()
-    if variants:
-        study = replace(study, methods=study.methods + module.KIN)
-    if method_file:
-        study = replace(study, methods=(*study.methods, user_method(study, method_file)))
-    if overrides:
-        study = overridden(study, overrides, models)
-    if variants:
-        study = module.extended(study)
-    return study
+def study_command(options: argparse.Namespace) -> int:
+    """``sgpo study``: run the grid that ``options`` ask for, or print it."""
+    study = planned_study(
+        options.profile,
+        options.seeds,
+        options.method_file,
+        options.overrides,
+        variants=wants_variants(options, options.out),
+        models=options.models,
+    )
+    options.jobs = options.jobs or default_jobs(study)
+    run = dry_run if options.dry_run else launch_study
+    return run(study, options.out, options)
+
+
+def slurm_command(options: argparse.Namespace) -> int:
+    """``sgpo slurm``: write the scripts of the cells that ``options`` ask for."""
+    results = options.results or Path("results") / options.profile
+    study = planned_study(
+        options.profile,
+        options.seeds,
+        None,
+        options.overrides,
+        variants=wants_variants(options, results),
+        models=options.models,
+    )
+    return write_scripts(options, selected(study, results, options), results)
 
 
 def wants_variants(options: argparse.Namespace, results: Path) -> bool:
@@ -77,23 +88,6 @@ def wants_variants(options: argparse.Namespace, results: Path) -> bool:
         return False
     listed = read_object(path)["methods"]
     return any(entry["key"] in SGPO_VARIANTS or entry.get("extra") for entry in listed)
-
-
-def user_method(study: Plan, path: Path) -> MethodEntry:
-    """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
-    planned = {entry.key for entry in study.methods} | set(SGPO_VARIANTS)
-    if path.stem in planned | set(experiments.methods()):
-        raise ValueError(
-            f"method file {str(path)!r}: {path.stem!r} is a method of this profile already; "
-            "rename the file"
-        )
-    module = load_method_file(path)
-    template = study.entry("grpo").config
-
-    def config(model: str, seed: int) -> RunConfig:
-        return replace(template(model, seed), method=path.stem, settings=module.CONFIG())
-
-    return MethodEntry(path.stem, getattr(module, "LABEL", path.stem), config)
 
 
 def selected(study: Plan, results: Path, options: argparse.Namespace) -> list[Cell]:
@@ -162,7 +156,7 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
     all ranks run the cells together, and `sgpo report` makes the report afterwards."""
     console, began = Console(), time.monotonic()
     chosen = selected(study, results, options)
-    preflight.check(chosen, results)
+    preflight.check(unfinished(chosen, results), results)
     if launched_by_torchrun():
         outcome, first = run_together(chosen, results, options.rank_timeout, study)
         return conclude(outcome, console) if first else int(not outcome.ok)
@@ -217,10 +211,10 @@ def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:
     """Print the grid with expected time, disk and GPU memory; nothing is run or written."""
     cells: list[Task] = selected(study, results, options)
     if cells and cells[0].config.checkpoint is not None:
-        print_plan(cells, results)
+        print_plan(cells, unfinished(cells, results))
         return 0
     cells += selected_analyses(study, options)
-    left = [c for c in cells if not is_done(c, results)]
+    left = unfinished(cells, results)
     for cell in cells:
         state = "to run" if cell in left else "finished"
         print(f"{cell.run_id:40} {state:9} about {clock(expected_cost(cell))} on one core")
@@ -230,3 +224,87 @@ def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:
         f"{options.jobs} jobs, {MEGABYTES_PER_CELL * len(left):.0f} MB of disk, no GPU memory"
     )
     return 0
+
+
+def unfinished(tasks: Sequence[Task], results: Path) -> list[Task]:
+    """Those of ``tasks`` that are left to run here."""
+    return [task for task in tasks if not is_done(task, results)]
+
+
+def train_command(options: argparse.Namespace) -> int:
+    """``sgpo train``: one method on one model, with its warm-up if that is missing."""
+    results = options.out
+    path = Path(options.method) if options.method.endswith(".py") else None
+    shared = [o for o in options.overrides if o.partition("=")[0] in _SHARED]
+    study = planned_study(
+        options.profile,
+        options.seed + 1,
+        path,
+        shared,
+        variants=True,
+        models=[options.model],
+    )
+    entry = study.entry(path.stem if path else options.method)
+    models = [m.key for m in study.models + study.extra_models]
+    if options.model not in models:
+        known = ", ".join(models)
+        raise ValueError(f"unknown model {options.model!r}: must be one of {known}")
+    check_overrides(options.overrides)
+    config = apply_overrides(entry.config(options.model, options.seed), options.overrides)
+    parent = None
+    if config.init == "warmup":
+        parent = Cell(study.entry(entry.parent).config(options.model, options.seed))
+    cell = Cell(config, parent)
+    chain = [c for c in (parent, cell) if c]
+    preflight.check(unfinished(chain, results), results)
+    first = True
+    if launched_by_torchrun():
+        outcome, first = run_together(chain, results, options.rank_timeout)
+    else:
+        with locked(results), StudyProgress(chain) as progress:
+            outcome = run_study(chain, results, 1, progress)
+    if not first:
+        return 0 if outcome.ok else 1
+    if cell.run_id in outcome.finished:
+        directory = results / "runs" / cell.run_id
+        print_scores(read_json(directory / "scores.json"))
+        print(f"run directory: {directory}")
+    return conclude(outcome, Console())
+
+
+def status_command(options: argparse.Namespace) -> int:
+    """``sgpo status``: one line a cell or analysis: finished, published (results without the local
+    samples or weights that they were made from), started, failed, missing."""
+    results = options.out
+    path = results / "study.json"
+    if not path.exists():
+        profile_module(options.profile)  # an unknown one is the mistake to name
+        raise ValueError(f"{path}: no study here yet; start one with `bash reproduce.sh`")
+    plan = read_json(path)
+    runs = results / "runs"
+    states = {c["run_id"]: _cell_state(inside(runs, c["run_id"])) for c in plan["cells"]}
+    states |= {a["run_id"]: _analysis_state(results, a) for a in plan.get("analyses", [])}
+    counts: dict[str, int] = {}
+    for run_id, state in states.items():
+        counts[state] = counts.get(state, 0) + 1
+        print(f"{run_id:40} {state}")
+    print(f"{results}: " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items())))
+    return 0
+
+
+def _cell_state(run_dir: Path) -> str:
+    if is_finished(run_dir):
+        return "finished"
+    if (run_dir / "result.json").exists():
+        return "published"
+    if (run_dir / "failed.json").exists():
+        return "failed"
+    return "started" if run_dir.exists() else "missing"
+
+
+def _analysis_state(results: Path, entry: dict) -> str:
+    path = result_path(results, entry["run_id"])
+    if path.exists() and sorted(read_json(path)["inputs"]) == sorted(entry["inputs"]):
+        local = all(is_finished(results / "runs" / run_id) for run_id in entry["inputs"])
+        return "finished" if local else "published"
+    return "failed" if failure_path(results, entry["run_id"]).exists() else "missing"

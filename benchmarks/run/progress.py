@@ -11,8 +11,7 @@ from rich.table import Table
 
 from benchmarks.analyses.planned import AnalysisTask
 from benchmarks.config import Cell
-from benchmarks.plan.cost import gpu_hours
-from benchmarks.plan.gpu_plan import shape_of
+from benchmarks.plan.cost import gpu_hours, shape_of
 
 Planned = Cell | AnalysisTask
 # Rough seconds of a cell on one core, only used to weigh cells against each other.

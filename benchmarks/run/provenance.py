@@ -15,9 +15,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.config import Cell, user_method_file
-from benchmarks.data.sources import evaluation_problems, problem_set_sha256
+from benchmarks.data.sources import problem_set_sha256
+from benchmarks.run.given import Given, digest_of_file, weights_record
 from sgpo.core.config import canonical_json
-from sgpo.core.files import read_json, sha256_of, write_bytes, write_json, write_text
+from sgpo.core.files import read_json, write_bytes, write_json, write_text
 from sgpo.core.prompts import prompt_spec
 from sgpo.core.runlog import revision, source_digest
 from sgpo.core.seeding import derive_seed
@@ -28,23 +29,14 @@ KEPT_FILES = (
     "config.json", "environment.json", FILE, "source.patch", "method.py", "metrics.jsonl",
     "train.json", "regime.json", "scores.json",
 )  # fmt: skip
-# Hashing larger weights would take longer than a few seconds; their size is stored instead.
-MAX_HASHED_BYTES = 2 * 2**30
 
 
-def record_start(
-    run_dir: Path,
-    cell: Cell,
-    *,
-    started: str,
-    start_weights: Path,
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """Write provenance.json of a run that starts or continues; earlier attempts stay listed.
+def record(run_dir: Path, cell: Cell, given: Given, started: str) -> None:
+    """Write provenance.json of a run that starts or continues; earlier attempts stay listed, and
+    a run that is trained already keeps the record of what it was trained on.
 
     Args:
         started: time of this attempt, ISO 8601.
-        start_weights: directory of the weights that the run starts from.
     """
     path = run_dir / FILE
     before = read_json(path) if path.exists() else {}
@@ -56,44 +48,31 @@ def record_start(
     method_file = user_method_file(cell.config.settings)
     if method_file:
         write_bytes(run_dir / "method.py", method_file.read_bytes())
-    write_json(
-        path,
-        before
-        | {
-            "attempts": [*before.get("attempts", []), attempt],
-            "start_weights": weights_record(start_weights),
-            "prompt": prompt_record(cell.config.prompt, tokenizer),
-            "evaluation_data": _evaluation_record(cell),
-            "seeds": seed_record(cell),
-        },
-    )
-
-
-def record_training_data(run_dir: Path, problems: Sequence[Problem]) -> None:
-    """Add the hash of the training problems, strategies and traces included."""
-    content = [dataclasses.asdict(p) for p in problems]
-    entry = {
-        "num_problems": len(problems),
-        "sha256": hashlib.sha256(canonical_json(content).encode()).hexdigest(),
+    now = {
+        "attempts": [*before.get("attempts", []), attempt],
+        "start_weights": weights_record(given.weights),
+        "prompt": prompt_record(cell.config.prompt, given.tokenizer),
+        "evaluation_data": {k: suite_record(*suite) for k, suite in given.suites.items()},
+        "seeds": seed_record(cell),
     }
-    write_json(run_dir / FILE, read_json(run_dir / FILE) | {"training_data": entry})
+    if given.problems and not (run_dir / "model").is_dir():
+        now["training_data"] = training_record(given.problems)
+    write_json(path, before | now)
 
 
-def weights_record(directory: Path) -> dict[str, Any]:
-    """File name -> sha256 of every safetensors file (its size, where it is above
-    ``MAX_HASHED_BYTES``)."""
-    return {file.name: _digest(file) for file in sorted(directory.glob("*.safetensors"))}
+def training_record(problems: Sequence[Problem]) -> dict[str, Any]:
+    """Number and hash of the training problems, strategies and traces included."""
+    content = [dataclasses.asdict(p) for p in problems]
+    return {"num_problems": len(problems), "sha256": _digest_of(content)}
 
 
-def check_weights(run_dir: Path) -> None:
-    """ValueError unless the weights of a finished run are those that it ended with."""
-    stored = read_json(run_dir / "result.json").get("sha256", {})
-    for name, digest in weights_record(run_dir / "model").items():
-        if stored.get(f"model/{name}", digest) != digest:
-            raise ValueError(
-                f"{run_dir / 'model' / name}: was damaged after the run ended (its checksum is "
-                f"another one); delete {run_dir} to run it again"
-            )
+def suite_record(problems: list[Problem], k: int) -> dict[str, Any]:
+    """Size and hash of an evaluation set; ``k`` samples a problem."""
+    return {
+        "num_problems": len(problems),
+        "samples_per_problem": k,
+        "sha256": problem_set_sha256(problems),
+    }
 
 
 def checksums(run_dir: Path) -> dict[str, str]:
@@ -101,12 +80,7 @@ def checksums(run_dir: Path) -> dict[str, str]:
     result.json, which holds them."""
     kept = [run_dir / name for name in KEPT_FILES]
     kept += [*run_dir.glob("samples/*.jsonl.gz"), *run_dir.glob("model/*.safetensors")]
-    return {str(p.relative_to(run_dir)): _digest(p) for p in sorted(kept) if p.exists()}
-
-
-def _digest(file: Path) -> str:
-    size = file.stat().st_size
-    return sha256_of(file) if size <= MAX_HASHED_BYTES else f"{size} bytes, not hashed"
+    return {str(p.relative_to(run_dir)): digest_of_file(p) for p in sorted(kept) if p.exists()}
 
 
 def prompt_record(name: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
@@ -114,15 +88,11 @@ def prompt_record(name: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, st
     spec = prompt_spec(name, tokenizer)
     probe = Problem(id="probe", question="What is 1+1?", answer="2", strategy="Add the numbers.")
     ids = [spec.prompt_ids(tokenizer, probe, guided=guided) for guided in (False, True)]
-
-    def digest(value: Any) -> str:
-        return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
     return {
         "spec": name,
-        "spec_sha256": digest(dataclasses.asdict(spec)),
-        "chat_template_sha256": digest(tokenizer.chat_template),
-        "probe_ids_sha256": digest(ids),
+        "spec_sha256": _digest_of(dataclasses.asdict(spec)),
+        "chat_template_sha256": _digest_of(tokenizer.chat_template),
+        "probe_ids_sha256": _digest_of(ids),
     }
 
 
@@ -139,13 +109,5 @@ def seed_record(cell: Cell) -> dict[str, Any]:
     return seeds
 
 
-def _evaluation_record(cell: Cell) -> dict[str, Any]:
-    record = {}
-    for key in cell.config.evaluation.suites:
-        problems, k = evaluation_problems(key, cell.config.evaluation)
-        record[key] = {
-            "num_problems": len(problems),
-            "samples_per_problem": k,
-            "sha256": problem_set_sha256(problems),
-        }
-    return record
+def _digest_of(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

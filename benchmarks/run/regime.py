@@ -7,6 +7,7 @@ warm-up at five expert gaps; the cells for those are ``calibration_cells``.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from benchmarks.config import Cell, Plan
 from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles import mini
 from benchmarks.run.progress import StudyProgress
+from benchmarks.run.study import run_study
+from benchmarks.store.locks import locked
 from benchmarks.store.runs import SCORES, StoredRun, stored_runs
 from sgpo.core.files import write_json
 from sgpo.mini import regime
@@ -104,54 +107,51 @@ def record_regimes(study: Plan, results: Path) -> dict[str, Any]:
     return content
 
 
-def check(results: Path, models: Sequence[str] | None, jobs: int) -> int:
-    """Run what the conditions need, print them; 0 when all hold, 1 when one does not."""
-    from benchmarks.run.study import run_study
-    from benchmarks.store.locks import locked
-
-    full = mini.study(1)
+def check_command(options: argparse.Namespace) -> int:
+    """``sgpo mini check``: run what the conditions need and print them; 0 when all hold."""
+    full, results = mini.study(1), options.out
     known = [m.key for m in full.models]
-    for name in models or []:
+    for name in options.models or []:
         if name not in known:
             raise ValueError(f"unknown model {name!r}: must be one of {', '.join(known)}")
+    chosen = options.models or known
     study = replace(
         full,
-        models=tuple(m for m in full.models if m.key in (models or known)),
+        models=tuple(m for m in full.models if m.key in chosen),
         methods=tuple(e for e in full.methods if e.key in ("base", "sft", "grpo")),
     )
     cells = study.cells()
-    for model in study.models:
-        cells += calibration_cells(model.key).values()
+    for model in chosen:
+        cells += calibration_cells(model).values()
     with locked(results):
         with StudyProgress(cells) as progress:
-            outcome = run_study(cells, results, jobs, progress)
+            outcome = run_study(cells, results, options.jobs, progress)
         content = record_regimes(mini.study(), results)  # all that is known, not only this
-    content = {"models": {m: r for m, r in content["models"].items() if m in (models or known)}}
     for run_id, why in outcome.failed.items():
         print(f"FAILED {run_id}: {why}")
-    return max(print_conditions(content), 0 if outcome.ok else 1)
+    failed = sum(print_conditions(m, content["models"][m]) for m in chosen)
+    return 0 if outcome.ok and not failed else 1
 
 
-def print_conditions(content: dict[str, Any]) -> int:
-    """Print every condition of every model; 1 when one fails or is missing."""
-    failed = 0
+def print_conditions(model: str, record: dict[str, Any]) -> int:
+    """Print every condition of a model; how many fail or are missing."""
+    table = Table(title=f"{model}: is the miniature informative?")
+    for column in ("condition", "measured", "required", ""):
+        table.add_column(column)
+    for c in record["conditions"]:
+        verdict = "holds" if c["passed"] else "FAILS"
+        table.add_row(c["name"], f"{c['value']:.4f}", c["requirement"], verdict)
     console = Console()
-    for model, record in content["models"].items():
-        table = Table(title=f"{model}: is the miniature informative?")
-        for column in ("condition", "measured", "required", ""):
-            table.add_column(column)
-        for c in record["conditions"]:
-            verdict = "holds" if c["passed"] else "FAILS"
-            table.add_row(c["name"], f"{c['value']:.4f}", c["requirement"], verdict)
-            failed += not c["passed"]
-        console.print(table)
-        kinds = {c["name"][0] for c in record["conditions"]}
-        for number in sorted(set("12456") - kinds):
-            console.print(f"condition {number}: not run")
-            failed += 1
-        kl = record["reported"].get("kl")
-        console.print("condition 3, reported:", kl, highlight=False)
-        gaps = record["reported"].get("dev_accuracy_by_gap")
-        console.print("development accuracy of the warm-up by expert gap:", gaps, "base:",
-                      record["reported"].get("dev_accuracy_base"), highlight=False)  # fmt: skip
-    return 1 if failed else 0
+    console.print(table)
+    missing = sorted(set("12456") - {c["name"][0] for c in record["conditions"]})
+    for number in missing:
+        console.print(f"condition {number}: not run")
+    for name, value in record["reported"].items():
+        console.print(f"reported, {name}: {_short(value)}", highlight=False)
+    return len(missing) + sum(not c["passed"] for c in record["conditions"])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

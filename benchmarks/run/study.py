@@ -1,6 +1,6 @@
 """The grid runner: independent, resumable tasks in parallel processes of one thread each.
 
-A task is a cell of the grid or an analysis of what cells have left (``benchmarks.run.tasks``).
+A task is a cell of the grid or an analysis of what cells have left.
 """
 
 from __future__ import annotations
@@ -10,26 +10,29 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.analyses.planned import analysis_tasks
-from benchmarks.config import Plan, load_method_file
-from benchmarks.run import tasks
+from benchmarks.analyses import run as analyses
+from benchmarks.analyses.planned import AnalysisTask, analysis_tasks
+from benchmarks.config import Cell, Plan, load_method_file, user_method_file
+from benchmarks.run.cell import run_cell
+from benchmarks.run.failures import record_failure, summary_of
 from benchmarks.run.progress import StudyProgress, expected_cost
-from benchmarks.run.tasks import Task
+from benchmarks.run.rundir import is_finished
 from benchmarks.store import records
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import EXIT_HUNG
-from sgpo.core.files import write_json
+from sgpo.core.files import read_json, write_json
 from sgpo.core.runlog import source_digest
 
+Task = Cell | AnalysisTask
+
 # A forked worker starts in milliseconds because its server has imported torch already.
-_PRELOAD = ["benchmarks.run.tasks", "baselines.grpo", "baselines.hpt", "baselines.luffy",
+_PRELOAD = ["benchmarks.run.study", "baselines.grpo", "baselines.hpt", "baselines.luffy",
             "baselines.opsd", "baselines.srft"]  # fmt: skip
 
 
@@ -48,6 +51,59 @@ class Outcome:
         return not self.failed and not self.blocked
 
 
+def is_done(task: Task, study_dir: Path) -> bool:
+    """Whether nothing of ``task`` is left to do on this machine. An analysis is finished when its
+    inputs are and it was made from them, so it is made again when one of them is."""
+    if isinstance(task, AnalysisTask):
+        ready = all(is_done(cell, study_dir) for cell in task.inputs)
+        return ready and analyses.is_finished(task, study_dir)
+    return is_finished(study_dir / "runs" / task.run_id)
+
+
+def needs(task: Task) -> tuple[Cell, ...]:
+    """The cells that must be finished before ``task`` can start."""
+    if isinstance(task, AnalysisTask):
+        return task.inputs
+    return (task.parent,) if task.parent else ()
+
+
+def failure_path(task: Task, study_dir: Path) -> Path:
+    """Where the reason is kept when ``task`` fails."""
+    if isinstance(task, AnalysisTask):
+        return analyses.failure_path(study_dir, task.run_id)
+    return study_dir / "runs" / task.run_id / "failed.json"
+
+
+def _record(task: Task, study_dir: Path) -> dict[str, Any]:
+    """What a finished task says of itself: ``source_digest`` and, of a cell, how it ended."""
+    if isinstance(task, AnalysisTask):
+        return read_json(analyses.result_path(study_dir, task.run_id))
+    return read_json(study_dir / "runs" / task.run_id / "result.json")
+
+
+def _run(task: Task, study_dir: Path, progress: Callable[[str, int, int], None]) -> None:
+    """Run ``task`` to its end in this process."""
+    runner = analyses.run_analysis if isinstance(task, AnalysisTask) else run_cell
+    runner(task, study_dir, progress)
+
+
+def _base(task: Task) -> str | None:
+    """The base model that ``task`` may have to make first; None for an analysis."""
+    return None if isinstance(task, AnalysisTask) else task.config.model
+
+
+def _makes_base(task: Task) -> bool:
+    return isinstance(task, Cell) and task.config.method == "base"
+
+
+def run_study(
+    tasks: Sequence[Task], study_dir: Path, jobs: int, progress: StudyProgress
+) -> Outcome:
+    """Run every task that is not finished, ``jobs`` at a time; a failing one stops only those
+    that need it. KeyboardInterrupt ends the workers; finished tasks stay."""
+    return _Runner(study_dir, jobs, progress).run(tasks)
+
+
 @dataclass
 class _Worker:
     task: Task
@@ -58,142 +114,131 @@ class _Worker:
     done: bool = False
 
 
-def write_plan(study: Plan, study_dir: Path) -> None:
-    """``study.json``: the grid as the report reads it."""
-    stored = stored_runs(study_dir)
-    sizes = {
-        cell.config.model: stored[cell.run_id].object("result.json")["num_parameters"]
-        for cell in study.cells()
-        if cell.run_id in stored
-    }
-    records.Study.planned(study, study_dir, analyses=analysis_tasks(study), sizes=sizes).write()
+class _Runner:
+    """Tasks that wait, workers that run them, and what became of those that ended."""
 
+    def __init__(self, study_dir: Path, jobs: int, progress: StudyProgress) -> None:
+        self.study_dir, self.jobs, self.progress = study_dir, jobs, progress
+        self.context = get_context("forkserver")
+        self.context.set_forkserver_preload(_PRELOAD)
+        self.waiting: list[Task] = []
+        self.workers: list[_Worker] = []
+        self.outcome = Outcome()
 
-def run_study(
-    cells: Sequence[Task], study_dir: Path, jobs: int, progress: StudyProgress
-) -> Outcome:
-    """Run every task that is not finished, ``jobs`` at a time; a failing one stops only those
-    that need it. KeyboardInterrupt ends the workers; finished tasks stay."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
-    outcome = Outcome()
-    waiting: list[Task] = []
-    for task in cells:
-        if tasks.is_done(task, study_dir):
-            result = tasks.record(task, study_dir)
-            if result.get("diverged_fatally"):  # it has a place in the tables, marked; still wrong
-                outcome.failed[task.run_id] = result["diverged_reason"]
+    def run(self, tasks: Sequence[Task]) -> Outcome:
+        for task in tasks:
+            if is_done(task, self.study_dir):
+                self._skip(task)
             else:
-                outcome.finished.append(task.run_id)
-            progress.skip(task)
-            if result.get("source_digest", source_digest()) != source_digest():
-                outcome.outdated.append(task.run_id)
-        else:
-            waiting.append(task)
-    # A base model is made by one process and everything of that model waits for it: all of them
-    # first, the longest before the others, or cores stand idle at the end.
-    waiting.sort(key=lambda task: -expected_cost(task) if _makes_base(task) else 0.0)
-    workers: list[_Worker] = []
-    try:
-        while waiting or workers:
-            _start_ready(waiting, workers, outcome, study_dir, jobs, context, progress)
-            if not workers:
-                continue
-            _listen(workers, progress)
-            for worker in [w for w in workers if w.done]:
-                workers.remove(worker)
-                _conclude(worker, outcome, study_dir, progress)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one changes nothing
-        for worker in workers:
-            worker.process.kill()
-        raise
-    return outcome
-
-
-def _start_ready(waiting, workers, outcome, study_dir, jobs, context, progress) -> None:
-    """Fill free places with tasks whose needs are finished; drop those whose needs failed."""
-    running = {w.task.run_id for w in workers} | {t.run_id for t in waiting}
-    bases = {w.task.config.model for w in workers if _makes_base(w.task)}
-    for task in list(waiting):
-        needs = tasks.needs(task)
-        broken = next((n for n in needs if n in outcome.failed or n in outcome.blocked), None)
-        if broken:
-            waiting.remove(task)
-            outcome.blocked.append(task.run_id)
-            progress.conclude(task, f"not run: {broken} failed")
-        elif (
-            len(workers) < jobs and not running & set(needs) and tasks.pretrains(task) not in bases
-        ):
-            waiting.remove(task)
-            workers.append(_started(task, study_dir, context))
-            outcome.started.append(task.run_id)
-            if _makes_base(task):
-                bases.add(task.config.model)
-            progress.start(task)
-
-
-def _makes_base(task: Task) -> bool:
-    return tasks.pretrains(task) is not None and task.config.method == "base"
-
-
-def _started(task: Task, study_dir: Path, context: Any) -> _Worker:
-    """A new process that runs ``task``."""
-    receiver, sender = context.Pipe(duplex=False)
-    lifeline, held = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_work,
-        args=(tasks.method_files(task), study_dir, sender, lifeline),
-        daemon=True,
-    )
-    process.start()
-    sender.close()
-    lifeline.close()
-    held.send(task)
-    return _Worker(task, process, receiver, held)
-
-
-def _listen(workers: list[_Worker], progress: StudyProgress) -> None:
-    """Take what the workers report for up to a second; mark those that are through."""
-    ready = connection.wait([w.pipe for w in workers], timeout=1.0)
-    for worker in workers:
-        if worker.pipe not in ready:
-            continue
+                self.waiting.append(task)
+        # A base model is made by one process and everything of that model waits for it: all of
+        # them first, the longest before the others, or cores stand idle at the end.
+        self.waiting.sort(key=lambda t: -expected_cost(t) if _makes_base(t) else 0.0)
         try:
-            kind, *content = worker.pipe.recv()
-        except EOFError:  # the process ended
-            worker.process.join()
-            if worker.error is None and worker.process.exitcode != 0:
-                worker.error = _cause_of_death(worker.process.exitcode)
-            worker.done = True
-            continue
-        if kind == "progress":
-            progress.update(worker.task, *content)
+            while self.waiting or self.workers:
+                self._start_ready()
+                if not self.workers:
+                    continue
+                self._listen()
+                for worker in [w for w in self.workers if w.done]:
+                    self.workers.remove(worker)
+                    self._conclude(worker)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second changes nothing
+            for worker in self.workers:
+                worker.process.kill()
+            raise
+        return self.outcome
+
+    def _skip(self, task: Task) -> None:
+        """``task`` was finished before this study run began."""
+        result = _record(task, self.study_dir)
+        if result.get("diverged_fatally"):  # it has a place in the tables, marked; still wrong
+            self.outcome.failed[task.run_id] = result["diverged_reason"]
         else:
-            worker.error = content[0]
-    progress.refresh()
+            self.outcome.finished.append(task.run_id)
+        self.progress.skip(task)
+        if result.get("source_digest", source_digest()) != source_digest():
+            self.outcome.outdated.append(task.run_id)
+
+    def _start_ready(self) -> None:
+        """Fill free places with tasks whose needs are finished; drop those whose needs failed."""
+        unfinished = {w.task.run_id for w in self.workers} | {t.run_id for t in self.waiting}
+        bases = {_base(w.task) for w in self.workers if _makes_base(w.task)}
+        failed = {*self.outcome.failed, *self.outcome.blocked}
+        for task in list(self.waiting):
+            needed = [cell.run_id for cell in needs(task)]
+            broken = next((run_id for run_id in needed if run_id in failed), None)
+            if broken:
+                self.waiting.remove(task)
+                self.outcome.blocked.append(task.run_id)
+                failed.add(task.run_id)
+                self.progress.conclude(task, f"not run: {broken} failed")
+            elif (
+                len(self.workers) < self.jobs
+                and not unfinished & set(needed)
+                and _base(task) not in bases
+            ):
+                self.waiting.remove(task)
+                self.workers.append(self._started(task))
+                self.outcome.started.append(task.run_id)
+                if _makes_base(task):
+                    bases.add(_base(task))
+                self.progress.start(task)
+
+    def _started(self, task: Task) -> _Worker:
+        """A new process that runs ``task``."""
+        receiver, sender = self.context.Pipe(duplex=False)
+        lifeline, held = self.context.Pipe(duplex=False)
+        cells = task.inputs if isinstance(task, AnalysisTask) else (task,)
+        files = [user_method_file(cell.config.settings) for cell in cells]
+        process = self.context.Process(
+            target=_work,
+            args=([file for file in files if file], self.study_dir, sender, lifeline),
+            daemon=True,
+        )
+        process.start()
+        sender.close()
+        lifeline.close()
+        held.send(task)
+        return _Worker(task, process, receiver, held)
+
+    def _listen(self) -> None:
+        """Take what the workers report for up to a second; mark those that are through."""
+        ready = connection.wait([w.pipe for w in self.workers], timeout=1.0)
+        for worker in self.workers:
+            if worker.pipe not in ready:
+                continue
+            try:
+                kind, *content = worker.pipe.recv()
+            except EOFError:  # the process ended
+                worker.process.join()
+                if worker.error is None and worker.process.exitcode != 0:
+                    worker.error = _cause_of_death(worker.process.exitcode)
+                    path = failure_path(worker.task, self.study_dir)
+                    write_json(path, {"error": worker.error, "traceback": None})
+                worker.done = True
+                continue
+            if kind == "progress":
+                self.progress.update(worker.task, *content)
+            else:
+                worker.error = content[0]
+        self.progress.refresh()
+
+    def _conclude(self, worker: _Worker) -> None:
+        run_id = worker.task.run_id
+        if worker.error is None:
+            self.outcome.finished.append(run_id)
+            self.progress.conclude(worker.task, "finished")
+            return
+        self.outcome.failed[run_id] = worker.error
+        self.progress.conclude(worker.task, "FAILED")  # why is said once, at the end
 
 
 def _cause_of_death(exit_code: int) -> str:
     if exit_code == EXIT_HUNG:
         return "its vLLM engine hung for longer than vllm.stall_seconds; run it again to continue"
     return f"worker died with exit code {exit_code}"
-
-
-def _conclude(worker: _Worker, outcome: Outcome, study_dir: Path, progress: StudyProgress) -> None:
-    run_id = worker.task.run_id
-    if worker.error is None:
-        outcome.finished.append(run_id)
-        progress.conclude(worker.task, "finished")
-        return
-    outcome.failed[run_id] = worker.error.strip().splitlines()[-1]
-    # A diverged run has its results; a failure record is for tasks that have none.
-    if not tasks.is_done(worker.task, study_dir):
-        write_json(
-            tasks.failure_path(worker.task, study_dir),
-            {"error": outcome.failed[run_id], "traceback": worker.error},
-        )
-    progress.conclude(worker.task, f"FAILED: {outcome.failed[run_id]}")
 
 
 def _work(
@@ -217,9 +262,12 @@ def _work(
             pipe.send(("progress", stage, done, total))
 
     try:
-        tasks.run(task, study_dir, report)
-    except Exception:  # whatever a method raises must reach the study as this task's failure
-        pipe.send(("failed", traceback.format_exc()))
+        _run(task, study_dir, report)
+    except Exception as error:  # whatever a method raises must reach the study as this task's
+        why = summary_of(error)
+        if not is_done(task, study_dir):  # a diverged run has its results
+            why = record_failure(failure_path(task, study_dir), error, method_files)
+        pipe.send(("failed", why))
         sys.exit(1)
     finally:
         pipe.close()
@@ -234,3 +282,14 @@ def _die_with(lifeline: connection.Connection) -> None:
         lifeline.recv()
     except (EOFError, OSError):
         os._exit(1)
+
+
+def write_plan(study: Plan, study_dir: Path) -> None:
+    """``study.json``: the grid as the report reads it."""
+    stored = stored_runs(study_dir)
+    sizes = {
+        cell.config.model: stored[cell.run_id].object("result.json")["num_parameters"]
+        for cell in study.cells()
+        if cell.run_id in stored
+    }
+    records.Study.planned(study, study_dir, analyses=analysis_tasks(study), sizes=sizes).write()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.config import Cell, Plan
-from benchmarks.run.cell import is_finished, run_cell
+from benchmarks.run.cell import run_cell
+from benchmarks.run.failures import record_failure
 from benchmarks.run.progress import StudyProgress
+from benchmarks.run.rundir import is_finished
 from benchmarks.run.study import Outcome, write_plan
 from benchmarks.store.locks import locked
 from sgpo.core.distributed import RankLost, Ranks, join, leave, select_device
-from sgpo.core.files import read_json, write_json
+from sgpo.core.files import read_json
 from sgpo.core.trainer import Diverged
 
 REPORT_EVERY = 0.5  # seconds
@@ -97,10 +98,8 @@ def _run_one(
         result = {"diverged_fatally": True, "diverged_reason": str(error), "status": "diverged"}
     except RankLost:
         raise
-    except Exception:  # kept beside the run, like that of a cell in a worker process
-        error = traceback.format_exc()
-        record = {"error": error.strip().splitlines()[-1], "traceback": error}
-        write_json(run_dir / "failed.json", record | {"rank": ranks.rank})
+    except Exception as error:  # kept beside the run, like that of a cell in a worker process
+        record_failure(run_dir / "failed.json", error, rank=ranks.rank)
         raise
     if result["diverged_fatally"]:
         outcome.failed[cell.run_id] = result["diverged_reason"]

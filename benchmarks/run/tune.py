@@ -8,6 +8,7 @@ here: the only suite that these configs name is the development set.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -76,14 +77,15 @@ def trials(
     return out
 
 
-def tune(results: Path, jobs: int, methods: Sequence[str] | None = None) -> int:
-    """Run all trials below ``results/tuning`` and write ``results/tuning.csv``; exit code.
+def tune_command(options: argparse.Namespace) -> int:
+    """``sgpo tune``: run all trials below ``results/tuning`` and write ``results/tuning.csv``.
 
-    With ``methods`` only theirs are run, and the rows of the others stay as they are.
+    With ``--methods`` only theirs are run, and the rows of the others stay as they are.
 
     Raises:
         ValueError: a method that is not tuned.
     """
+    results, jobs, methods = options.out, options.jobs, options.methods
     for name in methods or []:
         if name not in KNOBS:
             raise ValueError(f"unknown method {name!r}: must be one of {', '.join(KNOBS)}")

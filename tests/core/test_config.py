@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from benchmarks.config import Cell
-from benchmarks.run.launch import planned_study
+from benchmarks.profiles.planned import planned_study
 from sgpo.core.config import (
     RolloutConfig,
     TrainConfig,

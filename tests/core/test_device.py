@@ -9,7 +9,8 @@ import torch
 from benchmarks.cli import main
 from benchmarks.config import Cell
 from benchmarks.profiles import mini
-from benchmarks.run.launch import default_jobs, planned_study
+from benchmarks.profiles.planned import planned_study
+from benchmarks.run.launch import default_jobs
 from sgpo.core import distributed as devices
 from sgpo.core.config import to_dict
 from sgpo.core.distributed import describe_device, select_device

@@ -12,7 +12,8 @@ from synthetic_experiments import NUM_SEEDS
 
 from benchmarks.config import DataConfig
 from benchmarks.data.sources import training_problems
-from benchmarks.run.launch import planned_study, selected, wants_variants
+from benchmarks.profiles.planned import planned_study
+from benchmarks.run.launch import selected, wants_variants
 from benchmarks.run.study import write_plan
 from benchmarks.store import experiments
 from sgpo.core.config import to_dict

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.profiles import fairness, mini
+from benchmarks.profiles.planned import planned_study
 from benchmarks.profiles.variants import VARIANTS
-from benchmarks.run.launch import planned_study
 from sgpo.core.config import to_dict
 
 STUDY = planned_study("mini", 1, variants=True)

@@ -11,8 +11,9 @@ import torch
 
 from benchmarks.config import Cell
 from benchmarks.profiles import lab, mini
+from benchmarks.profiles.planned import planned_study
 from benchmarks.run.cell import run_cell
-from benchmarks.run.launch import dry_run, launch_study, planned_study
+from benchmarks.run.launch import dry_run, launch_study
 from sgpo.core.config import apply_overrides, to_dict
 from sgpo.mini.models import LAB_MODELS, MODELS, build_model, model_spec
 from sgpo.mini.pretrain import DEFAULT, content_hash

@@ -14,17 +14,14 @@ import standin
 from benchmarks.cli import main as sgpo
 from benchmarks.config import Cell
 from benchmarks.data.checkpoints import CHECKPOINTS
-from benchmarks.data.problems import data_source, prepared_problems, write_problems
+from benchmarks.data.problems import data_source, write_problems
 from benchmarks.plan import cost as gpu_cost
-from benchmarks.plan import preflight, preflight_inputs
+from benchmarks.plan import preflight
 from benchmarks.plan.cost import GIB
-from benchmarks.plan.hardware import Hardware, this_machine
-from benchmarks.run import prompt_room
-from benchmarks.run.launch import planned_study
+from benchmarks.plan.preflight import Hardware, this_machine
+from benchmarks.profiles.planned import planned_study
 from sgpo.core import models
 from sgpo.core.config import apply_overrides
-from sgpo.core.models import load_tokenizer
-from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem
 
 H100 = 79.1 * GIB
@@ -58,7 +55,7 @@ def prepared(tmp_path):
 
 @pytest.fixture(autouse=True)
 def benchmarks_are_here(monkeypatch):
-    monkeypatch.setattr(preflight_inputs, "_is_here", lambda key: True)
+    monkeypatch.setattr(preflight, "_is_here", lambda key: True)
 
 
 def found(tmp_path, source, *settings, hardware=ENOUGH, key=("single_gpu", "qwen2.5-1.5b", "sgpo")):
@@ -196,7 +193,7 @@ def test_training_data_that_cannot_be_used(tmp_path, prepared):
 
 
 def test_missing_benchmarks_are_named_before_the_training(tmp_path, prepared, monkeypatch):
-    monkeypatch.setattr(preflight_inputs, "_is_here", lambda key: key == "amc23")
+    monkeypatch.setattr(preflight, "_is_here", lambda key: key == "amc23")
     (line,) = found(tmp_path, prepared)
     assert line.startswith("benchmark math500, olympiadbench, aime24: neither below SGPO_DATA_DIR")
 
@@ -246,8 +243,7 @@ def test_a_copy_of_the_model_with_another_position_encoding_is_refused(tmp_path,
 def test_finished_cells_and_the_mini_world_need_nothing(tmp_path, monkeypatch):
     nothing = Hardware((), 0.0, 0.0, False, False, True)
     preflight.check(planned_study("mini", 1).cells(), tmp_path, nothing)
-    monkeypatch.setattr(preflight, "is_done", lambda cell, results: True)
-    preflight.check(STUDY["paper"].cells(), tmp_path, nothing)
+    preflight.check([], tmp_path, nothing)
 
 
 def test_all_obstacles_come_at_once_and_nothing_is_written(tmp_path, capsys, monkeypatch):
@@ -269,41 +265,6 @@ def test_this_machine_is_described(tmp_path, monkeypatch):
     here = this_machine(tmp_path / "not" / "yet")
     assert here.host_memory > GIB and 0 < here.disk_free <= shutil.disk_usage(tmp_path).total
     assert (here.rank, here.ranks, here.local_ranks) == (0, 4, 1)
-
-
-def test_prompts_that_leave_no_room_stop_a_run_before_it_trains(tmp_path, prepared, monkeypatch):
-    path = standin.write_checkpoint(tmp_path / "m", small=True)
-    tokenizer = load_tokenizer(path)
-    problems = [Problem("e", "What is it?" + "?" * 100, "1")]
-    monkeypatch.setattr(prompt_room, "evaluation_problems", lambda *_: (problems, 1))
-    spec = PROMPT_SPECS["qwen2.5-instruct"]
-    asked = len(spec.prompt_ids(tokenizer, problems[0]))
-
-    def config(method, *settings):
-        plain = CONFIG["single_gpu", "qwen2.5-0.5b", method]
-        plain = replace(plain, data=replace(plain.data, source=prepared))
-        return apply_overrides(plain, [f"checkpoint={path}", *settings])
-
-    check = prompt_room.check_prompts
-    for method in ("base", "sft", "grpo", "sgpo"):
-        check(config(method), tokenizer, path)
-    fits = 1000 - asked
-    base = config("base", "vllm.max_model_len=1000", f"evaluation.max_tokens={fits}")
-    check(base, tokenizer, path)
-    message = (
-        f"evaluation.max_tokens={fits + 1}: the longest prompt of math500 has {asked} tokens, and "
-        f"both must fit 1000 positions; lower it to {fits} or less, or raise vllm.max_model_len"
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
-        check(apply_overrides(base, [f"evaluation.max_tokens={fits + 1}"]), tokenizer, path)
-    # The strategy stands in SGPO's prompts and not in GRPO's.
-    known = prepared_problems(Path(prepared.partition("@")[0]), "rl")
-    plain = max(len(spec.prompt_ids(tokenizer, p)) for p in known)
-    longest = f"rollout.max_tokens={32_768 - plain}"
-    settings = ("evaluation.max_tokens=9", "sampler=transformers", longest)
-    check(config("grpo", *settings), tokenizer, path)
-    with pytest.raises(ValueError, match="the longest prompt of the training set has"):
-        check(config("sgpo", *settings), tokenizer, path)
 
 
 def test_a_model_that_the_library_read_wrongly_is_refused(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from benchmarks.data.checkpoints import CHECKPOINTS, Shape
 from benchmarks.plan import cost as gpu_cost
 from benchmarks.plan.cost import GIB
 from benchmarks.profiles import paper, single_gpu
-from benchmarks.run.launch import planned_study
+from benchmarks.profiles.planned import planned_study
 from benchmarks.run.progress import expected_cost
 from benchmarks.store.load import stored_hash
 from benchmarks.store.runs import StoredRun

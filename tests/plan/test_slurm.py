@@ -21,8 +21,9 @@ from benchmarks.cli import main as sgpo
 from benchmarks.data.checkpoints import CHECKPOINTS
 from benchmarks.data.suites import SUITES, local_file
 from benchmarks.plan import slurm
+from benchmarks.profiles.planned import planned_study
 from benchmarks.run import torchrun as together
-from benchmarks.run.launch import planned_study, selected
+from benchmarks.run.launch import selected
 from benchmarks.store.locks import locked
 from sgpo.core.distributed import leave
 

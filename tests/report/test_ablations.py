@@ -14,11 +14,12 @@ import pytest
 from synthetic_study import BENCHMARKS, VARIANTS, dump, load, run_dir, write_study
 
 from benchmarks.profiles import variants
+from benchmarks.profiles.planned import planned_study, user_method
 from benchmarks.report import ablation_claims, claims
 from benchmarks.report import build as report
 from benchmarks.report.figures import delta
 from benchmarks.report.tables import accuracy
-from benchmarks.run.launch import planned_study, selected, user_method, wants_variants
+from benchmarks.run.launch import selected, wants_variants
 from benchmarks.run.study import write_plan
 from benchmarks.store.experiments import BUDGET_METHODS, BUDGETS, budget_method
 from benchmarks.store.load import load_study

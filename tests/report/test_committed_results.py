@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.config import RunConfig
 from benchmarks.profiles import mini
+from benchmarks.profiles.planned import planned_study
 from benchmarks.run import tune
-from benchmarks.run.launch import planned_study
 from benchmarks.store.load import ADDED
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict

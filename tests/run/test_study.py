@@ -16,8 +16,8 @@ import pytest
 
 from benchmarks.config import Plan
 from benchmarks.profiles import quick
-from benchmarks.run.cell import is_finished
-from benchmarks.run.launch import planned_study
+from benchmarks.profiles.planned import planned_study
+from benchmarks.run.rundir import is_finished
 
 # As little pretraining as possible: these tests are about the runner, not about learning.
 TINY = "pretrain_steps=12"

@@ -3,7 +3,9 @@ of those of all ranks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -47,6 +49,9 @@ class ReplicaSampler:
         return self.sampler.sample(prompts, n, params, progress)
 
 
+T = TypeVar("T")
+
+
 class SharedSampler:
     """Splits calls of rank 0 over all ranks; for evaluation, where one process leads.
 
@@ -70,6 +75,16 @@ class SharedSampler:
         if progress and self.ranks.size > 1:
             progress((len(prompts) - len(self.ranks.share(len(prompts)))) * n)
         return groups
+
+    def lead(self, work: Callable[[], T]) -> T | None:
+        """What ``work``, which samples from here, returns on rank 0; the other ranks serve it
+        until it is done and get None."""
+        if not self.ranks.first:
+            self.serve()
+            return None
+        result = work()
+        self.close()
+        return result
 
     def serve(self) -> None:
         """Draw this rank's share of every call of rank 0 until it closes."""

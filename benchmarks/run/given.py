@@ -1,0 +1,119 @@
+"""Everything that a cell reads from outside, read once and checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.config import Cell, RunConfig
+from benchmarks.data.sources import base_model, evaluation_problems, training_problems
+from benchmarks.run.evaluate import Suites
+from sgpo.core.distributed import select_device
+from sgpo.core.files import read_json, sha256_of
+from sgpo.core.models import context_length, load_tokenizer, read_config
+from sgpo.core.prompts import PromptSpec, prompt_spec
+from sgpo.core.types import Problem
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+# Hashing larger weights would take longer than a few seconds; their size is taken instead.
+MAX_HASHED_BYTES = 2 * 2**30
+SUPERVISED = ("warmup", "all")  # splits whose runs sample nothing while they train
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a cell starts from. ``base``: directory of the untrained model; ``weights``: of those
+    that the run starts from; ``problems``: to train on, [] where nothing is trained."""
+
+    config: RunConfig
+    device: torch.device
+    base: Path
+    weights: Path
+    tokenizer: Any
+    problems: list[Problem]
+    suites: Suites
+
+    @property
+    def prompt_spec(self) -> PromptSpec:
+        return prompt_spec(self.config.prompt, self.tokenizer)
+
+
+def gather(cell: Cell, study_dir: Path, progress: Progress) -> Given:
+    """What ``cell`` reads; its base model is made or downloaded if it is absent.
+
+    Raises:
+        ValueError: an input that is missing, damaged or does not fit the model.
+    """
+    config = cell.config
+    base = base_model(config, study_dir / "cache", lambda d, t: progress("pretrain", d, t))
+    weights = base
+    if cell.parent:
+        check_weights(study_dir / "runs" / cell.parent.run_id)
+        weights = study_dir / "runs" / cell.parent.run_id / "model"
+    given = Given(
+        config=config,
+        device=select_device(config.device),
+        base=base,
+        weights=weights,
+        tokenizer=load_tokenizer(base),
+        problems=training_problems(config.data) if config.train else [],
+        suites={k: evaluation_problems(k, config.evaluation) for k in config.evaluation.suites},
+    )
+    if config.checkpoint is not None:
+        check_prompts(given)
+    return given
+
+
+def check_prompts(given: Given) -> None:
+    """ValueError naming the longest prompt and the setting to lower, unless all of them leave room
+    for a completion in the context of the base model, or of vLLM where that is shorter."""
+    config = given.config
+    limit = context_length(read_config(given.base))
+    if config.sampler == "vllm" and config.vllm.max_model_len is not None:
+        limit = min(limit, config.vllm.max_model_len)
+    for key, name, longest, tokens in _lengths(given):
+        if longest + tokens > limit:
+            raise ValueError(
+                f"{key}={tokens}: the longest prompt of {name} has {longest} tokens, and both must "
+                f"fit {limit} positions; lower it to {max(0, limit - longest)} or less"
+                + (", or raise vllm.max_model_len" if limit == config.vllm.max_model_len else "")
+            )
+
+
+def _lengths(given: Given) -> Iterator[tuple[str, str, int, int]]:
+    """Setting, name of a problem set, tokens of its longest prompt, tokens of a completion."""
+    config, spec = given.config, given.prompt_spec
+    for key, (problems, _) in given.suites.items():
+        longest = max(len(spec.prompt_ids(given.tokenizer, p)) for p in problems)
+        yield "evaluation.max_tokens", key, longest, config.evaluation.max_tokens
+    if config.train is not None and config.data.split not in SUPERVISED:
+        guided = getattr(config.settings, "num_guided", 0) > 0
+        lengths = [len(spec.prompt_ids(given.tokenizer, p, guided=guided)) for p in given.problems]
+        yield "rollout.max_tokens", "the training set", max(lengths), config.rollout.max_tokens
+
+
+def weights_record(directory: Path) -> dict[str, Any]:
+    """File name -> sha256 of every safetensors file (its size, where it is above
+    ``MAX_HASHED_BYTES``)."""
+    return {file.name: digest_of_file(file) for file in sorted(directory.glob("*.safetensors"))}
+
+
+def check_weights(run_dir: Path) -> None:
+    """ValueError unless the weights of a finished run are those that it ended with."""
+    stored = read_json(run_dir / "result.json").get("sha256", {})
+    for name, digest in weights_record(run_dir / "model").items():
+        if stored.get(f"model/{name}", digest) != digest:
+            raise ValueError(
+                f"{run_dir / 'model' / name}: was damaged after the run ended (its checksum is "
+                f"another one); delete {run_dir} to run it again"
+            )
+
+
+def digest_of_file(file: Path) -> str:
+    """sha256 of a file, or its size where that is above ``MAX_HASHED_BYTES``."""
+    size = file.stat().st_size
+    return sha256_of(file) if size <= MAX_HASHED_BYTES else f"{size} bytes, not hashed"
