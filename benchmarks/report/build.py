@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.report import pages
-from benchmarks.report.artefact import Artefact, Made, Need
+from benchmarks.report import claims_page, pages
+from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.document import is_miniature, to_markdown
 from benchmarks.report.figures import (
     degraded,
@@ -29,22 +29,14 @@ from benchmarks.report.figures import (
     training,
 )
 from benchmarks.report.html import to_html
-from benchmarks.report.tables import accuracy, claims_table, records
+from benchmarks.report.tables import accuracy, records
 from benchmarks.store.load import load_study
 from benchmarks.store.records import Study
 from sgpo.core.files import write_text
 
-CLAIMS = Artefact(
-    claims_table.NAME,
-    claims_table.TITLE,
-    "scores",
-    claims_table.needs,
-    own=lambda study, out: Made(claims_table.build(study, out), claims_table.blocks(study, out)),
-    analyses=claims_table.ANALYSES,
-)
 # Every artefact in the order of the report.
 ARTEFACTS = (
-    CLAIMS, accuracy.TABLE1, training.FIG4, scaling.SCALING, training.CURVES,
+    claims_page.CLAIMS, accuracy.TABLE1, training.FIG4, scaling.SCALING, training.CURVES,
     *(table.artefact() for table in accuracy.VARIANT_TABLES),
     fig2.FIG2, training.FIG3, fig5.FIG5, training.FIG6, records.TABLE8, passk.PASSK, delta.DELTA,
     accuracy.KIN.artefact(), accuracy.MASK.artefact(), delta_classes.DELTA_CLASSES,

@@ -1,199 +1,499 @@
-"""The paper's claims, and some past it, as tests on our runs: effect, interval, seeds, verdict.
+"""The claims: what the paper says, and some questions past it, as tests on our runs.
 
-Each claim is a function from a study to ``Claim`` rows. An effect is oriented so that the claim
-says "greater than 0". Verdicts follow ``stats.verdict``; a claim whose runs are missing has the
-verdict "not run". The paper's effect stands beside ours as text and enters no computation.
+``CLAIMS`` is the one place to add a claim: a statement, where the paper makes it, how it is
+measured, on which models it is asked and the effect. Which runs it needs follows from the effect.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from benchmarks.report import ablation_claims, beyond_claims, curve_claims, estimates
-from benchmarks.report.claim import Claim, judged
-from benchmarks.report.estimates import PERCENT
-from benchmarks.report.figures import scaling
+from benchmarks.report import effects, estimates, measures
+from benchmarks.report.effects import ROW, TIMES, Effect, Need, Subject, gain
+from benchmarks.report.estimates import Score
+from benchmarks.report.figures import degraded, delta_classes, equal_cost, maps, scaling
 from benchmarks.report.tables import accuracy
-from benchmarks.store import stats
-from benchmarks.store.records import Run, Study
+from benchmarks.report.tables.accuracy import KIN, MASK, TABLE2, TABLE3, TABLE6
+from benchmarks.store import experiments, stats
+from benchmarks.store.records import NOT_RUN, Study
+
+NOWHERE = "past the paper"
+NOT_MEASURED = "not measured"
+FIG4 = "(Fig. 4; no number printed)"
+APPENDIX_H = "claimed (App. H; no number printed)"
+MARGIN = 2.0  # points; "not below" leaves that much room, stated before any number was seen
 
 
-def evaluate(study: Study) -> list[Claim]:
-    """All claims, those of the paper first, each group in a fixed order.
+@dataclass(frozen=True)
+class Claim:
+    """One statement that runs can support or not.
 
-    What Table 1, Figure 4 and the scaling figure support is always asked; the rest only where the
-    study plans the runs.
+    statement: in words; a function where it names what the study has.
+    where: the place in the paper. how: what the effect is, for a reader who has only the paper.
+    on: what it is asked on; [] where the study does not plan it.
+    effect: oriented so that the claim says it is above ``-margin``.
+    paper: the paper's own effect as text, which enters no computation.
+    apart: keys of claims past the paper that take this one apart.
+    past: no claim of the paper.
     """
-    models = accuracy.models(study)
-    found = [
-        *(best_on_average(study, model) for model in models),
-        gain_grows(study),
-        *(alpha_falls(study, model) for model in models),
-        *(entropy_above(study, model) for model in models),
-        *ablation_claims.evaluate(study),
-        *curve_claims.evaluate(study),
-        *beyond_claims.evaluate(study),
-    ]
-    return sorted(found, key=lambda claim: claim.past)
+
+    key: str
+    statement: str | Callable[[Study], str]
+    where: str
+    how: str
+    on: Callable[[Study], list[Subject]]
+    effect: Effect
+    paper: str | Callable[[Subject], str] = NOT_MEASURED
+    apart: tuple[str, ...] = ()
+    past: bool = False
+    margin: float = 0.0
 
 
-def needs(study: Study) -> list[tuple[str, str]]:
-    """(model, method) of every run that a claim reads."""
-    modules = (accuracy.TABLE1, scaling.SCALING, ablation_claims, beyond_claims)
-    return list(dict.fromkeys(need for module in modules for need in module.needs(study)))
+@dataclass(frozen=True)
+class Verdict:
+    """A claim tested on one subject. ``effect`` is None where runs are missing; ``probability`` is
+    the share of bootstrap draws in which the claim is true; an effect in ``TIMES`` is the logarithm
+    of a factor."""
+
+    claim: Claim
+    statement: str
+    subject: str
+    effect: Score | None
+    verdict: str
+    paper: str
+    detail: str = ""
+    probability: float | None = None
+
+    @property
+    def key(self) -> str:
+        return self.claim.key
+
+    @property
+    def past(self) -> bool:
+        return self.claim.past
+
+    @property
+    def unit(self) -> str:
+        return self.claim.effect.unit
+
+    def text(self) -> str:
+        """ "+3.1 points [1.0, 5.2]", "1.33x [1.02, 1.46]" or "not run"."""
+        if self.effect is None:
+            return NOT_RUN
+        e = self.effect.interval
+        if self.unit == TIMES:
+            return f"{math.exp(e.mean):.2f}x [{math.exp(e.low):.2f}, {math.exp(e.high):.2f}]"
+        digits = 1 if self.unit == "points" else 3
+        # Adding zero turns a rounded -0.0 into 0.0.
+        mean, low, high = (round(value, digits) + 0.0 for value in (e.mean, e.low, e.high))
+        return f"{mean:+.{digits}f} {self.unit} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def best_on_average(study: Study, model: str) -> Claim:
-    """SGPO's average minus that of the best other row of Table 1, paired, in points.
+@estimates.once
+def evaluate(study: Study) -> list[Verdict]:
+    """Every claim that the study plans the runs of, those of the paper first, in a fixed order."""
+    found = [verdict for claim in CLAIMS for verdict in judge(claim, study)]
+    return sorted(found, key=lambda verdict: verdict.past)
 
-    The best other row is chosen by its mean, which favours it: the claim must hold against a
-    winner picked with hindsight. ``probability`` compares with the best other row of each draw.
-    A row that diverged and has no score is named and does not compete.
-    """
-    others = [m for m in study.method_order if m != "sgpo" and study.cells_of(model, m)]
-    gains = {m: estimates.gain(study, model, "sgpo", m) for m in others}
-    absent = [m for m in others if not study.runs_of(model, m, scored=True)]
-    present = {m: gain for m, gain in gains.items() if gain is not None}
-    complete = bool(present) and not absent
-    nearest = min(present, key=lambda m: present[m].mean) if complete else ""
-    effect = present[nearest] if complete else None
-    detail, probability = "", None
-    if effect is not None:
-        worst = np.min([gain.draws for gain in present.values()], axis=0)
-        probability = float((worst > 0).mean())
-        detail = (
-            f"best other row: {study.method_label(nearest)}; "
-            f"probability of improvement over pairs of runs "
-            f"{_improvement(study, model, 'sgpo', nearest):.2f}"
-        )
-        unscored = [study.method_label(m) for m in others if m not in present]
-        if unscored:
-            detail += f"; diverged before it could be scored: {', '.join(unscored)}"
-    return judged(
-        key="best_on_average",
-        statement="SGPO is best on average",
-        subject=study.model(model).label,
-        unit="points",
-        effect=effect,
-        paper=_paper_margins(),
-        detail=detail,
+
+def judge(claim: Claim, study: Study) -> list[Verdict]:
+    """One verdict a subject that the claim is asked on; "not run" where runs are missing."""
+    return [_verdict(claim, study, subject) for subject in claim.on(study)]
+
+
+def _verdict(claim: Claim, study: Study, subject: Subject) -> Verdict:
+    found = claim.effect.measure(study, subject)
+    words, probability = NOT_RUN, found.probability
+    if found.effect is not None:
+        i = found.effect.interval
+        shifted = stats.Estimate(*(value + claim.margin for value in (i.mean, i.low, i.high)))
+        words = stats.verdict(shifted, num_seeds=found.effect.num_seeds)
+        if probability is None:
+            probability = float((found.effect.draws > -claim.margin).mean())
+    return Verdict(
+        claim=claim,
+        statement=claim.statement if isinstance(claim.statement, str) else claim.statement(study),
+        subject=subject.text,
+        effect=found.effect,
+        verdict=words,
+        paper=claim.paper if isinstance(claim.paper, str) else claim.paper(subject),
+        detail=found.detail,
         probability=probability,
     )
 
 
-def gain_grows(study: Study) -> Claim:
-    """SGPO's gain over base on the largest minus that on the smallest model of one family.
-
-    The paper's claim compares Qwen2.5-7B with 1.5B. The family is the first one of the study with
-    two models or more. Problems are shared by both models, and the bootstrap draws the same
-    seeds for both.
-    """
-    family = _scaling_family(study)
-    effect, detail = None, "needs base and SGPO runs of two models of one family"
-    subject = "scaling"
-    if family:
-        small, large = (study.model(key) for key in (family[0], family[-1]))
-        subject = f"{large.label} vs {small.label}"
-        gains = [estimates.gain(study, m.key, "sgpo", "base") for m in (large, small)]
-        if gains[0] is not None and gains[1] is not None:
-            effect = gains[0] - gains[1]
-            detail = (
-                f"gain {gains[0].mean:.1f} on {large.label} ({large.parameters:,} weights), "
-                f"{gains[1].mean:.1f} on {small.label} ({small.parameters:,} weights)"
-            )
-            if study.profile in scaling.MINIATURES:
-                detail += "; base scores are ordered by construction, no evidence on size"
-    printed = scaling.paper_points()
-    paper = printed["Qwen2.5-7B-Instruct"][1] - printed["Qwen2.5-1.5B-Instruct"][1]
-    return judged(
-        key="gain_grows",
-        statement="SGPO's gain over base grows with the base model",
-        subject=subject,
-        unit="points",
-        effect=effect,
-        paper=f"{paper:+.1f} points (7B vs 1.5B)",
-        detail=detail,
+def needs(study: Study) -> list[Need]:
+    """(model, method) of every run that a claim reads."""
+    read = (
+        need
+        for claim in CLAIMS
+        for subject in claim.on(study)
+        for need in claim.effect.reads(study, subject)
     )
+    return list(dict.fromkeys(read))
 
 
-def alpha_falls(study: Study, model: str) -> Claim:
-    """Mean alpha (Eq. 6) over the first quarter of the steps minus over the last quarter."""
-    effect = estimates.run_statistic(study, model, "sgpo", _alpha_fall)
-    return judged(
-        key="alpha_falls",
-        statement="alpha falls over training",
-        subject=study.model(model).label,
-        unit="alpha",
-        effect=effect,
-        paper="falls (Fig. 4; no number printed)",
-        detail="first minus last quarter of the steps, over seeds only",
-    )
+def analyses() -> tuple[str, ...]:
+    """Keys of the analyses that a claim is read off."""
+    return tuple(dict.fromkeys(c.effect.analysis for c in CLAIMS if c.effect.analysis))
 
 
-def entropy_above(study: Study, model: str) -> Claim:
-    """SGPO's policy entropy minus SFT+GRPO's over the second half of the steps, paired by seed."""
-    seeds = estimates.common_seeds(study, model, ("sgpo", "grpo"))
-    ours = estimates.run_statistic(study, model, "sgpo", _late_entropy, seeds)
-    theirs = estimates.run_statistic(study, model, "grpo", _late_entropy, seeds)
-    effect = None if ours is None or theirs is None else ours - theirs
-    return judged(
-        key="entropy_above",
-        statement="policy entropy stays above SFT+GRPO's",
-        subject=study.model(model).label,
-        unit="nats",
-        effect=effect,
-        paper="above (Fig. 4; no number printed)",
-        detail="second half of the steps, over seeds only",
-    )
+# What a claim is asked on -------------------------------------------------------------------------
 
 
-def _alpha_fall(run: Run) -> float:
-    return _part(run, "alpha_mean", 0.0, 0.25) - _part(run, "alpha_mean", 0.75, 1.0)
+def _models(keys: Callable[[Study], list[str]]) -> Callable[[Study], list[Subject]]:
+    return lambda study: [Subject(key, study.model(key).label) for key in keys(study)]
 
 
-def _late_entropy(run: Run) -> float:
-    return _part(run, "entropy", 0.5, 1.0)
-
-
-def _part(run: Run, metric: str, start: float, stop: float) -> float:
-    """Mean of a metric over the steps between two shares of the run; NaN if not recorded."""
-    values = run.metrics.get(metric, np.array([]))
-    bounds = int(np.floor(start * len(values))), int(np.ceil(stop * len(values)))
-    part = values[slice(*bounds)]
-    part = part[np.isfinite(part)]
-    return float(part.mean()) if len(part) else float("nan")
-
-
-def _improvement(study: Study, model: str, method: str, other: str) -> float:
-    """Probability of improvement between the per-run averages of two methods."""
-    averages = [
-        [
-            PERCENT * np.mean([run.accuracy[b.key].mean() for b in study.benchmarks])
-            for run in study.runs_of(model, m, scored=True)
-        ]
-        for m in (method, other)
+def _rows(
+    rows: list[tuple[str, str]], keys: Callable[[Study], list[str]]
+) -> Callable[[Study], list[Subject]]:
+    """Every (method, label) of a table on every model."""
+    return lambda study: [
+        Subject(key, f"{label}, {study.model(key).label}", method)
+        for key in keys(study)
+        for method, label in rows
     ]
-    return stats.probability_of_improvement(np.array(averages[0]), np.array(averages[1]))
 
 
-def _scaling_family(study: Study) -> list[str]:
-    """Model keys of the first family with two or more scaling models, from small to large."""
-    keys = scaling.models(study)
-    for family in dict.fromkeys(study.model(key).family for key in keys):
-        members = [key for key in keys if study.model(key).family == family]
-        if len(members) > 1:
-            return sorted(members, key=lambda key: study.model(key).parameters or 0)
-    return []
+def _planned(method: str, *models: str) -> Callable[[Study], list[str]]:
+    return lambda study: [m for m in models if study.cells_of(m, method)]
 
 
-def _paper_margins() -> str:
-    """The paper's margins of SGPO over its best other row, from Table 1 as printed."""
-    averages: dict[str, dict[str, float]] = {}
-    for r in accuracy.paper_records("table1"):
-        if r["benchmark"] == "Average":
-            averages.setdefault(r["model"], {})[r["setting"]] = float(r["value"])
-    margins = [
-        rows["SGPO"] - max(value for setting, value in rows.items() if setting != "SGPO")
-        for rows in averages.values()
+def _family(study: Study) -> list[Subject]:
+    family = effects.scaling_family(study)
+    if not family:
+        return [Subject("", "scaling")]
+    small, large = (study.model(key).label for key in (family[0], family[-1]))
+    return [Subject(family[-1], f"{large} vs {small}")]
+
+
+def _right_plan(study: Study) -> list[Subject]:
+    model = measures.model_of(study, measures.PLANS)
+    return [
+        Subject(model, f"than {study.method_label(other)}, {study.model(model).label}", other)
+        for other in ("grpo", "sgpo_reverse")
+        if model is not None
     ]
+
+
+def _on_steps(study: Study) -> list[str]:
+    model = measures.model_of(study, measures.STEPS)
+    return [] if model is None else [model]
+
+
+def _delta_models(study: Study) -> list[str]:
+    """Models on which delta=3 is planned: the variants' own first, then the experiments'."""
+    candidates = [*VARIANT_MODEL(study), *delta_classes.WORLDS, delta_classes.SECOND]
+    return [m for m in dict.fromkeys(candidates) if study.cells_of(m, "sgpo_delta3")]
+
+
+def _hardest(study: Study) -> list[Subject]:
+    """The base model that is hardest to explore, where the map of difficulty is planned."""
+    if not maps.DIFFICULTY.needs(study):
+        return []
+    model = experiments.DIFFICULTY_MODELS[-1]
+    rate, text = maps.pass_rate(study, model), study.model(model).label
+    if rate is not None:  # measured; the label has the rate that the world was aimed at
+        text = f"{text.split(',')[0]} with an unguided pass rate of {rate:.3f}"
+    return [Subject(model, text)]
+
+
+COMPARED = accuracy.models  # models of Table 1
+VARIANT_MODEL = TABLE2.on  # the one that SGPO's variants run on
+WITH_STYLE = _planned("sgpo_no_clip", experiments.STYLE_MODEL)
+SPOILT = _rows(list(degraded.ROWS[1:]), _planned(degraded.ROWS[1][0], experiments.DEGRADED_MODEL))
+
+
+# The paper's numbers ------------------------------------------------------------------------------
+
+
+def _averages(table: str, model: str | None = None) -> dict[str, float]:
+    """Row label -> average as printed."""
+    return {
+        r["setting"]: float(r["value"])
+        for r in accuracy.paper_records(table)
+        if r["benchmark"] == "Average" and model in (None, r["model"])
+    }
+
+
+def _printed_margins(subject: Subject) -> str:
+    """The paper's margins of SGPO over its best other row."""
+    margins = []
+    for model in dict.fromkeys(r["model"] for r in accuracy.paper_records("table1")):
+        rows = _averages("table1", model)
+        margins.append(rows.pop("SGPO") - max(rows.values()))
     return f"{min(margins):+.1f} to {max(margins):+.1f} points on three models"
+
+
+def _printed_sizes(subject: Subject) -> str:
+    gains = {model: gained for model, (_, gained) in scaling.paper_points().items()}
+    difference = gains["Qwen2.5-7B-Instruct"] - gains["Qwen2.5-1.5B-Instruct"]
+    return f"{difference:+.1f} points (7B vs 1.5B)"
+
+
+def _printed_loss(table: accuracy.Comparison, method: str = ROW) -> Callable[[Subject], str]:
+    """What a row of one of the paper's tables loses against SGPO."""
+
+    def text(subject: Subject) -> str:
+        averages = _averages(table.name)
+        (first, *_) = averages.values()  # SGPO's own row comes first in each of these tables
+        return f"{first - averages[dict(table.rows)[method or subject.row]]:+.1f} points"
+
+    return text
+
+
+def _printed_largest_loss(subject: Subject) -> str:
+    averages, labels = _averages("table2"), dict(TABLE2.rows)
+    lowest = averages.pop(labels[effects.PROXIMAL])
+    return f"{min(list(averages.values())[1:]) - lowest:+.1f} points"
+
+
+# The claims ---------------------------------------------------------------------------------------
+
+
+def _beats(other: str) -> Claim:
+    return Claim(
+        f"beats_{other}",
+        lambda study: f"SGPO beats {study.method_label(other)}",
+        NOWHERE,
+        "Average accuracy of SGPO minus that of the other method.",
+        on=_models(lambda study: [m for m in KIN.on(study) if study.cells_of(m, other)]),
+        effect=gain("sgpo", other),
+        past=True,
+    )
+
+
+CLAIMS = (
+    Claim(
+        "best_on_average",
+        "SGPO is best on average",
+        "Table 1",
+        "Average accuracy of SGPO minus that of the best other row. The other row is picked by its "
+        "mean with hindsight, which works against SGPO.",
+        on=_models(COMPARED),
+        effect=effects.best_other_row(),
+        paper=_printed_margins,
+        apart=("hardest_exploration", "equal_tokens", "delta_three"),
+    ),
+    Claim(
+        "gain_grows",
+        "SGPO's gain over base grows with the base model",
+        "Table 1",
+        "SGPO's gain over the base model on the larger model of a family minus that on the smaller "
+        "one.",
+        on=_family,
+        effect=effects.gain_of_sizes(),
+        paper=_printed_sizes,
+    ),
+    Claim(
+        "alpha_falls",
+        "alpha falls over training",
+        "Fig. 4",
+        "Mean alpha (Eq. 6) in the first quarter of the steps minus in the last quarter.",
+        on=_models(COMPARED),
+        effect=effects.alpha_fall(),
+        paper=f"falls {FIG4}",
+    ),
+    Claim(
+        "entropy_above",
+        "policy entropy stays above SFT+GRPO's",
+        "Fig. 4",
+        "Policy entropy of SGPO minus that of SFT+GRPO over the second half of the steps.",
+        on=_models(COMPARED),
+        effect=effects.late_entropy("grpo"),
+        paper=f"above {FIG4}",
+    ),
+    Claim(
+        "ablation_hurts",
+        "removing a component hurts",
+        "Table 2",
+        "Average accuracy of SGPO minus that of SGPO without the component.",
+        on=_rows([(m, label) for m, label in TABLE2.rows if m != "sgpo"], VARIANT_MODEL),
+        effect=gain("sgpo", ROW),
+        paper=_printed_loss(TABLE2),
+        apart=("clip_with_style", "delta_three", "bad_is_harmless"),
+    ),
+    Claim(
+        "proximal_hurts_most",
+        "removing the proximal constraints hurts most",
+        "Table 2",
+        "What removing both proximal constraints costs minus the largest cost of any other "
+        "removal. The other one is picked by its mean with hindsight.",
+        on=_models(VARIANT_MODEL),
+        effect=effects.largest_loss(),
+        paper=_printed_largest_loss,
+        apart=("clip_with_style", "delta_three"),
+    ),
+    Claim(
+        "kl_beats_sft",
+        "KL distillation beats direct SFT on the same completions",
+        "Table 3",
+        "Average accuracy of SGPO minus that with the negative log-likelihood of the same guided "
+        "completion in place of the masked KL.",
+        on=_models(VARIANT_MODEL),
+        effect=gain("sgpo", "sgpo_nll"),
+        paper=_printed_loss(TABLE3, "sgpo_nll"),
+        apart=("same_mask", "no_mask", "mask_costs"),
+    ),
+    Claim(
+        "forward_beats_reverse",
+        "forward KL beats reverse KL",
+        "Table 6",
+        "Average accuracy of SGPO minus that with the reverse KL.",
+        on=_models(VARIANT_MODEL),
+        effect=gain("sgpo", "sgpo_reverse"),
+        paper=_printed_loss(TABLE6, "sgpo_reverse"),
+    ),
+    Claim(
+        "faster_adaptive",
+        "adaptive weighting reaches equal reward sooner",
+        "Fig. 3",
+        "How many times fewer steps SGPO takes than fixed alpha=1 to the lower of their two final "
+        "training rewards; below 1 it takes more.",
+        on=_models(VARIANT_MODEL),
+        effect=effects.sooner("sgpo_fixed_alpha"),
+        paper="1.78x, reward +11.7%",
+    ),
+    Claim(
+        "faster_kl",
+        "KL distillation reaches equal reward sooner than direct SFT",
+        "Fig. 6",
+        "How many times fewer steps SGPO takes than direct SFT to the lower of their two final "
+        "training rewards; below 1 it takes more.",
+        on=_models(VARIANT_MODEL),
+        effect=effects.sooner("sgpo_nll"),
+        paper="2.1x, reward +18.1%",
+        apart=("same_mask", "no_mask", "mask_costs"),
+    ),
+    Claim(
+        "kl_on_decisions",
+        "KL mass sits on strategy-critical tokens",
+        "Fig. 5",
+        "Share of the KL that lies on decision tokens (the choices of the plan, and the words that "
+        "decide between going on and guessing) minus their share of all tokens.",
+        on=_models(_on_steps),
+        effect=effects.mass_on_decisions(),
+        paper="shown on one example (Fig. 5)",
+    ),
+    Claim(
+        "right_plan",
+        "SGPO leaves more probability on the right plan",
+        "Fig. 2",
+        "Probability of the right plan among 64 under the unguided prompt, averaged over the types "
+        "on held-out problems of one task, after SGPO minus after the other method.",
+        on=_right_plan,
+        effect=effects.more_on_the_right_plan(),
+        paper="drawn, not measured (Fig. 2)",
+        past=True,
+    ),
+    Claim(
+        "pass_not_below",
+        lambda study: (
+            f"pass@{measures.ks_of(study)[-1]} is not below SFT+GRPO's "
+            f"(by {MARGIN:g} points or more)"
+        ),
+        NOWHERE,
+        "pass@k of SGPO minus that of SFT+GRPO at the largest k that was sampled: does distilling "
+        "strategies narrow what the policy can find?",
+        on=_models(lambda study: COMPARED(study) if measures.ks_of(study) else []),
+        effect=effects.pass_gain("grpo"),
+        past=True,
+        margin=MARGIN,
+    ),
+    Claim(
+        "same_mask",
+        "with the mask on both, KL beats direct SFT",
+        NOWHERE,
+        "Table 3 changes two things at once: the loss, and whether tokens with KL above delta are "
+        "left out. Here both losses leave out the same tokens.",
+        on=_models(MASK.on),
+        effect=gain("sgpo", "sgpo_nll_masked"),
+        past=True,
+    ),
+    Claim(
+        "no_mask",
+        "with no mask on either, KL beats direct SFT",
+        NOWHERE,
+        "The same comparison of losses with no token left out on either side.",
+        on=_models(MASK.on),
+        effect=gain("sgpo_no_clip", "sgpo_nll"),
+        past=True,
+    ),
+    Claim(
+        "mask_costs",
+        "the mask costs direct SFT accuracy",
+        NOWHERE,
+        "Direct SFT on all tokens minus direct SFT on the unmasked ones.",
+        on=_models(MASK.on),
+        effect=gain("sgpo_nll", "sgpo_nll_masked"),
+        past=True,
+    ),
+    Claim(
+        "clip_with_style",
+        "KL clipping helps where every guided text opens with style",
+        NOWHERE,
+        "Average accuracy of SGPO minus that without KL clipping, on a base model all of whose "
+        "guided texts open with a line of style: high KL, no use.",
+        on=_models(WITH_STYLE),
+        effect=gain("sgpo", "sgpo_no_clip"),
+        past=True,
+    ),
+    Claim(
+        "delta_three",
+        "delta=3 beats delta=1",
+        NOWHERE,
+        "Average accuracy at the threshold delta=3 of Eq. 5 minus that at the paper's delta=1.",
+        on=_models(_delta_models),
+        effect=gain("sgpo_delta3", "sgpo"),
+        past=True,
+    ),
+    Claim(
+        "alpha_switches_off",
+        "alpha is lower with bad strategies",
+        "App. H",
+        "Mean alpha over training with the strategies as extracted minus that with strategies "
+        "spoilt on purpose in all training problems.",
+        on=SPOILT,
+        effect=effects.less_alpha(),
+        paper=APPENDIX_H,
+        past=True,
+    ),
+    Claim(
+        "bad_is_harmless",
+        f"SGPO with bad strategies is not below SFT+GRPO (by {MARGIN:g} points or more)",
+        "App. H",
+        "Average accuracy of SGPO with spoilt strategies minus that of SFT+GRPO.",
+        on=SPOILT,
+        effect=gain(ROW, "grpo"),
+        paper=APPENDIX_H,
+        past=True,
+        margin=MARGIN,
+    ),
+    Claim(
+        "hardest_exploration",
+        lambda study: (
+            f"SGPO beats {' and '.join(map(study.method_label, experiments.MAP_BASELINES))} "
+            "where exploration is hardest"
+        ),
+        NOWHERE,
+        "Average accuracy of SGPO minus that of the better baseline, on the base model with the "
+        "lowest unguided pass rate.",
+        on=_hardest,
+        effect=effects.better_baseline(),
+        past=True,
+    ),
+    Claim(
+        "equal_tokens",
+        "SGPO beats SFT+GRPO at equal scored tokens",
+        NOWHERE,
+        "Average accuracy of SGPO minus that of SFT+GRPO trained for so many steps that both score "
+        "as many tokens, interpolated between budgets that were run.",
+        on=_models(lambda study: [equal_cost.MODEL] if equal_cost.needs(study) else []),
+        effect=effects.equal_tokens(),
+        past=True,
+    ),
+    *map(_beats, experiments.KIN),
+)

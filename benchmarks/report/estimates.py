@@ -7,8 +7,10 @@ shared resamples, hence differences of two scores are paired over seeds and prob
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from benchmarks.store.records import Run, Study
 
 AVERAGE = "average"
 PERCENT = 100.0
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,21 @@ class Score:
         )
 
 
+def once(function: F) -> F:
+    """``function(study, ...)`` worked out once for each study and arguments, for all that ask."""
+
+    @functools.wraps(function)
+    def cached(study: Study, *arguments: Any) -> Any:
+        given = tuple(tuple(a) if isinstance(a, list) else a for a in arguments)
+        key = (function.__module__, function.__qualname__, given)
+        if key not in study.memo:
+            study.memo[key] = function(study, *arguments)
+        return study.memo[key]
+
+    return cached
+
+
+@once
 def accuracy(
     study: Study, model: str, method: str, benchmark: str, seeds: Sequence[int] | None = None
 ) -> Score | None:

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import claims, estimates
+from benchmarks.report import claims, claims_page, estimates
 from benchmarks.report.artefact import Artefact, Made
-from benchmarks.report.claims import Claim
+from benchmarks.report.claims import Verdict
 from benchmarks.report.document import (
     Block,
     Bullets,
@@ -24,7 +24,7 @@ from benchmarks.report.document import (
     to_markdown,
 )
 from benchmarks.report.estimates import AVERAGE
-from benchmarks.report.tables import accuracy, claims_table
+from benchmarks.report.tables import accuracy
 from benchmarks.report.tables.records import conditions
 from benchmarks.store import stats
 from benchmarks.store.records import NOT_RUN, Run, Study
@@ -76,7 +76,7 @@ def report_blocks(
     blocks += _sections({a: made for a, made in content.items() if a.name in shown})
     blocks += [
         Heading(2, "Each claim in detail", "claims-detail"),
-        *claims_table.detail_blocks(study, found),
+        *claims_page.detail_blocks(study, found),
     ]
     blocks += _sections({a: made for a, made in content.items() if a.name not in shown})
     blocks += missing_section(missing, commands)
@@ -97,7 +97,7 @@ def _first_page(content: Mapping[Artefact, Made], missing: Sequence) -> set[str]
     empty = {name for cell in missing for name in cell.artefacts}
     complete = [name for name in FIRST_FIGURES if name in names and name not in empty]
     partial = [name for name in FIRST_FIGURES if name in names and name in empty]
-    return {claims_table.NAME, *(complete + partial)[:NUM_FIRST_FIGURES]}
+    return {claims_page.CLAIMS.name, *(complete + partial)[:NUM_FIRST_FIGURES]}
 
 
 def question(study: Study) -> str:
@@ -113,7 +113,7 @@ def question(study: Study) -> str:
     )
 
 
-def findings(study: Study, found: Sequence[Claim]) -> list[str]:
+def findings(study: Study, found: Sequence[Verdict]) -> list[str]:
     """Paragraphs made from the numbers: the main comparison, the claims of the paper and those
     past it by verdict, and how far the study can be trusted."""
     texts = [headline(study, found)]
@@ -124,7 +124,7 @@ def findings(study: Study, found: Sequence[Claim]) -> list[str]:
     return [*texts, f"{diverged(study)} {regime_sentence(study)}".rstrip()]
 
 
-def headline(study: Study, found: Sequence[Claim]) -> str:
+def headline(study: Study, found: Sequence[Verdict]) -> str:
     """Whether SGPO is the best row of each model, in one sentence or two."""
     tests = [c for c in found if c.key == "best_on_average"]
     counts = {v: [c.subject for c in tests if c.verdict == v] for v in VERDICTS}
@@ -138,12 +138,12 @@ def headline(study: Study, found: Sequence[Claim]) -> str:
     return f"{text}." if text else f"The main comparison was {NOT_RUN}."
 
 
-def verdict_text(members: Sequence[Claim]) -> str:
+def verdict_text(members: Sequence[Verdict]) -> str:
     """Statements by what all of their tests say, and the number of tests by verdict."""
     if not members:
         return ""
     groups: dict[str, list[str]] = {}
-    for statement, tests in claims_table.by_statement(members).items():
+    for statement, tests in claims_page.by_statement(members).items():
         verdicts = {c.verdict for c in tests}
         if len(verdicts) == 1:
             groups.setdefault(tests[0].verdict, []).append(statement)
@@ -296,8 +296,8 @@ def results_block(study: Study) -> str:
             "number: [results/mini/REPORT.md](results/mini/REPORT.md)."
         ),
         _averages(study),
-        *claims_table.summary_tables(study, found),
-        Paragraph(claims_table.caveats(study, found)),
+        *claims_page.summary_tables(study, found),
+        Paragraph(claims_page.caveats(found)),
     ]
     text = to_markdown(parts).strip() + "\n"
     return text.replace("](#runs-", "](results/mini/REPORT.md#runs-").replace(

@@ -228,6 +228,11 @@ class Study:
         )
 
     @functools.cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What was worked out of this study already, for whoever asks again."""
+        return {}
+
+    @functools.cached_property
     def resamples(self) -> stats.Resamples:
         """The bootstrap draws that all artefacts share, from a fixed seed: a rebuild gives the
         same intervals."""

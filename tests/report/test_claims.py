@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.report.claim import MARGIN, TIMES, effect_text, judged
+from benchmarks.report.claim_notes import NOTES
 from matplotlib.text import Text
 from synthetic_analyses import RIGHT, steps, write_analyses
 from synthetic_experiments import NUM_SEEDS, write_extended
@@ -16,8 +18,6 @@ from synthetic_study import BENCHMARKS, load, run_dir, write_study
 
 from benchmarks.report import artefact, beyond_claims, claims, estimates
 from benchmarks.report import build as report
-from benchmarks.report.claim import MARGIN, TIMES, effect_text, judged
-from benchmarks.report.claim_notes import NOTES
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.figures import axes, equal_cost
 from benchmarks.report.tables import claims_table

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from benchmarks.report.measures import WINDOW, smooth  # noqa: E402
 from benchmarks.store.records import Run, Study  # noqa: E402
 from benchmarks.store.stats import Estimate  # noqa: E402
 from sgpo.core.files import write_bytes  # noqa: E402
@@ -65,7 +66,6 @@ DELTA_SHADES = ("#9ECAE1", "#6BAED6", COLOURS["sgpo"], "#2171B5", "#08306B")
 DELTA_DASHES = (":", "-.", "-", "--", (0, (6, 1.5)))
 INK = "#222222"
 WARNING = "#8A1C1C"
-WINDOW = 5  # steps that a curve is smoothed over
 
 _SETTINGS = {
     "font.family": "DejaVu Sans",
@@ -160,20 +160,6 @@ def _arms(values: Sequence[float | Estimate]) -> np.ndarray | None:
 
 
 # A curve with its band over seeds -----------------------------------------------------------------
-
-
-def smooth(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
-    """Centred moving mean of ``values`` [T] over ``window`` (odd) steps, fewer at the ends.
-
-    NaN entries are left out of the means; where a whole window is NaN the result is NaN.
-    """
-    assert window % 2 == 1, window
-    known = np.isfinite(values)
-    kernel = np.ones(window)
-    half = window // 2
-    totals = np.convolve(np.where(known, values, 0.0), kernel)[half : half + len(values)]
-    counts = np.convolve(known.astype(float), kernel)[half : half + len(values)]
-    return np.divide(totals, counts, out=np.full(len(values), np.nan), where=counts > 0)
 
 
 def seed_band(

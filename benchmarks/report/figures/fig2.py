@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report import plan_shares
+from benchmarks.report import measures
 from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.figures.axes import COLOURS, INK, LINES, new_figure, not_run_note, points
-from benchmarks.report.plan_shares import METHODS
+from benchmarks.report.measures import PLAN_METHODS, PLANS
 from benchmarks.store.records import Study
 
 LABELS = {
@@ -28,8 +28,8 @@ RANKS = 64
 
 
 def needs(study: Study) -> list[Need]:
-    model = plan_shares.model_of(study)
-    return [(model, method) for method in METHODS] if model else []
+    model = measures.model_of(study, PLANS)
+    return [(model, method) for method in PLAN_METHODS] if model else []
 
 
 def figure(study: Study) -> Figure:
@@ -39,7 +39,7 @@ def figure(study: Study) -> Figure:
     axes[0, 1].remove()
     panels = (drawn.add_subplot(grid[0, :]), axes[1, 0], axes[1, 1])
     for axis, draw in zip(panels, (_types, _sorted_plans, _entropy), strict=True):
-        if plan_shares.types_by_difficulty(study):
+        if measures.plan_types(study):
             draw(axis, study)
         else:
             not_run_note(axis, "not run")
@@ -50,11 +50,11 @@ def _types(axis: Axes, study: Study) -> None:
     """The right plan's probability of every type, hardest type first."""
     axis.set_title("Probability of the one right plan, by problem type")
     axis.set_ylabel("probability, 0 to 1")
-    kinds = plan_shares.types_by_difficulty(study)
+    kinds = measures.plan_types(study)
     places = np.arange(len(kinds))
-    for offset, method in zip((-0.24, -0.08, 0.08, 0.24), METHODS, strict=True):
+    for offset, method in zip((-0.24, -0.08, 0.08, 0.24), PLAN_METHODS, strict=True):
         scores = {
-            place: plan_shares.of_type(study, method, kind, "right")
+            place: measures.plan_quantity(study, method, "right", kind)
             for place, kind in zip(places + offset, kinds, strict=True)
         }
         found = {place: score.interval for place, score in scores.items() if score}
@@ -78,8 +78,8 @@ def _sorted_plans(axis: Axes, study: Study) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     ranks = np.arange(1, RANKS + 1)
-    for method in METHODS:
-        mass = plan_shares.sorted_mass(study, method)
+    for method in PLAN_METHODS:
+        mass = measures.plan_mass(study, method)
         look = {"color": COLOURS[method]}
         axis.fill_between(ranks, mass.min(0), mass.max(0), alpha=0.18, linewidth=0, **look)
         axis.plot(ranks, mass.mean(0), linestyle=LINES.get(method, "-"), **look)
@@ -94,9 +94,9 @@ def _entropy(axis: Axes, study: Study) -> None:
     axis.set_title("Average over the types (marks as above)")
     axis.set_xlabel("entropy over the 64 plans, nats")
     axis.set_ylabel("probability of the right plan, 0 to 1")
-    for method in METHODS:
+    for method in PLAN_METHODS:
         right, entropy = (
-            plan_shares.of_all(study, method, q).interval for q in ("right", "entropy")
+            measures.plan_quantity(study, method, q).interval for q in ("right", "entropy")
         )
         points(axis, [entropy], [right], color=COLOURS[method], marker=MARKERS[method],
                markersize=6, capsize=2.5, elinewidth=1.1)  # fmt: skip
@@ -105,8 +105,8 @@ def _entropy(axis: Axes, study: Study) -> None:
 
 
 def caption(study: Study) -> str:
-    model = plan_shares.model_of(study)
-    found = study.analyses_of(plan_shares.ANALYSIS)
+    model = measures.model_of(study, PLANS)
+    found = study.analyses_of(PLANS)
     if not found:
         return f"{FIG2.title}: not run. Made by: {study.command(FIG2.name)}"
     count = found[0].result["tasks_per_type"]
@@ -129,7 +129,7 @@ FIG2 = Artefact(
     draw=figure,
     alt="Probability of the right plan by problem type, sorted plan probabilities, and plan "
     "entropy, before training and after SFT+GRPO and SGPO with forward and reverse KL",
-    analyses=(plan_shares.ANALYSIS,),
+    analyses=(PLANS,),
     extended=True,
     miniature=True,
 )

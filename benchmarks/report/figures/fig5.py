@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from benchmarks.report import step_shares
+from benchmarks.report import measures
 from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.figures.axes import INK, new_figure, not_run_note, points
-from benchmarks.report.step_shares import CLASSES, DECISIONS
+from benchmarks.report.measures import CLASSES, DECISIONS, STEPS
 from benchmarks.store.records import Study
 
 LOOKS = {  # token class: colour, hatch, label
@@ -37,7 +37,7 @@ def _look(kind: str) -> dict[str, str]:
 
 
 def needs(study: Study) -> list[Need]:
-    model = step_shares.model_of(study)
+    model = measures.model_of(study, STEPS)
     return [(model, "sft")] if model else []
 
 
@@ -48,7 +48,7 @@ def figure(study: Study) -> Figure:
     axes[0, 1].remove()
     axes[1, 1].remove()
     side = drawn.add_subplot(grid[:, 1])
-    example = step_shares.example(study)
+    example = measures.step_example(study)
     for axis, (quantity, unit) in zip(axes[:, 0], PANELS, strict=True):
         axis.set_ylabel(unit)
         if example is None:
@@ -94,17 +94,17 @@ def _shares(axis: Axes, study: Study) -> None:
     axis.set_title("Share of the total, many problems")
     axis.set_xlabel("share, %")
     axis.set_xlim(0, 100)
-    if step_shares.mean_share(study, "tokens", DECISIONS) is None:
+    if measures.token_share(study, "tokens", DECISIONS) is None:
         not_run_note(axis, _absent(study))
         return
     places = np.arange(len(AGGREGATES))[::-1]
     left = np.zeros(len(AGGREGATES))
     for kind in CLASSES:
-        widths = np.array([step_shares.mean_share(study, q, (kind,)) for q in AGGREGATES])
+        widths = np.array([measures.token_share(study, q, (kind,)).mean for q in AGGREGATES])
         axis.barh(places, widths, left=left, height=0.62, **_look(kind))
         left += widths
     for place, quantity in zip(places, AGGREGATES, strict=True):
-        interval = step_shares.shares(study, quantity, DECISIONS).interval
+        interval = measures.token_share(study, quantity, DECISIONS).interval
         points(axis, [interval], [place], color=INK, capsize=4, elinewidth=1.4)
         axis.text(
             min(interval.mean, 84.0), place + 0.36, f"decisions {interval.mean:.0f}%",
@@ -116,18 +116,18 @@ def _shares(axis: Axes, study: Study) -> None:
 
 
 def _absent(study: Study) -> str:
-    return "not run" if not study.analyses_of(step_shares.ANALYSIS) else "no problem met the rule"
+    return "not run" if not study.analyses_of(STEPS) else "no problem met the rule"
 
 
 def example_text(study: Study) -> str:
     """The example in words: problem, strategy, completion."""
-    example = step_shares.example(study)
+    example = measures.step_example(study)
     if example is None:
         return f"Example: {_absent(study)}."
     written = "".join(example["pieces"]).replace("<|end|>", "")
     return (
         f"The example is problem {example['problem_id']}, the first of the RL split that the rule "
-        f"picks at the warm-up of seed {study.analyses_of(step_shares.ANALYSIS)[0].seed} "
+        f"picks at the warm-up of seed {study.analyses_of(STEPS)[0].seed} "
         f"({example['guided_right']} of 4 guided answers right). Problem: "
         f"{_flat(example['question'])}. Strategy: {_flat(example['strategy'])}. Completion: "
         f"{_flat(written)}."
@@ -139,8 +139,8 @@ def _flat(text: str) -> str:
 
 
 def caption(study: Study) -> str:
-    found = study.analyses_of(step_shares.ANALYSIS)
-    model = step_shares.model_of(study)
+    found = study.analyses_of(STEPS)
+    model = measures.model_of(study, STEPS)
     if not found:
         return f"{FIG5.title}: not run. Made by: {study.command(FIG5.name)}"
     counts = [len(a.result["problems"]) for a in found]
@@ -169,7 +169,7 @@ FIG5 = Artefact(
     alt="Mean KL and mean SFT loss of each step of one solved problem; shares of tokens, KL mass "
     "and SFT loss by token class over many problems",
     text=example_text,
-    analyses=(step_shares.ANALYSIS,),
+    analyses=(STEPS,),
     extended=True,
     miniature=True,
 )

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report import equal_reward
+from benchmarks.report import measures
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.equal_reward import EqualReward
 from benchmarks.report.figures.axes import COLOURS, INK, band_caption, curve, new_figure
+from benchmarks.report.measures import EqualReward
 from benchmarks.report.tables.accuracy import REFERENCE, TABLE2, model_of, models
 from benchmarks.store.records import Study
 
@@ -132,8 +132,8 @@ def _race(axis: Axes, study: Study, model: str, first: str, second: str) -> None
     """Both reward curves with their bands, the level of comparison and the steps to reach it."""
     _panel(axis, "reward")
     for method in (first, second):
-        curve(axis, study, model, method, equal_reward.METRIC)
-    found = equal_reward.compare(study, model, first, second)
+        curve(axis, study, model, method, "reward")
+    found = measures.equal_reward(study, model, first, second)
     axis.set_ylim(0.0, 1.0)
     if found is not None:
         axis.axhline(found.level, color=INK, linewidth=0.8, linestyle=":")
@@ -157,7 +157,7 @@ def _factor(found: EqualReward) -> str:
 
 def _race_sentence(study: Study, model: str, first: str, second: str) -> str:
     """What the dotted lines of :func:`_race` are."""
-    found = equal_reward.compare(study, model, first, second)
+    found = measures.equal_reward(study, model, first, second)
     if found is None:
         return "Steps to equal reward: not run."
     names = [study.method_label(method) for method in (first, second)]

@@ -1,0 +1,383 @@
+"""How claims are measured: every effect says which runs it reads and what it finds in them.
+
+An effect is oriented so that its claim says "above 0". A new one is a function that returns an
+:class:`Effect`; most claims are a :func:`gain`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmarks.report import estimates, measures
+from benchmarks.report.estimates import AVERAGE, PERCENT, Score
+from benchmarks.report.figures import equal_cost, maps, scaling
+from benchmarks.report.tables.accuracy import REFERENCE, TABLE2
+from benchmarks.store import experiments, stats
+from benchmarks.store.records import Run, Study
+
+TIMES = "x"  # unit of an effect that is the logarithm of a factor
+ROW = ""  # in place of a method: the one of the subject's row
+BASELINE = "grpo"
+PROXIMAL = "sgpo_no_proximal"
+Need = tuple[str, str]  # model, method
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one test of a claim is on. ``text``: as it is printed. ``row``: a method, where the
+    claim is asked of several on one model."""
+
+    model: str
+    text: str
+    row: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """``effect`` is None where runs are missing; ``probability``: the share of bootstrap draws in
+    which the claim is true, where that is not the share of the effect's draws above 0."""
+
+    effect: Score | None
+    detail: str = ""
+    probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """``reads``: (model, method) of every run that ``measure`` looks at, whether or not it is
+    there. ``analysis``: key of the analyses that it is read off."""
+
+    reads: Callable[[Study, Subject], list[Need]]
+    measure: Callable[[Study, Subject], Found]
+    unit: str = "points"
+    analysis: str = ""
+
+
+def gain(ours: str, theirs: str) -> Effect:
+    """Average accuracy of one method minus another's, paired over seeds and problems."""
+
+    def pair(subject: Subject) -> list[str]:
+        return [method or subject.row for method in (ours, theirs)]
+
+    return Effect(
+        lambda study, subject: [(subject.model, method) for method in pair(subject)],
+        lambda study, subject: Found(estimates.gain(study, subject.model, *pair(subject))),
+    )
+
+
+# Against the best of several ----------------------------------------------------------------------
+
+
+def best_other_row() -> Effect:
+    """SGPO's average minus that of the best other row of Table 1.
+
+    The best other row is chosen by its mean, which favours it: the claim must hold against a
+    winner picked with hindsight. The probability compares with the best other row of each draw.
+    A row that diverged and has no score is named and does not compete.
+    """
+
+    def measure(study: Study, subject: Subject) -> Found:
+        model = subject.model
+        others = [m for m in study.method_order if m != REFERENCE and study.cells_of(model, m)]
+        gains = {m: estimates.gain(study, model, REFERENCE, m) for m in others}
+        present = {m: found for m, found in gains.items() if found is not None}
+        absent = [m for m in others if not study.runs_of(model, m, scored=True)]
+        if absent or not present:
+            return Found(None)
+        nearest = min(present, key=lambda m: present[m].mean)
+        detail = (
+            f"best other row: {study.method_label(nearest)}; "
+            f"probability of improvement over pairs of runs "
+            f"{_improvement(study, model, REFERENCE, nearest):.2f}"
+        )
+        unscored = [study.method_label(m) for m in others if m not in present]
+        if unscored:
+            detail += f"; diverged before it could be scored: {', '.join(unscored)}"
+        return Found(present[nearest], detail, _below_all(present.values()))
+
+    return Effect(lambda study, s: [(s.model, m) for m in study.method_order], measure)
+
+
+def largest_loss() -> Effect:
+    """Loss without the proximal constraints minus the largest other loss of Table 2.
+
+    The other one is chosen by its mean, which works against the claim; the probability compares
+    with the largest other loss of each draw. Nothing while any row of Table 2 is missing.
+    """
+    labels = dict(TABLE2.rows)
+    others = [method for method in labels if method not in (REFERENCE, PROXIMAL)]
+
+    def measure(study: Study, subject: Subject) -> Found:
+        # loss(PROXIMAL) - loss(other) = accuracy(other) - accuracy(PROXIMAL): SGPO drops out.
+        margins = {m: estimates.gain(study, subject.model, m, PROXIMAL) for m in others}
+        present = {m: margin for m, margin in margins.items() if margin is not None}
+        reference = estimates.accuracy(study, subject.model, REFERENCE, AVERAGE)
+        if len(present) < len(others) or reference is None:
+            return Found(None)
+        nearest = min(present, key=lambda m: present[m].mean)
+        detail = f"largest other loss: {labels[nearest]}; P: against that of each draw"
+        return Found(present[nearest], detail, _below_all(present.values()))
+
+    return Effect(lambda study, subject: [(subject.model, m) for m in labels], measure)
+
+
+def better_baseline() -> Effect:
+    """SGPO minus the better baseline at the study's own teacher gap."""
+
+    def measure(study: Study, subject: Subject) -> Found:
+        cell = maps.map_cell(study, subject.model, experiments.STUDY_GAP)
+        if cell is None:
+            return Found(None)
+        return Found(cell.gain, f"better baseline: {study.method_label(cell.baseline)}")
+
+    reads = ("base", *experiments.MAP_METHODS)
+    return Effect(lambda study, subject: [(subject.model, m) for m in reads], measure)
+
+
+def _below_all(gains) -> float:
+    """Share of draws in which even the smallest of several gains is above 0."""
+    return float((np.min([score.draws for score in gains], axis=0) > 0).mean())
+
+
+def _improvement(study: Study, model: str, method: str, other: str) -> float:
+    """Probability of improvement between the per-run averages of two methods."""
+    averages = [
+        [
+            PERCENT * np.mean([run.accuracy[b.key].mean() for b in study.benchmarks])
+            for run in study.runs_of(model, m, scored=True)
+        ]
+        for m in (method, other)
+    ]
+    return stats.probability_of_improvement(np.array(averages[0]), np.array(averages[1]))
+
+
+# Between models and budgets -----------------------------------------------------------------------
+
+
+def scaling_family(study: Study) -> list[str]:
+    """Model keys of the first family with two or more scaling models, from small to large."""
+    keys = scaling.models(study)
+    for family in dict.fromkeys(study.model(key).family for key in keys):
+        members = [key for key in keys if study.model(key).family == family]
+        if len(members) > 1:
+            return sorted(members, key=lambda key: study.model(key).parameters or 0)
+    return []
+
+
+def gain_of_sizes() -> Effect:
+    """SGPO's gain over base on the largest minus that on the smallest model of a family. Both
+    share problems, and the bootstrap draws the same seeds for both."""
+
+    def measure(study: Study, subject: Subject) -> Found:
+        family = scaling_family(study)
+        sizes = [study.model(key) for key in (family[-1], family[0])] if family else []
+        gains = [estimates.gain(study, m.key, REFERENCE, "base") for m in sizes]
+        if not sizes or None in gains:
+            return Found(None, "needs base and SGPO runs of two models of one family")
+        (large, small), (more, less) = sizes, gains
+        detail = (
+            f"gain {more.mean:.1f} on {large.label} ({large.parameters:,} weights), "
+            f"{less.mean:.1f} on {small.label} ({small.parameters:,} weights)"
+        )
+        if study.profile in scaling.MINIATURES:
+            detail += "; base scores are ordered by construction, no evidence on size"
+        return Found(more - less, detail)
+
+    def reads(study: Study, subject: Subject) -> list[Need]:
+        return [(m, method) for m in scaling.models(study) for method in ("base", REFERENCE)]
+
+    return Effect(reads, measure)
+
+
+def equal_tokens() -> Effect:
+    """SGPO's accuracy minus SFT+GRPO's at as many scored tokens.
+
+    SFT+GRPO's accuracy between two of its budgets is interpolated on the logarithm of the tokens,
+    draw by draw; no effect where SGPO's spending lies outside its budgets.
+    """
+
+    def measure(study: Study, subject: Subject) -> Found:
+        model = subject.model
+        seeds = estimates.common_seeds(study, model, [REFERENCE])[: experiments.SEEDS]
+        ours = estimates.accuracy(study, model, REFERENCE, AVERAGE, seeds)
+        spent = _scored_tokens(study, model, REFERENCE, seeds)
+        scores = {
+            key: estimates.accuracy(study, model, key, AVERAGE, seeds)
+            for key in equal_cost.keys(study, BASELINE)
+        }
+        points = [(_scored_tokens(study, model, k, seeds), s) for k, s in scores.items() if s]
+        theirs = interpolated(points, spent) if spent else None
+        detail = f"{spent / 1000:.0f} thousand tokens scored in training" if spent else ""
+        return Found(None if ours is None or theirs is None else ours - theirs, detail)
+
+    def reads(study: Study, subject: Subject) -> list[Need]:
+        return [(subject.model, m) for m in (REFERENCE, *equal_cost.keys(study, BASELINE))]
+
+    return Effect(reads, measure)
+
+
+def _scored_tokens(study: Study, model: str, method: str, seeds: Sequence[int]) -> float:
+    """Mean over runs of the tokens scored in training; 0 where one is missing or did not say."""
+    runs = estimates.select(study.runs_of(model, method, scored=True), seeds)
+    values = equal_cost.last_values(runs, "scored_tokens")
+    return float(np.mean(values)) if values and len(values) == len(runs) else 0.0
+
+
+def interpolated(points: Sequence[tuple[float, Score]], at: float) -> Score | None:
+    """The score at a cost between two known ones, linear in its logarithm; None outside them."""
+    known = sorted(((c, score) for c, score in points if c > 0), key=lambda point: point[0])
+    for (low, below), (high, above) in zip(known, known[1:], strict=False):
+        if low <= at <= high:
+            part = 0.0 if high == low else float(np.log(at / low) / np.log(high / low))
+            return Score(
+                mean=(1 - part) * below.mean + part * above.mean,
+                draws=(1 - part) * below.draws + part * above.draws,
+                num_seeds=min(below.num_seeds, above.num_seeds),
+                run_ids=below.run_ids + above.run_ids,
+            )
+    return None
+
+
+# Off training curves ------------------------------------------------------------------------------
+
+
+def alpha_fall() -> Effect:
+    """Mean alpha (Eq. 6) over the first quarter of the steps minus over the last quarter."""
+
+    def fall(run: Run) -> float:
+        return _part(run, "alpha_mean", 0.0, 0.25) - _part(run, "alpha_mean", 0.75, 1.0)
+
+    detail = "first minus last quarter of the steps, over seeds only"
+    return _over_runs(fall, (REFERENCE,), "alpha", lambda study, subject: detail)
+
+
+def late_entropy(other: str) -> Effect:
+    """SGPO's policy entropy minus another's over the second half of the steps, paired by seed."""
+    return _over_runs(
+        lambda run: _part(run, "entropy", 0.5, 1.0),
+        (REFERENCE, other),
+        "nats",
+        lambda study, subject: "second half of the steps, over seeds only",
+    )
+
+
+def less_alpha() -> Effect:
+    """SGPO's mean alpha over training minus that of the subject's row, paired by seed."""
+
+    def mean_alpha(run: Run) -> float:
+        return _part(run, "alpha_mean", 0.0, 1.0)
+
+    def detail(study: Study, subject: Subject) -> str:
+        score = estimates.run_statistic(study, subject.model, subject.row, mean_alpha)
+        return f"mean alpha {score.mean:.2f} over training; over seeds only" if score else ""
+
+    return _over_runs(mean_alpha, (REFERENCE, ROW), "alpha", detail)
+
+
+def sooner(other: str) -> Effect:
+    """How many times sooner SGPO reaches the lower of the two final rewards than its variant."""
+
+    def measure(study: Study, subject: Subject) -> Found:
+        found = measures.equal_reward(study, subject.model, REFERENCE, other)
+        if found is None:
+            return Found(None, "over seeds only")
+        mine, theirs = found.steps
+        detail = (
+            f"reward {found.level:.2f} after {mine:.1f} against {theirs:.1f} steps; final reward "
+            f"{found.gain_percent:+.1f}%; over seeds only"
+        )
+        return Found(found.log_factor, detail)
+
+    return Effect(lambda study, s: [(s.model, REFERENCE), (s.model, other)], measure, unit=TIMES)
+
+
+def _over_runs(
+    statistic: Callable[[Run], float],
+    methods: Sequence[str],
+    unit: str,
+    detail: Callable[[Study, Subject], str],
+) -> Effect:
+    """A number of each run: the mean over seeds of one method's, or minus another's, paired."""
+
+    def measure(study: Study, subject: Subject) -> Found:
+        names = [m or subject.row for m in methods]
+        seeds = estimates.common_seeds(study, subject.model, names)
+        scores = [estimates.run_statistic(study, subject.model, m, statistic, seeds) for m in names]
+        effect = None if None in scores else scores[0]
+        if effect is not None and len(scores) > 1:
+            effect = scores[0] - scores[1]
+        return Found(effect, detail(study, subject))
+
+    return Effect(lambda study, s: [(s.model, m or s.row) for m in methods], measure, unit)
+
+
+def _part(run: Run, metric: str, start: float, stop: float) -> float:
+    """Mean of a metric over the steps between two shares of the run; NaN if not recorded."""
+    values = run.metrics.get(metric, np.array([]))
+    bounds = int(np.floor(start * len(values))), int(np.ceil(stop * len(values)))
+    part = values[slice(*bounds)]
+    part = part[np.isfinite(part)]
+    return float(part.mean()) if len(part) else float("nan")
+
+
+# Off samples and analyses -------------------------------------------------------------------------
+
+
+def pass_gain(other: str) -> Effect:
+    """SGPO's pass@k minus another's at the largest k that was sampled."""
+
+    def measure(study: Study, subject: Subject) -> Found:
+        k, methods = measures.ks_of(study)[-1], (REFERENCE, other)
+        seeds = estimates.common_seeds(study, subject.model, methods)
+        ours, theirs = (measures.pass_at(study, subject.model, m, k, seeds) for m in methods)
+        if ours is None or theirs is None:
+            return Found(None)
+        return Found(ours - theirs, f"pass@{k} {ours.mean:.1f}% against {theirs.mean:.1f}%")
+
+    return Effect(lambda study, s: [(s.model, REFERENCE), (s.model, other)], measure)
+
+
+def mass_on_decisions() -> Effect:
+    """Share of the KL mass on decision tokens minus their share of the tokens."""
+
+    def measure(study: Study, subject: Subject) -> Found:
+        shares = (measures.token_share(study, q, measures.DECISIONS) for q in ("kl", "tokens"))
+        mass, tokens = shares
+        if mass is None or tokens is None:
+            return Found(None)
+        detail = (
+            f"{mass.mean:.0f}% of the KL mass on {tokens.mean:.0f}% of the tokens; solved problems "
+            f"with 0 of 8 autonomous answers right, at the warm-up"
+        )
+        # Both come from one generator state, so a draw has the same problems on both sides.
+        effect = replace(mass, mean=mass.mean - tokens.mean, draws=mass.draws - tokens.draws)
+        return Found(effect, detail)
+
+    return Effect(_inputs_of(measures.STEPS), measure, analysis=measures.STEPS)
+
+
+def more_on_the_right_plan() -> Effect:
+    """Probability of the right plan after SGPO minus after the subject's row."""
+
+    def measure(study: Study, subject: Subject) -> Found:
+        ours, theirs = (
+            measures.plan_quantity(study, method, "right") for method in (REFERENCE, subject.row)
+        )
+        if ours is None or theirs is None:
+            return Found(None)
+        gap = ours - theirs
+        effect = replace(gap, mean=PERCENT * gap.mean, draws=PERCENT * gap.draws)
+        return Found(effect, f"{ours.mean:.2f} against {theirs.mean:.2f}; over seeds only")
+
+    return Effect(_inputs_of(measures.PLANS), measure, analysis=measures.PLANS)
+
+
+def _inputs_of(analysis: str) -> Callable[[Study, Subject], list[Need]]:
+    def reads(study: Study, subject: Subject) -> list[Need]:
+        ids = {i for a in study.analyses if a.key == analysis for i in a.inputs}
+        return [(cell.model, cell.method) for cell in study.cells if cell.run_id in ids]
+
+    return reads
