@@ -9,23 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.report.claim import MARGIN, TIMES, effect_text, judged
-from benchmarks.report.claim_notes import NOTES
 from matplotlib.text import Text
 from synthetic_analyses import RIGHT, steps, write_analyses
 from synthetic_experiments import NUM_SEEDS, write_extended
 from synthetic_study import BENCHMARKS, load, run_dir, write_study
 
-from benchmarks.report import artefact, beyond_claims, claims, estimates
+from benchmarks.report import artefact, claims, claims_page, effects, estimates
 from benchmarks.report import build as report
+from benchmarks.report.claims import MARGIN, Claim, Verdict
+from benchmarks.report.effects import TIMES, Effect, Found, Subject, gain
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.figures import axes, equal_cost
-from benchmarks.report.tables import claims_table
 from benchmarks.store import experiments
 from benchmarks.store.load import load_study
 from benchmarks.store.records import Study
-
-TEXT = {"key": "k", "statement": "s", "subject": "on", "paper": "p"}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +57,16 @@ def average(root: Path, model: str, method: str, seeds=(0, 1, 2)) -> float:
 # Verdicts and texts -------------------------------------------------------------------------------
 
 
+def verdict(unit: str = "points", effect: Score | None = None, margin: float = 0.0) -> Verdict:
+    """The verdict on a claim whose effect is given."""
+    measured = Effect(lambda study, subject: [], lambda study, subject: Found(effect), unit)
+    claim = Claim("k", "s", "w", "h", lambda study: [Subject("m", "on")], measured, margin=margin)
+    (found,) = claims.judge(claim, study=None)
+    return found
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "margin", "verdict"),
+    ("low", "high", "margin", "words"),
     [
         (0.5, 2.0, 0.0, "holds"),
         (-0.5, 2.0, 0.0, "undecided"),
@@ -71,32 +76,85 @@ def average(root: Path, model: str, method: str, seeds=(0, 1, 2)) -> float:
         (-5.0, -2.5, 2.0, "does not hold"),
     ],
 )
-def test_a_margin_moves_the_verdict_and_nothing_else(low, high, margin, verdict):
-    claim = judged(effect=score(low, high), unit="points", margin=margin, **TEXT)
-    assert claim.verdict == verdict
-    assert claim.effect.mean == (low + high) / 2
+def test_a_margin_moves_the_verdict_and_nothing_else(low, high, margin, words):
+    found = verdict(effect=score(low, high), margin=margin)
+    assert found.verdict == words
+    assert found.effect.mean == (low + high) / 2
     share = np.mean(np.linspace(low, high, 2001) > -margin)
-    assert claim.probability == pytest.approx(share)
+    assert found.probability == pytest.approx(share)
 
 
 def test_texts_of_effects():
-    def text(unit, low, high):
-        return effect_text(judged(effect=score(low, high), unit=unit, **TEXT))
-
-    assert text("points", -0.1, 0.06) == "+0.0 points [-0.1, 0.1]"  # no minus zero
-    assert text("alpha", 0.1, 0.3) == "+0.200 alpha [0.105, 0.295]"
+    assert verdict("points", score(-0.1, 0.06)).text() == "+0.0 points [-0.1, 0.1]"  # no minus zero
+    assert verdict("alpha", score(0.1, 0.3)).text() == "+0.200 alpha [0.105, 0.295]"
     low, high = np.log(0.5) / 0.95, np.log(2.0) / 0.95
-    assert text(TIMES, low, high) == "1.00x [0.50, 2.00]"
-    assert effect_text(judged(effect=None, unit="points", **TEXT)) == "not run"
+    assert verdict(TIMES, score(low, high)).text() == "1.00x [0.50, 2.00]"
+    assert verdict().text() == verdict().verdict == "not run"
+
+
+# What a claim reads -------------------------------------------------------------------------------
+
+
+def test_needs_cover_what_the_claims_read(extended, monkeypatch):
+    """Every effect is watched while it measures: it must not look at a run that it did not name,
+    and the plan alone must give the same list as the finished study."""
+    study, read = load_study(extended), set()
+
+    def watched(self, model, method, *, scored):
+        read.add((model, method))
+        return runs_of(self, model, method, scored=scored)
+
+    runs_of = Study.runs_of
+    monkeypatch.setattr(Study, "runs_of", watched)
+    for claim in claims.CLAIMS:
+        for subject in claim.on(study):
+            study.memo.clear()
+            read.clear()
+            claim.effect.measure(study, subject)
+            inputs = {
+                (cell.model, cell.method)
+                for analysis in study.analyses
+                for cell in study.cells
+                if analysis.key == claim.effect.analysis and cell.run_id in analysis.inputs
+            }
+            named = set(claim.effect.reads(study, subject))
+            assert read | inputs <= named, claim.key
+            assert read or inputs
+    planned = Study.read(extended)
+    assert not planned.runs and claims.needs(planned) == claims.needs(study)
+
+
+def test_a_new_claim_is_one_entry(loaded):
+    claim = Claim(
+        "luffy_beats_hpt", "LUFFY beats HPT", "Table 1", "Average of LUFFY minus that of HPT.",
+        on=lambda study: [Subject(m.key, m.label) for m in study.models],
+        effect=gain("luffy", "hpt"),
+    )  # fmt: skip
+    found = claims.judge(claim, loaded)
+    assert [v.subject for v in found] == [m.label for m in loaded.models]
+    assert found[1].effect.mean == pytest.approx(
+        average(loaded.root, "qwen-m", "luffy", range(NUM_SEEDS))
+        - average(loaded.root, "qwen-m", "hpt", range(NUM_SEEDS))
+    )
+    assert claim.effect.reads(loaded, claim.on(loaded)[0]) == [
+        ("qwen-s", "luffy"),
+        ("qwen-s", "hpt"),
+    ]
+
+
+def test_claims_are_tested_once_a_study(loaded):
+    assert claims.evaluate(loaded) is claims.evaluate(loaded)
+    assert claims.evaluate(load_study(loaded.root)) is not claims.evaluate(loaded)
 
 
 # Effects ------------------------------------------------------------------------------------------
 
 
 def test_every_claim_is_explained_and_those_of_the_paper_come_first(found):
-    assert {c.key for c in found} == set(NOTES)
+    keys = [c.key for c in claims.CLAIMS]
+    assert {c.key for c in found} == set(keys) and len(set(keys)) == len(keys)
     assert [c.past for c in found] == sorted(c.past for c in found)
-    assert all(set(note.apart) <= set(NOTES) for note in NOTES.values())
+    assert all(set(c.apart) <= set(keys) and c.where and c.how for c in claims.CLAIMS)
     for claim in found:
         assert claim.effect is not None, claim
         if not claim.past:
@@ -147,7 +205,7 @@ def test_bad_strategies_are_compared_on_alpha_and_on_accuracy(extended, found):
         runs = study.runs_of("qwen-m", name, scored=True)[:3]
         means.append(np.mean([np.nanmean(run.metrics["alpha_mean"]) for run in runs]))
     assert lower[0].effect.mean == pytest.approx(means[0] - means[1])
-    assert {c.margin for c in harmless} == {MARGIN}
+    assert {c.claim.margin for c in harmless} == {MARGIN}
     expected = average(extended, "qwen-m", method) - average(extended, "qwen-m", "grpo")
     assert harmless[0].effect.mean == pytest.approx(expected, abs=1e-6)
 
@@ -163,10 +221,10 @@ def test_equal_tokens_interpolates_the_baseline_between_its_budgets(extended, lo
         (cost, estimates.accuracy(loaded, "qwen-m", key, AVERAGE, [0, 1, 2]))
         for cost, key in zip((1.0, 10.0, 100.0, 1000.0), keys, strict=True)
     ]
-    half_way = beyond_claims._interpolated(points, 10**1.5)
+    half_way = effects.interpolated(points, 10**1.5)
     assert half_way.mean == pytest.approx((points[1][1].mean + points[2][1].mean) / 2)
-    assert beyond_claims._interpolated(points, 0.5) is None
-    assert beyond_claims._interpolated(points, 2000.0) is None
+    assert effects.interpolated(points, 0.5) is None
+    assert effects.interpolated(points, 2000.0) is None
 
 
 def test_plan_kl_and_pass_claims_are_counted(found, loaded):
@@ -193,15 +251,15 @@ def test_plan_kl_and_pass_claims_are_counted(found, loaded):
 
 
 def test_the_page_has_each_claim_once_in_the_summary_and_once_in_detail(extended, found, loaded):
-    text = claims_table.page(loaded, found)
+    text = claims_page.page(loaded, found)
     assert "no evidence about 7B models" in text.splitlines()[2]
     head, details = text.split("## Each claim in detail")
-    for words, tests in claims_table.by_statement(found).items():
+    for words, tests in claims_page.by_statement(found).items():
         statement = words[0].upper() + words[1:]
         (line,) = [row for row in head.splitlines() if row.startswith(f"| [{statement}](#claim-")]
         assert line.count("**") == 2 * len(tests)
         for test in tests:
-            assert f"**{test.verdict}** [{effect_text(test)}](REPORT.md#runs-" in line
+            assert f"**{test.verdict}** [{test.text()}](REPORT.md#runs-" in line
         assert details.count(f"### {statement} (") == 1
     assert head.index("Claims of the paper") < head.index("Past the paper")
     anchors = set(re.findall(r'<a id="([^"]+)">', text))
@@ -217,7 +275,7 @@ def test_the_page_has_each_claim_once_in_the_summary_and_once_in_detail(extended
 
 
 def test_the_csv_has_one_record_a_test(found):
-    records = claims_table.records(found)
+    records = claims_page.records(found)
     assert len(records) == len(found)
     assert {len(str(r["run_ids"])) > 0 for r in records} == {True}
     assert sum(bool(r["of_the_paper"]) for r in records) == sum(not c.past for c in found)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.optimize import isotonic_regression
 
-from benchmarks.report import equal_reward, measures
-from benchmarks.report.step_shares import nested_ratio_draws
+from benchmarks.report import measures
+from benchmarks.report.measures import nested_ratio_draws
 from benchmarks.store import stats
 
 
@@ -26,32 +26,32 @@ def test_isotonic_is_scipys(monkeypatch):
     rng = np.random.default_rng(0)
     curves = np.concatenate([rng.normal(size=(20, 13)), rng.normal(size=(5, 13)).cumsum(axis=1)])
     expected = np.stack([isotonic_regression(c).x for c in curves])
-    assert equal_reward.isotonic(curves) == pytest.approx(expected, abs=1e-12)
-    monkeypatch.setattr(equal_reward, "_CHUNK", 1)  # one curve at a time
-    assert equal_reward.isotonic(curves) == pytest.approx(expected, abs=1e-12)
+    assert measures.isotonic(curves) == pytest.approx(expected, abs=1e-12)
+    monkeypatch.setattr(measures, "_CHUNK", 1)  # one curve at a time
+    assert measures.isotonic(curves) == pytest.approx(expected, abs=1e-12)
 
 
 def test_twice_the_slope_is_twice_as_fast_and_the_measure_is_antisymmetric():
     fast, slow = ramp(slope=0.04), ramp(slope=0.02)
-    assert np.exp(equal_reward.log_factor(fast, slow)) == pytest.approx(2.0)
-    assert np.exp(equal_reward.log_factor(slow, fast)) == pytest.approx(0.5)
-    assert equal_reward.log_factor(fast, fast) == pytest.approx(0.0)
-    assert [s[0] for s in equal_reward.reach_steps(fast, slow)] == pytest.approx([10.0, 20.0])
+    assert np.exp(measures.log_factor(fast, slow)) == pytest.approx(2.0)
+    assert np.exp(measures.log_factor(slow, fast)) == pytest.approx(0.5)
+    assert measures.log_factor(fast, fast) == pytest.approx(0.0)
+    assert [s[0] for s in measures.reach_steps(fast, slow)] == pytest.approx([10.0, 20.0])
 
 
 def test_a_level_between_two_steps_is_interpolated_and_the_first_step_counts_as_one():
     ours, theirs = np.array([[0.0, 0.4, 1.0]]), np.array([[0.0, 0.0, 0.6]])
     # 0.6 lies a third of the way from step 2 to step 3.
-    assert [s[0] for s in equal_reward.reach_steps(ours, theirs)] == pytest.approx([2 + 1 / 3, 3.0])
+    assert [s[0] for s in measures.reach_steps(ours, theirs)] == pytest.approx([2 + 1 / 3, 3.0])
     flat = np.full((1, 3), 0.5)
-    assert [s[0] for s in equal_reward.reach_steps(flat, flat)] == [1.0, 1.0]
+    assert [s[0] for s in measures.reach_steps(flat, flat)] == [1.0, 1.0]
 
 
 def test_one_lucky_step_is_no_arrival():
     curve = ramp(slope=0.02)[0].copy()
     curve[3] = 0.39  # as high as the very end
-    rising = equal_reward.isotonic(curve[None])
-    steps, _ = equal_reward.reach_steps(rising, ramp(slope=0.02))
+    rising = measures.isotonic(curve[None])
+    steps, _ = measures.reach_steps(rising, ramp(slope=0.02))
     assert steps[0] > 18
 
 

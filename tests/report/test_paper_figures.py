@@ -15,7 +15,7 @@ from synthetic_analyses import CLASSES, KINDS, KL, NLL, NUM_PROBLEMS, RIGHT, STE
 from synthetic_study import BENCHMARKS, dump, load, run_dir, write_study
 
 from benchmarks.report import build as report
-from benchmarks.report import equal_reward, plan_shares, step_shares
+from benchmarks.report import measures
 from benchmarks.report.figures import fig2, fig5, passk, training
 from benchmarks.report.figures.axes import smooth
 from benchmarks.store.load import load_study
@@ -98,7 +98,7 @@ def test_fig2_shows_each_types_right_plan_from_hard_to_easy(stored):
 
 
 def test_plan_scores_name_the_run_of_each_seed(stored):
-    score = plan_shares.of_all(load_study(stored), "sgpo_reverse", "right")
+    score = measures.plan_quantity(load_study(stored), "sgpo_reverse", "right")
     assert score.run_ids == tuple(run_dir(stored, "qwen-m", "sgpo_reverse", s).name for s in SEEDS)
     values = [np.mean(RIGHT["sgpo_reverse"]) + s / 100 for s in SEEDS]
     assert (score.interval.low, score.interval.high) == pytest.approx((min(values), max(values)))
@@ -132,8 +132,7 @@ def test_fig6_marks_where_each_reaches_the_lower_final_reward(stored):
     loaded = load_study(stored)
     drawn = training.FIG6.draw(loaded)
     ours, theirs = (
-        equal_reward.isotonic(mean_curve(stored, m, "reward")[None])[0]
-        for m in training.FIG6_METHODS
+        measures.isotonic(mean_curve(stored, m, "reward")[None])[0] for m in training.FIG6_METHODS
     )
     level = min(ours[-1], theirs[-1])
     marks = [line for line in drawn.axes[0].lines if line.get_marker() == "^"]
@@ -141,7 +140,7 @@ def test_fig6_marks_where_each_reaches_the_lower_final_reward(stored):
         step = float(mark.get_xdata()[0])
         at = np.interp(step, np.arange(1, len(curve) + 1), curve)
         assert at == pytest.approx(level, abs=1e-9)
-    found = equal_reward.compare(loaded, "qwen-m", *training.FIG6_METHODS)
+    found = measures.equal_reward(loaded, "qwen-m", *training.FIG6_METHODS)
     assert found.factor == pytest.approx(found.steps[1] / found.steps[0])
     assert found.gain_percent == pytest.approx(100 * (ours[-1] / theirs[-1] - 1))
 
@@ -149,7 +148,7 @@ def test_fig6_marks_where_each_reaches_the_lower_final_reward(stored):
 def test_a_shorter_run_has_no_end_to_compare(study):
     path = run_dir(study, "qwen-m", "sgpo_nll", 1) / "metrics.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:9]))
-    assert equal_reward.compare(load_study(study), "qwen-m", "sgpo", "sgpo_nll") is None
+    assert measures.equal_reward(load_study(study), "qwen-m", "sgpo", "sgpo_nll") is None
     assert "Steps to equal reward: not run." in training.FIG6.caption(load_study(study))
 
 
@@ -173,12 +172,12 @@ def test_shares_are_pooled_over_problems_and_seeds(stored):
     problems = [problem for file in files for problem in file["result"]["problems"]]
     assert len(problems) == 3 * NUM_PROBLEMS
     decided = sum(p["kl"][0] + p["kl"][1] for p in problems) / sum(sum(p["kl"]) for p in problems)
-    mass = step_shares.shares(loaded, "kl", step_shares.DECISIONS)
+    mass = measures.token_share(loaded, "kl", measures.DECISIONS)
     assert mass.mean == pytest.approx(100 * decided)
     assert mass.interval.low < mass.mean < mass.interval.high
     assert mass.num_seeds == 3
-    excess = step_shares.excess(loaded)
-    assert excess.mean == pytest.approx(100 * (decided - DECISION_TOKENS))
+    tokens = measures.token_share(loaded, "tokens", measures.DECISIONS)
+    assert tokens.mean == pytest.approx(100 * DECISION_TOKENS)
 
 
 def test_without_a_problem_that_meets_the_rule_it_says_so(study):

@@ -86,7 +86,8 @@ def caption(study: Study) -> str:
         f"answer of k samples is correct (ties count by share; mean over {measures.NUM_ORDERS} "
         f"orders of the stored samples, so k = {measures.ks_of(study)[-1]} has one value). Mean of "
         f"{sets}, the benchmarks with that many samples. Bands, for SFT+GRPO and SGPO: 95% "
-        f'intervals over seeds and problems. "not stored": a run was evaluated without keeping its answers.'
+        f'intervals over seeds and problems. "not stored": a run was evaluated without keeping its '
+        "answers."
     )
 
 
