@@ -250,17 +250,25 @@ def build_method(config: RunConfig, tokenizer: Any = None) -> Any:
 
     With the mini world's ``tokenizer`` SGPO logs its KL by the world's token classes.
     """
+    from baselines.chord import CHORD, CHORDConfig
+    from baselines.dapo import DAPO, DAPOConfig
+    from baselines.dr_grpo import DrGRPO, DrGRPOConfig
     from baselines.grpo import GRPO, GRPOConfig
     from baselines.hpt import HPT, HPTConfig
     from baselines.luffy import LUFFY, LUFFYConfig
+    from baselines.opd import OPD, OPDConfig
     from baselines.opsd import OPSD, OPSDConfig
+    from baselines.relift import ReLIFT, ReLIFTConfig
+    from baselines.sdpo import SDPO, SDPOConfig
     from baselines.sft import SFT, SFTConfig
     from baselines.srft import SRFT, SRFTConfig
     from sgpo.method import SGPO, SGPOConfig
     from sgpo.mini.probes import MiniTokenClassifier
 
     classes = {SFTConfig: SFT, GRPOConfig: GRPO, LUFFYConfig: LUFFY, HPTConfig: HPT,
-               OPSDConfig: OPSD, SRFTConfig: SRFT}  # fmt: skip
+               OPSDConfig: OPSD, SRFTConfig: SRFT, DAPOConfig: DAPO, DrGRPOConfig: DrGRPO,
+               ReLIFTConfig: ReLIFT, CHORDConfig: CHORD, SDPOConfig: SDPO,
+               OPDConfig: OPD}  # fmt: skip
     kind = type(config.settings)
     if kind is SGPOConfig:
         of_the_world = tokenizer is not None and config.data.source == "mini"

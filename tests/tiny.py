@@ -23,10 +23,15 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from baselines.chord import CHORD, CHORDConfig
+from baselines.dapo import DAPO, DAPOConfig
+from baselines.dr_grpo import DrGRPO, DrGRPOConfig
 from baselines.grpo import GRPO, GRPOConfig
 from baselines.hpt import HPT, HPTConfig
 from baselines.luffy import LUFFY, LUFFYConfig
 from baselines.opsd import OPSD, OPSDConfig
+from baselines.relift import ReLIFT, ReLIFTConfig
+from baselines.sdpo import SDPO, SDPOConfig
 from baselines.sft import SFT, SFTConfig
 from baselines.srft import SRFT, SRFTConfig
 from sgpo.core import losses
@@ -63,6 +68,11 @@ METHODS: dict[str, Any] = {
     "hpt": lambda: HPT(HPTConfig(max_tokens=MAX_TOKENS, num_samples=6, gate=2)),
     "opsd": lambda: OPSD(OPSDConfig(num_samples=6)),
     "srft": lambda: SRFT(SRFTConfig(num_samples=5)),
+    "dapo": lambda: DAPO(DAPOConfig(num_samples=6)),
+    "dr_grpo": lambda: DrGRPO(DrGRPOConfig(num_samples=6)),
+    "relift": lambda: ReLIFT(ReLIFTConfig(num_samples=3, buffer_size=2)),
+    "chord": lambda: CHORD(CHORDConfig(num_samples=5)),
+    "sdpo": lambda: SDPO(SDPOConfig(num_samples=6)),
     "sgpo": lambda: SGPO(SGPOConfig(num_autonomous=4, num_guided=4)),
 }
 
@@ -260,6 +270,10 @@ def collected(method, model=None, seed=7, problems=None, grade=None):
     model = model or build_model()
     rollout = build_rollout(model, seed, **({"grade": grade} if grade else {}))
     rollout.begin_step(1)
+    if getattr(method, "teacher", None):
+        method.teacher.place(model, rollout.tokenizer)
+    if hasattr(method, "begin"):
+        method.begin(model, TRAIN.num_steps, rollout.config, rollout.tokenizer)
     return method.collect(problems or build_problems(4), rollout), model
 
 

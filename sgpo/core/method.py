@@ -22,7 +22,8 @@ class Method(Protocol):
     """One way of turning problems into a loss.
 
     Optional, by name: ``begin(model, num_steps, rollout_config, tokenizer)`` before the first step;
-    ``more_problems(trajectories, wanted)`` for dynamic sampling; ``after_update(model)``;
+    ``more_problems(trajectories, wanted)`` for dynamic sampling; ``separate(trajectories)``, the
+    step's trajectories and those for an update of their own after them; ``after_update(model)``;
     ``state()`` with ``load_state(state)`` for what must outlive a kill; and the attribute
     ``teacher``, a ``sgpo.core.teacher.Teacher``.
     """

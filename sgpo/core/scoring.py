@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core.logprobs import PaddedSequences, TokenStats, pad_sequences, token_stats
-from sgpo.core.losses import importance_ratio
+from sgpo.core.losses import Reduction, clipped_surrogate, importance_ratio
 from sgpo.core.types import Role, Trajectory
 
 
@@ -70,6 +70,21 @@ class PolicyScores:
     advantages: torch.Tensor
     is_demo: torch.Tensor
 
+    def surrogate(
+        self, *, clip_low: float, clip_high: float, reduction: Reduction, denominator: float
+    ) -> torch.Tensor:
+        """``losses.clipped_surrogate`` of this micro-batch, a scalar."""
+        return clipped_surrogate(
+            logprobs=self.logprobs,
+            old_logprobs=self.old_logprobs,
+            advantages=self.advantages,
+            completion_mask=self.completion_mask,
+            clip_low=clip_low,
+            clip_high=clip_high,
+            reduction=reduction,
+            denominator=denominator,
+        )
+
     def metrics(self, *, clip_low: float, clip_high: float) -> dict[str, tuple[float, float]]:
         """Entropy and clip share over the tokens that the policy sampled itself."""
         own = self.completion_mask & ~self.is_demo[:, None]
@@ -106,19 +121,25 @@ def score_policy(
         stats = _stats_of_moving(model, batch, moving)
     else:
         stats = token_stats(model, batch, entropy=entropy)
-    old = stats.logprobs.detach().clone()
-    for row, trajectory in enumerate(trajectories):
-        if trajectory.old_logprobs is not None:
-            old[row, : len(trajectory.completion_ids)] = trajectory.old_logprobs
     make = stats.logprobs.new_tensor
     return PolicyScores(
         logprobs=stats.logprobs,
-        old_logprobs=old,
+        old_logprobs=old_values(trajectories, stats.logprobs),
         entropy=stats.entropy,
         completion_mask=batch.completion_mask,
         advantages=make([t.advantage for t in trajectories]),
         is_demo=torch.tensor([t.role is Role.DEMO for t in trajectories], device=model.device),
     )
+
+
+def old_values(trajectories: Sequence[Trajectory], logprobs: torch.Tensor) -> torch.Tensor:
+    """``old_logprobs`` [B, T] of ``trajectories`` whose current ones are ``logprobs`` [B, T]; those
+    themselves, detached, where the policy has not moved since it sampled."""
+    old = logprobs.detach().clone()
+    for row, trajectory in enumerate(trajectories):
+        if trajectory.old_logprobs is not None:
+            old[row, : len(trajectory.completion_ids)] = trajectory.old_logprobs
+    return old
 
 
 def _stats_of_moving(

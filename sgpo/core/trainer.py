@@ -274,8 +274,17 @@ class Trainer:
         the log-probabilities of the policy before the first: a method's own, or filled in here.
 
         A problem outside the step (drawn later, or replayed) goes to the update that has the fewest
-        problems so far.
+        problems so far. What a method wants apart follows in an update of its own.
         """
+        if hasattr(self.method, "separate"):
+            trajectories, apart = self.method.separate(trajectories)
+            due = self.ranks.add({"apart": len(apart)})["apart"] > 0
+            return self._split(problems, trajectories) + ([apart] if due else [])
+        return self._split(problems, trajectories)
+
+    def _split(
+        self, problems: Sequence[Problem], trajectories: list[Trajectory]
+    ) -> list[list[Trajectory]]:
         count = self.config.updates_per_step
         if count == 1:
             return [trajectories]
