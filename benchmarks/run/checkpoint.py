@@ -15,7 +15,7 @@ import torch
 from rich.progress import Progress, TimeElapsedColumn
 
 from benchmarks.config import EvalConfig
-from benchmarks.data.problems import read_problems
+from benchmarks.data.problems import check_readable, read_problems
 from benchmarks.data.sources import evaluation_problems
 from benchmarks.data.suites import SUITES
 from benchmarks.report.document import Table, TextCell, csv_text, frame, table_markdown
@@ -49,6 +49,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     config, suites = _asked_for(options)
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(options.model)
+    for problems, _ in suites.values():
+        check_readable(problems, tokenizer)
     specs = [prompt_spec(name, tokenizer) for name in dict.fromkeys(options.prompt or [NATIVE])]
     config, longest = _fitted(config, specs, tokenizer, suites, options.model)
     weights = {p.name: sha256_of(p) for p in sorted(options.model.glob("*.safetensors"))}

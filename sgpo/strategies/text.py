@@ -19,7 +19,6 @@ from sgpo.core.types import Problem
 from sgpo.core.verifier.extract import after_thinking, unwrap_box
 
 CRITERIA = ("type", "strategy", "steps", "no_leak")
-PARTS = ("Problem type", "Strategy", "Steps")
 
 EXTRACTION_PROMPT = """\
 Below are a mathematical problem and a correct solution of it. Write {count} different strategies \

@@ -202,7 +202,7 @@ def in_a_process(*arguments: str, **environment: str) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-# The command three times in one process, after the first time without a network.
+# The command four times in one process, after the first time without a network.
 COMMAND = """
 import socket
 import sys
@@ -216,6 +216,7 @@ def prepare(name, out, *more):
 codes = [prepare("some/set", "a")]
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 codes += [prepare("some/set", "b", "--offline"), prepare("some/new", "c", "--offline")]
+codes += [prepare("some/set", "d", "--offline", "--tokenizer", "some/model")]
 print(codes)
 """
 FETCH = """
@@ -269,13 +270,14 @@ def test_prepare_from_the_hub_then_from_its_cache_without_a_network(tmp_path):
             "-c", COMMAND, str(tmp_path), str(tmp_path / "tok"), COMMIT,
             HF_HOME=str(tmp_path / "hf"), HF_ENDPOINT=url, SGPO_DATA_DIR=str(data),
         )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "[0, 0, 2]", done.stderr
+    assert done.stdout.splitlines()[-1] == "[0, 0, 2, 2]", done.stderr
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert report["origin"]["commit"] == COMMIT and report["counts"] == {"warmup": 3, "rl": 6}
     assert data_sha256(tmp_path / "a") == data_sha256(tmp_path / "b")
-    error = done.stderr.splitlines()[-1]
-    assert error.startswith("sgpo: error: data set 'some/new'")
-    assert "is not in the local cache (offline)" in error
+    data_set, tokenizer = done.stderr.splitlines()[-2:]
+    assert data_set.startswith("sgpo: error: data set 'some/new'")
+    assert "is not in the local cache (offline)" in data_set
+    assert tokenizer.startswith("sgpo: error: checkpoint 'some/model': not in the cache")
 
 
 def example_rows() -> str:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sgpo.mini import foundation, models, sets, teacher, world, writing
+from sgpo.mini import foundation, models, sets, teacher, window, world, writing
 from sgpo.mini.foundation import FoundationConfig, Learner, LessonConfig, encode
 from sgpo.mini.models import MODELS, build_model, build_tokenizer
 from sgpo.mini.world import NAMES, PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
@@ -262,3 +262,43 @@ def test_drills_end_when_the_digits_are_learned():
     assert calls == [(1, 51), (51, 51)]
     assert len(NAMES) == 64
     assert question_pieces(Task("Aldric", (3, 1, 4)))[2] == " Aldric"
+
+
+def test_the_window_is_judged_type_by_type():
+    rates = [
+        window.TypeRate("a", 0.0, 0.0, 0.9, 0.0),  # hard, helped
+        window.TypeRate("b", 0.5, 0.5, 0.9, 0.1),  # open, helped
+        window.TypeRate("c", 0.9, 0.9, 0.4, 0.1),  # easy, and guidance fails
+        window.TypeRate("d", 0.1, 0.1, 0.8, 0.0),
+    ]
+    found = window.window(rates)
+    assert (found["hard"], found["open"], found["easy"]) == (0.25, 0.25, 0.25)
+    assert (found["guided"], found["helped"]) == (0.75, 0.75)
+    assert found["mean_unguided"] == pytest.approx(0.375)
+
+
+def test_rates_of_an_untrained_model_are_nothing_for_every_type(monkeypatch):
+    drawn = draw_world(0)
+    asked: list[list] = []
+
+    class Recorded(window.CompactSampler):
+        def sample(self, prompts, n, params):
+            asked.append(prompts)
+            return super().sample(prompts, n, params)
+
+    monkeypatch.setattr(window, "CompactSampler", Recorded)
+    model, tokenizer = (
+        build_model(TINY, 0, writing.vocabulary()),
+        build_tokenizer(writing.vocabulary()),
+    )
+    rates = window.type_rates(
+        model.eval(), tokenizer, drawn, per_type=1, unguided_samples=1, guided_samples=1
+    )
+    assert [rate.kind for rate in rates] == list(NAMES)
+    assert [rate.declared for rate in rates] == [t.found for t in drawn.types]
+    assert max(rate.guided for rate in rates) == 0
+    plain, guided, foreign = ([tokenizer.decode(p) for p in prompts] for prompts in asked)
+    for a, b, c in zip(plain, guided, foreign, strict=True):
+        question = a.removeprefix("<|user|>")
+        assert b.endswith(question) and c.endswith(question) and b != c
+        assert b.split("\n")[0] != c.split("\n")[0]  # another type's strategy

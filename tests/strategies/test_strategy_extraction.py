@@ -217,3 +217,12 @@ def test_a_pilot_prints_the_cost_of_all_and_writes_nothing(data, capsys):
 def test_a_wrong_address_is_one_line(data, capsys):
     assert strategies(data, "localhost:8000") == 2
     assert "endpoint 'localhost:8000': must be a URL" in capsys.readouterr().err
+
+
+def test_a_pilot_without_any_reply_states_no_cost(data, capsys):
+    with scripted_endpoint(lambda *_: "empty") as endpoint:
+        assert strategies(data, endpoint.url, "--limit", 2) == 1
+    out = capsys.readouterr().out
+    assert "none of 2 problems got a reply" in out and "would take" not in out
+    assert strategies(data, "http://localhost:1/v1", "--price-in", -3) == 2
+    assert "price_in=-3.0: must be at least 0" in capsys.readouterr().err
