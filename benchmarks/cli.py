@@ -359,14 +359,14 @@ def _no_verb(options: Options) -> int:
 
 
 def _grade(options: Options) -> int:
-    from benchmarks.report.regrade import regrade_paths
+    from benchmarks.run.evaluate import regrade_paths
 
     return regrade_paths(options.paths)
 
 
 def _report(options: Options) -> int:
+    from benchmarks.report.audit import check_report
     from benchmarks.report.build import build
-    from benchmarks.report.regrade import check_report
 
     if options.check:
         return check_report(options.out)
@@ -387,13 +387,23 @@ def _explain(options: Options) -> int:
 def _audit(options: Options) -> int:
     from benchmarks.report.audit import audit
 
-    return audit(options.results, regrade=options.regrade)
+    def recomputed(path: Path, k: int) -> dict[str, Any]:
+        from benchmarks.run.evaluate import recomputed  # needs torch, and only for samples
+
+        return recomputed(path, k, anew=options.regrade)
+
+    return audit(options.results, recomputed)
 
 
 def _publish(options: Options) -> int:
     from benchmarks.store.publish import publish
 
-    print(f"{options.results}: {publish(options.results) / 2**20:.1f} MiB saved")
+    saved = publish(options.results)
+    print(f"{options.results}: {saved / 2**20:.1f} MiB saved")
+    if saved and (options.results / "REPORT.md").exists():  # its numbers have fewer digits now
+        from benchmarks.report.build import build
+
+        print(build(options.results).text())
     return 0
 
 

@@ -7,12 +7,16 @@ cannot be checked because it is not here is counted and named, never passed over
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.regrade import differing_artefacts
+from benchmarks.report.build import build
 from benchmarks.store.load import load_frame, load_study, stored_hash
 from benchmarks.store.records import read_rows
 from benchmarks.store.runs import (
@@ -28,6 +32,8 @@ from sgpo.core.files import inside, sha256_of
 
 # Runs of one model and seed that start from the same weights must have had the same ones.
 SHARED = ("start_weights", "prompt", "evaluation_data")
+
+PAGES = ("CLAIMS.md", "REPORT.md")
 
 
 @dataclass
@@ -51,11 +57,12 @@ class Check:
         return f"{state} {self.name}: {self.passed} right, {len(self.wrong)} wrong{absent}"
 
 
-def audit(results: Path, *, regrade: bool = False) -> int:
+def audit(results: Path, recomputed: Callable[[Path, int], dict[str, Any]]) -> int:
     """Print every check of ``results`` (``results/<profile>``); 1 when one fails, else 0.
 
     Args:
-        regrade: judge every stored sample anew as well.
+        recomputed: (samples file, samples a problem) -> what scores.json must say of them; asked
+            only for samples that are on this machine.
 
     Raises:
         store.StudyError: the directory holds no study.
@@ -65,7 +72,7 @@ def audit(results: Path, *, regrade: bool = False) -> int:
     grid = stored_runs(results)
     runs = [*grid.values(), *trials.values()]
     checks = [_present(planned, runs), _addresses(runs), _checksums(runs), _versions(runs, version)]
-    checks += [_letters(runs, regrade), _origins(grid, planned), _labels(results)]
+    checks += [_letters(runs, recomputed), _origins(grid, planned), _labels(results)]
     together = _together(results)
     checks += [
         together,
@@ -156,21 +163,16 @@ def _versions(runs: list[StoredRun], version: int) -> Check:
     return check
 
 
-def _letters(runs: list[StoredRun], regrade: bool) -> Check:
-    """scores.json is what the samples say; with ``regrade`` also what the verifier says now."""
-    check = Check("verdict letters follow from the samples" + (" judged anew" if regrade else ""))
-    evaluation: Any = None
+def _letters(runs: list[StoredRun], recomputed: Callable[[Path, int], dict[str, Any]]) -> Check:
+    """scores.json is what the samples say."""
+    check = Check("verdict letters follow from the samples")
     for run in runs:
         for key, stored in run.object(SCORES)["benchmarks"].items():
             path = inside(run.path / "samples", f"{key}.jsonl.gz")
             if not path.exists():
                 check.absent += 1
                 continue
-            if evaluation is None:  # needs torch, and only where there are samples
-                from benchmarks.run import evaluate as evaluation
-            rows = evaluation.regrade(path)[0] if regrade else evaluation.read_samples(path)
-            ids = list(dict.fromkeys(row["problem_id"] for row in rows))
-            found = evaluation.summarize(rows, ids, stored["k"])
+            found = recomputed(path, stored["k"])
             same = all(found[name] == stored.get(name) for name in found)
             check.add(same, f"{run.path / SCORES}: {key} is not what {path.name} gives")
     return check
@@ -241,3 +243,42 @@ def _tuning(results: Path, trials: dict[str, StoredRun]) -> Check:
         same = abs(accuracy - float(row["dev_accuracy"])) < 2e-5
         check.add(same, f"{path}: trial {row['trial']} has {accuracy}, the table says otherwise")
     return check
+
+
+# Tables and pages, rebuilt ------------------------------------------------------------------------
+
+
+def check_report(results: Path) -> int:
+    """Print which artefacts of ``results`` are not what its stored runs give; 1 if any, else 0."""
+    total, wrong = differing_artefacts(results)
+    for name in wrong:
+        print(f"{results / name}: is not what the stored runs give")
+    print(f"{total - len(wrong)} of {total} tables and pages are what the stored runs give")
+    return 1 if wrong else 0
+
+
+def differing_artefacts(results: Path) -> tuple[int, list[str]]:
+    """Rebuild the tables and pages of ``results`` elsewhere from its stored runs and compare.
+
+    Figures and report.html, which holds them, are not made: their bytes depend on the fonts of the
+    machine.
+
+    Returns:
+        How many files were compared, and the names of those that differ, are missing or should
+        not be there.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / results.name
+        shutil.copytree(results, copy, ignore=shutil.ignore_patterns("cache", "samples", "model"))
+        shutil.rmtree(copy / "tables", ignore_errors=True)
+        if (results.parent / "paper").is_dir():
+            shutil.copytree(results.parent / "paper", Path(scratch) / "paper")
+        build(copy, figures=False)
+        names, stored = _compared(copy), _compared(results)
+        _, differing, missing = filecmp.cmpfiles(copy, results, names, shallow=False)
+    return len(names), sorted({*differing, *missing, *(set(stored) - set(names))})
+
+
+def _compared(results: Path) -> list[str]:
+    tables = sorted(f"tables/{path.name}" for path in (results / "tables").glob("*"))
+    return [*tables, *(name for name in PAGES if (results / name).exists())]

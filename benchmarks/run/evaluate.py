@@ -253,3 +253,28 @@ def regrade(path: Path) -> tuple[list[dict[str, Any]], int]:
     new = judged(old)
     changed = sum(a["reason"] != b["reason"] for a, b in zip(old, new, strict=True))
     return new, changed
+
+
+def recomputed(path: Path, k: int, *, anew: bool = False) -> dict[str, Any]:
+    """What a samples file says of its suite (see ``summarize``), with ``anew`` by the verifier of
+    today."""
+    rows = regrade(path)[0] if anew else read_samples(path)
+    return summarize(rows, list(dict.fromkeys(row["problem_id"] for row in rows)), k)
+
+
+def regrade_paths(paths: Sequence[Path]) -> int:
+    """Judge every sample of files or run directories anew; 1 when a verdict changed."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or directory")
+        files += sorted(path.rglob("*.jsonl.gz")) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"{', '.join(map(str, paths))}: no samples files (*.jsonl.gz) here")
+    total = 0
+    for file in files:
+        rows, changed = regrade(file)
+        correct = sum(row["correct"] for row in rows)
+        print(f"{file}: {len(rows)} samples, {correct} correct, {changed} verdicts changed")
+        total += changed
+    return 1 if total else 0

@@ -15,7 +15,6 @@ from benchmarks.config import SUITE_VERSION
 from benchmarks.reliability.small_study import small_study
 from benchmarks.report import audit
 from benchmarks.report.build import build
-from benchmarks.report.regrade import differing_artefacts
 from benchmarks.run.cell import run_cell
 from benchmarks.run.study import write_plan
 
@@ -161,7 +160,7 @@ def test_changed_tables_and_pages_are_named(copy):
     claims.write_text(claims.read_text() + "\nIt holds.\n")
     (copy / "tables" / "extra.csv").write_text("a,b\n1,2\n")
     (copy / "tables" / "table1.md").unlink()
-    compared, wrong = differing_artefacts(copy)
+    compared, wrong = audit.differing_artefacts(copy)
     assert compared > 20
     assert wrong == [
         "CLAIMS.md",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_analyses import write_analyses
 from synthetic_experiments import PASS_RATES, write_extended
-from synthetic_study import BENCHMARKS, load, run_dir, write_study
+from synthetic_study import BENCHMARKS, load, run_dir
 
 from benchmarks.report import build as report
 from benchmarks.report import estimates
@@ -30,12 +30,12 @@ def stored(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(stored):
-    """The stored study with its whole report; never changed by a test."""
-    return stored, report.build(stored)
+    """The stored study with the artefacts of the experiments; never changed by a test."""
+    return stored, report.build(stored, only=[*NAMES, "budget"])
 
 
 @pytest.fixture
-def study(built, tmp_path):
+def extended_copy(built, tmp_path):
     return shutil.copytree(built[0], tmp_path / "mini")
 
 
@@ -61,7 +61,7 @@ def test_nothing_is_missing_and_every_artefact_is_written(built):
     root, summary = built
     assert summary.missing == ()
     stems = {path.stem for path in summary.written}
-    assert stems >= {*NAMES, "table1", "budget", "REPORT"}
+    assert stems == {*NAMES, "budget"}
     with (root / "tables" / "budget.csv").open() as file:
         models = {row["model"] for row in csv.DictReader(file)}
     assert models >= {"qwen-m", *experiments.extra_models()}
@@ -95,11 +95,11 @@ def test_a_cell_of_a_map_is_the_paired_gain_over_the_better_baseline(built, mode
     assert interval.low < cell.gain.mean < interval.high
 
 
-def test_a_map_carries_the_pass_rate_that_the_base_run_measured(study):
-    loaded = load_study(study)
+def test_a_map_carries_the_pass_rate_that_the_base_run_measured(extended_copy):
+    loaded = load_study(extended_copy)
     for model in (*experiments.DIFFICULTY_MODELS, "qwen-l"):
         assert maps.pass_rate(loaded, model) == PASS_RATES[model]
-    path = run_dir(study, "qwen-l", "base", None) / "regime.json"
+    path = run_dir(extended_copy, "qwen-l", "base", None) / "regime.json"
     path.write_text("{}")
     with pytest.raises(StudyError, match="regime.json is damaged"):
         maps.pass_rate(loaded, "qwen-l")
@@ -107,10 +107,10 @@ def test_a_map_carries_the_pass_rate_that_the_base_run_measured(study):
     assert maps.pass_rate(loaded, "qwen-l") is None
 
 
-def test_a_missing_run_empties_its_cell_of_the_map_and_no_other(study):
-    gone = run_dir(study, "qwen-m-p03", "luffy_gap0.3", 2)
+def test_a_missing_run_empties_its_cell_of_the_map_and_no_other(extended_copy):
+    gone = run_dir(extended_copy, "qwen-m-p03", "luffy_gap0.3", 2)
     shutil.rmtree(gone)
-    loaded = load_study(study)
+    loaded = load_study(extended_copy)
     empty = {
         (model, gap)
         for model in experiments.DIFFICULTY_MODELS
@@ -118,7 +118,7 @@ def test_a_missing_run_empties_its_cell_of_the_map_and_no_other(study):
         if maps.map_cell(loaded, model, gap) is None
     }
     assert empty == {("qwen-m-p03", 0.3)}
-    summary = report.build(study, only=["map_difficulty", "map_size", "kin"])
+    summary = report.build(extended_copy, only=["map_difficulty", "map_size", "kin"])
     assert [c.run_id for c in summary.missing] == [gone.name]
     assert summary.missing[0].artefacts == ("map_difficulty",)
     assert summary.commands == ("bash reproduce.sh --profile mini --only map_difficulty",)
@@ -142,10 +142,10 @@ def test_equal_cost_counts_what_each_run_spent_on_the_same_seeds(built):
         assert costs[0][1].mean == pytest.approx(expected, abs=1e-6)
 
 
-def test_tokens_that_were_not_counted_leave_the_point_out(study):
-    path = run_dir(study, "qwen-m", "sgpo_steps7", 1) / "metrics.jsonl"
+def test_tokens_that_were_not_counted_leave_the_point_out(extended_copy):
+    path = run_dir(extended_copy, "qwen-m", "sgpo_steps7", 1) / "metrics.jsonl"
     path.write_text(path.read_text().replace("scored_tokens", "unknown"))
-    loaded = load_study(study)
+    loaded = load_study(extended_copy)
     assert (
         equal_cost.at_cost(loaded, "sgpo_steps7", equal_cost.COSTS["scored tokens, thousands"])
         is None
@@ -158,7 +158,7 @@ def test_tokens_that_were_not_counted_leave_the_point_out(study):
 
 def kin(study):
     table = accuracy.KIN.artefact()
-    return table.table(study, table.rows(study))
+    return table.table(study, table.rows(extended_copy))
 
 
 def rows_of(root, name):
@@ -188,24 +188,23 @@ def test_kin_and_mask_tables_count_right_and_pair_the_difference(built):
     assert len(kin(loaded).rows) == 3 * len(accuracy.KIN.rows)
 
 
-def test_a_missing_run_of_the_kin_is_not_run_in_its_row_only(study):
-    shutil.rmtree(run_dir(study, "qwen-s", "opsd", 0))
-    table = kin(load_study(study))
+def test_a_missing_run_of_the_kin_is_not_run_in_its_row_only(extended_copy):
+    shutil.rmtree(run_dir(extended_copy, "qwen-s", "opsd", 0))
+    table = kin(load_study(extended_copy))
     marked = [row for row in table.rows if any(cell.text == "not run" for cell in row)]
     assert [(row[0].text, row[1].text[:9]) for row in marked] == [("mini-Qwen2-S", "On-policy")]
 
 
-def test_delta_classes_says_which_runs_are_missing(study):
+def test_delta_classes_says_which_runs_are_missing(extended_copy):
     for seed in (0, 1, 2):
-        shutil.rmtree(run_dir(study, experiments.STYLE_MODEL, "sgpo_delta3", seed))
-    summary = report.build(study, only=["delta_classes"])
+        shutil.rmtree(run_dir(extended_copy, experiments.STYLE_MODEL, "sgpo_delta3", seed))
+    summary = report.build(extended_copy, only=["delta_classes"])
     assert {c.model for c in summary.missing} == {experiments.STYLE_MODEL}
     assert len(summary.missing) == 3
     assert "bash reproduce.sh --profile mini --only delta_classes" in summary.commands
-    assert "Made by: bash reproduce.sh" in delta_classes.caption(load_study(study))
+    assert "Made by: bash reproduce.sh" in delta_classes.caption(load_study(extended_copy))
 
 
-def test_a_plain_study_has_no_sections_for_experiments(tmp_path):
-    root = write_study(tmp_path / "mini")
-    summary = report.build(root)
+def test_a_plain_study_has_no_sections_for_experiments(plain_study):
+    _, summary = plain_study
     assert not {path.stem for path in summary.written} & set(NAMES)

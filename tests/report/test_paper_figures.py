@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from synthetic_analyses import CLASSES, KINDS, KL, NLL, NUM_PROBLEMS, RIGHT, STEPS, write_analyses
-from synthetic_study import BENCHMARKS, dump, load, run_dir, write_study
+from synthetic_analyses import CLASSES, KINDS, KL, NLL, NUM_PROBLEMS, RIGHT, STEPS
+from synthetic_study import BENCHMARKS, dump, load, run_dir
 
 from benchmarks.report import build as report
 from benchmarks.report import measures
@@ -26,57 +25,37 @@ SEEDS = (0, 1, 2)
 DECISION_TOKENS = 6 / 30
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory) -> Path:
-    """A complete study with variants and analyses, never written to by a test."""
-    root = write_study(tmp_path_factory.mktemp("figures") / "mini", variants=True)
-    rng = np.random.default_rng(5)
-    for path in root.glob("runs/*/scores.json"):
-        scores = load(path)
-        for table in scores["benchmarks"].values():
-            table["answers"] = " ".join(word_of(v, rng) for v in table["verdicts"])
-        dump(path, scores)
-    return write_analyses(root)
-
-
-def word_of(verdicts: str, rng) -> str:
-    """Answers that fit the verdict letters: correct ones agree, wrong ones are x, y or z."""
-    return "".join(
-        "a" if v == "c" else (str(rng.choice(list("xyz"))) if v == "w" else ".") for v in verdicts
-    )
-
-
 @pytest.fixture
-def study(stored, tmp_path) -> Path:
-    return Path(shutil.copytree(stored, tmp_path / "mini"))
+def stored(variant_study) -> Path:
+    return variant_study[0]
 
 
 def texts(figure) -> str:
     return " ".join(t.get_text() for t in figure.findobj(Text))
 
 
-def test_each_is_written_by_its_name_and_names_what_it_lacks(study):
-    summary = report.build(study, only=["table8", "fig6"])
+def test_each_is_written_by_its_name_and_names_what_it_lacks(variant_copy):
+    summary = report.build(variant_copy, only=["table8", "fig6"])
     assert summary.missing == ()
     made = {path.name for path in summary.written}
     assert {"table8.csv", "table8_paper.csv", "fig6.png", "fig6.pdf"} <= made
-    (study / "analyses" / "plans-qwen-m-s1.json").unlink()
-    summary = report.build(study, only=NAMES, figures=False)
+    (variant_copy / "analyses" / "plans-qwen-m-s1.json").unlink()
+    summary = report.build(variant_copy, only=NAMES, figures=False)
     assert [(c.run_id, c.reason, c.artefacts) for c in summary.missing] == [
         ("plans-qwen-m-s1", "not run", ("fig2",))
     ]
     assert summary.commands == ("bash reproduce.sh --profile mini --only fig2",)
-    assert "not run" in fig2.caption(load_study(study))
+    assert "not run" in fig2.caption(load_study(variant_copy))
 
 
-def test_an_analysis_of_another_run_or_version_is_not_used(study):
-    path = study / "analyses" / "steps-qwen-m-s0.json"
+def test_an_analysis_of_another_run_or_version_is_not_used(variant_copy):
+    path = variant_copy / "analyses" / "steps-qwen-m-s0.json"
     good = load(path)
     dump(path, good | {"inputs": {"another run": "x"}})
-    assert "not run" in fig5.caption(load_study(study))
+    assert "not run" in fig5.caption(load_study(variant_copy))
     dump(path, good | {"suite_version": 9})
     with pytest.raises(StudyError, match=r"steps-qwen-m-s0.json has suite version 9"):
-        load_study(study)
+        load_study(variant_copy)
 
 
 # Figure 2 -----------------------------------------------------------------------------------------
@@ -145,11 +124,11 @@ def test_fig6_marks_where_each_reaches_the_lower_final_reward(stored):
     assert found.gain_percent == pytest.approx(100 * (ours[-1] / theirs[-1] - 1))
 
 
-def test_a_shorter_run_has_no_end_to_compare(study):
-    path = run_dir(study, "qwen-m", "sgpo_nll", 1) / "metrics.jsonl"
+def test_a_shorter_run_has_no_end_to_compare(variant_copy):
+    path = run_dir(variant_copy, "qwen-m", "sgpo_nll", 1) / "metrics.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:9]))
-    assert measures.equal_reward(load_study(study), "qwen-m", "sgpo", "sgpo_nll") is None
-    assert "Steps to equal reward: not run." in training.FIG6.caption(load_study(study))
+    assert measures.equal_reward(load_study(variant_copy), "qwen-m", "sgpo", "sgpo_nll") is None
+    assert "Steps to equal reward: not run." in training.FIG6.caption(load_study(variant_copy))
 
 
 # Figure 5 -----------------------------------------------------------------------------------------
@@ -180,33 +159,33 @@ def test_shares_are_pooled_over_problems_and_seeds(stored):
     assert tokens.mean == pytest.approx(100 * DECISION_TOKENS)
 
 
-def test_without_a_problem_that_meets_the_rule_it_says_so(study):
+def test_without_a_problem_that_meets_the_rule_it_says_so(variant_copy):
     for seed in SEEDS:
-        path = study / f"analyses/steps-qwen-m-s{seed}.json"
+        path = variant_copy / f"analyses/steps-qwen-m-s{seed}.json"
         stored = load(path)
         stored["result"] |= {"example": None, "problems": []}
         dump(path, stored)
-    drawn = fig5.figure(load_study(study))
+    drawn = fig5.figure(load_study(variant_copy))
     assert texts(drawn).count("no problem met the rule") == 3
 
 
 # Table 8 ------------------------------------------------------------------------------------------
 
 
-def test_table8_has_shares_of_each_band_and_keeps_the_papers_apart(study):
-    report.build(study, only=["table8"])
-    with (study / "tables" / "table8.csv").open() as file:
+def test_table8_has_shares_of_each_band_and_keeps_the_papers_apart(variant_copy):
+    report.build(variant_copy, only=["table8"])
+    with (variant_copy / "tables" / "table8.csv").open() as file:
         rows = {r["strategies"]: r for r in csv.DictReader(file)}
     kept = rows["Kept: best of 5"]
     assert [kept[n] for n in ("count", "high", "medium", "low")] == ["500", "450", "40", "10"]
-    text = (study / "tables" / "table8.md").read_text()
+    text = (variant_copy / "tables" / "table8.md").read_text()
     assert "| Kept: best of 5 | 500 | 90.0 | 8.0 | 2.0 | 0.95 |" in text
     assert "on 98.4% of the problems" in text and "39.4" not in text
-    printed = (study / "tables" / "table8_paper.md").read_text()
+    printed = (variant_copy / "tables" / "table8_paper.md").read_text()
     assert "| High [0.8, 1.0] | 197 | 39.4 |" in printed
-    (study / "analyses" / "strategies.json").unlink()
-    report.build(study, only=["table8"])
-    text = (study / "tables" / "table8.md").read_text()
+    (variant_copy / "analyses" / "strategies.json").unlink()
+    report.build(variant_copy, only=["table8"])
+    text = (variant_copy / "tables" / "table8.md").read_text()
     assert "| Kept: best of 5 |" + " not run |" * 9 in text
 
 
@@ -238,12 +217,12 @@ def test_passk_curves_are_those_of_the_stored_letters(stored):
     assert (votes["SGPO"] <= lines["SGPO"] + 1e-9).all()
 
 
-def test_runs_without_stored_answers_have_pass_but_no_maj(study):
-    path = run_dir(study, "qwen-m", "grpo", 0) / "scores.json"
+def test_runs_without_stored_answers_have_pass_but_no_maj(variant_copy):
+    path = run_dir(variant_copy, "qwen-m", "grpo", 0) / "scores.json"
     scores = load(path)
     for table in scores["benchmarks"].values():
         del table["answers"]
     dump(path, scores)
-    drawn = passk.figure(load_study(study))
+    drawn = passk.figure(load_study(variant_copy))
     notes = [[t.get_text() for t in drawn.axes[i].texts] for i in range(6)]
     assert notes == [[], [], [], [], ["SFT+GRPO (not stored)"], []]

@@ -1,0 +1,56 @@
+"""Synthetic studies that the report tests share, each written and built once a session.
+
+``plain_study``: the main comparison alone, without figures. ``variant_study``: SGPO's variants,
+analyses and stored answers besides, with everything. Neither is ever written to; ``study`` and
+``variant_copy`` are copies of the runs that a test may damage.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_analyses import write_analyses
+from synthetic_study import dump, load, write_study
+
+from benchmarks.report.build import ReportSummary, build
+
+MADE = shutil.ignore_patterns("tables", "figures", "*.md", "report.html")
+
+
+@pytest.fixture(scope="session")
+def plain_study(tmp_path_factory) -> tuple[Path, ReportSummary]:
+    root = write_study(tmp_path_factory.mktemp("plain") / "mini")
+    return root, build(root, figures=False)
+
+
+@pytest.fixture(scope="session")
+def variant_study(tmp_path_factory) -> tuple[Path, ReportSummary]:
+    root = write_study(tmp_path_factory.mktemp("variants") / "mini", variants=True)
+    rng = np.random.default_rng(5)
+    for path in sorted(root.glob("runs/*/scores.json")):
+        scores = load(path)
+        for table in scores["benchmarks"].values():
+            table["answers"] = " ".join(_word(v, rng) for v in table["verdicts"])
+        dump(path, scores)
+    write_analyses(root)
+    return root, build(root)
+
+
+def _word(verdicts: str, rng: np.random.Generator) -> str:
+    """Answers that fit the verdict letters: correct ones agree, wrong ones are x, y or z."""
+    return "".join(
+        "a" if v == "c" else (str(rng.choice(list("xyz"))) if v == "w" else ".") for v in verdicts
+    )
+
+
+@pytest.fixture
+def study(plain_study, tmp_path) -> Path:
+    return Path(shutil.copytree(plain_study[0], tmp_path / "mini", ignore=MADE))
+
+
+@pytest.fixture
+def variant_copy(variant_study, tmp_path) -> Path:
+    return Path(shutil.copytree(variant_study[0], tmp_path / "mini", ignore=MADE))

@@ -1,0 +1,45 @@
+"""The examples of the report's and of the results' README run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report.build import ARTEFACTS
+from benchmarks.store.load import load_study
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+def test_a_table_and_a_figure_of_ones_own(plain_study, tmp_path):
+    study, names = load_study(plain_study[0]), {}
+    table, figure = blocks("benchmarks/report/README.md")[:2]
+    exec(table, names)
+    exec(figure, names)
+    made = names["STEPS"].make(study, tmp_path)
+    text = (tmp_path / "tables" / "steps.md").read_text()
+    assert "| Qwen-S | SGPO | 40, 40, 40 |" in text and "Steps of each seed (mini profile)." in text
+    assert {path.name for path in made.paths} == {"steps.md", "steps.csv", "steps.tex"}
+    drawn = names["ENTROPY"].make(study, tmp_path)
+    assert [path.suffix for path in drawn.paths] == [".png", ".pdf"]
+    assert not {"steps", "entropy"} & {artefact.name for artefact in ARTEFACTS}
+
+
+def test_the_frames_of_the_results(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(blocks("results/README.md")[0], names)
+    means = {}
+    with (ROOT / "results/mini/tables/table1.csv").open() as file:
+        for line in file.read().splitlines()[1:]:
+            model, method, benchmark, mean, *_ = line.split(",")
+            means[model, method, benchmark] = float(mean)
+    place = ("qwen-m", "sgpo", "minimath")
+    assert 100 * names["accuracy"][place] == pytest.approx(means[place], abs=1e-4)
+    assert names["reward"]["sgpo"].iloc[-1] > names["reward"]["sgpo"].iloc[0]
