@@ -387,7 +387,7 @@ def _explain(options: Options) -> int:
 def _audit(options: Options) -> int:
     from benchmarks.report.audit import audit
 
-    def recomputed(path: Path, k: int) -> dict[str, Any]:
+    def recomputed(path: Path, k: int) -> dict:
         from benchmarks.run.evaluate import recomputed  # needs torch, and only for samples
 
         return recomputed(path, k, anew=options.regrade)

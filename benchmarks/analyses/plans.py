@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.analyses.planned import AnalysisTask
+from benchmarks.analyses import AnalysisTask
 from sgpo.core.models import load_model, load_tokenizer
 from sgpo.mini.probes import PLANS, held_out_tasks, plan_mass
 from sgpo.mini.problems import TYPES

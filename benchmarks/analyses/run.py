@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import logging as transformers_logging
 
-from benchmarks.analyses.planned import AnalysisTask
+from benchmarks.analyses import AnalysisTask
 from benchmarks.config import SUITE_VERSION, Cell
 from sgpo.core.files import read_json, sha256_of, write_text
 from sgpo.core.runlog import package_versions, source_digest

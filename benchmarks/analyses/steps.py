@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.analyses.planned import AnalysisTask
+from benchmarks.analyses import AnalysisTask
 from benchmarks.data.sources import training_problems
 from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import prompt_spec

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.analyses.planned import AnalysisTask
+from benchmarks.analyses import AnalysisTask
 from sgpo.core.types import Problem
 from sgpo.mini.problems import MODULUS, SLOTS, TYPE_BY_NAME, Plan, apply_plan
 from sgpo.mini.suites import training_records

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
+from benchmarks.analyses import ANALYSES, AnalysisTask, analysis_tasks
 from benchmarks.analyses.run import failure_path, result_path
 from benchmarks.config import Cell, Plan
 from benchmarks.data.sources import record_disjointness

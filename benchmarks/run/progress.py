@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from benchmarks.analyses.planned import AnalysisTask
+from benchmarks.analyses import AnalysisTask
 from benchmarks.config import Cell
 from benchmarks.plan.cost import gpu_hours, shape_of
 

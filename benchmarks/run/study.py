@@ -16,8 +16,8 @@ from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.analyses import AnalysisTask, analysis_tasks
 from benchmarks.analyses import run as analyses
-from benchmarks.analyses.planned import AnalysisTask, analysis_tasks
 from benchmarks.config import Cell, Plan, load_method_file, user_method_file
 from benchmarks.run.cell import run_cell
 from benchmarks.run.failures import record_failure, summary_of

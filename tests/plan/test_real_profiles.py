@@ -143,7 +143,7 @@ def test_single_gpu_differs_from_paper_in_budget_alone():
 
 
 def test_variants_are_planned_on_the_paper_s_model_and_no_analysis_of_the_mini_world():
-    from benchmarks.analyses.planned import analysis_tasks
+    from benchmarks.analyses import analysis_tasks
 
     full = planned_study("paper", None, variants=True)
     added = {(c.config.model, c.config.method) for c in full.cells()} - {k[1:] for k in CELLS}

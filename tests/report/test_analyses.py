@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.analyses import planned, run, steps, strategies
-from benchmarks.analyses.planned import ANALYSES, AnalysisTask, analysis_tasks
+from benchmarks.analyses import ANALYSES, AnalysisTask, analysis_tasks, run, steps, strategies
 from benchmarks.profiles.planned import planned_study
 from benchmarks.run import study as tasks
 from benchmarks.run.launch import status_command
@@ -66,7 +65,7 @@ def test_an_analysis_is_done_only_with_the_very_weights_and_code_it_was_made_fro
             c.run_id: sha256_of(tmp_path / "runs" / c.run_id / "model" / run.WEIGHTS)
             for c in task.inputs
         },
-        "analysis_sha256": sha256_of(Path(planned.__file__).with_name("plans.py")),
+        "analysis_sha256": sha256_of(Path(run.__file__).with_name("plans.py")),
     }
     write_json(path, stored)
     assert tasks.is_done(task, tmp_path)

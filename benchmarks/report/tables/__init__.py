@@ -1,0 +1,1 @@
+"""The tables of the report: accuracy, and what runs and checks have stored."""
