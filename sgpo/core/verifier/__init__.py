@@ -1,30 +1,32 @@
 """The one verifier, for rewards and for evaluation: gold answer and completion in, Verdict out.
 
-The work is done in steps, each on its own module: extraction (the answer span), answer_text (one
-spelling), answer_forms (structure), answer_compare (typed rules, exact numbers), and only for what
-these leave open, judging (math-verify) in killable processes (judge_pool). Importing this module
-imports neither torch nor sympy, and no process starts before an answer needs one.
+The work is done in rooms, each its own module: extract (the answer span), spelling (one spelling),
+forms (structure, parsed once), compare (typed rules, exact numbers), and only for expressions that
+these leave open, symbolic (math-verify) in killable processes (pool, worker). Importing this module
+imports neither torch nor sympy, and no process starts before an answer needs one. Imports nothing
+else of this project; anything may import it.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sgpo.core.verifier.compare import ExactOnly, Undecided, same_answer
+from sgpo.core.verifier.compare import Asker, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
 from sgpo.core.verifier.forms import Form, is_tractable, parse_form
-from sgpo.core.verifier.pool import POOL, VerifierUnavailable, default_workers
+from sgpo.core.verifier.graders import GRADERS, normalised
+from sgpo.core.verifier.pool import POOL, Put, VerifierUnavailable, default_workers
 from sgpo.core.verifier.spelling import canonical
 
-__all__ = ["Explanation", "Verdict", "VerifierUnavailable", "explain", "grade", "grade_many"]
+__all__ = ["Verdict", "VerifierUnavailable", "grade", "grade_many", "grade_with"]
 
 ITEM_SECONDS = 5.0  # hard limit of one symbolic judgement (typical: 5 ms)
 CACHE_SIZE = 65_536
-_OPTION = re.compile(r"\\text\{(\([A-E]\)) ?\} ?([^-+*/^_=<>].*)")
+_OPTION = re.compile(r"(?:\\text\{)?(\([A-E]\)) ?\}? ?([^-+*/^_=<>].*)")
 _CHOICE_LETTER = re.compile(r"(?:\\text\{)?\(?[A-E]\)?\}?")
 
 
@@ -39,19 +41,17 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """How a verdict came about: where the span was found, how both sides were read, who decided."""
+class Answer:
+    """One side of a comparison, parsed once. ``form`` is None where the text is too long or too
+    deeply nested: then only identical text is the same."""
 
-    verdict: Verdict
-    extraction: str
-    gold_text: str
-    answer_text: str | None
-    gold_form: Form | None
-    answer_form: Form | None
-    decided_by: str
+    text: str
+    form: Form | None
 
 
-def grade(gold: str, completion: str, *, truncated: bool = False) -> Verdict:
+def grade(
+    gold: str, completion: str, *, truncated: bool = False, problem: str | None = None
+) -> Verdict:
     """The Verdict on one completion. Safe in any thread; takes at most ITEM_SECONDS (plus the start
     of a worker process, once).
 
@@ -59,17 +59,20 @@ def grade(gold: str, completion: str, *, truncated: bool = False) -> Verdict:
         gold: the right answer; may be wrapped in ``$..$`` or ``\\boxed{..}``.
         completion: decoded model output.
         truncated: the completion hit its token limit; it is then never correct.
+        problem: its text, whose nouns may stand behind a number as what is counted.
     Raises:
         ValueError: the gold answer is empty.
         VerifierUnavailable: the worker process cannot start.
     """
-    return grade_many([(gold, completion)], truncated=[truncated])[0]
+    problems = None if problem is None else [problem]
+    return grade_many([(gold, completion)], truncated=[truncated], problems=problems)[0]
 
 
 def grade_many(
     pairs: Sequence[tuple[str, str]],
     *,
     truncated: Sequence[bool] | None = None,
+    problems: Sequence[str] | None = None,
     deadline_seconds: float | None = None,
     num_workers: int | None = None,
 ) -> list[Verdict]:
@@ -78,6 +81,7 @@ def grade_many(
     Args:
         pairs: as for ``grade``.
         truncated: one flag a pair; None means none is.
+        problems: one text a pair, as for ``grade``.
         deadline_seconds: limit of the whole batch, counted from the moment the first worker is
             ready; what is not judged by then gets "timeout". None: only ITEM_SECONDS an item.
         num_workers: worker processes at most; None: one a core.
@@ -86,66 +90,82 @@ def grade_many(
         VerifierUnavailable: a worker process cannot start.
     """
     flags = [False] * len(pairs) if truncated is None else list(truncated)
-    if len(flags) != len(pairs):
-        raise ValueError(f"truncated has {len(flags)} flags for {len(pairs)} pairs; give one each")
+    texts = [None] * len(pairs) if problems is None else list(problems)
+    for name, given in (("truncated", flags), ("problems", texts)):
+        if len(given) != len(pairs):
+            kind = "flags" if name == "truncated" else "texts"
+            raise ValueError(
+                f"{name} has {len(given)} {kind} for {len(pairs)} pairs; give one each"
+            )
     if deadline_seconds is not None and not deadline_seconds > 0:
         raise ValueError(f"deadline_seconds is {deadline_seconds}; it must be positive, or None")
     workers = default_workers() if num_workers is None else num_workers
     if workers < 1:
         raise ValueError(f"num_workers is {num_workers}; it must be at least 1, or None")
     verdicts: list[Verdict | None] = [None] * len(pairs)
-    open_tasks: dict[tuple[str, str], list[int]] = {}
+    undecided: dict[tuple[Answer, Answer, str | None], list[int]] = {}
     spans: dict[int, str] = {}
     for i, ((gold, completion), is_truncated) in enumerate(zip(pairs, flags, strict=True)):
-        gold_text = _gold_text(gold)
+        gold_side = gold_answer(gold)
         span = extract(completion).text
         if is_truncated or span is None:
             verdicts[i] = Verdict(False, "truncated" if is_truncated else "no_answer", span)
             continue
-        decided = _decide(gold_text, span)
+        decided = decide(gold_side, span, texts[i])
         if decided is not None:
             verdicts[i] = Verdict(decided, "correct" if decided else "wrong", span)
             continue
         spans[i] = span
-        open_tasks.setdefault((gold_text, _answer_text(gold_text, span)), []).append(i)
-    for task, reason in _judge(list(open_tasks), deadline_seconds, workers).items():
-        for i in open_tasks[task]:
+        undecided.setdefault((gold_side, answer_to(gold_side, span), texts[i]), []).append(i)
+    for task, reason in _judge(list(undecided), deadline_seconds, workers).items():
+        for i in undecided[task]:
             verdicts[i] = Verdict(reason == "correct", reason, spans[i])
     assert all(v is not None for v in verdicts)
     return verdicts  # type: ignore[return-value]
 
 
-def explain(gold: str, completion: str) -> Explanation:
-    """The verdict on one completion with the steps that led to it. Raises as ``grade`` does."""
-    gold_text = _gold_text(gold)
-    found = extract(completion)
-    verdict = grade(gold, completion)
-    readable = found.text is not None and is_tractable(found.text) and is_tractable(gold_text)
-    if found.text is None:
-        decided_by = "extraction: no answer"
-    elif not readable:
-        decided_by = "too long or too deeply nested: identical text or wrong"
-    elif _decide(gold_text, found.text) is not None:
-        decided_by = "exact rules"
+def grade_with(
+    grader: str,
+    golds: Sequence[str],
+    completions: Sequence[str],
+    *,
+    truncated: Sequence[bool] | None = None,
+) -> list[Verdict]:
+    """The Verdicts of one of GRADERS on completions, in order: ``ours`` is ``grade_many``.
+
+    ``exact`` compares the text of our extraction; ``stock`` finds the answer by itself, so that its
+    ``extracted`` is only what we found.
+
+    Raises:
+        ValueError: no such grader, or lengths that differ.
+    """
+    if grader not in GRADERS:
+        raise ValueError(f"grader is {grader!r}; it must be one of {', '.join(GRADERS)}")
+    pairs = list(zip(golds, completions, strict=True))
+    flags = [False] * len(pairs) if truncated is None else list(truncated)
+    if grader == "ours":
+        return grade_many(pairs, truncated=flags)
+    spans = [extract(completion).text for _, completion in pairs]
+    reasons = ["truncated" if flag else "" for flag in flags]
+    if grader == "exact":
+        for i, (gold, _) in enumerate(pairs):
+            same = spans[i] is not None and normalised(spans[i]) == normalised(unwrap_box(gold))
+            missing = "no_answer" if spans[i] is None else "wrong"
+            reasons[i] = reasons[i] or ("correct" if same else missing)
     else:
-        decided_by = "symbolic judge (math-verify) in a worker process"
-    answer_text = (
-        _answer_text(gold_text, found.text) if readable and found.text is not None else found.text
-    )
-    return Explanation(
-        verdict=verdict,
-        extraction=found.path,
-        gold_text=gold_text,
-        answer_text=answer_text,
-        gold_form=parse_form(gold_text) if readable else None,
-        answer_form=parse_form(answer_text) if readable and answer_text is not None else None,
-        decided_by=decided_by,
-    )
+        tasks = list(dict.fromkeys(p for p, flag in zip(pairs, flags, strict=True) if not flag))
+        jobs = [lambda put, pair=pair: put("stock", *pair) for pair in tasks]
+        outcomes = POOL.run(
+            jobs, item_seconds=ITEM_SECONDS, batch_seconds=None, num_workers=default_workers()
+        )
+        known = dict(zip(tasks, outcomes, strict=True))
+        reasons = [reason or known[pair] for reason, pair in zip(reasons, pairs, strict=True)]
+    return [Verdict(r == "correct", r, span) for r, span in zip(reasons, spans, strict=True)]
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def _gold_text(gold: str) -> str:
-    """Canonical text of a gold answer."""
+def gold_answer(gold: str) -> Answer:
+    """A gold answer, parsed. ValueError if it is empty."""
     if not isinstance(gold, str):
         raise ValueError(f"gold answer is {gold!r}; it must be a string")
     inner = gold.strip()
@@ -158,57 +178,83 @@ def _gold_text(gold: str) -> str:
     text = canonical(inner) if is_tractable(inner) else inner
     if not text:
         raise ValueError(f"gold answer {gold!r} is empty; give the right answer as text or LaTeX")
-    return text
-
-
-def _answer_text(gold_text: str, span: str) -> str:
-    """Canonical text of an answer. Of ``\\textbf{(B)}\\ 12``, as multiple-choice tests print their
-    options, it is the part of the gold's kind, letter or content."""
-    text = canonical(span)
-    option = _OPTION.fullmatch(text)
-    if option is None or _CHOICE_LETTER.search(option.group(2)):
-        return text
-    return option.group(1) if _CHOICE_LETTER.fullmatch(gold_text) else option.group(2)
+    return Answer(text, parse_form(text) if is_tractable(text) else None)
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def _decide(gold_text: str, span: str) -> bool | None:
+def answer_to(gold: Answer, span: str) -> Answer:
+    """The answer in a span, parsed. Of ``\\textbf{(B)}\\ 12``, as multiple-choice tests print their
+    options, it is the part of the gold's kind, letter or content."""
+    if not is_tractable(span):
+        return Answer(span.strip(), None)
+    text = canonical(span)
+    option = _OPTION.fullmatch(text)
+    if option is not None and not _CHOICE_LETTER.search(option.group(2)):
+        text = option.group(1 if _CHOICE_LETTER.fullmatch(gold.text) else 2)
+    return Answer(text, parse_form(text) if is_tractable(text) else None)
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def decide(gold: Answer, span: str, problem: str | None = None) -> bool | None:
     """The verdict if the exact rules reach one, else None."""
-    if not (is_tractable(span) and is_tractable(gold_text)):
-        return span.strip() == gold_text
-    answer_text = _answer_text(gold_text, span)
-    if answer_text == gold_text:
+    answer = answer_to(gold, span)
+    if answer.text == gold.text:
         return True
-    if not answer_text:
+    if not answer.text or answer.form is None or gold.form is None:
         return False
-    try:
-        return same_answer(parse_form(gold_text), parse_form(answer_text), ExactOnly())
-    except Undecided:
-        return None
+    return same_answer(gold.form, answer.form, Asker(problem=problem))
 
 
-# Verdicts of the symbolic judge; timeouts and errors are not kept.
-_known: dict[tuple[str, str], str] = {}
+# Answers of the workers to single questions; timeouts and errors are not kept.
+_known: dict[tuple[str, str, str], bool] = {}
 _known_lock = threading.Lock()
 
 
+def _job(task: tuple[Answer, Answer, str | None]) -> Callable[[Put], bool | None]:
+    """The comparison of one task, with a worker in place of "undecided"."""
+    gold, answer, problem = task
+
+    def judge(put: Put) -> bool | None:
+        def ask(*question: str) -> bool:
+            if question not in _known:
+                found = put("compare", *question)
+                with _known_lock:
+                    if len(_known) >= CACHE_SIZE:
+                        del _known[next(iter(_known))]  # the oldest
+                    _known[question] = found  # type: ignore[index]
+            return _known[question]  # type: ignore[index]
+
+        assert gold.form is not None and answer.form is not None
+        return same_answer(gold.form, answer.form, Asker(ask, problem))
+
+    return judge
+
+
 def _judge(
-    tasks: list[tuple[str, str]], deadline_seconds: float | None, num_workers: int
-) -> dict[tuple[str, str], str]:
+    tasks: list[tuple[Answer, Answer, str | None]],
+    deadline_seconds: float | None,
+    num_workers: int,
+) -> dict[tuple[Answer, Answer, str | None], str]:
     """Reasons of the tasks the exact rules left open, from memory or from the worker processes."""
-    with _known_lock:
-        reasons = {task: _known[task] for task in tasks if task in _known}
+    reasons: dict[tuple[Answer, Answer, str | None], str] = {}
+    for task in tasks:
+        gold, answer, problem = task
+        assert gold.form is not None and answer.form is not None
+        remembered = Asker(lambda *question: _known.get(question), problem)  # type: ignore[arg-type]
+        found = same_answer(gold.form, answer.form, remembered)
+        if found is not None:
+            reasons[task] = "correct" if found else "wrong"
     new = [task for task in tasks if task not in reasons]
-    if not new:
-        return reasons
+    # Hostile items last, so that they cannot use up the batch's time before the others.
+    new.sort(key=lambda task: _cost_hint(task[0].text + task[1].text))
     outcomes = POOL.run(
-        new, item_seconds=ITEM_SECONDS, batch_seconds=deadline_seconds, num_workers=num_workers
+        [_job(task) for task in new],
+        item_seconds=ITEM_SECONDS,
+        batch_seconds=deadline_seconds,
+        num_workers=num_workers,
     )
-    for task, reason in zip(new, outcomes, strict=True):
-        reasons[task] = reason
-        if reason in ("correct", "wrong"):
-            with _known_lock:
-                if len(_known) >= CACHE_SIZE:
-                    del _known[next(iter(_known))]  # the oldest
-                _known[task] = reason
-    return reasons
+    return reasons | dict(zip(new, outcomes, strict=True))
+
+
+def _cost_hint(text: str) -> int:
+    return len(text) + 200 * (text.count("^{") + text.count("!") + text.count("\\sum"))

@@ -3,14 +3,15 @@
 Rules, in this order (the first that applies decides):
 
 1. Only text after the last closed think block counts; a block that was opened and never closed
-   means there is no answer.
+   means there is no answer. A completion that goes on with another problem ends where that begins.
 2. If the text holds a box (``\\boxed{..}``, ``\\fbox{..}``, ``\\boxed 5``), the last one is the
-   answer; a ``\\boxed`` that is only spoken of is none. Boxes
-   on one line with nothing but separators between them (``\\boxed{1}, \\boxed{2}``) are one list,
-   so that naming several candidates is not rewarded. A last box that is empty or never closed
-   means there is no answer, even if an earlier box was closed; so does "not" right before it.
-3. Without a box: what follows the last "answer is" / "Answer:" cue, provided nothing but
-   punctuation comes after that sentence (a hedge such as "But it could also be 43" voids it).
+   answer; a ``\\boxed`` that is only spoken of is none. Boxes of one sentence or of parallel lines
+   (``\\boxed{1} and \\boxed{2}``, ``- x=\\boxed{1}`` above ``- x=\\boxed{2}``) are one list, so that
+   naming several candidates is not rewarded. A last box that is empty or never closed means there
+   is no answer, even if an earlier box was closed; so does "not" right before it.
+3. Without a box: an ``<answer>`` element, else what follows the last "answer is" / "Answer:" cue,
+   provided nothing but code or punctuation comes after that sentence (a hedge such as "But it
+   could also be 43" voids it).
 4. Without a cue: the whole text, if it is one short expression and not prose.
 """
 
@@ -23,22 +24,52 @@ from dataclasses import dataclass
 MAX_BARE_CHARS = 1_000  # longest box-free completion that may count as a bare expression
 MAX_CUE_CHARS = 2_000  # an answer sentence longer than this is prose
 MAX_BARE_WORDS = 3
+MAX_BETWEEN_CHARS = 300  # between two boxes of one list
 
 _THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_NEXT_PROBLEM = re.compile(
+    r"\n[ \t#*]*(?:Human|User|Problem|Question|Exercise|Instruction|Q)\b[ \d.]{0,6}(?:\*\*)?:"
+    r"|<\|(?:im_start|im_end|eot_id|endoftext|user)\|>"
+)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*")
 _BARE_BOX = re.compile(r"-?\d+(?:\.\d+)?|[a-zA-Z](?![a-zA-Z])")  # \boxed 5, \boxed5
-_BETWEEN_BOXES = re.compile(r"(?:[ \t,;&$]|\\[,;: ]|\\text\{|\}|\\quad|and|or|\\\(|\\\))*")
 # On the box's own line, and not "even or not": that sentence is over.
 _NEGATED = re.compile(r"(?<!\bor )\bnot[ \t$]*(?:(?:\\\(|\\\[)\s*)?$", re.IGNORECASE)
+
+# What stands between the boxes of one list: mark-up, separators, names, a label on each line.
+_MARKUP = re.compile(
+    r"\\[\[\]()]|\$+|\\text\s*\{|\\(?:q?quad|[,;: !])|\\(?:begin|end)\{[a-z]+\*?\}|[{}&]|\\\\|\*\*"
+)
+_NAME = r"[A-Za-z](?:_\{?\w+\}?)?(?:\s*\([\w, ]+\))?"
+_NAME_BEFORE = re.compile(rf"({_NAME})\s*=\s*(?:\\[\[(]|[$&\s])*$")
+_SEPARATORS = re.compile(
+    rf"[\s,;]*(?:\b(?:and|or|as well as)\b|&)?[\s,]*(?:(?:{_NAME}|\|?[A-Z]{{2}}\|?)\s*=)?\s*"
+)
+_JOINER = re.compile(r"\b(?:and|or|while|whereas|as well as)\b")
+_ITEM = re.compile(r"\s*(?:[-*•]|\(?(?:\d{1,2}|[a-zA-Z]|[ivx]+)[.):]|part\b|case\b)", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"[.!?](?:\s|$)|\n\s*\n\s*\w|\b(?:so|thus|hence|therefore|then|gives?|giving|which|sum|total|"
+    r"finally|final|actually|wait|instead|mistake|correct|answer|check|but|not)\b",
+    re.IGNORECASE,
+)
+
+_CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+_ELEMENT = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _CUE = re.compile(
-    r"\b(?:answer|result|solution)\b[ \t]{0,9}"
+    r"\b(?:answer|result|solution|option|choice)\b[ \t]{0,9}"
     r"(?:\*\*)?[ \t]{0,9}(?:(?:to|of|for)\b[^.:=\n]{0,80}?)?"
-    r"(?::(?:\*\*)?|=|\b(?:is|are)\b[ \t]{0,9}:?)",
+    r"(?::(?:\*\*)?|=|\b(?:is|are|(?:would|will|must|should) be)\b"
+    r"(?:[ \t]+(?:therefore|thus|then|hence|simply|just|indeed|clearly)\b)?[ \t]{0,9}:?)"
+    r"|\bAnswer[ \t]{0,9}(?=\\[\[(]|\$)"
+    r"|(?:\bfinal answer\W{0,6}|\*\*answer:?\*\*)[ \t]{0,9}\n",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?][\s*$)\]]+(?=\S)|\n\s*\n")
 _POLITE_END = re.compile(r"[.\s]*I hope (?:it|this) is correct[.!\s]*$")
+_DISPLAY = re.compile(
+    r"(?:\$\$|\\\[|\\\(|\$|\*\*)\s*(.*?)\s*(?:\$\$|\\\]|\\\)|\$|\*\*)\s*\.?", re.DOTALL
+)
 _WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
 _COMMAND_GROUP = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|operatorname)\s*\{[^{}]*\}")
 
@@ -93,35 +124,63 @@ def unwrap_box(text: str) -> str:
         start, end = head.end() + 1, end - 1
 
 
-def _last_boxes(text: str) -> Extraction | None:
-    """The boxed answer of ``text``; None if it has no box at all."""
-    spans: list[tuple[int, int, str]] = []  # start of command, end after brace, content
-    if not _BOX.search(text):
-        return None
+def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
+    """``(start of the command, end, content)`` of every box, and whether the last one is closed."""
+    spans: list[tuple[int, int, str]] = []
     closes = matching_braces(text)
-    position = 0
-    closed: bool | None = None
+    position, closed = 0, True
     while head := _BOX.search(text, position):
+        position = head.end()
         if not text.startswith("{", head.end()):
+            # Else the command is only spoken of, as in "put it in \\boxed".
             if bare := _BARE_BOX.match(text, head.end()):
                 closed = True
                 spans.append((head.start(), bare.end(), bare.group()))
-            position = head.end()  # else the command is only spoken of, as in "put it in \\boxed"
             continue
         end = closes.get(head.end())
         closed = end is not None
-        if end is None:
-            position = head.end()
-            continue
-        spans.append((head.start(), end + 1, text[head.end() + 1 : end]))
-        position = end + 1
-    if closed is None:
+        if end is not None:
+            spans.append((head.start(), end + 1, text[head.end() + 1 : end]))
+            position = end + 1
+    return spans, closed
+
+
+def _line_label(text: str, start: int) -> str:
+    """What stands before a box on its line or in its sentence, without mark-up."""
+    line = text[max(0, start - MAX_BETWEEN_CHARS) : start]
+    return _MARKUP.sub(" ", re.split(r"\n|[.!?]\s", line)[-1] if line.strip() else "").strip()
+
+
+def _are_one_list(text: str, first: tuple[int, int, str], second: tuple[int, int, str]) -> bool:
+    """Whether two boxes that follow each other are items of one list."""
+    between = text[first[1] : second[0]]
+    if len(between) > MAX_BETWEEN_CHARS:
+        return False
+    plain = _MARKUP.sub(" ", between)
+    if _SEPARATORS.fullmatch(plain):
+        return not re.search(r"\n\s*\n", between) or bool(re.search(r"[a-z&,;=]", plain))
+    labels = _line_label(text, first[0]), _line_label(text, second[0])
+    after = re.split(r"\n|[.!?](?:\s|$)", between, maxsplit=1)[0]
+    if all(labels) and not _WORD.search(_MARKUP.sub(" ", after)):
+        shapes = [re.sub(r"\d+|\b[a-zA-Z]\b|\b[ivx]+\b", "0", label) for label in labels]
+        is_item = [_ITEM.match(label) is not None for label in labels]
+        if "\n" in between or "." in between:
+            return (shapes[0] == shapes[1] or all(is_item)) and not _GOES_ON.search(labels[1])
+    return bool(_JOINER.search(plain)) and not _GOES_ON.search(plain)
+
+
+def _last_boxes(text: str) -> Extraction | None:
+    """The boxed answer of ``text``; None if it has no box at all."""
+    if not _BOX.search(text):
         return None
-    if not closed or not spans:
+    spans, closed = _boxes(text)
+    if not closed:
         return Extraction(None, "the last box is never closed")
+    if not spans:
+        return None
     group = [spans[-1]]
     for span in reversed(spans[:-1]):
-        if not _BETWEEN_BOXES.fullmatch(text, span[1], group[0][0]):
+        if not _are_one_list(text, span, group[0]):
             break
         group.insert(0, span)
     if _NEGATED.search(text, max(0, group[-1][0] - 40), group[-1][0]):
@@ -129,9 +188,14 @@ def _last_boxes(text: str) -> Extraction | None:
     contents = list(dict.fromkeys(unwrap_box(content) for _, _, content in group))
     if not contents[-1].strip():
         return Extraction(None, "the last box is empty")
-    if len(contents) > 1:
-        return Extraction(", ".join(contents), f"{len(contents)} adjacent boxes read as one list")
-    return Extraction(contents[0], "last closed box")
+    if len(contents) == 1:
+        return Extraction(contents[0], "last closed box")
+    names = [_NAME_BEFORE.search(text, max(0, start - 40), start) for start, _, _ in group]
+    if all(names) and len(contents) == len(group) and not any("=" in c for c in contents):
+        contents = [f"{n.group(1)} = {c}" for n, c in zip(names, contents, strict=True) if n]
+    between = text[group[-2][1] : group[-1][0]]
+    joiner = " \\text{ or } " if re.search(r"\bor\b", between) else ", "
+    return Extraction(joiner.join(contents), f"{len(contents)} boxes of one list")
 
 
 def _answer_cue(text: str) -> Extraction | None:
@@ -139,10 +203,11 @@ def _answer_cue(text: str) -> Extraction | None:
     last = _last_match(_CUE, text)
     if last is None:
         return None
-    tail = text[last.end() :].strip()
+    tail = _POLITE_END.sub("", text[last.end() :].strip())
     if not tail or len(tail) > MAX_CUE_CHARS:
         return Extraction(None, "nothing usable follows the answer cue")
-    tail = _POLITE_END.sub("", tail)
+    if display := _DISPLAY.fullmatch(tail):
+        return Extraction(display.group(1), "answer cue")
     if _SENTENCE_END.search(tail):
         return Extraction(None, "text goes on after the answer sentence (hedging)")
     return Extraction(tail, "answer cue")
@@ -151,6 +216,13 @@ def _answer_cue(text: str) -> Extraction | None:
 def _is_prose(text: str) -> bool:
     words = _WORD.findall(_COMMAND_GROUP.sub(" ", text))
     return len(words) > MAX_BARE_WORDS
+
+
+def _without_box(text: str) -> Extraction | None:
+    text = _CODE.sub(" ", text) if "```" in text else text
+    if element := _last_match(_ELEMENT, text):
+        return Extraction(element.group(1).strip() or None, "answer element")
+    return _answer_cue(text)
 
 
 def extract(completion: str) -> Extraction:
@@ -164,14 +236,16 @@ def extract(completion: str) -> Extraction:
     text = after_thinking(completion)
     if text is None:
         return Extraction(None, "thinking never closed")
-    found = _last_boxes(text)
-    if found is None:
-        found = _answer_cue(text)
-    if found is None:
-        bare = text.strip()
-        if not bare:
-            return Extraction(None, "empty completion")
-        if len(bare) > MAX_BARE_CHARS or "\n\n" in bare or _BOX.search(bare) or _is_prose(bare):
-            return Extraction(None, "no box, no answer cue, and too wordy for a bare expression")
-        found = Extraction(bare, "whole text as a bare expression")
-    return found
+    if following := _NEXT_PROBLEM.search(text):
+        before = text[: following.start()]
+        if (found := _last_boxes(before) or _without_box(before)) and found.text is not None:
+            return found
+    found = _last_boxes(text) or _without_box(text)
+    if found is not None:
+        return found
+    bare = (_CODE.sub(" ", text) if "```" in text else text).strip()
+    if not bare:
+        return Extraction(None, "empty completion")
+    if len(bare) > MAX_BARE_CHARS or "\n\n" in bare or _BOX.search(bare) or _is_prose(bare):
+        return Extraction(None, "no box, no answer cue, and too wordy for a bare expression")
+    return Extraction(bare, "whole text as a bare expression")

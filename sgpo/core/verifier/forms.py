@@ -1,19 +1,22 @@
 """The shape of an answer: number, expression, words, list, tuple, set, interval, relation, matrix.
 
-``parse_form`` splits canonical text (answer_text.canonical) by its top-level structure only. What
-is left inside a Scalar is an expression that answer_compare decides exactly or hands to the
-symbolic judge. Structure that is not understood stays one Scalar, which can only fail closed.
+``parse_form`` splits canonical text (spelling.canonical) by its top-level structure only, after
+taking off what is said around the answer: remarks, quantifiers, labels. What is left inside a
+Scalar is an expression that compare decides exactly or asks the symbolic worker. Structure that is
+not understood stays one Scalar, which can only fail closed.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 
 from sgpo.core.verifier.numbers import MalformedNumber, decimal_places, exact_value
-from sgpo.core.verifier.spelling import CHANGES, canonical, split_unit, words_key
+from sgpo.core.verifier.spelling import canonical, split_unit, words_key
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Scalar:
     places: int | None = None  # decimals, if it is one decimal literal
     percent: bool = False
     unit: str | None = None
+    counted: str | None = None  # words behind the value that are no known unit
     malformed: bool = False  # looks like a number and has no agreed value: ``4 10/3``
 
 
@@ -43,13 +47,14 @@ class Based:
 
 @dataclass(frozen=True)
 class Group:
-    """Several answers. ``kind``: list (bare), tuple, set, ratio or matrix (its cells by rows)."""
+    """Several answers. ``kind``: list (bare), tuple, set, ratio, residue or matrix (its cells by
+    rows)."""
 
     kind: str
     items: tuple[Form, ...]
     columns: int = 0
     disjunction: bool = False  # the list was joined by "or"
-    raw: str = ""
+    raw: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -67,41 +72,49 @@ class Union:
 
 @dataclass(frozen=True)
 class Relation:
-    """``sides[0] ops[0] sides[1] ops[1] ..``; ops are "=", "<", ">", "\\le", "\\ge", "\\ne", .."""
+    """``sides[0] ops[0] sides[1] ops[1] ..``; ops are "=", "<", ">", "\\le", "\\ge", "\\ne", ..
+
+    ``forms`` are the parsed sides; ``domain`` is "Z" where the answer says that whole numbers are
+    meant.
+    """
 
     sides: tuple[str, ...]
     ops: tuple[str, ...]
+    forms: tuple[Form, ...] = field(default=(), compare=False)
+    domain: str = ""
 
 
 Form = Scalar | Words | Based | Group | Interval | Union | Relation
 
-
 MAX_FORM_CHARS = 10_000
 MAX_NESTING = 40
+MAX_SIGNED = 4  # coordinates with a plus-minus sign in one tuple
+ELLIPSIS = "\\ldots"
+ORDER_OPS = frozenset(["<", ">", "\\le", "\\ge"])
 
 _RELATION = re.compile(r"\\(?:le|ge|ne|approx|equiv|sim|mid|to|Rightarrow)(?![a-zA-Z])\s*|[=<>]")
 _SEPARATOR = re.compile(r"\s*(?:[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*")
+_OUTER = re.compile(r"\s*(?:;|(?<![a-zA-Z\\])or(?![a-zA-Z]))\s*")
 SETMINUS = re.compile(r"\s*\\setminus(?![a-zA-Z])\s*")
 _CUP = re.compile(r"\s*\\cup(?![a-zA-Z])\s*")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _THOUSANDS_OF = re.compile(rf"({_THOUSANDS.pattern})(\s*\\text\{{[^{{}},]*\}})")
 _ZERO_GROUP = re.compile(r"0\d\d")
-_MEMBER = re.compile(
-    r"(?:[a-zA-Z](?:_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\[a-z]+|\([a-zA-Z](?:,[a-zA-Z])+\))"
-    r"\s*\\in(?![a-zA-Z])\s*"
+LETTER = r"(?:[a-zA-Z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|Delta))(?:_\{[^{}]*\})?'*"
+# What an answer may be called: x, x_1, f(x), P(0), AB, |AB|, \angle ABC, \text{Area}, (x,y), ..
+NAME = re.compile(
+    rf"{LETTER}(?:\([a-zA-Z0-9, ]+\))?|[A-Z]{{2,4}}|\|[A-Z]{{1,2}}\||\|{LETTER}\|"
+    r"|\\[a-z]+(?:\s?[A-Z](?![a-z]))+|\\text\{[^{}]*\}(?:_\{[^{}]*\})?|m?\\angle[ A-Z_{}0-9]+"
+    rf"|\\(?:Delta|delta|overline|vec|hat|bar) ?(?:{LETTER}|\{{[A-Za-z]+\}})|\\(?:min|max)(?:_\{{[^{{}}]*\}})?"
+    rf"|\((?:{LETTER},\s?)+{LETTER}\)|\[[A-Z]{{3,}}\]|\\[a-z]+(?:_\{{[^{{}}]*\}})?(?![A-Za-z(\[])|ans(?:wer)?|Area"
 )
-_LETTER = re.compile(r"[a-zA-Z](?:_\{\w+\})?")
+_MEMBER = re.compile(rf"(?:{NAME.pattern})\s*\\in(?![a-zA-Z])\s*")
 _STRAY_LETTER = re.compile(r"[a-zA-Z](?=[\[(])")
-_BASED = re.compile(
-    r"\(?([0-9A-Z]+)\)?\s*(?:_\{(\d+|\\text\{[a-z]+\})\}"
-    r"|\\text\{\s*\(?(?:in )?base (\w+)\)?\s*\}|(?:in )?base (\d+))"
-)
-_BASE_NAMES = "two three four five six seven eight nine ten eleven twelve".split()
-_BASE_WORDS = {name: i for i, name in enumerate(_BASE_NAMES, 2)} | {"sixteen": 16}
+_BASED = re.compile(r"\(?([0-9A-Z]+)\)?\s*_\{(\d{1,3})\}")
 _RATIO = re.compile(r"[^:]{1,40}(?::[^:]{1,40})+")
 _MATRIX = re.compile(
     r"(-?(?:\d+(?:\.\d+)?|\\frac\{-?\d+\}\{-?\d+\})?)\s*(?:\\cdot\s*)?"  # a factor of every cell
-    r"\\begin\{((?:[pbB]|small)?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\2\}",
+    r"\(?\\begin\{((?:[pbB]|small)?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\2\}\)?(\^\{T\}|\^\{\\text\{T\}\})?",
     re.DOTALL,
 )
 _WORD_SPAN = re.compile(r"\\text\{[^{}]*\}")
@@ -114,15 +127,16 @@ _MIXED_FACTOR = re.compile(r"(?<![\d.])(\d{1,9})\s*\\frac\{(\d{1,9})\}\{(\d{1,9}
 _SIGN_RUN = re.compile(r"(?:[-+−–—]\s*){40}")
 TWO_POWERS = re.compile(r"\^(?:\{[^{}]*\}|\w)\s*\^")  # LaTeX refuses a double superscript
 _REAL_LINE = re.compile(
-    r"\\mathbb\{R\}|\\text\{(?:the set of )?(?:all )?real(?: number)?s\}|all real(?: number)?s"
+    r"\\mathbb\{R\}|(?:\\text\{)?(?:the set of )?(?:all )?real(?: numbers?|s)\s*\}?"
 )
 _POSITIVE_REALS = re.compile(r"\\mathbb\{R\}(?:\^\{\+\}|_\{(?:\+|>0)\}|\^\+)")
 _SET_BUILDER = re.compile(
-    r"([a-zA-Z])(?:\s*\\in\s*\\mathbb\{R\})?\s*(?:\||:|\\mid(?![a-zA-Z]))\s*(.*)", re.DOTALL
+    rf"({LETTER})(?:\s*\\in\s*\\mathbb\{{([A-Z])\}}(?:\^\{{\+\}}|_\{{[^{{}}]*\}})?)?\s*"
+    r"(?:\||:|\\mid(?![a-zA-Z]))\s*(.*)",
+    re.DOTALL,
 )
 _RESIDUE = re.compile(r"(.+?)\s*\\pmod\{([^{}]+)\}")
 _MINUTES = re.compile(r"[\d°]\s*(?:'|\^\{\\prime\})")  # feet, minutes: a number of another kind
-ELLIPSIS = "\\ldots"
 
 
 def is_tractable(text: str) -> bool:
@@ -137,9 +151,146 @@ def is_tractable(text: str) -> bool:
         elif char in "}])":
             depth -= 1
     # What is read from one end to the other, a step deeper each time, is bounded like brackets.
-    chains = max(text.count("\\in"), text.count("\\approx"), text.count("≈"))
+    chains = max(text.count(mark) for mark in ("\\in", "\\approx", "≈", " is ", ":"))
     signs = _SIGN_RUN.search(text) is not None
     return deepest <= MAX_NESTING and chains <= MAX_NESTING and not signs and text.count("^") <= 400
+
+
+# --- what is said around an answer ------------------------------------------------------------
+
+_SAID = re.compile(r"\\text|\\forall|\\approx|\\in(?![a-z])|(?<![\\a-zA-Z])[A-Za-z]{2,}")
+_OPEN = r"[\s,;(]*(?:\\text\{[\s,(]*|\b)"
+_REMARK = re.compile(
+    _OPEN
+    + r"(?:since|because|i\.?\s?e\.?,?|that is|namely|which is|as (?:required|desired)|(?<=,)\s?so)(?![a-z]).*",
+    re.DOTALL,
+)
+_OR_ABOUT = re.compile(
+    r"[\s,]*(?:(?:\bor|\\text\{\s*or)?\s*\(?\s*(?:\\text\{)?\s*\(?\s*(?:which is )?(?<![\\a-zA-Z])(?:approximately|approx\.?|about|roughly)\s*\}?"
+    r"(?=\s*[\d$\\-])|\((?=\\approx)|or\s*(?=\\approx))"
+)
+_VETO = re.compile(
+    r"\b(?:not|no|never|nor|neither|none|cannot|without|except|unless|wrong|incorrect|impossible|"
+    r"invalid|rejected|extraneous|false|fails?|maybe|perhaps|possibly|probably|almost|nearly|about|"
+    r"approximately|around|between|at least|at most|more|less|fewer|greater|below|above|over|under|"
+    r"too|doubled?|half|twice|thrice|than|if|when|unlike|opposite|but|instead|minus|plus|times)\b|n't\b",
+    re.IGNORECASE,
+)
+_DOMAIN_WORD = (
+    r"real|reals|positive|negative|non-?negative|nonzero|non-zero|integers?|integral|numbers?|natural|whole|"
+    r"rationals?|complex|constants?|arbitrary|any|all|some|every|each|is|are|a|an|and|in|the|values?|"
+    r"of|domain|variables?|parameters?|such|that|for|where|with|it|holds|ranges?|over"
+)
+_QUANTIFIED = re.compile(
+    r"[\s,;(]*(?:\\text\{[\s,(]*)?(?:\\forall|(?:which holds |valid |holds )?(?:for (?:all|any|every|each|some)|"
+    r"for arbitrary|where|with|for (?:an? )?(?=\}?\s*[a-zA-Z]\s*\\in|integers?|constants?|real))(?![a-z]))(.*)",
+    re.DOTALL,
+)
+_MEMBERSHIP_TAIL = re.compile(
+    rf"[\s,;(]+((?:{LETTER},?\s?)+)\s*\\in\s*(\\mathbb\{{[A-Z]\}}(?:\^\{{[^{{}}]*\}}|_\{{[^{{}}]*\}})?)\)?[\s.]*$"
+)
+_MEMBERSHIP_HEAD = re.compile(
+    rf"{LETTER}\s*\\in\s*\\mathbb\{{[A-Z]\}}(?:\^\{{[^{{}}]*\}}|_\{{[^{{}}]*\}})?[,;]\s*"
+)
+_DOMAIN_REST = re.compile(
+    rf"(?:\\text\{{(?:\s|[,().]|\b(?:{_DOMAIN_WORD})\b)*\}}|\b(?:{_DOMAIN_WORD})\b"
+    r"|\\(?:in|ge|le|ne|mathbb)(?![a-z])|[\s,.(){}<>^+_0-9\[\]-]|\\infty|\\ldots|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|\\[a-z]+)*"
+)
+_WHOLE = re.compile(r"integer|natural|whole|\\mathbb\{[ZN]\}")
+_ALL_OF = re.compile(
+    rf"^(?:\\text\{{)?\s*(?:all|every|any|each|the set of(?: all)?)(?: (?:{_DOMAIN_WORD}))*\s*\}}?\s*(?=.)",
+    re.IGNORECASE,
+)
+_EXTREME = re.compile(
+    r"(?:the )?(?:minimum|maximum|min|max|least|greatest|smallest|largest|total|sum|difference|product|"
+    r"area|volume|perimeter|probability|number|lowest|highest)(?: (?:values?|number|possible))*(?: (?:of|is|are)\b[^=<>]*)?",
+    re.IGNORECASE,
+)
+_BOTH = re.compile(
+    r"^(?:\\text\{\s*)?(?:both|either|also|just|only|exactly|simply|precisely)\b\s*\}?\s*(?=[^\s}])"
+)
+_LABEL = re.compile(
+    r"(?P<name>[^\W\d_][^=<>\\;:]*?)\s*(?:(?<=\s)(?P<copula>is|are|was|were|equals|be|becomes|has(?=\s-?\d))(?=\s)|:)\s*:?\s*"
+    r"(?P<rest>\S.*)",
+    re.DOTALL,
+)
+_ONLY_NUMBER = re.compile(
+    r"[^\d\\]*?(?<![\w.,])(-?\d+(?:\.\d+)?(?:/\d+)?)(?![\w/,]|\.\d)([^\d\\]*)"
+)
+
+
+def plain_words(text: str) -> str:
+    """``text`` with the words of its ``\\text{..}`` spans bare."""
+    return re.sub(r"\s+", " ", re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)).strip()
+
+
+def _without_remarks(text: str) -> tuple[str, str]:
+    """``text`` without reasons, quantifiers and domains behind the answer, and the domain "Z" if
+    it named the whole numbers."""
+    domain = ""
+    remark = _REMARK.search(text)
+    if remark and remark.start() and not _VETO.search(remark.group()):
+        text = text[: remark.start()].rstrip(" ,(")
+    elif remark and remark.start():
+        text = text[: remark.start()].rstrip(" ,(")
+    about = _OR_ABOUT.search(text)
+    if about and about.start():
+        text = f"{text[: about.start()]}\\approx {text[about.end() :]}"
+    text = text.replace("\\approx \\approx", "\\approx ")
+    if "\\approx" in text and text.endswith(")") and text.count("(") < text.count(")"):
+        text = text[:-1]
+    for pattern in (_QUANTIFIED, _MEMBERSHIP_TAIL):
+        tail = pattern.search(text)
+        if tail is None or not tail.start():
+            continue
+        head = text[: tail.start()].rstrip(" ,;(")
+        letters = set(re.findall(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])", head))
+        if pattern is _QUANTIFIED:
+            known = _DOMAIN_REST.fullmatch(tail.group(1).strip(" })."))
+        else:
+            known = letters & set(re.findall(r"[a-zA-Z]", tail.group(1)))
+        if known and ("=" in head or ORDER.search(head) or letters):
+            domain = "Z" if _WHOLE.search(tail.group()) and ORDER.search(head) else domain
+            text = head
+    if ORDER.search(text) and (member := _MEMBERSHIP_HEAD.match(text)):
+        domain = "Z" if _WHOLE.search(member.group()) else domain
+        text = text[member.end() :]
+    if ORDER.search(text) and (head_words := _ALL_OF.match(text)):
+        domain = "Z" if _WHOLE.search(head_words.group()) else domain
+        text = text[head_words.end() :]
+    return text, domain
+
+
+ORDER = re.compile(r"[<>]|\\[lg]e(?![a-z])|\\ne(?![a-z])")
+
+
+def _labelled(text: str) -> Form | None:
+    """``The minimum is 1``, ``\\text{Paolo: } 18``, ``minimum 1`` as a named value."""
+    plain = plain_words(text)
+    found = _LABEL.fullmatch(plain)
+    if found and re.search(r"[a-zA-Z]{2}", found["name"]) and not _VETO.search(plain):
+        rest, name = found["rest"].strip(), found["name"].strip()
+        value = parse_form(_in_words(rest))
+        if isinstance(value, Words):
+            value = Words(re.sub(r"^(?:an?|the) ", "", value.key))
+        return Relation((f"\\text{{{name}}}", rest), ("=",), (Words(words_key(name)), value))
+    if _VETO.search(plain):
+        return None
+    head = re.match(r"(?:\\text\{([^{}]*)\}|([A-Za-z ]+?)\s(?=[\d\\-]))\s*(?=[^\s])", text)
+    if head and _EXTREME.fullmatch((head.group(1) or head.group(2) or "").strip()):
+        name, rest = (head.group(1) or head.group(2)).strip(), text[head.end() :].strip()
+        return Relation(
+            (f"\\text{{{name}}}", rest), ("=",), (Words(words_key(name)), parse_form(rest))
+        )
+    return None
+
+
+def _in_words(rest: str) -> str:
+    """What follows a label, with its words marked up again behind a number."""
+    return re.sub(r"(?<=\d) ([a-zA-Z]{2,}(?: [a-zA-Z]{2,})*)\.?$", r"\\text{ \1}", rest)
+
+
+# --- parsing ----------------------------------------------------------------------------------
 
 
 def parse_answer(text: str) -> Form:
@@ -151,12 +302,29 @@ def parse_answer(text: str) -> Form:
 def parse_form(text: str) -> Form:
     """The form of canonical answer text."""
     text = text.strip()
-    if matrix := _MATRIX.fullmatch(text):
-        return _matrix(matrix.group(3), matrix.group(1))
-    if member := _MEMBER.match(text):
-        return as_interval(parse_form(text[member.end() :]))
-    if counted := _THOUSANDS_OF.fullmatch(text):
-        text = counted.group(1).replace(",", "") + counted.group(2)
+    if "\\begin" in text and (matrix := _MATRIX.fullmatch(text)):
+        return _matrix(matrix.group(3), matrix.group(1), transposed=bool(matrix.group(4)))
+    domain = ""
+    if _SAID.search(text):
+        text, domain = _without_remarks(text)
+        text = _BOTH.sub("", text)
+        member = _MEMBER.match(text)
+        if member:
+            return as_interval(parse_form(text[member.end() :]))
+        if counted := _THOUSANDS_OF.fullmatch(text):
+            text = counted.group(1).replace(",", "") + counted.group(2)
+    form = _parse(text)
+    if domain and isinstance(form, Relation):
+        return replace(form, domain=domain)
+    if domain and isinstance(form, Group):
+        items = tuple(
+            replace(i, domain=domain) if isinstance(i, Relation) else i for i in form.items
+        )
+        return replace(form, items=items)
+    return form
+
+
+def _parse(text: str) -> Form:
     pieces, marks = split_outside(text, _SEPARATOR)
     if len(pieces) > 1:
         if _THOUSANDS.fullmatch(text):
@@ -170,41 +338,106 @@ def parse_form(text: str) -> Form:
     if len(pieces) > 1:
         return Union(tuple(as_interval(parse_form(p)) for p in pieces))
     sides, ops = split_outside(text, _RELATION)
-    if (
-        len(sides) > 1
-        and ops[-1].startswith("\\approx")
-        and not _LETTER.fullmatch(sides[-2].strip())
-    ):
-        # "\\sqrt{2} \\approx 1.414": the exact form is the answer, the decimal a remark.
-        return parse_form(text[: text.rindex("\\approx")])
     if len(sides) > 1:
-        return Relation(tuple(s.strip() for s in sides), tuple(ops))
+        texts = tuple(s.strip() for s in sides)
+        return Relation(texts, tuple(ops), tuple(map(parse_form, texts)))
     if outer := enclosed(text):
         return _bracketed(text, *outer)
+    if text.endswith("^{T}") and (outer := enclosed(text[:-4])) and "," in outer[1]:
+        column = _bracketed(text[:-4], "(", outer[1], ")")
+        return Group("matrix", column.items, 1) if isinstance(column, Group) else column
+    if _SAID.search(text) and (labelled := _labelled(text)) is not None:
+        return labelled
     return _atom(text)
 
 
-def _matrix(body: str, factor: str) -> Form:
+def _matrix(body: str, factor: str, transposed: bool) -> Form:
     rows = [row for row in re.split(r"\\\\(?:\[\w+\])?|\\cr", body) if row.strip()]
     cell_of = "{}" if not factor else f"({'-1' if factor == '-' else factor})\\cdot ({{}})"
     cells = [[parse_form(cell_of.replace("{}", c.strip())) for c in r.split("&")] for r in rows]
     columns = len(cells[0]) if cells else 0
     if any(len(row) != columns for row in cells):
         return Scalar(body, malformed=True)
+    if transposed:
+        cells, columns = [list(column) for column in zip(*cells, strict=True)], len(cells)
     return Group("matrix", tuple(cell for row in cells for cell in row), columns)
 
 
 def _list(text: str, pieces: list[str], marks: list[str]) -> Form:
+    if (records := _records(text)) is not None:
+        return records
     items: list[Form] = []
     for piece in pieces:
         if not piece.strip():
             continue  # "1, 2, and 3" has an empty piece between the comma and the word
         form = _item(piece, first=not items)
-        items.extend(form.items if isinstance(form, Group) and form.kind == "list" else [form])
+        if isinstance(form, Relation) and is_assignment(form):
+            items.extend(_each_value(form))
+        else:
+            is_list = isinstance(form, Group) and form.kind == "list"
+            items.extend(form.items if is_list else [form])
     if not items:
         return Scalar(text, malformed=True)
+    if len(items) > 1 and all(isinstance(i, Scalar) and _is_labelled_count(i) for i in items):
+        items = [replace(i, counted=None) for i in items if isinstance(i, Scalar)]
     disjunction = bool(marks) and all(m == "or" for m in marks)
     return items[0] if len(items) == 1 else Group("list", tuple(items), 0, disjunction, text)
+
+
+def _is_labelled_count(item: Scalar) -> bool:
+    """``7\\text{ goats}``, in a list of such: the word says which of the values this is."""
+    return bool(item.counted and item.value is not None and re.fullmatch(r"[A-Za-z]{3,}s|people|men|women|children|sheep|fish", item.counted)
+                and not re.fullmatch(r"(?:hal[fv]e?|third|quarter|fourth|\w+th|dozen|hundred|thousand|\w+illion|time|root|pi)s", item.counted))  # fmt: skip
+
+
+def _each_value(relation: Relation) -> list[Form]:
+    """``k=\\pm 1`` as ``k=1`` and ``k=-1``; other assignments as they are."""
+    value = relation.forms[-1]
+    if len(relation.sides) != 2 or not (isinstance(value, Group) and value.kind == "list"):
+        return [relation]
+    return [
+        Relation((relation.sides[0], _text_of(v)), relation.ops, (relation.forms[0], v))
+        for v in value.items
+    ]
+
+
+def _text_of(form: Form) -> str:
+    return form.text if isinstance(form, Scalar) else getattr(form, "raw", "")
+
+
+def _records(text: str) -> Form | None:
+    """``x=1,y=2 or x=3,y=4`` as two points, with their coordinates in the order of the names."""
+    pieces, _ = split_outside(text, _OUTER)
+    if len(pieces) == 1:
+        pieces, _ = split_outside(text, _SEPARATOR)
+        names = [p.partition("=")[0].strip() for p in pieces]
+        size = len(set(names))
+        if not 1 < size < len(names) or len(names) % size or "=" not in pieces[-1]:
+            return None
+        if any(names[i] != names[i % size] for i in range(len(names))):
+            return None
+        pieces = [", ".join(pieces[i : i + size]) for i in range(0, len(pieces), size)]
+    points = [_point(parse_form(piece)) for piece in pieces]
+    if len(points) < 2 or any(point is None for point in points):
+        return None
+    if len({names for names, _ in points if names} | set()) != 1:  # type: ignore[misc]
+        return None
+    return Group("list", tuple(tuple_ for _, tuple_ in points), raw=text)  # type: ignore[misc]
+
+
+def _point(form: Form | None) -> tuple[tuple[str, ...], Group] | None:
+    """``x=1,y=2`` as its names and a tuple; None for what is no record of two values or more."""
+    if not (isinstance(form, Group) and form.kind == "list" and len(form.items) > 1):
+        return None
+    named = {}
+    for item in form.items:
+        if not (isinstance(item, Relation) and is_assignment(item) and len(item.sides) == 2):
+            return None
+        named[item.sides[0]] = item.forms[1]
+    names = tuple(sorted(named))
+    if len(names) != len(form.items):
+        return None
+    return names, Group("tuple", tuple(named[name] for name in names))
 
 
 def _item(text: str, first: bool) -> Form:
@@ -226,7 +459,8 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
         if not inside:
             return Scalar("\\emptyset")
         if _RELATION.search(inside) or "|" in inside or "\\mid" in inside or ":" in inside:
-            return _set_builder(inside) or Scalar(text)
+            point = _point(parse_form(inside)) if "=" in inside else None
+            return point[1] if point else _set_builder(inside) or Scalar(text)
         form = parse_form(inside)
         items = form.items if isinstance(form, Group) and form.kind == "list" else (form,)
         return Group("set", items)
@@ -248,29 +482,40 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
         return Scalar(text, malformed=True)
     if len(items) == 2 and any("\\infty" in p for p in pieces):
         return Interval(items[0], items[1], True, True)
+    return _signed_tuple(inside, pieces, items) or Group("tuple", items)
+
+
+def _signed_tuple(inside: str, pieces: list[str], items: tuple[Form, ...]) -> Form | None:
+    """``(\\pm 1, 0)`` as two points, ``(\\pm 1, \\pm 2)`` as four, ``(\\pm 1, \\mp 2)`` as two."""
     signed = [i for i, piece in enumerate(pieces) if "\\pm" in piece]
-    if len(signed) == 1 and "\\mp" not in inside and isinstance(items[signed[0]], Group):
-        at = signed[0]  # (\\pm 1, 0) is two points
-        both = items[at].items
-        return Group(
-            "list", tuple(Group("tuple", (*items[:at], v, *items[at + 1 :])) for v in both)
-        )
-    return Group("tuple", items)
+    if not signed or len(signed) > MAX_SIGNED:
+        return None
+    if "\\mp" in inside:
+        both = [parse_form(f"({t})") for t in _both_signs(inside)]
+        return Group("list", tuple(both))
+    if not all(isinstance(items[i], Group) and len(items[i].items) == 2 for i in signed):  # type: ignore[union-attr]
+        return None
+    choices = [item.items if i in signed else (item,) for i, item in enumerate(items)]  # type: ignore[union-attr]
+    return Group("list", tuple(Group("tuple", point) for point in itertools.product(*choices)))
 
 
 def _set_builder(inside: str) -> Form | None:
     """``{x | x > 2}`` as its condition, if all of that bounds the same letter; else None."""
     found = _SET_BUILDER.fullmatch(inside)
-    condition = parse_form(found.group(2)) if found else None
+    condition = parse_form(found.group(3)) if found else None
     is_list = isinstance(condition, Group) and condition.kind == "list"
     parts = condition.items if is_list else (condition,)
     bounds = all(
         isinstance(part, Relation)
-        and set(part.ops) <= {"<", ">", "\\le", "\\ge", "\\ne"}
+        and set(part.ops) <= ORDER_OPS | {"\\ne", "="}
         and found.group(1) in part.sides
         for part in parts
     )
-    return condition if bounds else None
+    if not bounds:
+        return None
+    if found.group(2) in ("Z", "N") and isinstance(condition, Relation):
+        return replace(condition, domain="Z")
+    return condition
 
 
 def _atom(text: str) -> Form:
@@ -281,9 +526,7 @@ def _atom(text: str) -> Form:
     if residue := _RESIDUE.fullmatch(text):
         return Group("residue", (parse_form(residue.group(1)), parse_form(residue.group(2))))
     if based := _BASED.fullmatch(text):
-        name = based.group(2) or based.group(3) or based.group(4)
-        name = name.removeprefix("\\text{").rstrip("}")
-        base = int(name) if name.isdigit() and len(name) < 4 else _BASE_WORDS.get(name, 0)
+        base = int(based.group(2))
         if 2 <= base <= 36 and any(c.isdigit() for c in based.group(1)):
             return Based(based.group(1), base)
     plain = _WORD_SPAN.sub("", text)
@@ -293,40 +536,71 @@ def _atom(text: str) -> Form:
         parts = [parse_form(part.strip()) for part in text.split(":")]
         if all(isinstance(p, Scalar) and not p.malformed for p in parts):
             return Group("ratio", tuple(parts))
+    if "\\text" in text and text.startswith("\\text") or re.match(r"[A-Z][a-z]+ ", text):
+        return _sentence(text)
     return _plus_minus(text) or _scalar(text)
+
+
+def _sentence(text: str) -> Form:
+    """A sentence with exactly one number in it, as that number; other words with numbers as words."""
+    plain = plain_words(text)
+    found = _ONLY_NUMBER.fullmatch(plain)
+    words = re.findall(r"[A-Za-z]{2,}", plain)
+    if found and len(words) > 3 and not _VETO.search(plain):
+        number = _scalar(found.group(1))
+        after = re.match(r"\s*([a-z]+)", found.group(2))
+        unit = split_unit(f"1\\text{{{after.group(1)}}}")[1] if after else None
+        return replace(number, unit=unit)
+    return Words(words_key(text))
 
 
 def _is_words(text: str) -> bool:
     return bool(_PLAIN_WORDS.fullmatch(text)) and text.casefold() not in _FUNCTION_NAMES
 
 
-def _plus_minus(text: str) -> Form | None:
-    """``a \\pm b`` as the list of both; ``\\mp`` takes the other sign."""
-    if not _PLUS_MINUS.search(text) or SETMINUS.search(text):
-        return None
+def _both_signs(text: str) -> list[str]:
+    """``text`` with the upper signs and with the lower ones; ``\\mp`` takes the other sign."""
     both = []
     for plus, minus in (("+", "-"), ("-", "+")):
         signs = {"pm": plus, "mp": minus}
-        one = _PLUS_MINUS.sub(lambda m, signs=signs: signs[m.group(1)], text)
-        both.append(_scalar(one.removeprefix("+")))
-    return Group("list", tuple(both))
+        both.append(_PLUS_MINUS.sub(lambda m, signs=signs: signs[m.group(1)], text))
+    return [re.sub(r"(^|[,(])\+", r"\1", one) for one in both]
+
+
+def _plus_minus(text: str) -> Form | None:
+    """``a \\pm b`` as the list of both, ``\\pm(3,2)`` as two points."""
+    if not _PLUS_MINUS.search(text) or SETMINUS.search(text):
+        return None
+    both = _both_signs(text)
+    point = enclosed(both[0])
+    if point and len(split_outside(point[1], re.compile(","))[0]) > 1:
+        items = [
+            parse_form(f"{point[0]}{sign}{point[2]}") for sign in (point[1], _negated(point[1]))
+        ]
+        return Group("list", tuple(items))
+    return Group("list", tuple(_scalar(one) for one in both))
+
+
+def _negated(inside: str) -> str:
+    parts = split_outside(inside, re.compile(","))[0]
+    return ",".join(
+        p.strip()[1:] if re.fullmatch(r"-[^-+]*", p.strip()) else f"-({p.strip()})" for p in parts
+    )
 
 
 def _scalar(text: str) -> Scalar:
     if _MINUTES.search(text) or TWO_POWERS.search(text):
         return Scalar(text, malformed=True)
-    value_text, unit = split_unit(text)
-    if unit == CHANGES:
-        return Scalar(text, malformed=True)
+    value_text, unit, words = split_unit(text)
     percent = value_text.endswith("%")
     value_text = value_text.removesuffix("%").strip()
     try:
         value = exact_value(value_text)
     except MalformedNumber:
-        return Scalar(value_text, None, None, percent, unit, malformed=True)
+        return Scalar(value_text, None, None, percent, unit, words, malformed=True)
     if value is None and "\\frac" in value_text:
         value_text = _MIXED_FACTOR.sub(_as_sum, value_text)
-    return Scalar(value_text, value, decimal_places(value_text), percent, unit)
+    return Scalar(value_text, value, decimal_places(value_text), percent, unit, words)
 
 
 def _as_sum(found: re.Match[str]) -> str:
@@ -336,7 +610,14 @@ def _as_sum(found: re.Match[str]) -> str:
     return f"({whole}+\\frac{{{top}}}{{{bottom}}})" if is_mixed else found.group()
 
 
-# --- brackets ---
+def is_assignment(relation: Relation) -> bool:
+    """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
+    return set(relation.ops) <= {"=", "\\approx", "\\equiv"} and bool(
+        NAME.fullmatch(relation.sides[0])
+    )
+
+
+# --- brackets ---------------------------------------------------------------------------------
 
 
 def bracket_depths(text: str) -> list[int]:
@@ -353,9 +634,11 @@ def bracket_depths(text: str) -> list[int]:
 
 def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
     """Pieces of ``text`` at top-level matches of ``pattern``, and the matched separators."""
-    depths = bracket_depths(text)
-    pieces, marks, start = [], [], 0
+    pieces: list[str] = []
+    marks: list[str] = []
+    start, depths = 0, None
     for found in pattern.finditer(text):
+        depths = bracket_depths(text) if depths is None else depths
         if depths[found.start()] == 0 and found.start() >= start:
             pieces.append(text[start : found.start()])
             marks.append(found.group().strip())
@@ -371,8 +654,13 @@ def enclosed(text: str) -> tuple[str, str, str] | None:
             continue
         for closer in ("\\}", ")", "]"):
             if text.endswith(closer) and len(text) >= size + len(closer):
-                depths = bracket_depths(text)
-                inner = depths[size : len(text) - len(closer)]
+                inner = bracket_depths(text)[size : len(text) - len(closer)]
                 if all(d >= 1 for d in inner):
                     return opener, text[size : -len(closer)].strip(), closer
     return None
+
+
+def value_items(form: Form) -> Sequence[Form]:
+    """The items of a list or set, and any other form as the only one."""
+    is_several = isinstance(form, Group) and form.kind in ("list", "set")
+    return form.items if is_several else (form,)

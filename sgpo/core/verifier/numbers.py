@@ -42,6 +42,7 @@ class _Parser:
             self.tokens.append(found.group(1))
             position = found.end()
         self.at = 0
+        self.after_power = False
 
     def peek(self) -> str:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
@@ -77,12 +78,18 @@ class _Parser:
                 value = _bounded(value / factor if head == "/" else value * factor)
             elif head in ("(", "\\frac", "{"):
                 value = _bounded(value * self.power())
-            elif head and head[0] in "0123456789." and self.tokens[self.at - 1] == "!":
-                value = _bounded(value * self.power())  # 3!4!
+            elif head and head[0] in "0123456789." and self.may_follow():
+                value = _bounded(value * self.power())  # 3!4!, 2^{6}3^{5}
             elif head and head[0] in "0123456789.":
                 raise MalformedNumber("two numbers side by side")
             else:
                 return value
+
+    def may_follow(self) -> bool:
+        """Whether a number here is one more factor: behind a factorial, or a power behind one."""
+        if self.tokens[self.at - 1] == "!":
+            return True
+        return self.after_power and self.tokens[self.at + 1 : self.at + 2] == ["^"]
 
     def power(self) -> Fraction:
         sign = 1
@@ -93,6 +100,7 @@ class _Parser:
 
     def unsigned_power(self) -> Fraction:
         base = self.atom()
+        self.after_power = False
         if self.peek() == "!":
             self.at += 1
             base = _factorial(base)
@@ -107,6 +115,7 @@ class _Parser:
             self.take("}")
         else:
             exponent = self.atom()
+        self.after_power = True
         return _power(base, exponent)
 
     def atom(self) -> Fraction:

@@ -1,9 +1,10 @@
-"""Worker processes for the symbolic judge, with a hard deadline for every item and every batch.
+"""Worker processes for symbolic questions, with a hard deadline for every item and every batch.
 
 Processes, not threads: a computation stuck in big-integer arithmetic holds the interpreter lock and
 cannot be interrupted, only killed. Plain pipes and JSON lines, not multiprocessing: the workers
 import neither the caller's ``__main__`` nor torch, and nothing is pickled.
 
+A batch has one thread a worker, which takes item after item and waits for its worker's answers.
 Workers start with the first item and stay for the next batch. A worker that is late is killed,
 reaped and replaced. Workers end with the parent: at exit they are killed, and a worker whose parent
 was killed sees its input end or its parent id change.
@@ -14,23 +15,40 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import selectors
+import select
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 STARTUP_SECONDS = 90.0
 MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _ROOT = str(Path(__file__).resolve().parents[3])
 
+# Puts one question (a name of worker's table and its arguments) and returns the answer.
+Put = Callable[..., Any]
+Job = Callable[[Put], bool | None]
+
 
 class VerifierUnavailable(RuntimeError):
     """The worker process cannot start, e.g. because math-verify is not installed."""
+
+
+class _Late(Exception):
+    """The item's time is over."""
+
+
+class _Failed(Exception):
+    """The worker reports an error on this question."""
+
+
+class _Gone(Exception):
+    """The worker process ended."""
 
 
 def default_workers() -> int:
@@ -46,7 +64,7 @@ def _environment() -> dict[str, str]:
 
 
 class _Worker:
-    """One child process. ``item`` is the index it works on; ``due`` when that must be over."""
+    """One child process, used by one thread at a time."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -57,33 +75,60 @@ class _Worker:
             env=_environment(),
             bufsize=0,
         )
+        self.started = time.monotonic()
         self.ready = False
-        self.item: int | None = None
-        self.due = time.monotonic() + STARTUP_SECONDS
         self._buffer = b""
 
-    def send(self, item: int, gold: str, answer: str, seconds: float) -> bool:
-        """Hands over one item; False if the worker is gone."""
-        line = json.dumps({"gold": gold, "answer": answer, "seconds": seconds}).encode() + b"\n"
+    def wait_ready(self) -> None:
+        """Returns when the worker can be asked; VerifierUnavailable if it cannot start."""
+        if self.ready:
+            return
         try:
-            assert self.process.stdin is not None
-            view = memoryview(line)
+            message = self._receive(self.started + STARTUP_SECONDS)
+        except _Late:
+            raise VerifierUnavailable(
+                f"the verifier's worker did not start within {STARTUP_SECONDS:.0f} seconds;"
+                " free some memory or CPU time and run again"
+            ) from None
+        except _Gone:
+            message = {"detail": "it ended without a message"}
+        self.ready = bool(message.get("ready"))
+        if not self.ready:
+            raise VerifierUnavailable(
+                f"the verifier's worker cannot start: {message['detail']}; run `sgpo doctor`"
+            )
+
+    def put(self, due: float, work: str, *arguments: str) -> Any:
+        """The answer to one question. Raises _Late, _Failed or _Gone."""
+        seconds = due - time.monotonic()
+        if seconds <= 0:
+            raise _Late
+        question = {"work": work, "arguments": arguments, "seconds": seconds}
+        view = memoryview(json.dumps(question).encode() + b"\n")
+        assert self.process.stdin is not None
+        try:
             while view:
                 view = view[self.process.stdin.write(view) :]
-        except BrokenPipeError:
-            return False
-        self.item, self.due = item, time.monotonic() + seconds
-        return True
+        except (BrokenPipeError, ValueError):  # ValueError: the pool was shut down meanwhile
+            raise _Gone from None
+        reply = self._receive(due)
+        if "error" in reply:
+            raise _Failed(reply["error"])
+        return reply["result"]
 
-    def receive(self) -> dict | None:
-        """The next message, {} if it is not complete yet, None if the worker is gone."""
-        assert self.process.stdout is not None
-        chunk = os.read(self.process.stdout.fileno(), 1 << 16)
-        if not chunk:
-            return None
-        self._buffer += chunk
-        if b"\n" not in self._buffer:
-            return {}
+    def _receive(self, due: float) -> dict[str, Any]:
+        try:
+            descriptor = self.process.stdout.fileno()  # type: ignore[union-attr]
+            while b"\n" not in self._buffer:
+                readable, _, _ = select.select([descriptor], [], [], max(0, due - time.monotonic()))
+                if not readable:
+                    raise _Late
+                chunk = os.read(descriptor, 1 << 16)
+                if not chunk:
+                    raise _Gone
+                self._buffer += chunk
+        except (OSError, ValueError):  # the pool was shut down meanwhile
+            raise _Gone from None
         line, self._buffer = self._buffer.split(b"\n", 1)
         return json.loads(line)
 
@@ -99,7 +144,7 @@ class _Worker:
                 pipe.close()
 
 
-class JudgePool:
+class Pool:
     """Leases workers to batches. Batches of different threads run side by side."""
 
     def __init__(self) -> None:
@@ -110,26 +155,23 @@ class JudgePool:
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
 
-    def spawn(self) -> _Worker:
-        worker = _Worker()
+    def lease(self, fresh: bool = False) -> _Worker:
+        """An idle worker if there is one and no fresh one is wanted, else a new one."""
         with self._lock:
-            self._all.add(worker)
-        return worker
-
-    def lease(self) -> _Worker:
-        """An idle worker if there is one, else a new one."""
-        with self._lock:
-            while self._idle:
+            while self._idle and not fresh:
                 worker = self._idle.pop()
                 if worker.process.poll() is None:
                     return worker
                 self._all.discard(worker)
                 worker.kill()
-        return self.spawn()
+        worker = _Worker()
+        with self._lock:
+            self._all.add(worker)
+        return worker
 
     def give_back(self, worker: _Worker) -> None:
         with self._lock:
-            if len(self._idle) < MAX_WORKERS:
+            if worker in self._all and len(self._idle) < MAX_WORKERS:
                 self._idle.append(worker)
                 return
         self.discard(worker)
@@ -160,140 +202,106 @@ class JudgePool:
 
     def run(
         self,
-        tasks: Sequence[tuple[str, str]],
+        jobs: Sequence[Job],
         *,
         item_seconds: float,
         batch_seconds: float | None,
         num_workers: int,
     ) -> list[str]:
-        """The reason (correct, wrong, timeout, error) of each ``(gold, answer)`` task.
+        """The reason (correct, wrong, timeout, error) of each job.
 
         Args:
-            tasks: canonical texts.
-            item_seconds: wall-clock limit of one item; its worker is killed when it is over.
+            jobs: each is called with the function that puts a question to a worker, and returns
+                whether the answer is right. It may be called twice.
+            item_seconds: wall-clock limit of one job; its worker is killed when it is over.
             batch_seconds: limit of the whole batch, from the moment the first worker is ready;
-                items not judged by then are timeouts. None: only the item limit.
+                jobs not done by then are timeouts. None: only the item limit.
             num_workers: at most this many workers at once.
         Raises:
             VerifierUnavailable: a worker does not start.
         """
-        return _Batch(self, tasks, item_seconds, batch_seconds, num_workers).run()
+        batch = _Batch(self, jobs, item_seconds, batch_seconds)
+        threads = [
+            threading.Thread(target=batch.work, daemon=True)
+            for _ in range(min(num_workers, len(jobs)))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            batch.queue.clear()  # after Ctrl-C: no thread takes another item
+        if batch.unavailable is not None:
+            raise batch.unavailable
+        return [outcome or "timeout" for outcome in batch.outcomes]
 
 
 class _Batch:
-    """One call of JudgePool.run."""
+    """One call of Pool.run; every thread of it runs ``work``."""
 
     def __init__(
-        self,
-        pool: JudgePool,
-        tasks: Sequence[tuple[str, str]],
-        item_seconds: float,
-        batch_seconds: float | None,
-        num_workers: int,
+        self, pool: Pool, jobs: Sequence[Job], item_seconds: float, batch_seconds: float | None
     ) -> None:
-        self.pool, self.tasks = pool, tasks
+        self.pool, self.jobs = pool, jobs
         self.item_seconds, self.batch_seconds = item_seconds, batch_seconds
-        self.outcomes: list[str | None] = [None] * len(tasks)
-        # Hostile items last, so that they cannot use up the batch's time before the others.
-        self.queue = deque(sorted(range(len(tasks)), key=lambda i: _cost_hint(tasks[i])))
+        self.outcomes: list[str | None] = [None] * len(jobs)
+        self.queue = deque(range(len(jobs)))
         self.crashed: set[int] = set()
-        self.wanted = min(num_workers, len(tasks))
-        self.workers: list[_Worker] = []
-        self.selector = selectors.DefaultSelector()
         self.deadline: float | None = None
+        self.unavailable: VerifierUnavailable | None = None
+        self._lock = threading.Lock()
 
-    def run(self) -> list[str]:
-        try:
-            while any(w.item is not None for w in self.workers) or self.queue:
-                self._staff()
-                self._wait()
-                if self.deadline is not None and time.monotonic() >= self.deadline:
-                    break
-        finally:
-            self.selector.close()
-            for worker in self.workers:
-                idle = worker.ready and worker.item is None
-                (self.pool.give_back if idle else self.pool.discard)(worker)
-        return [outcome or "timeout" for outcome in self.outcomes]
-
-    def _staff(self) -> None:
-        """Brings the number of workers up and gives every idle one an item."""
-        busy = sum(w.item is not None for w in self.workers)
-        while len(self.workers) < min(self.wanted, busy + len(self.queue)):
-            # After a crash only a new worker is trusted: idle ones may have been killed as well.
-            worker = self.pool.spawn() if self.crashed else self.pool.lease()
-            self.workers.append(worker)
-            self.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-        for worker in list(self.workers):
-            if worker.ready and worker.item is None and self.queue:
-                self._start_clock()
-                seconds = self.item_seconds
-                if self.deadline is not None:
-                    seconds = max(0.01, min(seconds, self.deadline - time.monotonic()))
+    def work(self) -> None:
+        """Takes item after item until none is left or the batch's time is over."""
+        worker: _Worker | None = None
+        while self.queue and self.unavailable is None:
+            try:
+                # After a crash only a new worker is trusted: idle ones may have been killed too.
+                worker = worker or self.pool.lease(fresh=bool(self.crashed))
+                worker.wait_ready()
+                due = self._due()
                 item = self.queue.popleft()
-                if not worker.send(item, *self.tasks[item], seconds):
-                    self.queue.appendleft(item)
-                    self._drop(worker)
+            except VerifierUnavailable as error:
+                self.unavailable = error
+                break
+            except IndexError:  # another thread was faster
+                break
+            if time.monotonic() >= due or not self._judge(worker, item, due):
+                self.pool.discard(worker)
+                worker = None
+        if worker is not None:
+            (self.pool.give_back if worker.ready else self.pool.discard)(worker)
 
-    def _start_clock(self) -> None:
-        if self.deadline is None and self.batch_seconds is not None:
-            self.deadline = time.monotonic() + self.batch_seconds
-
-    def _wait(self) -> None:
-        """Waits for messages or the next limit, whichever comes first, and acts on them."""
-        limits = [w.due for w in self.workers if w.item is not None or not w.ready]
-        limits += [self.deadline] if self.deadline is not None else []
-        pause = max(0.0, min(limits) - time.monotonic()) if limits else 0.0
-        for key, _ in self.selector.select(pause):
-            self._on_message(key.data, key.data.receive())
+    def _due(self) -> float:
         now = time.monotonic()
-        for worker in list(self.workers):
-            if not worker.ready and now >= worker.due:
-                raise VerifierUnavailable(
-                    f"the verifier's worker did not start within {STARTUP_SECONDS:.0f} seconds;"
-                    " free some memory or CPU time and run again"
-                )
-            if worker.item is not None and now >= worker.due:
-                self.outcomes[worker.item] = "timeout"
-                self._drop(worker)
+        with self._lock:
+            if self.deadline is None and self.batch_seconds is not None:
+                self.deadline = now + self.batch_seconds
+        due = now + self.item_seconds
+        return due if self.deadline is None else min(due, self.deadline)
 
-    def _on_message(self, worker: _Worker, message: dict | None) -> None:
-        if message is None and not worker.ready or message and message.get("ready") is False:
-            detail = (message or {}).get("detail", "it ended without a message")
-            raise VerifierUnavailable(
-                f"the verifier's worker cannot start: {detail}; run `sgpo doctor`"
-            )
-        if message is None:
-            if worker.item is not None:
-                self._crashed_on(worker.item)
-            self._drop(worker)
-        elif "ready" in message:
-            worker.ready = True
-            self._start_clock()
-        elif "reason" in message:
-            assert worker.item is not None
-            self.outcomes[worker.item] = message["reason"]
-            worker.item = None
-
-    def _crashed_on(self, item: int) -> None:
-        """Tries an item once more: its worker may have been killed from outside."""
-        if item in self.crashed:
+    def _judge(self, worker: _Worker, item: int, due: float) -> bool:
+        """Fills in the outcome of one item; whether its worker can be used again."""
+        try:
+            right = self.jobs[item](lambda *question: worker.put(due, *question))
+            self.outcomes[item] = "correct" if right else "wrong"
+        except _Late:
+            self.outcomes[item] = "timeout"
+            return False
+        except _Failed:
             self.outcomes[item] = "error"
-        else:
-            self.crashed.add(item)
-            self.queue.append(item)
-
-    def _drop(self, worker: _Worker) -> None:
-        self.selector.unregister(worker.process.stdout)
-        self.workers.remove(worker)
-        self.pool.discard(worker)
-
-
-def _cost_hint(task: tuple[str, str]) -> int:
-    text = task[0] + task[1]
-    return len(text) + 200 * (text.count("^{") + text.count("!") + text.count("\\sum"))
+        except _Gone:
+            # Once more: the worker may have been killed from outside.
+            if item in self.crashed:
+                self.outcomes[item] = "error"
+            else:
+                self.crashed.add(item)
+                self.queue.append(item)
+            return False
+        return True
 
 
-POOL = JudgePool()
+POOL = Pool()
 atexit.register(POOL.shutdown)
 os.register_at_fork(after_in_child=POOL.forget)

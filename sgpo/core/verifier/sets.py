@@ -2,7 +2,7 @@
 
 ``\\mathbb{R}\\setminus\\{1\\}``, ``x \\ne 1``, ``(-\\infty,1)\\cup(1,\\infty)`` and ``x<1 or x>1``
 all become the same sorted, disjoint parts. What has other ends (roots, letters) is no RealSet here;
-answer_compare then compares it as it is written.
+compare then compares it as it is written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from sgpo.core.verifier.forms import (
+    LETTER,
+    NAME,
+    ORDER_OPS,
     SETMINUS,
     Form,
     Group,
@@ -24,14 +27,19 @@ from sgpo.core.verifier.forms import (
     as_interval,
     parse_form,
     split_outside,
+    value_items,
 )
 
-WORD_BETWEEN = re.compile(r"(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 MAX_PARTS = 50
 _End = Fraction | float  # float for the infinities only
 # (low end, 1 if the part begins just above it else 0, high end, -1 if it ends just below it else 0)
 _Part = tuple[_End, int, _End, int]
 _LINE: tuple[_Part, ...] = ((-math.inf, 1, math.inf, -1),)
+_FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+_OPPOSITE = {">": "\\le", "\\ge": "<"}
+_SIZE = re.compile(rf"\|({LETTER})\|")
+_ROOT = re.compile(r"\d*\\sqrt\{\d+\}")
+WORD_BETWEEN = re.compile(r"(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def same_real_set(gold: Form, answer: Form) -> bool | None:
 
 
 def _end(form: Form) -> _End | None:
-    if not isinstance(form, Scalar) or form.percent or form.unit:
+    if not isinstance(form, Scalar) or form.percent or form.unit or form.counted:
         return None
     if form.text in ("\\infty", "-\\infty"):
         return -math.inf if form.text[0] == "-" else math.inf
@@ -93,11 +101,15 @@ def _part(interval: Interval) -> _Part | None:
     return (low, int(interval.low_open), high, -int(interval.high_open))
 
 
+def _points(form: Form) -> list[_Part | None]:
+    ends = [_end(item) for item in value_items(form)]
+    return [None if end is None else (end, 0, end, 0) for end in ends]
+
+
 def _parts_of(form: Form) -> list[_Part | None]:
     """Parts of one member of a union; [None] if it is no set between rational ends."""
     if isinstance(form, Group) and form.kind == "set":
-        ends = [_end(item) for item in form.items]
-        return [None if end is None else (end, 0, end, 0) for end in ends]
+        return _points(form)
     found = real_set(as_interval(form))
     return [None] if found is None else list(found.parts)
 
@@ -107,9 +119,8 @@ def _of_parts(parts: list[_Part | None], letter: str | None = None) -> RealSet |
     merged: list[_Part] = []
     for low, low_open, high, high_open in sorted(p for p in parts if p is not None):
         if merged and (low, low_open) <= (merged[-1][2], merged[-1][3] + 1):
-            *begin, old_high, old_open = merged[-1]
-            high, high_open = max((old_high, old_open), (high, high_open))
-            merged[-1] = (begin[0], begin[1], high, high_open)
+            begin = merged[-1][:2]
+            merged[-1] = (*begin, *max(merged[-1][2:], (high, high_open)))
         else:
             merged.append((low, low_open, high, high_open))
     return RealSet(tuple(merged), letter) if merged and None not in parts else None
@@ -138,37 +149,41 @@ def _difference(text: str) -> RealSet | None:
 
 def _relation(relation: Relation) -> RealSet | None:
     if relation.ops == ("\\ne",):
-        sides = relation.sides if VARIABLE.fullmatch(relation.sides[0]) else relation.sides[::-1]
-        value = parse_form(sides[1])
-        values = value.items if isinstance(value, Group) and value.kind == "list" else (value,)
-        ends = [_end(v) for v in values]
-        if not VARIABLE.fullmatch(sides[0]) or None in ends:
+        named = NAME.fullmatch(relation.sides[0])
+        letter, value = relation.sides[0], relation.forms[1]
+        if not named:
+            letter, value = relation.sides[1], relation.forms[0]
+        points = _points(value)
+        if not NAME.fullmatch(letter) or None in points:
             return None
         parts: tuple[_Part, ...] = _LINE
-        for end in ends:
-            found = _of_parts(_without(parts, (end, 0, end, 0)))
+        for point in points:
+            found = _of_parts(_without(parts, point)) if point else None
             parts = found.parts if found else ()
-        return RealSet(parts, sides[0])
+        return RealSet(parts, letter)
     found_interval = relation_as_interval(relation)
     if found_interval is not None:
         return _of_parts([_part(found_interval[1])], found_interval[0])
-    turned = Relation(relation.sides, tuple(_OPPOSITE.get(op, op) for op in relation.ops))
+    turned = Relation(
+        relation.sides, tuple(_OPPOSITE.get(op, op) for op in relation.ops), relation.forms
+    )
     outside = relation_as_interval(turned) if len(relation.ops) == 1 else None
-    if outside is None or "|" not in relation.sides[0]:
+    if outside is None or not _SIZE.fullmatch(relation.sides[0]):
         return None
     part = _part(outside[1])  # |x| > 2 is what |x| <= 2 leaves
     return part and _of_parts(_without(_LINE, part), outside[0])
-
-
-_OPPOSITE = {">": "\\le", "\\ge": "<"}
 
 
 def _several(group: Group) -> RealSet | None:
     """Inequalities on one letter: joined by "or" their union, else what all of them leave.
 
     Where that is nothing and only a comma joins them (``x<1, x>2``), the comma means "or".
+    Beside an inequality ``x=1`` is the one point.
     """
-    sets = [real_set(item) if isinstance(item, Relation) else None for item in group.items]
+    relations = [item for item in group.items if isinstance(item, Relation)]
+    if len(relations) < len(group.items) or all(set(r.ops) == {"="} for r in relations):
+        return None
+    sets = [_point_of(r) if r.ops == ("=",) else real_set(r) for r in relations]
     letters = {s.letter if s else None for s in sets}
     if len(letters) != 1 or None in letters:
         return None
@@ -185,6 +200,10 @@ def _several(group: Group) -> RealSet | None:
     return left and RealSet(left.parts, letter)
 
 
+def _point_of(relation: Relation) -> RealSet | None:
+    return _of_parts(_points(relation.forms[1]), relation.sides[0])
+
+
 def _gaps(parts: tuple[_Part, ...]) -> list[_Part]:
     gaps: tuple[_Part | None, ...] = _LINE
     for part in parts:
@@ -192,16 +211,7 @@ def _gaps(parts: tuple[_Part, ...]) -> list[_Part]:
     return [g for g in gaps if g]
 
 
-# --- what a relation says about one letter ---
-
-_FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-VARIABLE = re.compile(
-    r"[a-zA-Z](?:_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\(?:alpha|beta|theta|lambda|mu)"
-)
-_SIZE = re.compile(rf"\|({VARIABLE.pattern})\|")
-
-
-_ROOT = re.compile(r"\d*\\sqrt\{\d+\}")
+# --- what a relation says about one letter ------------------------------------------------------
 
 
 def _is_positive(bound: Scalar) -> bool:
@@ -211,29 +221,28 @@ def _is_positive(bound: Scalar) -> bool:
 
 def relation_as_interval(relation: Relation) -> tuple[str, Interval] | None:
     """``(variable, interval)`` of ``x > 2``, ``2 \\le x < 5``, ``|x| < 2``; None for others."""
-    sides, ops = list(relation.sides), list(relation.ops)
-    if any(op not in _FLIP for op in ops) or len(sides) not in (2, 3):
+    sides, ops, forms = list(relation.sides), list(relation.ops), list(relation.forms)
+    if any(op not in ORDER_OPS for op in ops) or len(sides) not in (2, 3):
         return None
     if len(sides) == 2 and (size := _SIZE.fullmatch(sides[0])) and ops[0] in ("<", "\\le"):
-        bound = parse_form(sides[1])
+        bound = forms[1]
         if isinstance(bound, Scalar) and _is_positive(bound):
             is_open = ops[0] == "<"
             low = parse_form(f"-({bound.text})")
             return size.group(1), Interval(low, bound, is_open, is_open)
     if len(sides) == 3:
-        if ops[0][:2] in (">", "\\g"):
-            sides, ops = sides[::-1], [_FLIP[op] for op in ops[::-1]]
+        if ops[0] in (">", "\\ge"):
+            sides, forms, ops = sides[::-1], forms[::-1], [_FLIP[op] for op in ops[::-1]]
         if ops[0] not in ("<", "\\le") or ops[1] not in ("<", "\\le"):
             return None
-        low, variable, high = sides
-        if not VARIABLE.fullmatch(variable):
+        if not NAME.fullmatch(sides[1]):
             return None
-        return variable, Interval(parse_form(low), parse_form(high), ops[0] == "<", ops[1] == "<")
-    if not VARIABLE.fullmatch(sides[0]):
-        sides, ops = sides[::-1], [_FLIP[ops[0]]]
-    if not VARIABLE.fullmatch(sides[0]):
+        return sides[1], Interval(forms[0], forms[2], ops[0] == "<", ops[1] == "<")
+    if not NAME.fullmatch(sides[0]) or _SIZE.fullmatch(sides[0]):
+        sides, forms, ops = sides[::-1], forms[::-1], [_FLIP[ops[0]]]
+    if not NAME.fullmatch(sides[0]) or _SIZE.fullmatch(sides[0]):
         return None
-    bound, op = parse_form(sides[1]), ops[0]
+    bound, op = forms[1], ops[0]
     if op in (">", "\\ge"):
         return sides[0], Interval(bound, Scalar("\\infty"), op == ">", True)
     return sides[0], Interval(Scalar("-\\infty"), bound, True, op == "<")

@@ -28,7 +28,7 @@ from math_verify import verify
 from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol
 from sympy.core.function import AppliedUndef
 
-from sgpo.core.verifier.forms import TWO_POWERS, Relation
+from sgpo.core.verifier.forms import TWO_POWERS
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once about having no timeout
 
@@ -232,38 +232,43 @@ def expressions_equal(a: Basic, b: Basic) -> bool:
     return _agree_everywhere(a, b)
 
 
-class SymbolicJudge:
-    """The worker's Judge (see answer_compare). Unreadable expressions equal nothing."""
+def answer(gold: str, op: str, other: str) -> bool:
+    """Whether two expressions are equal ("="), or two relations with one operator each hold for the
+    same values (``op`` is both operators and each side a pair, joined by a zero byte).
 
-    def equal(self, gold: str, answer: str) -> bool:
-        try:
-            return expressions_equal(parse(gold), parse(answer))
-        except Unreadable:
-            return False
-
-    def same_relation(self, gold: Relation, answer: Relation) -> bool:
-        """Whether both say the same: one is the other times a constant (positive for ``<``)."""
-        try:
-            (g, g_op), (a, a_op) = _standard(gold), _standard(answer)
-        except Unreadable:
-            return False
-        if g_op != a_op:
-            return False
-        pairs = [(vg, va) for vg, va in _samples(g, a) if vg.is_real and va.is_real]
-        if len(pairs) < 3 or any(vg == 0 or va == 0 for vg, va in pairs):
-            return False
-        ratio = pairs[0][0] / pairs[0][1]
-        if g_op in ("<", "\\le") and not (ratio.is_real and ratio > 0):
-            return False
-        return all(_close(vg, ratio * va) for vg, va in pairs)
+    Unreadable expressions equal nothing.
+    """
+    try:
+        if op == "=":
+            return expressions_equal(parse(gold), parse(other))
+        ops = op.split("\x00")
+        return _same_relation((*gold.split("\x00"), ops[0]), (*other.split("\x00"), ops[1]))
+    except Unreadable:
+        return False
 
 
-def _standard(relation: Relation) -> tuple[Expr, str]:
+def _same_relation(gold: tuple[str, str, str], other: tuple[str, str, str]) -> bool:
+    """Whether both say the same: one is the other times a constant (positive for ``<``)."""
+    (g, g_op), (a, a_op) = _standard(*gold), _standard(*other)
+    if g_op != a_op:
+        return False
+    pairs = [(vg, va) for vg, va in _samples(g, a) if vg.is_real and va.is_real]
+    if len(pairs) >= 3 and all(vg == 0 and va == 0 for vg, va in pairs):
+        # Two identities, which hold for all values: the same one if each side is the same.
+        return all(expressions_equal(parse(x), parse(y)) for x, y in zip(gold[:2], other[:2]))
+    if len(pairs) < 3 or any(vg == 0 or va == 0 for vg, va in pairs):
+        return False
+    ratio = pairs[0][0] / pairs[0][1]
+    if g_op in ("<", "\\le") and not (ratio.is_real and ratio > 0):
+        return False
+    return all(_close(vg, ratio * va) for vg, va in pairs)
+
+
+def _standard(left_text: str, right_text: str, op: str) -> tuple[Expr, str]:
     """``(left - right, op)`` with ``>`` and ``\\ge`` turned round."""
-    left, right = parse(relation.sides[0]), parse(relation.sides[1])
+    left, right = parse(left_text), parse(right_text)
     if not (isinstance(left, Expr) and isinstance(right, Expr)):
         raise Unreadable("a side is no expression")
-    op = relation.ops[0]
     if op in (">", "\\ge"):
         return right - left, {">": "<", "\\ge": "\\le"}[op]
     return left - right, op

@@ -1,7 +1,7 @@
-"""The worker process of the judge pool: reads JSON lines, writes JSON lines, imports no torch.
+"""The worker process of the pool: reads JSON lines, writes JSON lines, imports no torch.
 
-Started by judge_pool as ``python -P -m sgpo.core.verifier.worker``. It limits its own memory, ends
-when its parent is gone, and arms a kernel timer around every item, so that a computation stuck
+Started by pool as ``python -P -m sgpo.core.verifier.worker``. It limits its own memory, ends when
+its parent is gone, and arms a kernel timer around every question, so that a computation stuck
 inside one C call (which no Python code could interrupt) still ends the process.
 """
 
@@ -13,27 +13,24 @@ import resource
 import select
 import signal
 import sys
-
-from sgpo.core.verifier.compare import same_answer
-from sgpo.core.verifier.forms import parse_form
+from typing import Any
 
 MEMORY_LIMIT_BYTES = 2 * 1024**3
 GRACE_SECONDS = 1.0  # the parent's own deadline comes first
 PARENT_CHECK_SECONDS = 2.0
 
 
-def _judge_line(line: bytes) -> dict[str, str]:
-    """The reply to one request: ``reason`` is correct, wrong or error."""
-    from sgpo.core.verifier.symbolic import SymbolicJudge
+def _reply(line: bytes) -> dict[str, Any]:
+    """``{"result": ..}`` for one question of the table ``_WORK``, or ``{"error": its type}``."""
+    from sgpo.core.verifier import graders, symbolic
 
+    work = {"compare": symbolic.answer, "stock": graders.stock}
     task = json.loads(line)
     signal.setitimer(signal.ITIMER_REAL, task["seconds"] + GRACE_SECONDS)
     try:
-        gold, answer = parse_form(task["gold"]), parse_form(task["answer"])
-        correct = same_answer(gold, answer, SymbolicJudge())
-        return {"reason": "correct" if correct else "wrong"}
-    except Exception as error:  # process boundary: reported as the verdict "error", never swallowed
-        return {"reason": "error", "detail": type(error).__name__}
+        return {"result": work[task["work"]](*task["arguments"])}
+    except Exception as error:  # process boundary: becomes the verdict "error", never swallowed
+        return {"error": type(error).__name__}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -66,10 +63,10 @@ def main() -> int:
         buffer += chunk
         while b"\n" in buffer:
             line, buffer = buffer.split(b"\n", 1)
-            reply = _judge_line(line)
+            reply = _reply(line)
             replies.write(json.dumps(reply).encode() + b"\n")
-            if reply.get("detail") == "MemoryError":
-                return 1  # a fragmented heap would fail the next items too
+            if reply.get("error") == "MemoryError":
+                return 1  # a fragmented heap would fail the next questions too
 
 
 if __name__ == "__main__":
