@@ -68,7 +68,7 @@ def symbolic_pairs(count: int = 300) -> list[tuple[str, str]]:
 
 def _is_open(gold: str, completion: str) -> bool:
     span = unwrap_box(completion[completion.index("\\boxed") : completion.rindex("}") + 1])
-    return verifier._decide(verifier._gold_text(gold), span) is None
+    return verifier.decide(verifier.gold_answer(gold), span) is None
 
 
 def _benchmark_golds() -> list[str]:

@@ -24,14 +24,14 @@ def test_gold_and_text_on_the_command_line(capsys):
     assert found["found by"] == "last closed box" and found["answer"] == "2/4"
     assert found["gold as"] == "\\frac{1}{2}  =  number 1/2"
     assert found["answer as"] == "2/4  =  number 1/2"
-    assert found["decided by"] == "exact rules" and found["verdict"] == "correct"
+    assert found["decided by"] == "exact rules: numbers" and found["verdict"] == "correct"
 
 
 @pytest.mark.parametrize(
     ("gold", "text", "expected"),
     [
-        ("\\sqrt{12}", "\\boxed{2\\sqrt3}", {"decided by": "symbolic judge (math-verify) in a "
-                                            "worker process", "verdict": "correct"}),
+        ("\\sqrt{12}", "\\boxed{2\\sqrt3}", {"decided by": "a worker process (sympy, "
+                                            "math-verify): expressions", "verdict": "correct"}),
         ("7", "I do not know what it is.", {"answer": "none", "verdict": "no_answer"}),
         ("7", "\\boxed{8", {"found by": "the last box is never closed", "answer": "none"}),
         ("(1,2)", "\\boxed{1<x<2}", {"answer as": "1<x<2  =  relation 1 < x < 2",

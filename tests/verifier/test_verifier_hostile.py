@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgpo.core.verifier import Verdict, _decide, grade, grade_many
+from sgpo.core.verifier import Verdict, decide, gold_answer, grade, grade_many
 from sgpo.core.verifier.extract import extract
 from sgpo.core.verifier.spelling import canonical
 
 MILLION = 10**6
+SEVEN = gold_answer("7")
 REASONS = {"correct", "wrong", "no_answer", "truncated", "timeout", "error"}
 
 HOSTILE = {
@@ -76,7 +77,7 @@ def test_long_text_takes_no_quadratic_time(frame):
     for text in LONG.values():
         canonical.cache_clear()
         started = time.perf_counter()
-        _decide("7", frame % text)
+        decide(SEVEN, frame % text)
         assert time.perf_counter() - started < 1.0, text[:40]
 
 
@@ -85,7 +86,7 @@ def test_long_chains_end_in_a_verdict_however_deep_the_caller_is(piece):
     """A parser that recurses with the text would raise, and more so the deeper it is called."""
 
     def called_at(depth: int) -> bool | None:
-        return called_at(depth - 1) if depth else _decide("7", piece * (9_000 // len(piece)) + "7")
+        return called_at(depth - 1) if depth else decide(SEVEN, piece * (9_000 // len(piece)) + "7")
 
     canonical.cache_clear()
     for depth in (0, 600):
@@ -149,9 +150,9 @@ def test_fuzz_the_exact_rules(gold, text):
     for completion in (text, f"\\boxed{{{text}}}"):
         found = extract(completion).text
         if found is not None and canonical(gold):
-            assert _decide(canonical(gold), found) in (True, False, None)
+            assert decide(gold_answer(gold), found) in (True, False, None)
     if canonical(text):
-        assert _decide(canonical(text), text) is True
+        assert decide(gold_answer(text), text) is True
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)

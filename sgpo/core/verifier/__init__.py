@@ -18,11 +18,10 @@ from functools import lru_cache
 from sgpo.core.verifier.compare import Asker, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
 from sgpo.core.verifier.forms import Form, is_tractable, parse_form
-from sgpo.core.verifier.graders import GRADERS, normalised
 from sgpo.core.verifier.pool import POOL, Put, VerifierUnavailable, default_workers
 from sgpo.core.verifier.spelling import canonical
 
-__all__ = ["Verdict", "VerifierUnavailable", "grade", "grade_many", "grade_with"]
+__all__ = ["Verdict", "VerifierUnavailable", "grade", "grade_many"]
 
 ITEM_SECONDS = 5.0  # hard limit of one symbolic judgement (typical: 5 ms)
 CACHE_SIZE = 65_536
@@ -122,45 +121,6 @@ def grade_many(
             verdicts[i] = Verdict(reason == "correct", reason, spans[i])
     assert all(v is not None for v in verdicts)
     return verdicts  # type: ignore[return-value]
-
-
-def grade_with(
-    grader: str,
-    golds: Sequence[str],
-    completions: Sequence[str],
-    *,
-    truncated: Sequence[bool] | None = None,
-) -> list[Verdict]:
-    """The Verdicts of one of GRADERS on completions, in order: ``ours`` is ``grade_many``.
-
-    ``exact`` compares the text of our extraction; ``stock`` finds the answer by itself, so that its
-    ``extracted`` is only what we found.
-
-    Raises:
-        ValueError: no such grader, or lengths that differ.
-    """
-    if grader not in GRADERS:
-        raise ValueError(f"grader is {grader!r}; it must be one of {', '.join(GRADERS)}")
-    pairs = list(zip(golds, completions, strict=True))
-    flags = [False] * len(pairs) if truncated is None else list(truncated)
-    if grader == "ours":
-        return grade_many(pairs, truncated=flags)
-    spans = [extract(completion).text for _, completion in pairs]
-    reasons = ["truncated" if flag else "" for flag in flags]
-    if grader == "exact":
-        for i, (gold, _) in enumerate(pairs):
-            same = spans[i] is not None and normalised(spans[i]) == normalised(unwrap_box(gold))
-            missing = "no_answer" if spans[i] is None else "wrong"
-            reasons[i] = reasons[i] or ("correct" if same else missing)
-    else:
-        tasks = list(dict.fromkeys(p for p, flag in zip(pairs, flags, strict=True) if not flag))
-        jobs = [lambda put, pair=pair: put("stock", *pair) for pair in tasks]
-        outcomes = POOL.run(
-            jobs, item_seconds=ITEM_SECONDS, batch_seconds=None, num_workers=default_workers()
-        )
-        known = dict(zip(tasks, outcomes, strict=True))
-        reasons = [reason or known[pair] for reason, pair in zip(reasons, pairs, strict=True)]
-    return [Verdict(r == "correct", r, span) for r, span in zip(reasons, spans, strict=True)]
 
 
 @lru_cache(maxsize=CACHE_SIZE)

@@ -121,6 +121,7 @@ def _with_words(gold: Form, answer: Form, asker: Asker) -> bool | None:
         if key.replace(" ", "") == said.replace(" ", ""):
             return True
     if isinstance(gold, Words) and gold.key in _PLAIN_TRUTHS and said is not None:
+        said = said.replace(" ,", ",")
         rest = said.removeprefix(f"{gold.key}, ")
         return rest != said and not _NOT_THE_ONE.search(rest.replace(",", ""))
     if isinstance(answer, Relation) and isinstance(gold, Words) and is_assignment(answer):

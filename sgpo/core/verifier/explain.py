@@ -4,13 +4,74 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgpo.core.verifier import explain
+from sgpo.core.verifier import Verdict, answer_to, decide, gold_answer, grade
 from sgpo.core.verifier import forms as forms
+from sgpo.core.verifier.extract import extract
+from sgpo.core.verifier.sets import same_real_set
 
 SHOWN_CHARS = 300
+_RULES = (
+    (forms.Words, "words, alone or in a short sentence"),
+    (forms.Relation, "named values, chains and relations"),
+    (forms.Interval | forms.Union, "ends of intervals"),
+    (forms.Based, "digits in a base"),
+)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a verdict came about: where the span was found, how both sides were read, who decided."""
+
+    verdict: Verdict
+    extraction: str
+    gold_text: str
+    answer_text: str | None
+    gold_form: forms.Form | None
+    answer_form: forms.Form | None
+    decided_by: str
+
+
+def explain(gold: str, completion: str) -> Explanation:
+    """The verdict on one completion with the steps that led to it. Raises as ``grade`` does."""
+    gold_side, found = gold_answer(gold), extract(completion)
+    verdict = grade(gold, completion)
+    if found.text is None:
+        none = "extraction: no answer"
+        return Explanation(verdict, found.path, gold_side.text, None, gold_side.form, None, none)
+    answer = answer_to(gold_side, found.text)
+    if gold_side.form is None or answer.form is None:
+        decided_by = "too long or too deeply nested: identical text or wrong"
+    else:
+        exact = decide(gold_side, found.text) is not None
+        judge = "exact rules" if exact else "a worker process (sympy, math-verify)"
+        decided_by = f"{judge}: {rule_of(gold_side.form, answer.form)}"
+    return Explanation(
+        verdict, found.path, gold_side.text, answer.text, gold_side.form, answer.form, decided_by
+    )
+
+
+def rule_of(gold: forms.Form, answer: forms.Form) -> str:
+    """The kind of rule that compares two forms, in words."""
+    if gold != answer and same_real_set(gold, answer) is not None:
+        return "sets of real numbers"
+    for kind, rule in _RULES:
+        if isinstance(gold, kind) or isinstance(answer, kind):
+            return rule
+    kinds = {form.kind for form in (gold, answer) if isinstance(form, forms.Group)}
+    if kinds:
+        in_order = kinds & {"tuple", "ratio", "residue"}
+        cells = "cells of a matrix or vector" if "matrix" in kinds else "items in any order"
+        return "items in order" if in_order and "matrix" not in kinds else cells
+    assert isinstance(gold, forms.Scalar) and isinstance(answer, forms.Scalar)
+    if gold.counted or answer.counted:
+        return "what is counted"
+    if gold.unit and answer.unit:
+        return "numbers with units"
+    return "expressions" if None in (gold.value, answer.value) else "numbers"
 
 
 def explain_text(gold: str, text: str, *, truncated: bool = False) -> int:
@@ -79,7 +140,7 @@ def describe(form: forms.Form | None) -> str:
             return f"interval {ends[0]}{describe(low)}, {describe(high)}{ends[1]}"
         case forms.Union(parts):
             return "union of " + " and ".join(map(describe, parts))
-        case forms.Relation(sides, ops):
+        case forms.Relation(sides=sides, ops=ops):
             words = [sides[0]]
             for op, side in zip(ops, sides[1:], strict=True):
                 words += [op, side]
@@ -95,6 +156,7 @@ def _scalar(form: forms.Scalar) -> str:
         size = form.value.numerator.bit_length() + form.value.denominator.bit_length()
         text = f"number {form.value}" if size < 1_000 else f"exact number of {size} bits"
     unit = f" (unit {form.unit})" if form.unit else ""
+    unit += f" (counts {form.counted})" if form.counted else ""
     return text + (" percent" if form.percent else "") + unit
 
 

@@ -6,9 +6,9 @@ Rules, in this order (the first that applies decides):
    means there is no answer. A completion that goes on with another problem ends where that begins.
 2. If the text holds a box (``\\boxed{..}``, ``\\fbox{..}``, ``\\boxed 5``), the last one is the
    answer; a ``\\boxed`` that is only spoken of is none. Boxes of one sentence or of parallel lines
-   (``\\boxed{1} and \\boxed{2}``, ``- x=\\boxed{1}`` above ``- x=\\boxed{2}``) are one list, so that
-   naming several candidates is not rewarded. A last box that is empty or never closed means there
-   is no answer, even if an earlier box was closed; so does "not" right before it.
+   (``\\boxed{1} and \\boxed{2}``, ``- x=\\boxed{1}`` above ``- x=\\boxed{2}``) are one list, so
+   that naming several candidates is not rewarded. A last box that is empty or never closed means
+   there is no answer, even if an earlier box was closed; so does "not" right before it.
 3. Without a box: an ``<answer>`` element, else what follows the last "answer is" / "Answer:" cue,
    provided nothing but code or punctuation comes after that sentence (a hedge such as "But it
    could also be 43" voids it).
@@ -203,9 +203,10 @@ def _answer_cue(text: str) -> Extraction | None:
     last = _last_match(_CUE, text)
     if last is None:
         return None
-    tail = _POLITE_END.sub("", text[last.end() :].strip())
+    tail = text[last.end() :].strip()
     if not tail or len(tail) > MAX_CUE_CHARS:
         return Extraction(None, "nothing usable follows the answer cue")
+    tail = _POLITE_END.sub("", tail)
     if display := _DISPLAY.fullmatch(tail):
         return Extraction(display.group(1), "answer cue")
     if _SENTENCE_END.search(tail):

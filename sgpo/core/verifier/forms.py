@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from sgpo.core.verifier.numbers import MalformedNumber, decimal_places, exact_value
-from sgpo.core.verifier.spelling import canonical, split_unit, words_key
+from sgpo.core.verifier.spelling import MAX_SAID_CHARS, canonical, split_unit, words_key
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ _ZERO_GROUP = re.compile(r"0\d\d")
 LETTER = r"(?:[a-zA-Z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|Delta))(?:_\{[^{}]*\})?'*"
 # What an answer may be called: x, x_1, f(x), P(0), AB, |AB|, \angle ABC, \text{Area}, (x,y), ..
 NAME = re.compile(
-    rf"{LETTER}(?:\([a-zA-Z0-9, ]+\))?|[A-Z]{{2,4}}|\|[A-Z]{{1,2}}\||\|{LETTER}\|"
+    rf"{LETTER}(?:\([a-zA-Z0-9, ]+\))?|[A-Z]{{2,4}}|\|[A-Z]{{1,2}}\||\|{LETTER}\||\[[A-Z]{{3,}}\]"
     r"|\\[a-z]+(?:\s?[A-Z](?![a-z]))+|\\text\{[^{}]*\}(?:_\{[^{}]*\})?|m?\\angle[ A-Z_{}0-9]+"
-    rf"|\\(?:Delta|delta|overline|vec|hat|bar) ?(?:{LETTER}|\{{[A-Za-z]+\}})|\\(?:min|max)(?:_\{{[^{{}}]*\}})?"
-    rf"|\((?:{LETTER},\s?)+{LETTER}\)|\[[A-Z]{{3,}}\]|\\[a-z]+(?:_\{{[^{{}}]*\}})?(?![A-Za-z(\[])|ans(?:wer)?|Area"
+    rf"|\\(?:Delta|delta|overline|vec|hat|bar) ?(?:{LETTER}|\{{[A-Za-z]+\}})"
+    rf"|\\[a-z]+(?:_\{{[^{{}}]*\}})?(?![A-Za-z(\[])|\((?:{LETTER},\s?)+{LETTER}\)|ans(?:wer)?|Area"
 )
 _MEMBER = re.compile(rf"(?:{NAME.pattern})\s*\\in(?![a-zA-Z])\s*")
 _STRAY_LETTER = re.compile(r"[a-zA-Z](?=[\[(])")
@@ -161,13 +161,14 @@ def is_tractable(text: str) -> bool:
 _SAID = re.compile(r"\\text|\\forall|\\approx|\\in(?![a-z])|(?<![\\a-zA-Z])[A-Za-z]{2,}")
 _OPEN = r"[\s,;(]*(?:\\text\{[\s,(]*|\b)"
 _REMARK = re.compile(
-    _OPEN
-    + r"(?:since|because|i\.?\s?e\.?,?|that is|namely|which is|as (?:required|desired)|(?<=,)\s?so)(?![a-z]).*",
+    rf"{_OPEN}(?:since|because|i\.?\s?e\.?,?|that is|namely|which is|as (?:required|desired)|"
+    r"(?<=,)\s?so)(?![a-z]).*",
     re.DOTALL,
 )
 _OR_ABOUT = re.compile(
-    r"[\s,]*(?:(?:\bor|\\text\{\s*or)?\s*\(?\s*(?:\\text\{)?\s*\(?\s*(?:which is )?(?<![\\a-zA-Z])(?:approximately|approx\.?|about|roughly)\s*\}?"
-    r"(?=\s*[\d$\\-])|\((?=\\approx)|or\s*(?=\\approx))"
+    r"[\s,]*(?:(?:\bor|\\text\{\s*or)?\s*\(?\s*(?:\\text\{)?\s*\(?\s*(?:which is )?(?<![\\a-zA-Z])"
+    r"(?:approximately|approx\.?|about|roughly)\s*\}?(?=\s*[\d$\\-])|\((?=\\approx)"
+    r"|or\s*(?=\\approx))"
 )
 _VETO = re.compile(
     r"\b(?:not|no|never|nor|neither|none|cannot|without|except|unless|wrong|incorrect|impossible|"
@@ -177,33 +178,33 @@ _VETO = re.compile(
     re.IGNORECASE,
 )
 _DOMAIN_WORD = (
-    r"real|reals|positive|negative|non-?negative|nonzero|non-zero|integers?|integral|numbers?|natural|whole|"
-    r"rationals?|complex|constants?|arbitrary|any|all|some|every|each|is|are|a|an|and|in|the|values?|"
-    r"of|domain|variables?|parameters?|such|that|for|where|with|it|holds|ranges?|over"
+    "real|reals|positive|negative|non-?negative|non-?zero|integers?|integral|numbers?|natural|"
+    "whole|rationals?|complex|constants?|arbitrary|any|all|some|every|each|is|are|a|an|and|in|the|"
+    "values?|of|domain|variables?|parameters?|such|that|for|where|with|it|holds|ranges?|over"
 )
 _QUANTIFIED = re.compile(
-    r"[\s,;(]*(?:\\text\{[\s,(]*)?(?:\\forall|(?:which holds |valid |holds )?(?:for (?:all|any|every|each|some)|"
-    r"for arbitrary|where|with|for (?:an? )?(?=\}?\s*[a-zA-Z]\s*\\in|integers?|constants?|real))(?![a-z]))(.*)",
+    r"[\s,;(]*(?:\\text\{[\s,(]*)?(?:\\forall|(?:(?:which )?holds |valid )?(?:for (?:all|any|every|"
+    r"each|some|arbitrary)|where|with|for (?:an? )?(?=\}?\s*[a-zA-Z]\s*\\in|integers?|constants?|"
+    r"real))(?![a-z]))(.*)",
     re.DOTALL,
 )
-_MEMBERSHIP_TAIL = re.compile(
-    rf"[\s,;(]+((?:{LETTER},?\s?)+)\s*\\in\s*(\\mathbb\{{[A-Z]\}}(?:\^\{{[^{{}}]*\}}|_\{{[^{{}}]*\}})?)\)?[\s.]*$"
-)
-_MEMBERSHIP_HEAD = re.compile(
-    rf"{LETTER}\s*\\in\s*\\mathbb\{{[A-Z]\}}(?:\^\{{[^{{}}]*\}}|_\{{[^{{}}]*\}})?[,;]\s*"
-)
+_NUMBER_SET = r"\\mathbb\{[A-Z]\}(?:\^\{[^{}]*\}|_\{[^{}]*\})?"
+_MEMBERSHIP_TAIL = re.compile(rf"[\s,;(]+((?:{LETTER},?\s?)+)\s*\\in\s*{_NUMBER_SET}\)?[\s.]*$")
+_MEMBERSHIP_HEAD = re.compile(rf"{LETTER}\s*\\in\s*{_NUMBER_SET}[,;]\s*")
 _DOMAIN_REST = re.compile(
     rf"(?:\\text\{{(?:\s|[,().]|\b(?:{_DOMAIN_WORD})\b)*\}}|\b(?:{_DOMAIN_WORD})\b"
-    r"|\\(?:in|ge|le|ne|mathbb)(?![a-z])|[\s,.(){}<>^+_0-9\[\]-]|\\infty|\\ldots|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|\\[a-z]+)*"
+    r"|[\s,.(){}<>^+_0-9\[\]-]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|\\[a-z]+)*"
 )
 _WHOLE = re.compile(r"integer|natural|whole|\\mathbb\{[ZN]\}")
 _ALL_OF = re.compile(
-    rf"^(?:\\text\{{)?\s*(?:all|every|any|each|the set of(?: all)?)(?: (?:{_DOMAIN_WORD}))*\s*\}}?\s*(?=.)",
+    r"^(?:\\text\{)?\s*(?:all|every|any|each|the set of(?: all)?)"
+    rf"(?: (?:{_DOMAIN_WORD}))*\s*\}}?\s*(?=.)",
     re.IGNORECASE,
 )
 _EXTREME = re.compile(
-    r"(?:the )?(?:minimum|maximum|min|max|least|greatest|smallest|largest|total|sum|difference|product|"
-    r"area|volume|perimeter|probability|number|lowest|highest)(?: (?:values?|number|possible))*(?: (?:of|is|are)\b[^=<>]*)?",
+    r"(?:the )?(?:minimum|maximum|min|max|least|greatest|smallest|largest|total|sum|difference|"
+    r"product|area|volume|perimeter|probability|number|lowest|highest)"
+    r"(?: (?:values?|number|possible))*(?: (?:of|is|are)\b[^=<>]*)?",
     re.IGNORECASE,
 )
 _BOTH = re.compile(
@@ -229,9 +230,7 @@ def _without_remarks(text: str) -> tuple[str, str]:
     it named the whole numbers."""
     domain = ""
     remark = _REMARK.search(text)
-    if remark and remark.start() and not _VETO.search(remark.group()):
-        text = text[: remark.start()].rstrip(" ,(")
-    elif remark and remark.start():
+    if remark and remark.start():
         text = text[: remark.start()].rstrip(" ,(")
     about = _OR_ABOUT.search(text)
     if about and about.start():
@@ -305,7 +304,7 @@ def parse_form(text: str) -> Form:
     if "\\begin" in text and (matrix := _MATRIX.fullmatch(text)):
         return _matrix(matrix.group(3), matrix.group(1), transposed=bool(matrix.group(4)))
     domain = ""
-    if _SAID.search(text):
+    if len(text) <= MAX_SAID_CHARS and _SAID.search(text):
         text, domain = _without_remarks(text)
         text = _BOTH.sub("", text)
         member = _MEMBER.match(text)
@@ -346,7 +345,11 @@ def _parse(text: str) -> Form:
     if text.endswith("^{T}") and (outer := enclosed(text[:-4])) and "," in outer[1]:
         column = _bracketed(text[:-4], "(", outer[1], ")")
         return Group("matrix", column.items, 1) if isinstance(column, Group) else column
-    if _SAID.search(text) and (labelled := _labelled(text)) is not None:
+    if (
+        len(text) <= MAX_SAID_CHARS
+        and _SAID.search(text)
+        and (labelled := _labelled(text)) is not None
+    ):
         return labelled
     return _atom(text)
 
@@ -384,10 +387,16 @@ def _list(text: str, pieces: list[str], marks: list[str]) -> Form:
     return items[0] if len(items) == 1 else Group("list", tuple(items), 0, disjunction, text)
 
 
+_LABEL_NOUN = re.compile(
+    r"(?!(?:hal[fv]e?|third|quarter|fourth|\w+th|dozen|hundred|thousand|\w+illion|time|root|pi)s\b)"
+    r"[A-Za-z]{3,}s|people|men|women|children|sheep|fish"
+)
+
+
 def _is_labelled_count(item: Scalar) -> bool:
     """``7\\text{ goats}``, in a list of such: the word says which of the values this is."""
-    return bool(item.counted and item.value is not None and re.fullmatch(r"[A-Za-z]{3,}s|people|men|women|children|sheep|fish", item.counted)
-                and not re.fullmatch(r"(?:hal[fv]e?|third|quarter|fourth|\w+th|dozen|hundred|thousand|\w+illion|time|root|pi)s", item.counted))  # fmt: skip
+    is_noun = item.counted is not None and _LABEL_NOUN.fullmatch(item.counted) is not None
+    return is_noun and item.value is not None
 
 
 def _each_value(relation: Relation) -> list[Form]:
@@ -542,7 +551,7 @@ def _atom(text: str) -> Form:
 
 
 def _sentence(text: str) -> Form:
-    """A sentence with exactly one number in it, as that number; other words with numbers as words."""
+    """A sentence with exactly one number in it, as that number; others as words."""
     plain = plain_words(text)
     found = _ONLY_NUMBER.fullmatch(plain)
     words = re.findall(r"[A-Za-z]{2,}", plain)

@@ -1,28 +1,69 @@
 """Other graders beside ours, to see whether a claim depends on whose grader it is.
 
 ``stock`` is plain math-verify on the completion, as its users call it, in the same killable
-processes; ``exact`` is equality of the normalised answer text. ``ours`` is ``grade_many``.
+processes; ``exact`` is equality of the normalised answer text; ``ours`` is ``verifier.grade_many``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+from sgpo.core import verifier
+from sgpo.core.verifier import ITEM_SECONDS, Verdict
+from sgpo.core.verifier.extract import extract, unwrap_box
+from sgpo.core.verifier.pool import POOL, default_workers
 
 GRADERS = ("ours", "stock", "exact")
-_NOISE = re.compile(r"\\(?:left|right|[,;:! ]|text|mathrm|mbox|displaystyle)(?![a-zA-Z])|[\s${}]")
+_NOISE = re.compile(r"\\(?:left|right|text|mathrm|mbox|displaystyle)(?![a-zA-Z])|\\[,;:! ]|[\s${}]")
+
+
+def grade_many(
+    grader: str,
+    golds: Sequence[str],
+    completions: Sequence[str],
+    *,
+    truncated: Sequence[bool] | None = None,
+) -> list[Verdict]:
+    """The Verdicts of one of GRADERS on completions, in order. ``extracted`` is the span of our
+    extraction whoever judges; ``stock`` looks for the answer by itself.
+
+    Raises:
+        ValueError: no such grader, or lengths that differ.
+    """
+    if grader not in GRADERS:
+        raise ValueError(f"grader is {grader!r}; it must be one of {', '.join(GRADERS)}")
+    pairs = list(zip(golds, completions, strict=True))
+    flags = [False] * len(pairs) if truncated is None else list(truncated)
+    if grader == "ours":
+        return verifier.grade_many(pairs, truncated=flags)
+    spans = [extract(completion).text for completion in completions]
+    if grader == "exact":
+        reasons = [_exact(gold, span) for gold, span in zip(golds, spans, strict=True)]
+    else:
+        reasons = _stock(pairs)
+    reasons = ["truncated" if flag else r for flag, r in zip(flags, reasons, strict=True)]
+    return [Verdict(r == "correct", r, span) for r, span in zip(reasons, spans, strict=True)]
 
 
 def normalised(text: str) -> str:
     """Answer text without spaces, dollars, braces and layout commands, in lower case."""
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    return _NOISE.sub("", text).strip(".,").casefold()
+    return _NOISE.sub("", re.sub(r"\\[dt]frac", r"\\frac", text)).strip(".,").casefold()
 
 
-def stock(gold: str, completion: str) -> bool:
-    """Whether plain math-verify takes the completion for right. Runs in a worker process, whose
-    deadline stands in for math-verify's own (which works in a main thread only)."""
-    from math_verify import parse, verify
+def _exact(gold: str, span: str | None) -> str:
+    if span is None:
+        return "no_answer"
+    return "correct" if normalised(span) == normalised(unwrap_box(gold)) else "wrong"
 
-    dollars = gold if "$" in gold or "\\boxed" in gold else f"${gold}$"
-    answers = parse(completion, parsing_timeout=None)
-    return bool(verify(parse(dollars, parsing_timeout=None), answers, timeout_seconds=None))
+
+def _stock(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    tasks = list(dict.fromkeys(pairs))
+    outcomes = POOL.run(
+        [lambda put, pair=pair: put("stock", *pair) for pair in tasks],
+        item_seconds=ITEM_SECONDS,
+        batch_seconds=None,
+        num_workers=default_workers(),
+    )
+    known = dict(zip(tasks, outcomes, strict=True))
+    return [known[pair] for pair in pairs]

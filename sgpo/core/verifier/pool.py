@@ -255,7 +255,7 @@ class _Batch:
     def work(self) -> None:
         """Takes item after item until none is left or the batch's time is over."""
         worker: _Worker | None = None
-        while self.queue and self.unavailable is None:
+        while self.queue and self.unavailable is None and not self._is_over():
             try:
                 # After a crash only a new worker is trusted: idle ones may have been killed too.
                 worker = worker or self.pool.lease(fresh=bool(self.crashed))
@@ -272,6 +272,9 @@ class _Batch:
                 worker = None
         if worker is not None:
             (self.pool.give_back if worker.ready else self.pool.discard)(worker)
+
+    def _is_over(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def _due(self) -> float:
         now = time.monotonic()

@@ -12,8 +12,9 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-# --- characters -------------------------------------------------------------------------------
+# --- characters --------------------------------------------------------------------------------
 
+MAX_SAID_CHARS = 600  # longer answers are formulas: their words are not looked into
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "÷": "/",
@@ -39,14 +40,18 @@ _SCRIPTS = tuple(
 )
 _SPACES = re.compile(r"\s+")
 
-# --- money --------------------------------------------------------------------------------------
+# --- money -------------------------------------------------------------------------------------
 
-_SIGN = r"(?:US|U\.S\.|\\text\{\s*US\s*\})?\\\$|\\text\{\s*(?:(?:US)?\\?\$|[€£])\s*\}|[€£]|\\pounds(?![a-zA-Z])"
+_SIGN = (
+    r"(?:US|U\.S\.|\\text\{\s*US\s*\})?\\\$|\\text\{\s*(?:(?:US)?\\?\$|[€£])\s*\}|[€£]"
+    r"|\\pounds(?![a-zA-Z])"
+)
 _AMOUNT = r"\d{1,3}(?:(?:,|\{,\}|\\!,|,\\!|\\,)\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+"
 _MONEY = re.compile(
     rf"(-?)\s*(?:({_SIGN})\s*(?:\\,|\\ )?\s*(-?)\s*({_AMOUNT})|({_AMOUNT})\s*({_SIGN}))\.?"
     r"(?=\s*(?:$|=|\\approx|,?\s*(?:and|or)\b|,\s|\\text|USD|per|/|[a-z]))"
 )
+_MONEY_SIGNS = ("\\$", "$}", "€", "£", "\\pounds", "dollar")
 _CURRENCIES = {"$": "dollars", "€": "euros", "£": "pounds", "\\pounds": "pounds"}
 _DOLLARS_AND_CENTS = re.compile(
     r"(\d+)\s*(?:\\text\{)?\s*dollars?\s*\}?\s*(?:,|\\text\{)?\s*and\s*\}?\s*"
@@ -65,13 +70,15 @@ def _amount(found: re.Match[str]) -> str:
 
 def _spell_out_money(text: str) -> str:
     """Every amount of money in ``text`` in words."""
+    if len(text) > MAX_SAID_CHARS or not any(sign in text for sign in _MONEY_SIGNS):
+        return text
     text = _DOLLARS_AND_CENTS.sub(
         lambda m: f"{m.group(1)}.{int(m.group(2)):02d}\\text{{ dollars}}", text
     )
     return _MONEY.sub(_amount, text)
 
 
-# --- rows and brackets ------------------------------------------------------------------------------
+# --- rows and brackets -------------------------------------------------------------------------
 
 _DELIMITERS = re.compile(
     r"(?<!\\)\\\(|(?<!\\)\\\)|\\\[(?!\d*(?:pt|em|ex|mm)\])|(?<!\\)\\\]"
@@ -85,9 +92,7 @@ _LAYOUT_ROWS = re.compile(
 )
 _ROW_END = re.compile(r"\\\\(?:\[\w+\])?|\\newline(?![a-zA-Z])|\\cr(?![a-zA-Z])")
 _MATRIX_BEGIN = re.compile(r"\\begin\{(?:[pbvBV]|small)?matrix|\\begin\{array|\\substack")
-_REVERSED = re.compile(
-    r"\](?=[^][(),]+,[^][(),]+[][)])|(?<=[^][(),])\[(?=\s*(?:$|\\cup|\\bigcup|\.|\}|\\,|\\ |\\text))"
-)
+_REVERSED = re.compile(r"\](?=[^][(),]+,[^][(),]+[][)])|(?<=[^][(),])\[(?=\s*(?:$|\\cup|\}))")
 
 
 def _as_list(found: re.Match[str]) -> str:
@@ -112,7 +117,7 @@ def _lay_out(text: str) -> str:
     return text
 
 
-# --- commands -----------------------------------------------------------------------------------------
+# --- commands ----------------------------------------------------------------------------------
 
 _SYNONYMS = {
     "\\frac": "dfrac tfrac cfrac", "\\binom": "dbinom tbinom", "\\le ": "leq leqslant leqq",
@@ -150,7 +155,7 @@ def _one_command(found: re.Match[str]) -> str:
     return _COMMANDS.get(found.group(), found.group())
 
 
-# --- words --------------------------------------------------------------------------------------------
+# --- words -------------------------------------------------------------------------------------
 
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan log ln exp max min gcd lcm "
@@ -181,15 +186,15 @@ _ROUNDED = re.compile(
     r"\s*\)?|\(\s*(?:approx(?:imately|\.)?|exact(?:ly)?)\s*\)",
     re.IGNORECASE,
 )
-_PER = r"\\text\{\s*(km|cm|mm|m|mi|ft|kg|g|[lL]|s|h|hr|min|sec|mol|J|N|W)\.?\s*\}"
+_PER = r"\\(?:text|mathrm)\s*\{[\s~]*(km|cm|mm|m|mi|ft|kg|g|[lL]|s|h|hr|min|sec|mol|J|N|W)\.?\s*\}"
 _QUOTIENT_UNIT = re.compile(
     rf"{_PER}\s*/\s*{_PER}|\\frac\s*\{{\s*{_PER}\s*\}}\s*\{{\s*{_PER}\s*\}}"
 )
 
 
 def _text_group(found: re.Match[str]) -> str:
-    """``\\mathrm{~cm^2}``, ``\\mbox{ and }``, ``\\text{5 apples}``: words as ``\\text{..}``, and what
-    stands among them (numbers, letters, joining words) as what it is."""
+    """``\\mathrm{~cm^2}``, ``\\mbox{ and }``, ``\\text{5 apples}``: words as ``\\text{..}``, and
+    what stands among them (numbers, letters, joining words) as what it is."""
     kind = found.group(1)
     inside = found.group(2).replace("{,}", ",")
     words = _SPACES.sub(" ", inside).strip()
@@ -207,7 +212,7 @@ def _text_group(found: re.Match[str]) -> str:
         if unit_name(power.group(1)):
             return f"\\text{{{power.group(1)}.}}^{{{power.group(2)}}}"
     if len(words) == 1:
-        measures = before.endswith(tuple("0123456789}")) or (before[-1:] == "/" and "{" in before)
+        measures = before.endswith(tuple("0123456789}"))
         is_unit = words in "mghslLWJNVCFK" and measures and found.string[found.start() - 1] != "^"
         return f"\\text{{{words}.}}" if is_unit else words if words.isalnum() else f" {words} "
     if _CHOICE.fullmatch(words):
@@ -240,10 +245,10 @@ def _word_run(found: re.Match[str]) -> str:
     )
 
 
+_IN_TEXT = r"\s*(?:\\text\{)?\s*"
 _BASE = re.compile(
-    r"(?<=[\dA-Z)])\s*(?:_\s*\{\s*\(?\s*(?:\\text\{)?\s*(?:base)?\s*\}?\s*(?:\\text\{)?\s*(\d+|[a-z]+)\s*\}?\s*\)?\s*\}"
-    r"|\(?\s*(?:\\text\{)?\s*\(?\s*(?:in )?base\s*\}?\s*(?:\\text\{)?\s*(\d+|[a-z]+)\s*\)?\s*\}?\s*\)?)"
-    r"\s*$"
+    rf"(?<=[\dA-Z)])\s*(?:_\s*\{{\s*\(?{_IN_TEXT}(?:base)?\s*\}}?{_IN_TEXT}(\d+|[a-z]+)\s*\}}?\s*\)?"
+    rf"\s*\}}|\(?{_IN_TEXT}\(?\s*(?:in )?base\s*\}}?{_IN_TEXT}(\d+|[a-z]+)\s*\)?\s*\}}?\s*\)?)\s*$"
 )
 _BASE_NAMES = "two three four five six seven eight nine ten eleven twelve".split()
 BASE_WORDS = {name: i for i, name in enumerate(_BASE_NAMES, 2)} | {"sixteen": 16}
@@ -258,10 +263,8 @@ _INFINITY = re.compile(
     r"\+\s*\\infty|(?<!\\)(?<!\d )\b(?:infinity|infty)\b"
     r"|(?<!\d)(?<!\d )\\text\{\s*(?i:infinity)\s*\}"
 )
-_BARE_FUNCTION = re.compile(
-    rf"(?<![\\a-zA-Z])({'|'.join(sorted(FUNCTIONS - {'max', 'min'}, key=len, reverse=True))}|cdot|frac)"
-    r"(?=[^a-zA-Z]|$)"
-)
+_CALLED = "|".join(sorted(FUNCTIONS - {"max", "min"}, key=len, reverse=True))
+_BARE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])({_CALLED}|cdot|frac)(?=[^a-zA-Z]|$)")
 _ROUND_CALL = re.compile(
     r"(?<![\\a-zA-Z])(floor|ceil(?:ing)?|abs|log(?:2|10)|C|nCr|binom|choose|acos|asin|atan|cbrt)"
     r"\s*\(([^()]*(?:\([^()]*\)[^()]*)*)\)"
@@ -292,11 +295,11 @@ def _spell_words(text: str) -> str:
         text = _BARE_ROMAN.sub(r"\\text{ \1}", text)
         text = re.sub(r"(?<=\d)\^\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", "", text)
         text = _MULTIPLE.sub(lambda m: f"\\cdot 10^{{{_MULTIPLES[m.group(1)]}}}", text)
-        for _ in range(2):  # a group in a group
-            text = _TEXT_GROUP.sub(_text_group, text)
         text = _QUOTIENT_UNIT.sub(
             lambda m: "\\text{{{}/{}}}".format(*(u for u in m.groups() if u)), text
         )
+        for _ in range(2):  # a group in a group
+            text = _TEXT_GROUP.sub(_text_group, text)
     text = _BASE.sub(_base, text) if "base" in text or "_" in text else text
     if not _TWO_LETTERS.search(text) and "^" not in text and "(" not in text:
         return text
@@ -315,7 +318,7 @@ def _base(found: re.Match[str]) -> str:
     return f"_{{{base if base.isdigit() else BASE_WORDS[base]}}}"
 
 
-# --- structure ----------------------------------------------------------------------------------------
+# --- structure ---------------------------------------------------------------------------------
 
 _PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime\s*)+)\}?")
 _MODULUS = re.compile(r"\(?\s*\\[pb]?mod(?![a-zA-Z])\s*(\{[^{}]*\}|\d+|[a-zA-Z])\s*\)?")
@@ -329,7 +332,8 @@ _RECURRING = re.compile(
 _EXPONENT = re.compile(r"^\s*(-?\d+(?:\.\d+)?)[eE]\+?(-?\d{1,3})\s*$")
 _INFIX = re.compile(r"\\(?:choose|over)(?![a-z])")
 _INFIX_GROUP = re.compile(
-    r"(?<![\\a-zA-Z}_^\]])\{((?:[^{}]|\{[^{}]*\})*?)\s*\\(over|choose)(?![a-z])\s*((?:[^{}]|\{[^{}]*\})*)\}"
+    r"(?<![\\a-zA-Z}_^\]])\{((?:[^{}]|\{[^{}]*\})*?)\s*\\(over|choose)(?![a-z])\s*"
+    r"((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _MARKDOWN = re.compile(r"\*\*|__(?=\S)|`")
 _NOT_POWER_STARS = re.compile(r"(?<=[\w)}])\*\*(?=[\w({-])")
@@ -480,13 +484,14 @@ def words_key(text: str) -> str:
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
     text = _SPACES.sub(" ", text.casefold()).strip(" .,;:!\"'")
     choice = re.fullmatch(
-        r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?[ :]*)?[(\[]?\s*([a-z])\s*[)\]]?\.?",
+        r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?[ :]*)?"
+        r"[(\[]?\s*([a-z])\s*[)\]]?\.?",
         text,
     )
     return choice.group(1) if choice else text.strip("() ")
 
 
-# --- units behind a number -----------------------------------------------------------------------------
+# --- units behind a number ---------------------------------------------------------------------
 
 # Unit words that are dropped when written without \text{}; longer first. Single letters only count
 # after a space and a number, because ``3m`` is a product in mathematics. A missing unit never
@@ -561,8 +566,9 @@ def are_counted(words: str, problem: str | None) -> bool:
 
 _SMALL = frozenset("of the in a per such for each fourth third fifth sixth with and to".split())
 _NO_NOUNS = frozenset(
-    "half halves third thirds quarter quarters dozen hundred thousand million times plus minus over "
-    "root square squared cube cubed power factorial percent not less more than least most base".split()
+    "half halves third thirds quarter quarters dozen hundred thousand million times plus minus "
+    "over root square squared cube cubed power factorial percent not less more than least most "
+    "base".split()
 )
 
 

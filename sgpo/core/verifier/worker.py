@@ -22,9 +22,9 @@ PARENT_CHECK_SECONDS = 2.0
 
 def _reply(line: bytes) -> dict[str, Any]:
     """``{"result": ..}`` for one question of the table ``_WORK``, or ``{"error": its type}``."""
-    from sgpo.core.verifier import graders, symbolic
+    from sgpo.core.verifier import symbolic
 
-    work = {"compare": symbolic.answer, "stock": graders.stock}
+    work = {"compare": symbolic.answer, "stock": symbolic.stock}
     task = json.loads(line)
     signal.setitimer(signal.ITIMER_REAL, task["seconds"] + GRACE_SECONDS)
     try:
