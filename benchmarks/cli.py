@@ -200,6 +200,11 @@ def _models(verbs: argparse._SubParsersAction) -> None:
 
     grade = _verb(verbs, "grade", _grade, "Judge stored samples again, without a model.")
     grade.add_argument("paths", nargs="+", type=Path, help="samples files or run directories")
+    graders = {"ours": "this verifier", "stock": "plain math-verify", "exact": "normalised text"}
+    named = ", ".join(f"{name} ({what})" for name, what in graders.items())
+    grade.add_argument(
+        "--grader", choices=list(graders), default="ours", help=f"who judges: {named}"
+    )
 
 
 def _data(verbs: argparse._SubParsersAction) -> None:
@@ -361,7 +366,7 @@ def _no_verb(options: Options) -> int:
 def _grade(options: Options) -> int:
     from benchmarks.run.evaluate import regrade_paths
 
-    return regrade_paths(options.paths)
+    return regrade_paths(options.paths, options.grader)
 
 
 def _report(options: Options) -> int:

@@ -15,13 +15,14 @@ PATH = Path(__file__).with_suffix(".jsonl")
 
 @dataclass(frozen=True)
 class GoldFault:
-    """``reading`` is what the gold means; ``handled`` says in words what grading makes of it."""
+    """``right_answer`` is an answer to the question that is right; ``handled`` says in words what
+    grading makes of it."""
 
     suite: str
     id: str
     gold: str
     fault: str
-    reading: str
+    right_answer: str
     handled: str
 
 

@@ -25,8 +25,8 @@ from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import FinishReason, Problem
-from sgpo.core.verifier import grade_many
 from sgpo.core.verifier.extract import extract
+from sgpo.core.verifier.graders import grade_many
 
 _SAMPLE_KEYS = ("problem_id", "sample", "gold", "text", "num_tokens", "finish_reason", "reason")
 Suites = dict[str, tuple[list[Problem], int]]  # problem sets by name, with samples a problem
@@ -152,11 +152,13 @@ def protocol(config: EvalConfig) -> dict[str, Any]:
     }
 
 
-def judged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``rows`` with ``reason``, ``correct`` and ``extracted`` of the verifier put (or put anew) in
-    each."""
+def judged(rows: Sequence[dict[str, Any]], grader: str = "ours") -> list[dict[str, Any]]:
+    """``rows`` with ``reason``, ``correct`` and ``extracted`` of a grader (see
+    ``sgpo.core.verifier.graders``) put (or put anew) in each."""
     verdicts = grade_many(
-        [(row["gold"], row["text"]) for row in rows],
+        grader,
+        [row["gold"] for row in rows],
+        [row["text"] for row in rows],
         truncated=[row["finish_reason"] == FinishReason.LENGTH.value for row in rows],
     )
     return [
@@ -247,10 +249,10 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: damaged samples file ({error}); delete it") from error
 
 
-def regrade(path: Path) -> tuple[list[dict[str, Any]], int]:
+def regrade(path: Path, grader: str = "ours") -> tuple[list[dict[str, Any]], int]:
     """The rows of a samples file judged anew, and how many verdicts changed."""
     old = read_samples(path)
-    new = judged(old)
+    new = judged(old, grader)
     changed = sum(a["reason"] != b["reason"] for a, b in zip(old, new, strict=True))
     return new, changed
 
@@ -262,8 +264,11 @@ def recomputed(path: Path, k: int, *, anew: bool = False) -> dict[str, Any]:
     return summarize(rows, list(dict.fromkeys(row["problem_id"] for row in rows)), k)
 
 
-def regrade_paths(paths: Sequence[Path]) -> int:
-    """Judge every sample of files or run directories anew; 1 when a verdict changed."""
+def regrade_paths(paths: Sequence[Path], grader: str = "ours") -> int:
+    """Judge every sample of files or run directories anew; 1 when a verdict of ours changed.
+
+    Another grader's verdicts (stock, exact) are counted beside the stored ones and change nothing.
+    """
     files: list[Path] = []
     for path in paths:
         if not path.exists():
@@ -273,8 +278,8 @@ def regrade_paths(paths: Sequence[Path]) -> int:
         raise ValueError(f"{', '.join(map(str, paths))}: no samples files (*.jsonl.gz) here")
     total = 0
     for file in files:
-        rows, changed = regrade(file)
+        rows, changed = regrade(file, grader)
         correct = sum(row["correct"] for row in rows)
         print(f"{file}: {len(rows)} samples, {correct} correct, {changed} verdicts changed")
         total += changed
-    return 1 if total else 0
+    return 1 if total and grader == "ours" else 0

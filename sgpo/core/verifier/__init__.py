@@ -39,7 +39,7 @@ class Verdict:
     extracted: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # told apart by identity: hashing whole forms takes too long
 class Answer:
     """One side of a comparison, parsed once. ``form`` is None where the text is too long or too
     deeply nested: then only identical text is the same."""

@@ -237,7 +237,7 @@ def extract(completion: str) -> Extraction:
     text = after_thinking(completion)
     if text is None:
         return Extraction(None, "thinking never closed")
-    if following := _NEXT_PROBLEM.search(text):
+    if ("\n" in text or "<|" in text) and (following := _NEXT_PROBLEM.search(text)):
         before = text[: following.start()]
         if (found := _last_boxes(before) or _without_box(before)) and found.text is not None:
             return found

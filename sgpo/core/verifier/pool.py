@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 STARTUP_SECONDS = 90.0
+POLL_SECONDS = 0.2  # a starting worker is waited for in steps of this
 MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _ROOT = str(Path(__file__).resolve().parents[3])
@@ -79,24 +80,32 @@ class _Worker:
         self.ready = False
         self._buffer = b""
 
-    def wait_ready(self) -> None:
-        """Returns when the worker can be asked; VerifierUnavailable if it cannot start."""
-        if self.ready:
-            return
-        try:
-            message = self._receive(self.started + STARTUP_SECONDS)
-        except _Late:
-            raise VerifierUnavailable(
-                f"the verifier's worker did not start within {STARTUP_SECONDS:.0f} seconds;"
-                " free some memory or CPU time and run again"
-            ) from None
-        except _Gone:
-            message = {"detail": "it ended without a message"}
-        self.ready = bool(message.get("ready"))
-        if not self.ready:
-            raise VerifierUnavailable(
-                f"the verifier's worker cannot start: {message['detail']}; run `sgpo doctor`"
-            )
+    def wait_ready(self, is_over: Callable[[], bool]) -> bool:
+        """Returns when the worker can be asked, or False once ``is_over``.
+
+        Raises:
+            VerifierUnavailable: it does not start.
+        """
+        while not self.ready:
+            try:
+                message = self._receive(time.monotonic() + POLL_SECONDS)
+            except _Late:
+                if is_over():
+                    return False
+                if time.monotonic() < self.started + STARTUP_SECONDS:
+                    continue
+                raise VerifierUnavailable(
+                    f"the verifier's worker did not start within {STARTUP_SECONDS:.0f} seconds;"
+                    " free some memory or CPU time and run again"
+                ) from None
+            except _Gone:
+                message = {"detail": "it ended without a message"}
+            if not message.get("ready"):
+                raise VerifierUnavailable(
+                    f"the verifier's worker cannot start: {message['detail']}; run `sgpo doctor`"
+                )
+            self.ready = True
+        return True
 
     def put(self, due: float, work: str, *arguments: str) -> Any:
         """The answer to one question. Raises _Late, _Failed or _Gone."""
@@ -259,7 +268,8 @@ class _Batch:
             try:
                 # After a crash only a new worker is trusted: idle ones may have been killed too.
                 worker = worker or self.pool.lease(fresh=bool(self.crashed))
-                worker.wait_ready()
+                if not worker.wait_ready(self._is_over):
+                    break
                 due = self._due()
                 item = self.queue.popleft()
             except VerifierUnavailable as error:
@@ -271,7 +281,7 @@ class _Batch:
                 self.pool.discard(worker)
                 worker = None
         if worker is not None:
-            (self.pool.give_back if worker.ready else self.pool.discard)(worker)
+            self.pool.give_back(worker)  # ready or still starting
 
     def _is_over(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
