@@ -23,7 +23,7 @@ from sgpo.core.trainer import Trainer
 
 CPU = torch.device("cpu")
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["sgpo.core.trainer", "sgpo.core.sampling.cpu"])
+CONTEXT.set_forkserver_preload(["sgpo.core.trainer", "sgpo.core.sampling.compact"])
 
 
 def launch(

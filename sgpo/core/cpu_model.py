@@ -82,7 +82,7 @@ class Decoder:
         float32 whatever the model's dtype, as transformers has them."""
         angle = positions[..., None, None].float() * self.body.rotary_emb.inv_freq.float()
         turn = torch.complex(angle.cos(), angle.sin())
-        return turn.to(self.body.norm.weight.dtype.to_complex())
+        return turn.to(self.body.norm.weight.dtype.to_complex())  # bfloat16's is complex64
 
     def finish(self, x: torch.Tensor) -> torch.Tensor:
         """The final norm: hidden states that the language-model head takes."""
@@ -166,14 +166,17 @@ def _interleave(rows: torch.Tensor, size: int) -> torch.Tensor:
 def rotate(heads: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     """Query and key heads [..., heads, size] with their positions: pairs of neighbours multiplied
     as complex numbers by ``turns`` [..., 1, size / 2]."""
-    pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2)
+    wide = heads.float() if heads.dtype == torch.bfloat16 else heads
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).to(heads.dtype)
 
 
 def normalize(x: torch.Tensor, eps: float) -> torch.Tensor:
     """``x / sqrt(mean(x^2) + eps)`` over the last dimension."""
     if torch.is_grad_enabled():
         return _Normalize.apply(x, eps)
+    if x.dtype == torch.bfloat16:  # in float32, as the models do
+        return normalize(x.float(), eps).to(x.dtype)
     return x * _reciprocal_rms(x, eps)  # apply() takes longer than this when sampling
 
 

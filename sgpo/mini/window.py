@@ -14,8 +14,7 @@ from statistics import mean
 from typing import Any
 
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.sampling.cpu import CompactSampler
-from sgpo.core.sampling.sampler import SamplingParams
+from sgpo.core.sampling import CompactSampler, SamplingParams
 from sgpo.core.types import Problem
 from sgpo.mini.sets import training_problems
 from sgpo.mini.world import NAMES, World

@@ -15,7 +15,7 @@ from sgpo.core.sampling import (
     CompactSampler,
     SamplingParams,
     TransformersSampler,
-    cpu,
+    compact,
     generate,
     make_sampler,
 )
@@ -220,6 +220,27 @@ def test_draws_follow_the_nucleus(temperature, top_p):
     assert fits(counts, nucleus(LOGITS, temperature, top_p)) > 1e-3
 
 
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 0.9999])
+def test_a_large_vocabulary_is_cut_exactly_without_sorting_it(top_p):
+    """Rows from peaked to flat: nuclei of one token to nearly all of 20,000. Every draw must be the
+    token that sorting in float64 gives, unless the two lie within rounding of a step."""
+    rows = 60
+    logits = torch.randn(rows, 20_000, generator=generator(1, "large"))
+    logits *= torch.linspace(0.0, 12.0, rows)[:, None]
+    uniform = torch.rand(rows, generator=generator(1, "uniform"))
+    tokens = draw(logits, uniform, SamplingParams(max_tokens=1, top_p=top_p))
+    probs, order = torch.softmax(logits.double(), -1).sort(-1, descending=True)
+    probs[probs.cumsum(-1) - probs >= top_p] = 0
+    cdf = probs.cumsum(-1) / probs.sum(-1, keepdim=True)
+    place = (order == tokens[:, None]).nonzero()[:, 1]
+    for row, at in enumerate(place.tolist()):
+        low, high = (cdf[row, at - 1] if at else 0.0), cdf[row, at]
+        assert low - 1e-5 <= uniform[row] <= high + 1e-5, row
+        assert probs[row, at] > 0
+    sizes = (probs > 0).sum(-1)
+    assert sizes.min() < 128 < 4096 < sizes.max()
+
+
 def test_extreme_uniforms_stay_on_tokens_with_mass():
     almost_one = torch.tensor(1.0).nextafter(torch.tensor(0.0))
     logits = torch.tensor([[-200.0, 0.0, 1.0, -200.0]])
@@ -292,13 +313,14 @@ def test_a_replica_in_another_precision_reports_its_log_probabilities(kind):
     ],
     ids=lambda shape: "-".join(shape) or "grouped",
 )
-def test_compact_decoder_equals_the_models_own_forward(family, shape):
+@pytest.mark.parametrize("static", [False, True])
+def test_compact_decoder_equals_the_models_own_forward(family, shape, static):
     """Teacher-forced: prefill at unequal lengths, then single steps with a row dropped midway."""
     model = build_double(family, **shape)
     new = 4
     forced = torch.randint(5, 20, (len(PROMPTS), new), generator=generator(0, "forced"))
     with torch.inference_mode():
-        batch = cpu._Batch(Decoder(model), PROMPTS, new)
+        batch = compact._Batch(Decoder(model), PROMPTS, new, static=static)
         rows = torch.arange(len(PROMPTS))
         steps = [model.lm_head(batch.hidden)]
         for t in range(new):
@@ -317,26 +339,26 @@ def test_compact_decoder_equals_the_models_own_forward(family, shape):
             torch.testing.assert_close(got, expected[:last], rtol=1e-9, atol=1e-9)
 
 
-def compact(model, **how):
+def make_compact(model, **how):
     return CompactSampler(model, TOKENIZER, stop_ids=STOP, **how)
 
 
 def test_finished_rows_leave_the_batch(monkeypatch):
     """Rows that stopped a while ago must not be decoded to the end of the budget."""
     rows = []
-    step = cpu._Batch.step
+    step = compact._Batch.step
 
     def counted(self, tokens):
         rows.append(len(tokens))
         return step(self, tokens)
 
-    monkeypatch.setattr(cpu._Batch, "step", counted)
+    monkeypatch.setattr(compact._Batch, "step", counted)
     params = SamplingParams(max_tokens=40, seed=1)
-    groups = compact(build_model()).sample(PROMPTS, 32, params)
+    groups = make_compact(build_model()).sample(PROMPTS, 32, params)
     lengths = [len(c.token_ids) for group in groups for c in group]
     for step, decoded in enumerate(rows, start=1):
         alive = sum(length > step for length in lengths)
-        assert alive <= decoded <= alive / cpu.COMPACT_BELOW + 1, step
+        assert alive <= decoded <= alive / compact.COMPACT_BELOW + 1, step
     assert len(rows) == max(lengths) - 1  # the first token comes from the prompt
 
 
@@ -361,12 +383,46 @@ def test_finished_rows_leave_the_batch(monkeypatch):
 def test_unsupported_architectures_are_refused(family, changes, named):
     """The compact decoder must say so, not compute something else."""
     with pytest.raises(ValueError, match=named):
-        compact(build_model(family, **changes))
+        make_compact(build_model(family, **changes))
 
 
-def test_half_precision_is_refused():
-    with pytest.raises(ValueError, match="dtype=torch.bfloat16"):
-        compact(build_model().bfloat16())
+def test_static_shapes_draw_the_same_samples(monkeypatch):
+    """What a GPU runs, without its graphs: all slots in every step, batches of few sizes."""
+    model, params = build_model(), SamplingParams(max_tokens=40, seed=1, top_p=0.95)
+    expected = ids_of(make_compact(model).sample(PROMPTS, 32, params))
+    sizes, step = [], compact._Batch.step
+
+    def counted(self, tokens):
+        assert self.static
+        sizes.append(len(tokens))
+        return step(self, tokens)
+
+    monkeypatch.setattr(compact, "_static", lambda device: True)
+    monkeypatch.setattr(compact._Batch, "step", counted)
+    assert ids_of(make_compact(model).sample(PROMPTS, 32, params)) == expected
+    assert sizes == sorted(sizes, reverse=True) and 1 < len(set(sizes) & {128, 64, 32, 16})
+
+
+def test_bfloat16_computes_as_the_model_does():
+    """As far from float32 as the model's own forward pass in bfloat16 is, or nearer."""
+    exact = build(num_hidden_layers=4)
+    rounded = build(num_hidden_layers=4).bfloat16()
+    params = SamplingParams(max_tokens=24, seed=1, logprobs=True)
+    replica = ReplicaSampler(rounded, make_compact(rounded))
+    ours, theirs = [], []
+    for prompt, group in zip(LONG, replica.sample(LONG, 4, params), strict=True):
+        for c in group:
+            with torch.no_grad():
+                wanted = dense_logprobs(exact, prompt, c.token_ids)
+                theirs.append(dense_logprobs(rounded, prompt, c.token_ids).float() - wanted)
+            ours.append(torch.tensor(c.sampler_logprobs) - wanted)
+    ours, theirs = torch.cat(ours).abs().mean(), torch.cat(theirs).abs().mean()
+    assert 1e-4 < ours < 1.5 * theirs, (ours, theirs)
+
+
+def test_other_precisions_are_refused():
+    with pytest.raises(ValueError, match="dtype=torch.float16"):
+        make_compact(build_model().half())
 
 
 # --- transformers' generate ---------------------------------------------------------------------

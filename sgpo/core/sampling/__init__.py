@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sgpo.core.config import VLLMSettings
-from sgpo.core.sampling.cpu import CompactSampler
+from sgpo.core.sampling.compact import CompactSampler
 from sgpo.core.sampling.generate import TransformersSampler
 from sgpo.core.sampling.sampler import Sampler, SamplingParams
 

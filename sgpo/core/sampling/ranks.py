@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core.distributed import Ranks
-from sgpo.core.sampling.cpu import CompactSampler
+from sgpo.core.sampling.compact import CompactSampler
 from sgpo.core.sampling.generate import TransformersSampler
 from sgpo.core.sampling.sampler import Groups, Progress, Prompts, Sampler, SamplingParams
 from sgpo.core.sharding import full_state

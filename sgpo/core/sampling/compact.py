@@ -1,9 +1,11 @@
-"""A lean CPU sampler for Qwen2- and Llama-shaped models.
+"""A lean sampler for Qwen2- and Llama-shaped models, on a CPU or a GPU.
 
-``generate`` spends most of a tiny model's step in Python. This decoder reads the weights of a
+``generate`` spends most of a small model's step in Python. This decoder reads the weights of a
 Hugging Face model anew in every call (no copy that could go stale), prefills every prompt once
 for all of its samples, keeps a preallocated cache, and drops finished rows from the batch.
-Log-probabilities agree with the model's own forward pass (tests/test_sampling.py).
+On a GPU every step has the same shapes, so that one step is captured as a CUDA graph and replayed
+until the batch shrinks to its next size. Log-probabilities agree with the model's own forward pass
+(tests/sampling/test_sampling.py).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sgpo.core.cpu_model import DTYPES, Decoder, normalize, rotate, unsupported_setting
+from sgpo.core.cpu_model import Decoder, normalize, rotate, unsupported_setting
 from sgpo.core.sampling.sampler import (
     Groups,
     Progress,
@@ -26,11 +28,14 @@ from sgpo.core.sampling.sampler import (
     uniform_draws,
 )
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 COMPACT_BELOW = 0.8  # share of live rows under which the batch is compacted
+LEAST_ROWS = 16  # of a batch with static shapes, whose sizes are powers of two
+STEPS_UNASKED = 8  # a GPU is asked this often how many rows are done: asking waits for it
 
 
 class CompactSampler:
-    """``Sampler`` for tiny models on the CPU: same distribution as ``generate``, less overhead.
+    """``Sampler`` for one device: same distribution as ``generate``, less overhead.
 
     Draws are taken from one generator in submission order before decoding starts, so a sample
     depends on its place in the call and not on which rows were batched with it.
@@ -100,31 +105,41 @@ class CompactSampler:
     ) -> list[tuple[list[int], list[float] | None]]:
         """Raw generated ids of ``len(prompts) * n`` rows and, where they are to be reported, their
         log-probabilities; what stands after a stop token is undefined."""
-        batch = _Batch(decoder, prompts, params.max_tokens)
+        batch = _Batch(decoder, prompts, params.max_tokens, static=_static(noise.device))
         batch.repeat(n)
         head, stop = self.model.get_output_embeddings(), self._stop.to(noise.device)
         out = torch.zeros(noise.shape, dtype=torch.long)
         logprobs = torch.zeros(noise.shape) if params.logprobs and self.own_weights else None
         live = torch.arange(len(noise))
         done = torch.zeros(len(noise), dtype=torch.bool)
+        asked_every = STEPS_UNASKED if batch.static else 1
         for t in range(params.max_tokens):
             logits = head(batch.hidden)
             tokens = draw(logits, noise[live, t], params)
             out[live, t] = tokens
             if logprobs is not None:
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 picked = logits.gather(1, tokens[:, None]).squeeze(1)
                 logprobs[live, t] = (picked - logits.logsumexp(-1)).to(logprobs.dtype)
             done |= torch.isin(tokens, stop)
-            alive = int((~done).sum())
-            if alive == 0 or t + 1 == params.max_tokens:
+            if t + 1 == params.max_tokens:
                 break
-            if alive < COMPACT_BELOW * len(live):
-                index = (~done).nonzero().squeeze(1)
-                live, tokens, done = live[index], tokens[index], done[index]
-                batch.select(index)
+            if t % asked_every == 0:
+                alive = int((~done).sum())
+                if alive == 0:
+                    break
+                keep = batch.worth_keeping(done, alive)
+                if keep is not None:
+                    live, tokens, done = live[keep], tokens[keep], done[keep]
+                    batch.select(keep)
             batch.step(tokens)
         reported = [None] * len(out) if logprobs is None else logprobs.tolist()
         return list(zip(out.tolist(), reported, strict=True))
+
+
+def _static(device: torch.device) -> bool:
+    """Whether shapes may not change from step to step: launching costs more than computing."""
+    return device.type == "cuda"
 
 
 class _Batch:
@@ -132,10 +147,16 @@ class _Batch:
 
     Prompts lie padded on the right in the first slots, new tokens behind them. ``hidden`` [B, H]
     is the final hidden state of each row's last token. There is first one row a prompt.
+
+    With ``static`` shapes a step reads and writes the same memory as the one before it: attention
+    covers all slots, those not yet filled hidden by the bias, and the next slot is a tensor. The
+    first step of a size runs as it is, the second is captured, that one and the others replayed.
     """
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
-        self.decoder = decoder
+    def __init__(
+        self, decoder: Decoder, prompts: Prompts, max_tokens: int, *, static: bool = False
+    ) -> None:
+        self.decoder, self.static = decoder, static
         width = max(map(len, prompts))
         self.positions = torch.tensor([len(p) for p in prompts])  # of the next token
         ids = torch.tensor([list(p) + [0] * (width - len(p)) for p in prompts])
@@ -146,15 +167,24 @@ class _Batch:
             tuple(F.pad(t.transpose(1, 2), (0, 0, 0, max_tokens)) for t in pair) for pair in kept
         ]  # [rows, num_kv, slots, head size]
         self.bias = None
-        if any(len(p) < width for p in prompts):
+        if static or any(len(p) < width for p in prompts):
             slot = torch.arange(slots)
-            padding = (slot >= self.positions[:, None]) & (slot < width)
-            bias = torch.zeros(padding.shape, dtype=x.dtype).masked_fill(padding, -torch.inf)
+            hidden = (slot >= self.positions[:, None]) & (static | (slot < width))
+            bias = torch.zeros(hidden.shape, dtype=x.dtype).masked_fill(hidden, -torch.inf)
             self.bias = bias[:, None].repeat(1, decoder.num_kv, 1)  # [rows, num_kv, slots]
+        self.next = torch.tensor([width])  # the first slot that is free
+        self._forget_steps()
 
     def repeat(self, n: int) -> None:
         """``n`` rows next to each other of every present one."""
         self.select(torch.arange(len(self.hidden)).repeat_interleave(n))
+
+    def worth_keeping(self, done: torch.Tensor, alive: int) -> torch.Tensor | None:
+        """The rows to go on with, ``alive`` of them not ``done``; None while all may stay."""
+        if not self.static:
+            return (~done).nonzero().squeeze(1) if alive < COMPACT_BELOW * len(done) else None
+        size = max(LEAST_ROWS, 1 << (alive - 1).bit_length())
+        return done.long().argsort(stable=True)[:size] if size < len(done) else None
 
     def select(self, index: torch.Tensor) -> None:
         """Keep the rows of ``index``, in its order."""
@@ -162,9 +192,39 @@ class _Batch:
         self.cache = [tuple(t.index_select(0, index) for t in pair) for pair in self.cache]
         if self.bias is not None:
             self.bias = self.bias[index]
+        self._forget_steps()
+
+    def _forget_steps(self) -> None:
+        self.tokens = torch.zeros_like(self.positions)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.warm = False
 
     def step(self, tokens: torch.Tensor) -> None:
         """Append ``tokens`` [B] and compute their ``hidden``."""
+        if not self.static:
+            self.hidden = self._forward(tokens)
+            self.positions = self.positions + 1
+            self.filled += 1
+            return
+        self.tokens.copy_(tokens)
+        if self.graph is None and self.warm and tokens.is_cuda:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):  # records, does not run
+                self._advance()
+        if self.graph is None:
+            self._advance()
+            self.warm = True
+        else:
+            self.graph.replay()
+
+    def _advance(self) -> None:
+        """One step in place."""
+        self.bias.index_fill_(2, self.next, 0.0)
+        self.hidden.copy_(self._forward(self.tokens))
+        self.positions.add_(1)
+        self.next.add_(1)
+
+    def _forward(self, tokens: torch.Tensor) -> torch.Tensor:
         decoder = self.decoder
         x = decoder.embed(tokens)
         turns = decoder.turns(self.positions)
@@ -173,9 +233,7 @@ class _Batch:
             x = torch.addmm(x, self._attend(h, keys, values, turns), layer.output.T)
             gate, up = F.linear(normalize(x, decoder.eps), layer.gate_up).chunk(2, -1)
             x = torch.addmm(x, F.silu(gate).mul_(up), layer.down.T)
-        self.hidden = decoder.finish(x)
-        self.positions = self.positions + 1
-        self.filled += 1
+        return decoder.finish(x)
 
     def _attend(
         self,
@@ -189,11 +247,17 @@ class _Batch:
         Two batched products are faster here than the fused kernel, which is made for many queries.
         """
         decoder = self.decoder
-        size, end, turned = decoder.head_size, self.filled + 1, decoder.num_heads + decoder.num_kv
+        size, turned = decoder.head_size, decoder.num_heads + decoder.num_kv
         heads = qkv.unflatten(-1, (-1, size))
         rotated = rotate(heads[:, :turned], turns)
-        keys[:, :, self.filled] = rotated[:, decoder.num_heads :]
-        values[:, :, self.filled] = heads[:, turned:]
+        if self.static:
+            end = keys.shape[2]
+            keys.index_copy_(2, self.next, rotated[:, decoder.num_heads :, None])
+            values.index_copy_(2, self.next, heads[:, turned:, None])
+        else:
+            end = self.filled + 1
+            keys[:, :, self.filled] = rotated[:, decoder.num_heads :]
+            values[:, :, self.filled] = heads[:, turned:]
         # Query heads of one key/value head become queries of one attention: no repeated cache.
         group = decoder.num_heads // decoder.num_kv
         q = rotated[:, : decoder.num_heads].reshape(-1, group, size)
