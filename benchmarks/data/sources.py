@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import DataConfig, EvalConfig, Plan, RunConfig
-from benchmarks.data.problems import source_problems
+from benchmarks.data.problems import read_problems, source_problems
 from benchmarks.data.suites import SUITES, load_suite
 from sgpo.core.config import canonical_json
 from sgpo.core.distributed import select_device
-from sgpo.core.files import write_json
+from sgpo.core.files import sha256_of, write_json
 from sgpo.core.models import checkpoint_directory
 from sgpo.core.types import Problem
 from sgpo.mini import suites
@@ -21,6 +21,7 @@ from sgpo.mini.pretrain import ensure_base_model
 
 DEVELOPMENT = "minidev"
 DEVELOPMENT_SAMPLES = 8
+OWN_SAMPLES = 8  # of a problem of the user's own
 DISJOINTNESS = "disjointness.json"
 
 
@@ -60,7 +61,10 @@ def evaluation_problems(key: str, config: EvalConfig) -> tuple[list[Problem], in
     Raises:
         ValueError: unknown suite.
     """
-    if key == DEVELOPMENT:
+    own = {Path(item.rpartition("@")[0]).stem: item for item in config.files}
+    if key in own:
+        problems, samples = _own_problems(own[key]), OWN_SAMPLES
+    elif key == DEVELOPMENT:
         problems, samples = suites.development_problems(), DEVELOPMENT_SAMPLES
     elif key in SUITES:
         problems, samples = load_suite(key), SUITES[key].k
@@ -71,6 +75,19 @@ def evaluation_problems(key: str, config: EvalConfig) -> tuple[list[Problem], in
             raise ValueError(f"unknown benchmark {key!r}: must be one of {names}")
         problems, samples = suites.benchmark_problems(key), known[key].k
     return problems[: config.problem_limit], min(samples, config.sample_limit or samples)
+
+
+def file_source(path: Path) -> str:
+    """How ``EvalConfig.files`` names a file of problems: with its content's hash."""
+    return f"{path.resolve()}@{sha256_of(path)[:12]}"
+
+
+def _own_problems(source: str) -> list[Problem]:
+    """The problems of a user's file, which must be the one that the run was planned with."""
+    path, _, _ = source.rpartition("@")
+    if not Path(path).is_file() or file_source(Path(path)) != source:
+        raise ValueError(f"{path}: is gone or was changed since; name it again with --problems")
+    return read_problems(Path(path))
 
 
 def problem_set_sha256(problems: list[Problem]) -> str:

@@ -202,6 +202,8 @@ def sequences(settings: Any, updates_per_step: int) -> tuple[int, int, int]:
 def _evaluated(config: RunConfig) -> float:
     limits, samples = config.evaluation, 0
     for key in config.evaluation.suites:
+        if key not in _SETS:  # a user's own problems, usually few
+            continue
         suite = _SETS[key]
         problems = min(suite.num_problems, limits.problem_limit or suite.num_problems)
         samples += problems * min(suite.k, limits.sample_limit or suite.k)

@@ -71,10 +71,17 @@ def this_machine(results: Path) -> Hardware:
 
 def check(left: Sequence[Cell], results: Path, hardware: Hardware | None = None) -> None:
     """ValueError with all obstacles, unless every cell that is left to run can be run here."""
-    left = [cell for cell in left if cell.config.checkpoint is not None]
-    if not left:
-        return
-    found = obstacles(left, results, hardware or this_machine(results))
+    plain = [cell for cell in left if cell.config.checkpoint is None]
+    real = [cell for cell in left if cell.config.checkpoint is not None]
+    found = training_sets(plain) + [
+        line
+        for cell in plain
+        if not importlib.util.find_spec("vllm")
+        for line in _engine_missing(cell.config)
+    ]
+    if real:
+        found += obstacles(real, results, hardware or this_machine(results))
+    found = list(dict.fromkeys(found))
     if len(found) == 1:
         raise ValueError(found[0])
     if found:
@@ -115,10 +122,7 @@ def _engine(shape: Shape, config: RunConfig, hardware: Hardware) -> list[str]:
     if config.sampler != "vllm" or config.vllm.server is not None:
         return []
     if not hardware.vllm:
-        return [
-            "sampler=vllm: vLLM is not installed; run `bash reproduce.sh setup-vllm` (GPU) or "
-            "`bash reproduce.sh setup-vllm-cpu`, or use --set sampler=transformers (slow)"
-        ]
+        return _engine_missing(config)
     if not _on_gpu(config, hardware) or not hardware.gpus:
         return []
     held = gpu_cost.memory(shape, config, hardware.ranks, _gpu(hardware)).full_sequences
@@ -129,6 +133,16 @@ def _engine(shape: Shape, config: RunConfig, hardware: Hardware) -> list[str]:
         f"GPU of {min(hardware.gpus) / GIB:.0f} GiB holds {held:.1f} sequences of "
         f"{config.vllm.max_model_len or shape.context} tokens of {config.model}, at least 1 is "
         "needed; raise it, or lower vllm.max_model_len"
+    ]
+
+
+def _engine_missing(config: RunConfig) -> list[str]:
+    """The line for a run on vLLM where vLLM is not installed."""
+    if config.sampler != "vllm" or config.vllm.server is not None:
+        return []
+    return [
+        "sampler=vllm: vLLM is not installed; run `bash reproduce.sh setup-vllm` (GPU) or "
+        "`bash reproduce.sh setup-vllm-cpu`, or use --set sampler=transformers (slow)"
     ]
 
 

@@ -20,16 +20,43 @@ _IDENTITY = {
     "seed": "--seeds",
     "init": "another method",
 }
+_OF_ONE_RUN = {"model": "--model", "method": "--method", "seed": "--seed"}
+_BUDGET = ("settings.num_samples", "settings.num_autonomous", "settings.num_guided")
 # Weights are those of one model: under another one's name and prompt they would be a wrong row.
 _OF_ONE_MODEL = ("checkpoint", "revision")
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """ValueError for keys that say which run it is: those have options of their own."""
+def check_overrides(overrides: Sequence[str], *, one_run: bool = False) -> None:
+    """ValueError for keys that say which run it is: those have options of their own, other ones
+    where ``one_run`` is asked for."""
+    options = _IDENTITY | (_OF_ONE_RUN if one_run else {})
     for item in overrides:
         key = item.partition("=")[0]
-        if key in _IDENTITY:
-            raise ValueError(f"override {item!r}: {key} is not an override, use {_IDENTITY[key]}")
+        if key in options:
+            raise ValueError(f"override {item!r}: {key} is not an override, use {options[key]}")
+
+
+def check_budgets(study: Plan, overrides: Sequence[str]) -> None:
+    """ValueError when an override leaves methods of one table with unequal samples a problem."""
+    touched = [o for o in overrides if o.partition("=")[0] in _BUDGET]
+    if not touched:
+        return
+    drawn: dict[str, int] = {}
+    for entry in study.methods:
+        config = entry.config(study.models[0].key, study.seeds[0])
+        own = getattr(config.settings, "num_samples", None)
+        if own is None:
+            parts = [getattr(config.settings, n, 0) for n in ("num_autonomous", "num_guided")]
+            own = sum(parts)
+        if config.init == "warmup" and own:
+            drawn[entry.key] = own
+    if len(set(drawn.values())) > 1:
+        counts = ", ".join(f"{key} {count}" for key, count in drawn.items())
+        raise ValueError(
+            f"override {touched[0]!r}: methods would draw unequal samples a problem ({counts}); "
+            "set settings.num_samples to the sum of settings.num_autonomous and "
+            "settings.num_guided, or try one method with `sgpo train`"
+        )
 
 
 def overridden(study: Plan, overrides: Sequence[str], models: Sequence[str] | None = None) -> Plan:
@@ -63,7 +90,7 @@ def overridden(study: Plan, overrides: Sequence[str], models: Sequence[str] | No
     changed = replace(study, methods=tuple(methods))
     if only is not None:
         _check_family(study, changed.methods[0].config(only, study.seeds[0]))
-    return replace(changed, benchmarks=_limited(changed), models=_relabelled(study, changed))
+    return replace(changed, benchmarks=limited(changed), models=_relabelled(study, changed))
 
 
 def _only_model(study: Plan, overrides: Sequence[str], models: Sequence[str] | None) -> str | None:
@@ -122,7 +149,7 @@ def _relabelled(study: Plan, changed: Plan) -> tuple[Model, ...]:
     return tuple(models)
 
 
-def _limited(study: Plan) -> tuple[Benchmark, ...]:
+def limited(study: Plan) -> tuple[Benchmark, ...]:
     """The benchmarks with the sizes that the first method's evaluation limits leave: the plan must
     promise what the runs will hold."""
     limits = study.methods[0].config(study.models[0].key, study.seeds[0]).evaluation

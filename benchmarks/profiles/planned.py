@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.config import MethodEntry, Plan, RunConfig, load_method_file
+from benchmarks.config import Benchmark, MethodEntry, Plan, RunConfig, load_method_file
+from benchmarks.data.problems import read_problems
+from benchmarks.data.sources import OWN_SAMPLES, file_source
 from benchmarks.profiles import profile_module
-from benchmarks.profiles.overrides import overridden
+from benchmarks.profiles.overrides import limited, overridden
 from benchmarks.profiles.variants import derived
 from benchmarks.store import experiments
 from benchmarks.store.records import SGPO_VARIANTS
@@ -17,20 +19,23 @@ from benchmarks.store.records import SGPO_VARIANTS
 def planned_study(
     profile: str,
     num_seeds: int | None,
-    method_file: Path | None = None,
+    method_files: Sequence[Path] = (),
     overrides: Sequence[str] = (),
     variants: bool = False,
     models: Sequence[str] | None = None,
+    problems: Sequence[Path] = (),
 ) -> Plan:
-    """The profile's study with the user's method, the overrides, and with ``variants`` SGPO's
-    variants and the experiments past the paper in it. ``models``: those that the user asked for,
-    None for all; the study still plans all."""
+    """The profile's study with the user's methods and problems, the overrides, and with
+    ``variants`` SGPO's variants and the experiments past the paper in it. ``models``: those that
+    the user asked for, None for all; the study still plans all."""
     module = profile_module(profile)
     study = module.study(num_seeds) if num_seeds else module.study()
     if variants:
         study = replace(study, methods=study.methods + module.KIN)
-    if method_file:
-        study = replace(study, methods=(*study.methods, user_method(study, method_file)))
+    for path in method_files:
+        study = replace(study, methods=(*study.methods, user_method(study, path)))
+    if problems:
+        study = with_problems(study, problems)
     if overrides:
         study = overridden(study, overrides, models)
     if variants:
@@ -52,4 +57,29 @@ def user_method(study: Plan, path: Path) -> MethodEntry:
         return replace(plain, method=path.stem, settings=module.CONFIG())
 
     label = getattr(module, "LABEL", path.stem)
-    return derived(study.entry("grpo"), change, key=path.stem, label=label)
+    file = str(path.resolve())
+    return derived(study.entry("grpo"), change, key=path.stem, label=label, file=file)
+
+
+def with_problems(study: Plan, files: Sequence[Path]) -> Plan:
+    """``study`` judged on the problems of ``files`` too: each a benchmark of the file's name."""
+    added, known = [], {b.key for b in study.benchmarks}
+    for path in dict.fromkeys(path.resolve() for path in files):
+        if not path.is_file():
+            raise ValueError(f"--problems {path}: no such file")
+        if path.stem in known:
+            raise ValueError(f"--problems {path}: {path.stem!r} is a benchmark already; rename it")
+        known.add(path.stem)
+        count = len(read_problems(path))
+        added.append(Benchmark(path.stem, path.stem, count, OWN_SAMPLES, str(path)))
+    keys = tuple(b.key for b in added)
+    sources = tuple(file_source(Path(b.file)) for b in added)
+
+    def change(plain: RunConfig) -> RunConfig:
+        old = plain.evaluation
+        both = {"suites": (*old.suites, *keys), "files": (*old.files, *sources)}
+        return replace(plain, evaluation=replace(old, **both))
+
+    methods = tuple(derived(entry, change) for entry in study.methods)
+    changed = replace(study, methods=methods, benchmarks=(*study.benchmarks, *added))
+    return replace(changed, benchmarks=limited(changed))

@@ -24,7 +24,14 @@ from benchmarks.store import stats
 from sgpo.core.config import canonical_json, to_dict
 from sgpo.core.distributed import select_device
 from sgpo.core.files import read_json, sha256_of, write_json, write_text
-from sgpo.core.models import context_length, fit_max_tokens, load_model, load_tokenizer, read_config
+from sgpo.core.models import (
+    checkpoint_directory,
+    context_length,
+    fit_max_tokens,
+    load_model,
+    load_tokenizer,
+    read_config,
+)
 from sgpo.core.prompts import NATIVE, PromptSpec, prompt_spec
 from sgpo.core.sampling import Sampler, make_sampler
 from sgpo.core.sampling.vllm import WeightsDiffer
@@ -44,17 +51,19 @@ NOTE = (
 def evaluate_command(options: argparse.Namespace) -> int:
     """Evaluate a checkpoint directory; samples, scores.json and table.md go to ``options.out``, or
     to a folder a prompt spec below it where several are asked for."""
-    if not options.model.is_dir():
-        raise ValueError(f"{options.model}: no such model directory")
+    options.model = model_directory(options.model)
     config, suites = _asked_for(options)
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(options.model)
     for problems, _ in suites.values():
         check_readable(problems, tokenizer)
     specs = [prompt_spec(name, tokenizer) for name in dict.fromkeys(options.prompt or [NATIVE])]
+    for path in options.problems:
+        check_readable(suites[path.stem][0], tokenizer)
     config, longest = _fitted(config, specs, tokenizer, suites, options.model)
     weights = {p.name: sha256_of(p) for p in sorted(options.model.glob("*.safetensors"))}
-    device = select_device(options.device)
+    with _own_errors():
+        device = select_device(options.device)
     part = options.store_every or (PART_SAMPLES if _real(options) else None)
     engines = _Engines(options, tokenizer, device, longest + config.max_tokens)
     for spec in specs:
@@ -73,7 +82,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
                 "config": to_dict(config),
             },
         )
-        with _engine_errors(), _bar(f"{spec.name}, {options.engine}") as progress:
+        with _own_errors(), _bar(f"{spec.name}, {options.engine}") as progress:
             scores = evaluate(
                 sampler=engines.engine(spec),
                 tokenizer=tokenizer,
@@ -90,6 +99,21 @@ def evaluate_command(options: argparse.Namespace) -> int:
         print(f"{options.model} with prompt spec {spec.name}, engine {options.engine}")
         print_scores(scores)
     return 0
+
+
+def model_directory(name: str) -> Path:
+    """The directory of a model: of a checkpoint, of a run (its model/ is meant), or of a name on
+    the hub, which is downloaded.
+
+    Raises:
+        ValueError: no such directory or model, or one without config, tokenizer or weights.
+    """
+    path = Path(name)
+    if (path / "model" / "config.json").is_file() and not list(path.glob("*.safetensors")):
+        path = path / "model"
+    if not path.is_dir() and (path.is_absolute() or len(path.parts) != 2 or path.parent.is_dir()):
+        raise ValueError(f"{name}: no such model directory, and no name of the hub (owner/model)")
+    return checkpoint_directory(str(path))
 
 
 def _asked_for(options: argparse.Namespace) -> tuple[EvalConfig, Suites]:
@@ -180,12 +204,14 @@ class _Engines:
 
 
 @contextmanager
-def _engine_errors() -> Iterator[None]:
-    """An engine that does not start, dies or disagrees, as a user's error: one line."""
+def _own_errors() -> Iterator[None]:
+    """An engine or device that cannot be had as a user's error: one line, with the options that
+    this verb has."""
     try:
         yield
-    except (EngineFailed, WeightsDiffer) as error:
-        raise ValueError(str(error)) from error
+    except (EngineFailed, WeightsDiffer, ValueError) as error:
+        text = str(error).replace("--set device=", "--device ")
+        raise ValueError(text.replace("--set sampler=", "--engine ")) from error
 
 
 @contextmanager

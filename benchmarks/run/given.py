@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.config import Cell, RunConfig
+from benchmarks.data.problems import check_readable
 from benchmarks.data.sources import base_model, evaluation_problems, training_problems
 from benchmarks.run.evaluate import Suites
 from sgpo.core.distributed import select_device
@@ -63,6 +64,9 @@ def gather(cell: Cell, study_dir: Path, progress: Progress) -> Given:
         problems=training_problems(config.data) if config.train else [],
         suites={k: evaluation_problems(k, config.evaluation) for k in config.evaluation.suites},
     )
+    own = {Path(item.rpartition("@")[0]).stem for item in config.evaluation.files}
+    for key in own:
+        check_readable(given.suites[key][0], given.tokenizer)
     if config.checkpoint is not None:
         check_prompts(given)
     return given

@@ -8,49 +8,38 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from benchmarks.analyses import ANALYSES, AnalysisTask, analysis_tasks
-from benchmarks.analyses.run import failure_path, result_path
-from benchmarks.config import Cell, Plan
+from benchmarks.config import Cell, Plan, unknown
 from benchmarks.data.sources import record_disjointness
 from benchmarks.plan import preflight
 from benchmarks.plan.cost import print_plan
 from benchmarks.plan.slurm import write_scripts
-from benchmarks.profiles import profile_module
-from benchmarks.profiles.overrides import check_overrides
+from benchmarks.profiles.overrides import check_budgets, check_overrides
 from benchmarks.profiles.planned import planned_study
 from benchmarks.report import build as report
 from benchmarks.run.checkpoint import print_scores
 from benchmarks.run.progress import StudyProgress, clock, expected_cost
 from benchmarks.run.regime import calibration_cells, record_regimes
-from benchmarks.run.rundir import is_finished
-from benchmarks.run.study import Outcome, Task, is_done, run_study, write_plan
+from benchmarks.run.study import Outcome, Task, is_done, needs, run_study, write_plan
 from benchmarks.run.torchrun import run_together
 from benchmarks.store import experiments, records
 from benchmarks.store.locks import locked
 from benchmarks.store.records import SGPO_VARIANTS, read_object
-from sgpo.core.config import apply_overrides
 from sgpo.core.distributed import launched_by_torchrun, select_device
-from sgpo.core.files import inside, read_json, write_text
+from sgpo.core.files import read_json, write_text
 from sgpo.core.runlog import environment
 
-# Settings of the base model and the place of a run: its warm-up must have the same ones.
-_SHARED = ("checkpoint", "revision", "data.source", "device", "precision", "pretrain_steps")
 MEGABYTES_PER_CELL = 2.5  # weights, resume states and samples of a mini run, measured
 
 
 def study_command(options: argparse.Namespace) -> int:
     """``sgpo study``: run the grid that ``options`` ask for, or print it."""
-    study = planned_study(
-        options.profile,
-        options.seeds,
-        options.method_file,
-        options.overrides,
-        variants=wants_variants(options, options.out),
-        models=options.models,
-    )
+    study = asked_for(options, options.out)
     options.jobs = options.jobs or default_jobs(study)
     run = dry_run if options.dry_run else launch_study
     return run(study, options.out, options)
@@ -59,15 +48,46 @@ def study_command(options: argparse.Namespace) -> int:
 def slurm_command(options: argparse.Namespace) -> int:
     """``sgpo slurm``: write the scripts of the cells that ``options`` ask for."""
     results = options.results or Path("results") / options.profile
+    study = asked_for(options, results)
+    return write_scripts(options, selected(study, results, options), results)
+
+
+def asked_for(options: argparse.Namespace, results: Path) -> Plan:
+    """The planned study, with the own methods and problems that ``options`` name and those that
+    the study.json of ``results`` remembers."""
+    listed = _listed(results)
     study = planned_study(
         options.profile,
         options.seeds,
-        None,
+        _with_remembered(options.method_file, listed.get("methods", ())),
         options.overrides,
         variants=wants_variants(options, results),
         models=options.models,
+        problems=_with_remembered(options.problems, listed.get("benchmarks", ())),
     )
-    return write_scripts(options, selected(study, results, options), results)
+    check_budgets(study, options.overrides)
+    return study
+
+
+def _listed(results: Path) -> dict[str, Any]:
+    """What study.json says; nothing where there is none yet."""
+    path = results / "study.json"
+    return read_object(path) if path.exists() else {}
+
+
+def _with_remembered(files: Sequence[Path], listed: Sequence[dict[str, Any]]) -> list[Path]:
+    """``files`` and those of ``listed`` entries of study.json, each name once; one that is gone is
+    left out and said."""
+    found = {path.stem: path for path in files}
+    if len(found) < len(files):
+        raise ValueError(f"two files share a name: {', '.join(map(str, files))}; rename one")
+    for entry in listed:
+        if entry.get("file") and entry["key"] not in found:
+            if Path(entry["file"]).is_file():
+                found[entry["key"]] = Path(entry["file"])
+            else:
+                print(f"{entry['key']} leaves the study: {entry['file']} is gone")
+    return list(found.values())
 
 
 def wants_variants(options: argparse.Namespace, results: Path) -> bool:
@@ -83,11 +103,8 @@ def wants_variants(options: argparse.Namespace, results: Path) -> bool:
     extended |= {*experiments.methods(), *experiments.extra_models()}
     if options.all or named & extended:
         return True
-    path = results / "study.json"
-    if not path.exists():
-        return False
-    listed = read_object(path)["methods"]
-    return any(entry["key"] in SGPO_VARIANTS or entry.get("extra") for entry in listed)
+    methods = _listed(results).get("methods", ())
+    return any(entry["key"] in SGPO_VARIANTS or entry.get("extra") for entry in methods)
 
 
 def selected(study: Plan, results: Path, options: argparse.Namespace) -> list[Cell]:
@@ -102,7 +119,8 @@ def selected(study: Plan, results: Path, options: argparse.Namespace) -> list[Ce
     models = [m.key for m in study.models + study.extra_models]
     for name in options.models or []:
         if name not in models:
-            raise ValueError(f"unknown model {name!r}: must be one of {', '.join(models)}")
+            shown = f"`sgpo list models --profile {study.name}`"
+            raise ValueError(unknown("model", name, models, shown))
     only_seeds = getattr(options, "only_seeds", None)
     for name in only_seeds or []:
         if name not in map(str, study.seeds):
@@ -165,15 +183,17 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
     with locked(results):
         cells: list[Task] = [*chosen, *selected_analyses(study, options)]
         write_plan(study, results)
-        with StudyProgress(cells, console) as progress:
+        with StudyProgress(cells, console, results / "runs") as progress:
             outcome = run_study(cells, results, options.jobs, progress)
+        console.print("writing the report", highlight=False)
         write_plan(study, results)
         record_regimes(study, results)
         record_disjointness(study, results)
         summary = report.build(results, options.only)
         done = [c for c in cells if c.run_id in outcome.started]
         _log_launch(results, done, options.jobs, time.monotonic() - began)
-    console.print(summary.text(), markup=False, highlight=False)
+    console.print(summary.text(), markup=False, highlight=False, soft_wrap=True)
+    print_table1(results, console)
     return conclude(outcome, console)
 
 
@@ -218,12 +238,33 @@ def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:
     for cell in cells:
         state = "to run" if cell in left else "finished"
         print(f"{cell.run_id:40} {state:9} about {clock(expected_cost(cell))} on one core")
-    seconds = sum(map(expected_cost, left)) / options.jobs
+    cost = {c.run_id: expected_cost(c) for c in left}
+    # No cell is split over jobs: what waits for each other takes its time however many there are.
+    chains = [cost[c.run_id] + sum(cost.get(n.run_id, 0.0) for n in needs(c)) for c in left]
+    seconds = max(sum(cost.values()) / options.jobs, max(chains, default=0.0))
     print(
         f"{len(left)} of {len(cells)} cells and analyses to run: about {clock(seconds)} with "
-        f"{options.jobs} jobs, {MEGABYTES_PER_CELL * len(left):.0f} MB of disk, no GPU memory"
+        f"{options.jobs} jobs, {MEGABYTES_PER_CELL * len(left):.0f} MB of disk"
     )
     return 0
+
+
+def print_table1(results: Path, console: Console) -> None:
+    """Table 1 of a study as far as it was run: accuracy in percent by method and benchmark."""
+    path = results / "tables" / "table1.csv"
+    if not path.exists():
+        return
+    rows = [row for row in records.read_rows(path) if row["mean"] != records.NOT_RUN]
+    names = list(dict.fromkeys(row["benchmark"] for row in rows))
+    table = Table("model", "method", *names, title="Accuracy in percent")
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        mean = f"{float(row['mean']):.1f}"
+        cells.setdefault((row["model"], row["method"]), {})[row["benchmark"]] = mean
+    for (model, method), means in cells.items():
+        table.add_row(model, method, *(means.get(name, "") for name in names))
+    if cells:
+        console.print(table)
 
 
 def unfinished(tasks: Sequence[Task], results: Path) -> list[Task]:
@@ -235,23 +276,22 @@ def train_command(options: argparse.Namespace) -> int:
     """``sgpo train``: one method on one model, with its warm-up if that is missing."""
     results = options.out
     path = Path(options.method) if options.method.endswith(".py") else None
-    shared = [o for o in options.overrides if o.partition("=")[0] in _SHARED]
+    check_overrides(options.overrides, one_run=True)
     study = planned_study(
         options.profile,
         options.seed + 1,
-        path,
-        shared,
+        [path] if path else [],
+        options.overrides,
         variants=True,
         models=[options.model],
+        problems=options.problems,
     )
     entry = study.entry(path.stem if path else options.method)
     models = [m.key for m in study.models + study.extra_models]
     if options.model not in models:
-        known = ", ".join(models)
-        raise ValueError(f"unknown model {options.model!r}: must be one of {known}")
-    check_overrides(options.overrides)
-    config = apply_overrides(entry.config(options.model, options.seed), options.overrides)
-    parent = None
+        shown = f"`sgpo list models --profile {options.profile}`"
+        raise ValueError(unknown("model", options.model, models, shown))
+    config, parent = entry.config(options.model, options.seed), None
     if config.init == "warmup":
         parent = Cell(study.entry(entry.parent).config(options.model, options.seed))
     cell = Cell(config, parent)
@@ -261,7 +301,8 @@ def train_command(options: argparse.Namespace) -> int:
     if launched_by_torchrun():
         outcome, first = run_together(chain, results, options.rank_timeout)
     else:
-        with locked(results), StudyProgress(chain) as progress:
+        select_device(config.device)
+        with locked(results), StudyProgress(chain, runs=results / "runs") as progress:
             outcome = run_study(chain, results, 1, progress)
     if not first:
         return 0 if outcome.ok else 1
@@ -270,41 +311,3 @@ def train_command(options: argparse.Namespace) -> int:
         print_scores(read_json(directory / "scores.json"))
         print(f"run directory: {directory}")
     return conclude(outcome, Console())
-
-
-def status_command(options: argparse.Namespace) -> int:
-    """``sgpo status``: one line a cell or analysis: finished, published (results without the local
-    samples or weights that they were made from), started, failed, missing."""
-    results = options.out
-    path = results / "study.json"
-    if not path.exists():
-        profile_module(options.profile)  # an unknown one is the mistake to name
-        raise ValueError(f"{path}: no study here yet; start one with `bash reproduce.sh`")
-    plan = read_json(path)
-    runs = results / "runs"
-    states = {c["run_id"]: _cell_state(inside(runs, c["run_id"])) for c in plan["cells"]}
-    states |= {a["run_id"]: _analysis_state(results, a) for a in plan.get("analyses", [])}
-    counts: dict[str, int] = {}
-    for run_id, state in states.items():
-        counts[state] = counts.get(state, 0) + 1
-        print(f"{run_id:40} {state}")
-    print(f"{results}: " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items())))
-    return 0
-
-
-def _cell_state(run_dir: Path) -> str:
-    if is_finished(run_dir):
-        return "finished"
-    if (run_dir / "result.json").exists():
-        return "published"
-    if (run_dir / "failed.json").exists():
-        return "failed"
-    return "started" if run_dir.exists() else "missing"
-
-
-def _analysis_state(results: Path, entry: dict) -> str:
-    path = result_path(results, entry["run_id"])
-    if path.exists() and sorted(read_json(path)["inputs"]) == sorted(entry["inputs"]):
-        local = all(is_finished(results / "runs" / run_id) for run_id in entry["inputs"])
-        return "finished" if local else "published"
-    return "failed" if failure_path(results, entry["run_id"]).exists() else "missing"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -14,8 +16,10 @@ from benchmarks.config import Cell
 from benchmarks.plan.cost import gpu_hours, shape_of
 
 Planned = Cell | AnalysisTask
+SECONDS_A_LINE = 60.0  # between two lines of a running cell where there is no terminal
+SHOWN = {"reward": "reward", "entropy": "entropy", "response_length": "length", "loss": "loss"}
 # Rough seconds of a cell on one core, only used to weigh cells against each other.
-COST_OF_BASE = 160.0
+COST_OF_BASE, BASE_STEPS = 160.0, 1000  # of a whole pretraining, and about its steps
 COST_OF_EVALUATION = 6.0
 COST_OF_SFT_STEP, COST_OF_RL_STEP = 0.13, 0.4
 COST_OF_ANALYSIS = {"steps": 12.0, "plans": 14.0, "strategies": 3.0}
@@ -34,11 +38,14 @@ def expected_cost(cell: Planned) -> float:
     """Seconds that ``cell`` takes, roughly: a mini one on one core, another on one GPU."""
     if isinstance(cell, AnalysisTask):
         return COST_OF_ANALYSIS[cell.key]
-    config, cost = cell.config, COST_OF_EVALUATION
+    config = cell.config
     if config.checkpoint is not None:
         return 3600 * gpu_hours(shape_of(config), config)
+    limits = config.evaluation
+    share = (limits.problem_limit or 100) / 100 * (limits.sample_limit or 16) / 16
+    cost = COST_OF_EVALUATION * min(1.0, share)
     if config.train is None:
-        cost = COST_OF_BASE
+        cost += COST_OF_BASE * min(1.0, (config.pretrain_steps or BASE_STEPS) / BASE_STEPS)
     else:
         step = COST_OF_RL_STEP if config.init == "warmup" else COST_OF_SFT_STEP
         cost += step * config.train.num_steps
@@ -46,16 +53,21 @@ def expected_cost(cell: Planned) -> float:
 
 
 class StudyProgress:
-    """A live table on a terminal, one line per finished cell elsewhere."""
+    """A live table on a terminal; elsewhere a line per finished cell and, of a running one, a
+    line a minute. ``runs``: where the cells' directories are, for the numbers of the last step."""
 
-    def __init__(self, cells: Sequence[Planned], console: Console | None = None) -> None:
-        self.console = console or Console()
+    def __init__(
+        self, cells: Sequence[Planned], console: Console | None = None, runs: Path | None = None
+    ) -> None:
+        self.console, self.runs = console or Console(), runs
+        self.started: dict[str, float] = {}
+        self.said: dict[str, float] = {}
         self.cost = {c.run_id: expected_cost(c) for c in cells}
         self.share = dict.fromkeys(self.cost, 0.0)
         self.stage: dict[str, str] = {}
         self.began = time.monotonic()
         self.skipped = 0.0
-        self.live = Live(console=self.console, refresh_per_second=2)
+        self.live = Live(console=self.console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> StudyProgress:
         if self.console.is_terminal:
@@ -72,6 +84,7 @@ class StudyProgress:
 
     def start(self, cell: Planned) -> None:
         self.stage[cell.run_id] = "starting"
+        self.started[cell.run_id] = self.said[cell.run_id] = time.monotonic()
 
     def update(self, cell: Planned, stage: str, done: int, total: int) -> None:
         """A worker reports ``done`` of ``total`` in a stage."""
@@ -94,12 +107,34 @@ class StudyProgress:
     def refresh(self) -> None:
         if self.live.is_started:
             table = Table(box=None, show_header=False)
-            for run_id, stage in self.stage.items():
-                table.add_row(run_id, stage)
+            for run_id in self.stage:
+                table.add_row(run_id, *self.describe(run_id))
             done = sum(self.cost[r] * s for r, s in self.share.items())
             share = done / max(1e-9, sum(self.cost.values()))
             table.add_row("study", f"{share:.0%}, {self.elapsed()} elapsed, {self.left()} left")
             self.live.update(table)
+            return
+        for run_id in self.stage:
+            if time.monotonic() - self.said[run_id] > SECONDS_A_LINE:
+                self.said[run_id] = time.monotonic()
+                text = f"{run_id}: {', '.join(filter(None, self.describe(run_id)))}"
+                self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def describe(self, run_id: str) -> tuple[str, str, str]:
+        """Of a running cell: its stage, the numbers of its last training step, the time left."""
+        spent, share = time.monotonic() - self.started[run_id], self.share[run_id]
+        left = f"about {clock(spent * (1 - share) / share)} left" if share > 0.02 else ""
+        return self.stage[run_id], self._last_step(run_id), left
+
+    def _last_step(self, run_id: str) -> str:
+        path = self.runs / run_id / "metrics.jsonl" if self.runs else None
+        if path is None or not path.exists() or not self.stage[run_id].startswith("train"):
+            return ""
+        lines = path.read_text().splitlines()
+        # The last line may be half written.
+        step = json.loads(lines[-1]) if lines and lines[-1].endswith("}") else {}
+        shown = [f"{label} {step[name]:.3g}" for name, label in SHOWN.items() if name in step]
+        return " ".join(shown)
 
     def elapsed(self) -> str:
         return clock(time.monotonic() - self.began)

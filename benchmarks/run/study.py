@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context
+from multiprocessing import connection, forkserver, get_context
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,10 @@ class _Runner:
         self.study_dir, self.jobs, self.progress = study_dir, jobs, progress
         self.context = get_context("forkserver")
         self.context.set_forkserver_preload(_PRELOAD)
+        # Started with SIGINT ignored: Ctrl-C while it imports torch would show a traceback of it.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        forkserver.ensure_running()
+        signal.signal(signal.SIGINT, handler)
         self.waiting: list[Task] = []
         self.workers: list[_Worker] = []
         self.outcome = Outcome()

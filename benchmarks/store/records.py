@@ -157,7 +157,7 @@ class Study:
         models = [
             replace(m, parameters=(sizes or {}).get(m.key)) for m in plan.models + plan.extra_models
         ]
-        methods = [Method(m.key, m.label, extra=m.extra) for m in plan.methods]
+        methods = [Method(m.key, m.label, extra=m.extra, file=m.file) for m in plan.methods]
         return cls(
             root=root,
             profile=plan.name,
@@ -221,7 +221,7 @@ class Study:
                 "seeds": list(self.seeds),
                 "models": [_brief(m) for m in self.models + self.extra_models],
                 "methods": [_brief(m) for m in self.methods + self.extra_methods],
-                "benchmarks": [asdict(b) for b in self.benchmarks],
+                "benchmarks": [_brief(b) for b in self.benchmarks],
                 "cells": [asdict(c) for c in self.cells],
                 "analyses": [{k: getattr(a, k) for k in analyses} for a in self.analyses],
             },
@@ -316,9 +316,9 @@ class Study:
         return f"bash reproduce.sh --profile {self.profile} --only {artefact}"
 
 
-def _brief(entry: Model | Method) -> dict[str, Any]:
-    """Its fields; ``extra`` only where it is."""
-    return {k: v for k, v in asdict(entry).items() if k != "extra" or v}
+def _brief(entry: Model | Method | Benchmark) -> dict[str, Any]:
+    """Its fields; ``extra`` and ``file`` only where they are."""
+    return {k: v for k, v in asdict(entry).items() if k not in ("extra", "file") or v}
 
 
 def _check_grid(study: Study) -> None:

@@ -212,7 +212,7 @@ def cell_of(study, method: str) -> Cell:
 
 def addresses(overrides=()) -> dict[str, str]:
     """Method -> address of its one run in the quick grid."""
-    return {c.config.method: c.hash for c in planned_study("quick", 1, None, overrides).cells()}
+    return {c.config.method: c.hash for c in planned_study("quick", 1, (), overrides).cells()}
 
 
 def test_an_override_moves_the_runs_it_touches_and_no_others():
@@ -238,7 +238,7 @@ def test_a_run_is_addressed_by_what_it_starts_from():
 @pytest.mark.parametrize("item", ["seed=3", "model=qwen-m", "method=x", "profile=mini"])
 def test_what_says_which_run_it_is_cannot_be_overridden(item):
     with pytest.raises(ValueError, match=item.split("=")[0]):
-        planned_study("quick", 1, None, [item])
+        planned_study("quick", 1, (), [item])
 
 
 @pytest.mark.parametrize(
@@ -254,17 +254,17 @@ def test_what_says_which_run_it_is_cannot_be_overridden(item):
 )
 def test_a_wrong_override_stops_the_study_before_its_first_run(item, message):
     with pytest.raises(ValueError, match=message):
-        planned_study("quick", 1, None, [item])
+        planned_study("quick", 1, (), [item])
 
 
 def test_an_edited_method_file_is_another_run(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(METHOD_FILE)
-    before = cell_of(planned_study("quick", 1, file), "mine")
-    assert cell_of(planned_study("quick", 1, file), "mine").run_id == before.run_id
+    before = cell_of(planned_study("quick", 1, [file]), "mine")
+    assert cell_of(planned_study("quick", 1, [file]), "mine").run_id == before.run_id
     old = before.hash
     file.write_text(METHOD_FILE + "\nFACTOR = 2\n")
-    assert cell_of(planned_study("quick", 1, file), "mine").hash != old
+    assert cell_of(planned_study("quick", 1, [file]), "mine").hash != old
 
 
 def test_a_method_file_may_not_take_a_name_of_the_study(tmp_path):
@@ -272,7 +272,7 @@ def test_a_method_file_may_not_take_a_name_of_the_study(tmp_path):
     file = tmp_path / "grpo.py"
     file.write_text(METHOD_FILE)
     with pytest.raises(ValueError, match="grpo"):
-        planned_study("quick", 1, file)
+        planned_study("quick", 1, [file])
 
 
 def test_method_files_that_lack_something_are_explained(tmp_path):
@@ -281,4 +281,4 @@ def test_method_files_that_lack_something_are_explained(tmp_path):
     file = tmp_path / "half.py"
     file.write_text("CONFIG = 1\n")
     with pytest.raises(ValueError, match="half.py.*METHOD"):
-        planned_study("quick", 1, file)
+        planned_study("quick", 1, [file])

@@ -52,7 +52,7 @@ def cells_of(words: list[str]):
     study = planned_study(
         options.profile,
         options.seeds,
-        None,
+        (),
         options.overrides,
         options.all,
         options.models,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import subprocess
 import sys
 
 import pytest
 
 from benchmarks.cli import main
+from benchmarks.run.failures import record_failure
 from benchmarks.store.locks import locked
 
 BORROWED = """
@@ -29,18 +32,56 @@ class METHOD:
 """
 
 
+NO_LOSS = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class CONFIG:
+    pass
+
+class METHOD:
+    def collect(self, problems, rollout): ...
+    def totals(self, trajectories): ...
+"""
+
+
 @pytest.mark.parametrize(
-    ("source", "why"),
+    ("name", "source", "why"),
     [
-        (BORROWED, "CONFIG must be a dataclass defined in the file"),
-        (NO_DEFAULT, "CONFIG field 'size' needs a default"),
-        ("CONFIG = 1", "defines no METHOD"),
+        ("mine.py", BORROWED, "CONFIG must be a dataclass defined in the file"),
+        ("mine.py", NO_DEFAULT, "CONFIG field 'size' needs a default"),
+        ("mine.py", "CONFIG = 1", "defines no METHOD"),
+        ("mine.py", NO_LOSS, "METHOD has no loss; a method needs collect, totals, loss"),
+        ("mine.py", "x = 1\nclass METHOD(:\n", "line 2: SyntaxError: invalid syntax"),
+        ("mine.py", "\n\nimport nowhere", "line 3: ModuleNotFoundError: No module named 'nowhere'"),
+        ("README.md", "# text", "is no Python file (.py)"),
     ],
 )
-def test_a_method_file_that_would_run_something_else_is_refused(tmp_path, capsys, source, why):
-    (tmp_path / "mine.py").write_text(source)
-    assert main(["study", "--dry-run", "--method-file", str(tmp_path / "mine.py")]) == 2
-    assert why in capsys.readouterr().err
+def test_a_method_file_that_cannot_run_is_refused(tmp_path, capsys, name, source, why):
+    (tmp_path / name).write_text(source)
+    assert main(["study", "--dry-run", "--method-file", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert why in error and error.count("\n") == 1
+
+
+def test_an_own_methods_bug_is_shown_where_it_is(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import json\n\ndef collect(x):\n    return json.loads(x)\n")
+    spec = importlib.util.spec_from_file_location("mine", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(TypeError) as caught:
+        module.collect(1)
+    failed = tmp_path / "run" / "failed.json"
+    line = record_failure(failed, caught.value, [path])
+    assert (
+        f"{path}, line 4, in collect" in line
+        and f"traceback: {failed.parent / 'failed.txt'}" in line
+    )
+    assert line.startswith("TypeError: ") and "\n" not in line
+    assert "json/__init__.py" in (tmp_path / "run" / "failed.txt").read_text()
+    stored = json.loads(failed.read_text())
+    assert stored["error"] in line and str(tmp_path) not in stored["error"]
 
 
 def test_two_studies_in_one_directory_are_refused(tmp_path, capsys):
@@ -56,6 +97,24 @@ def test_two_studies_in_one_directory_are_refused(tmp_path, capsys):
         (["study", "--profile", "huge"], "unknown profile 'huge': must be one of mini, quick"),
         (["study", "--models", "gpt", "--dry-run"], "unknown model 'gpt'"),
         (["study", "--methods", "ppo", "--dry-run"], "unknown method 'ppo'"),
+        (["study", "--methods", "sgpoo", "--dry-run"], "did you mean 'sgpo'?"),
+        (["study", "--models", "qwen-x", "--dry-run"], "did you mean 'qwen-"),
+        (
+            ["study", "--set", "settings.num_samples=6", "--dry-run"],
+            "grpo 6, hpt 6, luffy 6, sgpo 12",
+        ),
+        (["study", "--problems", "none.jsonl", "--dry-run"], "no such file"),
+        (["train", "--model", "qwen-s", "--method", "grpo", "--set", "seed=4"], "use --seed"),
+        (["train", "--model", "qwen-s", "--method", "grpo", "--set", "model=x"], "use --model"),
+        (
+            ["train", "--model", "qwen-s", "--method", "grpo", "--set", "data.source=d"],
+            "no prepared",
+        ),
+        (["train", "--model", "qwen-x", "--method", "grpo"], "unknown model 'qwen-x'"),
+        (["list", "settings"], "say whose"),
+        (["config", "sgpoo"], "did you mean 'sgpo'?"),
+        (["status", "--profile", "huge"], "unknown profile 'huge'"),
+        (["evaluate", "--model", "a/b/c", "--suite", "minimath", "--out", "x"], "no such model"),
         (["study", "--set", "train.lr=1", "--dry-run"], "unknown override key 'train.lr'"),
         (["study", "--set", "train.learning_rate=fast", "--dry-run"], "must be of type float"),
         (["study", "--only", "table99", "--dry-run"], "unknown artefact 'table99'"),
@@ -71,8 +130,39 @@ def test_a_users_mistake_is_one_line_and_code_2(arguments, message, tmp_path, ca
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--model", "qwen-s", "--method", "grpo", "--seed", "-1"],
+        ["study", "--seeds", "two"],
+        ["study", "--methods", ","],
+        ["strategies", "--data", "d", "--endpoint", "e", "--model", "m", "--price-in", "-3"],
+    ],
+)
+def test_a_number_or_list_that_makes_no_sense_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "must be a " in error or "names nothing" in error
+
+
 def test_the_command_itself_exits_with_code_2(tmp_path):
     command = [sys.executable, "-m", "benchmarks.cli", "grade", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert "no such file" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_pipe_that_is_closed_early_ends_quietly(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.cli", "list", "methods"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    _, error = process.communicate()
+    assert process.returncode == 141 and error == b""
+
+
+def test_the_version_is_said(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("sgpo 0.")

@@ -1,0 +1,168 @@
+"""What users bring of their own, and what the commands tell them about what there is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import pytest
+from rich.console import Console
+
+from benchmarks.cli import _parser, main
+from benchmarks.data.sources import evaluation_problems
+from benchmarks.profiles.planned import planned_study
+from benchmarks.run import launch, progress
+from benchmarks.run.checkpoint import model_directory
+from benchmarks.run.listing import status_command
+from benchmarks.run.study import Outcome, write_plan
+
+METHOD = """
+from dataclasses import dataclass
+
+from baselines.grpo import GRPO, GRPOConfig
+
+@dataclass(frozen=True)
+class CONFIG(GRPOConfig):
+    pass
+
+class METHOD(GRPO):
+    pass
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Two method files and a file of problems."""
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text(METHOD)
+    rows = [{"question": f"Find the bik pair: {i}", "answer": i} for i in range(3)]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def asked(out, *words):
+    options = _parser().parse_args(
+        ["study", "--profile", "quick", "--seeds", "1", *map(str, words)]
+    )
+    return launch.asked_for(options, out)
+
+
+def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, capsys):
+    files = ("--method-file", own / "first.py", "--method-file", own / "second.py")
+    plan = asked(own / "out", *files, "--problems", own / "bench.jsonl")
+    assert [e.key for e in plan.methods][-2:] == ["first", "second"]
+    assert [(b.key, b.num_problems, b.k) for b in plan.benchmarks][-1] == ("bench", 3, 4)
+    write_plan(plan, own / "out")
+    again = asked(own / "out")
+    assert [c.run_id for c in again.cells()] == [c.run_id for c in plan.cells()]
+    plain = planned_study("quick", 1)
+    assert not {c.run_id for c in plan.cells()} & {c.run_id for c in plain.cells()}
+    (own / "second.py").unlink()
+    assert "second" not in [e.key for e in asked(own / "out").methods]
+    assert "second leaves the study" in capsys.readouterr().out
+
+
+def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
+    config = (
+        planned_study("quick", 1, problems=[own / "bench.jsonl"]).entry("sgpo").config("qwen-s", 0)
+    )
+    problems, k = evaluation_problems("bench", config.evaluation)
+    assert [p.answer for p in problems] == ["0", "1", "2"] and k == 4
+    with (own / "bench.jsonl").open("a") as file:
+        file.write(json.dumps({"question": "Find the bik pair: 9", "answer": 9}) + "\n")
+    with pytest.raises(ValueError, match="is gone or was changed since"):
+        evaluation_problems("bench", config.evaluation)
+
+
+def test_a_train_override_reaches_the_warm_up_as_in_a_study(tmp_path, monkeypatch):
+    seen = []
+
+    def run_study(cells, *_):
+        seen.extend(cells)
+        return Outcome()
+
+    monkeypatch.setattr(launch, "run_study", run_study)
+    settings = ["--set", "train.problems_per_step=4", "--set", "rollout.max_tokens=50"]
+    words = ["train", "--profile", "quick", "--model", "qwen-s", "--method", "grpo", *settings]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    assert [c.config.method for c in seen] == ["sft", "grpo"]
+    assert {c.config.train.problems_per_step for c in seen} == {4}
+    study = planned_study(
+        "quick", 1, overrides=["train.problems_per_step=4", "rollout.max_tokens=50"]
+    )
+    assert seen[1].run_id in {c.run_id for c in study.cells()}
+
+
+def test_equal_sample_budgets_are_accepted(tmp_path):
+    equal = ("num_samples=6", "num_autonomous=4", "num_guided=2")
+    asked(tmp_path, *(word for item in equal for word in ("--set", f"settings.{item}")))
+    with pytest.raises(ValueError, match="sgpo 6"):
+        asked(tmp_path, *(w for item in equal[1:] for w in ("--set", f"settings.{item}")))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["list", "methods"], ("sgpo ", "sgpo_no_clip", "SRFT")),
+        (["list", "models"], ("qwen-m ", "qwen-l")),
+        (["list", "benchmarks"], ("minimath", "math500", "minidev")),
+        (["list", "artefacts"], ("table1", "fig4")),
+        (["list", "profiles"], ("mini ", "single_gpu")),
+        (["list", "settings", "sgpo"], ("settings.kl_threshold        1.0   (paper)",)),
+        (
+            ["config", "hpt", "--profile", "quick"],
+            ("settings.gate", "(the profile's)", "grad_clip"),
+        ),
+    ],
+)
+def test_lists_name_what_there_is(words, expected, capsys):
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert all(part in text for part in expected), text
+
+
+def test_status_names_failed_runs_beside_the_plan(tmp_path, capsys):
+    write_plan(planned_study("quick", 1), tmp_path)
+    side = tmp_path / "runs" / "qwen-s-mine-s0-01234567"
+    side.mkdir(parents=True)
+    (side / "failed.json").write_text("{}")
+    assert status_command(argparse.Namespace(profile="quick", out=tmp_path)) == 0
+    text = capsys.readouterr().out
+    assert f"{side.name:40} failed, beside the plan" in text and "7 missing" in text
+    (tmp_path / "study.json").write_text("[]")
+    with pytest.raises(ValueError, match="does not describe a study"):
+        status_command(argparse.Namespace(profile="quick", out=tmp_path))
+
+
+def test_without_a_terminal_a_running_cell_says_a_line_a_minute(tmp_path, monkeypatch, capsys):
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    cell = planned_study("quick", 1).cells()[3]
+    console = Console(force_terminal=False, width=200)
+    with progress.StudyProgress([cell], console, tmp_path) as shown:
+        shown.start(cell)
+        (tmp_path / cell.run_id).mkdir()
+        step = {"step": 3, "reward": 0.25, "entropy": 1.5, "response_length": 31.0}
+        (tmp_path / cell.run_id / "metrics.jsonl").write_text(json.dumps(step) + "\n")
+        shown.update(cell, "train", 3, 6)
+        for _ in range(150):
+            clock[0] += 1
+            shown.refresh()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    # 61 s for 0.75 x 3/6 of the cell: as much again, and two thirds, is left.
+    assert lines[0] == (
+        f"{cell.run_id}: train 3/6, reward 0.25 entropy 1.5 length 31, about 1:41 left"
+    )
+
+
+def test_a_runs_directory_stands_for_its_model(tmp_path):
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    assert model_directory(str(tmp_path / "run")) == model_directory(str(model)) == model
+    (model / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds no .safetensors weights"):
+        model_directory(str(model))
