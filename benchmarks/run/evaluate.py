@@ -25,6 +25,7 @@ from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import FinishReason, Problem
+from sgpo.core.verifier import grade
 from sgpo.core.verifier.extract import extract
 from sgpo.core.verifier.graders import grade_many
 
@@ -127,20 +128,22 @@ class _Parts:
         )
         prompts = [self.prompt_spec.prompt_ids(self.tokenizer, p) for p in problems]
         groups = self.sampler.sample(prompts, self.k, params, self.report)
-        return judged(
-            [
-                {
-                    "problem_id": problem.id,
-                    "sample": index,
-                    "gold": problem.answer,
-                    "text": completion.text,
-                    "num_tokens": len(completion.token_ids),
-                    "finish_reason": completion.finish_reason.value,
-                }
-                for problem, group in zip(problems, groups, strict=True)
-                for index, completion in enumerate(group)
-            ]
-        )
+        rows = []
+        for problem, group in zip(problems, groups, strict=True):
+            for index, completion in enumerate(group):
+                text, ended = self.prompt_spec.graded_text(completion.text)
+                reason = FinishReason.STOP if ended else completion.finish_reason
+                rows.append(
+                    {
+                        "problem_id": problem.id,
+                        "sample": index,
+                        "gold": problem.answer,
+                        "text": text,
+                        "num_tokens": len(completion.token_ids),
+                        "finish_reason": reason.value,
+                    }
+                )
+        return judged(rows)
 
 
 def protocol(config: EvalConfig) -> dict[str, Any]:
@@ -206,12 +209,12 @@ def answer_word(rows: Sequence[dict[str, Any]]) -> str:
     """One symbol a sample of one problem: equal for samples that vote for the same answer.
 
     All correct samples vote together, because each equals the gold answer. Wrong ones vote
-    together when their extracted answers read the same without spaces, so equal wrong answers in
-    two spellings split their votes; the mini world writes every answer in one way only. A sample
+    together when the verifier judges their extracted answers equal, in whatever spelling. A sample
     without an answer, truncated or not judged casts no vote: ``NO_VOTE``. Symbols are given in
     the order of first appearance.
     """
     symbols: dict[str | None, str] = {}
+    classes: dict[str, str] = {}  # an extracted answer -> the first one that equals it
     word = ""
     for row in rows:
         if row["reason"] not in ("correct", "wrong"):
@@ -221,12 +224,26 @@ def answer_word(rows: Sequence[dict[str, Any]]) -> str:
         answer = None
         if row["reason"] == "wrong":
             found = row["extracted"] if "extracted" in row else extract(row["text"]).text
-            answer = "".join((found or "").split())
+            spelled = "".join((found or "").split())
+            if spelled not in classes:
+                classes[spelled] = _first_equal(spelled, classes.values())
+            answer = classes[spelled]
         index = len(symbols)
         # Past 62 different answers: letters that no JSON or report gives a meaning to.
         fresh = _SYMBOLS[index] if index < len(_SYMBOLS) else chr(0x4E00 + index)
         word += symbols.setdefault(answer, fresh)
     return word
+
+
+def _first_equal(answer: str, others: Iterable[str]) -> str:
+    """The first of the ``others`` that the verifier judges equal to ``answer``, else itself."""
+    for other in dict.fromkeys(others):
+        try:
+            if grade(other, f"\\boxed{{{answer}}}").correct:
+                return other
+        except ValueError:  # cannot stand as a right answer: then it equals its own spelling alone
+            continue
+    return answer
 
 
 def write_samples(path: Path, rows: Iterable[dict[str, Any]]) -> None:

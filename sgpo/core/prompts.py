@@ -126,6 +126,19 @@ class PromptSpec:
         ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
         return (*ids, self.stop_ids(tokenizer)[0])
 
+    def graded_text(self, completion: str) -> tuple[str, bool]:
+        """What the verifier reads of a decoded completion, and whether it was cut.
+
+        The prefill stands in front again: a thought that it opens must be closed for an answer to
+        count. Without a chat template nothing tells a base model to stop, and it goes on to pose
+        itself the next question: what follows is not an answer to this one.
+        """
+        if not self.chat:
+            found = _NEXT_QUESTION.search(completion)
+            if found:
+                return self.prefill + completion[: found.start()], True
+        return self.prefill + completion, False
+
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """Ids that end a completion: the end of turn first, then the family's other stops and the
         tokenizer's own eos. ValueError for a token that the tokenizer does not know."""
@@ -171,6 +184,12 @@ def _opens_turns(tokenizer: PreTrainedTokenizerBase, text: str, question: str) -
     turns (SmolLM2) and says nothing about the sequence."""
     _, _, behind = text.rpartition(question.strip())
     return bool(tokenizer.bos_token) and tokenizer.bos_token in behind
+
+
+# A new turn or question at the start of a line, behind some text.
+_NEXT_QUESTION = re.compile(
+    r"(?<=\S)\s*\n\s*(?:#+ *|\*\*)?(?:(?:Question|Problem|Exercise|Q) *\d*|Human|User) *(?:\*\*)?:"
+)
 
 
 def _knows(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:

@@ -95,9 +95,13 @@ class Rollout:
         flat = [c for group in groups for c in group]
         sampled = [(shown[i // n], c) for i, c in enumerate(flat)]
         self._add(role, sampler_mismatch(self.model, sampled), len(problems))
+        read = [self.prompt_spec.graded_text(c.text) for c in flat]
         verdicts = self.grader(
-            [(p.answer, c.text) for p, group in zip(problems, groups, strict=True) for c in group],
-            truncated=[c.finish_reason is FinishReason.LENGTH for c in flat],
+            [(problems[i // n].answer, text) for i, (text, _) in enumerate(read)],
+            truncated=[
+                c.finish_reason is FinishReason.LENGTH and not ended
+                for c, (_, ended) in zip(flat, read, strict=True)
+            ],
         )
         trajectories = [
             Trajectory(

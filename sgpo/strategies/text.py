@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sgpo.core.types import Problem
+from sgpo.core.verifier import grade
 from sgpo.core.verifier.extract import after_thinking, unwrap_box
 
 CRITERIA = ("type", "strategy", "steps", "no_leak")
@@ -83,8 +84,18 @@ _CONCLUDES = re.compile(
     r"(?:=|\\approx|≈|\b(?:is|are|equals?|gives?|yields?|get|obtain|answer|result)\b)[\s:$({\\-]*$",
     re.IGNORECASE,
 )
-COMMON_NUMBERS = frozenset({"100", "180", "360", "1000"})  # percent, angles: in any method's words
-MIN_TELLING_DIGITS = 3
+# Percent, angles, number bases and such: in any method's words.
+COMMON_NUMBERS = frozenset({"10", "12", "24", "60", "90", "100", "180", "360", "1000"})
+MIN_TELLING_DIGITS = 2
+MIN_TELLING_LENGTH = 3
+_FORMULA = re.compile(r"\$([^$]{1,80})\$")
+_BARE = re.compile(
+    r"-?\d+(?:\.\d+)?/\d+|(?:\d+ *)?(?:√|sqrt) *\(?\d+\)?(?:/\d+)?"
+    r"|-?\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|(?:\d+ *)?\\sqrt\{[^{}]*\}|-?\d+(?:\.\d+)"
+)
+_ROOT_SIGN = re.compile(r"(?:√|(?<!\\)sqrt) *\(?(\d+)\)?")
+_OPTION_ANSWER = re.compile(r"(?:\\text\{)?\(?([A-E])\)?\}?")
+_OPTION_NAMED = r"(?:\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)s?(?: is)?:? *\(?{0}\b|\({0}\))"
 
 
 @dataclass(frozen=True)
@@ -170,11 +181,12 @@ def _is_score(value: object) -> bool:
 def leaks(strategy: str, problem: Problem) -> list[str]:
     """Why a strategy gives too much away; empty when nothing was found.
 
-    Found are: a box; the final answer, where the question does not hold it (a single digit only
-    after words or signs that conclude, since it is in every list of steps); a calculation between
-    numbers with its result; and a number of three digits or more, or a decimal, that is in the
-    solution but not in the question. A result put in words is not found; the scores are there for
-    that.
+    Found are: a box; the final answer in any spelling that the verifier takes for it, where the
+    question does not hold it (a single digit only after words or signs that conclude, since it is
+    in every list of steps; an option's letter only beside a word like "option" or in brackets); a
+    calculation between numbers with its result; and a number of two digits or more, or a decimal,
+    that is in the solution but not in the question. A result put in words is not found; the scores
+    are there for that.
     """
     text = _LIST_NUMBER.sub("\n", strategy)
     found = []
@@ -213,12 +225,33 @@ def _gives_answer(text: str, answer: str, question: str) -> bool:
             return False
         places = [m for m in _NUMBER.finditer(text) if m.group().replace(",", "") == digits]
         if len(digits) > 1:
-            return bool(places)
+            return bool(places) or _in_other_words(text, answer, question)
         return any(_CONCLUDES.search(text[: m.start()]) for m in places)
     short = _squeezed(answer)
-    if len(short) < MIN_TELLING_DIGITS or short in _squeezed(question):
+    letter = _OPTION_ANSWER.fullmatch(short)
+    if letter:
+        return bool(re.search(_OPTION_NAMED.format(letter.group(1)), text))
+    if len(short) < MIN_TELLING_LENGTH or short in _squeezed(question):
         return False
-    return short in _squeezed(text)
+    return short in _squeezed(text) or _in_other_words(text, answer, question)
+
+
+def _in_other_words(text: str, answer: str, question: str) -> bool:
+    """Whether a formula of ``text``, and none of ``question``, has the value of ``answer``."""
+
+    def told(shown: str) -> bool:
+        return any(grade(answer, f"\\boxed{{{span}}}").correct for span in _spans(shown))
+
+    return told(text) and not told(question)
+
+
+def _spans(text: str) -> list[str]:
+    """Pieces of ``text`` that could be an answer: formulas between dollars, fractions, roots and
+    powers as they stand in a sentence."""
+    spans = [m.group(1) for m in _FORMULA.finditer(text)]
+    spans += [_ROOT_SIGN.sub(r"\\sqrt{\1}", m.group()) for m in _BARE.finditer(text)]
+    parts = [part for span in spans for part in re.split(r"=|\\approx|≈", span)]
+    return list(dict.fromkeys(part.strip() for part in [*spans, *parts] if part.strip()))
 
 
 def best(candidates: Sequence[Scored]) -> int:

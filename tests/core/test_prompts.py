@@ -8,6 +8,7 @@ from tokenizers import processors
 
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Role
+from sgpo.core.verifier import grade
 
 TOKENIZER = build_tokenizer()
 PROBLEM = build_problems(3)[2]
@@ -108,3 +109,24 @@ def test_every_spec_is_complete():
         assert spec.name == name and spec.end_of_turn
         shown = spec.guided.format(strategy="STRATEGY", question="QUESTION")
         assert shown.index("STRATEGY") < shown.index("QUESTION")  # Section 3 of the paper
+
+
+@pytest.mark.parametrize(
+    ("name", "completion", "verdict"),
+    [
+        ("qwen2.5-instruct-think", "so \\boxed{7}", "no_answer"),  # the thought was never closed
+        ("qwen2.5-instruct-think", "so</think> \\boxed{7}", "correct"),
+        ("qwen2.5-instruct", "so \\boxed{7}", "correct"),
+        ("qwen2.5-none", "It is 8.\n\nQuestion: next\nso \\boxed{7}", "not correct"),
+        ("qwen2.5-none", "\\boxed{7}\n\n### Problem 2: next\nso \\boxed{9}", "correct"),
+        ("llama-3-none", "\\boxed{7}\nHuman: and now?\n\\boxed{9}", "correct"),
+        ("qwen2.5-none", "The problem: 7 of them.\n\\boxed{7}", "correct"),
+        ("qwen2.5-instruct", "\\boxed{9}\nQuestion: is it?\n\\boxed{7}", "correct"),
+    ],
+)
+def test_what_is_graded_of_a_completion(name, completion, verdict):
+    text, cut = PROMPT_SPECS[name].graded_text(completion)
+    found = grade("7", text)
+    assert found.correct if verdict == "correct" else not found.correct
+    assert verdict != "no_answer" or found.reason == verdict
+    assert cut == ("next" in completion or "Human" in completion)

@@ -56,6 +56,9 @@ def test_correct_answers_vote_together_in_any_spelling_and_symbols_never_run_out
         row("a", i, text, gold="1/2") for i, text in enumerate(["\\boxed{0.5}", "\\boxed{1/2}"])
     ]
     assert ev.answer_word(ev.judged(gold)) == "aa"
+    spelled = ["1/3", "0.25", "\\frac{1}{3}", "1/4", "\\dfrac13", "\\text{none}", "none", "1/5"]
+    wrong = [row("a", i, f"\\boxed{{{text}}}", gold="1/2") for i, text in enumerate(spelled)]
+    assert ev.answer_word(ev.judged(wrong)) == "ababaccd"
     many = [row("a", i, f"\\boxed{{{i}}}", gold="1000") for i in range(90)]
     assert len(set(ev.answer_word(ev.judged(many)))) == 90
 

@@ -127,10 +127,32 @@ def test_leaks_are_found_and_named(text):
         ("(1,2)", "Is (1,2) on it?", "start at (1, 2)", False),
         ("x^2+1", "What?", "write it as $x^2 + 1$", True),
         ("x", "What?", "solve for x", False),
+        # another spelling of the same value
+        ("\\frac12", "What?", "so 1/2 of them remain", True),
+        ("\\frac{1}{2}", "What?", "the share is 0.5 then", True),
+        ("0.5", "What?", "the share is $\\frac{1}{2}$ then", True),
+        ("\\frac{1}{2}", "Of 1/2 a cake?", "the share is 0.5 then", False),
+        ("\\frac{1}{2}", "What?", "compare 1/3 with 2/3", False),
+        ("2\\sqrt{3}", "What?", "its length is √12", True),
+        ("2\\sqrt{3}", "What?", "its length is 2√3", True),
+        ("2\\sqrt{3}", "What?", "its length is √13", False),
+        ("\\sqrt{2}", "What?", "so $d = \\sqrt{2}$", True),
+        ("B", "Which?", "this is option B", True),
+        ("\\text{(B)}", "Which?", "the choice (B) fits", True),
+        ("B", "Which?", "from A to B draw a line", False),
     ],
 )
 def test_answers_of_every_kind(answer, question, text, leaking):
     assert bool(leaks(text, Problem("a", question, answer))) is leaking
+
+
+@pytest.mark.parametrize(
+    ("text", "leaking"),
+    [("so 47 are left", True), ("so 46 are left", False), ("take 12 of", False)],
+)
+def test_intermediate_results_of_two_digits_and_more(text, leaking):
+    problem = Problem("a", "Of 12 boxes?", "900", expert="There are 47 left, of 12, so 900.")
+    assert bool(leaks(text, problem)) is leaking
 
 
 def test_the_best_mean_wins_and_the_first_of_equals():
