@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
+from sgpo.core.config import check_fields, require_clip
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
@@ -27,6 +28,8 @@ class GRPOConfig:
     clip_high: float = 0.28  # paper
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        require_clip(self)
         if self.num_samples < 2:
             raise ValueError(f"num_samples={self.num_samples}: a group needs at least 2")
 

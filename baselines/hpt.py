@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
+from sgpo.core.config import added, check_fields, require_positive
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
@@ -26,8 +28,12 @@ class HPTConfig:
     num_samples: on-policy samples per problem.
     gate: imitate when at most this many of them are correct.
     sft_coefficient: weight of the imitation loss.
-    entropy_coefficient: weight of the mean token entropy of on-policy tokens.
+    entropy_coefficient: weight of the mean token entropy.
     max_tokens: the constant divisor of summed token losses (maximal completion length).
+    entropy_over: tokens of that mean: of on-policy ``samples``, or of every ``response``.
+    scaling: ``problems``: every term is a mean over the update's problems. ``authors``: the
+        imitation loss is a mean over the update's expert tokens, whatever share of problems
+        imitates, and all is times ``losses.AUTHORS_SCALE``, on which their clip of the norm acts.
     """
 
     max_tokens: int
@@ -35,8 +41,12 @@ class HPTConfig:
     gate: int = 0  # authors' script (Qwen; 2 for Llama)
     sft_coefficient: float = 1.0  # authors' script (0.3 for 1.5B)
     entropy_coefficient: float = 0.001  # authors' script
+    entropy_over: Literal["samples", "response"] = added("samples")  # authors' script: response
+    scaling: Literal["problems", "authors"] = added("problems")
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        require_positive(self, "max_tokens")
         if not 0 <= self.gate < self.num_samples:
             raise ValueError(
                 f"gate={self.gate}: must be at least 0 and below num_samples={self.num_samples}"
@@ -78,19 +88,17 @@ class HPT:
             reduction="constant",
             denominator=config.max_tokens * totals["problems"],
         )
+        as_authors = config.scaling == "authors"
+        expert_tokens = max(1.0, totals["tokens"] - totals["autonomous_tokens"])
         imitate = losses.negative_log_likelihood(
             logprobs=scores.logprobs,
             completion_mask=demo,
-            reduction="sequence_mean",
-            denominator=totals["problems"],
+            reduction="token_mean" if as_authors else "sequence_mean",
+            denominator=expert_tokens if as_authors else totals["problems"],
         )
-        bonus = losses.reduce_tokens(
-            scores.entropy,
-            own,
-            reduction="token_mean",
-            denominator=max(1.0, totals["autonomous_tokens"]),
-        )
+        bonus = scores.mean_entropy(totals, config.entropy_over)
         loss = reinforce + config.sft_coefficient * imitate - config.entropy_coefficient * bonus
+        loss = loss * (losses.AUTHORS_SCALE if as_authors else 1.0)
         imitated = float(scores.is_demo.sum()) / totals["problems"]
         share = len(trajectories) / totals["trajectories"]
         metrics = scores.metrics(clip_low=0.2, clip_high=0.28)

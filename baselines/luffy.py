@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
+from sgpo.core.config import added, check_fields, require_positive
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
@@ -29,20 +31,23 @@ class LUFFYConfig:
     """Args:
     num_samples: on-policy samples per problem; the expert's trace comes on top.
     shaping: gamma of f(p) = p / (p + gamma).
-    entropy_coefficient: weight of the mean token entropy of on-policy tokens.
+    entropy_coefficient: weight of the mean token entropy.
     max_tokens: the constant divisor of summed token losses (maximal completion length).
+    entropy_over: tokens of that mean: of on-policy ``samples``, or of every ``response``.
+    scaling: ``problems``: a mean over the update's problems. ``authors``: that times
+        ``losses.AUTHORS_SCALE``, on which their clip of the norm acts.
     """
 
     max_tokens: int
     num_samples: int = 11  # paper's 12 in all
     shaping: float = 0.1  # authors' script
     entropy_coefficient: float = 0.001  # authors' script (0.01 in the text of the paper)
+    entropy_over: Literal["samples", "response"] = added("samples")  # authors' script: response
+    scaling: Literal["problems", "authors"] = added("problems")
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples={self.num_samples}: must be at least 1")
-        if not self.shaping > 0:
-            raise ValueError(f"shaping={self.shaping}: must be above 0")
+        check_fields(self)
+        require_positive(self, "max_tokens num_samples shaping")
 
 
 def luffy_loss(
@@ -105,9 +110,7 @@ class LUFFY:
             shaping=config.shaping,
             normalizer=config.max_tokens * totals["problems"],
         )
-        own = scores.completion_mask & ~scores.is_demo[:, None]
-        bonus = losses.reduce_tokens(
-            scores.entropy, own, reduction="token_mean", denominator=totals["autonomous_tokens"]
-        )
-        metrics = scores.metrics(clip_low=0.2, clip_high=0.28)
-        return LossOutput(loss - config.entropy_coefficient * bonus, metrics)
+        bonus = scores.mean_entropy(totals, config.entropy_over)
+        loss = loss - config.entropy_coefficient * bonus
+        loss = loss * (losses.AUTHORS_SCALE if config.scaling == "authors" else 1.0)
+        return LossOutput(loss, scores.metrics(clip_low=0.2, clip_high=0.28))

@@ -1,20 +1,19 @@
 """On-policy self-distillation: the policy that sees the solution teaches the policy that does not.
 
-Both sides are one network. It samples from pi(.|q); every token of its own sample is then scored
-under a second prompt that holds privileged context c (the expert's solution), and the policy is
-moved towards that distribution. No reward enters the loss::
+It samples y from pi(.|q); every token of its own sample is then scored under a second prompt that
+holds privileged context c (the expert's solution), and the policy is moved towards that
+distribution p. No reward enters the loss, D over the full vocabulary::
 
-    SDPO, arXiv 2601.20802:  sum_t KL( pi(.|q, y_<t) || sg[pi(.|c, q, y_<t)] )   direction reverse
-    OPSD, arXiv 2601.18734:  sum_t KL( sg[pi(.|c, q, y_<t)] || pi(.|q, y_<t) )   direction forward
+    OPSD, arXiv 2601.18734:  sum_t D( sg[p(.|c, q, y_<t)], pi(.|q, y_<t) )
 
-over the full vocabulary, y ~ pi(.|q). In OPSD c is the expert's solution; in SDPO it is a
-successful attempt of the same group or the environment's feedback.
+As the authors' public script runs it D is the Jensen-Shannon divergence with beta 0.5 and p are the
+policy's first weights (``direction="jensen_shannon"``, ``teacher="initial"``): so the comparison
+has it. The field defaults, a KL and the current policy as its own teacher, are those of the first
+published runs. ``direction="reverse"`` is the KL of SDPO (arXiv 2601.20802).
 
-Deviation: c is the expert's solution in either direction (or the problem's strategy, see
-``context``), the same privileged text that the other methods of the comparison are given. The
-teacher is the current policy with its gradient stopped, not a moving average (SDPO) or the initial
-policy (OPSD): methods hold no state. The sum over tokens is a mean over the update's tokens. OPSD's
-cap on a single token's divergence and SDPO's top-K approximation are left out.
+Deviation: the sum over tokens is a mean over the update's tokens. The authors sample at temperature
+1.1 and top-k 20 and divide both sides' logits by that temperature; here it is 1. Their teacher's
+first weights are those without a low-rank adapter, which alone is trained; here all weights are.
 """
 
 from __future__ import annotations
@@ -26,10 +25,12 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
+from sgpo.core.config import added, check_fields
 from sgpo.core.logprobs import completion_kl
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import padded, step_totals
+from sgpo.core.teacher import Teacher
 from sgpo.core.types import LossOutput, Problem, Trajectory
 
 
@@ -37,17 +38,24 @@ from sgpo.core.types import LossOutput, Problem, Trajectory
 class OPSDConfig:
     """Args:
     num_samples: on-policy samples per problem and step.
-    direction: ``forward`` KL(teacher || student), as in OPSD; ``reverse``, as in SDPO.
+    direction: of the divergence, see ``kl_divergence``; ``beta``: the teacher's weight in the
+        mixture of ``jensen_shannon``.
+    teacher: the policy ``itself``, or its ``initial`` weights.
     context: what the teacher reads: the expert's ``solution``, or the problem's ``strategy``.
     """
 
     num_samples: int = 12  # paper (2606.24064): "same total sample budget"
-    direction: Literal["forward", "reverse"] = "forward"  # 2601.18734
+    direction: Literal["forward", "reverse", "jensen_shannon"] = "forward"
     context: Literal["solution", "strategy"] = "solution"  # 2601.18734
+    beta: float = added(0.5)  # authors' script
+    teacher: Literal["itself", "initial"] = added("itself")  # authors' script: initial
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.num_samples < 1:
             raise ValueError(f"num_samples={self.num_samples}: must be at least 1")
+        if not 0 < self.beta < 1:
+            raise ValueError(f"beta={self.beta}: must be above 0 and below 1")
 
 
 class OPSD:
@@ -55,6 +63,7 @@ class OPSD:
 
     def __init__(self, config: OPSDConfig) -> None:
         self.config = config
+        self.teacher = Teacher() if config.teacher == "initial" else None
 
     def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
         """On-policy samples; the teacher's prompt is their second one. Rewards are only logged."""
@@ -75,7 +84,14 @@ class OPSD:
         """Mean divergence over all sampled tokens of the update, in nats."""
         student = padded(trajectories).to(model.device)
         shown = padded(trajectories, second_prompt=True).to(model.device)
-        kl, _ = completion_kl(model, student, shown, direction=self.config.direction)
+        kl, _ = completion_kl(
+            model,
+            student,
+            shown,
+            direction=self.config.direction,
+            beta=self.config.beta,
+            teacher=self.teacher,
+        )
         mask = student.completion_mask
         loss = losses.reduce_tokens(kl, mask, reduction="token_mean", denominator=totals["tokens"])
         mass, tokens = float(kl.detach()[mask].sum()), float(mask.sum())

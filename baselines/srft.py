@@ -8,16 +8,17 @@ Three terms are added up, H the policy's entropy and sg a stopped gradient::
     L_self = E_self[ -w A log pi(y|q) ],       w = w_RL = 0.1 sg[exp(H)] where A > 0, else 1
                                                                                      (Eq. 11, 12)
 
-A is the group-relative advantage over samples and demonstration together (LUFFY's mixed group,
-standardised).
+A in L_demo is the group-relative advantage over samples and demonstration together (LUFFY's mixed
+group, standardised); in L_self the paper has rewards of +1 and -1 in its place.
 
-Deviation: the paper writes L_self for rewards of +1 and -1; here the group's advantages stand in
-their place, with the clipped ratio of Eq. 1 of GRPO, as in the authors' public code. H is the
-entropy at the token, as in that code, not of the batch: a micro-batch does not know the batch's.
-In the public code the sign of H in w_SFT is the opposite of Eq. 8's: ``sft_entropy_sign`` has
-both, the equation's is the default. Each term is a mean over sequences of the mean over tokens.
-The run starts from the comparison's common warm-up checkpoint, not from the base model, and has 11
-samples and 1 trace a problem instead of 8 and 1.
+The authors' own repository could not be had; the code that HPT's authors published for SRFT was
+read instead. It has exp(-H) with H the mean entropy of the sequence, and +1 and -1 in L_self
+(``entropy_level="sequence"``, ``self_signal="reward"``, as the comparison runs it). The field
+defaults, H at the token and the group's advantage, are those of the first published runs.
+
+Deviation: L_self has the clipped ratio of GRPO's Eq. 1, which is 1 in a single update. Each term is
+a mean over sequences of the mean over tokens. The run starts from the comparison's common warm-up
+checkpoint, not from the base model, and has 11 samples and 1 trace a problem instead of 8 and 1.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
+from sgpo.core.config import added, check_fields, require_clip
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput, Problem, Role, Trajectory
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,28 @@ class SRFTConfig:
     sft_scale, sft_entropy_sign: w_SFT = scale * exp(sign * H).
     positive_scale: w_RL = scale * exp(H), the weight of samples with a positive advantage.
     clip_low, clip_high: trust region of both policy-gradient terms.
-    entropy_coefficient: weight of the mean token entropy of on-policy tokens.
+    entropy_coefficient: weight of the mean token entropy.
+    entropy_over: tokens of that mean: of on-policy ``samples``, or of every ``response``.
+    entropy_level: H of both weights: of the ``token``, or its mean over the ``sequence``.
+    self_signal: A of L_self: the group's ``advantage``, or the ``reward`` as +1 or -1.
     """
 
     num_samples: int = 11  # paper (2606.24064): 12 in all
     sft_scale: float = 0.5  # 2506.19767, Eq. 8
-    sft_entropy_sign: Literal[-1, 1] = -1  # 2506.19767, Eq. 8 (authors' script: 1)
+    sft_entropy_sign: Literal[-1, 1] = -1  # 2506.19767, Eq. 8
     positive_scale: float = 0.1  # 2506.19767, Eq. 12
     clip_low: float = 0.2  # ours: as SFT+GRPO
     clip_high: float = 0.28  # ours: as SFT+GRPO
-    entropy_coefficient: float = 0.001  # authors' script
+    entropy_coefficient: float = 0.001  # HPT authors' script
+    entropy_over: Literal["samples", "response"] = added("samples")  # HPT authors: response
+    entropy_level: Literal["token", "sequence"] = added("token")  # HPT authors: sequence
+    self_signal: Literal["advantage", "reward"] = added("advantage")  # 2506.19767: reward
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.num_samples < 1:
             raise ValueError(f"num_samples={self.num_samples}: must be at least 1")
-        if self.sft_entropy_sign not in (-1, 1):
-            raise ValueError(f"sft_entropy_sign={self.sft_entropy_sign}: must be -1 or 1")
+        require_clip(self)
 
 
 def self_weights(
@@ -81,7 +89,13 @@ class SRFT:
         groups = rollout.groups(problems, self.config.num_samples)
         demos = rollout.demonstrations(problems)
         joined = [[*group, demo] for group, demo in zip(groups, demos, strict=True)]
-        return losses.with_advantages(joined, losses.group_standardized)
+        collected = losses.with_advantages(joined, losses.group_standardized)
+        if self.config.self_signal == "reward":
+            collected = [
+                t if t.role is Role.DEMO else t.with_(advantage=2.0 * t.reward - 1.0)
+                for t in collected
+            ]
+        return collected
 
     def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
         return step_totals(trajectories)
@@ -95,6 +109,9 @@ class SRFT:
         mask, is_demo = scores.completion_mask, scores.is_demo[:, None]
         own, demo = mask & ~is_demo, mask & is_demo
         entropy = scores.entropy.detach()
+        if config.entropy_level == "sequence":
+            entropy = entropy.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)
+            entropy = entropy.expand(mask.shape)
         sft_weights = config.sft_scale * (config.sft_entropy_sign * entropy).exp()
         imitate = -losses.reduce_tokens(
             sft_weights * scores.logprobs,
@@ -121,9 +138,7 @@ class SRFT:
             )
             for part, count in ((demo, totals["problems"]), (own, totals["autonomous"]))
         ]
-        bonus = losses.reduce_tokens(
-            scores.entropy, own, reduction="token_mean", denominator=totals["autonomous_tokens"]
-        )
+        bonus = scores.mean_entropy(totals, config.entropy_over)
         loss = imitate + reinforce[0] + reinforce[1] - config.entropy_coefficient * bonus
         metrics = scores.metrics(clip_low=config.clip_low, clip_high=config.clip_high)
         weight = float(sft_weights[demo].sum())

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from sgpo import objective
 from sgpo.core import losses
+from sgpo.core.config import check_fields, require_clip, require_positive
 from sgpo.core.logprobs import completion_kl
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
@@ -61,15 +62,17 @@ class SGPOConfig:
     autonomous_term: bool = True  # paper
 
     def __post_init__(self) -> None:
-        if self.num_autonomous < 1:
-            raise ValueError(f"num_autonomous={self.num_autonomous}: must be at least 1")
+        check_fields(self)
+        require_positive(self, "num_autonomous kl_threshold alpha_smoothing alpha_max")
+        require_clip(self)
+        for name in ("num_guided", "alpha_fixed", "alpha_base"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
         if (self.num_guided > 0) == (self.alpha_mode == "zero"):
             raise ValueError(
                 f"num_guided={self.num_guided} with alpha_mode={self.alpha_mode!r}: guided samples "
                 "are drawn exactly when something is distilled from them"
             )
-        if not self.kl_threshold > 0:
-            raise ValueError(f"kl_threshold={self.kl_threshold}: must be above 0 (inf for none)")
 
 
 class TokenClassifier(Protocol):
@@ -122,7 +125,7 @@ class SGPO:
                 normal = self.config.length_normalized_selection
                 values = [float(r.mean() if normal else r.sum()) for r in rows]
                 best = objective.select_reachable(sum_logprobs=values, correct=[True] * len(group))
-                group = [group[best]]
+                group = [] if best is None else [group[best]]
             targets.append(group)
         return targets
 
@@ -169,7 +172,10 @@ class SGPO:
             sums |= metrics
         if self.config.alpha_mode != "zero":
             share = len(trajectories) / totals["trajectories"]
-            sums["alpha_mean"] = (sum(t.weight for t in targets) / totals["problems"], share)
+            alpha = sum(t.weight for t in targets)
+            sums["alpha_mean"] = (alpha / totals["problems"], share)
+            # Eq. 6 has a value for every problem; only those with a target use it.
+            sums["alpha_of_targets"] = (alpha, float(len({t.problem_id for t in targets})))
         return LossOutput(torch.stack(terms).sum(), sums)
 
     def _autonomous_loss(self, model, trajectories, totals):

@@ -6,6 +6,7 @@ Eq. 1 is ``sgpo.core.losses.clipped_surrogate``; the divergence per token of Eq.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -53,13 +54,14 @@ def select_reachable(
 
     The correct completion that the *unguided* policy finds most likely. The sum is over tokens
     and not normalised by length, as printed; pass means instead for the normalised variant. The
-    first of equals wins.
+    first of equals wins; a NaN is never selected.
     """
-    best: int | None = None
-    for index, (value, right) in enumerate(zip(sum_logprobs, correct, strict=True)):
-        if right and (best is None or float(value) > float(sum_logprobs[best])):
-            best = index
-    return best
+    values = [float(value) for value in sum_logprobs]
+    allowed = [
+        index for index, right in enumerate(correct) if right and not math.isnan(values[index])
+    ]
+    assert len(values) == len(correct)
+    return max(allowed, key=values.__getitem__, default=None)
 
 
 def proximal_mask(kl: torch.Tensor, kl_threshold: float) -> torch.Tensor:

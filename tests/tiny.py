@@ -67,6 +67,9 @@ METHODS: dict[str, Any] = {
     "luffy": lambda: LUFFY(LUFFYConfig(max_tokens=MAX_TOKENS, num_samples=5)),
     "hpt": lambda: HPT(HPTConfig(max_tokens=MAX_TOKENS, num_samples=6, gate=2)),
     "opsd": lambda: OPSD(OPSDConfig(num_samples=6)),
+    "opsd_initial": lambda: OPSD(
+        OPSDConfig(num_samples=6, direction="jensen_shannon", teacher="initial")
+    ),
     "srft": lambda: SRFT(SRFTConfig(num_samples=5)),
     "dapo": lambda: DAPO(DAPOConfig(num_samples=6)),
     "dr_grpo": lambda: DrGRPO(DrGRPOConfig(num_samples=6)),

@@ -38,6 +38,7 @@ _SUPERVISED = {
     "train.problems_per_step": "paper: batch of 64",
     "train.learning_rate": "tuned (all data), or condition 6 of the regime (warm-up)",
     "train.warmup_share": "paper: 0.1 in SFT",
+    "train.held_out_share": "paper: a tenth chooses the checkpoint of the SFT stage",
 }
 # By method key; an RL method that is not named has RL and nothing else.
 ALLOWED: dict[str, dict[str, str]] = {
@@ -50,7 +51,11 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "sft": _SUPERVISED,
     "sft_full": _SUPERVISED,
-    "hpt": RL | {"train.grad_clip": "authors' script: 80 on Qwen"},
+    "hpt": RL
+    | {
+        "train.grad_clip": "edition 1: the authors' script's limit to skip at, taken for the clip",
+        "train.skip_above": "authors' script: an update of a norm above 80 is skipped on Qwen",
+    },
 }
 
 

@@ -28,6 +28,7 @@ from benchmarks.config import (
 from benchmarks.data.checkpoints import CHECKPOINTS, Checkpoint
 from benchmarks.data.problems import data_source
 from benchmarks.data.suites import SUITES
+from benchmarks.profiles.mini import AUTHORS
 from benchmarks.profiles.variants import with_variants
 from sgpo.core.config import RolloutConfig, TrainConfig, VLLMSettings
 from sgpo.method import SGPOConfig
@@ -67,8 +68,11 @@ class Recipe:
     updates_per_step: int = 2  # authors' script (LUFFY, HPT); not stated for SGPO
     rl_rate: float = 1e-6  # paper; LUFFY: authors' script
     hpt_rate: float = 5e-6  # authors' script
-    hpt_clip: float = 80.0  # authors' script (Qwen), taken for Llama as well
-    grad_clip: float = 1.0  # authors' script (LUFFY); ours for the others
+    hpt_skip: float = 80.0  # authors' script (Qwen): an update of a larger norm is skipped
+    grad_clip: float = 1.0  # authors' scripts (LUFFY, HPT); ours for the others
+    held_out: float = 0.1  # paper: chooses the checkpoint of the SFT stage
+    sft_decay: str = "constant"  # ours: the paper names the rise only
+    nonfinite_patience: int = 3  # ours
     micro_batch_tokens: int = 18_432  # ours: one longest sequence
     checkpoint_every: int = 20  # ours: steps between resume states
     gpu_share: float = 0.5  # ours
@@ -129,12 +133,16 @@ def base(recipe: Recipe, data: str, model: str, seed: int) -> RunConfig:
 
 
 def sft_train(recipe: Recipe, problems: int) -> TrainConfig:
-    """SFT on ``problems`` expert traces."""
+    """SFT on ``problems`` expert traces, a share of which is held out."""
+    trained = problems - round(recipe.held_out * problems)
     return TrainConfig(
-        num_steps=recipe.sft_epochs * problems // recipe.sft_batch,
+        num_steps=recipe.sft_epochs * trained // recipe.sft_batch,
         problems_per_step=recipe.sft_batch,
         learning_rate=recipe.sft_rate,
         warmup_share=recipe.sft_warmup,
+        decay=recipe.sft_decay,
+        held_out_share=recipe.held_out,
+        nonfinite_patience=recipe.nonfinite_patience,
         grad_clip=recipe.grad_clip,
         micro_batch_tokens=recipe.micro_batch_tokens,
         checkpoint_every=recipe.checkpoint_every,
@@ -142,14 +150,16 @@ def sft_train(recipe: Recipe, problems: int) -> TrainConfig:
     )
 
 
-def rl_train(recipe: Recipe, rate: float, grad_clip: float) -> TrainConfig:
+def rl_train(recipe: Recipe, rate: float, skip_above: float | None) -> TrainConfig:
     """The same problems and steps for every RL method."""
     return TrainConfig(
         num_steps=recipe.rl_steps,
         problems_per_step=recipe.problems_per_step,
         updates_per_step=recipe.updates_per_step,
         learning_rate=rate,
-        grad_clip=grad_clip,
+        grad_clip=recipe.grad_clip,
+        skip_above=skip_above,
+        nonfinite_patience=recipe.nonfinite_patience,
         micro_batch_tokens=recipe.micro_batch_tokens,
         checkpoint_every=recipe.checkpoint_every,
         activation_checkpointing=True,
@@ -173,6 +183,7 @@ def supervised(
 def reinforced(recipe: Recipe, data: str, method: str, model: str, seed: int) -> RunConfig:
     """An RL method, from the warm-up checkpoint."""
     hpt = method == "hpt"
+    skips = hpt and CHECKPOINTS[model].family == "qwen2"
     rate = recipe.hpt_rate if hpt else recipe.rl_rate
     return replace(
         base(recipe, data, model, seed),
@@ -180,7 +191,7 @@ def reinforced(recipe: Recipe, data: str, method: str, model: str, seed: int) ->
         init="warmup",
         data=DataConfig(source=data, split="rl"),
         settings=settings_of(recipe, method, model),
-        train=rl_train(recipe, rate, recipe.hpt_clip if hpt else recipe.grad_clip),
+        train=rl_train(recipe, rate, recipe.hpt_skip if skips else None),
         rollout=rollout(recipe),
     )
 
@@ -192,9 +203,10 @@ def settings_of(recipe: Recipe, method: str, model: str) -> Any:
             max_tokens=recipe.rollout_tokens,
             gate=HPT_GATE[CHECKPOINTS[model].family],
             sft_coefficient=HPT_COEFFICIENT.get(model, 1.0),
+            **AUTHORS["hpt"],
         )
     if method == "luffy":
-        return LUFFYConfig(max_tokens=recipe.rollout_tokens)
+        return LUFFYConfig(max_tokens=recipe.rollout_tokens, **AUTHORS["luffy"])
     return {"grpo": GRPOConfig, "sgpo": SGPOConfig}[method]()
 
 

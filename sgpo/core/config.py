@@ -57,8 +57,15 @@ class TrainConfig:
         num_steps: optimiser steps over ``problems_per_step`` problems each.
         updates_per_step: the step's problems are split into this many consecutive updates;
             above 1, log-probabilities of the sampling policy are recomputed before the first.
-        learning_rate: peak rate of AdamW; constant after ``warmup_share`` of the steps.
+        learning_rate: peak rate of AdamW; rises over ``warmup_share`` of the steps, then follows
+            ``decay``: constant, or down to 0 at the last step.
         grad_clip: maximal gradient norm.
+        skip_above: an update whose gradient norm before the clip exceeds this is skipped and
+            counted; None: none is.
+        nonfinite_patience: an update whose loss or gradient is not finite is skipped and counted;
+            the run ends with so many in a row.
+        held_out_share: of the problems, drawn by the seed, that are not trained on. The loss on
+            them is measured after every epoch, and the run ends with the weights of the lowest.
         micro_batch_tokens: padded tokens in one forward pass; changes memory, not results.
         checkpoint_every: steps between resume states; changes no result, but stays part of a
             run's address, because the runs that are published have it there.
@@ -83,13 +90,23 @@ class TrainConfig:
     collapse_entropy: float = 0.02
     activation_checkpointing: bool = added(False)
     samples_per_problem: int | None = added(None)
+    decay: Literal["constant", "linear", "cosine"] = added("constant")
+    skip_above: float | None = added(None)
+    nonfinite_patience: int = added(1)
+    held_out_share: float = added(0.0)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive(
             self,
             "num_steps problems_per_step learning_rate updates_per_step grad_clip "
-            "micro_batch_tokens checkpoint_every collapse_patience",
+            "micro_batch_tokens checkpoint_every collapse_patience nonfinite_patience",
         )
+        for name in ("samples_per_problem", "skip_above"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
+        if not 0 <= self.held_out_share < 1:
+            raise ValueError(f"held_out_share={self.held_out_share}: must be in [0, 1)")
         if not math.isfinite(self.learning_rate):
             raise ValueError(f"learning_rate={self.learning_rate}: must be finite")
         if not 0 <= self.warmup_share <= 1:
@@ -106,7 +123,8 @@ class TrainConfig:
 @dataclass(frozen=True)
 class RolloutConfig:
     """How the policy is sampled while training. ``top_p`` below 1 biases the ratio slightly: the
-    trainer's log-probabilities stay those of the full softmax."""
+    trainer's log-probabilities stay those of the full softmax. At a temperature other than 1 they
+    would be another policy's, so it is refused."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -114,6 +132,11 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         check_decoding(self)
+        if self.temperature != 1:
+            raise ValueError(
+                f"temperature={self.temperature}: must be 1 in training, where samples are scored "
+                "under the softmax at temperature 1; evaluation has a temperature of its own"
+            )
 
 
 @dataclass(frozen=True)
@@ -152,6 +175,7 @@ class VLLMSettings:
     sync_dir: str | None = operational(None)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive(self, "max_num_seqs gpu_memory_utilization stall_seconds")
         if self.max_model_len is not None:
             require_positive(self, "max_model_len")
@@ -167,6 +191,7 @@ class VLLMSettings:
 
 def check_decoding(config: Any) -> None:
     """ValueError unless ``max_tokens``, ``temperature`` and ``top_p`` can be sampled with."""
+    check_fields(config)
     require_positive(config, "max_tokens temperature")
     if not 0 < config.top_p <= 1:
         raise ValueError(f"top_p={config.top_p}: must be in (0, 1]")
@@ -211,6 +236,14 @@ def _named(kind: Any) -> str:
     return {type(None): "None", int: "a whole number", float: "a number"}.get(
         kind, f"of type {getattr(kind, '__name__', kind)}"
     )
+
+
+def require_clip(config: Any) -> None:
+    """ValueError unless ``clip_low`` and ``clip_high`` are half-widths of a trust region."""
+    if not 0 <= config.clip_low <= 1:
+        raise ValueError(f"clip_low={config.clip_low}: must be in [0, 1]")
+    if not config.clip_high >= 0:
+        raise ValueError(f"clip_high={config.clip_high}: must be at least 0")
 
 
 def require_positive(config: Any, names: str) -> None:

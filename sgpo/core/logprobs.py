@@ -120,7 +120,7 @@ def pad_sequences(
 
     The padding id is 0, whatever the tokenizer: no unmasked position ever attends to it.
     """
-    assert len(prompts) == len(completions) and all(prompts)
+    assert len(prompts) == len(completions) and all(prompts) and all(completions)
     rows = [torch.tensor(p + c) for p, c in zip(prompts, completions, strict=True)]
     lengths = torch.tensor([len(c) for c in completions])
     starts = torch.tensor([len(p) for p in prompts])

@@ -14,6 +14,10 @@ Reduction = Literal["sequence_mean", "token_mean", "constant"]
 # exp() of a larger log-ratio is no importance weight any more but an overflow in the making.
 MAX_LOG_RATIO = 20.0
 
+# An update of LUFFY's and HPT's authors holds 64 problems on 8 GPUs. Each GPU sums the losses of
+# its 8 and the gradients of the GPUs are averaged, which is 8 times the mean over problems.
+AUTHORS_SCALE = 8.0
+
 
 def group_centered(rewards: torch.Tensor) -> torch.Tensor:
     """Rewards minus their group mean, shape and dtype of ``rewards`` [..., G].

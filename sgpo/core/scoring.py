@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core.logprobs import PaddedSequences, TokenStats, pad_sequences, token_stats
-from sgpo.core.losses import Reduction, clipped_surrogate, importance_ratio
+from sgpo.core.losses import Reduction, clipped_surrogate, importance_ratio, reduce_tokens
 from sgpo.core.types import Role, Trajectory
 
 
@@ -83,6 +83,18 @@ class PolicyScores:
             clip_high=clip_high,
             reduction=reduction,
             denominator=denominator,
+        )
+
+    def mean_entropy(
+        self, totals: Mapping[str, float], over: Literal["samples", "response"]
+    ) -> torch.Tensor:
+        """This micro-batch's share of the update's mean token entropy (``totals`` of
+        ``step_totals``), a scalar: over on-policy samples, or demonstrations as well."""
+        mask, count = self.completion_mask, totals["tokens"]
+        if over == "samples":
+            mask, count = mask & ~self.is_demo[:, None], totals["autonomous_tokens"]
+        return reduce_tokens(
+            self.entropy, mask, reduction="token_mean", denominator=max(1.0, count)
         )
 
     def metrics(self, *, clip_low: float, clip_high: float) -> dict[str, tuple[float, float]]:

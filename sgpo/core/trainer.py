@@ -31,9 +31,10 @@ from sgpo.core.runlog import MetricsLog
 from sgpo.core.scoring import micro_batches, own_logprobs
 from sgpo.core.seeding import generator
 from sgpo.core.teacher import Teacher
-from sgpo.core.types import Problem, Spent, Trajectory
+from sgpo.core.types import Problem, Role, Spent, Trajectory
 
 Sums = dict[str, list[float]]
+BEST = "best"  # beside the resume states: the weights of the lowest loss on held-out problems
 
 
 class Diverged(RuntimeError):
@@ -70,6 +71,7 @@ class Trainer:
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
+        problems, self.held_out = _split(problems, config.held_out_share, seed)
         if len(problems) < config.problems_per_step:
             raise ValueError(
                 f"problems_per_step={config.problems_per_step}: only {len(problems)} problems "
@@ -83,7 +85,7 @@ class Trainer:
                 "train.samples_per_problem"
             )
         self.model, self.method, self.rollout = model, method, rollout
-        self.problems, self.config, self.seed = list(problems), config, seed
+        self.problems, self.config, self.seed = problems, config, seed
         self.run_dir, self.progress = run_dir, progress or (lambda done, total: None)
         self.teacher: Teacher | None = getattr(method, "teacher", None)
         rollout.ranks, self.begun = self.ranks, False
@@ -94,7 +96,8 @@ class Trainer:
             weight_decay=config.weight_decay,
             foreach=True,
         )
-        self.collapsed_steps = 0
+        self.collapsed_steps = self.nonfinite_updates = 0  # in a row
+        self.best: tuple[float, int] | None = None  # lowest loss on held-out problems, its step
 
     def run(self) -> None:
         """Train to the last step.
@@ -112,7 +115,7 @@ class Trainer:
         for step in range(start + 1, self.config.num_steps + 1):
             self.progress(step - 1, self.config.num_steps)
             began = time.perf_counter()
-            record = self.step(step)
+            record = self.step(step) | self._validate(step)
             record["seconds"] = round(time.perf_counter() - began, 4)
             if log:
                 log.write(record)
@@ -122,7 +125,40 @@ class Trainer:
                 save_checkpoint(
                     checkpoints, step, self.model, self.optimizer, extra, self.ranks, self._moving()
                 )
+        if self.best is not None:
+            load_checkpoint(checkpoints / BEST, self.model, self.optimizer, self.ranks)
+            self.rollout.sampler.sync(self.model)
         self.progress(self.config.num_steps, self.config.num_steps)
+
+    def _validate(self, step: int) -> dict[str, float]:
+        """The loss on the held-out problems after each epoch; the weights of the lowest are kept
+        beside the resume states."""
+        per_epoch = len(self.problems) // self.config.problems_per_step
+        if not self.held_out or (step % per_epoch and step < self.config.num_steps):
+            return {}
+        loss = self.held_out_loss()
+        if self.best is None or loss < self.best[0]:
+            self.best = loss, step
+            directory = self.run_dir / "checkpoints" / BEST
+            save_checkpoint(directory, step, self.model, self.optimizer, {}, self.ranks)
+        return {"held_out_loss": loss}
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """The method's loss on the held-out problems, over all ranks, under the present weights."""
+        sharding.gather(self.model)
+        own = [self.held_out[i] for i in self.ranks.share(len(self.held_out))]
+        trajectories = self.method.collect(own, self.rollout) if own else []
+        if any(t.role is not Role.DEMO for t in trajectories):
+            raise ValueError(
+                f"held_out_share={self.config.held_out_share}: serves methods that sample nothing; "
+                f"{type(self.method).__name__} does"
+            )
+        totals = self.ranks.add(self.method.totals(trajectories))
+        batches = micro_batches(trajectories, self.config.micro_batch_tokens)
+        loss = sum(float(self.method.loss(self.model, b, totals).loss) for b in batches)
+        sharding.free(self.model)
+        return self.ranks.add({"loss": loss})["loss"]
 
     def begin(self) -> None:
         """Place the teacher and tell the method what is to come; the weights are the first ones,
@@ -147,6 +183,8 @@ class Trainer:
             return 0
         step, extra = restored
         self.collapsed_steps = extra["collapsed_steps"]
+        self.nonfinite_updates = extra["nonfinite_updates"]
+        self.best = tuple(extra["best"]) if extra["best"] else None
         if self.ranks.first:  # sums over ranks
             self.rollout.spent = Spent(**extra["spent"])
         states = extra["method"]
@@ -163,6 +201,8 @@ class Trainer:
         """What a resume state holds beside weights and moments."""
         return {
             "collapsed_steps": self.collapsed_steps,
+            "nonfinite_updates": self.nonfinite_updates,
+            "best": self.best,
             "spent": {f.name: record[f.name] for f in fields(Spent)},
             "method": self.ranks.gather(saved_state(self.method)),
         }
@@ -179,9 +219,18 @@ class Trainer:
         return [self.problems[i] for i in order[slot * size : (slot + 1) * size]]
 
     def learning_rate(self, step: int) -> float:
-        """Rate of ``step`` (from 1): a linear rise over the warm-up share, then constant."""
+        """Rate of ``step`` (from 1): a linear rise over the warm-up share, then constant or down to
+        0 at the step after the last, linearly or along half a cosine."""
         rise = math.ceil(self.config.warmup_share * self.config.num_steps)
-        return self.config.learning_rate * min(1.0, step / rise if rise else 1.0)
+        if step <= rise:
+            return self.config.learning_rate * (step / rise)
+        done = (step - rise) / (self.config.num_steps - rise + 1)
+        shape = {
+            "constant": 1.0,
+            "linear": 1.0 - done,
+            "cosine": (1.0 + math.cos(math.pi * done)) / 2,
+        }
+        return self.config.learning_rate * shape[self.config.decay]
 
     def step(self, step: int) -> dict[str, float | int]:
         """Sample, update and record ``step`` (from 1); its metrics over all ranks."""
@@ -318,12 +367,24 @@ class Trainer:
         loss = self.ranks.add({"loss": loss})["loss"]
         numerators = self.ranks.add({name: c[0] for name, c in counts.items()})
         denominators = self.ranks.add({name: c[1] for name, c in counts.items()})
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise Diverged(
-                f"step {step}: loss {loss}, gradient norm {norm}: not finite; lower "
-                f"train.learning_rate (now {self.config.learning_rate}) and run again",
-                fatal=True,
-            )
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        self.nonfinite_updates = 0 if finite else self.nonfinite_updates + 1
+        limit = math.inf if self.config.skip_above is None else self.config.skip_above
+        sums["skipped_share"][0] += not finite or norm > limit
+        sums["skipped_share"][1] += 1.0
+        if not finite:
+            self._stop_on_nonfinite(step, loss, norm)
+            return
+        if norm <= limit:
+            self._move(step)
+        for name, numerator in numerators.items():
+            sums[name][0] += numerator
+            sums[name][1] += denominators[name]
+        for name, value in (("loss", loss), ("grad_norm", norm)):
+            sums[name][0] += value
+            sums[name][1] += 1.0
+
+    def _move(self, step: int) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.optimizer.step()
@@ -331,12 +392,15 @@ class Trainer:
             self.teacher.follow(self.model)
         if hasattr(self.method, "after_update"):
             self.method.after_update(self.model)
-        for name, numerator in numerators.items():
-            sums[name][0] += numerator
-            sums[name][1] += denominators[name]
-        for name, value in (("loss", loss), ("grad_norm", norm)):
-            sums[name][0] += value
-            sums[name][1] += 1.0
+
+    def _stop_on_nonfinite(self, step: int, loss: float, norm: float) -> None:
+        if self.nonfinite_updates >= self.config.nonfinite_patience:
+            raise Diverged(
+                f"step {step}: loss {loss}, gradient norm {norm}: not finite; lower train."
+                f"learning_rate (now {self.config.learning_rate}) and run again "
+                f"({self.nonfinite_updates} updates in a row)",
+                fatal=True,
+            )
 
     def _backward(self, trajectories: list[Trajectory], totals: Totals) -> tuple[float, Sums]:
         """Loss and metric sums of this rank's share of an update, its gradients accumulated."""
@@ -374,3 +438,16 @@ class Trainer:
                 f"for {self.collapsed_steps} steps",
                 fatal=False,
             )
+
+
+def _split(
+    problems: Sequence[Problem], held_out_share: float, seed: int
+) -> tuple[list[Problem], list[Problem]]:
+    """The problems to train on in their order, and a random share that is held out."""
+    count = round(held_out_share * len(problems))
+    if not count:
+        return list(problems), []
+    order = torch.randperm(len(problems), generator=generator(seed, "held_out")).tolist()
+    held_out = set(order[:count])
+    kept = [p for i, p in enumerate(problems) if i not in held_out]
+    return kept, [problems[i] for i in sorted(held_out)]

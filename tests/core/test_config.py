@@ -143,11 +143,13 @@ def test_impossible_rollouts_are_refused_at_once(changes):
 
 
 def other_value(value):
+    if value is None:
+        return 7
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
         return value * 2 if value else 1
-    return {"adaptive": "fixed", "forward": "reverse", "kl": "nll"}[value]
+    return {"adaptive": "fixed", "forward": "reverse", "kl": "nll", "constant": "linear"}[value]
 
 
 @pytest.mark.parametrize("config", [TRAIN, RolloutConfig(max_tokens=8, top_p=0.4), SGPOConfig()])

@@ -121,7 +121,7 @@ def test_every_spec_is_complete():
         ("qwen2.5-none", "\\boxed{7}\n\n### Problem 2: next\nso \\boxed{9}", "correct"),
         ("llama-3-none", "\\boxed{7}\nHuman: and now?\n\\boxed{9}", "correct"),
         ("qwen2.5-none", "The problem: 7 of them.\n\\boxed{7}", "correct"),
-        ("qwen2.5-instruct", "\\boxed{9}\nQuestion: is it?\n\\boxed{7}", "correct"),
+        ("qwen2.5-instruct", "It is\nQuestion: sure?\n\\boxed{7}", "correct"),
     ],
 )
 def test_what_is_graded_of_a_completion(name, completion, verdict):

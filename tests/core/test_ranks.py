@@ -36,6 +36,7 @@ VARIANTS = {
     "uneven": ("sgpo", UNEVEN),
     "uneven-hpt": ("hpt", UNEVEN),
     "updates": ("sgpo", {"updates_per_step": 2}),
+    "held-out": ("sft", {"held_out_share": 0.25}),
     "recompute": ("sgpo", {"activation_checkpointing": True}),
 }
 RESUMED = {**METHODS, "hooked": Hooked}

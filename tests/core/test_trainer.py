@@ -18,6 +18,8 @@ from tiny import (
     weights_of,
 )
 
+from sgpo.core.trainer import Diverged
+
 STEPS = 6
 RESUMED = {**METHODS, "hooked": Hooked}
 
@@ -270,3 +272,115 @@ def test_scored_tokens_count_every_pass_over_a_completion(tmp_path, updates):
                 expected += (1 + updates) * len(best.completion_ids)
         assert scored[name] == expected, name
     assert len(set(scored.values())) == 3
+
+
+def by_epoch(tmp_path, **changes):
+    """SFT on nine of the tiny problems, four a step: two steps an epoch, three held out."""
+    return build_trainer(
+        METHODS["sft"](), tmp_path, num_steps=STEPS, held_out_share=0.25, **changes
+    )
+
+
+def test_sft_keeps_the_weights_of_the_lowest_loss_on_what_it_holds_out(tmp_path):
+    """A rate so large that the loss rises again; the values by dense code on the weights of every
+    epoch of a trainer that is stepped by hand."""
+    trainer = by_epoch(tmp_path / "run", learning_rate=0.3)
+    held = {p.id for p in trainer.held_out}
+    assert len(held) == 3 and held.isdisjoint(p.id for p in trainer.problems)
+    assert {p.id for p in by_epoch(tmp_path / "s", seed=8).held_out} != held
+    trainer.run()
+    assert held.isdisjoint(p.id for s in range(1, STEPS + 1) for p in trainer.step_problems(s))
+    by_hand, losses, finals = by_epoch(tmp_path / "hand", learning_rate=0.3), [], []
+    for step in range(1, STEPS + 1):
+        by_hand.step(step)
+        if step % 2 == 0:
+            rows = [
+                dense_logprobs(by_hand.model, t.prompt_ids, t.completion_ids).detach()
+                for t in by_hand.rollout.demonstrations(by_hand.held_out)
+            ]
+            losses.append(-torch.cat(rows).mean().item())
+            finals.append(weights_of(by_hand.model))
+    stored = [r["held_out_loss"] for r in metrics(tmp_path / "run") if "held_out_loss" in r]
+    assert stored == pytest.approx(losses, abs=1e-5)
+    best = losses.index(min(losses))
+    assert best < len(losses) - 1, "the last epoch must not be the best, else nothing is tested"
+    assert equal_weights(weights_of(trainer.model), finals[best])
+
+
+def test_a_killed_run_still_knows_its_lowest_loss(tmp_path):
+    whole = by_epoch(tmp_path / "whole", learning_rate=0.05)
+    whole.run()
+    trainers = []
+
+    def dies(pairs, *, truncated=None):
+        if trainers[0].rollout.step == 5:
+            raise Killed
+        return grader(pairs, truncated=truncated)
+
+    trainers.append(by_epoch(tmp_path / "killed", learning_rate=0.05, grade=dies))
+    with pytest.raises(Killed):
+        trainers[0].run()
+    resumed = by_epoch(tmp_path / "killed", learning_rate=0.05)
+    resumed.run()
+    assert equal_weights(weights_of(resumed.model), weights_of(whole.model))
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    sampling = build_trainer(METHODS["grpo"](), tmp_path / "grpo", held_out_share=0.25)
+    with pytest.raises(ValueError, match="held_out_share=0.25: serves methods that sample nothing"):
+        sampling.run()
+
+
+def test_an_update_above_the_limit_is_skipped_and_counted(tmp_path):
+    """The clip does not hide the norm: what is compared is the norm before it."""
+    for limit, moves in ((1e-3, False), (1e3, True)):
+        trainer = build_trainer(
+            METHODS["hpt"](), tmp_path / str(moves), skip_above=limit, grad_clip=1e-4
+        )
+        start = weights_of(trainer.model)
+        record = trainer.step(1)
+        assert 1e-3 < record["grad_norm"] < 1e3
+        assert record["skipped_share"] == (0.0 if moves else 1.0)
+        assert equal_weights(weights_of(trainer.model), start) is not moves
+
+
+class Exploding:
+    """SFT whose loss is NaN at the given updates."""
+
+    def __init__(self, *updates):
+        self.inner, self.updates, self.count = METHODS["sft"](), updates, 0
+        self.collect, self.totals = self.inner.collect, self.inner.totals
+
+    def loss(self, model, trajectories, totals):
+        output = self.inner.loss(model, trajectories, totals)
+        self.count += 1
+        if self.count in self.updates:
+            return type(output)(output.loss * math.nan, output.sums)
+        return output
+
+
+def test_a_non_finite_update_is_skipped_until_there_are_too_many_in_a_row(tmp_path):
+    trainer = build_trainer(
+        Exploding(2, 3, 5), tmp_path / "goes-on", num_steps=STEPS, nonfinite_patience=3
+    )
+    trainer.run()
+    shares = [r["skipped_share"] for r in metrics(tmp_path / "goes-on")]
+    assert shares == [0, 1, 1, 0, 1, 0]
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    ends = build_trainer(Exploding(2, 3), tmp_path / "ends", num_steps=STEPS, nonfinite_patience=2)
+    with pytest.raises(Diverged, match="step 3: .*not finite; .*2 updates in a row") as caught:
+        ends.run()
+    assert caught.value.fatal and len(metrics(tmp_path / "ends")) == 2
+
+
+def test_the_rate_falls_as_asked(tmp_path):
+    """Two steps up, four down; linear and cosine by their closed forms."""
+    down = {
+        "constant": [1, 1, 1, 1],
+        "linear": [0.8, 0.6, 0.4, 0.2],
+        "cosine": [(1 + math.cos(math.pi * i / 5)) / 2 for i in (1, 2, 3, 4)],
+    }
+    for decay, factors in down.items():
+        trainer = build_trainer(
+            METHODS["sft"](), tmp_path, num_steps=6, warmup_share=1 / 3, decay=decay
+        )
+        rates = [trainer.learning_rate(step) for step in range(1, 7)]
+        assert rates == pytest.approx([5e-3, 1e-2, *(1e-2 * f for f in factors)])

@@ -27,7 +27,7 @@ def dense_logits(model, prompt, completion):
 
 
 @pytest.mark.parametrize("context", ["solution", "strategy"])
-@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "jensen_shannon"])
 def test_opsd_loss_and_gradient_by_the_formula(direction, context):
     method = OPSD(OPSDConfig(num_samples=5, direction=direction, context=context))
     problems = build_problems(4)
@@ -44,8 +44,13 @@ def test_opsd_loss_and_gradient_by_the_formula(direction, context):
         with torch.no_grad():
             teacher = F.log_softmax(dense_logits(model, taught, t.completion_ids), -1)
         student = F.log_softmax(dense_logits(model, t.prompt_ids, t.completion_ids), -1)
-        p, q = (teacher, student) if direction == "forward" else (student, teacher)
-        total = total + F.kl_div(q, p, log_target=True, reduction="sum")
+        if direction == "jensen_shannon":
+            middle = ((teacher.exp() + student.exp()) / 2).log()
+            pairs = [(teacher, middle, 0.5), (student, middle, 0.5)]
+        else:
+            pairs = [(*((teacher, student)[:: 1 if direction == "forward" else -1]), 1.0)]
+        for p, q, share in pairs:
+            total = total + share * F.kl_div(q, p, log_target=True, reduction="sum")
         tokens += len(t.completion_ids)
     (total / tokens).backward()
     dense = torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -76,10 +81,13 @@ def test_opsd_samples_without_the_solution():
     assert all(t.second_prompt_ids == solved[t.problem_id] for t in trajectories)
 
 
-def srft_reference(model, trajectories, num_problems, sign):
-    """The three terms of SRFT by the shortest code; advantages over samples and trace together."""
+def srft_reference(model, trajectories, num_problems, sign, published=False):
+    """The three terms of SRFT by the shortest code; advantages over samples and trace together.
+    ``published``: H is a mean over the sequence, L_self has rewards of +1 and -1, and the entropy
+    bonus is over the whole response, as in the code of HPT's authors."""
     samples = sum(t.role is not Role.DEMO for t in trajectories)
-    tokens = sum(len(t.completion_ids) for t in trajectories if t.role is not Role.DEMO)
+    averaged = [t for t in trajectories if published or t.role is not Role.DEMO]
+    tokens = sum(len(t.completion_ids) for t in averaged)
     total = 0.0
     for problem in sorted({t.problem_id for t in trajectories}):
         group = [t for t in trajectories if t.problem_id == problem]
@@ -88,29 +96,40 @@ def srft_reference(model, trajectories, num_problems, sign):
         for t in group:
             advantage = float((t.reward - rewards.mean()) / (spread + 1e-6)) if spread else 0.0
             logprobs, entropy = dense_logprobs(model, t.prompt_ids, t.completion_ids, entropy=True)
-            fixed = entropy.detach()
+            fixed = entropy.detach().mean() if published else entropy.detach()
+            if t in averaged:
+                total = total - ENTROPY * entropy.sum() / tokens
             if t.role is Role.DEMO:
                 nll = -(0.5 * (sign * fixed).exp() * logprobs).mean()
                 # pi_b = 1: the ratio is the probability itself, at most 1, and A >= 0: no clip.
                 assert advantage >= 0
                 total = total + (nll - (logprobs.exp() * advantage).mean()) / num_problems
             else:
+                if published:
+                    advantage = 1.0 if t.reward else -1.0
                 weight = 0.1 * fixed.exp() if advantage > 0 else 1.0
                 ratio = (logprobs - logprobs.detach()).exp()
                 total = total - (weight * advantage * ratio).mean() / samples
-                total = total - ENTROPY * entropy.sum() / tokens
     return total
 
 
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_srft_loss_and_gradient_by_the_formula(sign):
-    config = SRFTConfig(num_samples=5, sft_entropy_sign=sign, entropy_coefficient=ENTROPY)
+PUBLISHED = {"entropy_level": "sequence", "self_signal": "reward", "entropy_over": "response"}
+
+
+@pytest.mark.parametrize(("sign", "published"), [(-1, False), (1, False), (-1, True)])
+def test_srft_loss_and_gradient_by_the_formula(sign, published):
+    config = SRFTConfig(
+        num_samples=5,
+        sft_entropy_sign=sign,
+        entropy_coefficient=ENTROPY,
+        **(PUBLISHED if published else {}),
+    )
     method = SRFT(config)
     trajectories, model = collected(method, problems=build_problems(6))
     assert {t.reward for t in trajectories if t.role is not Role.DEMO} == {0.0, 1.0}
     loss, grad = gradient(method, model, [trajectories], method.totals(trajectories))
     model.zero_grad()
-    expected = srft_reference(model, trajectories, 6, sign)
+    expected = srft_reference(model, trajectories, 6, sign, published)
     expected.backward()
     dense = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert loss == pytest.approx(expected.item(), rel=1e-6, abs=2e-6)

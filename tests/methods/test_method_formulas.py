@@ -174,9 +174,10 @@ def test_teacher_builds_no_graph():
     torch.testing.assert_close(grad, dense, rtol=1e-4, atol=2e-6)
 
 
-def luffy_reference(model, trajectories, num_problems):
+def luffy_reference(model, trajectories, num_problems, everywhere=False):
     """Shaped weights on demonstrations, plain ratios elsewhere; sums over a constant a problem."""
-    own_tokens = sum(len(t.completion_ids) for t in trajectories if t.role is not Role.DEMO)
+    averaged = [t for t in trajectories if everywhere or t.role is not Role.DEMO]
+    tokens = sum(len(t.completion_ids) for t in averaged)
     total = 0.0
     for t in trajectories:
         logprobs, entropy = dense_logprobs(model, t.prompt_ids, t.completion_ids, entropy=True)
@@ -184,7 +185,8 @@ def luffy_reference(model, trajectories, num_problems):
             weight = logprobs.exp() / (logprobs.exp() + 0.1)
         else:
             weight = (logprobs - logprobs.detach()).exp()
-            total = total - ENTROPY * entropy.sum() / own_tokens
+        if t in averaged:
+            total = total - ENTROPY * entropy.sum() / tokens
         total = total - (weight * t.advantage).sum() / (MAX_TOKENS * num_problems)
     return total
 
@@ -207,30 +209,57 @@ def test_luffy_loss_by_the_formula(with_demonstrations):
     torch.testing.assert_close(grad, dense, rtol=1e-4, atol=2e-6)
 
 
-def test_hpt_loss_by_the_formula():
+def test_luffy_as_its_authors_scale_it():
+    """64 problems on 8 GPUs: the mean over GPUs of the sum over a GPU's 8, the mean over the whole
+    response for the entropy, and a clip of 1.0 that acts on that scale."""
+    config = LUFFYConfig(
+        max_tokens=MAX_TOKENS,
+        num_samples=5,
+        entropy_coefficient=ENTROPY,
+        entropy_over="response",
+        scaling="authors",
+    )
+    method = LUFFY(config)
+    trajectories, model = collected(method)
+    loss, grad = gradient(method, model, [trajectories], method.totals(trajectories))
+    model.zero_grad()
+    expected = 64 / 8 * luffy_reference(model, trajectories, num_problems=4, everywhere=True)
+    expected.backward()
+    dense = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert loss == pytest.approx(expected.item(), abs=2e-5)
+    torch.testing.assert_close(grad, dense, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("authors", [False, True])
+def test_hpt_loss_by_the_formula(authors):
+    """``authors``: imitation is a mean over expert tokens, however few problems imitate."""
     config = HPTConfig(
         max_tokens=MAX_TOKENS, num_samples=6, gate=2, sft_coefficient=0.3,
-        entropy_coefficient=ENTROPY,
+        entropy_coefficient=ENTROPY, scaling="authors" if authors else "problems",
+        entropy_over="response" if authors else "samples",
     )  # fmt: skip
     method, problems = HPT(config), build_problems(6)
     trajectories, model = collected(method, problems=problems)
     assert {t.role for t in trajectories} == {Role.DEMO, Role.AUTONOMOUS}
     loss, grad = gradient(method, model, [trajectories], method.totals(trajectories))
     model.zero_grad()
-    tokens = sum(len(t.completion_ids) for t in trajectories if t.role is Role.AUTONOMOUS)
+    demo = sum(len(t.completion_ids) for t in trajectories if t.role is Role.DEMO)
+    own = sum(len(t.completion_ids) for t in trajectories if t.role is Role.AUTONOMOUS)
     total = 0.0
     for t in trajectories:
         logprobs, entropy = dense_logprobs(model, t.prompt_ids, t.completion_ids, entropy=True)
         if t.role is Role.DEMO:
-            total = total - 0.3 * logprobs.mean() / 6
+            total = total - 0.3 * (logprobs.sum() / demo if authors else logprobs.mean() / 6)
         else:
             ratio = (logprobs - logprobs.detach()).exp()
             total = total - (ratio * t.advantage).sum() / (MAX_TOKENS * 6)
-            total = total - ENTROPY * entropy.sum() / tokens
+        if authors or t.role is Role.AUTONOMOUS:
+            total = total - ENTROPY * entropy.sum() / (own + demo if authors else own)
+    total = total * (64 / 8 if authors else 1)
     total.backward()
     dense = torch.cat([p.grad.flatten() for p in model.parameters()])
-    assert loss == pytest.approx(total.item(), abs=1e-6)
-    torch.testing.assert_close(grad, dense, rtol=1e-4, atol=1e-6)
+    assert loss == pytest.approx(total.item(), abs=1e-5)
+    torch.testing.assert_close(grad, dense, rtol=1e-4, atol=1e-5)
 
 
 def test_sft_loss_is_the_token_mean_over_whole_traces():

@@ -32,6 +32,7 @@ from baselines.luffy import LUFFY, LUFFYConfig
 from baselines.opsd import OPSD, OPSDConfig
 from baselines.srft import SRFT, SRFTConfig
 from sgpo.core import scoring as batching
+from sgpo.core.config import RolloutConfig
 from sgpo.core.losses import group_centered
 from sgpo.core.types import Role, Trajectory
 from sgpo.core.verifier import Verdict
@@ -71,7 +72,9 @@ def test_strategy_never_stands_in_the_prompt_that_is_trained():
             if t.role is Role.GUIDED:
                 assert strategy_ids & set(t.second_prompt_ids)
                 assert t.prompt_ids[-3:] == t.second_prompt_ids[-3:]  # only the prefix differs
-            elif name != "opsd":  # its teacher reads the solution in a second prompt
+            elif not name.startswith(
+                ("opsd", "sdpo")
+            ):  # its teacher reads the solution in a second prompt
                 assert t.second_prompt_ids is None
     assert any(t.role is Role.GUIDED for t in trajectories)
 
@@ -116,13 +119,17 @@ def moved(trajectories):
     ]
 
 
+def of_one_update(method, trajectories):
+    return method.separate(trajectories)[0] if hasattr(method, "separate") else trajectories
+
+
 @pytest.mark.parametrize("name", [*METHODS, "sgpo_no_selection"])
 def test_split_order_and_padding_change_nothing(name):
     method = (METHODS | {"sgpo_no_selection": lambda: SGPO(
         SGPOConfig(num_autonomous=4, num_guided=4, select_target=False)
     )})[name]()  # fmt: skip
     trajectories, model = collected(method, problems=build_problems(6))
-    trajectories = moved(trajectories)
+    trajectories = moved(of_one_update(method, trajectories))
     totals = method.totals(trajectories)
     loss, grad = gradient(method, model, [trajectories], totals)
     order = torch.randperm(len(trajectories), generator=torch.Generator().manual_seed(1)).tolist()
@@ -149,6 +156,7 @@ def test_split_order_and_padding_change_nothing(name):
 def test_metrics_do_not_depend_on_the_split(name):
     method = METHODS[name]()
     trajectories, model = collected(method, problems=build_problems(6))
+    trajectories = of_one_update(method, trajectories)
     totals = method.totals(trajectories)
     whole = method.loss(model, trajectories, totals).sums
     parts: dict[str, list[float]] = {}
@@ -182,13 +190,10 @@ def test_two_updates_use_the_log_probabilities_of_the_policy_that_sampled(tmp_pa
     for i, update in enumerate(updates):
         sums = defaultdict(lambda: [0.0, 0.0])
         for t in update:
-            if t.role is Role.AUTONOMOUS:
-                with torch.no_grad():
-                    expected = dense_logprobs(before, t.prompt_ids, t.completion_ids)
-                torch.testing.assert_close(t.old_logprobs, expected, rtol=0, atol=1e-5)
-            else:
-                assert t.old_logprobs is None
-        trainer._update(1, update, sums)
+            with torch.no_grad():
+                expected = dense_logprobs(before, t.prompt_ids, t.completion_ids)
+            torch.testing.assert_close(t.old_logprobs, expected, rtol=0, atol=1e-5)
+        trainer.update(1, update, sums)
         share = sums["clip_share"][0] / sums["clip_share"][1]
         assert share == 0 if i == 0 else share > 0, "first update: ratio 1; second: moved"
 
@@ -342,6 +347,30 @@ def test_without_autonomous_term_and_without_targets_nothing_moves(tmp_path):
     start = weights_of(trainer.model)
     trainer.run()
     assert equal_weights(start, weights_of(trainer.model))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "line"),
+    [
+        (SGPOConfig, {"alpha_mode": "bar"}, "alpha_mode='bar': must be 'adaptive' or 'fixed'"),
+        (SGPOConfig, {"distillation": "foo"}, "distillation='foo': must be 'kl' or 'nll'"),
+        (SGPOConfig, {"clip_low": 2}, r"clip_low=2: must be in \[0, 1\]"),
+        (SGPOConfig, {"alpha_smoothing": 0}, "alpha_smoothing=0: must be above 0"),
+        (SGPOConfig, {"num_guided": -1}, "num_guided=-1: must be at least 0"),
+        (SGPOConfig, {"num_autonomous": 1.5}, "num_autonomous=1.5: must be a whole number"),
+        (GRPOConfig, {"clip_high": math.nan}, "clip_high=nan: NaN is not a setting"),
+        (GRPOConfig, {"num_samples": "12"}, "num_samples='12': must be a whole number"),
+        (OPSDConfig, {"direction": "sideways"}, "direction='sideways': must be 'forward' or"),
+        (OPSDConfig, {"beta": 1.0}, "beta=1.0: must be above 0 and below 1"),
+        (SRFTConfig, {"entropy_level": "batch"}, "entropy_level='batch': must be 'token' or"),
+        (LUFFYConfig, {"max_tokens": 8, "scaling": "sum"}, "scaling='sum': must be 'problems'"),
+        (HPTConfig, {"max_tokens": 0}, "max_tokens=0: must be above 0"),
+        (RolloutConfig, {"max_tokens": 8, "temperature": 0.6}, "temperature=0.6: must be 1 in tra"),
+    ],
+)
+def test_a_config_is_checked_wherever_it_is_made(kind, changes, line):
+    with pytest.raises(ValueError, match=line):
+        kind(**changes)
 
 
 def test_methods_refuse_impossible_settings():

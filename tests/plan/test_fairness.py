@@ -41,6 +41,8 @@ def test_every_reason_is_needed_by_its_method(method):
     """A list of allowed differences that grows on its own would allow anything in the end."""
     found = fairness.differences(config("grpo"), config(method))
     optional = {"train.learning_rate"} if method not in ("sft", "sft_full") else set()
+    editions = [{"train.grad_clip"}, {"train.held_out_share", "train.skip_above"}]
+    optional |= editions[0 if mini.EDITION > 1 else 1]  # what the other edition needs
     for key in fairness.ALLOWED.get(method, fairness.RL):
         used = any(k == key or k.startswith(f"{key}.") for k, _, _ in found)
         assert used or key in optional, key
@@ -51,7 +53,7 @@ def test_every_reason_is_needed_by_its_method(method):
     [
         {"train": {"num_steps": 56}},
         {"train": {"problems_per_step": 32}},
-        {"rollout": {"temperature": 0.8}},
+        {"rollout": {"top_p": 0.8}},
         {"evaluation": {"max_tokens": 128}},
         {"evaluation": {"temperature": 0.2}},
         {"data": {"expert_gap": 0.0}},
@@ -88,6 +90,36 @@ def test_every_rl_method_may_sample_the_same_number_of_answers():
             # LUFFY's twelfth sample is the expert's trace.
             allowed = (11, 12) if entry.key == "luffy" else (12,)
             assert drawn(config(entry.key)["settings"]) in allowed, entry.key
+
+
+def test_the_second_edition_changes_what_the_authors_code_has_and_is_allowed_too():
+    def plain(key: str, second: bool) -> dict:
+        entry = next(e for e in mini.METHODS + mini.KIN if e.key == key)
+        return to_dict((mini.corrected(entry) if second else entry).config("qwen-m", 0))
+
+    changed = {
+        key: {name for name, _, _ in fairness.differences(plain(key, False), plain(key, True))}
+        for key in ("sft", "grpo", "hpt", "luffy", "sgpo", "opsd", "srft")
+    }
+    patience = "train.nonfinite_patience"
+    scaled = {"settings.entropy_over", "settings.scaling"}
+    assert changed == {
+        "sft": {patience},
+        "grpo": {patience},
+        "sgpo": {patience},
+        "luffy": {patience} | scaled,
+        "hpt": {patience, "train.grad_clip", "train.skip_above"} | scaled,
+        "opsd": {patience} | {f"settings.{name}" for name in ("direction", "teacher", "context")},
+        "srft": {patience}
+        | {f"settings.{name}" for name in ("entropy_over", "entropy_level", "self_signal")}
+        | {"settings.sft_entropy_sign"},
+    }
+    for key in ("hpt", "luffy", "sgpo"):
+        found = fairness.differences(plain("grpo", True), plain(key, True))
+        allowed = fairness.ALLOWED.get(key, fairness.RL)
+        assert all(fairness.reason(name, allowed) for name, _, _ in found)
+    llama = mini.corrected(next(e for e in mini.METHODS if e.key == "hpt")).config("llama-m", 0)
+    assert (llama.train.grad_clip, llama.train.skip_above) == (1.0, None)
 
 
 @pytest.mark.parametrize("key, label, changes", VARIANTS)
