@@ -217,6 +217,18 @@ def _models(verbs: argparse._SubParsersAction) -> None:
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the engine")
     add("--store-every", type=_positive, help="samples (default: 1024; on mini suites: a suite)")
 
+    checkpoint = _verb(verbs, "checkpoint", _no_verb, "Checkpoints from other formats.")
+    inner = checkpoint.add_subparsers(required=True, metavar="VERB", dest="checkpoint_verb")
+    brought = _verb(
+        inner,
+        "import",
+        "data.gguf:import_command",
+        "Make a Hugging Face directory of a GGUF file. Example: sgpo checkpoint import m.gguf "
+        "--out DIR",
+    )
+    brought.add_argument("file", type=Path, help="GGUF file of a Qwen2 or Llama model")
+    brought.add_argument("--out", required=True, type=Path, help="directory to make")
+
     grade = _verb(verbs, "grade", _grade, "Judge stored samples again, without a model.")
     grade.add_argument("paths", nargs="+", type=Path, help="samples files or run directories")
     graders = {"ours": "this verifier", "stock": "plain math-verify", "exact": "normalised text"}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.perf import gpu_step, losses, sampling, steps, study, verifier
+from benchmarks.perf import gpu_sampling, gpu_step, losses, sampling, steps, study, verifier
 from benchmarks.perf.common import Block, Case, keep, show
 from benchmarks.report import document
 from sgpo.core.files import read_json, write_text
@@ -27,6 +27,7 @@ CASES: dict[str, Case] = {
     "scaling": steps.SCALING,
     "loss_memory": losses.LOSS_MEMORY,
     "gpu_step": gpu_step.GPU_STEP,
+    "gpu_sampling": gpu_sampling.GPU_SAMPLING,
     "roofline": steps.ROOFLINE,
 }
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     more = {
         "sampling": {"vllm_python": options.vllm_python},
         "gpu_step": {"shape": options.shape, "device": options.device},
+        "gpu_sampling": {"device": options.device},
         "loss_memory": {"device": options.device},
     }
     try:
@@ -157,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
-        help="gpu_step, loss_memory: where to compute (default: a GPU where there is one)",
+        help="where gpu_step, gpu_sampling and loss_memory run (default: a GPU if there is one)",
     )
     return parser
 
