@@ -125,7 +125,11 @@ def _with_words(gold: Form, answer: Form, asker: Asker) -> bool | None:
         rest = said.removeprefix(f"{gold.key}, ")
         return rest != said and not _NOT_THE_ONE.search(rest.replace(",", ""))
     if isinstance(answer, Relation) and isinstance(gold, Words) and is_assignment(answer):
-        return same_answer(gold, answer.forms[-1], asker)
+        name, value = answer.forms[0], answer.forms[-1]
+        if isinstance(name, Words) and isinstance(value, Words):
+            said = f"{name.key} is {value.key}"  # Mary is the oldest; the oldest is Mary
+            return value == gold or _is_said_in(gold.key, said)
+        return same_answer(gold, value, asker)
     if isinstance(gold, Relation) and isinstance(answer, Words) and is_assignment(gold):
         return same_answer(gold.forms[-1], answer, asker)
     if not (isinstance(gold, Words) and isinstance(answer, Words)):
@@ -430,7 +434,7 @@ _NAMING = frozenset(["=", "\\approx", "\\equiv"])
 _OF_DIFFERENCES = frozenset(["=", "\\ne", "<", ">", "\\le", "\\ge"])
 _COMMUTING = frozenset(["\\approx", "\\equiv", "\\sim"])
 _FUNCTION_OF = re.compile(r"([a-zA-Z](?:_\{\w+\})?)\(([a-zA-Z])\)")
-_VARIABLE = re.compile(r"\\[a-zA-Z]+|(?<![a-zA-Z])[a-zA-Z](?:_\{\w+\})?")
+_VARIABLE = re.compile(r"\\[a-zA-Z]+|[a-zA-Z](?:_\{\w+\})?")
 
 
 def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool | None:
@@ -504,12 +508,12 @@ def _letters(text: str) -> set[str]:
 def _rest_agrees(value: Form, relation: Relation, asker: Asker) -> bool | None:
     """Whether the other sides of a chain say the same as the one that was taken, where that can be
     seen: x = x+1 = x+2 is no answer."""
-    if len(relation.sides) < 3 or not isinstance(value, Scalar):
+    if not isinstance(value, Scalar):
         return True
     checks = []
-    for text, form in zip(relation.sides[1:], relation.forms[1:], strict=True):
+    for text, form in zip(relation.sides, relation.forms, strict=True):
         comparable = isinstance(form, Scalar) and form is not value and not _is_name(text)
-        if comparable and value.value is None and form.value is None:
+        if comparable and None in (value.value, form.value) and not (value.places or form.places):
             if _letters(text) == _letters(value.text) and "\\approx" not in relation.ops:
                 checks.append(asker.ask(value.text, "=", form.text))
     return all_of(checks)

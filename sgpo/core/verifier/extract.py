@@ -50,7 +50,7 @@ _JOINER = re.compile(r"\b(?:and|or|while|whereas|as well as)\b")
 _ITEM = re.compile(r"\s*(?:[-*•]|\(?(?:\d{1,2}|[a-zA-Z]|[ivx]+)[.):]|part\b|case\b)", re.IGNORECASE)
 _GOES_ON = re.compile(
     r"[.!?](?:\s|$)|\n\s*\n\s*\w|\b(?:so|thus|hence|therefore|then|gives?|giving|which|sum|total|"
-    r"finally|final|actually|wait|instead|mistake|correct|answer|check|but|not)\b",
+    r"finally|final|step|actually|wait|instead|mistake|correct|answer|check|but|not)\b",
     re.IGNORECASE,
 )
 
@@ -148,7 +148,9 @@ def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
 def _line_label(text: str, start: int) -> str:
     """What stands before a box on its line or in its sentence, without mark-up."""
     line = text[max(0, start - MAX_BETWEEN_CHARS) : start]
-    return _MARKUP.sub(" ", re.split(r"\n|[.!?]\s", line)[-1] if line.strip() else "").strip()
+    return _MARKUP.sub(
+        " ", re.split(r"\n|[.!?]\s+(?=[A-Z])", line)[-1] if line.strip() else ""
+    ).strip()
 
 
 def _are_one_list(text: str, first: tuple[int, int, str], second: tuple[int, int, str]) -> bool:
@@ -165,7 +167,9 @@ def _are_one_list(text: str, first: tuple[int, int, str], second: tuple[int, int
         shapes = [re.sub(r"\d+|\b[a-zA-Z]\b|\b[ivx]+\b", "0", label) for label in labels]
         is_item = [_ITEM.match(label) is not None for label in labels]
         if "\n" in between or "." in between:
-            return (shapes[0] == shapes[1] or all(is_item)) and not _GOES_ON.search(labels[1])
+            return (
+                shapes[0] == shapes[1] or all(is_item) or all(x.endswith(":") for x in labels)
+            ) and not _GOES_ON.search(labels[1].rstrip(".:"))
     return bool(_JOINER.search(plain)) and not _GOES_ON.search(plain)
 
 

@@ -108,7 +108,7 @@ NAME = re.compile(
     rf"|\\(?:Delta|delta|overline|vec|hat|bar) ?(?:{LETTER}|\{{[A-Za-z]+\}})"
     rf"|\\[a-z]+(?:_\{{[^{{}}]*\}})?(?![A-Za-z(\[])|\((?:{LETTER},\s?)+{LETTER}\)|ans(?:wer)?|Area"
 )
-_MEMBER = re.compile(rf"(?:{NAME.pattern})\s*\\in(?![a-zA-Z])\s*")
+_IN = re.compile(r"\s*\\in(?![a-zA-Z])\s*")
 _STRAY_LETTER = re.compile(r"[a-zA-Z](?=[\[(])")
 _BASED = re.compile(r"\(?([0-9A-Z]+)\)?\s*_\{(\d{1,3})\}")
 _RATIO = re.compile(r"[^:]{1,40}(?::[^:]{1,40})+")
@@ -158,7 +158,7 @@ def is_tractable(text: str) -> bool:
 
 # --- what is said around an answer ------------------------------------------------------------
 
-_SAID = re.compile(r"\\text|\\forall|\\approx|\\in(?![a-z])|(?<![\\a-zA-Z])[A-Za-z]{2,}")
+_SAID = re.compile(r"i\.\s?e|\\text|\\forall|\\approx|\\in(?![a-z])|(?<![\\a-zA-Z])[A-Za-z]{2,}")
 _OPEN = r"[\s,;(]*(?:\\text\{[\s,(]*|\b)"
 _REMARK = re.compile(
     rf"{_OPEN}(?:since|because|i\.?\s?e\.?,?|that is|namely|which is|as (?:required|desired)|"
@@ -184,8 +184,8 @@ _DOMAIN_WORD = (
 )
 _QUANTIFIED = re.compile(
     r"[\s,;(]*(?:\\text\{[\s,(]*)?(?:\\forall|(?:(?:which )?holds |valid )?(?:for (?:all|any|every|"
-    r"each|some|arbitrary)|where|with|for (?:an? )?(?=\}?\s*[a-zA-Z]\s*\\in|integers?|constants?|"
-    r"real))(?![a-z]))(.*)",
+    r"each|some|arbitrary)|where|with|for(?: an?)?(?=\s*\}?\s*[a-zA-Z]\s*\\in|\s*(?:integers?|"
+    r"constants?|real)))(?![a-z])|(?<=[,(])[a-zA-Z]\s*\\text\{\s*is(?= an? | any ))(.*)",
     re.DOTALL,
 )
 _NUMBER_SET = r"\\mathbb\{[A-Z]\}(?:\^\{[^{}]*\}|_\{[^{}]*\})?"
@@ -198,7 +198,8 @@ _DOMAIN_REST = re.compile(
 _WHOLE = re.compile(r"integer|natural|whole|\\mathbb\{[ZN]\}")
 _ALL_OF = re.compile(
     r"^(?:\\text\{)?\s*(?:all|every|any|each|the set of(?: all)?)"
-    rf"(?: (?:{_DOMAIN_WORD}))*\s*\}}?\s*(?=.)",
+    rf"(?: (?:{_DOMAIN_WORD}))*\s*\}}?\s*"
+    r"(?:[a-zA-Z]\s*\\text\{\s*(?:such that|with|where|satisfying)\s*\}\s*)?(?=.)",
     re.IGNORECASE,
 )
 _EXTREME = re.compile(
@@ -230,7 +231,11 @@ def _without_remarks(text: str) -> tuple[str, str]:
     it named the whole numbers."""
     domain = ""
     remark = _REMARK.search(text)
-    if remark and remark.start():
+    if (
+        remark
+        and remark.start()
+        and not ("which" in remark.group() and _VETO.search(remark.group()))
+    ):
         text = text[: remark.start()].rstrip(" ,(")
     about = _OR_ABOUT.search(text)
     if about and about.start():
@@ -307,9 +312,9 @@ def parse_form(text: str) -> Form:
     if len(text) <= MAX_SAID_CHARS and _SAID.search(text):
         text, domain = _without_remarks(text)
         text = _BOTH.sub("", text)
-        member = _MEMBER.match(text)
-        if member:
-            return as_interval(parse_form(text[member.end() :]))
+        pieces, _ = split_outside(text, _IN)
+        if len(pieces) == 2 and pieces[0] and len(split_outside(pieces[0], _SEPARATOR)[0]) == 1:
+            return as_interval(parse_form(pieces[1]))
         if counted := _THOUSANDS_OF.fullmatch(text):
             text = counted.group(1).replace(",", "") + counted.group(2)
     form = _parse(text)
@@ -555,7 +560,7 @@ def _sentence(text: str) -> Form:
     plain = plain_words(text)
     found = _ONLY_NUMBER.fullmatch(plain)
     words = re.findall(r"[A-Za-z]{2,}", plain)
-    if found and len(words) > 3 and not _VETO.search(plain):
+    if found and len(words) > 2 and not _VETO.search(plain):
         number = _scalar(found.group(1))
         after = re.match(r"\s*([a-z]+)", found.group(2))
         unit = split_unit(f"1\\text{{{after.group(1)}}}")[1] if after else None

@@ -256,7 +256,7 @@ _MULTIPLES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _MULTIPLE = re.compile(rf"(?<=\d)\s*(?:\\text\{{\s*|\b)({'|'.join(_MULTIPLES)})\b\s*(\}}?)")
 _PERCENT = re.compile(r"\\text\{\s*(?:percent(?:age)?|pct|%)\s*\}|\b(?:percent(?:age)?|pct)\b")
 _DEGREES = re.compile(
-    r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))|(?<=[\d}])\s*\^\s*(?:o(?![a-zA-Z])|\{\s*o\s*\})"
+    r"\^\s*(?:\{\s*(?:\\circ|°)\s*\}|\\circ(?![a-z])|°)|(?<=[\d}])\s*\^\s*(?:o(?![a-zA-Z])|\{\s*o\s*\})"
     r"|\\text\{\s*degrees?\s*\}|\bdegrees?\b"
 )
 _INFINITY = re.compile(
@@ -264,7 +264,9 @@ _INFINITY = re.compile(
     r"|(?<!\d)(?<!\d )\\text\{\s*(?i:infinity)\s*\}"
 )
 _CALLED = "|".join(sorted(FUNCTIONS - {"max", "min"}, key=len, reverse=True))
-_BARE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])({_CALLED}|cdot|frac)(?=[^a-zA-Z]|$)")
+_BARE_FUNCTION = re.compile(
+    rf"(?<![\\a-zA-Z])({_CALLED}|cdot|frac|(?:max|min)(?=\s*\())(?=[^a-zA-Z]|$)"
+)
 _ROUND_CALL = re.compile(
     r"(?<![\\a-zA-Z])(floor|ceil(?:ing)?|abs|log(?:2|10)|C|nCr|binom|choose|acos|asin|atan|cbrt)"
     r"\s*\(([^()]*(?:\([^()]*\)[^()]*)*)\)"
@@ -457,6 +459,7 @@ def canonical(text: str) -> str:
         text = text[1:-1].strip()
     text = _spell_out_money(re.sub(r"(?<!\\)\\\s*$", "", text))
     text = text.replace("\\$", "").replace("$", " ").replace("€", "").replace("£", "")
+    text = text.replace("{}^", "^")
     text = _NOT_POWER_STARS.sub("^", text)
     text = _MARKDOWN.sub("", text)
     text = _lay_out(text)
@@ -501,7 +504,8 @@ _UNIT_GROUPS: dict[str, str] = {
     "m": "met(?:er|re)s?", "in": "in|inch(?:es)?", "ft": "ft|feet|foot", "yd": "yards?|yd",
     "mi": "miles?", "kg": "kg|kilograms?", "g": "grams?", "lb": "lbs?", "oz": "ounces?|oz",
     "s": "sec(?:ond)?s?", "min": "min(?:ute)?s?", "h": "hrs?|hours?", "day": "days?",
-    "week": "weeks?", "month": "months?", "year": "years?", "dollar": "dollars?|usd",
+    "week": "weeks?", "month": "months?", "year": "years?",
+    "dollar": "(?:us |u\\.s\\. )?dollars?|usd",
     "cent": "cents?|¢", "l": "lit(?:er|re)s?", "ml": "ml|millilit(?:er|re)s?", "?": "units?",
     "mi/h": "mph|miles per hour|miles an hour", "km/h": "km/h|kph|kmh", "m/s": "m/s|mps",
     "rad": "rad(?:ian)?s?", "am": r"a\.?m", "pm": r"p\.?m", "euro": "euros?|eur",
