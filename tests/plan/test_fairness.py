@@ -11,6 +11,7 @@ from benchmarks.cli import main
 from benchmarks.profiles import fairness, mini
 from benchmarks.profiles.planned import planned_study
 from benchmarks.profiles.variants import VARIANTS
+from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 
 STUDY = planned_study("mini", 1, variants=True)
@@ -138,13 +139,15 @@ def test_diff_configs_prints_every_difference_with_its_reason(capsys, tmp_path):
     assert "authors' script" in text and text.endswith(f"{len(expected)} values differ\n")
 
 
-def test_diff_configs_reads_runs(capsys):
-    runs = sorted(p.name for p in (RESULTS / "runs").glob("qwen-m-sgpo_delta3-*"))
+def test_diff_configs_reads_runs(capsys, tmp_path):
+    stored = stored_runs(RESULTS)
+    runs = [run_id for run_id in stored if run_id.startswith("qwen-m-sgpo_delta3-")]
     assert main(["diff-configs", runs[0], runs[1], "--out", str(RESULTS)]) == 0
     assert capsys.readouterr().out == "seed: 0 -> 1\n1 values differ\n"
-    assert (
-        main(["diff-configs", str(RESULTS / "runs" / runs[0]), runs[0], "--out", str(RESULTS)]) == 0
-    )
+    directory = tmp_path / runs[0]  # and a run's own directory, wherever it lies
+    directory.mkdir()
+    (directory / "config.json").write_bytes(stored[runs[0]].content("config.json"))
+    assert main(["diff-configs", str(directory), runs[0], "--out", str(RESULTS)]) == 0
     assert capsys.readouterr().out == "no value differs\n"
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.config import RunConfig
@@ -13,7 +17,7 @@ from benchmarks.profiles import mini
 from benchmarks.profiles.planned import planned_study
 from benchmarks.run import tune
 from benchmarks.store.load import ADDED
-from benchmarks.store.runs import stored_runs
+from benchmarks.store.runs import TABLES, stored_runs
 from sgpo.core.config import to_dict
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "mini"
@@ -56,3 +60,39 @@ def test_every_method_had_the_same_number_of_trials_and_none_saw_a_test_set():
     trials = stored_runs(RESULTS / "tuning")
     for row in rows:
         assert set(trials[row["run_id"]].object("scores.json")["benchmarks"]) == {"minidev"}
+
+
+def readme_examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (RESULTS.parent / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_documented_lines_give_the_numbers_of_table_1(monkeypatch, capsys):
+    monkeypatch.chdir(RESULTS.parents[1])
+    names: dict = {}
+    for example in readme_examples():
+        exec(example, names)
+    frame = names["verdicts"]
+    counts = frame.groupby(["model", "method", "benchmark"], observed=True).correct.mean()
+    table = pd.read_csv(RESULTS / "tables" / "table1.csv")
+    cells = table[(table.benchmark != "average") & (table.status == "finished")]
+    assert len(cells) > 50
+    for cell in cells.itertuples():
+        share = counts[cell.model, cell.method, cell.benchmark]
+        assert 100 * share == pytest.approx(float(cell.mean), abs=1e-5)
+    assert names["metrics"].step.min() == 1
+    capsys.readouterr()
+
+
+def test_every_column_of_the_tables_is_documented():
+    text = (RESULTS.parent / "README.md").read_text()
+    known = set(re.findall(r"`([a-z_.*]+)`", text))
+    for name in TABLES:
+        for column in pq.read_schema(RESULTS / f"{name}.parquet").names:
+            assert any(fnmatch(column, pattern) for pattern in known), (name, column)
+
+
+def test_the_committed_results_are_few_and_small():
+    """Only what git would take: figures and pages, no run directories, no large file."""
+    files = [p for p in RESULTS.rglob("*") if p.is_file() and "/runs/" not in str(p)]
+    sizes = [p.stat().st_size for p in files if p.suffix != ".lock" and "/cache/" not in str(p)]
+    assert len(sizes) <= 150 and max(sizes) <= 5 * 2**20 and sum(sizes) <= 15 * 2**20

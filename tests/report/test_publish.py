@@ -149,6 +149,15 @@ def test_tables_and_pages_are_the_same_from_either_form(whole, published, tmp_pa
     assert len(list((roots[0] / "tables").iterdir())) > 6
 
 
+def test_status_tells_published_runs_from_missing_ones(study, capsys):
+    shutil.rmtree(run_dir(study, *RUN))
+    publish.publish(study)
+    assert main(["status", "--out", str(study)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    planned = len(load(study / "study.json")["cells"])
+    assert last.endswith(f": 1 missing, {planned - 1} published")
+
+
 def test_a_second_call_changes_nothing(published):
     once = files(published)
     assert publish.publish(published) == 0
