@@ -353,6 +353,21 @@ def _results(verbs: argparse._SubParsersAction) -> None:
         "--check", action="store_true", help="write nothing; fail unless the tables follow"
     )
 
+    compare = _verb(
+        verbs,
+        "compare",
+        _compare,
+        "Show what runs wrote, problem by problem, side by side. "
+        "Example: sgpo compare RUN_A RUN_B --only won --html page.html",
+    )
+    add = compare.add_argument
+    add("runs", nargs="+", metavar="RUN", help="directory or id of a run; the first is A")
+    add("--benchmark", help="just this one")
+    add("--id", help="just this problem, with its texts uncut")
+    add("--only", choices=("differ", "lost", "won"), help="problems that A won or lost, or either")
+    add("--limit", type=_positive, default=20, help="problems in the terminal (%(default)s)")
+    add("--html", type=Path, metavar="FILE", help="write one page that needs no network")
+
     status = _verb(
         verbs,
         "status",
@@ -433,6 +448,14 @@ def _report(options: Options) -> int:
         return check_report(options.out)
     print(build(options.out, options.only).text())
     return 0
+
+
+def _compare(options: Options) -> int:
+    from benchmarks.data.sources import known_problems
+    from benchmarks.report.compare import compare_runs
+
+    results = Path(os.environ.get("SGPO_RESULTS", "results"))
+    return compare_runs(options, functools.cache(known_problems), results)
 
 
 def _explain(options: Options) -> int:

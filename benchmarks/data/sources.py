@@ -90,6 +90,14 @@ def _own_problems(source: str) -> list[Problem]:
     return read_problems(Path(path))
 
 
+def known_problems(key: str) -> Sequence[Problem]:
+    """The problems of a suite in their order; none where it is unknown or cannot be had here."""
+    try:
+        return evaluation_problems(key, EvalConfig(suites=(key,), max_tokens=1))[0]
+    except (ValueError, OSError):
+        return ()
+
+
 def problem_set_sha256(problems: list[Problem]) -> str:
     """Hash of ids, questions and answers in their order."""
     content = [[p.id, p.question, p.answer] for p in problems]

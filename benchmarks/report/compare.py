@@ -1,0 +1,308 @@
+"""Stored samples of several runs side by side, in the terminal or as one page: ``sgpo compare``.
+
+The first run is the one that is looked at: it *won* a problem where its share of correct samples
+is above that of every other run, and *lost* one where it is below every other's. The page needs
+no network and no server; mathematics is MathML.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from benchmarks.report.mathml import rich
+from benchmarks.store.runs import REASONS, SCORES, StoredRun, StudyError, stored_runs
+from sgpo.core.files import read_jsonl, write_text
+from sgpo.core.verifier.explain import explain
+
+ONLY = ("differ", "lost", "won")
+SHOWN_CHARS = 600  # of a text in the terminal, unless one problem is asked for
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is shown of a problem: fields of ``sgpo.core.types.Problem``, which needs torch."""
+
+    id: str
+    question: str
+    answer: str
+    strategy: str | None = None
+    kind: str = ""
+
+
+# benchmark -> its problems in their order; empty where they cannot be had.
+ProblemsOf = Callable[[str], Sequence[Problem]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer. ``reason``: the stored verdict; ``text``: None where only the verdict was kept,
+    then ``answer`` and ``rule`` are None too."""
+
+    reason: str
+    text: str | None = None
+    num_tokens: int | None = None
+    answer: str | None = None
+    rule: str | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One problem of a benchmark and the samples of every run on it, in the order of the runs."""
+
+    benchmark: str
+    problem: Problem
+    samples: tuple[tuple[Sample, ...], ...]
+
+    @property
+    def shares(self) -> list[float]:
+        """Each run's share of correct samples."""
+        return [sum(s.reason == "correct" for s in found) / len(found) for found in self.samples]
+
+    def matches(self, only: str | None) -> bool:
+        first, *others = self.shares
+        return {
+            None: True,
+            "differ": len({first, *others}) > 1,
+            "won": bool(others) and first > max(others, default=first),
+            "lost": bool(others) and first < min(others, default=first),
+        }[only]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``labels``: the runs' ids; ``items``: the problems that were chosen, of ``all_items``;
+    ``letters_only``: what to do for each run without texts."""
+
+    labels: tuple[str, ...]
+    items: tuple[Item, ...]
+    all_items: tuple[Item, ...]
+    letters_only: tuple[str, ...]
+
+
+def find_run(name: str, results: Path) -> StoredRun:
+    """The run of a directory (of a run or of ``sgpo evaluate``), or of a run id below ``results``.
+
+    Raises:
+        ValueError: no such run, or no verdicts in it.
+    """
+    path = Path(name)
+    if (path / "samples").is_dir() or (path / SCORES).is_file():
+        return StoredRun(path)
+    roots = [path.parent.parent] if path.parent.name == "runs" else sorted(results.glob("*"))
+    for root in roots:
+        if (root / "study.json").is_file() and path.name in (found := stored_runs(root)):
+            return found[path.name]
+    raise ValueError(
+        f"{name}: no run here; name a run's directory, that of sgpo evaluate, or a run id below "
+        f"{results}/"
+    )
+
+
+def compare(
+    names: Sequence[str],
+    problems_of: ProblemsOf,
+    results: Path,
+    *,
+    benchmark: str | None = None,
+    problem_id: str | None = None,
+    only: str | None = None,
+) -> Comparison:
+    """The runs ``names`` on the problems that all of them answered, after the filters.
+
+    Raises:
+        ValueError: no such run, or nothing is left; the line says what there is.
+    """
+    runs = [find_run(name, results) for name in names]
+    by_run = [_verdicts(run, problems_of) for run in runs]
+    keys = [key for key in by_run[0] if all(key in found for found in by_run)]
+    if not keys:
+        have = "; ".join(f"{r.run_id}: {', '.join(f)}" for r, f in zip(runs, by_run, strict=True))
+        raise ValueError(f"the runs share no benchmark: {have}")
+    if benchmark is not None and benchmark not in keys:
+        raise ValueError(f"--benchmark {benchmark!r}: the runs share {', '.join(keys)}")
+    items = []
+    for key in keys if benchmark is None else [benchmark]:
+        known = {p.id: p for p in problems_of(key)}
+        for name, (gold, _) in by_run[0][key].items():
+            if problem_id in (None, name) and all(name in found[key] for found in by_run):
+                problem = known.get(name) or Problem(name, "", gold or "")
+                rows = tuple(tuple(found[key][name][1]) for found in by_run)
+                items.append(Item(key, problem, rows))
+    if not items and problem_id is not None:
+        ids = [name for key in keys for name in by_run[0][key]]
+        raise ValueError(f"--id {problem_id!r}: the runs hold {', '.join(ids[:3])}, .. {ids[-1]}")
+    chosen = tuple(item for item in items if item.matches(only))
+    without = [_remedy(r) for r in runs if not (r.path / "samples").is_dir()]
+    return Comparison(tuple(r.run_id for r in runs), chosen, tuple(items), tuple(without))
+
+
+def _verdicts(
+    run: StoredRun, problems_of: ProblemsOf
+) -> dict[str, dict[str, tuple[str | None, list[Sample]]]]:
+    """Benchmark -> problem id -> its gold answer and the samples on it, without their rules."""
+    found: dict[str, dict[str, tuple[str | None, list[Sample]]]] = {}
+    if (run.path / "samples").is_dir():
+        for path in sorted((run.path / "samples").glob("*.jsonl*")):
+            problems = found.setdefault(path.name.split(".jsonl")[0], {})
+            for row in _rows(path):
+                _, samples = problems.setdefault(row["problem_id"], (row["gold"], []))
+                samples.append(Sample(row["reason"], row["text"], row["num_tokens"]))
+        return found
+    for key, entry in run.object(SCORES)["benchmarks"].items():
+        known = [p.id for p in problems_of(key)]
+        for i, word in enumerate(entry["verdicts"]):
+            name = known[i] if i < len(known) else f"{key}-{i:04d}"
+            found.setdefault(key, {})[name] = (None, [Sample(REASONS[c]) for c in word])
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix != ".gz":
+        return read_jsonl(path)
+    try:
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        return [json.loads(line) for line in lines]
+    except (OSError, EOFError, ValueError) as error:
+        raise StudyError(f"{path}: damaged samples ({error}); evaluate the run again") from error
+
+
+def _remedy(run: StoredRun) -> str:
+    config = run.object("config.json")
+    return (
+        f"{run.run_id}: published with verdict letters alone, its texts are not here; make them: "
+        f"sgpo train --profile {config.get('profile', 'mini')} --model {config['model']} "
+        f"--method {config['method']} --seed {config['seed']} --out DIR"
+    )
+
+
+def _judged(item: Item) -> Item:
+    """``item`` with the extracted answer and the rule that decided of every sample with a text."""
+
+    def judged(sample: Sample) -> Sample:
+        if sample.text is None or not item.problem.answer:
+            return sample
+        found = explain(item.problem.answer, sample.text)
+        rule = f"{found.extraction}; {found.decided_by}"
+        if sample.reason == "truncated":
+            rule = "the token limit: a cut completion is never correct"
+        return replace(sample, answer=found.verdict.extracted, rule=rule)
+
+    return replace(item, samples=tuple(tuple(map(judged, row)) for row in item.samples))
+
+
+def terminal(found: Comparison, *, limit: int, whole: bool) -> str:
+    """The comparison as text: a line a benchmark and run, then the first ``limit`` problems;
+    ``whole``: with their texts uncut."""
+    letters = {label: chr(ord("A") + i) for i, label in enumerate(found.labels)}
+    lines = [*found.letters_only, *([""] if found.letters_only else [])]
+    lines += [f"{letters[label]}  {label}" for label in found.labels]
+    for key in dict.fromkeys(item.benchmark for item in found.all_items):
+        items = [item for item in found.all_items if item.benchmark == key]
+        columns = zip(*(item.shares for item in items), strict=True)
+        means = [sum(shares) / len(items) for shares in columns]
+        scores = "  ".join(f"{chr(65 + i)} {100 * mean:.1f}" for i, mean in enumerate(means))
+        won, lost = (sum(item.matches(only) for item in items) for only in ("won", "lost"))
+        lines.append(f"{key}: {len(items)} problems, {scores}; A won {won}, lost {lost}")
+    for item in found.items[:limit]:
+        lines += ["", *_problem_lines(_judged(item), whole)]
+    left = len(found.items) - limit
+    if left > 0:
+        lines += ["", f"{left} more problems: --limit, --benchmark, --id, --only, or --html FILE"]
+    return "\n".join(lines)
+
+
+def _problem_lines(item: Item, whole: bool) -> Iterable[str]:
+    p = item.problem
+    yield f"=== {item.benchmark}  {' '.join(filter(None, [p.id, p.kind]))}"
+    for name, text in (("problem", p.question), ("strategy", p.strategy), ("gold", p.answer)):
+        if text:
+            yield from _indented(f"{name:9} ", _shown(text, whole))
+    for i, samples in enumerate(item.samples):
+        right = sum(s.reason == "correct" for s in samples)
+        yield f"{chr(65 + i)}: {right} of {len(samples)} right"
+        for sample in samples:
+            if sample.text is None:
+                yield f"   {sample.reason}"
+                continue
+            answer = "no answer" if sample.answer is None else f"answer {sample.answer}"
+            yield f"   {sample.reason}: {_shown(answer, whole)} ({sample.rule}; " + (
+                f"{sample.num_tokens} tokens)"
+            )
+            yield from _indented("      ", _shown(sample.text, whole))
+
+
+def _shown(text: str, whole: bool) -> str:
+    """``text`` with control characters but line ends escaped, so that a terminal shows it as it
+    is."""
+    cut = text if whole else text[:SHOWN_CHARS]
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in cut)
+    return shown + (f" .. ({len(text)} characters)" if len(cut) < len(text) else "")
+
+
+def _indented(start: str, text: str) -> Iterable[str]:
+    for i, line in enumerate(text.splitlines() or [""]):
+        yield (start if i == 0 else " " * len(start)) + line
+
+
+def page(found: Comparison) -> str:
+    """The comparison as one self-contained HTML page."""
+    items = [
+        {
+            "benchmark": item.benchmark,
+            "id": item.problem.id,
+            "kind": item.problem.kind,
+            "question": rich(item.problem.question),
+            "strategy": rich(item.problem.strategy or ""),
+            "gold": rich(f"${item.problem.answer}$") if item.problem.answer else "",
+            "search": f"{item.problem.id} {item.problem.question} {item.problem.answer}",
+            "runs": [[_sample_record(s) for s in samples] for samples in item.samples],
+        }
+        for item in map(_judged, found.items)
+    ]
+    data = {"labels": found.labels, "items": items, "notes": found.letters_only}
+    # Inside a script element only "</" and "<!" could end it; escaped they are the same JSON.
+    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    loader = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    return loader.get_template("compare.html.jinja").render(data=text, labels=found.labels)
+
+
+def _sample_record(sample: Sample) -> Mapping[str, Any]:
+    if sample.text is None:
+        return {"reason": sample.reason}
+    return {
+        "reason": sample.reason,
+        "text": rich(sample.text),
+        "plain": sample.text,
+        "answer": "" if sample.answer is None else rich(f"${sample.answer}$"),
+        "rule": sample.rule,
+        "tokens": sample.num_tokens,
+    }
+
+
+def compare_runs(options: argparse.Namespace, problems_of: ProblemsOf, results: Path) -> int:
+    """``sgpo compare``: print the comparison, or write it to ``--html``; 0. ``results``: where
+    runs are looked for by their ids."""
+    found = compare(
+        options.runs,
+        problems_of,
+        results,
+        benchmark=options.benchmark,
+        problem_id=options.id,
+        only=options.only,
+    )
+    if options.html is None:
+        print(terminal(found, limit=options.limit, whole=options.id is not None))
+        return 0
+    write_text(options.html, page(found))
+    size = options.html.stat().st_size / 2**20
+    print("\n".join([*found.letters_only, f"{options.html}: {len(found.items)} problems, "
+                     f"{size:.1f} MiB"]))  # fmt: skip
+    return 0
