@@ -141,7 +141,11 @@ def trainer_of(real, method, run_dir: Path, num_steps: int) -> Trainer:
         grader=grader,
     )
     config = TrainConfig(
-        num_steps=num_steps, problems_per_step=2, learning_rate=1e-5, checkpoint_every=1
+        num_steps=num_steps,
+        problems_per_step=2,
+        learning_rate=1e-5,
+        checkpoint_every=1,
+        samples_per_problem=24 if method == "dapo" else None,  # it alone draws more than once
     )
     return Trainer(
         model=model,
