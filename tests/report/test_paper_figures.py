@@ -66,7 +66,7 @@ def test_fig2_shows_each_types_right_plan_from_hard_to_easy(stored):
     by_rank, averages, top = drawn.axes
     assert [t.get_text() for t in top.get_xticklabels()] == ["Borin", "Aldric", "Cedra"]
     order = [KINDS.index(k) for k in ("Borin", "Aldric", "Cedra")]
-    for method, container in zip(fig2.METHODS, top.containers, strict=True):
+    for method, container in zip(measures.PLAN_METHODS, top.containers, strict=True):
         expected = [RIGHT[method][i] + 0.01 for i in order]  # seeds add 0, 0.01 and 0.02
         assert container.lines[0].get_ydata() == pytest.approx(expected)
     first = by_rank.lines[0].get_ydata()
@@ -194,8 +194,8 @@ def test_table8_has_shares_of_each_band_and_keeps_the_papers_apart(variant_copy)
 
 def test_passk_curves_are_those_of_the_stored_letters(stored):
     loaded = load_study(stored)
-    assert [b.key for b in passk.benchmarks_of(loaded)] == ["miniamc", "miniaime"]
-    assert passk.ks_of(loaded) == [1, 2, 4, 8]
+    assert [b.key for b in measures.benchmarks_of(loaded)] == ["miniamc", "miniaime"]
+    assert measures.ks_of(loaded) == [1, 2, 4, 8]
     drawn = passk.figure(loaded)
     top = drawn.axes[1]  # Qwen-M, pass@k
     lines = {line.get_label(): line.get_ydata() for line in top.lines}
