@@ -50,12 +50,12 @@ class FoundationConfig:
     mean) and at most ``max_drills`` steps; then ``text_steps`` of every kind of text. A throwaway
     world lasts ``world_steps``."""
 
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 3e-3
     max_drills: int = 900
-    goal: float = 0.1
-    text_steps: int = 600
-    world_steps: int = 50
+    goal: float = 0.2
+    text_steps: int = 640
+    world_steps: int = 140
     level_weights: tuple[float, ...] = (3, 3, 3, 2, 2, 1)
     guided_share: float = 0.5
     seed: int = 0
@@ -65,9 +65,9 @@ class FoundationConfig:
 class LessonConfig:
     """Every step has each type once in an unguided text, and ``guided`` guided ones."""
 
-    steps: int = 120
-    learning_rate: float = 2e-3
-    guided: int = 32
+    steps: int = 240
+    learning_rate: float = 3e-3
+    guided: int = 24
     level_weights: tuple[float, ...] = (4, 3, 1, 1, 0, 0)
 
 
