@@ -163,7 +163,8 @@ def _are_one_list(text: str, first: tuple[int, int, str], second: tuple[int, int
         return not re.search(r"\n\s*\n", between) or bool(re.search(r"[a-z&,;=]", plain))
     labels = _line_label(text, first[0]), _line_label(text, second[0])
     after = re.split(r"\n|[.!?](?:\s|$)", between, maxsplit=1)[0]
-    if all(labels) and not _WORD.search(_MARKUP.sub(" ", after)):
+    apart = any(_MARKUP.sub(" ", line).strip() for line in between.split("\n")[1:-1])
+    if all(labels) and not apart and not _WORD.search(_MARKUP.sub(" ", after)):
         shapes = [re.sub(r"\d+|\b[a-zA-Z]\b|\b[ivx]+\b", "0", label) for label in labels]
         is_item = [_ITEM.match(label) is not None for label in labels]
         if "\n" in between or "." in between:
