@@ -90,7 +90,8 @@ AUTHORS: dict[str, dict[str, Any]] = {
         "entropy_level": "sequence",
         "self_signal": "reward",
     },
-    "opsd": {"direction": "jensen_shannon", "teacher": "initial", "context": "solution"},
+    # Its context stays the strategy: the bases never saw a solution in a prompt.
+    "opsd": {"direction": "jensen_shannon", "teacher": "initial"},
 }
 
 

@@ -110,7 +110,7 @@ def test_the_second_edition_changes_what_the_authors_code_has_and_is_allowed_too
         "sgpo": {patience},
         "luffy": {patience} | scaled,
         "hpt": {patience, "train.grad_clip", "train.skip_above"} | scaled,
-        "opsd": {patience} | {f"settings.{name}" for name in ("direction", "teacher", "context")},
+        "opsd": {patience} | {f"settings.{name}" for name in ("direction", "teacher")},
         "srft": {patience}
         | {f"settings.{name}" for name in ("entropy_over", "entropy_level", "self_signal")}
         | {"settings.sft_entropy_sign"},
