@@ -152,6 +152,12 @@ def _runs(verbs: argparse._SubParsersAction) -> None:
     )
     _problems(study)
     add("--dry-run", action="store_true", help="print the grid and its cost")
+    add(
+        "--time-limit",
+        type=_seconds,
+        metavar="TIME",
+        help="stop behind the step or benchmark that fits, e.g. 8m, 2h, 90s",
+    )
     _rank_timeout(study)
     _overrides(study)
 
@@ -507,6 +513,12 @@ def _positive(text: str) -> int:
 
 def _seed(text: str) -> int:
     return _number(text, int, "a whole number of at least 0", 0)
+
+
+def _seconds(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600}
+    value = _number(text.rstrip("smh"), float, "a time such as 90s, 8m or 2h", 1e-9)
+    return value * units.get(text[-1], 1)
 
 
 def _price(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,19 @@ from sgpo.mini import regime
 
 
 def run_cell(
-    cell: Cell, study_dir: Path, progress: Progress, ranks: Ranks | None = None
+    cell: Cell,
+    study_dir: Path,
+    progress: Progress,
+    ranks: Ranks | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Run ``cell`` to its end, continuing where an earlier attempt stopped; its result.json.
 
-    All ``ranks`` call this together; rank 0 alone writes.
+    All ``ranks`` call this together; rank 0 alone writes. ``stop`` is asked after every training
+    step and benchmark.
 
     Raises:
+        Stopped: ``stop`` was true and something is left to do.
         Diverged: the loss became non-finite. The run is evaluated, stored and marked first.
     """
     torch.set_num_threads(1)
@@ -57,10 +64,10 @@ def run_cell(
         sampler = evaluation_sampler(model, given)
     else:
         sampler = training_sampler(model, given, ranks)
-        train(model, sampler, run, given, progress)
+        train(model, sampler, run, given, progress, stop)
 
     began, shared = time.perf_counter(), SharedSampler(sampler, ranks)
-    scores = shared.lead(lambda: evaluate_cell(shared, run, given, progress))
+    scores = shared.lead(lambda: evaluate_cell(shared, run, given, progress, stop))
     return run.finish(scores, given, num_parameters, time.perf_counter() - began)
 
 
@@ -72,7 +79,12 @@ def measure_regime(run: RunDir, given: Given, progress: Progress) -> None:
 
 
 def train(
-    model: PreTrainedModel, sampler: Sampler, run: RunDir, given: Given, progress: Progress
+    model: PreTrainedModel,
+    sampler: Sampler,
+    run: RunDir,
+    given: Given,
+    progress: Progress,
+    stop: Callable[[], bool] | None,
 ) -> None:
     """Train ``model`` and store its last weights; of a run that diverges, the last before that."""
     config, seed = given.config, derive_seed(given.config.seed, "train")
@@ -95,6 +107,7 @@ def train(
         run_dir=run.path,
         progress=lambda done, total: progress("train", done, total),
         ranks=run.ranks,
+        stop=stop,
     )
     diverged = None
     try:
@@ -106,7 +119,11 @@ def train(
 
 
 def evaluate_cell(
-    sampler: Sampler, run: RunDir, given: Given, progress: Progress
+    sampler: Sampler,
+    run: RunDir,
+    given: Given,
+    progress: Progress,
+    stop: Callable[[], bool] | None,
 ) -> dict[str, Any]:
     """The scores of the weights that ``sampler`` holds."""
     return evaluate(
@@ -117,6 +134,7 @@ def evaluate_cell(
         suites=given.suites,
         seed=given.config.seed,
         samples_dir=run.samples,
+        stop=stop,
         progress=lambda done, total: progress("evaluate", done, total),
     )
 

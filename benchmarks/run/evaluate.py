@@ -24,6 +24,7 @@ from sgpo.core.files import write_bytes
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.seeding import derive_seed
+from sgpo.core.trainer import Stopped
 from sgpo.core.types import FinishReason, Problem
 from sgpo.core.verifier import grade
 from sgpo.core.verifier.extract import extract
@@ -49,6 +50,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     suites: Suites,
     samples_per_part: int | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Scores of every suite (see ``summarize``); samples go to ``samples_dir``.
 
@@ -56,6 +58,10 @@ def evaluate(
         samples_per_part: store after about so many samples (at least one problem's), each part
             with a seed of its own; None: a suite is one part. Another value gives other samples
             of the same quality.
+        stop: asked between suites.
+
+    Raises:
+        Stopped: ``stop`` was true and a suite is left.
     """
     total = sum(len(problems) * k for problems, k in suites.values())
     done = 0
@@ -68,6 +74,8 @@ def evaluate(
 
     scores = {}
     for key, (problems, k) in suites.items():
+        if stop is not None and scores and stop():
+            raise Stopped
         path = samples_dir / f"{key}.jsonl.gz"
         if path.exists():
             rows = read_samples(path)

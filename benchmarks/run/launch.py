@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -184,7 +187,8 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
         cells: list[Task] = [*chosen, *selected_analyses(study, options)]
         write_plan(study, results)
         with StudyProgress(cells, console, results / "runs") as progress:
-            outcome = run_study(cells, results, options.jobs, progress)
+            limit = getattr(options, "time_limit", None) or math.inf
+            outcome = run_study(cells, results, options.jobs, progress, time.time() + limit)
         console.print("writing the report", highlight=False)
         write_plan(study, results)
         record_regimes(study, results)
@@ -217,6 +221,14 @@ def conclude(outcome: Outcome, console: Console) -> int:
         console.print(f"FAILED {run_id}: {why}", markup=False, highlight=False, soft_wrap=True)
     for run_id in outcome.blocked:
         console.print(f"not run {run_id}: its starting checkpoint failed", markup=False)
+    if outcome.left:
+        console.print(
+            f"out of time with {len(outcome.left)} cells and analyses left: "
+            + " ".join(outcome.left),
+            markup=False,
+            soft_wrap=True,
+        )
+        console.print(f"to go on: {' '.join(map(shlex.quote, sys.argv))}", soft_wrap=True)
     if outcome.outdated:
         console.print(
             f"{len(outcome.outdated)} finished runs were made by other source code and kept; "

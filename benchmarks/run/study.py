@@ -5,6 +5,7 @@ A task is a cell of the grid or an analysis of what cells have left.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from benchmarks.store.runs import stored_runs
 from sgpo.core.config import EXIT_HUNG
 from sgpo.core.files import read_json, write_json
 from sgpo.core.runlog import source_digest
+from sgpo.core.trainer import Stopped
 
 Task = Cell | AnalysisTask
 
@@ -45,6 +47,7 @@ class Outcome:
     blocked: list[str] = field(default_factory=list)  # their parent failed
     outdated: list[str] = field(default_factory=list)  # finished, by other source code
     started: list[str] = field(default_factory=list)  # not finished when the study began
+    left: list[str] = field(default_factory=list)  # stopped or not started: out of time
 
     @property
     def ok(self) -> bool:
@@ -81,10 +84,17 @@ def _record(task: Task, study_dir: Path) -> dict[str, Any]:
     return read_json(study_dir / "runs" / task.run_id / "result.json")
 
 
-def _run(task: Task, study_dir: Path, progress: Callable[[str, int, int], None]) -> None:
-    """Run ``task`` to its end in this process."""
-    runner = analyses.run_analysis if isinstance(task, AnalysisTask) else run_cell
-    runner(task, study_dir, progress)
+def _run(
+    task: Task,
+    study_dir: Path,
+    progress: Callable[[str, int, int], None],
+    stop: Callable[[], bool],
+) -> None:
+    """Run ``task`` in this process to its end, or a cell until ``stop``."""
+    if isinstance(task, AnalysisTask):
+        analyses.run_analysis(task, study_dir, progress)
+    else:
+        run_cell(task, study_dir, progress, stop=stop)
 
 
 def _base(task: Task) -> str | None:
@@ -97,11 +107,19 @@ def _makes_base(task: Task) -> bool:
 
 
 def run_study(
-    tasks: Sequence[Task], study_dir: Path, jobs: int, progress: StudyProgress
+    tasks: Sequence[Task],
+    study_dir: Path,
+    jobs: int,
+    progress: StudyProgress,
+    deadline: float = math.inf,
 ) -> Outcome:
     """Run every task that is not finished, ``jobs`` at a time; a failing one stops only those
-    that need it. KeyboardInterrupt ends the workers; finished tasks stay."""
-    return _Runner(study_dir, jobs, progress).run(tasks)
+    that need it. KeyboardInterrupt ends the workers; finished tasks stay.
+
+    After ``deadline`` (of ``time.time``) nothing is started, and what runs stops behind its
+    training step or benchmark; the outcome lists both as ``left``.
+    """
+    return _Runner(study_dir, jobs, progress, deadline).run(tasks)
 
 
 @dataclass
@@ -112,13 +130,17 @@ class _Worker:
     lifeline: connection.Connection  # open as long as this process lives
     error: str | None = None
     done: bool = False
+    stopped: bool = False
 
 
 class _Runner:
     """Tasks that wait, workers that run them, and what became of those that ended."""
 
-    def __init__(self, study_dir: Path, jobs: int, progress: StudyProgress) -> None:
+    def __init__(
+        self, study_dir: Path, jobs: int, progress: StudyProgress, deadline: float
+    ) -> None:
         self.study_dir, self.jobs, self.progress = study_dir, jobs, progress
+        self.deadline = deadline
         self.context = get_context("forkserver")
         self.context.set_forkserver_preload(_PRELOAD)
         # Started with SIGINT ignored: Ctrl-C while it imports torch would show a traceback of it.
@@ -140,6 +162,9 @@ class _Runner:
         self.waiting.sort(key=lambda t: -expected_cost(t) if _makes_base(t) else 0.0)
         try:
             while self.waiting or self.workers:
+                if time.time() > self.deadline:
+                    self.outcome.left += [task.run_id for task in self.waiting]
+                    self.waiting.clear()
                 self._start_ready()
                 if not self.workers:
                     continue
@@ -198,7 +223,7 @@ class _Runner:
         files = [user_method_file(cell.config.settings) for cell in cells]
         process = self.context.Process(
             target=_work,
-            args=([file for file in files if file], self.study_dir, sender, lifeline),
+            args=([f for f in files if f], self.study_dir, sender, lifeline, self.deadline),
             daemon=True,
         )
         process.start()
@@ -225,12 +250,18 @@ class _Runner:
                 continue
             if kind == "progress":
                 self.progress.update(worker.task, *content)
+            elif kind == "stopped":
+                worker.stopped = True
             else:
                 worker.error = content[0]
         self.progress.refresh()
 
     def _conclude(self, worker: _Worker) -> None:
         run_id = worker.task.run_id
+        if worker.stopped:
+            self.outcome.left.append(run_id)
+            self.progress.conclude(worker.task, "stopped, out of time")
+            return
         if worker.error is None:
             self.outcome.finished.append(run_id)
             self.progress.conclude(worker.task, "finished")
@@ -250,6 +281,7 @@ def _work(
     study_dir: Path,
     pipe: connection.Connection,
     lifeline: connection.Connection,
+    deadline: float,
 ) -> None:
     """Body of a worker process; its task is the first thing that comes down the lifeline."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
@@ -266,7 +298,9 @@ def _work(
             pipe.send(("progress", stage, done, total))
 
     try:
-        _run(task, study_dir, report)
+        _run(task, study_dir, report, lambda: time.time() > deadline)
+    except Stopped:
+        pipe.send(("stopped",))
     except Exception as error:  # whatever a method raises must reach the study as this task's
         why = summary_of(error)
         if not is_done(task, study_dir):  # a diverged run has its results

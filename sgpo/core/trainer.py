@@ -48,6 +48,10 @@ class Diverged(RuntimeError):
         self.fatal = fatal
 
 
+class Stopped(Exception):
+    """Training or evaluation ended early because it was asked to; the same command goes on."""
+
+
 class Trainer:
     """Runs ``config.num_steps`` steps of ``method`` on ``problems``, resuming where it stopped.
 
@@ -69,8 +73,9 @@ class Trainer:
         run_dir: Path,
         progress: Callable[[int, int], None] | None = None,
         ranks: Ranks | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
-        self.ranks = ranks or Ranks()
+        self.ranks, self.stop = ranks or Ranks(), stop
         problems, self.held_out = _split(problems, config.held_out_share, seed)
         if len(problems) < config.problems_per_step:
             raise ValueError(
@@ -100,9 +105,10 @@ class Trainer:
         self.best: tuple[float, int] | None = None  # lowest loss on held-out problems, its step
 
     def run(self) -> None:
-        """Train to the last step.
+        """Train to the last step, or until ``stop`` is true after one, on rank 0.
 
         Raises:
+            Stopped: a resume state of that step is on disk.
             Diverged: see there; the metrics up to that step are on disk.
         """
         checkpoints = self.run_dir / "checkpoints"
@@ -120,11 +126,15 @@ class Trainer:
             if log:
                 log.write(record)
             self._stop_on_collapse(step, record)
-            if step % self.config.checkpoint_every == 0 and step < self.config.num_steps:
+            last = step == self.config.num_steps
+            stop = not last and self.stop is not None and self.ranks.from_first(self.stop())
+            if stop or (step % self.config.checkpoint_every == 0 and not last):
                 extra = self._extra(record)
                 save_checkpoint(
                     checkpoints, step, self.model, self.optimizer, extra, self.ranks, self._moving()
                 )
+            if stop:
+                raise Stopped
         if self.best is not None:
             load_checkpoint(checkpoints / BEST, self.model, self.optimizer, self.ranks)
             self.rollout.sampler.sync(self.model)
