@@ -287,22 +287,23 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def results_block(study: Study) -> str:
-    """Markdown of the README's block: averages, claims beside the paper's, and where they are."""
-    found = claims.evaluate(study)
+    """Markdown of the README's block: averages, how many claims hold, and where the rest is."""
+    papers = [v for v in claims.evaluate(study) if not v.past]
+    counts = [(v, sum(c.verdict == v for c in papers)) for v in VERDICTS]
+    counted = ", ".join(f"{number} {PLURAL.get(v, v)}" for v, number in counts if number)
     parts = [
         Paragraph(
             f"Average over the four mini benchmarks in percent, {len(study.seeds)} seeds, mean "
-            "and 95% interval (seeds and problems). Details, figures and the run behind each "
-            "number: [results/mini/REPORT.md](results/mini/REPORT.md)."
+            "and 95% interval (seeds and problems):"
         ),
         _averages(study),
-        *claims_page.summary_tables(study, found),
-        Paragraph(claims_page.caveats(found)),
+        Paragraph(
+            f"The paper's claims as {len(papers)} tests: {counted}, each with its effect and "
+            "interval in [CLAIMS.md](results/mini/CLAIMS.md). Tables, figures and the run behind "
+            "each number: [REPORT.md](results/mini/REPORT.md)."
+        ),
     ]
-    text = to_markdown(parts).strip() + "\n"
-    return text.replace("](#runs-", "](results/mini/REPORT.md#runs-").replace(
-        "](#claim-", "](results/mini/CLAIMS.md#claim-"
-    )
+    return to_markdown(parts).strip() + "\n"
 
 
 def _averages(study: Study) -> Table:
