@@ -102,7 +102,7 @@ def stored_or_planned(name: str, profile: str, model: str | None, results: Path)
     for runs in map(stored_runs, (results, results / "tuning")):
         if name in runs:
             return runs[name].object("config.json")
-    study = planned_study(profile, 1, variants=True)
+    study = planned_study(profile, 1, variants=True, newer=True)
     entries = {entry.key: entry for entry in study.methods}
     if name not in entries:
         near = difflib.get_close_matches(name, entries, 1)

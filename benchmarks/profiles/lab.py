@@ -59,6 +59,7 @@ def _enlarged(small: RunConfig) -> RunConfig:
 
 
 KIN = tuple(derived(entry, _enlarged) for entry in mini.KIN)
+NEWER = tuple(derived(entry, _enlarged) for entry in mini.NEWER)
 
 
 def study(num_seeds: int = 5) -> Plan:

@@ -10,10 +10,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from baselines.chord import CHORDConfig
+from baselines.dapo import DAPOConfig
+from baselines.dr_grpo import DrGRPOConfig
 from baselines.grpo import GRPOConfig
 from baselines.hpt import HPTConfig
 from baselines.luffy import LUFFYConfig
 from baselines.opsd import OPSDConfig
+from baselines.relift import ReLIFTConfig
+from baselines.sdpo import SDPOConfig
 from baselines.sft import SFTConfig
 from baselines.srft import SRFTConfig
 from benchmarks.config import (
@@ -52,6 +57,7 @@ LEARNING_RATE = {  # tuned
     "opsd": 1e-4,
     "srft": 2e-4,
 }
+NEWER_RATE = 2e-4  # ours: SFT+GRPO's, until `sgpo tune` has chosen for them too
 
 EVALUATION = EvalConfig(suites=tuple(b.key for b in BENCHMARKS), max_tokens=MAX_TOKENS)
 ROLLOUT = RolloutConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_p=0.95)  # paper
@@ -150,7 +156,7 @@ def reinforced(method: str, settings: Any, grad_clip: float, model: str, seed: i
         init="warmup",
         data=DataConfig(split="rl", expert_gap=EXPERT_GAP),
         settings=settings,
-        train=rl_train(LEARNING_RATE[method], grad_clip),
+        train=rl_train(LEARNING_RATE.get(method, NEWER_RATE), grad_clip),
         rollout=ROLLOUT,
     )
 
@@ -191,8 +197,24 @@ KIN = (
     _rl("srft", "SRFT", SRFTConfig(sft_entropy_sign=1), extra=True),  # tuned
 )
 
+
+def _within_budget(model: str, seed: int) -> RunConfig:
+    plain = reinforced("dapo", DAPOConfig(), 1.0, model, seed)
+    return replace(plain, train=replace(plain.train, samples_per_problem=12))  # paper: the budget
+
+
+# In the comparison from edition 2 on; until then by name (``sgpo train``, ``--methods``).
+NEWER = (
+    _rl("dr_grpo", "Dr. GRPO", DrGRPOConfig(), extra=True),
+    MethodEntry("dapo", "DAPO", _within_budget, extra=True),
+    _rl("relift", "ReLIFT", ReLIFTConfig(), extra=True),
+    _rl("chord", "CHORD", CHORDConfig(), extra=True),
+    _rl("sdpo", "SDPO", SDPOConfig(), extra=True),
+)
+
 if EDITION > 1:
-    METHODS, KIN = (tuple(map(corrected, entries)) for entries in (METHODS, KIN))
+    METHODS, KIN = (tuple(map(corrected, entries)) for entries in (METHODS, KIN + NEWER))
+    NEWER = ()
 
 
 def study(num_seeds: int = 5) -> Plan:

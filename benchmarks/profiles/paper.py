@@ -243,6 +243,7 @@ def table_study(recipe: Recipe, models: tuple[str, ...], num_seeds: int) -> Plan
     )
 
 
+NEWER: tuple[MethodEntry, ...] = ()
 KIN: tuple[MethodEntry, ...] = ()  # the baselines of the same idea are compared in the miniature
 
 

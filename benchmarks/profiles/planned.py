@@ -24,14 +24,18 @@ def planned_study(
     variants: bool = False,
     models: Sequence[str] | None = None,
     problems: Sequence[Path] = (),
+    newer: bool = False,
 ) -> Plan:
     """The profile's study with the user's methods and problems, the overrides, and with
     ``variants`` SGPO's variants and the experiments past the paper in it. ``models``: those that
-    the user asked for, None for all; the study still plans all."""
+    the user asked for, None for all; the study still plans all. ``newer``: with the baselines that
+    the profile's comparison does not have yet."""
     module = profile_module(profile)
     study = module.study(num_seeds) if num_seeds else module.study()
     if variants:
         study = replace(study, methods=study.methods + module.KIN)
+    if newer:
+        study = replace(study, methods=study.methods + module.NEWER)
     for path in method_files:
         study = replace(study, methods=(*study.methods, user_method(study, path)))
     if problems:
@@ -46,7 +50,7 @@ def planned_study(
 def user_method(study: Plan, path: Path) -> MethodEntry:
     """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
     planned = {entry.key for entry in study.methods} | set(SGPO_VARIANTS)
-    if path.stem in planned | set(experiments.methods()):
+    if path.stem in planned | {*experiments.methods(), *experiments.NEWER}:
         raise ValueError(
             f"method file {str(path)!r}: {path.stem!r} is a method of this profile already; "
             "rename the file"

@@ -45,6 +45,7 @@ def study(num_seeds: int = 2) -> Plan:
 
 
 KIN = tuple(derived(entry, _shortened) for entry in mini.KIN)
+NEWER = tuple(derived(entry, _shortened) for entry in mini.NEWER)
 
 
 def extended(plain: Plan) -> Plan:

@@ -65,6 +65,7 @@ def asked_for(options: argparse.Namespace, results: Path) -> Plan:
         _with_remembered(options.method_file, listed.get("methods", ())),
         options.overrides,
         variants=wants_variants(options, results),
+        newer=bool(set(options.methods or ()) & set(experiments.NEWER)),
         models=options.models,
         problems=_with_remembered(options.problems, listed.get("benchmarks", ())),
     )
@@ -295,6 +296,7 @@ def train_command(options: argparse.Namespace) -> int:
         [path] if path else [],
         options.overrides,
         variants=True,
+        newer=True,
         models=[options.model],
         problems=options.problems,
     )

@@ -29,7 +29,7 @@ def list_command(options: argparse.Namespace) -> int:
     """``sgpo list WHAT``: one line each."""
     if options.what == "settings":
         return _settings(options)
-    plan = planned_study(options.profile, 1, variants=True)
+    plan = planned_study(options.profile, 1, variants=True, newer=True)
     rows = {
         "methods": lambda: [(e.key, e.label) for e in plan.methods],
         "models": lambda: [(m.key, m.label) for m in plan.models + plan.extra_models],
@@ -84,7 +84,12 @@ def _source_tags(settings: Any) -> dict[str, str]:
 def _config(options: argparse.Namespace) -> RunConfig:
     path = Path(options.method) if options.method.endswith(".py") else None
     plan = planned_study(
-        options.profile, 1, [path] if path else [], options.overrides, variants=True
+        options.profile,
+        1,
+        [path] if path else [],
+        options.overrides,
+        variants=True,
+        newer=True,
     )
     entry = plan.entry(path.stem if path else options.method)
     models = entry.models or [m.key for m in plan.models]

@@ -45,6 +45,11 @@ KNOBS: dict[str, tuple[dict[str, Any], ...]] = {
         for c in ("solution", "strategy")
     ),  # direction: 2601.18734, 2601.20802; context: ours, what the base can read is a strategy
     "srft": tuple({"sft_entropy_sign": s} for s in (-1, 1)),  # paper, authors' script
+    "dr_grpo": ({},),
+    "dapo": ({},),
+    "relift": ({},),
+    "chord": tuple({"phi": phi} for phi in (True, False)),  # 2508.11408 has both variants
+    "sdpo": ({},),
 }
 
 
@@ -52,7 +57,7 @@ def trials(
     methods: Sequence[str] | None = None,
 ) -> list[tuple[str, float, dict[str, Any], Cell]]:
     """(method, learning rate, knobs, cell) of every tuning run, or of those of ``methods``."""
-    entries = {e.key: e for e in mini.METHODS + mini.KIN}
+    entries = {e.key: e for e in mini.METHODS + mini.KIN + mini.NEWER}
     evaluation = replace(mini.EVALUATION, suites=(DEVELOPMENT,))
     out = []
     for method, knobs in KNOBS.items():

@@ -30,6 +30,7 @@ DEGRADED_MODEL = "qwen-m"
 DEGRADED = ("wrong_choice", "wrong_type", "open", "leak")
 
 KIN = ("opsd", "srft")  # baselines of the same idea
+NEWER = ("dr_grpo", "dapo", "relift", "chord", "sdpo")  # those that results/mini has not yet
 MASK_MODELS = ("qwen-m", "llama-m")
 MASK_METHODS = ("sgpo", "sgpo_no_clip", "sgpo_nll", "sgpo_nll_masked")
 SECOND_MODEL = "llama-m"  # where some of SGPO's variants are repeated

@@ -234,7 +234,9 @@ class Comparison:
     variants: bool = False
 
     def needs(self, study: Study) -> list[Need]:
-        return [(model, method) for model in self.on(study) for method, _ in self.rows]
+        planned = {cell.method for cell in study.cells}
+        rows = [m for m, _ in self.rows if m in planned or m not in experiments.NEWER]
+        return [(model, method) for model in self.on(study) for method in rows]
 
     def caption(self, study: Study) -> str:
         seeds = _numbers_of_seeds(study, self.needs(study))
@@ -390,6 +392,11 @@ KIN = Comparison(
         ("luffy", "LUFFY"),
         ("srft", "SRFT (arXiv 2506.19767)"),
         ("opsd", "On-policy self-distillation (arXiv 2601.20802, 2601.18734)"),
+        ("dr_grpo", "Dr. GRPO (arXiv 2503.20783)"),
+        ("dapo", "DAPO (arXiv 2503.14476)"),
+        ("relift", "ReLIFT (arXiv 2506.07527)"),
+        ("chord", "CHORD (arXiv 2508.11408)"),
+        ("sdpo", "SDPO (arXiv 2601.20802)"),
         (REFERENCE, "SGPO"),
     ),
     on=_planned_with("opsd", models),
