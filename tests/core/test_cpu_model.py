@@ -5,7 +5,15 @@ from unittest import mock
 
 import pytest
 import torch
-from tiny import METHODS, build_double, build_model, build_problems, collected, gradient
+from tiny import (
+    METHODS,
+    build_double,
+    build_model,
+    build_problems,
+    build_tokenizer,
+    collected,
+    gradient,
+)
 
 from sgpo.core import cpu_model
 from sgpo.core.logprobs import completion_kl, pad_sequences, token_stats
@@ -88,6 +96,8 @@ def test_a_methods_gradient_is_the_same_on_both_routes(name):
     method = METHODS[name]()
     trajectories, _ = collected(method, problems=build_problems(6))
     model = build_double()
+    if getattr(method, "teacher", None):  # of the model's precision, not of the sampling one's
+        method.teacher.place(model, build_tokenizer())
     totals = method.totals(trajectories)
     loss, grad = gradient(method, model, [trajectories], totals)
     with own_forward():
