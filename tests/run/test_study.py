@@ -164,6 +164,10 @@ class METHOD:
         pass
     def collect(self, problems, rollout):
         raise RuntimeError("this method is broken")
+    def totals(self, trajectories):
+        return {}
+    def loss(self, model, trajectories, totals):
+        return None
 """
 
 NAN = """
@@ -185,7 +189,7 @@ class METHOD(GRPO):
 
 @pytest.mark.parametrize(
     ("source", "why"),
-    [(BROKEN, "this method is broken"), (NAN, "not finite; lower train.learning_rate")],
+    [(BROKEN, "mine.py, line 12, in collect"), (NAN, "not finite; lower train.learning_rate")],
 )
 def test_a_failing_method_is_named_and_the_others_stay(finished, tmp_path, source, why):
     out = tmp_path / "s"
