@@ -241,7 +241,9 @@ def ensure_world_model(
         _store(lay_foundation(spec, foundation, progress, device), base)
     path = cache / f"{key}-world-{seed}-{_digest(spec, foundation, lesson, world)}"
     if not path.is_dir():
-        model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            base, local_files_only=True, use_safetensors=True
+        )
         _store(teach(model, world, lesson, progress, device), path)
     return path
 
