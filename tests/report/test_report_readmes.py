@@ -35,17 +35,3 @@ def test_a_table_a_figure_and_a_claim_of_ones_own(plain_study, tmp_path):
         means = [accuracy(study, model, m, AVERAGE).mean for m in ("luffy", "hpt")]
         assert verdict.effect.mean == pytest.approx(means[0] - means[1])
     assert not {"steps", "entropy"} & {artefact.name for artefact in ARTEFACTS}
-
-
-def test_the_frames_of_the_results(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    names: dict = {}
-    exec(blocks("results/README.md")[0], names)
-    means = {}
-    with (ROOT / "results/mini/tables/table1.csv").open() as file:
-        for line in file.read().splitlines()[1:]:
-            model, method, benchmark, mean, *_ = line.split(",")
-            means[model, method, benchmark] = float(mean)
-    place = ("qwen-m", "sgpo", "minimath")
-    assert 100 * names["accuracy"][place] == pytest.approx(means[place], abs=1e-4)
-    assert names["reward"]["sgpo"].iloc[-1] > names["reward"]["sgpo"].iloc[0]
