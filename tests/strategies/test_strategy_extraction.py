@@ -224,5 +224,7 @@ def test_a_pilot_without_any_reply_states_no_cost(data, capsys):
         assert strategies(data, endpoint.url, "--limit", 2) == 1
     out = capsys.readouterr().out
     assert "none of 2 problems got a reply" in out and "would take" not in out
-    assert strategies(data, "http://localhost:1/v1", "--price-in", -3) == 2
-    assert "price_in=-3.0: must be at least 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        strategies(data, "http://localhost:1/v1", "--price-in", -3)
+    assert end.value.code == 2
+    assert "--price-in: -3: must be a number of at least 0" in capsys.readouterr().err
