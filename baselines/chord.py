@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.config import RolloutConfig, check_fields
+from sgpo.core.config import RolloutConfig, check_fields, require_clip
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
@@ -48,6 +48,7 @@ class CHORDConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_clip(self)
         if self.num_samples < 2:
             raise ValueError(f"num_samples={self.num_samples}: a group needs at least 2")
         for name in ("mu_peak", "mu_valley", "rise", "fall"):

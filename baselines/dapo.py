@@ -26,7 +26,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.config import RolloutConfig, check_fields
+from sgpo.core.config import RolloutConfig, check_fields, require_clip
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
@@ -45,6 +45,7 @@ class DAPOConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_clip(self)
         if self.num_samples < 2:
             raise ValueError(f"num_samples={self.num_samples}: a group needs at least 2")
         if not 0 <= self.cache_share < 1:

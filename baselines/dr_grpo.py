@@ -18,7 +18,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.config import RolloutConfig, check_fields
+from sgpo.core.config import RolloutConfig, check_fields, require_clip
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
@@ -36,6 +36,7 @@ class DrGRPOConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_clip(self)
         if self.num_samples < 2:
             raise ValueError(f"num_samples={self.num_samples}: a group needs at least 2")
 

@@ -47,6 +47,8 @@ class OPDConfig:
         check_fields(self)
         if self.num_samples < 1:
             raise ValueError(f"num_samples={self.num_samples}: must be at least 1")
+        if not 0 < self.beta < 1:
+            raise ValueError(f"beta={self.beta}: must be above 0 and below 1")
 
 
 class OPD:

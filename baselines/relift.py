@@ -21,7 +21,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.config import check_fields
+from sgpo.core.config import check_fields, require_clip
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
@@ -41,6 +41,7 @@ class ReLIFTConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_clip(self)
         if self.num_samples < 2:
             raise ValueError(f"num_samples={self.num_samples}: a group needs at least 2")
         if self.buffer_size < 1:

@@ -25,6 +25,7 @@ from sgpo.core import losses
 from sgpo.core.config import check_fields
 from sgpo.core.logprobs import TopK, completion_kl
 from sgpo.core.method import Totals
+from sgpo.core.prompts import special_token_in
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import old_values, padded, step_totals
 from sgpo.core.teacher import Teacher
@@ -72,7 +73,7 @@ class SDPO:
         for problem, group in zip(problems, groups, strict=True):
             right = [(t, _text(t, rollout)) for t in group if t.reward == 1.0]
             for t in group:
-                text = next((text for other, text in right if other is not t and text), None)
+                text = next((x for other, x in right if other is not t and x), None)
                 if text is not None:
                     taught.append(t)
                     shown.append(replace(problem, expert=text))
@@ -108,4 +109,6 @@ class SDPO:
 
 
 def _text(trajectory: Trajectory, rollout: Rollout) -> str:
-    return rollout.tokenizer.decode(trajectory.completion_ids, skip_special_tokens=True)
+    """What a prompt may show of ``trajectory``; nothing where it spells a special token."""
+    text = rollout.tokenizer.decode(trajectory.completion_ids, skip_special_tokens=True)
+    return "" if special_token_in(rollout.tokenizer, text) else text.strip()

@@ -196,6 +196,8 @@ class Rollout:
             self.sums[prefix + name] = [total + mean * count, before + count]
 
     def _record(self, trajectories: Sequence[Trajectory], n: int) -> None:
+        if not trajectories:
+            return
         count = len(trajectories)
         rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float64).view(-1, n)
         lengths = [len(t.completion_ids) for t in trajectories]

@@ -147,6 +147,8 @@ class Trainer:
         if not self.held_out or (step % per_epoch and step < self.config.num_steps):
             return {}
         loss = self.held_out_loss()
+        if not math.isfinite(loss):
+            raise Diverged(f"step {step}: held-out loss {loss}: not finite", fatal=True)
         if self.best is None or loss < self.best[0]:
             self.best = loss, step
             directory = self.run_dir / "checkpoints" / BEST
@@ -192,6 +194,10 @@ class Trainer:
         if not restored:
             return 0
         step, extra = restored
+        if "spent" not in extra:
+            raise ValueError(
+                f"{checkpoints}: a resume state of an older version; delete {self.run_dir}"
+            )
         self.collapsed_steps = extra["collapsed_steps"]
         self.nonfinite_updates = extra["nonfinite_updates"]
         self.best = tuple(extra["best"]) if extra["best"] else None

@@ -86,14 +86,14 @@ def test_patience_is_not_renewed_by_resuming(tmp_path):
     with pytest.raises(Diverged):
         collapsing(tmp_path / "whole", checkpoint_every=1).run()
     trainer = collapsing(tmp_path / "killed", checkpoint_every=1)
-    step = trainer._step
+    step = trainer.step
 
     def dying(number):
         if number == 3:
             raise Killed
         return step(number)
 
-    trainer._step = dying
+    trainer.step = dying
     with pytest.raises(Killed):
         trainer.run()
     with pytest.raises(Diverged, match="step 3"):

@@ -349,6 +349,9 @@ def test_what_cannot_be_is_refused_in_one_line():
     for make, message in (
         (lambda: DAPOConfig(num_samples=1), "num_samples=1"),
         (lambda: DAPOConfig(cache_share=1.0), "cache_share=1.0"),
+        (lambda: DAPOConfig(clip_low=2.0), "clip_low=2.0"),
+        (lambda: DrGRPOConfig(clip_high=-0.5), "clip_high=-0.5"),
+        (lambda: OPDConfig("x", beta=0.0), "beta=0.0"),
         (lambda: CHORDConfig(mu_peak=1.5), "mu_peak=1.5"),
         (lambda: ReLIFTConfig(buffer_size=0), "buffer_size=0"),
         (lambda: SDPOConfig(beta=1.0), "beta=1.0"),
