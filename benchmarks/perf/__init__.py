@@ -1,0 +1,1 @@
+"""How fast it is, case by case; nothing imports this room."""

@@ -8,7 +8,7 @@ A causal model's hidden state at position p predicts token p + 1; that shift is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -245,6 +245,24 @@ def completion_kl(
             target_logits, logits = top_k.logits(target_logits, logits)
         return kl_divergence(target_logits, logits, direction=direction, beta=beta), logprobs
 
+    written = _written_gradients(targets_of, beta)
+    flat = student.targets[student.completion_mask]
+    kl, logprobs = per_token(
+        divergence,
+        head,
+        student_hidden,
+        teacher_hidden,
+        flat,
+        gradient=written.get(direction) if top_k is None else None,
+        chunk_size=chunk_size,
+    )
+    return _scatter(kl, student.completion_mask), _scatter(logprobs, student.completion_mask)
+
+
+def _written_gradients(targets_of: Callable, beta: float) -> dict[str, Callable]:
+    """By direction, the derivative of the divergence to the student's logits in fewer passes than
+    autograd's; ``targets_of(hidden, vocabulary)`` are the teacher's logits."""
+
     def forward_gradient(
         logits: torch.Tensor,
         upstream: torch.Tensor,
@@ -272,18 +290,7 @@ def completion_kl(
         gap.sub_((q * gap).sum(-1, keepdim=True)).mul_((1 - beta) * of_kl).sub_(of_logprobs)
         return gap.mul_(q).scatter_add_(1, targets[:, None], of_logprobs)
 
-    written = {"forward": forward_gradient, "jensen_shannon": jensen_shannon_gradient}
-    flat = student.targets[student.completion_mask]
-    kl, logprobs = per_token(
-        divergence,
-        head,
-        student_hidden,
-        teacher_hidden,
-        flat,
-        gradient=written.get(direction) if top_k is None else None,
-        chunk_size=chunk_size,
-    )
-    return _scatter(kl, student.completion_mask), _scatter(logprobs, student.completion_mask)
+    return {"forward": forward_gradient, "jensen_shannon": jensen_shannon_gradient}
 
 
 def _logprob_gradient(
