@@ -38,11 +38,11 @@ class CHORDConfig:
     ``clip_low`` / ``clip_high``: trust region of L_GRPO."""
 
     num_samples: int = 11  # paper (2606.24064): 12 in all
-    mu_peak: float = 0.9  # 2508.11408
-    mu_valley: float = 0.05  # 2508.11408
+    mu_peak: float = 0.9  # ours: not checked against the authors' script
+    mu_valley: float = 0.05  # ours: as above
     rise: float = 0.0  # ours: the run starts from a warm-up already
-    fall: float = 0.5  # ours: 2508.11408 falls over 200 steps
-    phi: bool = True  # 2508.11408, its better variant
+    fall: float = 0.5  # ours
+    phi: bool = True  # ours: of the two variants the one with both weights
     clip_low: float = 0.2  # ours: as SFT+GRPO
     clip_high: float = 0.28  # ours: as SFT+GRPO
 

@@ -67,7 +67,7 @@ def sft_train(num_problems: int, num_epochs: int, learning_rate: float) -> Train
     """SFT recipe: ``num_epochs`` passes over the problems in batches of 64."""
     trained = num_problems - round(HELD_OUT * num_problems)
     return TrainConfig(
-        num_steps=num_epochs * trained // 64,
+        num_steps=num_epochs * (trained // 64),
         problems_per_step=64,  # paper
         learning_rate=learning_rate,
         warmup_share=0.1,  # paper

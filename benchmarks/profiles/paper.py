@@ -136,7 +136,7 @@ def sft_train(recipe: Recipe, problems: int) -> TrainConfig:
     """SFT on ``problems`` expert traces, a share of which is held out."""
     trained = problems - round(recipe.held_out * problems)
     return TrainConfig(
-        num_steps=recipe.sft_epochs * trained // recipe.sft_batch,
+        num_steps=recipe.sft_epochs * (trained // recipe.sft_batch),
         problems_per_step=recipe.sft_batch,
         learning_rate=recipe.sft_rate,
         warmup_share=recipe.sft_warmup,

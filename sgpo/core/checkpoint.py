@@ -188,16 +188,20 @@ def _load_shards(
     teacher: PreTrainedModel | None,
 ) -> None:
     """Read this rank's part of every tensor, whatever number of ranks wrote them."""
-    for parameter in model.parameters():  # moments to read into; the optimiser makes them lazily
+    reader = HuggingFaceStorageReader(str(state / _SHARDS))
+    stored = reader.read_metadata().state_dict_metadata
+    # Moments to read into: the optimiser makes them lazily, and none before an update has moved it.
+    moved = {n: p for n, p in model.named_parameters() if f"{n}|step" in stored}
+    optimizer.state.clear()
+    for parameter in moved.values():
         optimizer.state[parameter] = {
             "step": torch.zeros(()),
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }
     tensors = _sharded_tensors(model, optimizer, teacher)
-    reader = HuggingFaceStorageReader(str(state / _SHARDS))
     dcp.load(tensors, storage_reader=reader, no_dist=True)
-    for parameter, (name, _) in zip(model.parameters(), model.named_parameters(), strict=True):
+    for name, parameter in moved.items():
         optimizer.state[parameter]["step"] = tensors[f"{name}|step"].reshape(())
 
 

@@ -48,6 +48,7 @@ class Rollout:
         self.prompt_spec, self.config, self.seed, self.grader = prompt_spec, config, seed, grader
         self.token_budget = token_budget
         self.ranks = Ranks()  # the trainer's, once it has this rollout
+        self.alike = True  # whether all ranks call it equally often
         self.step = self.round = 0
         self.sums: dict[str, list[float]] = {}
         self.calls: dict[Role, int] = {}
@@ -70,6 +71,12 @@ class Rollout:
             prompts: token ids to draw from in place of the problems' own prompts, one each. Plain
                 samples are scored under them, guided ones have them as ``second_prompt_ids``.
         """
+        foreign = next((p.id for p in problems if self.places and p.id not in self.places), None)
+        if foreign is not None:
+            raise ValueError(
+                f"rollout.groups: problem {foreign!r} is none of those that collect was given; "
+                "sample only those"
+            )
         role = Role.GUIDED if guided else Role.AUTONOMOUS
         plain = [self.prompt_spec.prompt_ids(self.tokenizer, p) for p in problems]
         shown = plain
@@ -167,6 +174,11 @@ class Rollout:
         """The ``values`` (plain Python data) of all ranks in one list, the same on every rank.
         What a method keeps from step to step goes through here, so that it depends on no rank. All
         ranks call it equally often."""
+        if not self.alike:
+            raise ValueError(
+                "rollout.gather: not for a method with more_problems, in whose later rounds a rank "
+                "may have no problem and would not take part; keep what is known on one rank"
+            )
         return [value for part in self.ranks.gather(list(values)) for value in part]
 
     def begin_step(self, step: int, places: Mapping[str, int] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,7 @@ class Trainer:
         self.run_dir, self.progress = run_dir, progress or (lambda done, total: None)
         self.teacher: Teacher | None = getattr(method, "teacher", None)
         rollout.ranks, self.begun = self.ranks, False
+        rollout.alike = not hasattr(method, "more_problems")
         # foreach makes a step of many small tensors a few kernels instead of hundreds.
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -114,6 +116,7 @@ class Trainer:
         checkpoints = self.run_dir / "checkpoints"
         self.begin()
         start = self._resume(checkpoints)
+        self._forget_best_after(start)
         log = None
         if self.ranks.first:
             log = MetricsLog(self.run_dir / "metrics.jsonl", resume_after=start)
@@ -128,7 +131,9 @@ class Trainer:
             self._stop_on_collapse(step, record)
             last = step == self.config.num_steps
             stop = not last and self.stop is not None and self.ranks.from_first(self.stop())
-            if stop or (step % self.config.checkpoint_every == 0 and not last):
+            # The best weights are those that the resume state names, so a new best makes a new one.
+            due = step % self.config.checkpoint_every == 0 or self._best_is_of(step)
+            if stop or (due and not last):
                 extra = self._extra(record)
                 save_checkpoint(
                     checkpoints, step, self.model, self.optimizer, extra, self.ranks, self._moving()
@@ -136,9 +141,25 @@ class Trainer:
             if stop:
                 raise Stopped
         if self.best is not None:
-            load_checkpoint(checkpoints / BEST, self.model, self.optimizer, self.ranks)
+            found = load_checkpoint(checkpoints / BEST, self.model, self.optimizer, self.ranks)
+            if found is None or found[0] != self.best[1]:
+                raise ValueError(
+                    f"{checkpoints / BEST}: the weights of step {self.best[1]}, with the lowest "
+                    f"held-out loss, are gone or damaged; delete {self.run_dir} and run again"
+                )
             self.rollout.sampler.sync(self.model)
         self.progress(self.config.num_steps, self.config.num_steps)
+
+    def _best_is_of(self, step: int) -> bool:
+        return self.best is not None and self.best[1] == step
+
+    def _forget_best_after(self, step: int) -> None:
+        """Drop best weights of later steps, which this run makes again and perhaps otherwise."""
+        if self.ranks.first:
+            for state in (self.run_dir / "checkpoints" / BEST).glob("step-*"):
+                if int(state.name.removeprefix("step-")) > step:
+                    shutil.rmtree(state)
+        self.ranks.from_first(None)
 
     def _validate(self, step: int) -> dict[str, float]:
         """The loss on the held-out problems after each epoch; the weights of the lowest are kept
@@ -160,6 +181,7 @@ class Trainer:
         """The method's loss on the held-out problems, over all ranks, under the present weights."""
         sharding.gather(self.model)
         own = [self.held_out[i] for i in self.ranks.share(len(self.held_out))]
+        self.rollout.begin_round(0)  # these have no place in the step
         trajectories = self.method.collect(own, self.rollout) if own else []
         if any(t.role is not Role.DEMO for t in trajectories):
             raise ValueError(
@@ -274,9 +296,9 @@ class Trainer:
     ) -> tuple[list[Trajectory], dict[str, int]]:
         """This rank's trajectories of the step, and the number of problems beyond ``problems`` that
         it took over all ranks, where the method asks for such."""
-        alone, drawn_before = self.ranks.size == 1, self.rollout.spent.num_samples
+        drawn_before = self.rollout.spent.num_samples
         places = places_of(self.ranks, len(problems), self.config.updates_per_step)
-        self.rollout.begin_step(step, None if alone else {problems[i].id: i for i in places})
+        self.rollout.begin_step(step, {problems[i].id: i for i in places})
         own = [problems[i] for i in places]
         collected = check_collected(self.method, self.method.collect(own, self.rollout))
         drawn = self._drawn(drawn_before)
@@ -293,7 +315,7 @@ class Trainer:
                 return collected, {"extra_problems": taken}
             taken += len(more)
             share = self.ranks.share(len(more))
-            self.rollout.begin_round(number, None if alone else {more[i].id: i for i in share})
+            self.rollout.begin_round(number, {more[i].id: i for i in share})
             if share:
                 found = self.method.collect([more[i] for i in share], self.rollout)
                 collected += check_collected(self.method, found)
@@ -341,11 +363,26 @@ class Trainer:
         A problem outside the step (drawn later, or replayed) goes to the update that has the fewest
         problems so far. What a method wants apart follows in an update of its own.
         """
-        if hasattr(self.method, "separate"):
-            trajectories, apart = self.method.separate(trajectories)
-            due = self.ranks.add({"apart": len(apart)})["apart"] > 0
-            return self._split(problems, trajectories) + ([apart] if due else [])
-        return self._split(problems, trajectories)
+        if not hasattr(self.method, "separate"):
+            return self._split(problems, trajectories)
+        trajectories, apart = self.method.separate(trajectories)
+        due = self.ranks.add({"apart": len(apart)})["apart"] > 0
+        apart = self._with_old_logprobs(apart, but=Role.DEMO)
+        return self._split(problems, trajectories) + ([apart] if due else [])
+
+    def _with_old_logprobs(
+        self, trajectories: list[Trajectory], but: Role | None = None
+    ) -> list[Trajectory]:
+        """``trajectories``, each with its own ``old_logprobs`` or those of the present policy; a
+        role ``but`` which imitation alone reads is left as it is."""
+        unknown = [t for t in trajectories if t.old_logprobs is None and t.role is not but]
+        rows = own_logprobs(self.model, unknown, self.config.micro_batch_tokens)
+        self.rollout.spent.scored_tokens += sum(len(t.completion_ids) for t in unknown)
+        known = iter(rows)
+        return [
+            t if t.old_logprobs is not None or t.role is but else t.with_(old_logprobs=next(known))
+            for t in trajectories
+        ]
 
     def _split(
         self, problems: Sequence[Problem], trajectories: list[Trajectory]
@@ -353,9 +390,6 @@ class Trainer:
         count = self.config.updates_per_step
         if count == 1:
             return [trajectories]
-        unknown = [t for t in trajectories if t.old_logprobs is None]
-        rows = iter(own_logprobs(self.model, unknown, self.config.micro_batch_tokens))
-        self.rollout.spent.scored_tokens += sum(len(t.completion_ids) for t in unknown)
         size = len(problems) // count
         update_of = {p.id: i // size for i, p in enumerate(problems)}
         used = dict.fromkeys(t.problem_id for t in trajectories)
@@ -365,9 +399,8 @@ class Trainer:
                 update_of[key] = numbers.index(min(numbers))
                 numbers[update_of[key]] += 1
         updates: list[list[Trajectory]] = [[] for _ in range(count)]
-        for t in trajectories:
-            known = t if t.old_logprobs is not None else t.with_(old_logprobs=next(rows))
-            updates[update_of[t.problem_id]].append(known)
+        for t in self._with_old_logprobs(trajectories):
+            updates[update_of[t.problem_id]].append(t)
         return updates
 
     def update(self, step: int, trajectories: list[Trajectory], sums: Sums) -> None:

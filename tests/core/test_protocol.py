@@ -266,6 +266,62 @@ def test_old_logprobs_of_a_method_survive_and_missing_ones_are_filled(tmp_path):
         torch.testing.assert_close(known, own if t.old_logprobs is not None else values)
 
 
+def test_an_update_apart_knows_the_policy_before_the_first(tmp_path):
+    """Samples that follow in an update of their own are off-policy by then, and are scored so."""
+    seen = []
+
+    class Apart(Plain):
+        def separate(self, trajectories):
+            later = trajectories[0].problem_id
+            return (
+                [t for t in trajectories if t.problem_id != later],
+                [t for t in trajectories if t.problem_id == later],
+            )
+
+        def loss(self, model, trajectories, totals):
+            seen.append([t for t in trajectories if t.old_logprobs is not None])
+            return super().loss(model, trajectories, totals)
+
+    trainer = build_trainer(Apart(), tmp_path, micro_batch_tokens=10_000)
+    twin = build_model()
+    trainer.step(1)
+    first, apart = seen
+    assert not first and len(apart) == 6
+    assert not equal_weights(weights_of(trainer.model), weights_of(twin))
+    expected = own_logprobs(twin, apart, 10_000)
+    for t, values in zip(apart, expected, strict=True):
+        torch.testing.assert_close(t.old_logprobs, values)
+
+
+def test_a_part_of_a_step_draws_what_the_whole_step_draws():
+    """So that a method which samples some of its problems has the same samples on all numbers of
+    ranks; a problem that was not given out has no place, and is refused."""
+    problems = build_problems(5)
+    rollout = build_rollout(build_model())
+    drawn = []
+    for asked in (problems[:4], problems[2:4], problems[3:4]):
+        rollout.begin_step(1, {p.id: i for i, p in enumerate(problems[:4])})
+        groups = rollout.groups(asked, 3)
+        drawn.append({g[0].problem_id: [t.completion_ids for t in g] for g in groups})
+    for part in drawn[1:]:
+        assert part == {key: drawn[0][key] for key in part}
+    assert rollout.groups([], 3) == []
+    with pytest.raises(ValueError, match="rollout.groups: problem 'p4' is none of those"):
+        rollout.groups(problems[4:], 3)
+
+
+def test_gather_is_refused_where_a_rank_may_not_take_part(tmp_path):
+    class Gathers(Plain):
+        more_problems = lambda self, trajectories, wanted: 0  # noqa: E731
+
+        def collect(self, problems, rollout):
+            rollout.gather([1])
+            return super().collect(problems, rollout)
+
+    with pytest.raises(ValueError, match="rollout.gather: not for a method with more_problems"):
+        build_trainer(Gathers(), tmp_path).step(1)
+
+
 def no_completion(self, problems, rollout):
     return [t.with_(completion_ids=()) for t in self.inner.collect(problems, rollout)]
 

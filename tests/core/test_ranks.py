@@ -25,6 +25,7 @@ from sgpo.core import sharding
 from sgpo.core.distributed import RankLost, Ranks, check_share, places_of
 from sgpo.core.sampling import CompactSampler, SamplingParams
 from sgpo.core.sampling.ranks import SharedSampler
+from sgpo.core.trainer import Stopped
 
 STEPS = 4
 PROMPTS = [(5, 6, 7), (8,), (9, 10), (11, 12, 13, 14), (15, 16)]
@@ -170,6 +171,26 @@ def test_a_state_in_shards_is_refused_by_a_whole_model(two_ranks, tmp_path):
     os.symlink(source, tmp_path / "checkpoints" / "step-000002")
     with pytest.raises(ValueError, match="was saved in shards and this run is not"):
         build_trainer(METHODS["sgpo"](), tmp_path, num_steps=STEPS).run()
+
+
+def skip_then_resume(own, directory):
+    """Two runs of one directory: every update of the first step is skipped, then training goes on
+    from its resume state, which holds no moments."""
+    changes = {"checkpoint_every": 1, "nonfinite_patience": 9}
+    first = sharded_trainer(METHODS["grpo"](), directory, own, skip_above=1e-9, **changes)
+    first.stop = lambda: True
+    with pytest.raises(Stopped):
+        first.run()
+    assert not first.optimizer.state
+    second = sharded_trainer(METHODS["grpo"](), directory, own, **changes)
+    second.run()
+    assert len(second.optimizer.state) == len(list(second.model.parameters()))
+
+
+def test_a_state_before_the_first_move_continues(tmp_path):
+    assert launch(skip_then_resume, tmp_path) == [0] * 2, (tmp_path / "rank-0.txt").read_text()
+    records = metrics(tmp_path)
+    assert [r["skipped_share"] for r in records] == [1.0, 0.0, 0.0]
 
 
 def lose_a_rank(own, directory, how):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -384,3 +385,20 @@ def test_the_rate_falls_as_asked(tmp_path):
         )
         rates = [trainer.learning_rate(step) for step in range(1, 7)]
         assert rates == pytest.approx([5e-3, 1e-2, *(1e-2 * f for f in factors)])
+
+
+def test_best_weights_are_those_of_the_step_that_the_run_names(tmp_path):
+    """Those of later steps of a run that was killed are dropped at its resumption, and damaged ones
+    end the run in one line instead of leaving other weights in their place."""
+    trainer = by_epoch(tmp_path, learning_rate=0.3)
+    trainer.run()
+    best = tmp_path / "checkpoints" / "best"
+    named = f"step-{trainer.best[1]:06d}"
+    later = best / f"step-{STEPS + 7:06d}"
+    shutil.copytree(best / named, later)
+    by_epoch(tmp_path, learning_rate=0.3).run()
+    assert not later.exists()
+    for file in best.glob("*/model.safetensors"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=f"weights of step {trainer.best[1]}, with the"):
+        by_epoch(tmp_path, learning_rate=0.3).run()
