@@ -310,7 +310,7 @@ def load_method_file(path: Path) -> Any:
     Raises:
         ValueError: no such file, it does not run, or a name or hook is missing.
     """
-    from sgpo.core.method import REQUIRED
+    from sgpo.core.method import check_hooks
 
     if not path.is_file():
         raise ValueError(f"method file {str(path)!r}: no such file")
@@ -337,12 +337,10 @@ def load_method_file(path: Path) -> Any:
     required = [f.name for f in dataclasses.fields(config) if _has_no_default(f)]
     if required:
         raise ValueError(f"method file {str(path)!r}: CONFIG field {required[0]!r} needs a default")
-    absent = [hook for hook in REQUIRED if not callable(getattr(module.METHOD, hook, None))]
-    if absent:
-        raise ValueError(
-            f"method file {str(path)!r}: METHOD has no {absent[0]}; a method needs "
-            f"{', '.join(REQUIRED)}"
-        )
+    try:
+        check_hooks(module.METHOD)
+    except ValueError as error:
+        raise ValueError(f"method file {str(path)!r}: {error}") from error
     return module
 
 

@@ -98,6 +98,8 @@ def check_command(options: argparse.Namespace) -> int:
     """Check benchmarks (count, content, gold answers) and a prepared set; 1 if one fails."""
     if options.offline:
         go_offline()
+    if options.data is not None and not options.data.is_dir():
+        raise ValueError(f"--data {options.data}: no such directory; `sgpo data prepare` makes one")
     report: dict[str, Any] = {"benchmarks": {}}
     failed = False
     with Progress(transient=True) as bars:

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.config import Benchmark, Model, Plan, RunConfig
 from benchmarks.data.checkpoints import CHECKPOINTS
 from benchmarks.profiles.variants import derived
-from sgpo.core.config import apply_overrides, dotted_names
+from sgpo.core.config import apply_overrides, dotted_names, unknown_override
 from sgpo.core.models import read_config
 
 _IDENTITY = {
@@ -71,15 +71,19 @@ def overridden(study: Plan, overrides: Sequence[str], models: Sequence[str] | No
     only = _only_model(study, overrides, models)
     model = only or study.models[0].key
     allowed: dict[str, list[str]] = {}
+    known: list[str] = []
     for entry in study.methods:
         plain = entry.config(model, study.seeds[0])
         names = dotted_names(plain)
+        known += names
         allowed[entry.key] = [o for o in overrides if o.partition("=")[0] in names]
         apply_overrides(plain, allowed[entry.key])  # a wrong value is found before the first run
     for item in overrides:
-        if not any(item in found for found in allowed.values()):
-            trained = next(e for e in reversed(study.methods))
-            apply_overrides(trained.config(model, study.seeds[0]), [item])
+        key, separator, _ = item.partition("=")
+        if not separator:
+            apply_overrides(plain, [item])
+        if key not in known:
+            raise ValueError(unknown_override(key, list(dict.fromkeys(known))))
 
     def change(mine: list[str], plain: RunConfig) -> RunConfig:
         if only not in (None, plain.model):
@@ -91,6 +95,15 @@ def overridden(study: Plan, overrides: Sequence[str], models: Sequence[str] | No
     if only is not None:
         _check_family(study, changed.methods[0].config(only, study.seeds[0]))
     return replace(changed, benchmarks=limited(changed), models=_relabelled(study, changed))
+
+
+def check_reaches(overrides: Sequence[str], configs: Sequence[RunConfig]) -> None:
+    """ValueError for an override of which no run of ``configs`` has the key: in a study another
+    method has it, here it would change nothing."""
+    names = [name for config in configs for name in dotted_names(config)]
+    for key in (item.partition("=")[0] for item in overrides):
+        if key not in names:
+            raise ValueError(unknown_override(key, names))
 
 
 def _only_model(study: Plan, overrides: Sequence[str], models: Sequence[str] | None) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.report.build import build
 from benchmarks.store.load import load_frame, load_study, stored_hash
-from benchmarks.store.records import read_rows
+from benchmarks.store.records import Study, read_rows
 from benchmarks.store.runs import (
     LABELS,
     SCORES,
@@ -267,6 +267,7 @@ def differing_artefacts(results: Path) -> tuple[int, list[str]]:
         How many files were compared, and the names of those that differ, are missing or should
         not be there.
     """
+    Study.read(results)  # says what is wrong where this is no study
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / results.name
         shutil.copytree(results, copy, ignore=shutil.ignore_patterns("cache", "samples", "model"))

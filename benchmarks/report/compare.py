@@ -121,6 +121,8 @@ def compare(
         ValueError: no such run, or nothing is left; the line says what there is.
     """
     runs = [find_run(name, results) for name in names]
+    if len({run.run_id for run in runs}) < len(runs):
+        raise ValueError(f"a run is named twice: {', '.join(names)}; name different ones")
     by_run = [_verdicts(run, problems_of) for run in runs]
     keys = [key for key in by_run[0] if all(key in found for found in by_run)]
     if not keys:
@@ -210,7 +212,10 @@ def terminal(found: Comparison, *, limit: int, whole: bool) -> str:
         means = [sum(shares) / len(items) for shares in columns]
         scores = "  ".join(f"{chr(65 + i)} {100 * mean:.1f}" for i, mean in enumerate(means))
         won, lost = (sum(item.matches(only) for item in items) for only in ("won", "lost"))
-        lines.append(f"{key}: {len(items)} problems, {scores}; A won {won}, lost {lost}")
+        lines.append(
+            f"{key}: {len(items)} problems, {scores}; A above all others in {won}, "
+            f"below all in {lost}"
+        )
     for item in found.items[:limit]:
         lines += ["", *_problem_lines(_judged(item), whole)]
     left = len(found.items) - limit

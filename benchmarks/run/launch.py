@@ -22,7 +22,7 @@ from benchmarks.data.sources import record_disjointness
 from benchmarks.plan import preflight
 from benchmarks.plan.cost import print_plan
 from benchmarks.plan.slurm import write_scripts
-from benchmarks.profiles.overrides import check_budgets, check_overrides
+from benchmarks.profiles.overrides import check_budgets, check_overrides, check_reaches
 from benchmarks.profiles.planned import planned_study
 from benchmarks.report import build as report
 from benchmarks.run.checkpoint import print_scores
@@ -309,6 +309,7 @@ def train_command(options: argparse.Namespace) -> int:
     if config.init == "warmup":
         parent = Cell(study.entry(entry.parent).config(options.model, options.seed))
     cell = Cell(config, parent)
+    check_reaches(options.overrides, [c.config for c in (cell, parent) if c])
     chain = [c for c in (parent, cell) if c]
     preflight.check(unfinished(chain, results), results)
     first = True

@@ -14,6 +14,7 @@ from benchmarks.config import RunConfig, unknown
 from benchmarks.data.sources import DEVELOPMENT, DEVELOPMENT_SAMPLES
 from benchmarks.data.suites import SUITES
 from benchmarks.profiles import PROFILES, profile_module
+from benchmarks.profiles.overrides import check_reaches
 from benchmarks.profiles.planned import planned_study
 from benchmarks.report.build import ARTEFACTS
 from benchmarks.run.rundir import is_finished
@@ -96,7 +97,9 @@ def _config(options: argparse.Namespace) -> RunConfig:
     if options.model is not None and options.model not in models:
         shown = f"`sgpo list models --profile {options.profile}`"
         raise ValueError(unknown("model", options.model, models, shown))
-    return entry.config(options.model or models[0], plan.seeds[0])
+    config = entry.config(options.model or models[0], plan.seeds[0])
+    check_reaches(options.overrides, [config])
+    return config
 
 
 def status_command(options: argparse.Namespace) -> int:
@@ -106,7 +109,8 @@ def status_command(options: argparse.Namespace) -> int:
     path = results / "study.json"
     if not path.exists():
         profile_module(options.profile)  # an unknown one is the mistake to name
-        raise ValueError(f"{path}: no study here yet; start one with `bash reproduce.sh`")
+        start = f"bash reproduce.sh --profile {options.profile} --out {results}"
+        raise ValueError(f"{path}: no study here yet; start one with `{start}`")
     plan, runs = read_json(path), results / "runs"
     if not isinstance(plan, dict) or "cells" not in plan:
         raise ValueError(f"{path}: does not describe a study; remove it and repeat")

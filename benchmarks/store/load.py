@@ -52,7 +52,7 @@ def load_study(results_dir: Path) -> Study:
     )
 
 
-def load_frame(results_dir: Path) -> pd.DataFrame:
+def load_frame(results_dir: Path | str) -> pd.DataFrame:
     """All judged samples of the runs below ``results_dir``, one row each, to group and plot.
 
     Columns: ``run_id``, ``model``, ``method``, ``benchmark`` (categories), ``seed``, ``problem``
@@ -64,16 +64,19 @@ def load_frame(results_dir: Path) -> pd.DataFrame:
     return _frame(results_dir, "verdicts", verdict_table)
 
 
-def load_metrics(results_dir: Path) -> pd.DataFrame:
+def load_metrics(results_dir: Path | str) -> pd.DataFrame:
     """All training steps of the runs below ``results_dir``, one row each: ``run_id``, ``model``,
     ``method``, ``seed``, ``step``, and a column a metric, missing where a run does not log it."""
     return _frame(results_dir, "metrics", metric_table)
 
 
 def _frame(
-    results_dir: Path, name: str, make: Callable[[Sequence[StoredRun]], pa.Table]
+    results_dir: Path | str, name: str, make: Callable[[Sequence[StoredRun]], pa.Table]
 ) -> pd.DataFrame:
+    results_dir = Path(results_dir)
     runs = stored_runs(results_dir)
+    if not runs:
+        raise StudyError(f"{results_dir}: no ended run there; name a directory like results/mini")
     tables = []
     if any(run.published for run in runs.values()):
         whole = read_table(results_dir, name)

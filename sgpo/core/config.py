@@ -305,11 +305,19 @@ def apply_overrides(config: ConfigT, overrides: typing.Sequence[str]) -> ConfigT
         if not separator:
             raise ValueError(f"override {item!r}: must look like key=value")
         if key not in dotted_names(config):
-            near = difflib.get_close_matches(key, dotted_names(config), 1, 0.0)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown override key {key!r}{hint}")
+            raise ValueError(unknown_override(key, dotted_names(config)))
         config = _override(config, key.split("."), text, key)
     return config
+
+
+def unknown_override(key: str, names: typing.Sequence[str]) -> str:
+    """The line for a ``key`` that is none of ``names``, with the one whose last part is nearest."""
+    ends = {name.rpartition(".")[2]: name for name in reversed(names)}
+    near = difflib.get_close_matches(key.rpartition(".")[2], ends, 1)
+    whole = difflib.get_close_matches(key, names, 1)
+    found = [ends[name] for name in near] or whole
+    hint = f"; did you mean {found[0]!r}?" if found else ""
+    return f"unknown override key {key!r}{hint}"
 
 
 def _override(config: Any, path: list[str], text: str, full_key: str) -> Any:

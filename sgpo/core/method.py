@@ -45,8 +45,9 @@ class Method(Protocol):
 
 
 def check_hooks(method: Any) -> None:
-    """ValueError when ``method`` lacks a required hook, or has one of a pair without the other."""
-    name = type(method).__name__
+    """ValueError when ``method``, or a class of methods, lacks a required hook or has one of a pair
+    without the other."""
+    name = (method if isinstance(method, type) else type(method)).__name__
     missing = [hook for hook in REQUIRED if not callable(getattr(method, hook, None))]
     if missing:
         raise ValueError(f"{name}: has no {missing[0]}; a method needs {', '.join(REQUIRED)}")

@@ -279,7 +279,7 @@ def test_a_method_file_may_not_take_a_name_of_the_study(tmp_path):
 
 def test_method_files_that_lack_something_are_explained(tmp_path):
     with pytest.raises(ValueError, match="absent.py.*no such file"):
-        planned_study("quick", 1, tmp_path / "absent.py")
+        planned_study("quick", 1, [tmp_path / "absent.py"])
     file = tmp_path / "half.py"
     file.write_text("CONFIG = 1\n")
     with pytest.raises(ValueError, match="half.py.*METHOD"):

@@ -2,8 +2,10 @@
 against their equations, written out densely in float64 from the same samples."""
 
 import math
+import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from tiny import (
     gradient,
 )
 
+import baselines
 from baselines.chord import CHORD, CHORDConfig, mu_at
 from baselines.dapo import DAPO, DAPOConfig, overlong_penalty
 from baselines.dr_grpo import DrGRPO, DrGRPOConfig
@@ -28,6 +31,7 @@ from baselines.grpo import GRPO, GRPOConfig
 from baselines.opd import OPD, OPDConfig
 from baselines.relift import ReLIFT, ReLIFTConfig
 from baselines.sdpo import SDPO, SDPOConfig
+from benchmarks.config import load_method_file
 from sgpo.core.config import RolloutConfig
 from sgpo.core.types import Role
 
@@ -360,3 +364,12 @@ def test_what_cannot_be_is_refused_in_one_line():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_the_documented_file_makes_a_distillation_of_ones_own(tmp_path):
+    readme = Path(baselines.__file__).with_name("README.md").read_text()
+    file = tmp_path / "opd_qwen_l.py"
+    file.write_text(re.search(r"```python\n(.*?)```", readme, re.DOTALL).group(1))
+    module = load_method_file(file)
+    method = module.METHOD(module.CONFIG())
+    assert isinstance(method, OPD) and method.teacher.checkpoint.endswith("RUN_ID/model")

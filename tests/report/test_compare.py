@@ -85,7 +85,8 @@ def test_filters_by_hand(results):
 def test_the_terminal_shows_problem_strategy_gold_and_every_run(results, capsys, monkeypatch):
     found = compare(["first", "second"], problems_of, results, problem_id="a-0")
     text = terminal(found, limit=1, whole=True)
-    for said in ("algebra: 1 problems, A 100.0  B 0.0; A won 1, lost 0", "strategy  Count on.",
+    for said in ("algebra: 1 problems, A 100.0  B 0.0; A above all others in 1, below "
+        "all in 0", "strategy  Count on.",
                  "gold      2", "A: 2 of 2 right", "B: 0 of 2 right",
                  "wrong: answer 999 (last closed box; exact rules: numbers; 9 tokens)",
                  "      We think.\n      \\boxed{2}"):  # fmt: skip

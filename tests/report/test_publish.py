@@ -260,3 +260,10 @@ def test_damaged_tables_are_one_line(published, tmp_path):
 def test_what_is_no_study_is_refused(tmp_path, capsys):
     assert main(["publish", str(tmp_path)]) == 2
     assert "holds no study" in capsys.readouterr().err
+
+
+def test_a_directory_is_given_as_text_too_and_an_empty_one_is_refused(published, tmp_path):
+    assert load_frame(str(published)).equals(load_frame(published))
+    for read in (load_frame, load_metrics):
+        with pytest.raises(StudyError, match="no ended run there"):
+            read(tmp_path)

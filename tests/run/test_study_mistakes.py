@@ -43,6 +43,10 @@ class METHOD:
     def collect(self, problems, rollout): ...
     def totals(self, trajectories): ...
 """
+HALF_A_STATE = f"""{NO_LOSS}
+    def loss(self, model, trajectories, totals): ...
+    def state(self): ...
+"""
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,8 @@ class METHOD:
         ("mine.py", BORROWED, "CONFIG must be a dataclass defined in the file"),
         ("mine.py", NO_DEFAULT, "CONFIG field 'size' needs a default"),
         ("mine.py", "CONFIG = 1", "defines no METHOD"),
-        ("mine.py", NO_LOSS, "METHOD has no loss; a method needs collect, totals, loss"),
+        ("mine.py", HALF_A_STATE, "METHOD: has state without load_state; define both"),
+        ("mine.py", NO_LOSS, "METHOD: has no loss; a method needs collect, totals, loss"),
         ("mine.py", "x = 1\nclass METHOD(:\n", "line 2: SyntaxError: invalid syntax"),
         ("mine.py", "\n\nimport nowhere", "line 3: ModuleNotFoundError: No module named 'nowhere'"),
         ("README.md", "# text", "is no Python file (.py)"),
@@ -111,6 +116,14 @@ def test_two_studies_in_one_directory_are_refused(tmp_path, capsys):
             "no prepared",
         ),
         (["train", "--model", "qwen-x", "--method", "grpo"], "unknown model 'qwen-x'"),
+        (
+            ["train", "--model", "qwen-s", "--method", "grpo", "--set", "settings.num_guided=3"],
+            "unknown override key 'settings.num_guided'",
+        ),
+        (["config", "grpo", "--set", "settings.num_guided=3"], "'settings.num_guided'"),
+        (["config", "sgpo", "--set", "kl_threshold=2"], "did you mean 'settings.kl_threshold'?"),
+        (["data", "check", "--data", "nowhere"], "--data nowhere: no such directory"),
+        (["report", "--check", "--out", "nowhere"], "nowhere/study.json"),
         (["list", "settings"], "say whose"),
         (["config", "sgpoo"], "did you mean 'sgpo'?"),
         (["status", "--profile", "huge"], "unknown profile 'huge'"),
