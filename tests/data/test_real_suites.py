@@ -49,8 +49,8 @@ def test_gold_answers_are_recognised_but_for_the_listed_ones(key):
 
 
 def test_a_gold_that_is_not_recognised_is_found():
-    bad = Problem("x", "q", "11,\\! 111,\\! 100")  # outside a box this reads as a list
-    assert ("x", "The answer is $%s$.") in suites.failed_golds([bad, Problem("y", "q", "7")])
+    bad = Problem("x", "q", "\\frac{1}{")  # an open brace: the box around it never ends
+    assert ("x", "\\boxed{%s}") in suites.failed_golds([bad, Problem("y", "q", "7")])
 
 
 def test_another_set_of_the_same_name_is_refused(tmp_path, monkeypatch):

@@ -221,7 +221,7 @@ def test_a_checkpoint_without_tokenizer_is_named(finished, tmp_path):
         file.unlink()
     done = sgpo("evaluate", "--model", str(tmp_path / "m"), "--suite", "miniamc",
                 "--out", str(tmp_path / "o"))  # fmt: skip
-    assert done.returncode == 2 and "holds no tokenizer" in done.stderr
+    assert done.returncode == 2 and "tokenizer_config.json is missing; save" in done.stderr
 
 
 def test_evaluate_and_grade_agree(finished, tmp_path):
