@@ -113,7 +113,7 @@ def test_the_paper_profile_has_the_paper_s_numbers():
             0.1,
         )
         assert warmup.num_steps == 10 * ((8491 // 3 - 283) // 64)  # a tenth is held out
-        assert train(model, "sft_full").num_steps == 10 * (8491 - 849) // 64
+        assert train(model, "sft_full").num_steps == 10 * ((8491 - 849) // 64)
         assert warmup.held_out_share == 0.1 and warmup.decay == "constant"
         assert (rl.learning_rate, rl.problems_per_step, rl.updates_per_step) == (1e-6, 128, 2)
         # 10 epochs of the two thirds that are left, to within an epoch
