@@ -1,19 +1,17 @@
 """The one verifier, for rewards and for evaluation: gold answer and completion in, Verdict out.
 
-The work is done in rooms, each its own module: extract (the answer span), spelling (one spelling),
-forms (structure, parsed once), compare (typed rules, exact numbers), and only for expressions that
-these leave open, symbolic (math-verify) in killable processes (pool, worker). Importing this module
-imports neither torch nor sympy, and no process starts before an answer needs one. Imports nothing
-else of this project; anything may import it.
+The work is done in rooms: extract (the answer span), spelling (one spelling), forms (structure,
+parsed once), compare (typed rules, exact numbers) and, only for what these leave open, symbolic
+(sympy, math-verify) in killable processes (pool, worker). Importing this module imports neither
+torch nor sympy. It imports nothing else of this project; anything may import it.
 """
 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from sgpo.core.verifier.compare import Asker, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
@@ -25,7 +23,7 @@ __all__ = ["Verdict", "VerifierUnavailable", "grade", "grade_many"]
 
 ITEM_SECONDS = 5.0  # hard limit of one symbolic judgement (typical: 5 ms)
 CACHE_SIZE = 65_536
-_OPTION = re.compile(r"(?:\\text\{)?(\([A-E]\)) ?\}? ?([^-+*/^_=<>].*)")
+_OPTION = re.compile(r"(?:\\text\{)?(\([A-E]\)|[A-E]\.(?=\}? )) ?\}? ?([^-+*/^_=<>].*)")
 _CHOICE_LETTER = re.compile(r"(?:\\text\{)?\(?[A-E]\)?\}?")
 
 
@@ -46,6 +44,9 @@ class Answer:
 
     text: str
     form: Form | None
+
+
+Task = tuple[Answer, Answer, str | None]  # gold, answer, the problem's text
 
 
 def grade(
@@ -88,11 +89,8 @@ def grade_many(
         ValueError: an empty gold answer, a non-positive limit, flags of another length.
         VerifierUnavailable: a worker process cannot start.
     """
-    flags = [False] * len(pairs) if truncated is None else list(truncated)
-    texts = [None] * len(pairs) if problems is None else list(problems)
-    for name, given in (("truncated", flags), ("problems", texts)):
-        if len(given) != len(pairs):
-            kind = "flags" if name == "truncated" else "texts"
+    for name, kind, given in (("truncated", "flags", truncated), ("problems", "texts", problems)):
+        if given is not None and len(given) != len(pairs):
             raise ValueError(
                 f"{name} has {len(given)} {kind} for {len(pairs)} pairs; give one each"
             )
@@ -101,26 +99,24 @@ def grade_many(
     workers = default_workers() if num_workers is None else num_workers
     if workers < 1:
         raise ValueError(f"num_workers is {num_workers}; it must be at least 1, or None")
-    verdicts: list[Verdict | None] = [None] * len(pairs)
-    undecided: dict[tuple[Answer, Answer, str | None], list[int]] = {}
-    spans: dict[int, str] = {}
-    for i, ((gold, completion), is_truncated) in enumerate(zip(pairs, flags, strict=True)):
-        gold_side = gold_answer(gold)
-        span = extract(completion).text
-        if is_truncated or span is None:
-            verdicts[i] = Verdict(False, "truncated" if is_truncated else "no_answer", span)
-            continue
-        decided = decide(gold_side, span, texts[i])
-        if decided is not None:
-            verdicts[i] = Verdict(decided, "correct" if decided else "wrong", span)
-            continue
-        spans[i] = span
-        undecided.setdefault((gold_side, answer_to(gold_side, span), texts[i]), []).append(i)
-    for task, reason in _judge(list(undecided), deadline_seconds, workers).items():
-        for i in undecided[task]:
-            verdicts[i] = Verdict(reason == "correct", reason, spans[i])
-    assert all(v is not None for v in verdicts)
-    return verdicts  # type: ignore[return-value]
+    spans = [extract(completion).text for _, completion in pairs]
+    verdicts: list[Verdict | Task] = []
+    for i, ((gold, _), span) in enumerate(zip(pairs, spans, strict=True)):
+        gold_side, problem = gold_answer(gold), problems[i] if problems else None
+        if truncated and truncated[i]:
+            verdicts.append(Verdict(False, "truncated", span))
+        elif span is None:
+            verdicts.append(Verdict(False, "no_answer", None))
+        elif (right := decide(gold_side, span, problem)) is None:
+            verdicts.append((gold_side, answer_to(gold_side, span), problem))
+        else:
+            verdicts.append(Verdict(right, "correct" if right else "wrong", span))
+    open_tasks = dict.fromkeys(v for v in verdicts if not isinstance(v, Verdict))
+    reasons = _judge(list(open_tasks), deadline_seconds, workers)
+    return [
+        v if isinstance(v, Verdict) else Verdict(reasons[v] == "correct", reasons[v], span)
+        for v, span in zip(verdicts, spans, strict=True)
+    ]
 
 
 @lru_cache(maxsize=CACHE_SIZE)
@@ -134,10 +130,14 @@ def gold_answer(gold: str) -> Answer:
         if unwrap_box(stripped) != stripped.strip():
             inner = stripped
             break
-    inner = unwrap_box(inner)
-    text = canonical(inner) if is_tractable(inner) else inner
-    if not text:
+    answer = _parsed(unwrap_box(inner))
+    if not answer.text:
         raise ValueError(f"gold answer {gold!r} is empty; give the right answer as text or LaTeX")
+    return answer
+
+
+def _parsed(text: str) -> Answer:
+    text = canonical(text) if is_tractable(text) else text.strip()
     return Answer(text, parse_form(text) if is_tractable(text) else None)
 
 
@@ -145,13 +145,11 @@ def gold_answer(gold: str) -> Answer:
 def answer_to(gold: Answer, span: str) -> Answer:
     """The answer in a span, parsed. Of ``\\textbf{(B)}\\ 12``, as multiple-choice tests print their
     options, it is the part of the gold's kind, letter or content."""
-    if not is_tractable(span):
-        return Answer(span.strip(), None)
-    text = canonical(span)
-    option = _OPTION.fullmatch(text)
-    if option is not None and not _CHOICE_LETTER.search(option.group(2)):
-        text = option.group(1 if _CHOICE_LETTER.fullmatch(gold.text) else 2)
-    return Answer(text, parse_form(text) if is_tractable(text) else None)
+    answer = _parsed(span)
+    option = _OPTION.fullmatch(answer.text) if answer.form else None
+    if option is None or _CHOICE_LETTER.search(option.group(2)):
+        return answer
+    return _parsed(option.group(1 if _CHOICE_LETTER.fullmatch(gold.text) else 2))
 
 
 @lru_cache(maxsize=CACHE_SIZE)
@@ -166,54 +164,37 @@ def decide(gold: Answer, span: str, problem: str | None = None) -> bool | None:
 
 
 # Answers of the workers to single questions; timeouts and errors are not kept.
-_known: dict[tuple[str, str, str], bool] = {}
-_known_lock = threading.Lock()
+_known: dict[tuple[str, ...], bool] = {}
 
 
-def _job(task: tuple[Answer, Answer, str | None]) -> Callable[[Put], bool | None]:
+def _ask(put: Put, *question: str) -> bool:
+    found = _known.get(question)
+    if found is None:
+        found = put("compare", *question)
+        if len(_known) >= CACHE_SIZE:
+            _known.clear()
+        _known[question] = found
+    return found
+
+
+def _job(task: Task) -> Callable[[Put], bool | None]:
     """The comparison of one task, with a worker in place of "undecided"."""
     gold, answer, problem = task
-
-    def judge(put: Put) -> bool | None:
-        def ask(*question: str) -> bool:
-            if question not in _known:
-                found = put("compare", *question)
-                with _known_lock:
-                    if len(_known) >= CACHE_SIZE:
-                        del _known[next(iter(_known))]  # the oldest
-                    _known[question] = found  # type: ignore[index]
-            return _known[question]  # type: ignore[index]
-
-        assert gold.form is not None and answer.form is not None
-        return same_answer(gold.form, answer.form, Asker(ask, problem))
-
-    return judge
+    assert gold.form is not None and answer.form is not None
+    return lambda put: same_answer(gold.form, answer.form, Asker(partial(_ask, put), problem))  # type: ignore[arg-type]
 
 
-def _judge(
-    tasks: list[tuple[Answer, Answer, str | None]],
-    deadline_seconds: float | None,
-    num_workers: int,
-) -> dict[tuple[Answer, Answer, str | None], str]:
-    """Reasons of the tasks the exact rules left open, from memory or from the worker processes."""
-    reasons: dict[tuple[Answer, Answer, str | None], str] = {}
-    for task in tasks:
-        gold, answer, problem = task
-        assert gold.form is not None and answer.form is not None
-        remembered = Asker(lambda *question: _known.get(question), problem)  # type: ignore[arg-type]
-        found = same_answer(gold.form, answer.form, remembered)
-        if found is not None:
-            reasons[task] = "correct" if found else "wrong"
-    new = [task for task in tasks if task not in reasons]
-    # Hostile items last, so that they cannot use up the batch's time before the others.
-    new.sort(key=lambda task: _cost_hint(task[0].text + task[1].text))
+def _judge(tasks: list[Task], deadline_seconds: float | None, num_workers: int) -> dict[Task, str]:
+    """Reasons of the tasks the exact rules left open, from memory or from the worker processes.
+    Hostile items last, so that they cannot use up the batch's time before the others."""
+    tasks.sort(key=lambda task: _cost_hint(task[0].text + task[1].text))
     outcomes = POOL.run(
-        [_job(task) for task in new],
+        list(map(_job, tasks)),
         item_seconds=ITEM_SECONDS,
         batch_seconds=deadline_seconds,
         num_workers=num_workers,
     )
-    return reasons | dict(zip(new, outcomes, strict=True))
+    return dict(zip(tasks, outcomes, strict=True))
 
 
 def _cost_hint(text: str) -> int:

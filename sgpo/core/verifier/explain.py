@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgpo.core.verifier import Verdict, answer_to, decide, gold_answer, grade
-from sgpo.core.verifier import forms as forms
+from sgpo.core.verifier import Verdict, answer_to, decide, forms, gold_answer, grade
+from sgpo.core.verifier.compare import real_sets
 from sgpo.core.verifier.extract import extract
-from sgpo.core.verifier.sets import same_real_set
 
 SHOWN_CHARS = 300
 _RULES = (
     (forms.Words, "words, alone or in a short sentence"),
     (forms.Relation, "named values, chains and relations"),
     (forms.Interval | forms.Union, "ends of intervals"),
-    (forms.Based, "digits in a base"),
 )
 
 
@@ -37,26 +35,23 @@ class Explanation:
 
 def explain(gold: str, completion: str) -> Explanation:
     """The verdict on one completion with the steps that led to it. Raises as ``grade`` does."""
-    gold_side, found = gold_answer(gold), extract(completion)
-    verdict = grade(gold, completion)
-    if found.text is None:
-        none = "extraction: no answer"
-        return Explanation(verdict, found.path, gold_side.text, None, gold_side.form, None, none)
-    answer = answer_to(gold_side, found.text)
-    if gold_side.form is None or answer.form is None:
+    right, found = gold_answer(gold), extract(completion)
+    answer = None if found.text is None else answer_to(right, found.text)
+    if answer is None:
+        decided_by = "extraction: no answer"
+    elif right.form is None or answer.form is None:
         decided_by = "too long or too deeply nested: identical text or wrong"
     else:
-        exact = decide(gold_side, found.text) is not None
+        exact = decide(right, found.text) is not None  # type: ignore[arg-type]
         judge = "exact rules" if exact else "a worker process (sympy, math-verify)"
-        decided_by = f"{judge}: {rule_of(gold_side.form, answer.form)}"
-    return Explanation(
-        verdict, found.path, gold_side.text, answer.text, gold_side.form, answer.form, decided_by
-    )
+        decided_by = f"{judge}: {rule_of(right.form, answer.form)}"
+    read = (answer.text, right.form, answer.form) if answer else (None, right.form, None)
+    return Explanation(grade(gold, completion), found.path, right.text, *read, decided_by)
 
 
 def rule_of(gold: forms.Form, answer: forms.Form) -> str:
     """The kind of rule that compares two forms, in words."""
-    if gold != answer and same_real_set(gold, answer) is not None:
+    if gold != answer and real_sets(gold, answer) is not None:
         return "sets of real numbers"
     for kind, rule in _RULES:
         if isinstance(gold, kind) or isinstance(answer, kind):
@@ -67,6 +62,8 @@ def rule_of(gold: forms.Form, answer: forms.Form) -> str:
         cells = "cells of a matrix or vector" if "matrix" in kinds else "items in any order"
         return "items in order" if in_order and "matrix" not in kinds else cells
     assert isinstance(gold, forms.Scalar) and isinstance(answer, forms.Scalar)
+    if gold.base or answer.base:
+        return "digits in a base"
     if gold.counted or answer.counted:
         return "what is counted"
     if gold.unit and answer.unit:
@@ -74,34 +71,38 @@ def rule_of(gold: forms.Form, answer: forms.Form) -> str:
     return "expressions" if None in (gold.value, answer.value) else "numbers"
 
 
-def explain_text(gold: str, text: str, *, truncated: bool = False) -> int:
+def explain_text(gold: str, text: str) -> int:
     """Print how the verdict on one completion comes about; 0."""
-    found = explain(gold, text)
-    verdict = found.verdict
-    print(f"gold        {_short(gold)}")
-    print(f"found by    {found.extraction}")
-    print(f"answer      {_short(verdict.extracted) if verdict.extracted is not None else 'none'}")
-    print(f"gold as     {_short(found.gold_text)}  =  {describe(found.gold_form)}")
-    if found.answer_text is not None:
-        print(f"answer as   {_short(found.answer_text)}  =  {describe(found.answer_form)}")
-    cut = "the token limit: a cut completion is never correct"
-    print(f"decided by  {cut if truncated else found.decided_by}")
-    print(f"verdict     {'truncated' if truncated else verdict.reason}")
+    _show(gold, text, truncated=False)
     return 0
 
 
+def _show(gold: str, text: str, *, truncated: bool) -> str:
+    """Prints it; the reason of the verdict."""
+    found = explain(gold, text)
+    reason, extracted = found.verdict.reason, found.verdict.extracted
+    decided_by = found.decided_by
+    if truncated:
+        reason, decided_by = "truncated", "the token limit: a cut completion is never correct"
+    print(f"gold        {_short(gold)}")
+    print(f"found by    {found.extraction}")
+    print(f"answer      {_short(extracted) if extracted is not None else 'none'}")
+    print(f"gold as     {_short(found.gold_text)}  =  {describe(found.gold_form)}")
+    if found.answer_text is not None:
+        print(f"answer as   {_short(found.answer_text)}  =  {describe(found.answer_form)}")
+    print(f"decided by  {decided_by}")
+    print(f"verdict     {reason}")
+    return reason
+
+
 def explain_sample(path: Path, problem_id: str, index: int | None) -> int:
-    """Print how the verdicts on the stored samples of a problem come about.
-
-    Returns:
-        0, or 1 when a stored verdict is not the one that the verifier gives now.
-
-    Raises:
-        ValueError: no such file, problem or sample; the nearest are named.
+    """Print how the verdicts on the stored samples of a problem come about; 1 when a stored verdict
+    is not the one that the verifier gives now, else 0. ValueError: no such file, problem or sample.
     """
-    rows = [row for row in _rows(path) if row.get("problem_id") == problem_id]
+    everything = _rows(path)
+    rows = [row for row in everything if row.get("problem_id") == problem_id]
     if not rows:
-        known = list(dict.fromkeys(str(row.get("problem_id")) for row in _rows(path)))
+        known = list(dict.fromkeys(str(row.get("problem_id")) for row in everything))
         shown = ", ".join(known[:3]) + (f", .. {known[-1]}" if len(known) > 3 else "")
         raise ValueError(f"{path}: no problem {problem_id!r}; it holds {shown}")
     chosen = [row for row in rows if index in (None, row["sample"])]
@@ -109,11 +110,9 @@ def explain_sample(path: Path, problem_id: str, index: int | None) -> int:
         raise ValueError(f"{path}: {problem_id} has {len(rows)} samples, none of index {index}")
     changed = 0
     for row in chosen:
-        cut = row["finish_reason"] == "length"
         print(f"sample {row['sample']} of {problem_id}: {row['num_tokens']} tokens")
         print(f"text        {_short(row['text'])}")
-        explain_text(row["gold"], row["text"], truncated=cut)
-        now = "truncated" if cut else explain(row["gold"], row["text"]).verdict.reason
+        now = _show(row["gold"], row["text"], truncated=row["finish_reason"] == "length")
         agrees = now == row["reason"]
         changed += not agrees
         print(f"stored      {row['reason']}{'' if agrees else '  <- NOT what is found now'}\n")
@@ -129,8 +128,6 @@ def describe(form: forms.Form | None) -> str:
             return _scalar(form)
         case forms.Words(key):
             return f"words {key!r}"
-        case forms.Based(digits, base):
-            return f"digits {digits} in base {base}"
         case forms.Group():
             items = "; ".join(describe(item) for item in form.items[:8])
             more = "; .." if len(form.items) > 8 else ""
@@ -141,23 +138,23 @@ def describe(form: forms.Form | None) -> str:
         case forms.Union(parts):
             return "union of " + " and ".join(map(describe, parts))
         case forms.Relation(sides=sides, ops=ops):
-            words = [sides[0]]
-            for op, side in zip(ops, sides[1:], strict=True):
-                words += [op, side]
-            return "relation " + _short(" ".join(words))
+            rest = "".join(f" {op} {side}" for op, side in zip(ops, sides[1:], strict=True))
+            return "relation " + _short(sides[0] + rest)
     raise AssertionError(form)
 
 
 def _scalar(form: forms.Scalar) -> str:
+    if form.base:
+        return f"digits {form.text} in base {form.base}"
     if form.malformed:
         return f"no agreed value: {_short(form.text)}"
     text = f"expression {_short(form.text)}"
     if form.value is not None and len(form.text) <= SHOWN_CHARS:
         size = form.value.numerator.bit_length() + form.value.denominator.bit_length()
         text = f"number {form.value}" if size < 1_000 else f"exact number of {size} bits"
-    unit = f" (unit {form.unit})" if form.unit else ""
-    unit += f" (counts {form.counted})" if form.counted else ""
-    return text + (" percent" if form.percent else "") + unit
+    text += " percent" if form.percent else ""
+    text += f" (unit {form.unit})" if form.unit else ""
+    return text + (f" (counts {form.counted})" if form.counted else "")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -175,7 +172,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _short(text: str) -> str:
-    """``text`` on one line with control characters escaped, so that a terminal shows it as it
-    is."""
+    """``text`` on one line with control characters escaped: a terminal shows it as it is."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:SHOWN_CHARS])
     return shown + (f" .. ({len(text)} characters)" if len(text) > SHOWN_CHARS else "")

@@ -7,8 +7,8 @@ Rules, in this order (the first that applies decides):
 2. If the text holds a box (``\\boxed{..}``, ``\\fbox{..}``, ``\\boxed 5``), the last one is the
    answer; a ``\\boxed`` that is only spoken of is none. Boxes of one sentence or of parallel lines
    (``\\boxed{1} and \\boxed{2}``, ``- x=\\boxed{1}`` above ``- x=\\boxed{2}``) are one list, so
-   that naming several candidates is not rewarded. A last box that is empty or never closed means
-   there is no answer, even if an earlier box was closed; so does "not" right before it.
+   that naming several candidates is not rewarded. A last box that is empty, never closed or denied
+   means there is no answer, even if an earlier box was closed.
 3. Without a box: an ``<answer>`` element, else what follows the last "answer is" / "Answer:" cue,
    provided nothing but code or punctuation comes after that sentence (a hedge such as "But it
    could also be 43" voids it).
@@ -48,6 +48,7 @@ _SEPARATORS = re.compile(
 )
 _JOINER = re.compile(r"\b(?:and|or|while|whereas|as well as)\b")
 _ITEM = re.compile(r"\s*(?:[-*•]|\(?(?:\d{1,2}|[a-zA-Z]|[ivx]+)[.):]|part\b|case\b)", re.IGNORECASE)
+_COUNTER = re.compile(r"\d+|\b[a-zA-Z]\b|\b[ivx]+\b")
 _GOES_ON = re.compile(
     r"[.!?](?:\s|$)|\n\s*\n\s*\w|\b(?:so|thus|hence|therefore|then|gives?|giving|which|sum|total|"
     r"finally|final|step|actually|wait|instead|mistake|correct|answer|check|but|not)\b",
@@ -73,6 +74,8 @@ _DISPLAY = re.compile(
 _WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
 _COMMAND_GROUP = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|operatorname)\s*\{[^{}]*\}")
 
+Box = tuple[int, int, str]  # start of the command, end, content
+
 
 @dataclass(frozen=True)
 class Extraction:
@@ -82,23 +85,25 @@ class Extraction:
     path: str
 
 
-def matching_braces(text: str) -> dict[int, int]:
-    """Index of the closing brace for every closed opening brace, in one pass over ``text``.
-
-    Escaped braces do not count. One pass, because a pass per box is quadratic in hostile text.
-    """
-    closes: dict[int, int] = {}
-    stack: list[int] = []
-    for token in _BRACE.finditer(text):
-        if token.group() == "{":
-            stack.append(token.start())
-        elif token.group() == "}" and stack:
-            closes[stack.pop()] = token.start()
-    return closes
-
-
-def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
+def extract(completion: str) -> Extraction:
+    """The answer span of a completion (decoded, without special tokens) by the rules above."""
+    text = after_thinking(completion)
+    if text is None:
+        return Extraction(None, "thinking never closed")
+    if ("\n" in text or "<|" in text) and (following := _NEXT_PROBLEM.search(text)):
+        before = _in_box_or_sentence(text[: following.start()])
+        if before is not None and before.text is not None:
+            return before
+    found = _in_box_or_sentence(text)
+    if found is not None:
+        return found
+    bare = _CODE.sub(" ", text).strip()
+    if not bare:
+        return Extraction(None, "empty completion")
+    is_prose = len(_WORD.findall(_COMMAND_GROUP.sub(" ", bare[:MAX_BARE_CHARS]))) > MAX_BARE_WORDS
+    if len(bare) > MAX_BARE_CHARS or "\n\n" in bare or _BOX.search(bare) or is_prose:
+        return Extraction(None, "no box, no answer cue, and too wordy for a bare expression")
+    return Extraction(bare, "whole text as a bare expression")
 
 
 def after_thinking(completion: str) -> str | None:
@@ -124,36 +129,59 @@ def unwrap_box(text: str) -> str:
         start, end = head.end() + 1, end - 1
 
 
-def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
-    """``(start of the command, end, content)`` of every box, and whether the last one is closed."""
-    spans: list[tuple[int, int, str]] = []
+def matching_braces(text: str) -> dict[int, int]:
+    """Index of the closing brace for every closed opening brace, in one pass over ``text``: a pass
+    per box is quadratic in hostile text. Escaped braces do not count."""
+    closes: dict[int, int] = {}
+    stack: list[int] = []
+    for token in _BRACE.finditer(text):
+        if token.group() == "{":
+            stack.append(token.start())
+        elif token.group() == "}" and stack:
+            closes[stack.pop()] = token.start()
+    return closes
+
+
+def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
+
+
+def _in_box_or_sentence(text: str) -> Extraction | None:
+    if _BOX.search(text) and (found := _last_boxes(text)):
+        return found
+    text = _CODE.sub(" ", text) if "```" in text else text
+    if element := _last_match(_ELEMENT, text):
+        return Extraction(element.group(1).strip() or None, "answer element")
+    return _answer_cue(text)
+
+
+def _boxes(text: str) -> tuple[list[Box], bool]:
+    """Every box, and whether the last one is closed."""
+    found: list[Box] = []
     closes = matching_braces(text)
     position, closed = 0, True
     while head := _BOX.search(text, position):
         position = head.end()
-        if not text.startswith("{", head.end()):
-            # Else the command is only spoken of, as in "put it in \\boxed".
-            if bare := _BARE_BOX.match(text, head.end()):
-                closed = True
-                spans.append((head.start(), bare.end(), bare.group()))
-            continue
-        end = closes.get(head.end())
-        closed = end is not None
-        if end is not None:
-            spans.append((head.start(), end + 1, text[head.end() + 1 : end]))
-            position = end + 1
-    return spans, closed
+        if text.startswith("{", position):
+            end = closes.get(position)
+            closed = end is not None
+            if end is not None:
+                found.append((head.start(), end + 1, text[position + 1 : end]))
+                position = end + 1
+        elif bare := _BARE_BOX.match(text, position):
+            closed = True
+            found.append((head.start(), bare.end(), bare.group()))
+        # Else the command is only spoken of, as in "put it in \\boxed".
+    return found, closed
 
 
 def _line_label(text: str, start: int) -> str:
     """What stands before a box on its line or in its sentence, without mark-up."""
     line = text[max(0, start - MAX_BETWEEN_CHARS) : start]
-    return _MARKUP.sub(
-        " ", re.split(r"\n|[.!?]\s+(?=[A-Z])", line)[-1] if line.strip() else ""
-    ).strip()
+    return _MARKUP.sub(" ", re.split(r"\n|[.!?]\s+(?=[A-Z])", line)[-1]).strip()
 
 
-def _are_one_list(text: str, first: tuple[int, int, str], second: tuple[int, int, str]) -> bool:
+def _are_one_list(text: str, first: Box, second: Box) -> bool:
     """Whether two boxes that follow each other are items of one list."""
     between = text[first[1] : second[0]]
     if len(between) > MAX_BETWEEN_CHARS:
@@ -161,33 +189,29 @@ def _are_one_list(text: str, first: tuple[int, int, str], second: tuple[int, int
     plain = _MARKUP.sub(" ", between)
     if _SEPARATORS.fullmatch(plain):
         return not re.search(r"\n\s*\n", between) or bool(re.search(r"[a-z&,;=]", plain))
-    labels = _line_label(text, first[0]), _line_label(text, second[0])
-    after = re.split(r"\n|[.!?](?:\s|$)", between, maxsplit=1)[0]
-    apart = any(_MARKUP.sub(" ", line).strip() for line in between.split("\n")[1:-1])
-    if all(labels) and not apart and not _WORD.search(_MARKUP.sub(" ", after)):
-        shapes = [re.sub(r"\d+|\b[a-zA-Z]\b|\b[ivx]+\b", "0", label) for label in labels]
-        is_item = [_ITEM.match(label) is not None for label in labels]
-        if "\n" in between or "." in between:
-            return (
-                shapes[0] == shapes[1] or all(is_item) or all(x.endswith(":") for x in labels)
-            ) and not _GOES_ON.search(labels[1].rstrip(".:"))
+    labels = [_line_label(text, box[0]) for box in (first, second)]
+    lines = _MARKUP.sub(" ", between).split("\n")
+    after = re.split(r"[.!?](?:\s|$)", lines[0], maxsplit=1)[0]
+    is_parallel = all(labels) and not "".join(lines[1:-1]).strip() and not _WORD.search(after)
+    if is_parallel and ("\n" in between or "." in between):
+        same_shape = len({_COUNTER.sub("0", label) for label in labels}) == 1
+        are_items = all(map(_ITEM.match, labels)) or all(label.endswith(":") for label in labels)
+        return (same_shape or are_items) and not _GOES_ON.search(labels[1].rstrip(".:"))
     return bool(_JOINER.search(plain)) and not _GOES_ON.search(plain)
 
 
 def _last_boxes(text: str) -> Extraction | None:
     """The boxed answer of ``text``; None if it has no box at all."""
-    if not _BOX.search(text):
-        return None
-    spans, closed = _boxes(text)
+    boxes, closed = _boxes(text)
     if not closed:
         return Extraction(None, "the last box is never closed")
-    if not spans:
+    if not boxes:
         return None
-    group = [spans[-1]]
-    for span in reversed(spans[:-1]):
-        if not _are_one_list(text, span, group[0]):
+    group = [boxes[-1]]
+    for box in reversed(boxes[:-1]):
+        if not _are_one_list(text, box, group[0]):
             break
-        group.insert(0, span)
+        group.insert(0, box)
     if _NEGATED.search(text, max(0, group[-1][0] - 40), group[-1][0]):
         return Extraction(None, "the last box is denied")
     contents = list(dict.fromkeys(unwrap_box(content) for _, _, content in group))
@@ -198,9 +222,9 @@ def _last_boxes(text: str) -> Extraction | None:
     names = [_NAME_BEFORE.search(text, max(0, start - 40), start) for start, _, _ in group]
     if all(names) and len(contents) == len(group) and not any("=" in c for c in contents):
         contents = [f"{n.group(1)} = {c}" for n, c in zip(names, contents, strict=True) if n]
-    between = text[group[-2][1] : group[-1][0]]
-    joiner = " \\text{ or } " if re.search(r"\bor\b", between) else ", "
-    return Extraction(joiner.join(contents), f"{len(contents)} boxes of one list")
+    is_or = re.search(r"\bor\b", text[group[-2][1] : group[-1][0]])
+    joined = (" \\text{ or } " if is_or else ", ").join(contents)
+    return Extraction(joined, f"{len(contents)} boxes of one list")
 
 
 def _answer_cue(text: str) -> Extraction | None:
@@ -217,41 +241,3 @@ def _answer_cue(text: str) -> Extraction | None:
     if _SENTENCE_END.search(tail):
         return Extraction(None, "text goes on after the answer sentence (hedging)")
     return Extraction(tail, "answer cue")
-
-
-def _is_prose(text: str) -> bool:
-    words = _WORD.findall(_COMMAND_GROUP.sub(" ", text))
-    return len(words) > MAX_BARE_WORDS
-
-
-def _without_box(text: str) -> Extraction | None:
-    text = _CODE.sub(" ", text) if "```" in text else text
-    if element := _last_match(_ELEMENT, text):
-        return Extraction(element.group(1).strip() or None, "answer element")
-    return _answer_cue(text)
-
-
-def extract(completion: str) -> Extraction:
-    """The answer span of a completion by the rules of this module.
-
-    Args:
-        completion: decoded model output, without special tokens.
-    Returns:
-        An Extraction whose ``text`` is None when there is no answer.
-    """
-    text = after_thinking(completion)
-    if text is None:
-        return Extraction(None, "thinking never closed")
-    if ("\n" in text or "<|" in text) and (following := _NEXT_PROBLEM.search(text)):
-        before = text[: following.start()]
-        if (found := _last_boxes(before) or _without_box(before)) and found.text is not None:
-            return found
-    found = _last_boxes(text) or _without_box(text)
-    if found is not None:
-        return found
-    bare = (_CODE.sub(" ", text) if "```" in text else text).strip()
-    if not bare:
-        return Extraction(None, "empty completion")
-    if len(bare) > MAX_BARE_CHARS or "\n\n" in bare or _BOX.search(bare) or _is_prose(bare):
-        return Extraction(None, "no box, no answer cue, and too wordy for a bare expression")
-    return Extraction(bare, "whole text as a bare expression")

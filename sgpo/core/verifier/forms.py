@@ -29,6 +29,7 @@ class Scalar:
     percent: bool = False
     unit: str | None = None
     counted: str | None = None  # words behind the value that are no known unit
+    base: int = 0  # of digits with a base subscript: ``52_8``
     malformed: bool = False  # looks like a number and has no agreed value: ``4 10/3``
 
 
@@ -38,17 +39,8 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Based:
-    """Digits with a base subscript: ``52_8``."""
-
-    digits: str
-    base: int
-
-
-@dataclass(frozen=True)
 class Group:
-    """Several answers. ``kind``: list (bare), tuple, set, ratio, residue or matrix (its cells by
-    rows)."""
+    """Several answers. ``kind``: list (bare), tuple, set, ratio, residue or matrix (by rows)."""
 
     kind: str
     items: tuple[Form, ...]
@@ -72,34 +64,20 @@ class Union:
 
 @dataclass(frozen=True)
 class Relation:
-    """``sides[0] ops[0] sides[1] ops[1] ..``; ops are "=", "<", ">", "\\le", "\\ge", "\\ne", ..
-
-    ``forms`` are the parsed sides; ``domain`` is "Z" where the answer says that whole numbers are
-    meant.
-    """
+    """``sides[0] ops[0] sides[1] ops[1] ..``; ops are "=", "<", ">", "\\le", "\\ge", "\\ne", .."""
 
     sides: tuple[str, ...]
     ops: tuple[str, ...]
-    forms: tuple[Form, ...] = field(default=(), compare=False)
-    domain: str = ""
+    forms: tuple[Form, ...] = field(default=(), compare=False)  # the parsed sides
+    domain: str = ""  # "Z" where the answer says that whole numbers are meant
 
 
-Form = Scalar | Words | Based | Group | Interval | Union | Relation
+Form = Scalar | Words | Group | Interval | Union | Relation
 
 MAX_FORM_CHARS = 10_000
 MAX_NESTING = 40
 MAX_SIGNED = 4  # coordinates with a plus-minus sign in one tuple
 ELLIPSIS = "\\ldots"
-ORDER_OPS = frozenset(["<", ">", "\\le", "\\ge"])
-
-_RELATION = re.compile(r"\\(?:le|ge|ne|approx|equiv|sim|mid|to|Rightarrow)(?![a-zA-Z])\s*|[=<>]")
-_SEPARATOR = re.compile(r"\s*(?:[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*")
-_OUTER = re.compile(r"\s*(?:;|(?<![a-zA-Z\\])or(?![a-zA-Z]))\s*")
-SETMINUS = re.compile(r"\s*\\setminus(?![a-zA-Z])\s*")
-_CUP = re.compile(r"\s*\\cup(?![a-zA-Z])\s*")
-_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_THOUSANDS_OF = re.compile(rf"({_THOUSANDS.pattern})(\s*\\text\{{[^{{}},]*\}})")
-_ZERO_GROUP = re.compile(r"0\d\d")
 LETTER = r"(?:[a-zA-Z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|Delta))(?:_\{[^{}]*\})?'*"
 # What an answer may be called: x, x_1, f(x), P(0), AB, |AB|, \angle ABC, \text{Area}, (x,y), ..
 NAME = re.compile(
@@ -108,24 +86,35 @@ NAME = re.compile(
     rf"|\\(?:Delta|delta|overline|vec|hat|bar) ?(?:{LETTER}|\{{[A-Za-z]+\}})"
     rf"|\\[a-z]+(?:_\{{[^{{}}]*\}})?(?![A-Za-z(\[])|\((?:{LETTER},\s?)+{LETTER}\)|ans(?:wer)?|Area"
 )
+SETMINUS = re.compile(r"\s*\\setminus(?![a-zA-Z])\s*")
+TWO_POWERS = re.compile(r"\^(?:\{[^{}]*\}|\w)\s*\^")  # LaTeX refuses a double superscript
+ORDER = re.compile(r"[<>]|\\(?:[lg]e|ne)(?![a-z])")
+
+_RELATION = re.compile(r"\\(?:le|ge|ne|approx|equiv|sim|mid|to|Rightarrow)(?![a-zA-Z])\s*|[=<>]")
+_SEPARATOR = re.compile(r"\s*(?:[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*")
+_COMMA = re.compile(r"[,;]")
+_OUTER = re.compile(r"\s*(?:;|(?<![a-zA-Z\\])or(?![a-zA-Z]))\s*")
+_CUP = re.compile(r"\s*\\cup(?![a-zA-Z])\s*")
 _IN = re.compile(r"\s*\\in(?![a-zA-Z])\s*")
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_THOUSANDS_OF = re.compile(rf"({_THOUSANDS.pattern})(\s*\\text\{{[^{{}},]*\}})")
+_ZERO_GROUP = re.compile(r"0\d\d")
 _STRAY_LETTER = re.compile(r"[a-zA-Z](?=[\[(])")
-_BASED = re.compile(r"\(?([0-9A-Z]+)\)?\s*_\{(\d{1,3})\}")
+_BASED = re.compile(r"\(?((?=[A-Z]*\d)[0-9A-Z]+)\)?\s*_\{([2-9]|[12]\d|3[0-6])\}")
 _RATIO = re.compile(r"[^:]{1,40}(?::[^:]{1,40})+")
 _MATRIX = re.compile(
     r"(-?(?:\d+(?:\.\d+)?|\\frac\{-?\d+\}\{-?\d+\})?)\s*(?:\\cdot\s*)?"  # a factor of every cell
     r"\(?\\begin\{((?:[pbB]|small)?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\2\}\)?(\^\{T\}|\^\{\\text\{T\}\})?",
     re.DOTALL,
 )
+_ROW = re.compile(r"\\\\(?:\[\w+\])?|\\cr")
 _WORD_SPAN = re.compile(r"\\text\{[^{}]*\}")
 _PLAIN_WORDS = re.compile(r"[A-Za-z][a-z]{2,}|[A-Za-z][a-z]*(?:[ '-]+[A-Za-z]{2,})+")
-_FUNCTION_NAMES = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "max", "min", "gcd", "lcm", "mod"]
-)
+_FUNCTION_NAMES = frozenset("sin cos tan cot sec csc log exp max min gcd lcm mod".split())
 _PLUS_MINUS = re.compile(r"\s*\\(pm|mp)(?![a-zA-Z])\s*")
 _MIXED_FACTOR = re.compile(r"(?<![\d.])(\d{1,9})\s*\\frac\{(\d{1,9})\}\{(\d{1,9})\}")
 _SIGN_RUN = re.compile(r"(?:[-+−–—]\s*){40}")
-TWO_POWERS = re.compile(r"\^(?:\{[^{}]*\}|\w)\s*\^")  # LaTeX refuses a double superscript
+_CHAINS = ("\\in", "\\approx", "≈", " is ", ":")
 _REAL_LINE = re.compile(
     r"\\mathbb\{R\}|(?:\\text\{)?(?:the set of )?(?:all )?real(?: numbers?|s)\s*\}?"
 )
@@ -141,28 +130,19 @@ _MINUTES = re.compile(r"[\d°]\s*(?:'|\^\{\\prime\})")  # feet, minutes: a numbe
 
 def is_tractable(text: str) -> bool:
     """Whether the text is short and flat enough to be parsed at all."""
-    if len(text) > MAX_FORM_CHARS:
+    if len(text) > MAX_FORM_CHARS or text.count("^") > 400 or _SIGN_RUN.search(text):
         return False
-    depth = deepest = 0
-    for char in text:
-        if char in "{[(":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif char in "}])":
-            depth -= 1
     # What is read from one end to the other, a step deeper each time, is bounded like brackets.
-    chains = max(text.count(mark) for mark in ("\\in", "\\approx", "≈", " is ", ":"))
-    signs = _SIGN_RUN.search(text) is not None
-    return deepest <= MAX_NESTING and chains <= MAX_NESTING and not signs and text.count("^") <= 400
+    depths = bracket_depths(text) if any(map(text.__contains__, "{[(")) else [0]
+    return max([*depths, *map(text.count, _CHAINS)]) <= MAX_NESTING
 
 
 # --- what is said around an answer ------------------------------------------------------------
 
 _SAID = re.compile(r"i\.\s?e|\\text|\\forall|\\approx|\\in(?![a-z])|(?<![\\a-zA-Z])[A-Za-z]{2,}")
-_OPEN = r"[\s,;(]*(?:\\text\{[\s,(]*|\b)"
 _REMARK = re.compile(
-    rf"{_OPEN}(?:since|because|i\.?\s?e\.?,?|that is|namely|which is|as (?:required|desired)|"
-    r"(?<=,)\s?so)(?![a-z]).*",
+    r"[\s,;(]*(?:\\text\{[\s,(]*|\b)(?:since|because|i\.?\s?e\.?,?|that is|namely|which is"
+    r"|as (?:required|desired)|(?<=,)\s?so)(?![a-z]).*",
     re.DOTALL,
 )
 _OR_ABOUT = re.compile(
@@ -190,17 +170,19 @@ _QUANTIFIED = re.compile(
 )
 _NUMBER_SET = r"\\mathbb\{[A-Z]\}(?:\^\{[^{}]*\}|_\{[^{}]*\})?"
 _MEMBERSHIP_TAIL = re.compile(rf"[\s,;(]+((?:{LETTER},?\s?)+)\s*\\in\s*{_NUMBER_SET}\)?[\s.]*$")
-_MEMBERSHIP_HEAD = re.compile(rf"{LETTER}\s*\\in\s*{_NUMBER_SET}[,;]\s*")
 _DOMAIN_REST = re.compile(
     rf"(?:\\text\{{(?:\s|[,().]|\b(?:{_DOMAIN_WORD})\b)*\}}|\b(?:{_DOMAIN_WORD})\b"
     r"|[\s,.(){}<>^+_0-9\[\]-]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|\\[a-z]+)*"
 )
 _WHOLE = re.compile(r"integer|natural|whole|\\mathbb\{[ZN]\}")
-_ALL_OF = re.compile(
-    r"^(?:\\text\{)?\s*(?:all|every|any|each|the set of(?: all)?)"
-    rf"(?: (?:{_DOMAIN_WORD}))*\s*\}}?\s*"
-    r"(?:[a-zA-Z]\s*\\text\{\s*(?:such that|with|where|satisfying)\s*\}\s*)?(?=.)",
-    re.IGNORECASE,
+_DOMAIN_HEADS = (
+    re.compile(rf"{LETTER}\s*\\in\s*{_NUMBER_SET}[,;]\s*"),
+    re.compile(
+        r"(?:\\text\{)?\s*(?:all|every|any|each|the set of(?: all)?)"
+        rf"(?: (?:{_DOMAIN_WORD}))*\s*\}}?\s*"
+        r"(?:[a-zA-Z]\s*\\text\{\s*(?:such that|with|where|satisfying)\s*\}\s*)?(?=.)",
+        re.IGNORECASE,
+    ),
 )
 _EXTREME = re.compile(
     r"(?:the )?(?:minimum|maximum|min|max|least|greatest|smallest|largest|total|sum|difference|"
@@ -208,17 +190,19 @@ _EXTREME = re.compile(
     r"(?: (?:values?|number|possible))*(?: (?:of|is|are)\b[^=<>]*)?",
     re.IGNORECASE,
 )
+_EXTREME_HEAD = re.compile(r"(?:\\text\{([^{}]*)\}|([A-Za-z ]+?)\s(?=[\d\\-]))\s*(?=[^\s])")
 _BOTH = re.compile(
     r"^(?:\\text\{\s*)?(?:both|either|also|just|only|exactly|simply|precisely)\b\s*\}?\s*(?=[^\s}])"
 )
 _LABEL = re.compile(
-    r"(?P<name>[^\W\d_][^=<>\\;:]*?)\s*(?:(?<=\s)(?P<copula>is|are|was|were|equals|be|becomes|has(?=\s-?\d))(?=\s)|:)\s*:?\s*"
+    r"(?P<name>[^\W\d_][^=<>\\;:]*?)\s*(?:(?<=\s)(?:is|are|was|were|equals|be|becomes|has(?=\s-?\d))(?=\s)|:)\s*:?\s*"
     r"(?P<rest>\S.*)",
     re.DOTALL,
 )
 _ONLY_NUMBER = re.compile(
     r"[^\d\\]*?(?<![\w.,])(-?\d+(?:\.\d+)?(?:/\d+)?)(?![\w/,]|\.\d)([^\d\\]*)"
 )
+_SINGLE_LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])")
 
 
 def plain_words(text: str) -> str:
@@ -227,16 +211,13 @@ def plain_words(text: str) -> str:
 
 
 def _without_remarks(text: str) -> tuple[str, str]:
-    """``text`` without reasons, quantifiers and domains behind the answer, and the domain "Z" if
-    it named the whole numbers."""
+    """``text`` without reasons, quantifiers and domains around the answer, and the domain "Z" if
+    it named the whole numbers of an inequality."""
     domain = ""
     remark = _REMARK.search(text)
-    if (
-        remark
-        and remark.start()
-        and not ("which" in remark.group() and _VETO.search(remark.group()))
-    ):
-        text = text[: remark.start()].rstrip(" ,(")
+    if remark and remark.start():
+        if "which" not in remark.group() or not _VETO.search(remark.group()):
+            text = text[: remark.start()].rstrip(" ,(")
     about = _OR_ABOUT.search(text)
     if about and about.start():
         text = f"{text[: about.start()]}\\approx {text[about.end() :]}"
@@ -248,50 +229,43 @@ def _without_remarks(text: str) -> tuple[str, str]:
         if tail is None or not tail.start():
             continue
         head = text[: tail.start()].rstrip(" ,;(")
-        letters = set(re.findall(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])", head))
+        letters = set(_SINGLE_LETTER.findall(head))
         if pattern is _QUANTIFIED:
-            known = _DOMAIN_REST.fullmatch(tail.group(1).strip(" })."))
+            is_domain = _DOMAIN_REST.fullmatch(tail.group(1).strip(" })."))
+            known = is_domain and ("=" in head or ORDER.search(head) or letters)
         else:
             known = letters & set(re.findall(r"[a-zA-Z]", tail.group(1)))
-        if known and ("=" in head or ORDER.search(head) or letters):
+        if known:
             domain = "Z" if _WHOLE.search(tail.group()) and ORDER.search(head) else domain
             text = head
-    if ORDER.search(text) and (member := _MEMBERSHIP_HEAD.match(text)):
-        domain = "Z" if _WHOLE.search(member.group()) else domain
-        text = text[member.end() :]
-    if ORDER.search(text) and (head_words := _ALL_OF.match(text)):
-        domain = "Z" if _WHOLE.search(head_words.group()) else domain
-        text = text[head_words.end() :]
+    for pattern in _DOMAIN_HEADS:
+        if ORDER.search(text) and (begin := pattern.match(text)):
+            domain = "Z" if _WHOLE.search(begin.group()) else domain
+            text = text[begin.end() :]
     return text, domain
-
-
-ORDER = re.compile(r"[<>]|\\[lg]e(?![a-z])|\\ne(?![a-z])")
 
 
 def _labelled(text: str) -> Form | None:
     """``The minimum is 1``, ``\\text{Paolo: } 18``, ``minimum 1`` as a named value."""
     plain = plain_words(text)
-    found = _LABEL.fullmatch(plain)
-    if found and re.search(r"[a-zA-Z]{2}", found["name"]) and not _VETO.search(plain):
-        rest, name = found["rest"].strip(), found["name"].strip()
-        value = parse_form(_in_words(rest))
-        if isinstance(value, Words):
-            value = Words(re.sub(r"^(?:an?|the) ", "", value.key))
-        return Relation((f"\\text{{{name}}}", rest), ("=",), (Words(words_key(name)), value))
     if _VETO.search(plain):
         return None
-    head = re.match(r"(?:\\text\{([^{}]*)\}|([A-Za-z ]+?)\s(?=[\d\\-]))\s*(?=[^\s])", text)
-    if head and _EXTREME.fullmatch((head.group(1) or head.group(2) or "").strip()):
-        name, rest = (head.group(1) or head.group(2)).strip(), text[head.end() :].strip()
-        return Relation(
-            (f"\\text{{{name}}}", rest), ("=",), (Words(words_key(name)), parse_form(rest))
-        )
-    return None
-
-
-def _in_words(rest: str) -> str:
-    """What follows a label, with its words marked up again behind a number."""
-    return re.sub(r"(?<=\d) ([a-zA-Z]{2,}(?: [a-zA-Z]{2,})*)\.?$", r"\\text{ \1}", rest)
+    found = _LABEL.fullmatch(plain)
+    if found and re.search(r"[a-zA-Z]{2}", found["name"]):
+        name, rest = found["name"].strip(), found["rest"].strip()
+        # What follows the label, with its words marked up again behind a number.
+        marked = re.sub(r"(?<=\d) ([a-zA-Z]{2,}(?: [a-zA-Z]{2,})*)\.?$", r"\\text{ \1}", rest)
+        value = parse_form(marked)
+        if isinstance(value, Words):
+            value = Words(re.sub(r"^(?:an?|the) ", "", value.key))
+    elif (head := _EXTREME_HEAD.match(text)) and _EXTREME.fullmatch(
+        name := (head.group(1) or head.group(2) or "").strip()
+    ):
+        rest = text[head.end() :].strip()
+        value = parse_form(rest)
+    else:
+        return None
+    return Relation((f"\\text{{{name}}}", rest), ("=",), (Words(words_key(name)), value))
 
 
 # --- parsing ----------------------------------------------------------------------------------
@@ -305,10 +279,9 @@ def parse_answer(text: str) -> Form:
 @lru_cache(maxsize=16_384)
 def parse_form(text: str) -> Form:
     """The form of canonical answer text."""
-    text = text.strip()
+    text, domain = text.strip(), ""
     if "\\begin" in text and (matrix := _MATRIX.fullmatch(text)):
         return _matrix(matrix.group(3), matrix.group(1), transposed=bool(matrix.group(4)))
-    domain = ""
     if len(text) <= MAX_SAID_CHARS and _SAID.search(text):
         text, domain = _without_remarks(text)
         text = _BOTH.sub("", text)
@@ -318,13 +291,16 @@ def parse_form(text: str) -> Form:
         if counted := _THOUSANDS_OF.fullmatch(text):
             text = counted.group(1).replace(",", "") + counted.group(2)
     form = _parse(text)
-    if domain and isinstance(form, Relation):
-        return replace(form, domain=domain)
-    if domain and isinstance(form, Group):
-        items = tuple(
-            replace(i, domain=domain) if isinstance(i, Relation) else i for i in form.items
-        )
-        return replace(form, items=items)
+    return _over_whole_numbers(form) if domain else form
+
+
+def _over_whole_numbers(form: Form) -> Form:
+    if isinstance(form, Relation):
+        return replace(form, domain="Z")
+    if isinstance(form, Group):
+        is_relation = [isinstance(item, Relation) for item in form.items]
+        if any(is_relation):
+            return replace(form, items=tuple(map(_over_whole_numbers, form.items)))
     return form
 
 
@@ -350,43 +326,34 @@ def _parse(text: str) -> Form:
     if text.endswith("^{T}") and (outer := enclosed(text[:-4])) and "," in outer[1]:
         column = _bracketed(text[:-4], "(", outer[1], ")")
         return Group("matrix", column.items, 1) if isinstance(column, Group) else column
-    if (
-        len(text) <= MAX_SAID_CHARS
-        and _SAID.search(text)
-        and (labelled := _labelled(text)) is not None
-    ):
-        return labelled
-    return _atom(text)
+    is_said = len(text) <= MAX_SAID_CHARS and _SAID.search(text)
+    return (is_said and _labelled(text)) or _atom(text)
 
 
 def _matrix(body: str, factor: str, transposed: bool) -> Form:
-    rows = [row for row in re.split(r"\\\\(?:\[\w+\])?|\\cr", body) if row.strip()]
-    cell_of = "{}" if not factor else f"({'-1' if factor == '-' else factor})\\cdot ({{}})"
-    cells = [[parse_form(cell_of.replace("{}", c.strip())) for c in r.split("&")] for r in rows]
-    columns = len(cells[0]) if cells else 0
-    if any(len(row) != columns for row in cells):
+    times = f"({'-1' if factor == '-' else factor})\\cdot " if factor else ""
+    rows = [row.split("&") for row in _ROW.split(body) if row.strip()]
+    if len({len(row) for row in rows}) > 1:
         return Scalar(body, malformed=True)
-    if transposed:
-        cells, columns = [list(column) for column in zip(*cells, strict=True)], len(cells)
-    return Group("matrix", tuple(cell for row in cells for cell in row), columns)
+    rows = [list(column) for column in zip(*rows, strict=True)] if transposed else rows
+    cells = [f"{times}({c.strip()})" if times else c.strip() for row in rows for c in row]
+    return Group("matrix", tuple(map(parse_form, cells)), len(rows[0]) if rows else 0)
 
 
 def _list(text: str, pieces: list[str], marks: list[str]) -> Form:
     if (records := _records(text)) is not None:
         return records
     items: list[Form] = []
-    for piece in pieces:
-        if not piece.strip():
-            continue  # "1, 2, and 3" has an empty piece between the comma and the word
+    for piece in filter(str.strip, pieces):  # "1, 2, and 3" has an empty one before the word
         form = _item(piece, first=not items)
         if isinstance(form, Relation) and is_assignment(form):
             items.extend(_each_value(form))
         else:
             is_list = isinstance(form, Group) and form.kind == "list"
-            items.extend(form.items if is_list else [form])
+            items.extend(form.items if is_list else [form])  # type: ignore[union-attr]
     if not items:
         return Scalar(text, malformed=True)
-    if len(items) > 1 and all(isinstance(i, Scalar) and _is_labelled_count(i) for i in items):
+    if len(items) > 1 and all(map(_is_labelled_count, items)):
         items = [replace(i, counted=None) for i in items if isinstance(i, Scalar)]
     disjunction = bool(marks) and all(m == "or" for m in marks)
     return items[0] if len(items) == 1 else Group("list", tuple(items), 0, disjunction, text)
@@ -398,10 +365,10 @@ _LABEL_NOUN = re.compile(
 )
 
 
-def _is_labelled_count(item: Scalar) -> bool:
+def _is_labelled_count(item: Form) -> bool:
     """``7\\text{ goats}``, in a list of such: the word says which of the values this is."""
-    is_noun = item.counted is not None and _LABEL_NOUN.fullmatch(item.counted) is not None
-    return is_noun and item.value is not None
+    is_counted = isinstance(item, Scalar) and item.value is not None and item.counted
+    return bool(is_counted and _LABEL_NOUN.fullmatch(item.counted))  # type: ignore[union-attr]
 
 
 def _each_value(relation: Relation) -> list[Form]:
@@ -409,14 +376,11 @@ def _each_value(relation: Relation) -> list[Form]:
     value = relation.forms[-1]
     if len(relation.sides) != 2 or not (isinstance(value, Group) and value.kind == "list"):
         return [relation]
+    texts = [v.text if isinstance(v, Scalar) else getattr(v, "raw", "") for v in value.items]
     return [
-        Relation((relation.sides[0], _text_of(v)), relation.ops, (relation.forms[0], v))
-        for v in value.items
+        Relation((relation.sides[0], text), relation.ops, (relation.forms[0], v))
+        for text, v in zip(texts, value.items, strict=True)
     ]
-
-
-def _text_of(form: Form) -> str:
-    return form.text if isinstance(form, Scalar) else getattr(form, "raw", "")
 
 
 def _records(text: str) -> Form | None:
@@ -426,31 +390,29 @@ def _records(text: str) -> Form | None:
         pieces, _ = split_outside(text, _SEPARATOR)
         names = [p.partition("=")[0].strip() for p in pieces]
         size = len(set(names))
-        if not 1 < size < len(names) or len(names) % size or "=" not in pieces[-1]:
+        if not 1 < size < len(names) or "=" not in pieces[-1]:
             return None
-        if any(names[i] != names[i % size] for i in range(len(names))):
+        if names != names[:size] * (len(names) // size):
             return None
         pieces = [", ".join(pieces[i : i + size]) for i in range(0, len(pieces), size)]
     points = [_point(parse_form(piece)) for piece in pieces]
-    if len(points) < 2 or any(point is None for point in points):
+    if len(points) < 2 or None in points or len({names for names, _ in points}) > 1:  # type: ignore[misc]
         return None
-    if len({names for names, _ in points if names} | set()) != 1:  # type: ignore[misc]
-        return None
-    return Group("list", tuple(tuple_ for _, tuple_ in points), raw=text)  # type: ignore[misc]
+    return Group("list", tuple(values for _, values in points), raw=text)  # type: ignore[misc]
 
 
-def _point(form: Form | None) -> tuple[tuple[str, ...], Group] | None:
+def _point(form: Form) -> tuple[tuple[str, ...], Group] | None:
     """``x=1,y=2`` as its names and a tuple; None for what is no record of two values or more."""
-    if not (isinstance(form, Group) and form.kind == "list" and len(form.items) > 1):
+    if not (isinstance(form, Group) and form.kind == "list"):
         return None
-    named = {}
-    for item in form.items:
-        if not (isinstance(item, Relation) and is_assignment(item) and len(item.sides) == 2):
-            return None
-        named[item.sides[0]] = item.forms[1]
+    named = {
+        item.sides[0]: item.forms[1]
+        for item in form.items
+        if isinstance(item, Relation) and is_assignment(item) and len(item.sides) == 2
+    }
+    if not 1 < len(named) == len(form.items):
+        return None
     names = tuple(sorted(named))
-    if len(names) != len(form.items):
-        return None
     return names, Group("tuple", tuple(named[name] for name in names))
 
 
@@ -464,72 +426,70 @@ def _item(text: str, first: bool) -> Form:
 def as_interval(form: Form) -> Form:
     """An ordered pair where the context says interval (after ``\\in``, beside ``\\cup``)."""
     if isinstance(form, Group) and form.kind == "tuple" and len(form.items) == 2:
-        return Interval(form.items[0], form.items[1], True, True)
+        return Interval(*form.items, True, True)
     return form
 
 
 def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
-    if opener == "\\{" and closer == "\\}":
+    round_ones, curly = (opener, closer) == ("(", ")"), opener == "\\{"
+    if curly and closer == "\\}":
         if not inside:
             return Scalar("\\emptyset")
-        if _RELATION.search(inside) or "|" in inside or "\\mid" in inside or ":" in inside:
+        if _RELATION.search(inside) or "|" in inside or ":" in inside:
             point = _point(parse_form(inside)) if "=" in inside else None
             return point[1] if point else _set_builder(inside) or Scalar(text)
         form = parse_form(inside)
-        items = form.items if isinstance(form, Group) and form.kind == "list" else (form,)
-        return Group("set", items)
-    pieces, _ = split_outside(inside, re.compile(r"[,;]"))
-    if len(pieces) == 1 or not all(p.strip() for p in pieces):
-        form = parse_form(inside) if inside and len(pieces) == 1 else None
-        if form is not None and (opener, closer) == ("(", ")"):
-            return form
-        if isinstance(form, Group) and form.kind == "matrix" and (opener, closer) == ("[", "]"):
-            return form  # the brackets of an array
+        is_list = isinstance(form, Group) and form.kind == "list"
+        return Group("set", form.items if is_list else (form,))  # type: ignore[union-attr]
+    pieces, _ = split_outside(inside, _COMMA)
+    if len(pieces) == 1 and inside:
+        form = parse_form(inside)
+        is_matrix = isinstance(form, Group) and form.kind == "matrix"
+        return form if round_ones or (is_matrix and text[0] + text[-1] == "[]") else _atom(text)
+    if not all(p.strip() for p in pieces):
         return _atom(text)
-    if (opener, closer) == ("(", ")") and _THOUSANDS.fullmatch(inside):
-        if any(_ZERO_GROUP.fullmatch(p) for p in pieces):  # (2,014) is 2014, in no way (2,14)
-            return parse_form(inside)
+    if round_ones and _THOUSANDS.fullmatch(inside) and any(map(_ZERO_GROUP.fullmatch, pieces)):
+        return parse_form(inside)  # (2,014) is 2014, in no way (2,14)
     items = tuple(_item(p, first=i == 0) for i, p in enumerate(pieces))
-    if len(items) == 2 and "\\{" not in (opener, closer) and (opener, closer) != ("(", ")"):
-        return Interval(items[0], items[1], opener == "(", closer == ")")
-    if (opener, closer) not in (("(", ")"), ("[", "]")):
+    if len(items) == 2 and not curly and closer != "\\}" and not round_ones:
+        return Interval(*items, opener == "(", closer == ")")
+    if not round_ones and (opener, closer) != ("[", "]"):
         return Scalar(text, malformed=True)
-    if len(items) == 2 and any("\\infty" in p for p in pieces):
-        return Interval(items[0], items[1], True, True)
+    if len(items) == 2 and "\\infty" in inside:
+        return Interval(*items, True, True)
     return _signed_tuple(inside, pieces, items) or Group("tuple", items)
 
 
 def _signed_tuple(inside: str, pieces: list[str], items: tuple[Form, ...]) -> Form | None:
     """``(\\pm 1, 0)`` as two points, ``(\\pm 1, \\pm 2)`` as four, ``(\\pm 1, \\mp 2)`` as two."""
-    signed = [i for i, piece in enumerate(pieces) if "\\pm" in piece]
-    if not signed or len(signed) > MAX_SIGNED:
+    signed = ["\\pm" in piece for piece in pieces]
+    if not 0 < sum(signed) <= MAX_SIGNED:
         return None
     if "\\mp" in inside:
-        both = [parse_form(f"({t})") for t in _both_signs(inside)]
-        return Group("list", tuple(both))
-    if not all(isinstance(items[i], Group) and len(items[i].items) == 2 for i in signed):  # type: ignore[union-attr]
+        return Group("list", tuple(parse_form(f"({one})") for one in _both_signs(inside)))
+    choices = [
+        item.items if is_signed and isinstance(item, Group) else (item,)
+        for item, is_signed in zip(items, signed, strict=True)
+    ]
+    if any(is_signed and len(c) != 2 for c, is_signed in zip(choices, signed, strict=True)):
         return None
-    choices = [item.items if i in signed else (item,) for i, item in enumerate(items)]  # type: ignore[union-attr]
     return Group("list", tuple(Group("tuple", point) for point in itertools.product(*choices)))
 
 
 def _set_builder(inside: str) -> Form | None:
     """``{x | x > 2}`` as its condition, if all of that bounds the same letter; else None."""
     found = _SET_BUILDER.fullmatch(inside)
-    condition = parse_form(found.group(3)) if found else None
-    is_list = isinstance(condition, Group) and condition.kind == "list"
-    parts = condition.items if is_list else (condition,)
-    bounds = all(
-        isinstance(part, Relation)
-        and set(part.ops) <= ORDER_OPS | {"\\ne", "="}
-        and found.group(1) in part.sides
-        for part in parts
-    )
-    if not bounds:
+    if found is None:
         return None
-    if found.group(2) in ("Z", "N") and isinstance(condition, Relation):
-        return replace(condition, domain="Z")
-    return condition
+    condition = parse_form(found.group(3))
+    is_list = isinstance(condition, Group) and condition.kind == "list"
+    for part in condition.items if is_list else (condition,):  # type: ignore[union-attr]
+        if not isinstance(part, Relation) or found.group(1) not in part.sides:
+            return None
+        if not set(part.ops) <= {"<", ">", "\\le", "\\ge", "\\ne", "="}:
+            return None
+    is_whole = found.group(2) in ("Z", "N") and not is_list
+    return _over_whole_numbers(condition) if is_whole else condition
 
 
 def _atom(text: str) -> Form:
@@ -538,19 +498,18 @@ def _atom(text: str) -> Form:
     if _POSITIVE_REALS.fullmatch(text):
         return Interval(_scalar("0"), Scalar("\\infty"), True, True)
     if residue := _RESIDUE.fullmatch(text):
-        return Group("residue", (parse_form(residue.group(1)), parse_form(residue.group(2))))
+        return Group("residue", tuple(map(parse_form, residue.groups())))
     if based := _BASED.fullmatch(text):
-        base = int(based.group(2))
-        if 2 <= base <= 36 and any(c.isdigit() for c in based.group(1)):
-            return Based(based.group(1), base)
+        return Scalar(based.group(1), base=int(based.group(2)))
     plain = _WORD_SPAN.sub("", text)
-    if ("\\text" in text and not re.search(r"[0-9a-zA-Z\\]", plain)) or _is_words(text):
+    is_words = _PLAIN_WORDS.fullmatch(text) and text.casefold() not in _FUNCTION_NAMES
+    if is_words or ("\\text" in text and not re.search(r"[0-9a-zA-Z\\]", plain)):
         return Words(words_key(text))
     if ":" in text and _RATIO.fullmatch(text):
         parts = [parse_form(part.strip()) for part in text.split(":")]
         if all(isinstance(p, Scalar) and not p.malformed for p in parts):
             return Group("ratio", tuple(parts))
-    if "\\text" in text and text.startswith("\\text") or re.match(r"[A-Z][a-z]+ ", text):
+    if text.startswith("\\text") or re.match(r"[A-Z][a-z]+ ", text):
         return _sentence(text)
     return _plus_minus(text) or _scalar(text)
 
@@ -559,26 +518,20 @@ def _sentence(text: str) -> Form:
     """A sentence with exactly one number in it, as that number; others as words."""
     plain = plain_words(text)
     found = _ONLY_NUMBER.fullmatch(plain)
-    words = re.findall(r"[A-Za-z]{2,}", plain)
-    if found and len(words) > 2 and not _VETO.search(plain):
-        number = _scalar(found.group(1))
-        after = re.match(r"\s*([a-z]+)", found.group(2))
-        unit = split_unit(f"1\\text{{{after.group(1)}}}")[1] if after else None
-        return replace(number, unit=unit)
-    return Words(words_key(text))
-
-
-def _is_words(text: str) -> bool:
-    return bool(_PLAIN_WORDS.fullmatch(text)) and text.casefold() not in _FUNCTION_NAMES
+    if found is None or len(re.findall(r"[A-Za-z]{2,}", plain)) < 3 or _VETO.search(plain):
+        return Words(words_key(text))
+    after = re.match(r"\s*([a-z]+)", found.group(2))
+    unit = split_unit(f"1\\text{{{after.group(1)}}}")[1] if after else None
+    return replace(_scalar(found.group(1)), unit=unit)
 
 
 def _both_signs(text: str) -> list[str]:
     """``text`` with the upper signs and with the lower ones; ``\\mp`` takes the other sign."""
     both = []
-    for plus, minus in (("+", "-"), ("-", "+")):
-        signs = {"pm": plus, "mp": minus}
-        both.append(_PLUS_MINUS.sub(lambda m, signs=signs: signs[m.group(1)], text))
-    return [re.sub(r"(^|[,(])\+", r"\1", one) for one in both]
+    for signs in ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"}):
+        one = _PLUS_MINUS.sub(lambda m, signs=signs: signs[m.group(1)], text)
+        both.append(re.sub(r"(^|[,(])\+", r"\1", one))
+    return both
 
 
 def _plus_minus(text: str) -> Form | None:
@@ -587,19 +540,11 @@ def _plus_minus(text: str) -> Form | None:
         return None
     both = _both_signs(text)
     point = enclosed(both[0])
-    if point and len(split_outside(point[1], re.compile(","))[0]) > 1:
-        items = [
-            parse_form(f"{point[0]}{sign}{point[2]}") for sign in (point[1], _negated(point[1]))
-        ]
-        return Group("list", tuple(items))
-    return Group("list", tuple(_scalar(one) for one in both))
-
-
-def _negated(inside: str) -> str:
-    parts = split_outside(inside, re.compile(","))[0]
-    return ",".join(
-        p.strip()[1:] if re.fullmatch(r"-[^-+]*", p.strip()) else f"-({p.strip()})" for p in parts
-    )
+    parts = split_outside(point[1], _COMMA)[0] if point else []
+    if len(parts) > 1:
+        negative = ",".join(f"-({part.strip()})" for part in parts)
+        return Group("list", (parse_form(both[0]), parse_form(f"({negative})")))
+    return Group("list", tuple(map(_scalar, both)))
 
 
 def _scalar(text: str) -> Scalar:
@@ -626,9 +571,8 @@ def _as_sum(found: re.Match[str]) -> str:
 
 def is_assignment(relation: Relation) -> bool:
     """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
-    return set(relation.ops) <= {"=", "\\approx", "\\equiv"} and bool(
-        NAME.fullmatch(relation.sides[0])
-    )
+    is_naming = set(relation.ops) <= {"=", "\\approx", "\\equiv"}
+    return is_naming and NAME.fullmatch(relation.sides[0]) is not None
 
 
 # --- brackets ---------------------------------------------------------------------------------
@@ -663,18 +607,17 @@ def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[
 
 def enclosed(text: str) -> tuple[str, str, str] | None:
     """``(opener, inside, closer)`` if one pair of brackets encloses the whole text."""
-    for opener, size in (("\\{", 2), ("(", 1), ("[", 1)):
-        if not text.startswith(opener):
-            continue
-        for closer in ("\\}", ")", "]"):
-            if text.endswith(closer) and len(text) >= size + len(closer):
-                inner = bracket_depths(text)[size : len(text) - len(closer)]
-                if all(d >= 1 for d in inner):
-                    return opener, text[size : -len(closer)].strip(), closer
-    return None
+    opener = next((o for o in ("\\{", "(", "[") if text.startswith(o)), None)
+    closer = next((c for c in ("\\}", ")", "]") if text.endswith(c)), None)
+    if opener is None or closer is None or len(text) < len(opener) + len(closer):
+        return None
+    inside = slice(len(opener), len(text) - len(closer))
+    if min(bracket_depths(text)[inside], default=1) < 1:
+        return None
+    return opener, text[inside].strip(), closer
 
 
 def value_items(form: Form) -> Sequence[Form]:
     """The items of a list or set, and any other form as the only one."""
     is_several = isinstance(form, Group) and form.kind in ("list", "set")
-    return form.items if is_several else (form,)
+    return form.items if is_several else (form,)  # type: ignore[union-attr]

@@ -26,23 +26,17 @@ def grade_many(
     truncated: Sequence[bool] | None = None,
 ) -> list[Verdict]:
     """The Verdicts of one of GRADERS on completions, in order. ``extracted`` is the span of our
-    extraction whoever judges; ``stock`` looks for the answer by itself.
-
-    Raises:
-        ValueError: no such grader, or lengths that differ.
-    """
+    extraction whoever judges; ``stock`` looks for the answer by itself. ValueError: no such grader,
+    or lengths that differ."""
     if grader not in GRADERS:
         raise ValueError(f"grader is {grader!r}; it must be one of {', '.join(GRADERS)}")
     pairs = list(zip(golds, completions, strict=True))
-    flags = [False] * len(pairs) if truncated is None else list(truncated)
     if grader == "ours":
-        return verifier.grade_many(pairs, truncated=flags)
+        return verifier.grade_many(pairs, truncated=truncated)
     spans = [extract(completion).text for completion in completions]
-    if grader == "exact":
-        reasons = [_exact(gold, span) for gold, span in zip(golds, spans, strict=True)]
-    else:
-        reasons = _stock(pairs)
-    reasons = ["truncated" if flag else r for flag, r in zip(flags, reasons, strict=True)]
+    reasons = _stock(pairs) if grader == "stock" else list(map(_exact, golds, spans))
+    for i, is_cut in enumerate(truncated or ()):
+        reasons[i] = "truncated" if is_cut else reasons[i]
     return [Verdict(r == "correct", r, span) for r, span in zip(reasons, spans, strict=True)]
 
 

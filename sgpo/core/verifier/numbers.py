@@ -13,12 +13,14 @@ from fractions import Fraction
 from functools import lru_cache
 
 MAX_BITS = 65_536  # larger exact integers are left to the symbolic judge
+MAX_DIGITS = 4_000  # int() refuses longer literals
 MAX_FACTORIAL = 5_000
 MIN_DECIMALS = 6  # a decimal stands for a fraction only if it gives at least this many places
 MIN_SIGNIFICANT = 4
 
-_TOKEN = re.compile(r"\s*(\d*\.\d*\\overline\{\d+\}|\d+(?:\.\d*)?|\.\d+|\\frac|\\cdot|[-+/^!(){}])")
+_TOKEN = re.compile(r"(\d*\.\d*\\overline\{\d+\}|\d+(?:\.\d*)?|\.\d+|\\frac|\\cdot|[-+/^!(){}])|\S")
 _DECIMAL = re.compile(r"-?\d*\.(\d+)")
+_CLOSERS = {"(": ")", "{": "}"}
 
 
 class MalformedNumber(ValueError):
@@ -30,137 +32,113 @@ class _NotRational(Exception):
 
 
 class _Parser:
-    """Recursive descent over canonical answer text; every method returns a Fraction."""
+    """Recursive descent over the tokens of canonical answer text; methods return Fractions."""
 
-    def __init__(self, text: str) -> None:
-        self.tokens: list[str] = []
-        position = 0
-        while position < len(text):
-            found = _TOKEN.match(text, position)
-            if found is None:
-                raise _NotRational
-            self.tokens.append(found.group(1))
-            position = found.end()
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens = [*tokens, ""]
         self.at = 0
         self.after_power = False
 
-    def peek(self) -> str:
-        return self.tokens[self.at] if self.at < len(self.tokens) else ""
+    def take(self, wanted: str) -> bool:
+        found = self.tokens[self.at] == wanted
+        self.at += found
+        return found
 
-    def take(self, wanted: str) -> None:
-        if self.peek() != wanted:
+    def need(self, wanted: str) -> None:
+        if not self.take(wanted):
             raise _NotRational
-        self.at += 1
 
     def whole(self) -> Fraction:
         value = self.sum()
-        if self.at != len(self.tokens):
-            raise _NotRational
+        self.need("")
         return value
 
     def sum(self) -> Fraction:
         value = self.product()
-        while (sign := self.peek()) in ("+", "-") and sign:
+        while (sign := self.tokens[self.at]) in ("+", "-"):
             self.at += 1
             term = self.product()
             value = _bounded(value + term if sign == "+" else value - term)
         return value
 
     def product(self) -> Fraction:
-        value = self.power()
+        value = self.signed()
         while True:
-            head = self.peek()
-            if head in ("\\cdot", "/"):
-                self.at += 1
-                factor = self.power()
-                if head == "/" and factor == 0:
-                    raise MalformedNumber("division by zero")
-                value = _bounded(value / factor if head == "/" else value * factor)
-            elif head in ("(", "\\frac", "{"):
-                value = _bounded(value * self.power())
-            elif head and head[0] in "0123456789." and self.may_follow():
-                value = _bounded(value * self.power())  # 3!4!, 2^{6}3^{5}
-            elif head and head[0] in "0123456789.":
-                raise MalformedNumber("two numbers side by side")
-            else:
+            head = self.tokens[self.at]
+            if self.take("/"):
+                value = _bounded(_ratio(value, self.signed()))
+            elif self.take("\\cdot") or head in ("(", "\\frac", "{"):
+                value = _bounded(value * self.signed())
+            elif not _is_number(head):
                 return value
+            elif self.tokens[self.at - 1] == "!" or (
+                self.after_power and self.tokens[self.at + 1] == "^"
+            ):
+                value = _bounded(value * self.signed())  # 3!4!, 2^{6}3^{5}
+            else:
+                raise MalformedNumber("two numbers side by side")
 
-    def may_follow(self) -> bool:
-        """Whether a number here is one more factor: behind a factorial, or a power behind one."""
-        if self.tokens[self.at - 1] == "!":
-            return True
-        return self.after_power and self.tokens[self.at + 1 : self.at + 2] == ["^"]
+    def signed(self) -> Fraction:
+        sign = 1
+        while (head := self.tokens[self.at]) in ("-", "+"):  # no recursion: may be thousands
+            sign = -sign if head == "-" else sign
+            self.at += 1
+        return sign * self.power()
 
     def power(self) -> Fraction:
-        sign = 1
-        while self.peek() in ("-", "+") and self.peek():  # no recursion: signs may be thousands
-            sign = -sign if self.peek() == "-" else sign
-            self.at += 1
-        return sign * self.unsigned_power()
-
-    def unsigned_power(self) -> Fraction:
         base = self.atom()
         self.after_power = False
-        if self.peek() == "!":
-            self.at += 1
+        if self.take("!"):
             base = _factorial(base)
-            if self.peek() == "!":
+            if self.tokens[self.at] == "!":
                 raise MalformedNumber("n!! is the double factorial to some, (n!)! to others")
-        if self.peek() != "^":
-            return base
-        self.at += 1
-        if self.peek() == "{":
-            self.take("{")
-            exponent = self.sum()
-            self.take("}")
-        else:
-            exponent = self.atom()
-        self.after_power = True
-        return _power(base, exponent)
+        if self.take("^"):
+            base = _power(base, self.atom())
+            self.after_power = True
+        return base
+
+    def group(self, opener: str) -> Fraction:
+        self.need(opener)
+        value = self.sum()
+        self.need(_CLOSERS[opener])
+        return value
 
     def atom(self) -> Fraction:
-        head = self.peek()
-        if head and head[0] in "0123456789.":
-            self.at += 1
-            return self.mixed(head)
-        if head in ("(", "{"):
-            self.at += 1
-            value = self.sum()
-            self.take(")" if head == "(" else "}")
-            return value
-        if head == "\\frac":
-            self.at += 1
-            self.take("{")
-            top = self.sum()
-            self.take("}")
-            self.take("{")
-            bottom = self.sum()
-            self.take("}")
-            if bottom == 0:
-                raise MalformedNumber("division by zero")
-            return top / bottom
-        raise _NotRational
-
-    def mixed(self, head: str) -> Fraction:
-        """A number, or a mixed number: ``1\\frac{4}{5}``, ``2 2/3``."""
-        if len(head) > 4_000:  # int() refuses longer literals
+        head = self.tokens[self.at]
+        if head in _CLOSERS:
+            return self.group(head)
+        if self.take("\\frac"):
+            return _ratio(self.group("{"), self.group("{"))
+        if not _is_number(head) or len(head) > MAX_DIGITS:
             raise _NotRational
-        if "\\" in head:
-            return _repeating(head)
-        value = Fraction(head if not head.endswith(".") else head[:-1])
+        self.at += 1
+        return _repeating(head) if "\\" in head else Fraction(head) + self.proper_fraction(head)
+
+    def proper_fraction(self, head: str) -> Fraction:
+        """What makes a mixed number of a whole one: ``1\\frac{4}{5}``, ``2 2/3``; else 0."""
         rest = self.tokens[self.at : self.at + 7]
-        part = None
         if rest[:2] == ["\\frac", "{"] and len(rest) == 7 and rest[3:5] == ["}", "{"]:
-            part, used = (rest[2], rest[5]), 7
-        elif len(rest) >= 3 and rest[1] == "/" and rest[0].isdigit() and rest[2].isdigit():
-            part, used = (rest[0], rest[2]), 3
-        if part is None or not (head.isdigit() and part[0].isdigit() and part[1].isdigit()):
-            return value
-        top, bottom = int(part[0]), int(part[1])
-        if not 0 < top < bottom:
+            top, bottom, used = rest[2], rest[5], 7
+        elif len(rest) >= 3 and rest[1] == "/":
+            top, bottom, used = rest[0], rest[2], 3
+        else:
+            return Fraction(0)
+        if not (head.isdigit() and top.isdigit() and bottom.isdigit()):
+            return Fraction(0)
+        if not 0 < int(top) < int(bottom):
             raise MalformedNumber("a mixed number needs a proper fraction")
         self.at += used
-        return value + Fraction(top, bottom)
+        return Fraction(int(top), int(bottom))
+
+
+def _is_number(token: str) -> bool:
+    return token != "" and token[0] in "0123456789."
+
+
+def _ratio(top: Fraction, bottom: Fraction) -> Fraction:
+    if bottom == 0:
+        raise MalformedNumber("division by zero")
+    return top / bottom
 
 
 def _repeating(literal: str) -> Fraction:
@@ -201,14 +179,13 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
 def exact_value(text: str) -> Fraction | None:
     """The exact value of canonical answer text, or None if it is not plain rational arithmetic.
 
-    Raises:
-        MalformedNumber: digits in an arrangement that has no agreed value (``4 10/3``, ``3 4``)
-            or with a factorial of no whole number.
+    Raises MalformedNumber for digits in an arrangement that has no agreed value (``4 10/3``).
     """
-    if not text or len(text) > 30_000:
+    tokens = _TOKEN.findall(text)
+    if not tokens or "" in tokens or len(text) > 30_000:
         return None
     try:
-        return _Parser(text).whole()
+        return _Parser(tokens).whole()
     except _NotRational:
         return None
 
@@ -220,12 +197,9 @@ def decimal_places(text: str) -> int | None:
 
 
 def rationals_equal(a: Fraction, b: Fraction, a_places: int | None, b_places: int | None) -> bool:
-    """Whether two rationals are the same answer.
-
-    Exactly, or one is a decimal with at least six places and four significant digits that is the
-    other one rounded to those places (0.0833333333 for 1/12, but neither 0.33 for 1/3 nor
-    0.000000 for 1/2004!).
-    """
+    """Whether two rationals are the same answer: exactly, or one is a decimal with at least six
+    places and four significant digits that is the other one rounded to them (0.0833333333 for
+    1/12, but neither 0.33 for 1/3 nor 0.000000 for 1/2004!)."""
     if a == b:
         return True
     for decimal, other, places in ((a, b, a_places), (b, a, b_places)):

@@ -1,13 +1,9 @@
 """Worker processes for symbolic questions, with a hard deadline for every item and every batch.
 
 Processes, not threads: a computation stuck in big-integer arithmetic holds the interpreter lock and
-cannot be interrupted, only killed. Plain pipes and JSON lines, not multiprocessing: the workers
-import neither the caller's ``__main__`` nor torch, and nothing is pickled.
-
-A batch has one thread a worker, which takes item after item and waits for its worker's answers.
-Workers start with the first item and stay for the next batch. A worker that is late is killed,
-reaped and replaced. Workers end with the parent: at exit they are killed, and a worker whose parent
-was killed sees its input end or its parent id change.
+can only be killed. Plain pipes and JSON lines, not multiprocessing: the workers import neither the
+caller's ``__main__`` nor torch, and nothing is pickled. Workers start with the first item and stay
+for the next batch; one that is late is killed and replaced. All end with the parent.
 """
 
 from __future__ import annotations
@@ -20,8 +16,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,30 +65,22 @@ class _Worker:
     """One child process, used by one thread at a time."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-            bufsize=0,
-        )
+        command = [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, env=_environment(), bufsize=0, **pipes)  # type: ignore[call-overload]
         self.started = time.monotonic()
         self.ready = False
         self._buffer = b""
 
-    def wait_ready(self, is_over: Callable[[], bool]) -> bool:
-        """Returns when the worker can be asked, or False once ``is_over``.
-
-        Raises:
-            VerifierUnavailable: it does not start.
-        """
+    def wait_ready(self, is_over: Callable[[], bool]) -> None:
+        """Returns when the worker can be asked. Raises _Late once ``is_over``, VerifierUnavailable
+        where it does not start."""
         while not self.ready:
             try:
                 message = self._receive(time.monotonic() + POLL_SECONDS)
             except _Late:
                 if is_over():
-                    return False
+                    raise
                 if time.monotonic() < self.started + STARTUP_SECONDS:
                     continue
                 raise VerifierUnavailable(
@@ -99,13 +88,12 @@ class _Worker:
                     " free some memory or CPU time and run again"
                 ) from None
             except _Gone:
-                message = {"detail": "it ended without a message"}
-            if not message.get("ready"):
+                message = {"unavailable": "it ended without a message"}
+            if "unavailable" in message:
                 raise VerifierUnavailable(
-                    f"the verifier's worker cannot start: {message['detail']}; run `sgpo doctor`"
+                    f"the verifier's worker cannot start: {message['unavailable']}; run `sgpo doctor`"
                 )
             self.ready = True
-        return True
 
     def put(self, due: float, work: str, *arguments: str) -> Any:
         """The answer to one question. Raises _Late, _Failed or _Gone."""
@@ -114,11 +102,10 @@ class _Worker:
             raise _Late
         question = {"work": work, "arguments": arguments, "seconds": seconds}
         view = memoryview(json.dumps(question).encode() + b"\n")
-        assert self.process.stdin is not None
         try:
             while view:
-                view = view[self.process.stdin.write(view) :]
-        except (BrokenPipeError, ValueError):  # ValueError: the pool was shut down meanwhile
+                view = view[self.process.stdin.write(view) :]  # type: ignore[union-attr]
+        except (OSError, ValueError):  # ValueError: the pool was shut down meanwhile
             raise _Gone from None
         reply = self._receive(due)
         if "error" in reply:
@@ -126,11 +113,11 @@ class _Worker:
         return reply["result"]
 
     def _receive(self, due: float) -> dict[str, Any]:
+        """The next message: there is never more than one on its way."""
         try:
             descriptor = self.process.stdout.fileno()  # type: ignore[union-attr]
-            while b"\n" not in self._buffer:
-                readable, _, _ = select.select([descriptor], [], [], max(0, due - time.monotonic()))
-                if not readable:
+            while not self._buffer.endswith(b"\n"):
+                if not select.select([descriptor], [], [], max(0, due - time.monotonic()))[0]:
                     raise _Late
                 chunk = os.read(descriptor, 1 << 16)
                 if not chunk:
@@ -138,23 +125,42 @@ class _Worker:
                 self._buffer += chunk
         except (OSError, ValueError):  # the pool was shut down meanwhile
             raise _Gone from None
-        line, self._buffer = self._buffer.split(b"\n", 1)
+        line, self._buffer = self._buffer, b""
         return json.loads(line)
 
-    def kill(self) -> None:
-        """Ends and reaps the process; safe to call twice."""
-        self.process.kill()
-        self.process.wait()
-        self.close_pipes()
-
-    def close_pipes(self) -> None:
+    def close(self, *, kill: bool = True) -> None:
+        """Ends and reaps the process (one of a parent's is only let go); safe to call twice."""
+        if kill:
+            self.process.kill()
+            self.process.wait()
+        else:
+            self.process.returncode = 0
         for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+            pipe.close()  # type: ignore[union-attr]
+
+
+class _Clock:
+    """The deadline of a batch, which counts from the moment its first worker is ready."""
+
+    def __init__(self, item_seconds: float, batch_seconds: float | None) -> None:
+        self.item_seconds, self.batch_seconds = item_seconds, batch_seconds
+        self.end: float | None = None
+        self._lock = threading.Lock()
+
+    def is_over(self) -> bool:
+        return self.end is not None and time.monotonic() >= self.end
+
+    def due(self) -> float:
+        """When an item that begins now must be done."""
+        now = time.monotonic()
+        with self._lock:
+            if self.end is None and self.batch_seconds is not None:
+                self.end = now + self.batch_seconds
+        return min(now + self.item_seconds, self.end or now + self.item_seconds)
 
 
 class Pool:
-    """Leases workers to batches. Batches of different threads run side by side."""
+    """Lends workers to batches. Batches of different threads run side by side."""
 
     def __init__(self) -> None:
         self._reset()
@@ -164,7 +170,7 @@ class Pool:
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
 
-    def lease(self, fresh: bool = False) -> _Worker:
+    def lease(self, fresh: bool) -> _Worker:
         """An idle worker if there is one and no fresh one is wanted, else a new one."""
         with self._lock:
             while self._idle and not fresh:
@@ -172,23 +178,19 @@ class Pool:
                 if worker.process.poll() is None:
                     return worker
                 self._all.discard(worker)
-                worker.kill()
+                worker.close()
         worker = _Worker()
         with self._lock:
             self._all.add(worker)
         return worker
 
-    def give_back(self, worker: _Worker) -> None:
+    def give_back(self, worker: _Worker, reusable: bool) -> None:
         with self._lock:
-            if worker in self._all and len(self._idle) < MAX_WORKERS:
+            if reusable and worker in self._all and len(self._idle) < MAX_WORKERS:
                 self._idle.append(worker)
                 return
-        self.discard(worker)
-
-    def discard(self, worker: _Worker) -> None:
-        worker.kill()
-        with self._lock:
             self._all.discard(worker)
+        worker.close()
 
     def worker_pids(self) -> list[int]:
         """Process ids of the live workers."""
@@ -200,13 +202,12 @@ class Pool:
         with self._lock:
             workers, self._all, self._idle = list(self._all), set(), []
         for worker in workers:
-            worker.kill()
+            worker.close()
 
     def forget(self) -> None:
-        """In a forked child: drops the parent's workers without touching them."""
+        """In a forked child: lets go of the parent's workers."""
         for worker in self._all:
-            worker.process.returncode = 0  # not our child: nothing to reap
-            worker.close_pipes()
+            worker.close(kill=False)
         self._reset()
 
     def run(
@@ -222,97 +223,56 @@ class Pool:
         Args:
             jobs: each is called with the function that puts a question to a worker, and returns
                 whether the answer is right. It may be called twice.
-            item_seconds: wall-clock limit of one job; its worker is killed when it is over.
-            batch_seconds: limit of the whole batch, from the moment the first worker is ready;
+            item_seconds: limit of one job; its worker is killed when it is over.
+            batch_seconds: limit of the whole batch from the moment the first worker is ready;
                 jobs not done by then are timeouts. None: only the item limit.
             num_workers: at most this many workers at once.
         Raises:
             VerifierUnavailable: a worker does not start.
         """
-        batch = _Batch(self, jobs, item_seconds, batch_seconds)
-        threads = [
-            threading.Thread(target=batch.work, daemon=True)
-            for _ in range(min(num_workers, len(jobs)))
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        finally:
-            batch.queue.clear()  # after Ctrl-C: no thread takes another item
-        if batch.unavailable is not None:
-            raise batch.unavailable
-        return [outcome or "timeout" for outcome in batch.outcomes]
+        if not jobs:
+            return []
+        clock = _Clock(item_seconds, batch_seconds)
+        with ThreadPoolExecutor(min(num_workers, len(jobs))) as threads:
+            return list(threads.map(partial(self._outcome, clock), jobs))
 
-
-class _Batch:
-    """One call of Pool.run; every thread of it runs ``work``."""
-
-    def __init__(
-        self, pool: Pool, jobs: Sequence[Job], item_seconds: float, batch_seconds: float | None
-    ) -> None:
-        self.pool, self.jobs = pool, jobs
-        self.item_seconds, self.batch_seconds = item_seconds, batch_seconds
-        self.outcomes: list[str | None] = [None] * len(jobs)
-        self.queue = deque(range(len(jobs)))
-        self.crashed: set[int] = set()
-        self.deadline: float | None = None
-        self.unavailable: VerifierUnavailable | None = None
-        self._lock = threading.Lock()
-
-    def work(self) -> None:
-        """Takes item after item until none is left or the batch's time is over."""
-        worker: _Worker | None = None
-        while self.queue and self.unavailable is None and not self._is_over():
+    def _outcome(self, clock: _Clock, job: Job) -> str:
+        """The reason of one job. Once more where the worker is gone: it may have been killed from
+        outside, and the idle ones too."""
+        for is_retry in (False, True):
+            loan = _Loan(self, clock, fresh=is_retry)
             try:
-                # After a crash only a new worker is trusted: idle ones may have been killed too.
-                worker = worker or self.pool.lease(fresh=bool(self.crashed))
-                if not worker.wait_ready(self._is_over):
-                    break
-                due = self._due()
-                item = self.queue.popleft()
-            except VerifierUnavailable as error:
-                self.unavailable = error
-                break
-            except IndexError:  # another thread was faster
-                break
-            if time.monotonic() >= due or not self._judge(worker, item, due):
-                self.pool.discard(worker)
-                worker = None
-        if worker is not None:
-            self.pool.give_back(worker)  # ready or still starting
+                return "correct" if job(loan.put) else "wrong"
+            except _Late:
+                loan.is_reusable = loan.worker is None or not loan.worker.ready
+                return "timeout"
+            except _Failed:
+                return "error"
+            except _Gone:
+                loan.is_reusable = False
+            finally:
+                if loan.worker is not None:
+                    self.give_back(loan.worker, loan.is_reusable)
+        return "error"
 
-    def _is_over(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
 
-    def _due(self) -> float:
-        now = time.monotonic()
-        with self._lock:
-            if self.deadline is None and self.batch_seconds is not None:
-                self.deadline = now + self.batch_seconds
-        due = now + self.item_seconds
-        return due if self.deadline is None else min(due, self.deadline)
+class _Loan:
+    """One job's worker, leased with its first question: what is remembered needs none."""
 
-    def _judge(self, worker: _Worker, item: int, due: float) -> bool:
-        """Fills in the outcome of one item; whether its worker can be used again."""
-        try:
-            right = self.jobs[item](lambda *question: worker.put(due, *question))
-            self.outcomes[item] = "correct" if right else "wrong"
-        except _Late:
-            self.outcomes[item] = "timeout"
-            return False
-        except _Failed:
-            self.outcomes[item] = "error"
-        except _Gone:
-            # Once more: the worker may have been killed from outside.
-            if item in self.crashed:
-                self.outcomes[item] = "error"
-            else:
-                self.crashed.add(item)
-                self.queue.append(item)
-            return False
-        return True
+    def __init__(self, pool: Pool, clock: _Clock, fresh: bool) -> None:
+        self.pool, self.clock, self.fresh = pool, clock, fresh
+        self.worker: _Worker | None = None
+        self.is_reusable = True
+        self.due = 0.0
+
+    def put(self, *question: str) -> Any:
+        if self.worker is None:
+            if self.clock.is_over():
+                raise _Late
+            self.worker = self.pool.lease(self.fresh)
+            self.worker.wait_ready(self.clock.is_over)
+            self.due = self.clock.due()
+        return self.worker.put(self.due, *question)
 
 
 POOL = Pool()

@@ -1,9 +1,9 @@
-"""Symbolic equality of expressions with math-verify's parser. Runs in worker processes only.
+"""Equality of expressions, relations and sets of real numbers. Runs in worker processes only.
 
-math-verify 0.9.0 parses the LaTeX (latex2sympy2_extended) and compares what has no numbers to
-compare (sums, integrals, unusual types). Ordinary expressions are compared here instead, because
-``math_verify.verify`` takes two expressions for equal when their difference is below 1e-15 (so
-1/2004! = 1/2006!) and accepts six-digit approximations of irrationals:
+math-verify's parser (latex2sympy2_extended) reads the LaTeX, sympy knows the sets, and
+``math_verify.verify`` compares what has no numbers to compare (sums, integrals, unusual types).
+Ordinary expressions are compared here, because ``verify`` takes two for equal when they differ by
+less than 1e-15 (so 1/2004! = 1/2006!) and accepts six-digit approximations of irrationals:
 
 * constants are equal when their values agree to 40 digits *relative* to their size, and to 40
   places after the point where they are large;
@@ -16,17 +16,18 @@ Values too large to write down are never evaluated: such expressions are equal o
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import parse as stock_parse
 from math_verify import verify
-from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol
+from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol, oo
 from sympy.core.function import AppliedUndef
 
 from sgpo.core.verifier.forms import TWO_POWERS
@@ -46,6 +47,7 @@ _COUNTERS = frozenset("jklmnpqrN")
 _REAL_NAMES = frozenset("xyzt")  # by convention no integers, where rounding makes a difference
 _NON_INTEGERS = tuple(Rational(n, 97) for n in (131, 173, 211, -149, 257, -223, 61, -71))
 _INTEGERS = tuple(Integer(n) for n in (5, 8, 11, 6, 13, 9, 7, 12, 10, 17))
+_TURNED = {">": "<", "\\ge": "\\le"}
 
 _PRIMED = re.compile(r"([a-zA-Z])('+)")
 _PROSE = re.compile(
@@ -61,15 +63,11 @@ class Unreadable(ValueError):
 
 @lru_cache(maxsize=4_096)
 def parse(text: str) -> Basic:
-    """The sympy expression of canonical answer text.
-
-    Raises:
-        Unreadable: the parser refuses it, or its value is too large to be evaluated.
-    """
+    """The sympy expression of canonical answer text. Unreadable: the parser refuses it, or its
+    value is too large to be evaluated."""
     if text.count("|") > MAX_BARS or TWO_POWERS.search(text):
         raise Unreadable(f"the parser would take forever: {text[:200]}")
-    text = text.replace("°", "")
-    text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text)
+    text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text.replace("°", ""))
     text = _GEOMETRIC.sub(_as_one_name, _PRIMED.sub(_as_one_name, text))
     text = _POWER_T.sub("^{(T)}", text)  # the parser takes ^{T} for a transpose, and drops it
     if "'" in text or _PROSE.search(text):  # the parser drops primes and multiplies letters
@@ -86,10 +84,8 @@ def parse(text: str) -> Basic:
         raise Unreadable(text[:200])
     if isinstance(expression, Expr):
         expression = _with_exact_decimals(_functions_as_symbols(expression))
-        if _log10_bound(expression) > MAX_LOG10:
-            raise Unreadable(f"too large to evaluate: {text[:200]}")
-        if expression.has(sympy.zoo, sympy.nan):
-            raise Unreadable(f"has no value: {text[:200]}")
+        if _log10_bound(expression) > MAX_LOG10 or expression.has(sympy.zoo, sympy.nan):
+            raise Unreadable(f"has no value, or too large a one: {text[:200]}")
     return expression
 
 
@@ -115,10 +111,8 @@ def _with_exact_decimals(expression: Expr) -> Expr:
 
 def _log10_bound(expression: Basic) -> float:
     """A rough upper bound of log10 of any number met while evaluating; inf where none is known.
-
-    Variables count as 20, the largest size a sample point has.
-    """
-    if expression.is_Integer or expression.is_Rational:
+    Variables count as 20, the largest size a sample point has."""
+    if expression.is_Rational:
         bits = abs(expression.p).bit_length() - expression.q.bit_length() + 1
         return max(bits, 0) * math.log10(2)
     if expression.is_NumberSymbol or expression is I:
@@ -143,14 +137,13 @@ def _number(expression: Expr, point: dict[Symbol, Rational]) -> Expr | None:
     # Large values need as many digits before the point again: e^100 + 1 is not e^100.
     size = min(_log10_bound(expression), MAX_WHOLE_DIGITS)
     value = expression.evalf(DIGITS + max(0, int(size)), subs=point or None)
-    real, imaginary = value.as_real_imag()
-    parts = []
-    for part in (real, imaginary):
-        if not part.is_Number or not part.is_finite:
-            return None
-        cancelled = isinstance(part, Float) and part._prec == 1
-        parts.append(Integer(0) if cancelled else part)
-    return parts[0] + I * parts[1]
+    parts = value.as_real_imag()
+    if not all(part.is_Number and part.is_finite for part in parts):
+        return None
+    real, imaginary = (
+        Integer(0) if isinstance(part, Float) and part._prec == 1 else part for part in parts
+    )
+    return real + I * imaginary
 
 
 def _close(a: Expr, b: Expr) -> bool:
@@ -162,11 +155,10 @@ def _close(a: Expr, b: Expr) -> bool:
 
 def _points(symbols: list[Symbol], integers: bool) -> list[dict[Symbol, Rational]]:
     pool = _INTEGERS if integers else _NON_INTEGERS
-    count = len(pool)
     points = [
-        {s: pool[(t + 3 * j) % count] + (j if integers else Rational(j, 53))
+        {s: pool[(t + 3 * j) % len(pool)] + (j if integers else Rational(j, 53))
          for j, s in enumerate(symbols)}
-        for t in range(count)
+        for t in range(len(pool))
     ]  # fmt: skip
     # All-positive points too: with mixed signs, roots and logarithms are seldom real.
     return points + [{s: abs(v) for s, v in p.items()} for p in points[:5] if not integers]
@@ -178,17 +170,18 @@ def _with_imaginary_unit(*expressions: Expr) -> tuple[Expr, ...]:
     names = {s.name for e in expressions for s in e.free_symbols}
     if "i" not in names or names & _COUNTERS:
         return expressions
-    return tuple(e.xreplace({s: I for s in e.free_symbols}) for e in expressions)
+    return tuple(e.xreplace({s: I for s in e.free_symbols if s.name == "i"}) for e in expressions)
 
 
 def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
     """Value pairs of two expressions at the sample points at which both have a value."""
     symbols = sorted(a.free_symbols | b.free_symbols, key=lambda s: s.name)
-    integers = a.has(*_COUNTING) or b.has(*_COUNTING)
-    if a.has(*_ROUNDING) or b.has(*_ROUNDING):
-        integers = integers or not any(s.name in _REAL_NAMES for s in symbols)
-    if any(p.base.is_negative and p.exp.free_symbols for e in (a, b) for p in e.atoms(sympy.Pow)):
-        integers = integers or not any(s.name in _REAL_NAMES for s in symbols)  # (-1)^n
+    both = sympy.Tuple(a, b)
+    if not (integers := both.has(*_COUNTING)) and not any(s.name in _REAL_NAMES for s in symbols):
+        powers = both.atoms(sympy.Pow)  # (-1)^n
+        integers = both.has(*_ROUNDING) or any(
+            p.base.is_negative and p.exp.free_symbols for p in powers
+        )
     for point in _points(symbols, integers) if symbols else [{}]:
         va, vb = _number(a, point), _number(b, point)
         if va is not None and vb is not None:
@@ -196,27 +189,18 @@ def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
 
 
 def _agree_everywhere(a: Expr, b: Expr) -> bool:
-    """Whether the expressions agree at all points where both are real.
-
-    Where they are never both real, at all points. One disagreement ends the work, so that wrong
-    answers are cheap.
-    """
-    both_real = complex_agreeing = points = 0
-    complex_differ = False
-    for va, vb in _samples(a, b):
-        points += 1
-        if va.is_real and vb.is_real:
-            both_real += 1
-            if not _close(va, vb):
-                return False
-        elif _close(va, vb):
-            complex_agreeing += 1
-        else:
-            complex_differ = True
+    """Whether the expressions agree at all points where both are real; where they are never both
+    real, at all points. One disagreement ends the work, so that wrong answers are cheap."""
     enough = 3 if a.free_symbols or b.free_symbols else 1
-    if both_real:
-        return both_real >= enough
-    return complex_agreeing >= enough and not complex_differ
+    real: list[bool] = []
+    other: list[bool] = []
+    for va, vb in _samples(a, b):
+        kind = real if va.is_real and vb.is_real else other
+        kind.append(_close(va, vb))
+        if kind is real and not real[-1]:
+            return False
+    agreeing = real or other
+    return all(agreeing) and len(agreeing) >= enough
 
 
 def expressions_equal(a: Basic, b: Basic) -> bool:
@@ -226,7 +210,7 @@ def expressions_equal(a: Basic, b: Basic) -> bool:
     if not (isinstance(a, Expr) and isinstance(b, Expr)):
         return type(a) is type(b) and verify(a, b, timeout_seconds=None)
     a, b = _with_imaginary_unit(a, b)
-    if a in (sympy.oo, -sympy.oo) or b in (sympy.oo, -sympy.oo):
+    if {a, b} & {oo, -oo}:
         return False
     if a.has(*_NO_SAMPLING) or b.has(*_NO_SAMPLING):
         return verify(a, b, timeout_seconds=None)
@@ -234,14 +218,14 @@ def expressions_equal(a: Basic, b: Basic) -> bool:
 
 
 def answer(gold: str, op: str, other: str) -> bool:
-    """Whether two expressions are equal ("="), or two relations with one operator each hold for the
-    same values (``op`` is both operators and each side a pair, joined by a zero byte).
-
-    Unreadable expressions equal nothing.
-    """
+    """Whether two expressions are equal ("="), two sets as ``sets.real_set`` describes them are
+    ("set"), or two relations with one operator each hold for the same values (``op`` is both
+    operators and each side a pair, joined by a zero byte). What is unreadable equals nothing."""
     try:
         if op == "=":
             return expressions_equal(parse(gold), parse(other))
+        if op == "set":
+            return _same_set(_set(*json.loads(gold)), _set(*json.loads(other)))
         ops = op.split("\x00")
         return _same_relation((*gold.split("\x00"), ops[0]), (*other.split("\x00"), ops[1]))
     except Unreadable:
@@ -251,17 +235,17 @@ def answer(gold: str, op: str, other: str) -> bool:
 def _same_relation(gold: tuple[str, str, str], other: tuple[str, str, str]) -> bool:
     """Whether both say the same: one is the other times a constant (positive for ``<``)."""
     (g, g_op), (a, a_op) = _standard(*gold), _standard(*other)
-    if g_op != a_op:
-        return False
     pairs = [(vg, va) for vg, va in _samples(g, a) if vg.is_real and va.is_real]
-    if len(pairs) >= 3 and all(vg == 0 and va == 0 for vg, va in pairs):
+    if g_op != a_op or len(pairs) < 3:
+        return False
+    if all(vg == 0 and va == 0 for vg, va in pairs):
         # Two identities, which hold for all values: the same one if each side is the same.
         sides = zip(gold[:2], other[:2], strict=True)
         return all(expressions_equal(parse(x), parse(y)) for x, y in sides)
-    if len(pairs) < 3 or any(vg == 0 or va == 0 for vg, va in pairs):
+    if any(vg == 0 or va == 0 for vg, va in pairs):
         return False
     ratio = pairs[0][0] / pairs[0][1]
-    if g_op in ("<", "\\le") and not (ratio.is_real and ratio > 0):
+    if g_op in ("<", "\\le") and not ratio > 0:
         return False
     return all(_close(vg, ratio * va) for vg, va in pairs)
 
@@ -271,9 +255,71 @@ def _standard(left_text: str, right_text: str, op: str) -> tuple[Expr, str]:
     left, right = parse(left_text), parse(right_text)
     if not (isinstance(left, Expr) and isinstance(right, Expr)):
         raise Unreadable("a side is no expression")
-    if op in (">", "\\ge"):
-        return right - left, {">": "<", "\\ge": "\\le"}[op]
-    return left - right, op
+    return (right - left, _TURNED[op]) if op in _TURNED else (left - right, op)
+
+
+def _set(kind: str, *parts: object) -> sympy.Set:
+    """The set of real numbers of a description (see ``sets.real_set``)."""
+    if kind == "interval":
+        return _interval(*parts)  # type: ignore[arg-type]
+    if kind == "points":
+        return sympy.FiniteSet(*(_end(text) for text in parts))  # type: ignore[arg-type]
+    sets = [_set(*part) for part in parts]  # type: ignore[misc]
+    try:
+        if kind == "without":
+            return sympy.Complement(sets[0], sympy.Union(*sets[1:]))
+        common = sympy.Intersection(*sets) if kind != "union" else sympy.S.EmptySet
+        is_union = kind == "union" or (kind == "comma" and common is sympy.S.EmptySet)
+        return sympy.Union(*sets) if is_union else common
+    except TypeError as error:  # letters among the ends
+        raise Unreadable(str(error)) from error
+
+
+def _end(text: str) -> Expr:
+    end = parse(text)
+    if not isinstance(end, Expr) or end.is_extended_real is False:
+        raise Unreadable(text[:200])
+    return end
+
+
+def _interval(low_text: str, high_text: str, low_open: bool, high_open: bool) -> sympy.Set:
+    low, high = _end(low_text), _end(high_text)
+    holds_infinity = (low == -oo and not low_open) or (high == oo and not high_open)
+    found = sympy.Interval(low, high, low_open, high_open)
+    if holds_infinity or found is sympy.S.EmptySet:
+        raise Unreadable(f"no interval: {low_text}, {high_text}")
+    return found
+
+
+def _same_set(a: sympy.Set, b: sympy.Set) -> bool:
+    """Whether two sets are one: as sympy sees it, or because their parts have equal ends."""
+    return a == b or _match(_parts(a), _parts(b), _same_part)
+
+
+def _parts(whole: sympy.Set) -> Sequence[Basic]:
+    return whole.args if isinstance(whole, sympy.Union) else [whole]
+
+
+def _same_part(a: Basic, b: Basic) -> bool:
+    if isinstance(a, sympy.Interval) and isinstance(b, sympy.Interval):
+        ends = expressions_equal(a.start, b.start) and expressions_equal(a.end, b.end)
+        return ends and (a.left_open, a.right_open) == (b.left_open, b.right_open)
+    if isinstance(a, sympy.FiniteSet) and isinstance(b, sympy.FiniteSet):
+        return _match(a.args, b.args, expressions_equal)
+    return False
+
+
+def _match(
+    some: Sequence[Basic], others: Sequence[Basic], same: Callable[[Basic, Basic], bool]
+) -> bool:
+    """Whether each of ``some`` has a partner of its own among ``others``."""
+    left = list(others)
+    for one in some:
+        partner = next((other for other in left if same(one, other)), None)
+        if partner is None:
+            return False
+        left.remove(partner)
+    return not left
 
 
 def stock(gold: str, completion: str) -> bool:
