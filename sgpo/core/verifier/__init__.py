@@ -8,7 +8,6 @@ torch nor sympy. It imports nothing else of this project; anything may import it
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,15 +15,16 @@ from functools import lru_cache, partial
 from sgpo.core.verifier.compare import Asker, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
 from sgpo.core.verifier.forms import Form, is_tractable, parse_form
+from sgpo.core.verifier.patterns import patterns
 from sgpo.core.verifier.pool import POOL, Put, VerifierUnavailable, default_workers
 from sgpo.core.verifier.spelling import canonical
+
+_P = patterns("grade")
 
 __all__ = ["Verdict", "VerifierUnavailable", "grade", "grade_many"]
 
 ITEM_SECONDS = 5.0  # hard limit of one symbolic judgement (typical: 5 ms)
 CACHE_SIZE = 65_536
-_OPTION = re.compile(r"(?:\\text\{)?(\([A-E]\)|[A-E]\.(?=\}? )) ?\}? ?([^-+*/^_=<>].*)")
-_CHOICE_LETTER = re.compile(r"(?:\\text\{)?\(?[A-E]\)?\}?")
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ def answer_to(gold: Answer, span: str) -> Answer:
     """The answer in a span, parsed. Of ``\\textbf{(B)}\\ 12``, as multiple-choice tests print their
     options, it is the part of the gold's kind, letter or content."""
     answer = _parsed(span)
-    option = _OPTION.fullmatch(answer.text) if answer.form else None
-    if option is None or _CHOICE_LETTER.search(option.group(2)):
+    option = _P.option.fullmatch(answer.text) if answer.form else None
+    if option is None or _P.choice_letter.search(option.group(2)):
         return answer
-    return _parsed(option.group(1 if _CHOICE_LETTER.fullmatch(gold.text) else 2))
+    return _parsed(option.group(1 if _P.choice_letter.fullmatch(gold.text) else 2))
 
 
 @lru_cache(maxsize=CACHE_SIZE)

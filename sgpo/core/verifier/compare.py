@@ -28,8 +28,11 @@ from sgpo.core.verifier.forms import (
     value_items,
 )
 from sgpo.core.verifier.numbers import rationals_equal
+from sgpo.core.verifier.patterns import patterns
 from sgpo.core.verifier.sets import WORD_BETWEEN, real_set
 from sgpo.core.verifier.spelling import SIZES, are_counted, words_key
+
+_P = patterns("compare")
 
 MAX_ITEMS = 200
 # (gold text, "=" or "set" or a relation's operators, answer text), see symbolic.answer.
@@ -107,16 +110,6 @@ def real_sets(gold: Form, answer: Form) -> tuple[str, str] | None:
 
 # --- words ------------------------------------------------------------------------------------
 
-_NOT_THE_ONE = re.compile(
-    r"\b(?:not|no|never|nor|neither|none|and|or|both|than|but|except|unless|without|almost|nearly|"
-    r"maybe|perhaps|possibly|if|when|of|from|opposite|minus|less|anti|non|"
-    r"north|south|east|west)\b|n't\b|[-/,]"
-)
-_LEADS_TO = re.compile(
-    r"(?:.*\b)?(?:is|are|was|be|an?|the|facing|heading|towards?|due|called|named|answer|option|choice|"
-    r"earns|wins|won|it's|that's|to|on|in|only|always)"
-)
-_WRONG_AFTER = re.compile(r"(?:is|are|was)\s+(?:wrong|false|incorrect|the (?:wrong|least|slowest))")
 _PLAIN_TRUTHS = frozenset(["yes", "no", "true", "false"])
 
 
@@ -127,7 +120,7 @@ def _with_words(gold: Form, answer: Form, asker: Asker) -> bool | None:
     if isinstance(gold, Words) and gold.key in _PLAIN_TRUTHS and said is not None:
         said = said.replace(" ,", ",")
         rest = said.removeprefix(f"{gold.key}, ")
-        return rest != said and not _NOT_THE_ONE.search(rest.replace(",", ""))
+        return rest != said and not _P.not_the_one.search(rest.replace(",", ""))
     if isinstance(gold, Relation) and is_assignment(gold):
         return same_answer(gold.forms[-1], answer, asker)
     if not isinstance(gold, Words):
@@ -154,9 +147,9 @@ def _is_said_in(gold: str, sentence: str) -> bool:
     if found is None or len(gold) < 2 or len(sentence) > 120:
         return False
     before, after = sentence[: found.start()].strip(), sentence[found.end() :].strip(" .!")
-    if _NOT_THE_ONE.search(before) or _NOT_THE_ONE.search(after) or _WRONG_AFTER.match(after):
+    if _P.not_the_one.search(before) or _P.not_the_one.search(after) or _P.wrong_after.match(after):
         return False
-    return len(after.split()) <= 6 and (not before or _LEADS_TO.fullmatch(before) is not None)
+    return len(after.split()) <= 6 and (not before or _P.leads_to.fullmatch(before) is not None)
 
 
 # --- single expressions -----------------------------------------------------------------------
@@ -222,9 +215,6 @@ def _size(scalar: Form) -> tuple[str, Fraction] | None:
 
 # --- groups -----------------------------------------------------------------------------------
 
-_ROOT_NAME = re.compile(r"[xyztkrnm]_\{?\d\}?")
-_STATEMENT = re.compile(r"(?:\\(?:neg|lnot)\s*)?[a-zA-Z]")
-
 
 def _with_group(gold: Form, answer: Form, asker: Asker) -> bool | None:
     for one, other in ((gold, answer), (answer, gold)):
@@ -269,7 +259,7 @@ def _two_lists(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bo
     gold_names, names = names_in_turn(gold), names_in_turn(answer)
     if gold_names and not names:
         return _in_order(gold, answer, asker)  # A=2, B=3 is not 3, 2
-    if names and (not gold_names or all(map(_ROOT_NAME.fullmatch, (*gold_names, *names)))):
+    if names and (not gold_names or all(map(_P.root_name.fullmatch, (*gold_names, *names)))):
         gold, answer = (
             [i.forms[-1] if isinstance(i, Relation) else i for i in items]
             for items in (gold, answer)
@@ -354,30 +344,23 @@ def same_joining(gold: Group, answer: Group) -> bool:
     if any(_says_several_things(group) for group in (gold, answer)):
         return False
     items = (*gold.items, *answer.items)
-    letters = all(isinstance(i, Scalar) and _STATEMENT.fullmatch(i.text) for i in items)
+    letters = all(isinstance(i, Scalar) and _P.statement.fullmatch(i.text) for i in items)
     return not (letters and all(WORD_BETWEEN.search(group.raw) for group in (gold, answer)))
 
 
 def _says_several_things(group: Group) -> bool:
     relations = [item for item in group.items if isinstance(item, Relation)]
     named = {relation.sides[0] for relation in relations}
-    roots = all(map(_ROOT_NAME.fullmatch, named))
+    roots = all(map(_P.root_name.fullmatch, named))
     return not all(map(is_assignment, relations)) or (len(named) > 1 and not roots)
 
 
 # --- relations --------------------------------------------------------------------------------
 
-_PROSE = re.compile(r"\\text\{[^{}]*[a-zA-Z]{2}|(?<![\\a-zA-Z{])[a-z]{4,}(?![a-zA-Z])")
-_DIGIT = re.compile(r"(?<![_^{\d])\d")
 _NAMING = frozenset(["=", "\\approx", "\\equiv"])
 # Says something about left side - right side; of a \mid b and p \to q each side counts by itself.
 _OF_DIFFERENCES = frozenset(["=", "\\ne", "<", ">", "\\le", "\\ge"])
 _COMMUTING = frozenset(["\\approx", "\\equiv", "\\sim"])
-_FUNCTION_OF = re.compile(r"([a-zA-Z](?:_\{\w+\})?)\(([a-zA-Z])\)")
-_VARIABLE = re.compile(r"\\[a-zA-Z]+|[a-zA-Z](?:_\{\w+\})?")
-_NO_VARIABLE = re.compile(
-    r"\\text\{[^{}]*\}|\\(?:frac|sqrt|pi|cdot|left|right|sin|cos|tan|log|ln|infty|binom|pm)(?![a-z])"
-)
 
 
 def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool | None:
@@ -404,7 +387,7 @@ def _readings(relation: Relation) -> list[Form]:
     for text, form in zip(relation.sides[:-1], relation.forms[:-1], strict=True):
         # "5 because 7-1=6" does not answer 6; a label (\text{Total} = 6) and a unit are fine.
         is_value = isinstance(form, Scalar) and form.value is not None and not form.malformed
-        if _PROSE.search(text) and _DIGIT.search(text) and not is_value:
+        if _P.prose.search(text) and _P.digit.search(text) and not is_value:
             return []
     if is_assignment(relation):
         names = [_is_name(side) for side in relation.sides[:-1]] + [False]
@@ -423,7 +406,7 @@ def _is_name(text: str) -> bool:
 
 def _letters(text: str) -> set[str]:
     """The variables of an expression; constants, functions and words are none."""
-    return set(_VARIABLE.findall(_NO_VARIABLE.sub(" ", text))) - {"e", "i"}
+    return set(_P.variable.findall(_P.no_variable.sub(" ", text))) - {"e", "i"}
 
 
 def _rest_agrees(value: Form, relation: Relation, asker: Asker) -> bool | None:
@@ -469,7 +452,7 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | N
     left, right = gold.sides[0], answer.sides[0]
     values = _readings(answer)
     if left != right:
-        one, other = _FUNCTION_OF.fullmatch(left), _FUNCTION_OF.fullmatch(right)
+        one, other = _P.function_of.fullmatch(left), _P.function_of.fullmatch(right)
         value = answer.sides[-1]
         if one and right == "y" and one.group(2) != "y":
             values = [answer.forms[-1]]  # y = 2x is how a function f(x) = 2x is drawn

@@ -21,58 +21,15 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
+from sgpo.core.verifier.patterns import patterns
+
+_P = patterns("extract")
+
 MAX_BARE_CHARS = 1_000  # longest box-free completion that may count as a bare expression
 MAX_CUE_CHARS = 2_000  # an answer sentence longer than this is prose
 MAX_BARE_WORDS = 3
 MAX_BETWEEN_CHARS = 300  # between two boxes of one list
 
-_THINK = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
-_NEXT_PROBLEM = re.compile(
-    r"\n[ \t#*]*(?:Human|User|Problem|Question|Exercise|Instruction|Q)\b[ \d.]{0,6}(?:\*\*)?:"
-    r"|<\|(?:im_start|im_end|eot_id|endoftext|user)\|>"
-)
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*")
-_BARE_BOX = re.compile(r"-?\d+(?:\.\d+)?|[a-zA-Z](?![a-zA-Z])")  # \boxed 5, \boxed5
-# On the box's own line, and not "even or not": that sentence is over.
-_NEGATED = re.compile(r"(?<!\bor )\bnot[ \t$]*(?:(?:\\\(|\\\[)\s*)?$", re.IGNORECASE)
-
-# What stands between the boxes of one list: mark-up, separators, names, a label on each line.
-_MARKUP = re.compile(
-    r"\\[\[\]()]|\$+|\\text\s*\{|\\(?:q?quad|[,;: !])|\\(?:begin|end)\{[a-z]+\*?\}|[{}&]|\\\\|\*\*"
-)
-_NAME = r"[A-Za-z](?:_\{?\w+\}?)?(?:\s*\([\w, ]+\))?"
-_NAME_BEFORE = re.compile(rf"({_NAME})\s*=\s*(?:\\[\[(]|[$&\s])*$")
-_SEPARATORS = re.compile(
-    rf"[\s,;]*(?:\b(?:and|or|as well as)\b|&)?[\s,]*(?:(?:{_NAME}|\|?[A-Z]{{2}}\|?)\s*=)?\s*"
-)
-_JOINER = re.compile(r"\b(?:and|or|while|whereas|as well as)\b")
-_ITEM = re.compile(r"\s*(?:[-*•]|\(?(?:\d{1,2}|[a-zA-Z]|[ivx]+)[.):]|part\b|case\b)", re.IGNORECASE)
-_COUNTER = re.compile(r"\d+|\b[a-zA-Z]\b|\b[ivx]+\b")
-_GOES_ON = re.compile(
-    r"[.!?](?:\s|$)|\n\s*\n\s*\w|\b(?:so|thus|hence|therefore|then|gives?|giving|which|sum|total|"
-    r"finally|final|step|actually|wait|instead|mistake|correct|answer|check|but|not)\b",
-    re.IGNORECASE,
-)
-
-_CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-_ELEMENT = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_CUE = re.compile(
-    r"\b(?:answer|result|solution|option|choice)\b[ \t]{0,9}"
-    r"(?:\*\*)?[ \t]{0,9}(?:(?:to|of|for)\b[^.:=\n]{0,80}?)?"
-    r"(?::(?:\*\*)?|=|\b(?:is|are|(?:would|will|must|should) be)\b"
-    r"(?:[ \t]+(?:therefore|thus|then|hence|simply|just|indeed|clearly)\b)?[ \t]{0,9}:?)"
-    r"|\bAnswer[ \t]{0,9}(?=\\[\[(]|\$)"
-    r"|(?:\bfinal answer\W{0,6}|\*\*answer:?\*\*)[ \t]{0,9}\n",
-    re.IGNORECASE,
-)
-_SENTENCE_END = re.compile(r"[.!?][\s*$)\]]+(?=\S)|\n\s*\n")
-_POLITE_END = re.compile(r"[.\s]*I hope (?:it|this) is correct[.!\s]*$")
-_DISPLAY = re.compile(
-    r"(?:\$\$|\\\[|\\\(|\$|\*\*)\s*(.*?)\s*(?:\$\$|\\\]|\\\)|\$|\*\*)\s*\.?", re.DOTALL
-)
-_WORD = re.compile(r"(?<![\\a-zA-Z])[^\W\d_]{2,}")
-_COMMAND_GROUP = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|operatorname)\s*\{[^{}]*\}")
 
 Box = tuple[int, int, str]  # start of the command, end, content
 
@@ -90,25 +47,26 @@ def extract(completion: str) -> Extraction:
     text = after_thinking(completion)
     if text is None:
         return Extraction(None, "thinking never closed")
-    if ("\n" in text or "<|" in text) and (following := _NEXT_PROBLEM.search(text)):
+    if ("\n" in text or "<|" in text) and (following := _P.next_problem.search(text)):
         before = _in_box_or_sentence(text[: following.start()])
         if before is not None and before.text is not None:
             return before
     found = _in_box_or_sentence(text)
     if found is not None:
         return found
-    bare = _CODE.sub(" ", text).strip()
+    bare = _P.code.sub(" ", text).strip()
     if not bare:
         return Extraction(None, "empty completion")
-    is_prose = len(_WORD.findall(_COMMAND_GROUP.sub(" ", bare[:MAX_BARE_CHARS]))) > MAX_BARE_WORDS
-    if len(bare) > MAX_BARE_CHARS or "\n\n" in bare or _BOX.search(bare) or is_prose:
+    words = _P.word.findall(_P.command_group.sub(" ", bare[:MAX_BARE_CHARS]))
+    is_prose = len(bare) > MAX_BARE_CHARS or "\n\n" in bare or len(words) > MAX_BARE_WORDS
+    if is_prose or _P.box.search(bare):
         return Extraction(None, "no box, no answer cue, and too wordy for a bare expression")
     return Extraction(bare, "whole text as a bare expression")
 
 
 def after_thinking(completion: str) -> str | None:
     """The part of a completion after its last closed think block; None if one is still open."""
-    last = _last_match(_THINK, completion)
+    last = _last_match(_P.think, completion)
     if last is None:
         return completion
     return completion[last.end() :] if last.group(1) else None
@@ -123,7 +81,7 @@ def unwrap_box(text: str) -> str:
             start += 1
         while end > start and text[end - 1].isspace():
             end -= 1
-        head = _BOX.match(text, start, end)
+        head = _P.box.match(text, start, end)
         if head is None or closes.get(head.end(), -1) != end - 1:
             return text[start:end]
         start, end = head.end() + 1, end - 1
@@ -134,7 +92,7 @@ def matching_braces(text: str) -> dict[int, int]:
     per box is quadratic in hostile text. Escaped braces do not count."""
     closes: dict[int, int] = {}
     stack: list[int] = []
-    for token in _BRACE.finditer(text):
+    for token in _P.brace.finditer(text):
         if token.group() == "{":
             stack.append(token.start())
         elif token.group() == "}" and stack:
@@ -147,10 +105,10 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def _in_box_or_sentence(text: str) -> Extraction | None:
-    if _BOX.search(text) and (found := _last_boxes(text)):
+    if _P.box.search(text) and (found := _last_boxes(text)):
         return found
-    text = _CODE.sub(" ", text) if "```" in text else text
-    if element := _last_match(_ELEMENT, text):
+    text = _P.code.sub(" ", text) if "```" in text else text
+    if element := _last_match(_P.element, text):
         return Extraction(element.group(1).strip() or None, "answer element")
     return _answer_cue(text)
 
@@ -160,7 +118,7 @@ def _boxes(text: str) -> tuple[list[Box], bool]:
     found: list[Box] = []
     closes = matching_braces(text)
     position, closed = 0, True
-    while head := _BOX.search(text, position):
+    while head := _P.box.search(text, position):
         position = head.end()
         if text.startswith("{", position):
             end = closes.get(position)
@@ -168,7 +126,7 @@ def _boxes(text: str) -> tuple[list[Box], bool]:
             if end is not None:
                 found.append((head.start(), end + 1, text[position + 1 : end]))
                 position = end + 1
-        elif bare := _BARE_BOX.match(text, position):
+        elif bare := _P.bare_box.match(text, position):
             closed = True
             found.append((head.start(), bare.end(), bare.group()))
         # Else the command is only spoken of, as in "put it in \\boxed".
@@ -178,7 +136,7 @@ def _boxes(text: str) -> tuple[list[Box], bool]:
 def _line_label(text: str, start: int) -> str:
     """What stands before a box on its line or in its sentence, without mark-up."""
     line = text[max(0, start - MAX_BETWEEN_CHARS) : start]
-    return _MARKUP.sub(" ", re.split(r"\n|[.!?]\s+(?=[A-Z])", line)[-1]).strip()
+    return _P.markup.sub(" ", re.split(r"\n|[.!?]\s+(?=[A-Z])", line)[-1]).strip()
 
 
 def _are_one_list(text: str, first: Box, second: Box) -> bool:
@@ -186,18 +144,18 @@ def _are_one_list(text: str, first: Box, second: Box) -> bool:
     between = text[first[1] : second[0]]
     if len(between) > MAX_BETWEEN_CHARS:
         return False
-    plain = _MARKUP.sub(" ", between)
-    if _SEPARATORS.fullmatch(plain):
+    plain = _P.markup.sub(" ", between)
+    if _P.separators.fullmatch(plain):
         return not re.search(r"\n\s*\n", between) or bool(re.search(r"[a-z&,;=]", plain))
     labels = [_line_label(text, box[0]) for box in (first, second)]
-    lines = _MARKUP.sub(" ", between).split("\n")
+    lines = _P.markup.sub(" ", between).split("\n")
     after = re.split(r"[.!?](?:\s|$)", lines[0], maxsplit=1)[0]
-    is_parallel = all(labels) and not "".join(lines[1:-1]).strip() and not _WORD.search(after)
+    is_parallel = all(labels) and not "".join(lines[1:-1]).strip() and not _P.word.search(after)
     if is_parallel and ("\n" in between or "." in between):
-        same_shape = len({_COUNTER.sub("0", label) for label in labels}) == 1
-        are_items = all(map(_ITEM.match, labels)) or all(label.endswith(":") for label in labels)
-        return (same_shape or are_items) and not _GOES_ON.search(labels[1].rstrip(".:"))
-    return bool(_JOINER.search(plain)) and not _GOES_ON.search(plain)
+        same_shape = len({_P.counter.sub("0", label) for label in labels}) == 1
+        are_items = all(map(_P.item.match, labels)) or all(label.endswith(":") for label in labels)
+        return (same_shape or are_items) and not _P.goes_on.search(labels[1].rstrip(".:"))
+    return bool(_P.joiner.search(plain)) and not _P.goes_on.search(plain)
 
 
 def _last_boxes(text: str) -> Extraction | None:
@@ -212,14 +170,14 @@ def _last_boxes(text: str) -> Extraction | None:
         if not _are_one_list(text, box, group[0]):
             break
         group.insert(0, box)
-    if _NEGATED.search(text, max(0, group[-1][0] - 40), group[-1][0]):
+    if _P.negated.search(text, max(0, group[-1][0] - 40), group[-1][0]):
         return Extraction(None, "the last box is denied")
     contents = list(dict.fromkeys(unwrap_box(content) for _, _, content in group))
     if not contents[-1].strip():
         return Extraction(None, "the last box is empty")
     if len(contents) == 1:
         return Extraction(contents[0], "last closed box")
-    names = [_NAME_BEFORE.search(text, max(0, start - 40), start) for start, _, _ in group]
+    names = [_P.name_before.search(text, max(0, start - 40), start) for start, _, _ in group]
     if all(names) and len(contents) == len(group) and not any("=" in c for c in contents):
         contents = [f"{n.group(1)} = {c}" for n, c in zip(names, contents, strict=True) if n]
     is_or = re.search(r"\bor\b", text[group[-2][1] : group[-1][0]])
@@ -229,15 +187,15 @@ def _last_boxes(text: str) -> Extraction | None:
 
 def _answer_cue(text: str) -> Extraction | None:
     """What follows the last answer cue; None if there is no cue."""
-    last = _last_match(_CUE, text)
+    last = _last_match(_P.cue, text)
     if last is None:
         return None
     tail = text[last.end() :].strip()
     if not tail or len(tail) > MAX_CUE_CHARS:
         return Extraction(None, "nothing usable follows the answer cue")
-    tail = _POLITE_END.sub("", tail)
-    if display := _DISPLAY.fullmatch(tail):
+    tail = _P.polite_end.sub("", tail)
+    if display := _P.display.fullmatch(tail):
         return Extraction(display.group(1), "answer cue")
-    if _SENTENCE_END.search(tail):
+    if _P.sentence_end.search(tail):
         return Extraction(None, "text goes on after the answer sentence (hedging)")
     return Extraction(tail, "answer cue")

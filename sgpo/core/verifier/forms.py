@@ -16,7 +16,11 @@ from fractions import Fraction
 from functools import lru_cache
 
 from sgpo.core.verifier.numbers import MalformedNumber, decimal_places, exact_value
+from sgpo.core.verifier.patterns import patterns
 from sgpo.core.verifier.spelling import MAX_SAID_CHARS, canonical, split_unit, words_key
+
+_P = patterns("forms")
+NAME, SETMINUS, TWO_POWERS = _P.name, _P.setminus, _P.two_powers
 
 
 @dataclass(frozen=True)
@@ -78,59 +82,14 @@ MAX_FORM_CHARS = 10_000
 MAX_NESTING = 40
 MAX_SIGNED = 4  # coordinates with a plus-minus sign in one tuple
 ELLIPSIS = "\\ldots"
-LETTER = r"(?:[a-zA-Z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|Delta))(?:_\{[^{}]*\})?'*"
-# What an answer may be called: x, x_1, f(x), P(0), AB, |AB|, \angle ABC, \text{Area}, (x,y), ..
-NAME = re.compile(
-    rf"{LETTER}(?:\([a-zA-Z0-9, ]+\))?|[A-Z]{{2,4}}|\|[A-Z]{{1,2}}\||\|{LETTER}\||\[[A-Z]{{3,}}\]"
-    r"|\\[a-z]+(?:\s?[A-Z](?![a-z]))+|\\text\{[^{}]*\}(?:_\{[^{}]*\})?|m?\\angle[ A-Z_{}0-9]+"
-    rf"|\\(?:Delta|delta|overline|vec|hat|bar) ?(?:{LETTER}|\{{[A-Za-z]+\}})"
-    rf"|\\[a-z]+(?:_\{{[^{{}}]*\}})?(?![A-Za-z(\[])|\((?:{LETTER},\s?)+{LETTER}\)|ans(?:wer)?|Area"
-)
-SETMINUS = re.compile(r"\s*\\setminus(?![a-zA-Z])\s*")
-TWO_POWERS = re.compile(r"\^(?:\{[^{}]*\}|\w)\s*\^")  # LaTeX refuses a double superscript
-ORDER = re.compile(r"[<>]|\\(?:[lg]e|ne)(?![a-z])")
 
-_RELATION = re.compile(r"\\(?:le|ge|ne|approx|equiv|sim|mid|to|Rightarrow)(?![a-zA-Z])\s*|[=<>]")
-_SEPARATOR = re.compile(r"\s*(?:[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*")
-_COMMA = re.compile(r"[,;]")
-_OUTER = re.compile(r"\s*(?:;|(?<![a-zA-Z\\])or(?![a-zA-Z]))\s*")
-_CUP = re.compile(r"\s*\\cup(?![a-zA-Z])\s*")
-_IN = re.compile(r"\s*\\in(?![a-zA-Z])\s*")
-_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_THOUSANDS_OF = re.compile(rf"({_THOUSANDS.pattern})(\s*\\text\{{[^{{}},]*\}})")
-_ZERO_GROUP = re.compile(r"0\d\d")
-_STRAY_LETTER = re.compile(r"[a-zA-Z](?=[\[(])")
-_BASED = re.compile(r"\(?((?=[A-Z]*\d)[0-9A-Z]+)\)?\s*_\{([2-9]|[12]\d|3[0-6])\}")
-_RATIO = re.compile(r"[^:]{1,40}(?::[^:]{1,40})+")
-_MATRIX = re.compile(
-    r"(-?(?:\d+(?:\.\d+)?|\\frac\{-?\d+\}\{-?\d+\})?)\s*(?:\\cdot\s*)?"  # a factor of every cell
-    r"\(?\\begin\{((?:[pbB]|small)?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\2\}\)?(\^\{T\}|\^\{\\text\{T\}\})?",
-    re.DOTALL,
-)
-_ROW = re.compile(r"\\\\(?:\[\w+\])?|\\cr")
-_WORD_SPAN = re.compile(r"\\text\{[^{}]*\}")
-_PLAIN_WORDS = re.compile(r"[A-Za-z][a-z]{2,}|[A-Za-z][a-z]*(?:[ '-]+[A-Za-z]{2,})+")
 _FUNCTION_NAMES = frozenset("sin cos tan cot sec csc log exp max min gcd lcm mod".split())
-_PLUS_MINUS = re.compile(r"\s*\\(pm|mp)(?![a-zA-Z])\s*")
-_MIXED_FACTOR = re.compile(r"(?<![\d.])(\d{1,9})\s*\\frac\{(\d{1,9})\}\{(\d{1,9})\}")
-_SIGN_RUN = re.compile(r"(?:[-+−–—]\s*){40}")
 _CHAINS = ("\\in", "\\approx", "≈", " is ", ":")
-_REAL_LINE = re.compile(
-    r"\\mathbb\{R\}|(?:\\text\{)?(?:the set of )?(?:all )?real(?: numbers?|s)\s*\}?"
-)
-_POSITIVE_REALS = re.compile(r"\\mathbb\{R\}(?:\^\{\+\}|_\{(?:\+|>0)\}|\^\+)")
-_SET_BUILDER = re.compile(
-    rf"({LETTER})(?:\s*\\in\s*\\mathbb\{{([A-Z])\}}(?:\^\{{\+\}}|_\{{[^{{}}]*\}})?)?\s*"
-    r"(?:\||:|\\mid(?![a-zA-Z]))\s*(.*)",
-    re.DOTALL,
-)
-_RESIDUE = re.compile(r"(.+?)\s*\\pmod\{([^{}]+)\}")
-_MINUTES = re.compile(r"[\d°]\s*(?:'|\^\{\\prime\})")  # feet, minutes: a number of another kind
 
 
 def is_tractable(text: str) -> bool:
     """Whether the text is short and flat enough to be parsed at all."""
-    if len(text) > MAX_FORM_CHARS or text.count("^") > 400 or _SIGN_RUN.search(text):
+    if len(text) > MAX_FORM_CHARS or text.count("^") > 400 or _P.sign_run.search(text):
         return False
     # What is read from one end to the other, a step deeper each time, is bounded like brackets.
     depths = bracket_depths(text) if any(map(text.__contains__, "{[(")) else [0]
@@ -138,71 +97,6 @@ def is_tractable(text: str) -> bool:
 
 
 # --- what is said around an answer ------------------------------------------------------------
-
-_SAID = re.compile(r"i\.\s?e|\\text|\\forall|\\approx|\\in(?![a-z])|(?<![\\a-zA-Z])[A-Za-z]{2,}")
-_REMARK = re.compile(
-    r"[\s,;(]*(?:\\text\{[\s,(]*|\b)(?:since|because|i\.?\s?e\.?,?|that is|namely|which is"
-    r"|as (?:required|desired)|(?<=,)\s?so)(?![a-z]).*",
-    re.DOTALL,
-)
-_OR_ABOUT = re.compile(
-    r"[\s,]*(?:(?:\bor|\\text\{\s*or)?\s*\(?\s*(?:\\text\{)?\s*\(?\s*(?:which is )?(?<![\\a-zA-Z])"
-    r"(?:approximately|approx\.?|about|roughly)\s*\}?(?=\s*[\d$\\-])|\((?=\\approx)"
-    r"|or\s*(?=\\approx))"
-)
-_VETO = re.compile(
-    r"\b(?:not|no|never|nor|neither|none|cannot|without|except|unless|wrong|incorrect|impossible|"
-    r"invalid|rejected|extraneous|false|fails?|maybe|perhaps|possibly|probably|almost|nearly|about|"
-    r"approximately|around|between|at least|at most|more|less|fewer|greater|below|above|over|under|"
-    r"too|doubled?|half|twice|thrice|than|if|when|unlike|opposite|but|instead|minus|plus|times)\b|n't\b",
-    re.IGNORECASE,
-)
-_DOMAIN_WORD = (
-    "real|reals|positive|negative|non-?negative|non-?zero|integers?|integral|numbers?|natural|"
-    "whole|rationals?|complex|constants?|arbitrary|any|all|some|every|each|is|are|a|an|and|in|the|"
-    "values?|of|domain|variables?|parameters?|such|that|for|where|with|it|holds|ranges?|over"
-)
-_QUANTIFIED = re.compile(
-    r"[\s,;(]*(?:\\text\{[\s,(]*)?(?:\\forall|(?:(?:which )?holds |valid )?(?:for (?:all|any|every|"
-    r"each|some|arbitrary)|where|with|for(?: an?)?(?=\s*\}?\s*[a-zA-Z]\s*\\in|\s*(?:integers?|"
-    r"constants?|real)))(?![a-z])|(?<=[,(])[a-zA-Z]\s*\\text\{\s*is(?= an? | any ))(.*)",
-    re.DOTALL,
-)
-_NUMBER_SET = r"\\mathbb\{[A-Z]\}(?:\^\{[^{}]*\}|_\{[^{}]*\})?"
-_MEMBERSHIP_TAIL = re.compile(rf"[\s,;(]+((?:{LETTER},?\s?)+)\s*\\in\s*{_NUMBER_SET}\)?[\s.]*$")
-_DOMAIN_REST = re.compile(
-    rf"(?:\\text\{{(?:\s|[,().]|\b(?:{_DOMAIN_WORD})\b)*\}}|\b(?:{_DOMAIN_WORD})\b"
-    r"|[\s,.(){}<>^+_0-9\[\]-]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|\\[a-z]+)*"
-)
-_WHOLE = re.compile(r"integer|natural|whole|\\mathbb\{[ZN]\}")
-_DOMAIN_HEADS = (
-    re.compile(rf"{LETTER}\s*\\in\s*{_NUMBER_SET}[,;]\s*"),
-    re.compile(
-        r"(?:\\text\{)?\s*(?:all|every|any|each|the set of(?: all)?)"
-        rf"(?: (?:{_DOMAIN_WORD}))*\s*\}}?\s*"
-        r"(?:[a-zA-Z]\s*\\text\{\s*(?:such that|with|where|satisfying)\s*\}\s*)?(?=.)",
-        re.IGNORECASE,
-    ),
-)
-_EXTREME = re.compile(
-    r"(?:the )?(?:minimum|maximum|min|max|least|greatest|smallest|largest|total|sum|difference|"
-    r"product|area|volume|perimeter|probability|number|lowest|highest)"
-    r"(?: (?:values?|number|possible))*(?: (?:of|is|are)\b[^=<>]*)?",
-    re.IGNORECASE,
-)
-_EXTREME_HEAD = re.compile(r"(?:\\text\{([^{}]*)\}|([A-Za-z ]+?)\s(?=[\d\\-]))\s*(?=[^\s])")
-_BOTH = re.compile(
-    r"^(?:\\text\{\s*)?(?:both|either|also|just|only|exactly|simply|precisely)\b\s*\}?\s*(?=[^\s}])"
-)
-_LABEL = re.compile(
-    r"(?P<name>[^\W\d_][^=<>\\;:]*?)\s*(?:(?<=\s)(?:is|are|was|were|equals|be|becomes|has(?=\s-?\d))(?=\s)|:)\s*:?\s*"
-    r"(?P<rest>\S.*)",
-    re.DOTALL,
-)
-_ONLY_NUMBER = re.compile(
-    r"[^\d\\]*?(?<![\w.,])(-?\d+(?:\.\d+)?(?:/\d+)?)(?![\w/,]|\.\d)([^\d\\]*)"
-)
-_SINGLE_LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])")
 
 
 def plain_words(text: str) -> str:
@@ -214,33 +108,33 @@ def _without_remarks(text: str) -> tuple[str, str]:
     """``text`` without reasons, quantifiers and domains around the answer, and the domain "Z" if
     it named the whole numbers of an inequality."""
     domain = ""
-    remark = _REMARK.search(text)
+    remark = _P.remark.search(text)
     if remark and remark.start():
-        if "which" not in remark.group() or not _VETO.search(remark.group()):
+        if "which" not in remark.group() or not _P.veto.search(remark.group()):
             text = text[: remark.start()].rstrip(" ,(")
-    about = _OR_ABOUT.search(text)
+    about = _P.or_about.search(text)
     if about and about.start():
         text = f"{text[: about.start()]}\\approx {text[about.end() :]}"
     text = text.replace("\\approx \\approx", "\\approx ")
     if "\\approx" in text and text.endswith(")") and text.count("(") < text.count(")"):
         text = text[:-1]
-    for pattern in (_QUANTIFIED, _MEMBERSHIP_TAIL):
+    for pattern in (_P.quantified, _P.membership_tail):
         tail = pattern.search(text)
         if tail is None or not tail.start():
             continue
         head = text[: tail.start()].rstrip(" ,;(")
-        letters = set(_SINGLE_LETTER.findall(head))
-        if pattern is _QUANTIFIED:
-            is_domain = _DOMAIN_REST.fullmatch(tail.group(1).strip(" })."))
-            known = is_domain and ("=" in head or ORDER.search(head) or letters)
+        letters = set(_P.single_letter.findall(head))
+        if pattern is _P.quantified:
+            is_domain = _P.domain_rest.fullmatch(tail.group(1).strip(" })."))
+            known = is_domain and ("=" in head or _P.order.search(head) or letters)
         else:
             known = letters & set(re.findall(r"[a-zA-Z]", tail.group(1)))
         if known:
-            domain = "Z" if _WHOLE.search(tail.group()) and ORDER.search(head) else domain
+            domain = "Z" if _P.whole.search(tail.group()) and _P.order.search(head) else domain
             text = head
-    for pattern in _DOMAIN_HEADS:
-        if ORDER.search(text) and (begin := pattern.match(text)):
-            domain = "Z" if _WHOLE.search(begin.group()) else domain
+    for pattern in (_P.membership_head, _P.all_of):
+        if _P.order.search(text) and (begin := pattern.match(text)):
+            domain = "Z" if _P.whole.search(begin.group()) else domain
             text = text[begin.end() :]
     return text, domain
 
@@ -248,9 +142,9 @@ def _without_remarks(text: str) -> tuple[str, str]:
 def _labelled(text: str) -> Form | None:
     """``The minimum is 1``, ``\\text{Paolo: } 18``, ``minimum 1`` as a named value."""
     plain = plain_words(text)
-    if _VETO.search(plain):
+    if _P.veto.search(plain):
         return None
-    found = _LABEL.fullmatch(plain)
+    found = _P.label.fullmatch(plain)
     if found and re.search(r"[a-zA-Z]{2}", found["name"]):
         name, rest = found["name"].strip(), found["rest"].strip()
         # What follows the label, with its words marked up again behind a number.
@@ -258,7 +152,7 @@ def _labelled(text: str) -> Form | None:
         value = parse_form(marked)
         if isinstance(value, Words):
             value = Words(re.sub(r"^(?:an?|the) ", "", value.key))
-    elif (head := _EXTREME_HEAD.match(text)) and _EXTREME.fullmatch(
+    elif (head := _P.extreme_head.match(text)) and _P.extreme.fullmatch(
         name := (head.group(1) or head.group(2) or "").strip()
     ):
         rest = text[head.end() :].strip()
@@ -280,15 +174,15 @@ def parse_answer(text: str) -> Form:
 def parse_form(text: str) -> Form:
     """The form of canonical answer text."""
     text, domain = text.strip(), ""
-    if "\\begin" in text and (matrix := _MATRIX.fullmatch(text)):
+    if "\\begin" in text and (matrix := _P.matrix.fullmatch(text)):
         return _matrix(matrix.group(3), matrix.group(1), transposed=bool(matrix.group(4)))
-    if len(text) <= MAX_SAID_CHARS and _SAID.search(text):
+    if len(text) <= MAX_SAID_CHARS and _P.said.search(text):
         text, domain = _without_remarks(text)
-        text = _BOTH.sub("", text)
-        pieces, _ = split_outside(text, _IN)
-        if len(pieces) == 2 and pieces[0] and len(split_outside(pieces[0], _SEPARATOR)[0]) == 1:
+        text = _P.both.sub("", text)
+        pieces, _ = split_outside(text, _P.membership)
+        if len(pieces) == 2 and pieces[0] and len(split_outside(pieces[0], _P.separator)[0]) == 1:
             return as_interval(parse_form(pieces[1]))
-        if counted := _THOUSANDS_OF.fullmatch(text):
+        if counted := _P.thousands_of.fullmatch(text):
             text = counted.group(1).replace(",", "") + counted.group(2)
     form = _parse(text)
     return _over_whole_numbers(form) if domain else form
@@ -305,19 +199,19 @@ def _over_whole_numbers(form: Form) -> Form:
 
 
 def _parse(text: str) -> Form:
-    pieces, marks = split_outside(text, _SEPARATOR)
+    pieces, marks = split_outside(text, _P.separator)
     if len(pieces) > 1:
-        if _THOUSANDS.fullmatch(text):
+        if _P.thousands.fullmatch(text):
             return replace(_scalar(text.replace(",", "")), text=text)
         return _list(text, pieces, marks)
-    if (stray := _STRAY_LETTER.match(text)) and enclosed(text[stray.end() :]):
+    if (stray := _P.stray_letter.match(text)) and enclosed(text[stray.end() :]):
         inside = parse_form(text[stray.end() :])
         if isinstance(inside, Interval):  # "t(0,4]": only a membership can stand before one
             return inside
-    pieces, _ = split_outside(text, _CUP)
+    pieces, _ = split_outside(text, _P.cup)
     if len(pieces) > 1:
         return Union(tuple(as_interval(parse_form(p)) for p in pieces))
-    sides, ops = split_outside(text, _RELATION)
+    sides, ops = split_outside(text, _P.relation)
     if len(sides) > 1:
         texts = tuple(s.strip() for s in sides)
         return Relation(texts, tuple(ops), tuple(map(parse_form, texts)))
@@ -326,13 +220,13 @@ def _parse(text: str) -> Form:
     if text.endswith("^{T}") and (outer := enclosed(text[:-4])) and "," in outer[1]:
         column = _bracketed(text[:-4], "(", outer[1], ")")
         return Group("matrix", column.items, 1) if isinstance(column, Group) else column
-    is_said = len(text) <= MAX_SAID_CHARS and _SAID.search(text)
+    is_said = len(text) <= MAX_SAID_CHARS and _P.said.search(text)
     return (is_said and _labelled(text)) or _atom(text)
 
 
 def _matrix(body: str, factor: str, transposed: bool) -> Form:
     times = f"({'-1' if factor == '-' else factor})\\cdot " if factor else ""
-    rows = [row.split("&") for row in _ROW.split(body) if row.strip()]
+    rows = [row.split("&") for row in _P.row.split(body) if row.strip()]
     if len({len(row) for row in rows}) > 1:
         return Scalar(body, malformed=True)
     rows = [list(column) for column in zip(*rows, strict=True)] if transposed else rows
@@ -359,16 +253,10 @@ def _list(text: str, pieces: list[str], marks: list[str]) -> Form:
     return items[0] if len(items) == 1 else Group("list", tuple(items), 0, disjunction, text)
 
 
-_LABEL_NOUN = re.compile(
-    r"(?!(?:hal[fv]e?|third|quarter|fourth|\w+th|dozen|hundred|thousand|\w+illion|time|root|pi)s\b)"
-    r"[A-Za-z]{3,}s|people|men|women|children|sheep|fish"
-)
-
-
 def _is_labelled_count(item: Form) -> bool:
     """``7\\text{ goats}``, in a list of such: the word says which of the values this is."""
     is_counted = isinstance(item, Scalar) and item.value is not None and item.counted
-    return bool(is_counted and _LABEL_NOUN.fullmatch(item.counted))  # type: ignore[union-attr]
+    return bool(is_counted and _P.label_noun.fullmatch(item.counted))  # type: ignore[union-attr]
 
 
 def _each_value(relation: Relation) -> list[Form]:
@@ -385,9 +273,9 @@ def _each_value(relation: Relation) -> list[Form]:
 
 def _records(text: str) -> Form | None:
     """``x=1,y=2 or x=3,y=4`` as two points, with their coordinates in the order of the names."""
-    pieces, _ = split_outside(text, _OUTER)
+    pieces, _ = split_outside(text, _P.outer)
     if len(pieces) == 1:
-        pieces, _ = split_outside(text, _SEPARATOR)
+        pieces, _ = split_outside(text, _P.separator)
         names = [p.partition("=")[0].strip() for p in pieces]
         size = len(set(names))
         if not 1 < size < len(names) or "=" not in pieces[-1]:
@@ -418,7 +306,7 @@ def _point(form: Form) -> tuple[tuple[str, ...], Group] | None:
 
 def _item(text: str, first: bool) -> Form:
     """One item of a list or tuple; three digits such as ``014`` behind a comma are no 14."""
-    if not first and _ZERO_GROUP.fullmatch(text.strip()):
+    if not first and _P.zero_group.fullmatch(text.strip()):
         return Scalar(text.strip(), malformed=True)
     return parse_form(text.strip())
 
@@ -435,20 +323,20 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
     if curly and closer == "\\}":
         if not inside:
             return Scalar("\\emptyset")
-        if _RELATION.search(inside) or "|" in inside or ":" in inside:
+        if _P.relation.search(inside) or "|" in inside or ":" in inside:
             point = _point(parse_form(inside)) if "=" in inside else None
             return point[1] if point else _set_builder(inside) or Scalar(text)
         form = parse_form(inside)
         is_list = isinstance(form, Group) and form.kind == "list"
         return Group("set", form.items if is_list else (form,))  # type: ignore[union-attr]
-    pieces, _ = split_outside(inside, _COMMA)
+    pieces, _ = split_outside(inside, _P.comma)
     if len(pieces) == 1 and inside:
         form = parse_form(inside)
         is_matrix = isinstance(form, Group) and form.kind == "matrix"
         return form if round_ones or (is_matrix and text[0] + text[-1] == "[]") else _atom(text)
     if not all(p.strip() for p in pieces):
         return _atom(text)
-    if round_ones and _THOUSANDS.fullmatch(inside) and any(map(_ZERO_GROUP.fullmatch, pieces)):
+    if round_ones and _P.thousands.fullmatch(inside) and any(map(_P.zero_group.fullmatch, pieces)):
         return parse_form(inside)  # (2,014) is 2014, in no way (2,14)
     items = tuple(_item(p, first=i == 0) for i, p in enumerate(pieces))
     if len(items) == 2 and not curly and closer != "\\}" and not round_ones:
@@ -478,7 +366,7 @@ def _signed_tuple(inside: str, pieces: list[str], items: tuple[Form, ...]) -> Fo
 
 def _set_builder(inside: str) -> Form | None:
     """``{x | x > 2}`` as its condition, if all of that bounds the same letter; else None."""
-    found = _SET_BUILDER.fullmatch(inside)
+    found = _P.set_builder.fullmatch(inside)
     if found is None:
         return None
     condition = parse_form(found.group(3))
@@ -493,19 +381,19 @@ def _set_builder(inside: str) -> Form | None:
 
 
 def _atom(text: str) -> Form:
-    if _REAL_LINE.fullmatch(text):
+    if _P.real_line.fullmatch(text):
         return Interval(Scalar("-\\infty"), Scalar("\\infty"), True, True)
-    if _POSITIVE_REALS.fullmatch(text):
+    if _P.positive_reals.fullmatch(text):
         return Interval(_scalar("0"), Scalar("\\infty"), True, True)
-    if residue := _RESIDUE.fullmatch(text):
+    if residue := _P.residue.fullmatch(text):
         return Group("residue", tuple(map(parse_form, residue.groups())))
-    if based := _BASED.fullmatch(text):
+    if based := _P.based.fullmatch(text):
         return Scalar(based.group(1), base=int(based.group(2)))
-    plain = _WORD_SPAN.sub("", text)
-    is_words = _PLAIN_WORDS.fullmatch(text) and text.casefold() not in _FUNCTION_NAMES
+    plain = _P.word_span.sub("", text)
+    is_words = _P.plain_words.fullmatch(text) and text.casefold() not in _FUNCTION_NAMES
     if is_words or ("\\text" in text and not re.search(r"[0-9a-zA-Z\\]", plain)):
         return Words(words_key(text))
-    if ":" in text and _RATIO.fullmatch(text):
+    if ":" in text and _P.ratio.fullmatch(text):
         parts = [parse_form(part.strip()) for part in text.split(":")]
         if all(isinstance(p, Scalar) and not p.malformed for p in parts):
             return Group("ratio", tuple(parts))
@@ -517,8 +405,8 @@ def _atom(text: str) -> Form:
 def _sentence(text: str) -> Form:
     """A sentence with exactly one number in it, as that number; others as words."""
     plain = plain_words(text)
-    found = _ONLY_NUMBER.fullmatch(plain)
-    if found is None or len(re.findall(r"[A-Za-z]{2,}", plain)) < 3 or _VETO.search(plain):
+    found = _P.only_number.fullmatch(plain)
+    if found is None or len(re.findall(r"[A-Za-z]{2,}", plain)) < 3 or _P.veto.search(plain):
         return Words(words_key(text))
     after = re.match(r"\s*([a-z]+)", found.group(2))
     unit = split_unit(f"1\\text{{{after.group(1)}}}")[1] if after else None
@@ -529,18 +417,18 @@ def _both_signs(text: str) -> list[str]:
     """``text`` with the upper signs and with the lower ones; ``\\mp`` takes the other sign."""
     both = []
     for signs in ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"}):
-        one = _PLUS_MINUS.sub(lambda m, signs=signs: signs[m.group(1)], text)
+        one = _P.plus_minus.sub(lambda m, signs=signs: signs[m.group(1)], text)
         both.append(re.sub(r"(^|[,(])\+", r"\1", one))
     return both
 
 
 def _plus_minus(text: str) -> Form | None:
     """``a \\pm b`` as the list of both, ``\\pm(3,2)`` as two points."""
-    if not _PLUS_MINUS.search(text) or SETMINUS.search(text):
+    if not _P.plus_minus.search(text) or _P.setminus.search(text):
         return None
     both = _both_signs(text)
     point = enclosed(both[0])
-    parts = split_outside(point[1], _COMMA)[0] if point else []
+    parts = split_outside(point[1], _P.comma)[0] if point else []
     if len(parts) > 1:
         negative = ",".join(f"-({part.strip()})" for part in parts)
         return Group("list", (parse_form(both[0]), parse_form(f"({negative})")))
@@ -548,7 +436,7 @@ def _plus_minus(text: str) -> Form | None:
 
 
 def _scalar(text: str) -> Scalar:
-    if _MINUTES.search(text) or TWO_POWERS.search(text):
+    if _P.minutes.search(text) or _P.two_powers.search(text):
         return Scalar(text, malformed=True)
     value_text, unit, words = split_unit(text)
     percent = value_text.endswith("%")
@@ -558,7 +446,7 @@ def _scalar(text: str) -> Scalar:
     except MalformedNumber:
         return Scalar(value_text, None, None, percent, unit, words, malformed=True)
     if value is None and "\\frac" in value_text:
-        value_text = _MIXED_FACTOR.sub(_as_sum, value_text)
+        value_text = _P.mixed_factor.sub(_as_sum, value_text)
     return Scalar(value_text, value, decimal_places(value_text), percent, unit, words)
 
 
@@ -572,7 +460,7 @@ def _as_sum(found: re.Match[str]) -> str:
 def is_assignment(relation: Relation) -> bool:
     """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
     is_naming = set(relation.ops) <= {"=", "\\approx", "\\equiv"}
-    return is_naming and NAME.fullmatch(relation.sides[0]) is not None
+    return is_naming and _P.name.fullmatch(relation.sides[0]) is not None
 
 
 # --- brackets ---------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from sgpo.core import verifier
 from sgpo.core.verifier import ITEM_SECONDS, Verdict
 from sgpo.core.verifier.extract import extract, unwrap_box
+from sgpo.core.verifier.patterns import patterns
 from sgpo.core.verifier.pool import POOL, default_workers
 
+_P = patterns("graders")
+
 GRADERS = ("ours", "stock", "exact")
-_NOISE = re.compile(r"\\(?:left|right|text|mathrm|mbox|displaystyle)(?![a-zA-Z])|\\[,;:! ]|[\s${}]")
 
 
 def grade_many(
@@ -42,7 +44,7 @@ def grade_many(
 
 def normalised(text: str) -> str:
     """Answer text without spaces, dollars, braces and layout commands, in lower case."""
-    return _NOISE.sub("", re.sub(r"\\[dt]frac", r"\\frac", text)).strip(".,").casefold()
+    return _P.noise.sub("", re.sub(r"\\[dt]frac", r"\\frac", text)).strip(".,").casefold()
 
 
 def _exact(gold: str, span: str | None) -> str:

@@ -8,9 +8,12 @@ factorials. Nothing is ever passed to ``eval``.
 from __future__ import annotations
 
 import math
-import re
 from fractions import Fraction
 from functools import lru_cache
+
+from sgpo.core.verifier.patterns import patterns
+
+_P = patterns("numbers")
 
 MAX_BITS = 65_536  # larger exact integers are left to the symbolic judge
 MAX_DIGITS = 4_000  # int() refuses longer literals
@@ -18,8 +21,6 @@ MAX_FACTORIAL = 5_000
 MIN_DECIMALS = 6  # a decimal stands for a fraction only if it gives at least this many places
 MIN_SIGNIFICANT = 4
 
-_TOKEN = re.compile(r"(\d*\.\d*\\overline\{\d+\}|\d+(?:\.\d*)?|\.\d+|\\frac|\\cdot|[-+/^!(){}])|\S")
-_DECIMAL = re.compile(r"-?\d*\.(\d+)")
 _CLOSERS = {"(": ")", "{": "}"}
 
 
@@ -181,7 +182,7 @@ def exact_value(text: str) -> Fraction | None:
 
     Raises MalformedNumber for digits in an arrangement that has no agreed value (``4 10/3``).
     """
-    tokens = _TOKEN.findall(text)
+    tokens = _P.token.findall(text)
     if not tokens or "" in tokens or len(text) > 30_000:
         return None
     try:
@@ -192,7 +193,7 @@ def exact_value(text: str) -> Fraction | None:
 
 def decimal_places(text: str) -> int | None:
     """Places after the point if the text is one decimal literal, else None."""
-    found = _DECIMAL.fullmatch(text)
+    found = _P.decimal.fullmatch(text)
     return len(found.group(1)) if found else None
 
 

@@ -90,8 +90,9 @@ class _Worker:
             except _Gone:
                 message = {"unavailable": "it ended without a message"}
             if "unavailable" in message:
+                reason = message["unavailable"]
                 raise VerifierUnavailable(
-                    f"the verifier's worker cannot start: {message['unavailable']}; run `sgpo doctor`"
+                    f"the verifier's worker cannot start: {reason}; run `sgpo doctor`"
                 )
             self.ready = True
 

@@ -7,13 +7,11 @@ are described here by intervals and points, which sympy compares in a worker.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from sgpo.core.verifier.forms import (
-    LETTER,
     NAME,
     SETMINUS,
     Form,
@@ -27,12 +25,13 @@ from sgpo.core.verifier.forms import (
     split_outside,
     value_items,
 )
+from sgpo.core.verifier.patterns import patterns
 
+_P = patterns("sets")
+WORD_BETWEEN = _P.word_between
 MAX_PARTS = 50
 _LINE = ["interval", "-\\infty", "\\infty", True, True]
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-_SIZE = re.compile(rf"\|({LETTER})\|")
-WORD_BETWEEN = re.compile(r"(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 
 Node = list[Any]  # a kind (interval, points, union, all, comma, without), then texts or nodes
 
@@ -96,7 +95,7 @@ def _relation(relation: Relation) -> tuple[str, Node]:
         name, bound = relation.sides[i], relation.forms[i + 1]
         if not NAME.fullmatch(name):
             name, bound, op = relation.sides[i + 1], relation.forms[i], _FLIP.get(op, op)
-        size = _SIZE.fullmatch(name)
+        size = _P.size.fullmatch(name)
         if not NAME.fullmatch(name) or (op == "=" and len(relation.ops) > 1):
             raise _NoSet
         letters.add(size.group(1) if size else name)
@@ -133,6 +132,6 @@ def _several(group: Group) -> tuple[str | None, Node]:
     found = [_relation(relation) for relation in relations]
     if len({letter for letter, _ in found}) != 1:
         raise _NoSet
-    joined = "all" if WORD_BETWEEN.search(group.raw) else "comma"
+    joined = "all" if _P.word_between.search(group.raw) else "comma"
     kind = "union" if group.disjunction else joined
     return found[0][0], [kind, *(node for _, node in found)]

@@ -8,15 +8,17 @@ It never changes the mathematics: a base subscript, an exponent, a letter at the
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
+
+from sgpo.core.verifier.patterns import FOLDER, compiled, patterns, table
+
+_P = patterns("spelling")
 
 MAX_SAID_CHARS = 600  # longer answers are formulas: their words are not looked into
 MAX_FRACTION_CHARS = 5_000
 
-_TABLE = tomllib.loads((Path(__file__).parent / "spelling.toml").read_text(encoding="utf-8"))
+_TABLE = table("spelling.toml")
 _FULL_WIDTH = {chr(c + 0xFEE0): chr(c) for c in range(0x21, 0x7F)}  # as CJK keyboards write
 _CHARACTERS = str.maketrans(
     _FULL_WIDTH | {c: new for old, new in _TABLE["characters"].items() for c in old}
@@ -30,15 +32,6 @@ _SCRIPTS = tuple(
         ("₀₁₂₃₄₅₆₇₈₉ₙ", "_", "0123456789n"),
     )
 )
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
-_SPACES = re.compile(r"\s+")
-_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-_INFIX = re.compile(r"\\(?:choose|over)(?![a-z])")
-_REVERSED = re.compile(r"\](?=[^][(),]+,[^][(),]+[][)])|(?<=[^][(),])\[(?=\s*(?:$|\\cup|\}))")
-_FRACTION = re.compile(r"\\(?:frac|binom)(?=\s*[\da-zA-Z{\\])")
-_ARGUMENT = re.compile(
-    r" *(?:(\{)|([^\W_]|\\(?:pi|alpha|beta|gamma|theta|lambda|mu|phi|omega)(?![a-zA-Z])))"
-)
 
 
 @lru_cache(maxsize=16_384)
@@ -47,9 +40,9 @@ def canonical(text: str) -> str:
 
     ``\\text{..}`` spans, degree signs (as ``°``) and ``%`` stay, for the unit rules to see.
     """
-    if _NUMBER.fullmatch(text):
+    if _P.number.fullmatch(text):
         return text
-    text = _SPACES.sub(" ", _CONTROL.sub("", text))
+    text = _P.spaces.sub(" ", _P.control.sub("", text))
     if not text.isascii():
         for script, sign, table in _SCRIPTS:
             text = script.sub(lambda m, s=sign, t=table: f"{s}{{{m.group().translate(t)}}}", text)
@@ -57,19 +50,19 @@ def canonical(text: str) -> str:
     while len(text) > 2 and text[0] == text[-1] == "$" and text[-2] != "\\":
         text = text[1:-1].strip()
     text = _apply("rules", text)
-    if len(text) < MAX_FRACTION_CHARS and _FRACTION.search(text):
+    if len(text) < MAX_FRACTION_CHARS and _P.fraction.search(text):
         text = _brace_arguments(text)
     text = _apply("last", text)
     if text.startswith("]") or text.endswith("[") or "[\\cup" in text or "\\cup]" in text:
-        text = _REVERSED.sub(lambda m: "(" if m.group() == "]" else ")", text)  # ]3,5[
-    while text.startswith("{") and _close(text, 0) == len(text) - 1 and not _INFIX.search(text):
+        text = _P.reversed.sub(lambda m: "(" if m.group() == "]" else ")", text)  # ]3,5[
+    while text.startswith("{") and _close(text, 0) == len(text) - 1 and not _P.infix.search(text):
         text = text[1:-1].strip()
     return text
 
 
 def _apply(stage: str, text: str) -> str:
-    for needle, pattern, replacement, times in _RULES[stage]:
-        for _ in range(times):
+    for needle, pattern, replacement, *times in _RULES[stage]:
+        for _ in range(*times or (1,)):
             if needle in text:
                 text = pattern.sub(replacement, text)
     return text
@@ -78,9 +71,9 @@ def _apply(stage: str, text: str) -> str:
 def _brace_arguments(text: str) -> str:
     """``\\frac12``, ``\\frac 59``, ``\\frac{270}7`` and ``\\frac9{19}`` with both braces."""
     out, position = [], 0
-    while head := _FRACTION.search(text, position):
+    while head := _P.fraction.search(text, position):
         arguments, cursor = [], head.end()
-        while len(arguments) < 2 and (found := _ARGUMENT.match(text, cursor)):
+        while len(arguments) < 2 and (found := _P.argument.match(text, cursor)):
             end = _close(text, found.end() - 1) if found.group(1) else found.end()
             if end is None:
                 break
@@ -109,7 +102,7 @@ def _close(text: str, start: int) -> int | None:
 def words_key(text: str) -> str:
     """A word answer for comparison: no markup, case, punctuation or parentheses around it."""
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
-    text = _SPACES.sub(" ", text.casefold()).strip(" .,;:!\"'")
+    text = _P.spaces.sub(" ", text.casefold()).strip(" .,;:!\"'")
     choice = re.fullmatch(
         r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?[ :]*)?"
         r"[(\[]?\s*([a-z])\s*[)\]]?\.?",
@@ -121,7 +114,6 @@ def words_key(text: str) -> str:
 # --- replacements that a pattern cannot write ----------------------------------------------------
 
 _CURRENCIES = {"$": "dollars", "€": "euros", "£": "pounds", "\\pounds": "pounds"}
-_ROW_END = re.compile(r"\\\\(?:\[\w+\])?|\\newline(?![a-zA-Z])|\\cr(?![a-zA-Z])")
 
 
 def amount(found: re.Match[str]) -> str:
@@ -150,7 +142,7 @@ def lines_as_list(found: re.Match[str]) -> str:
 
 
 def _rows(text: str, stripped: str) -> str:
-    rows = [row.strip(stripped) for row in _ROW_END.split(text)]
+    rows = [row.strip(stripped) for row in _P.row_end.split(text)]
     return ", ".join(filter(None, rows))
 
 
@@ -164,15 +156,7 @@ def command(found: re.Match[str]) -> str:
 
 _JOINERS = {"and": "and", "or": "or", "as well as": "and", "along with": "and", "&": "and",
             "together with": "and", "u": "\\cup", "union": "\\cup"}  # fmt: skip
-_FUNCTIONS = frozenset(_TABLE["names"]["FUNCTION"].split("|")) | {"max", "min"}
-_UNIT_POWER_INSIDE = re.compile(r"([a-zA-Z. ]*[a-zA-Z.])\s*\^?\{?([23])\}?")
-_WORD_RUN = re.compile(r"(?:[^\W\d_]{2,}|(?<=\s)a(?=\s))(?:[' .-]+(?:[^\W\d_]{2,}|a(?=\s)))*")
-_ROUNDED = re.compile(
-    r"\(?\s*(?:rounded |correct |accurate )?(?:off )?to (?:the )?(?:nearest [a-z ]+|"
-    r"(?:\d+|one|two|three|four) (?:decimal|significant) (?:places?|digits?|figures?)|\d ?d\.?p\.?)"
-    r"\s*\)?|\(\s*(?:approx(?:imately|\.)?|exact(?:ly)?)\s*\)",
-    re.IGNORECASE,
-)
+_FUNCTIONS = frozenset("".join(_TABLE["names"]["FUNCTION"]).split("|")) | {"max", "min"}
 
 
 def text_group(found: re.Match[str]) -> str:
@@ -180,18 +164,18 @@ def text_group(found: re.Match[str]) -> str:
     what stands among them (numbers, letters, joining words) as what it is."""
     kind = found.group(1)
     inside = found.group(2).replace("{,}", ",")
-    words = _SPACES.sub(" ", inside).strip()
+    words = _P.spaces.sub(" ", inside).strip()
     key = words.casefold()
     before, after = found.string[: found.start()], found.string[found.end() :]
     if re.fullmatch(r"[a-zA-Z]\.", words):
         return found.group()
-    if not words or (_ROUNDED.fullmatch(words) and before.strip()):
+    if not words or (_P.rounded.fullmatch(words) and before.strip()):
         return " "
     if (joiner := _JOINERS.get(key.strip(" ,"))) is not None:
         return f" {',' if key[0] == ',' else ''} {joiner} "
     if key in _FUNCTIONS and kind != "text":
         return f"\\{key} "
-    power = _UNIT_POWER_INSIDE.fullmatch(words)
+    power = _P.unit_power_inside.fullmatch(words)
     if power and unit_name(power.group(1)):
         return f"\\text{{{power.group(1)}.}}^{{{power.group(2)}}}"
     if len(words) == 1:
@@ -209,7 +193,7 @@ def text_group(found: re.Match[str]) -> str:
     if not joins and not re.search(r"[\d=+<>|\\^]|[,;(]", words):
         left, right = (" " if edge == " " else "" for edge in (inside[:1], inside[-1:]))
         return f"\\text{{{left}{words}{right}}}"
-    return _WORD_RUN.sub(_word_run, words).replace("\\text{}", "")
+    return _P.word_run.sub(_word_run, words).replace("\\text{}", "")
 
 
 def _word_run(found: re.Match[str]) -> str:
@@ -258,23 +242,20 @@ def chosen(found: re.Match[str]) -> str:
     return f"\\binom{{{n}}}{{{k}}}" if int(n) >= int(k) else found.group()
 
 
-_FUNCTION_RULES: dict[str, Callable[[re.Match[str]], str]] = {
+_REPLACEMENTS: dict[str, Callable[[re.Match[str]], str]] = {
     f"@{function.__name__}": function
     for function in (amount, rows_as_list, without_ampersands, lines_as_list, digits, command,
                      text_group, base, call, chosen)
 }  # fmt: skip
 
 
-def _compiled(
-    needle: str, pattern: str, replacement: str, times: int = 1
-) -> tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str], int]:
-    while named := re.search(r"<([A-Z_]+)>", pattern):
-        name = _TABLE["names"][named.group(1)]
-        pattern = pattern.replace(named.group(), name)
-    return needle, re.compile(pattern), _FUNCTION_RULES.get(replacement, replacement), times
-
-
-_RULES = {stage: [_compiled(*rule) for rule in _TABLE[stage]] for stage in ("rules", "last")}
+_RULES = {
+    stage: [
+        (needle, compiled(pattern, _TABLE["names"]), _REPLACEMENTS.get(new, new), *times)
+        for needle, pattern, new, *times in _TABLE[stage]
+    ]
+    for stage in ("rules", "last")
+}
 
 # --- units behind a number ---------------------------------------------------------------------
 
@@ -282,22 +263,19 @@ _UNIT_WORDS = {name: row[0] for name, row in _TABLE["units"].items()}
 _UNIT_NAMES = {name: re.compile(words) for name, words in _UNIT_WORDS.items()}
 # What one of a unit is in the first of its family, for 12 cm = 0.12 m.
 SIZES = {name: (row[1], row[2]) for name, row in _TABLE["units"].items() if len(row) > 1}
-_QUOTIENT = re.compile(r"(.+?)(?:\s*/\s*|\s+per\s+|\s+an?\s+)(.+)")
-_UNIT_POWER = re.compile(r"(square|sq\.?|cubic|cu\.?)\s+(.*)|(.*)\s(squared|cubed)")
 _BARE_UNITS = [words for name, words in _UNIT_WORDS.items() if name not in "NJW"]
 _ANY_UNIT = "|".join(sorted(_BARE_UNITS, key=len, reverse=True))
 _POWER = r"(?:\^\{?(?P<power>\d)\}?)?"
 _TEXT_UNIT = re.compile(rf"\s*\\text\{{(?P<words>[^{{}}]*)\}}{_POWER}[)\s]*$")
 _BARE_UNIT = re.compile(
     rf"(?:(?<=[\d)}}.a-zA-Z])\s+|(?<=\d)(?=(?:{_ANY_UNIT})(?:\^|$)))"
-    rf"(?P<words>(?:square |sq |cubic )?(?:{_ANY_UNIT})(?:(?: ?/ ?| per )(?:{_ANY_UNIT}))?)\.?{_POWER}$",
+    rf"(?P<words>(?:square |sq |cubic )?(?:{_ANY_UNIT})(?:(?: ?/ ?| per )(?:{_ANY_UNIT}))?)"
+    rf"\.?{_POWER}$",
     re.IGNORECASE,
 )
 # "12 ways", "4 red marbles", behind a plain number only.
 _BARE_NOUN = re.compile(r"(?<=\d)\s+(?P<words>[a-z]{3,}(?: [a-z]{2,}){0,3})(?P<power>)$")
-_DEGREE_NUMBER = re.compile(r"(\d+(?:\.\d+)?)°")
-_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_NOUNS = frozenset((Path(__file__).parent / "counted_nouns.txt").read_text().split())
+_NOUNS = frozenset((FOLDER / "counted_nouns.txt").read_text().split())
 _SMALL = frozenset("of the in a per such for each fourth third fifth sixth with and to".split())
 _NO_NOUNS = frozenset(
     "half halves third thirds quarter quarters dozen hundred thousand million times plus minus "
@@ -310,14 +288,14 @@ def unit_name(words: str) -> str | None:
     """A unit's canonical name ("cm", "cm^2"), "?" for one of no size ("units"), or None for words
     that are no unit this module knows."""
     words = words.strip(" .()").casefold()
-    if power := _UNIT_POWER.fullmatch(words):
+    if power := _P.unit_power.fullmatch(words):
         name = unit_name(power.group(2) or power.group(3) or "")
         order = 2 if (power.group(1) or power.group(4))[0] == "s" else 3
         return name if name in (None, "?") else f"{name}^{order}"
     if words in _TABLE["short_units"]:
         return _TABLE["short_units"][words]
     name = next((name for name, rx in _UNIT_NAMES.items() if rx.fullmatch(words)), None)
-    if name is None and (quotient := _QUOTIENT.fullmatch(words)):
+    if name is None and (quotient := _P.quotient.fullmatch(words)):
         parts = [unit_name(part) for part in quotient.groups()]
         name = None if {None, "?"} & set(parts) else "/".join(map(str, parts))
     return name
@@ -355,8 +333,8 @@ def split_unit(text: str) -> tuple[str, str | None, str | None]:
         text = text[: found.start()].strip().removesuffix("(").strip()
     if unit and words and words[0].startswith("per ") and (per := unit_name(words[0][4:])):
         unit, words = f"{unit}/{per}", words[1:]
-    if "°" in text and _TRIGONOMETRIC.search(text):
-        text = _DEGREE_NUMBER.sub(r"(\\frac{\1\\pi}{180})", text)
+    if "°" in text and _P.trigonometric.search(text):
+        text = _P.degree_number.sub(r"(\\frac{\1\\pi}{180})", text)
     elif "°" in text and (text.endswith("°") or re.fullmatch(r"-?\\frac\{[^{}]*°\}\{\d+\}", text)):
         unit = unit or "deg"
     return text.replace("°", ""), unit, " ".join(words) or None

@@ -31,6 +31,9 @@ from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol, oo
 from sympy.core.function import AppliedUndef
 
 from sgpo.core.verifier.forms import TWO_POWERS
+from sgpo.core.verifier.patterns import patterns
+
+_P = patterns("symbolic")
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once about having no timeout
 
@@ -49,13 +52,6 @@ _NON_INTEGERS = tuple(Rational(n, 97) for n in (131, 173, 211, -149, 257, -223, 
 _INTEGERS = tuple(Integer(n) for n in (5, 8, 11, 6, 13, 9, 7, 12, 10, 17))
 _TURNED = {">": "<", "\\ge": "\\le"}
 
-_PRIMED = re.compile(r"([a-zA-Z])('+)")
-_PROSE = re.compile(
-    r"(?<![\\a-zA-Z{])(?:not|[a-z]{4,}) |\\text\{(?:[^{}]* [^{}]*\}|[^{}]*\}\s*-?\d)"
-)
-_POWER_T = re.compile(r"\^\s*(?:\{\s*T\s*\}|T(?![a-zA-Z_]))")
-_GEOMETRIC = re.compile(r"\\(angle|triangle)\s*((?:[A-Z]\s*(?:_\{\d+\})?\s*)+)")
-
 
 class Unreadable(ValueError):
     """The expression could not be parsed, or must not be evaluated."""
@@ -68,9 +64,9 @@ def parse(text: str) -> Basic:
     if text.count("|") > MAX_BARS or TWO_POWERS.search(text):
         raise Unreadable(f"the parser would take forever: {text[:200]}")
     text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text.replace("°", ""))
-    text = _GEOMETRIC.sub(_as_one_name, _PRIMED.sub(_as_one_name, text))
-    text = _POWER_T.sub("^{(T)}", text)  # the parser takes ^{T} for a transpose, and drops it
-    if "'" in text or _PROSE.search(text):  # the parser drops primes and multiplies letters
+    text = _P.geometric.sub(_as_one_name, _P.primed.sub(_as_one_name, text))
+    text = _P.power_t.sub("^{(T)}", text)  # the parser takes ^{T} for a transpose, and drops it
+    if "'" in text or _P.prose.search(text):  # the parser drops primes and multiplies letters
         raise Unreadable(f"no expression: {text[:200]}")
     try:
         expression = latex2sympy(
