@@ -79,9 +79,7 @@ def same_answer(gold: Form, answer: Form, asker: Asker = EXACT) -> bool | None:
     """
     if gold == answer and not (isinstance(gold, Scalar) and gold.counted):
         return True
-    if isinstance(gold, Interval | Union) and any(
-        isinstance(item, Relation) and item.domain == "Z" for item in value_items(answer)
-    ):
+    if not _may_share_domain(gold, answer):
         return False
     if (sets := real_sets(gold, answer)) is not None:
         return sets[0] == sets[1] or asker.ask(sets[0], "set", sets[1])
@@ -95,6 +93,21 @@ def same_answer(gold: Form, answer: Form, asker: Asker = EXACT) -> bool | None:
             return rule(gold, answer, asker)
     assert isinstance(gold, Scalar) and isinstance(answer, Scalar)
     return _scalars(gold, answer, asker)
+
+
+def _may_share_domain(gold: Form, answer: Form) -> bool:
+    """Whether both may mean the same kind of numbers, of which one at least may say nothing: by
+    convention n stands for whole numbers and p for primes, and x, like an interval, for neither."""
+    sides = [[i for i in value_items(form) if isinstance(i, Relation)] for form in (gold, answer)]
+    one, other = ({item.domain for item in side} - {""} for side in sides)
+    if one == other:
+        return True
+    if one and other:
+        return False
+    letters = {letter for item in sides[0] for letter in item.sides}
+    if "P" in one | other:
+        return bool(letters & {"p", "q"})
+    return bool(one) or not (isinstance(gold, Interval | Union) or letters & set("xyzt"))
 
 
 def real_sets(gold: Form, answer: Form) -> tuple[str, str] | None:
@@ -143,7 +156,7 @@ def _words_of(form: Form) -> str | None:
 
 def _is_said_in(gold: str, sentence: str) -> bool:
     """Whether a short sentence names the gold word: ``navin earns the most``, ``facing east``."""
-    found = re.search(rf"(?<![\w-]){re.escape(gold)}(?![\w-])", sentence)
+    found = re.search(rf"(?<![\w-]){re.escape(gold)}(?![\w'-])", sentence)
     if found is None or len(gold) < 2 or len(sentence) > 120:
         return False
     before, after = sentence[: found.start()].strip(), sentence[found.end() :].strip(" .!")
@@ -227,6 +240,9 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool | None:
             return all_of(same_answer(gold, item, asker) for item in answer.items)
         return gold.value is not None and _thousands_as_list(gold, answer, asker)
     if isinstance(answer, Scalar) and isinstance(gold, Group):
+        if gold.kind == "matrix" and (column := _P.binomial.fullmatch(answer.text)):
+            entries = tuple(map(parse_form, column.groups()))  # a vector, in some textbooks
+            return same_answer(gold, Group("matrix", entries, 1), asker)
         if gold.kind in ("matrix", "tuple") and re.search(r"[ijk](?![a-zA-Z])", answer.text):
             return _same_vector(gold, answer, asker)
         return answer.value is not None and _thousands_as_list(answer, gold, asker)
@@ -257,9 +273,10 @@ def _two_lists(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bo
     if any(isinstance(i, Scalar) and ELLIPSIS in i.text for i in (*gold, *answer)):
         return _in_order(gold, answer, asker)
     gold_names, names = names_in_turn(gold), names_in_turn(answer)
-    if gold_names and not names:
+    are_roots = gold_names and all(map(_P.root_name.fullmatch, (*gold_names, *names)))
+    if gold_names and not names and not are_roots:
         return _in_order(gold, answer, asker)  # A=2, B=3 is not 3, 2
-    if names and (not gold_names or all(map(_P.root_name.fullmatch, (*gold_names, *names)))):
+    if are_roots or (names and not gold_names):
         gold, answer = (
             [i.forms[-1] if isinstance(i, Relation) else i for i in items]
             for items in (gold, answer)
@@ -373,6 +390,8 @@ def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool | None:
         return is_assignment(gold) and same_answer(several or gold.forms[-1], answer, asker)
     assert isinstance(answer, Relation)
     if isinstance(gold, Group) and (several := _one_a_name(answer)):
+        if answer.sides[0].startswith("(") and names_in_turn(gold.items):
+            return same_answer(gold, several, asker)  # (b,a) = (3,5)
         return any_of(same_answer(gold, form, asker) for form in (several, *answer.forms[-1:]))
     return any_of(
         all_of((same_answer(gold, value, asker), _rest_agrees(value, answer, asker)))
@@ -424,8 +443,16 @@ def _rest_agrees(value: Form, relation: Relation, asker: Asker) -> bool | None:
 
 
 def _one_a_name(relation: Relation) -> Form | None:
-    """``a=b=-2`` as ``a=-2, b=-2``; None for a chain with fewer than two names."""
+    """``a=b=-2`` as ``a=-2, b=-2``, ``(a,b)=(1,2)`` as ``a=1, b=2``; None for fewer names."""
     names, last = relation.sides[:-1], relation.sides[-1]
+    values = relation.forms[-1]
+    if len(names) == 1 and is_assignment(relation) and names[0].startswith("("):
+        names = tuple(name.strip() for name in names[0][1:-1].split(","))
+        if not (isinstance(values, Group) and values.kind == "tuple"):
+            return None
+        named = zip(names, values.items, strict=False)
+        items = [Relation((n, str(v)), ("=",), (parse_form(n), v)) for n, v in named]
+        return Group("list", tuple(items)) if len(names) == len(values.items) else None
     if len(names) < 2 or not all(map(_is_name, names)) or set(relation.ops) != {"="}:
         return None
     items = [Relation((n, last), ("=",), (parse_form(n), relation.forms[-1])) for n in names]
@@ -454,7 +481,7 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | N
     if left != right:
         one, other = _P.function_of.fullmatch(left), _P.function_of.fullmatch(right)
         value = answer.sides[-1]
-        if one and right == "y" and one.group(2) != "y":
+        if {left, right} & {"y"} and (one or other) and "(y)" not in left + right:
             values = [answer.forms[-1]]  # y = 2x is how a function f(x) = 2x is drawn
         elif one and other and one.group(1) == other.group(1):
             # f(n)=2n and f(x)=2x are one function: the argument is a bound variable.
@@ -463,7 +490,7 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | N
                 return False
             values = [parse_form(rename_letter(value, old, new))]
         elif isinstance(answer.forms[-1], Words) or "\\text{" in (left[:6], right[:6]):
-            same_name = words_key(left) == words_key(right)
+            same_name = _name_key(left) == _name_key(right)
             return same_name and same_answer(gold.forms[-1], answer.forms[-1], asker)
         else:
             is_one = len(gold.ops) == 1 and len(answer.ops) == 1
@@ -472,6 +499,13 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | N
         all_of((same_answer(gold.forms[-1], f, asker), _rest_agrees(f, answer, asker)))
         for f in values
     )
+
+
+def _name_key(name: str) -> str:
+    """``\\min``, ``\\text{The minimum value}``: min."""
+    key = words_key(name.removeprefix("\\") if name[1:5] != "text" else name)
+    extreme = _P.extreme_name.fullmatch(key)
+    return extreme.group(1) if extreme else key
 
 
 def is_false_statement(relation: Relation) -> bool:

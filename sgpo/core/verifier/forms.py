@@ -50,7 +50,7 @@ class Group:
     items: tuple[Form, ...]
     columns: int = 0
     disjunction: bool = False  # the list was joined by "or"
-    raw: str = field(default="", compare=False)
+    raw: str = ""  # the text of a list, which says how its items are joined
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Relation:
     sides: tuple[str, ...]
     ops: tuple[str, ...]
     forms: tuple[Form, ...] = field(default=(), compare=False)  # the parsed sides
-    domain: str = ""  # "Z" where the answer says that whole numbers are meant
+    domain: str = ""  # "Z" where the answer says that whole numbers are meant, "P" primes
 
 
 Form = Scalar | Words | Group | Interval | Union | Relation
@@ -105,8 +105,8 @@ def plain_words(text: str) -> str:
 
 
 def _without_remarks(text: str) -> tuple[str, str]:
-    """``text`` without reasons, quantifiers and domains around the answer, and the domain "Z" if
-    it named the whole numbers of an inequality."""
+    """``text`` without reasons, quantifiers and domains around the answer, and the domain of an
+    inequality if it named whole numbers or primes."""
     domain = ""
     remark = _P.remark.search(text)
     if remark and remark.start():
@@ -130,13 +130,17 @@ def _without_remarks(text: str) -> tuple[str, str]:
         else:
             known = letters & set(re.findall(r"[a-zA-Z]", tail.group(1)))
         if known:
-            domain = "Z" if _P.whole.search(tail.group()) and _P.order.search(head) else domain
+            domain = _domain(tail.group()) if _P.order.search(head) else domain
             text = head
     for pattern in (_P.membership_head, _P.all_of):
         if _P.order.search(text) and (begin := pattern.match(text)):
-            domain = "Z" if _P.whole.search(begin.group()) else domain
+            domain = _domain(begin.group()) or domain
             text = text[begin.end() :]
     return text, domain
+
+
+def _domain(said: str) -> str:
+    return "P" if _P.prime.search(said) else "Z" if _P.whole.search(said) else ""
 
 
 def _labelled(text: str) -> Form | None:
@@ -185,16 +189,14 @@ def parse_form(text: str) -> Form:
         if counted := _P.thousands_of.fullmatch(text):
             text = counted.group(1).replace(",", "") + counted.group(2)
     form = _parse(text)
-    return _over_whole_numbers(form) if domain else form
+    return _over(domain, form) if domain else form
 
 
-def _over_whole_numbers(form: Form) -> Form:
+def _over(domain: str, form: Form) -> Form:
     if isinstance(form, Relation):
-        return replace(form, domain="Z")
-    if isinstance(form, Group):
-        is_relation = [isinstance(item, Relation) for item in form.items]
-        if any(is_relation):
-            return replace(form, items=tuple(map(_over_whole_numbers, form.items)))
+        return replace(form, domain=domain)
+    if isinstance(form, Group) and any(isinstance(item, Relation) for item in form.items):
+        return replace(form, items=tuple(_over(domain, item) for item in form.items))
     return form
 
 
@@ -214,6 +216,8 @@ def _parse(text: str) -> Form:
     sides, ops = split_outside(text, _P.relation)
     if len(sides) > 1:
         texts = tuple(s.strip() for s in sides)
+        if ops == ["="] and _P.letter.fullmatch(texts[1]) and not NAME.fullmatch(texts[0]):
+            texts = texts[::-1]  # 5 = x
         return Relation(texts, tuple(ops), tuple(map(parse_form, texts)))
     if outer := enclosed(text):
         return _bracketed(text, *outer)
@@ -372,12 +376,13 @@ def _set_builder(inside: str) -> Form | None:
     condition = parse_form(found.group(3))
     is_list = isinstance(condition, Group) and condition.kind == "list"
     for part in condition.items if is_list else (condition,):  # type: ignore[union-attr]
-        if not isinstance(part, Relation) or found.group(1) not in part.sides:
+        letter = found.group(1)
+        if not isinstance(part, Relation) or not {letter, f"|{letter}|"} & set(part.sides):
             return None
         if not set(part.ops) <= {"<", ">", "\\le", "\\ge", "\\ne", "="}:
             return None
     is_whole = found.group(2) in ("Z", "N") and not is_list
-    return _over_whole_numbers(condition) if is_whole else condition
+    return _over("Z", condition) if is_whole else condition
 
 
 def _atom(text: str) -> Form:

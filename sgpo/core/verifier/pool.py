@@ -1,9 +1,9 @@
 """Worker processes for symbolic questions, with a hard deadline for every item and every batch.
 
 Processes, not threads: a computation stuck in big-integer arithmetic holds the interpreter lock and
-can only be killed. Plain pipes and JSON lines, not multiprocessing: the workers import neither the
-caller's ``__main__`` nor torch, and nothing is pickled. Workers start with the first item and stay
-for the next batch; one that is late is killed and replaced. All end with the parent.
+can only be killed. A socket and JSON lines, not multiprocessing: the workers import neither the
+caller's ``__main__`` nor torch, and nothing is pickled. Workers start with the first question and
+stay for the next batch; one that is late is killed and replaced. All end with the parent.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import atexit
 import json
 import os
 import select
+import socket
 import subprocess
 import sys
 import threading
@@ -54,47 +55,45 @@ def default_workers() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), MAX_WORKERS))
 
 
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, kept.get("PYTHONPATH", "")]))
-    # A fixed hash seed makes sympy's orderings, and so its verdicts, the same in every worker.
-    return kept | {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
-
-
 class _Worker:
     """One child process, used by one thread at a time."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=_environment(), bufsize=0, **pipes)  # type: ignore[call-overload]
+        kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, kept.get("PYTHONPATH", "")]))
+        # A fixed hash seed makes sympy's orderings, and so its verdicts, the same in every worker.
+        kept |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"],
+                stdin=theirs,
+                stdout=theirs,
+                stderr=subprocess.DEVNULL,
+                env=kept,
+            )
+        self.replies = self.socket.makefile("rb")
         self.started = time.monotonic()
         self.ready = False
-        self._buffer = b""
 
     def wait_ready(self, is_over: Callable[[], bool]) -> None:
         """Returns when the worker can be asked. Raises _Late once ``is_over``, VerifierUnavailable
         where it does not start."""
         while not self.ready:
-            try:
-                message = self._receive(time.monotonic() + POLL_SECONDS)
-            except _Late:
-                if is_over():
-                    raise
-                if time.monotonic() < self.started + STARTUP_SECONDS:
-                    continue
-                raise VerifierUnavailable(
-                    f"the verifier's worker did not start within {STARTUP_SECONDS:.0f} seconds;"
-                    " free some memory or CPU time and run again"
-                ) from None
-            except _Gone:
-                message = {"unavailable": "it ended without a message"}
-            if "unavailable" in message:
-                reason = message["unavailable"]
-                raise VerifierUnavailable(
-                    f"the verifier's worker cannot start: {reason}; run `sgpo doctor`"
-                )
-            self.ready = True
+            if select.select([self.socket], [], [], POLL_SECONDS)[0]:
+                message = json.loads(self.replies.readline() or b"{}")
+                self.ready = message.get("ready", False)
+                reason = message.get("unavailable", "it ended without a message")
+                advice = f"cannot start: {reason}; run `sgpo doctor`"
+            elif is_over():
+                raise _Late
+            elif time.monotonic() < self.started + STARTUP_SECONDS:
+                continue
+            else:
+                limit = f"did not start within {STARTUP_SECONDS:.0f} seconds"
+                advice = f"{limit}; free some memory or CPU time and run again"
+            if not self.ready:
+                raise VerifierUnavailable(f"the verifier's worker {advice}")
 
     def put(self, due: float, work: str, *arguments: str) -> Any:
         """The answer to one question. Raises _Late, _Failed or _Gone."""
@@ -102,32 +101,20 @@ class _Worker:
         if seconds <= 0:
             raise _Late
         question = {"work": work, "arguments": arguments, "seconds": seconds}
-        view = memoryview(json.dumps(question).encode() + b"\n")
         try:
-            while view:
-                view = view[self.process.stdin.write(view) :]  # type: ignore[union-attr]
-        except (OSError, ValueError):  # ValueError: the pool was shut down meanwhile
+            self.socket.settimeout(seconds)
+            self.socket.sendall(json.dumps(question).encode() + b"\n")
+            line = self.replies.readline()
+        except TimeoutError:
+            raise _Late from None
+        except (OSError, ValueError):  # the pool was shut down meanwhile
             raise _Gone from None
-        reply = self._receive(due)
+        if not line:
+            raise _Gone
+        reply = json.loads(line)
         if "error" in reply:
             raise _Failed(reply["error"])
         return reply["result"]
-
-    def _receive(self, due: float) -> dict[str, Any]:
-        """The next message: there is never more than one on its way."""
-        try:
-            descriptor = self.process.stdout.fileno()  # type: ignore[union-attr]
-            while not self._buffer.endswith(b"\n"):
-                if not select.select([descriptor], [], [], max(0, due - time.monotonic()))[0]:
-                    raise _Late
-                chunk = os.read(descriptor, 1 << 16)
-                if not chunk:
-                    raise _Gone
-                self._buffer += chunk
-        except (OSError, ValueError):  # the pool was shut down meanwhile
-            raise _Gone from None
-        line, self._buffer = self._buffer, b""
-        return json.loads(line)
 
     def close(self, *, kill: bool = True) -> None:
         """Ends and reaps the process (one of a parent's is only let go); safe to call twice."""
@@ -136,8 +123,8 @@ class _Worker:
             self.process.wait()
         else:
             self.process.returncode = 0
-        for pipe in (self.process.stdin, self.process.stdout):
-            pipe.close()  # type: ignore[union-attr]
+        self.replies.close()
+        self.socket.close()
 
 
 class _Clock:
@@ -145,19 +132,41 @@ class _Clock:
 
     def __init__(self, item_seconds: float, batch_seconds: float | None) -> None:
         self.item_seconds, self.batch_seconds = item_seconds, batch_seconds
-        self.end: float | None = None
+        self.end = float("inf")
         self._lock = threading.Lock()
 
     def is_over(self) -> bool:
-        return self.end is not None and time.monotonic() >= self.end
+        return time.monotonic() >= self.end
 
     def due(self) -> float:
         """When an item that begins now must be done."""
         now = time.monotonic()
         with self._lock:
-            if self.end is None and self.batch_seconds is not None:
+            if self.end == float("inf") and self.batch_seconds is not None:
                 self.end = now + self.batch_seconds
-        return min(now + self.item_seconds, self.end or now + self.item_seconds)
+        return min(now + self.item_seconds, self.end)
+
+
+class _Loan:
+    """One job's worker, leased with its first question: what is remembered needs none."""
+
+    def __init__(self, pool: Pool, clock: _Clock, fresh: bool) -> None:
+        self.pool, self.clock, self.fresh = pool, clock, fresh
+        self.worker: _Worker | None = None
+        self.due = 0.0
+
+    def put(self, *question: str) -> Any:
+        if self.worker is None:
+            if self.clock.is_over():
+                raise _Late
+            self.worker = self.pool.lease(self.fresh)
+            self.worker.wait_ready(self.clock.is_over)
+            self.due = self.clock.due()
+        return self.worker.put(self.due, *question)
+
+    def end(self, reusable: bool = True) -> None:
+        if self.worker is not None:
+            self.pool.give_back(self.worker, reusable or not self.worker.ready)
 
 
 class Pool:
@@ -219,17 +228,15 @@ class Pool:
         batch_seconds: float | None,
         num_workers: int,
     ) -> list[str]:
-        """The reason (correct, wrong, timeout, error) of each job.
+        """The reason (correct, wrong, timeout, error) of each job, a function that is given ``put``
+        and returns whether the answer is right; it may be called twice. VerifierUnavailable: a
+        worker does not start.
 
         Args:
-            jobs: each is called with the function that puts a question to a worker, and returns
-                whether the answer is right. It may be called twice.
             item_seconds: limit of one job; its worker is killed when it is over.
             batch_seconds: limit of the whole batch from the moment the first worker is ready;
                 jobs not done by then are timeouts. None: only the item limit.
             num_workers: at most this many workers at once.
-        Raises:
-            VerifierUnavailable: a worker does not start.
         """
         if not jobs:
             return []
@@ -242,38 +249,19 @@ class Pool:
         outside, and the idle ones too."""
         for is_retry in (False, True):
             loan = _Loan(self, clock, fresh=is_retry)
+            reusable = True
             try:
                 return "correct" if job(loan.put) else "wrong"
             except _Late:
-                loan.is_reusable = loan.worker is None or not loan.worker.ready
+                reusable = False
                 return "timeout"
             except _Failed:
                 return "error"
             except _Gone:
-                loan.is_reusable = False
+                reusable = False
             finally:
-                if loan.worker is not None:
-                    self.give_back(loan.worker, loan.is_reusable)
+                loan.end(reusable)
         return "error"
-
-
-class _Loan:
-    """One job's worker, leased with its first question: what is remembered needs none."""
-
-    def __init__(self, pool: Pool, clock: _Clock, fresh: bool) -> None:
-        self.pool, self.clock, self.fresh = pool, clock, fresh
-        self.worker: _Worker | None = None
-        self.is_reusable = True
-        self.due = 0.0
-
-    def put(self, *question: str) -> Any:
-        if self.worker is None:
-            if self.clock.is_over():
-                raise _Late
-            self.worker = self.pool.lease(self.fresh)
-            self.worker.wait_ready(self.clock.is_over)
-            self.due = self.clock.due()
-        return self.worker.put(self.due, *question)
 
 
 POOL = Pool()
