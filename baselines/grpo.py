@@ -51,18 +51,8 @@ class GRPO:
     def loss(
         self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
     ) -> LossOutput:
-        config = self.config
+        clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
+        count = totals["trajectories"]
         scores = score_policy(model, trajectories, surrogate_only=True)
-        loss = losses.clipped_surrogate(
-            logprobs=scores.logprobs,
-            old_logprobs=scores.old_logprobs,
-            advantages=scores.advantages,
-            completion_mask=scores.completion_mask,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            reduction="sequence_mean",
-            denominator=totals["trajectories"],
-        )
-        return LossOutput(
-            loss, scores.metrics(clip_low=config.clip_low, clip_high=config.clip_high)
-        )
+        loss = scores.surrogate(reduction="sequence_mean", denominator=count, **clip)
+        return LossOutput(loss, scores.metrics(**clip))

@@ -20,7 +20,9 @@ from sgpo.core.config import (
     added,
     addressed_settings,
     check_decoding,
+    check_fields,
     config_hash,
+    require,
     require_positive,
     to_dict,
 )
@@ -50,6 +52,10 @@ class DataConfig:
     expert_gap: float = 0.0
     strategy: Literal["kept", "wrong_type", "wrong_choice", "open", "leak"] = added("kept")
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "expert_gap", least=0, most=1)
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -72,9 +78,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_decoding(self)
-        for name in ("problem_limit", "sample_limit"):
-            if getattr(self, name) is not None:
-                require_positive(self, name)
+        require_positive(self, "problem_limit sample_limit")
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,11 @@ class RunConfig:
     checkpoint: str | None = added(None)
     revision: str | None = added(None)
     vllm: VLLMSettings = added(VLLMSettings())
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "seed", least=0)
+        require_positive(self, "pretrain_steps")
 
 
 def addressed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -38,7 +37,7 @@ from sgpo.core import chunked_head, sharding
 from sgpo.core.config import TrainConfig
 from sgpo.core.distributed import describe_device, select_device
 from sgpo.core.trainer import Trainer
-from sgpo.core.types import Problem, Role, Spent, Trajectory
+from sgpo.core.types import Problem, Role, Spent, Sums, Trajectory
 from sgpo.method import SGPO, SGPOConfig
 
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16, data sheets (SXM)
@@ -164,7 +163,7 @@ class UpdateStep:
 
     def __call__(self) -> tuple[float, float]:
         began = self._now()
-        self.trainer.update(1, self.trajectories, defaultdict(lambda: [0.0, 0.0]))
+        self.trainer.update(1, self.trajectories, Sums())
         return self._now() - began - self.optimizer_seconds, self.optimizer_seconds
 
     def _optimizer_step(self) -> None:

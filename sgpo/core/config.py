@@ -1,8 +1,5 @@
-"""Configuration: frozen dataclasses, canonical JSON, a hash, and typed dotted overrides.
-
-A configuration is built by a Python function in ``benchmarks.profiles``; there is no other
-source of values. Overrides on the command line are ``dotted.key=value``.
-"""
+"""Configuration: frozen dataclasses, canonical JSON, a hash, and typed overrides
+``dotted.key=value``. Values come from the Python functions in ``benchmarks.profiles`` alone."""
 
 from __future__ import annotations
 
@@ -12,8 +9,10 @@ import functools
 import hashlib
 import json
 import math
+import operator
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -28,8 +27,6 @@ PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
 
 EXIT_HUNG = 75  # exit code of a process whose engine hangs in native code
 
-EngineDtype = Literal["auto", "float32", "bfloat16", "float16"]
-
 
 def added(default: Any) -> Any:
     """A dataclass field that ``to_dict`` leaves out while it holds ``default``: a new setting then
@@ -39,14 +36,8 @@ def added(default: Any) -> Any:
 
 def operational(default: Any) -> Any:
     """A dataclass field that says how a run is carried out and changes no result beyond rounding:
-    ``to_dict`` keeps it, ``without_operational`` leaves it out of the run's address."""
+    ``to_dict`` keeps it, the run's address does not hold it."""
     return dataclasses.field(default=default, metadata={_OPERATIONAL: True})
-
-
-def without_operational(stored: dict[str, Any], kind: type) -> dict[str, Any]:
-    """What is left of ``stored``, a dataclass ``kind`` as ``to_dict`` gave it."""
-    dropped = {f.name for f in dataclasses.fields(kind) if f.metadata.get(_OPERATIONAL)}
-    return {name: value for name, value in stored.items() if name not in dropped}
 
 
 @dataclass(frozen=True)
@@ -67,8 +58,8 @@ class TrainConfig:
         held_out_share: of the problems, drawn by the seed, that are not trained on. The loss on
             them is measured after every epoch, and the run ends with the weights of the lowest.
         micro_batch_tokens: padded tokens in one forward pass; changes memory, not results.
-        checkpoint_every: steps between resume states; changes no result, but stays part of a
-            run's address, because the runs that are published have it there.
+        checkpoint_every: steps between resume states; part of a run's address although it changes
+            no result, because the published runs have it there.
         collapse_patience: consecutive steps of reward 0 with entropy below
             ``collapse_entropy`` nats after which a run is stopped and marked diverged.
         activation_checkpointing: recompute activations in the backward pass; saves memory,
@@ -99,20 +90,14 @@ class TrainConfig:
         check_fields(self)
         require_positive(
             self,
-            "num_steps problems_per_step learning_rate updates_per_step grad_clip "
-            "micro_batch_tokens checkpoint_every collapse_patience nonfinite_patience",
+            "num_steps problems_per_step learning_rate updates_per_step grad_clip skip_above "
+            "micro_batch_tokens checkpoint_every collapse_patience nonfinite_patience "
+            "samples_per_problem",
         )
-        for name in ("samples_per_problem", "skip_above"):
-            if getattr(self, name) is not None:
-                require_positive(self, name)
-        if not 0 <= self.held_out_share < 1:
-            raise ValueError(f"held_out_share={self.held_out_share}: must be in [0, 1)")
-        if not math.isfinite(self.learning_rate):
-            raise ValueError(f"learning_rate={self.learning_rate}: must be finite")
-        if not 0 <= self.warmup_share <= 1:
-            raise ValueError(f"warmup_share={self.warmup_share}: must be in [0, 1]")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay}: must be at least 0")
+        require(self, "learning_rate", below=math.inf)
+        require(self, "warmup_share", least=0, most=1)
+        require(self, "held_out_share", least=0, below=1)
+        require(self, "weight_decay", least=0)
         if self.problems_per_step % self.updates_per_step:
             raise ValueError(
                 f"updates_per_step={self.updates_per_step}: must divide "
@@ -163,7 +148,7 @@ class VLLMSettings:
             None for a temporary one in shared memory, which serves one machine.
     """
 
-    dtype: EngineDtype = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = operational(256)
     gpu_memory_utilization: float = operational(0.35)
@@ -176,15 +161,8 @@ class VLLMSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require_positive(self, "max_num_seqs gpu_memory_utilization stall_seconds")
-        if self.max_model_len is not None:
-            require_positive(self, "max_model_len")
-        if self.probe_tolerance is not None:
-            require_positive(self, "probe_tolerance")
-        if self.gpu_memory_utilization > 1:
-            raise ValueError(
-                f"gpu_memory_utilization={self.gpu_memory_utilization}: must be at most 1"
-            )
+        require_positive(self, "max_num_seqs stall_seconds max_model_len probe_tolerance")
+        require(self, "gpu_memory_utilization", above=0, most=1)
         if self.server is not None and not self.server.startswith(("http://", "https://")):
             raise ValueError(f"server={self.server!r}: must be a URL such as http://localhost:8000")
 
@@ -193,8 +171,37 @@ def check_decoding(config: Any) -> None:
     """ValueError unless ``max_tokens``, ``temperature`` and ``top_p`` can be sampled with."""
     check_fields(config)
     require_positive(config, "max_tokens temperature")
-    if not 0 < config.top_p <= 1:
-        raise ValueError(f"top_p={config.top_p}: must be in (0, 1]")
+    require(config, "top_p", above=0, most=1)
+
+
+def require_clip(config: Any) -> None:
+    """ValueError unless ``clip_low`` and ``clip_high`` are half-widths of a trust region."""
+    require(config, "clip_low", least=0, most=1)
+    require(config, "clip_high", least=0)
+
+
+def require_positive(config: Any, names: str) -> None:
+    """``require`` above 0."""
+    require(config, names, above=0)
+
+
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "above": ("above", operator.gt),
+    "least": ("at least", operator.ge),
+    "below": ("below", operator.lt),
+    "most": ("at most", operator.le),
+}
+
+
+def require(config: Any, names: str, **bounds: float) -> None:
+    """ValueError naming the first of the space-separated fields that is neither None nor within
+    the ``bounds`` (above, least, below, most)."""
+    for name in names.split():
+        value = getattr(config, name)
+        within = (_BOUNDS[kind][1](value, bound) for kind, bound in bounds.items())
+        if value is not None and not all(within):
+            allowed = " and ".join(f"{_BOUNDS[kind][0]} {b}" for kind, b in bounds.items())
+            raise ValueError(f"{name}={value}: must be {allowed}")
 
 
 def check_fields(config: Any) -> None:
@@ -211,68 +218,42 @@ def check_fields(config: Any) -> None:
 
 
 _UNIONS = (types.UnionType, typing.Union)
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+_hints = functools.cache(typing.get_type_hints)
 
 
 def _allows(kind: Any, value: Any) -> bool:
     if typing.get_origin(kind) is typing.Literal:
         return value in typing.get_args(kind)
-    if kind is Any:
+    if kind is Any or not isinstance(kind, type):
         return True
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return not isinstance(kind, type) or isinstance(value, kind)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _named(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(map(repr, typing.get_args(kind)))
-    return {type(None): "None", int: "a whole number", float: "a number"}.get(
-        kind, f"of type {getattr(kind, '__name__', kind)}"
-    )
+    plain = {type(None): "None", int: "a whole number", float: "a number"}
+    return plain.get(kind) or f"of type {getattr(kind, '__name__', kind)}"
 
 
-def require_clip(config: Any) -> None:
-    """ValueError unless ``clip_low`` and ``clip_high`` are half-widths of a trust region."""
-    if not 0 <= config.clip_low <= 1:
-        raise ValueError(f"clip_low={config.clip_low}: must be in [0, 1]")
-    if not config.clip_high >= 0:
-        raise ValueError(f"clip_high={config.clip_high}: must be at least 0")
-
-
-def require_positive(config: Any, names: str) -> None:
-    """ValueError naming the first of the space-separated fields that is not above 0."""
-    for name in names.split():
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name}={getattr(config, name)}: must be above 0")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Any) -> Any:
     """``config`` as plain JSON types; infinities become the string ``"inf"``. Fields made with
     ``added`` are left out at their default."""
-    return _plain(config)
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(config):
         return {
-            f.name: _plain(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if not (f.metadata.get(_ADDED) and getattr(value, f.name) == f.default)
+            f.name: to_dict(getattr(config, f.name))
+            for f in dataclasses.fields(config)
+            if not (f.metadata.get(_ADDED) and getattr(config, f.name) == f.default)
         }
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    return value
+    if isinstance(config, dict):
+        return {key: to_dict(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(value) for value in config]
+    if isinstance(config, float) and math.isinf(config):
+        return "inf" if config > 0 else "-inf"
+    return config
 
 
 def canonical_json(value: Any) -> str:
@@ -288,8 +269,11 @@ def config_hash(value: Any) -> str:
 def addressed_settings(stored: dict[str, Any]) -> dict[str, Any]:
     """The part of ``to_dict`` of VLLMSettings that changes results; empty at its defaults, as
     ``to_dict`` of a run's config leaves settings out that are all at theirs."""
-    kept = without_operational(stored, VLLMSettings)
-    plain = without_operational(to_dict(VLLMSettings()), VLLMSettings)
+    dropped = {f.name for f in dataclasses.fields(VLLMSettings) if f.metadata.get(_OPERATIONAL)}
+    kept, plain = (
+        {name: value for name, value in settings.items() if name not in dropped}
+        for settings in (stored, to_dict(VLLMSettings()))
+    )
     return {} if kept == plain else kept
 
 
@@ -297,15 +281,19 @@ def apply_overrides(config: ConfigT, overrides: typing.Sequence[str]) -> ConfigT
     """``config`` with every ``dotted.key=value`` applied, values parsed to the field's type.
 
     Raises:
-        ValueError: no ``=``, an unknown key (the nearest one is named), or a value that the
-            field's type does not take.
+        ValueError: no ``=``, an unknown key (the nearest one is named), a key that is given twice,
+            or a value that the field's type does not take.
     """
+    seen: set[str] = set()
     for item in overrides:
         key, separator, text = item.partition("=")
         if not separator:
             raise ValueError(f"override {item!r}: must look like key=value")
         if key not in dotted_names(config):
             raise ValueError(unknown_override(key, dotted_names(config)))
+        if key in seen:
+            raise ValueError(f"override {item!r}: {key} is given twice; keep one of the two")
+        seen.add(key)
         config = _override(config, key.split("."), text, key)
     return config
 
@@ -314,8 +302,7 @@ def unknown_override(key: str, names: typing.Sequence[str]) -> str:
     """The line for a ``key`` that is none of ``names``, with the one whose last part is nearest."""
     ends = {name.rpartition(".")[2]: name for name in reversed(names)}
     near = difflib.get_close_matches(key.rpartition(".")[2], ends, 1)
-    whole = difflib.get_close_matches(key, names, 1)
-    found = [ends[name] for name in near] or whole
+    found = [ends[name] for name in near] or difflib.get_close_matches(key, names, 1)
     hint = f"; did you mean {found[0]!r}?" if found else ""
     return f"unknown override key {key!r}{hint}"
 
@@ -324,8 +311,7 @@ def _override(config: Any, path: list[str], text: str, full_key: str) -> Any:
     if len(path) > 1:
         value = _override(getattr(config, path[0]), path[1:], text, full_key)
     else:
-        kind = typing.get_type_hints(type(config))[path[0]]
-        value = _parse(text, kind, full_key)
+        value = _parse(text, _hints(type(config))[path[0]], full_key)
     return dataclasses.replace(config, **{path[0]: value})
 
 
@@ -342,14 +328,14 @@ def dotted_names(config: Any, prefix: str = "") -> list[str]:
 
 def _parse(text: str, kind: Any, key: str) -> Any:
     origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in _UNIONS:
+        if text.lower() == "none" and type(None) in options:
+            return None
+        return _parse(text, next(o for o in options if o is not type(None)), key)
     if origin is typing.Literal:
         if text not in options:
             raise ValueError(f"{key}={text!r}: must be one of {', '.join(map(str, options))}")
         return text
-    if origin in (types.UnionType, typing.Union):
-        if text.lower() == "none" and type(None) in options:
-            return None
-        return _parse(text, next(o for o in options if o is not type(None)), key)
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{key}={text!r}: must be true or false")

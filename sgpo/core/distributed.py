@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from sgpo.core.types import Sums
+
 DeviceName = Literal["cpu", "cuda", "auto"]
 
 DEFAULT_TIMEOUT = 3600.0  # seconds a rank waits for the slowest one: a long rollout is normal
@@ -55,6 +57,12 @@ class Ranks:
             for name, value in part.items():
                 total[name] = total.get(name, 0.0) + value
         return total
+
+    def add_sums(self, sums: Sums) -> Sums:
+        """Numerators and denominators over ranks."""
+        numerators = self.add({name: pair[0] for name, pair in sums.items()})
+        denominators = self.add({name: pair[1] for name, pair in sums.items()})
+        return Sums({name: (numerators[name], denominators[name]) for name in numerators})
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value`` (plain Python data), by rank, on every rank."""

@@ -44,6 +44,11 @@ class Method(Protocol):
         ...
 
 
+def call_optional(method: Any, hook: str, *arguments: Any, default: Any = None) -> Any:
+    """What ``hook`` returns; ``default`` where ``method`` has none."""
+    return getattr(method, hook)(*arguments) if hasattr(method, hook) else default
+
+
 def check_hooks(method: Any) -> None:
     """ValueError when ``method``, or a class of methods, lacks a required hook or has one of a pair
     without the other."""
@@ -62,9 +67,8 @@ def check_collected(method: Any, trajectories: Any) -> list[Trajectory]:
     found = list(trajectories) if isinstance(trajectories, (list, tuple)) else [trajectories]
     for t in found:
         if not isinstance(t, Trajectory):
-            raise ValueError(
-                f"{name}: returned a {type(t).__name__}; a list of Trajectory is right"
-            )
+            kind = type(t).__name__
+            raise ValueError(f"{name}: returned a {kind}; a list of Trajectory is right")
         if not t.completion_ids:
             raise ValueError(
                 f"{name}: a trajectory of problem {t.problem_id!r} has no completion; leave it out"
@@ -73,30 +77,22 @@ def check_collected(method: Any, trajectories: Any) -> list[Trajectory]:
 
 
 def saved_state(method: Any) -> Any:
-    """What ``state`` returns, as JSON has it; None for a method without one.
-
-    Raises:
-        ValueError: it holds something that JSON does not.
-    """
-    if not hasattr(method, "state"):
-        return None
-    state = method.state()
+    """What ``state`` returns, as JSON has it; ValueError when it holds something that JSON does
+    not."""
+    state = call_optional(method, "state")
     try:
-        text = json.dumps(state, allow_nan=False)
+        return json.loads(json.dumps(state, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{type(method).__name__}.state: {error}; it may hold lists, dicts with text keys, "
             "text, finite numbers, booleans and None"
         ) from error
-    return json.loads(text)
 
 
 def restore_state(method: Any, state: Any) -> None:
     """Hand ``state`` back to ``load_state``; ValueError when the method does not take it."""
-    if not hasattr(method, "load_state"):
-        return
     try:
-        method.load_state(state)
+        call_optional(method, "load_state", state)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{type(method).__name__}.load_state: does not take what state() left "

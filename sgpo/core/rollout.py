@@ -15,10 +15,11 @@ from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed
 from sgpo.core.teacher import Teacher
-from sgpo.core.types import Completion, FinishReason, Problem, Role, Spent, Trajectory
+from sgpo.core.types import Completion, FinishReason, Problem, Role, Spent, Sums, Trajectory
 from sgpo.core.verifier import Verdict, grade_many
 
 Grader = Callable[..., Sequence[Verdict]]
+PromptIds = tuple[int, ...]
 
 MEASURED = 16  # completions scored per call: about one in a hundred of a paper-scale step
 PER_FORWARD = 4  # fixed, so that every rank of a sharded model runs as many forward passes
@@ -29,7 +30,8 @@ class Rollout:
     """Samples, grades and scores for one step of one run.
 
     Every draw is a function of (run seed, step, role), so that two methods that sample the same
-    thing at the same step get the same samples, and a resumed run repeats itself.
+    thing at the same step get the same samples, and a resumed run repeats itself. ``sums`` are the
+    statistics of the step on this rank (``guided_`` in front of those with help).
     """
 
     def __init__(
@@ -49,11 +51,22 @@ class Rollout:
         self.token_budget = token_budget
         self.ranks = Ranks()  # the trainer's, once it has this rollout
         self.alike = True  # whether all ranks call it equally often
-        self.step = self.round = 0
-        self.sums: dict[str, list[float]] = {}
-        self.calls: dict[Role, int] = {}
-        self.places: dict[str, int] = {}
         self.spent = Spent()
+        self.begin_step(0)
+
+    def begin_step(self, step: int, places: Mapping[str, int] | None = None) -> None:
+        """Open ``step``: the seeds of its draws follow from it, and its statistics start at 0.
+
+        ``places``: problem id -> place in the whole step, where this process samples only a part
+        of the step's problems.
+        """
+        self.step, self.sums = step, Sums()
+        self.begin_round(0, places)
+
+    def begin_round(self, number: int, places: Mapping[str, int] | None = None) -> None:
+        """Open round ``number`` of the step's sampling, 0 for the first; its draws are its own."""
+        self.round, self.places = number, dict(places or {})
+        self.calls: dict[Role, int] = {}
 
     def groups(
         self,
@@ -61,7 +74,7 @@ class Rollout:
         n: int,
         *,
         guided: bool = False,
-        prompts: Sequence[tuple[int, ...]] | None = None,
+        prompts: Sequence[PromptIds] | None = None,
     ) -> list[list[Trajectory]]:
         """``n`` graded samples of every problem: result[p][g], rewards in {0, 1}.
 
@@ -71,26 +84,59 @@ class Rollout:
             prompts: token ids to draw from in place of the problems' own prompts, one each. Plain
                 samples are scored under them, guided ones have them as ``second_prompt_ids``.
         """
+        role = Role.GUIDED if guided else Role.AUTONOMOUS
+        scored, shown = self._prompts_of(problems, guided, prompts)
+        groups = self.sampler.sample(shown, n, self._params(problems, role))
+        flat = [(i, completion) for i, group in enumerate(groups) for completion in group]
+        sampled = [(shown[i], completion) for i, completion in flat]
+        self._add(role, sampler_mismatch(self.model, sampled), len(problems))
+        verdicts = self._graded([(problems[i], completion) for i, completion in flat])
+        trajectories = [
+            Trajectory(
+                problem_id=problems[i].id,
+                role=role,
+                prompt_ids=scored[i],
+                completion_ids=completion.token_ids,
+                reward=float(verdict.correct),
+                second_prompt_ids=shown[i] if guided else None,
+                finish_reason=completion.finish_reason,
+                sampler_logprobs=completion.sampler_logprobs,
+            )
+            for (i, completion), verdict in zip(flat, verdicts, strict=True)
+        ]
+        self._record(trajectories, n)
+        return [trajectories[i : i + n] for i in range(0, len(trajectories), n)]
+
+    def _prompts_of(
+        self, problems: Sequence[Problem], guided: bool, prompts: Sequence[PromptIds] | None
+    ) -> tuple[list[PromptIds], list[PromptIds]]:
+        """For each problem the prompt that its samples are scored under, and the one that they are
+        drawn from."""
+        plain = [self.prompt_spec.prompt_ids(self.tokenizer, p) for p in problems]
+        if prompts is None:
+            return plain, self.prompts(problems, shown="strategy") if guided else plain
+        own = [tuple(prompt) for prompt in prompts]
+        if len(own) != len(problems) or not all(own):
+            raise ValueError(
+                f"rollout.groups: {len(own)} prompts for {len(problems)} problems, of which "
+                f"{sum(not p for p in own)} without tokens; give each problem one with at least one"
+            )
+        return plain if guided else own, own
+
+    def _params(self, problems: Sequence[Problem], role: Role) -> SamplingParams:
+        """How the next call of ``role`` samples: in a stream of its own, so that a second group of
+        the same kind in one step does not repeat the first one's draws."""
         foreign = next((p.id for p in problems if self.places and p.id not in self.places), None)
         if foreign is not None:
             raise ValueError(
                 f"rollout.groups: problem {foreign!r} is none of those that collect was given; "
                 "sample only those"
             )
-        role = Role.GUIDED if guided else Role.AUTONOMOUS
-        plain = [self.prompt_spec.prompt_ids(self.tokenizer, p) for p in problems]
-        shown = plain
-        if prompts is not None:
-            shown = _own_prompts(prompts, len(problems))
-            plain = plain if guided else shown
-        elif guided:
-            shown = self.prompts(problems, shown="strategy")
-        # A second group of the same kind in one step must not repeat the first one's draws.
-        calls = self.calls.get(role, 0)
-        self.calls[role] = calls + 1
-        stream = (self.step, role.value, *([calls] if calls else []))
+        call = self.calls.get(role, 0)
+        self.calls[role] = call + 1
+        stream = (self.step, role.value, *([call] if call else []))
         stream += ("more", self.round) if self.round else ()
-        params = SamplingParams(
+        return SamplingParams(
             max_tokens=self.config.max_tokens,
             temperature=self.config.temperature,
             top_p=self.config.top_p,
@@ -98,40 +144,20 @@ class Rollout:
             logprobs=True,
             places=tuple(self.places[p.id] for p in problems) if self.places else None,
         )
-        groups = self.sampler.sample(shown, n, params)
-        flat = [c for group in groups for c in group]
-        sampled = [(shown[i // n], c) for i, c in enumerate(flat)]
-        self._add(role, sampler_mismatch(self.model, sampled), len(problems))
-        read = [self.prompt_spec.graded_text(c.text) for c in flat]
-        verdicts = self.grader(
-            [(problems[i // n].answer, text) for i, (text, _) in enumerate(read)],
+
+    def _graded(self, sampled: Sequence[tuple[Problem, Completion]]) -> Sequence[Verdict]:
+        read = [self.prompt_spec.graded_text(c.text) for _, c in sampled]
+        return self.grader(
+            [(p.answer, text) for (p, _), (text, _) in zip(sampled, read, strict=True)],
             truncated=[
                 c.finish_reason is FinishReason.LENGTH and not ended
-                for c, (_, ended) in zip(flat, read, strict=True)
+                for (_, c), (_, ended) in zip(sampled, read, strict=True)
             ],
         )
-        trajectories = [
-            Trajectory(
-                problem_id=problems[i // n].id,
-                role=role,
-                prompt_ids=plain[i // n],
-                completion_ids=completion.token_ids,
-                reward=float(verdict.correct),
-                second_prompt_ids=shown[i // n] if guided else None,
-                finish_reason=completion.finish_reason,
-                sampler_logprobs=completion.sampler_logprobs,
-            )
-            for i, (completion, verdict) in enumerate(zip(flat, verdicts, strict=True))
-        ]
-        self._record(trajectories, n)
-        return [trajectories[i : i + n] for i in range(0, len(trajectories), n)]
 
     def demonstrations(self, problems: Sequence[Problem]) -> list[Trajectory]:
-        """The expert's trace of every problem, graded like any other completion.
-
-        Raises:
-            ValueError: a problem has no expert trace.
-        """
+        """The expert's trace of every problem, graded like any other completion; ValueError when a
+        problem has none."""
         missing = next((p.id for p in problems if not p.expert), None)
         if missing is not None:
             raise ValueError(
@@ -152,12 +178,9 @@ class Rollout:
 
     def prompts(
         self, problems: Sequence[Problem], *, shown: Literal["strategy", "solution"]
-    ) -> list[tuple[int, ...]]:
-        """The prompt ids of every problem with its strategy or the expert's solution in them.
-
-        Raises:
-            ValueError: a problem has none.
-        """
+    ) -> list[PromptIds]:
+        """The prompt ids of every problem with its strategy or the expert's solution in them;
+        ValueError when a problem has none."""
         flag = {"strategy": "guided", "solution": "solved"}[shown]
         return [self.prompt_spec.prompt_ids(self.tokenizer, p, **{flag: True}) for p in problems]
 
@@ -181,60 +204,33 @@ class Rollout:
             )
         return [value for part in self.ranks.gather(list(values)) for value in part]
 
-    def begin_step(self, step: int, places: Mapping[str, int] | None = None) -> None:
-        """Open ``step``: the seeds of its draws follow from it, and its statistics start at 0.
-
-        ``places``: problem id -> place in the whole step, where this process samples only a part
-        of the step's problems.
-        """
-        self.step, self.sums = step, {}
-        self.begin_round(0, places)
-
-    def begin_round(self, number: int, places: Mapping[str, int] | None = None) -> None:
-        """Open round ``number`` of the step's sampling, 0 for the first; its draws are its own."""
-        self.round, self.calls = number, {}
-        self.places = dict(places or {})
-
     @property
     def stats(self) -> dict[str, float]:
-        """Means over all calls of the step on this rank, by role (``guided_`` in front of those
-        with help)."""
-        return {name: total / count for name, (total, count) in self.sums.items()}
+        """Means over all calls of the step on this rank."""
+        return self.sums.means()
 
     def _add(self, role: Role, means: Mapping[str, float], count: int) -> None:
         prefix = "guided_" if role is Role.GUIDED else ""
         for name, mean in means.items():
-            total, before = self.sums.get(prefix + name, (0.0, 0.0))
-            self.sums[prefix + name] = [total + mean * count, before + count]
+            self.sums.add(prefix + name, mean * count, count)
 
     def _record(self, trajectories: Sequence[Trajectory], n: int) -> None:
         if not trajectories:
             return
         count = len(trajectories)
         rewards = torch.tensor([t.reward for t in trajectories], dtype=torch.float64).view(-1, n)
-        lengths = [len(t.completion_ids) for t in trajectories]
+        tokens = sum(len(t.completion_ids) for t in trajectories)
         cut = sum(t.finish_reason is FinishReason.LENGTH for t in trajectories)
-        role = trajectories[0].role
         of_samples = {
             "reward": float(rewards.mean()),
-            "response_length": sum(lengths) / count,
+            "response_length": tokens / count,
             "truncated_share": cut / count,
         }
         equal = (rewards == rewards[:, :1]).all(1).double()
-        self._add(role, of_samples, count)
-        self._add(role, {"zero_std_share": float(equal.mean())}, len(equal))
-        self.spent.sampled_tokens += sum(lengths)
+        self._add(trajectories[0].role, of_samples, count)
+        self._add(trajectories[0].role, {"zero_std_share": float(equal.mean())}, len(equal))
+        self.spent.sampled_tokens += tokens
         self.spent.num_samples += count
-
-
-def _own_prompts(prompts: Sequence[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
-    own = [tuple(prompt) for prompt in prompts]
-    if len(own) != count or not all(own):
-        raise ValueError(
-            f"rollout.groups: {len(own)} prompts for {count} problems, of which "
-            f"{sum(not p for p in own)} without tokens; give each problem one with at least one"
-        )
-    return own
 
 
 def mismatch(sampler_logprobs: torch.Tensor, logprobs: torch.Tensor) -> dict[str, float]:
@@ -262,14 +258,13 @@ def mismatch(sampler_logprobs: torch.Tensor, logprobs: torch.Tensor) -> dict[str
 
 
 def sampler_mismatch(
-    model: PreTrainedModel, sampled: Sequence[tuple[tuple[int, ...], Completion]]
+    model: PreTrainedModel, sampled: Sequence[tuple[PromptIds, Completion]]
 ) -> dict[str, float]:
-    """``mismatch`` of ``MEASURED`` of the (prompt ids, completion) pairs, evenly picked, against
-    the policy ``model``; {} when the sampler reported no log-probabilities."""
+    """``mismatch`` of ``MEASURED`` of the (prompt, completion) pairs, evenly picked, against the
+    policy ``model``; {} when the sampler reported no log-probabilities."""
     if not sampled or sampled[0][1].sampler_logprobs is None:
         return {}
-    step = max(1, len(sampled) // MEASURED)
-    picked = sampled[::step][:MEASURED]
+    picked = sampled[:: max(1, len(sampled) // MEASURED)][:MEASURED]
     rows = [Trajectory("", Role.AUTONOMOUS, prompt, c.token_ids, 0.0) for prompt, c in picked]
     ours = [
         values

@@ -11,7 +11,27 @@ from transformers import PreTrainedModel
 
 from sgpo.core.logprobs import PaddedSequences, TokenStats, pad_sequences, token_stats
 from sgpo.core.losses import Reduction, clipped_surrogate, importance_ratio, reduce_tokens
-from sgpo.core.types import Role, Trajectory
+from sgpo.core.types import Problem, Role, Trajectory
+
+
+def split_updates(
+    problems: Sequence[Problem], trajectories: list[Trajectory], count: int
+) -> list[list[Trajectory]]:
+    """The trajectories of each of ``count`` consecutive updates, which share the step's
+    ``problems``. A problem outside the step (drawn later, or replayed) goes to the update that has
+    the fewest problems so far."""
+    size = len(problems) // count
+    update_of = {p.id: i // size for i, p in enumerate(problems)}
+    used = dict.fromkeys(t.problem_id for t in trajectories)
+    numbers = [sum(update_of.get(key) == i for key in used) for i in range(count)]
+    for key in used:
+        if key not in update_of:
+            update_of[key] = numbers.index(min(numbers))
+            numbers[update_of[key]] += 1
+    updates: list[list[Trajectory]] = [[] for _ in range(count)]
+    for t in trajectories:
+        updates[update_of[t.problem_id]].append(t)
+    return updates
 
 
 def micro_batches(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
+
+Item = TypeVar("Item")
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -20,3 +24,9 @@ def derive_seed(seed: int, *names: str | int) -> int:
 def generator(seed: int, *names: str | int) -> torch.Generator:
     """A CPU ``torch.Generator`` for the stream ``names`` of run ``seed``."""
     return torch.Generator().manual_seed(derive_seed(seed, *names))
+
+
+def shuffled(items: Sequence[Item], seed: int, *names: str | int) -> list[Item]:
+    """``items`` in the random order that the stream ``names`` of run ``seed`` draws."""
+    order = torch.randperm(len(items), generator=generator(seed, *names))
+    return [items[i] for i in order.tolist()]

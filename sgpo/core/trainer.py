@@ -6,7 +6,6 @@ import itertools
 import math
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from sgpo.core.distributed import Ranks, check_share, places_of
 from sgpo.core.method import (
     Method,
     Totals,
+    call_optional,
     check_collected,
     check_hooks,
     restore_state,
@@ -29,20 +29,15 @@ from sgpo.core.method import (
 )
 from sgpo.core.rollout import Rollout
 from sgpo.core.runlog import MetricsLog
-from sgpo.core.scoring import micro_batches, own_logprobs
-from sgpo.core.seeding import generator
+from sgpo.core.scoring import micro_batches, own_logprobs, split_updates
+from sgpo.core.seeding import shuffled
 from sgpo.core.teacher import Teacher
-from sgpo.core.types import Problem, Role, Spent, Trajectory
-
-Sums = dict[str, list[float]]
-BEST = "best"  # beside the resume states: the weights of the lowest loss on held-out problems
+from sgpo.core.types import Problem, Role, Spent, Sums, Trajectory
 
 
 class Diverged(RuntimeError):
-    """Training stopped on a non-finite loss or a collapse; the message says which and when.
-
-    ``fatal`` is True for a non-finite loss. The model holds the last weights before it.
-    """
+    """Training stopped on a non-finite loss (``fatal``) or a collapse; the message says which and
+    when. The model holds the last weights before it."""
 
     def __init__(self, message: str, *, fatal: bool) -> None:
         super().__init__(message)
@@ -76,26 +71,14 @@ class Trainer:
         ranks: Ranks | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        self.ranks, self.stop = ranks or Ranks(), stop
-        problems, self.held_out = _split(problems, config.held_out_share, seed)
-        if len(problems) < config.problems_per_step:
-            raise ValueError(
-                f"problems_per_step={config.problems_per_step}: only {len(problems)} problems "
-                "are left to train on"
-            )
-        check_share(self.ranks, config.problems_per_step, config.updates_per_step)
-        check_hooks(method)
-        if hasattr(method, "more_problems") and config.samples_per_problem is None:
-            raise ValueError(
-                f"{type(method).__name__}.more_problems: draws within a declared budget; set "
-                "train.samples_per_problem"
-            )
         self.model, self.method, self.rollout = model, method, rollout
-        self.problems, self.config, self.seed = problems, config, seed
-        self.run_dir, self.progress = run_dir, progress or (lambda done, total: None)
+        self.config, self.seed, self.run_dir = config, seed, run_dir
+        self.progress = progress or (lambda done, total: None)
+        self.ranks, self.stop = ranks or Ranks(), stop
+        self.problems, self.held_out = _split(problems, config.held_out_share, seed)
+        self._check()
         self.teacher: Teacher | None = getattr(method, "teacher", None)
-        rollout.ranks, self.begun = self.ranks, False
-        rollout.alike = not hasattr(method, "more_problems")
+        rollout.ranks, rollout.alike = self.ranks, not hasattr(method, "more_problems")
         # foreach makes a step of many small tensors a few kernels instead of hundreds.
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -103,8 +86,26 @@ class Trainer:
             weight_decay=config.weight_decay,
             foreach=True,
         )
+        self.begun = False
         self.collapsed_steps = self.nonfinite_updates = 0  # in a row
         self.best: tuple[float, int] | None = None  # lowest loss on held-out problems, its step
+
+    def _check(self) -> None:
+        config = self.config
+        if len(self.problems) < config.problems_per_step:
+            raise ValueError(
+                f"problems_per_step={config.problems_per_step}: only {len(self.problems)} problems "
+                "are left to train on"
+            )
+        check_share(self.ranks, config.problems_per_step, config.updates_per_step)
+        check_hooks(self.method)
+        if hasattr(self.method, "more_problems") and config.samples_per_problem is None:
+            raise ValueError(
+                f"{type(self.method).__name__}.more_problems: draws within a declared budget; set "
+                "train.samples_per_problem"
+            )
+
+    # The run: from the newest resume state to the last step.
 
     def run(self) -> None:
         """Train to the last step, or until ``stop`` is true after one, on rank 0.
@@ -113,13 +114,10 @@ class Trainer:
             Stopped: a resume state of that step is on disk.
             Diverged: see there; the metrics up to that step are on disk.
         """
-        checkpoints = self.run_dir / "checkpoints"
         self.begin()
-        start = self._resume(checkpoints)
-        self._forget_best_after(start)
-        log = None
-        if self.ranks.first:
-            log = MetricsLog(self.run_dir / "metrics.jsonl", resume_after=start)
+        start = self._resume()
+        path = self.run_dir / "metrics.jsonl"
+        log = MetricsLog(path, resume_after=start) if self.ranks.first else None
         self.rollout.sampler.sync(self.model)
         for step in range(start + 1, self.config.num_steps + 1):
             self.progress(step - 1, self.config.num_steps)
@@ -132,100 +130,59 @@ class Trainer:
             last = step == self.config.num_steps
             stop = not last and self.stop is not None and self.ranks.from_first(self.stop())
             # The best weights are those that the resume state names, so a new best makes a new one.
-            due = step % self.config.checkpoint_every == 0 or self._best_is_of(step)
-            if stop or (due and not last):
-                extra = self._extra(record)
-                save_checkpoint(
-                    checkpoints, step, self.model, self.optimizer, extra, self.ranks, self._moving()
-                )
+            new_best = self.best is not None and self.best[1] == step
+            if stop or (not last and (new_best or step % self.config.checkpoint_every == 0)):
+                self._save(step, record)
             if stop:
                 raise Stopped
         if self.best is not None:
-            found = load_checkpoint(checkpoints / BEST, self.model, self.optimizer, self.ranks)
-            if found is None or found[0] != self.best[1]:
-                raise ValueError(
-                    f"{checkpoints / BEST}: the weights of step {self.best[1]}, with the lowest "
-                    f"held-out loss, are gone or damaged; delete {self.run_dir} and run again"
-                )
-            self.rollout.sampler.sync(self.model)
+            self._restore_best()
         self.progress(self.config.num_steps, self.config.num_steps)
-
-    def _best_is_of(self, step: int) -> bool:
-        return self.best is not None and self.best[1] == step
-
-    def _forget_best_after(self, step: int) -> None:
-        """Drop best weights of later steps, which this run makes again and perhaps otherwise."""
-        if self.ranks.first:
-            for state in (self.run_dir / "checkpoints" / BEST).glob("step-*"):
-                if int(state.name.removeprefix("step-")) > step:
-                    shutil.rmtree(state)
-        self.ranks.from_first(None)
-
-    def _validate(self, step: int) -> dict[str, float]:
-        """The loss on the held-out problems after each epoch; the weights of the lowest are kept
-        beside the resume states."""
-        per_epoch = len(self.problems) // self.config.problems_per_step
-        if not self.held_out or (step % per_epoch and step < self.config.num_steps):
-            return {}
-        loss = self.held_out_loss()
-        if not math.isfinite(loss):
-            raise Diverged(f"step {step}: held-out loss {loss}: not finite", fatal=True)
-        if self.best is None or loss < self.best[0]:
-            self.best = loss, step
-            directory = self.run_dir / "checkpoints" / BEST
-            save_checkpoint(directory, step, self.model, self.optimizer, {}, self.ranks)
-        return {"held_out_loss": loss}
-
-    @torch.no_grad()
-    def held_out_loss(self) -> float:
-        """The method's loss on the held-out problems, over all ranks, under the present weights."""
-        sharding.gather(self.model)
-        own = [self.held_out[i] for i in self.ranks.share(len(self.held_out))]
-        self.rollout.begin_round(0)  # these have no place in the step
-        trajectories = self.method.collect(own, self.rollout) if own else []
-        if any(t.role is not Role.DEMO for t in trajectories):
-            raise ValueError(
-                f"held_out_share={self.config.held_out_share}: serves methods that sample nothing; "
-                f"{type(self.method).__name__} does"
-            )
-        totals = self.ranks.add(self.method.totals(trajectories))
-        batches = micro_batches(trajectories, self.config.micro_batch_tokens)
-        loss = sum(float(self.method.loss(self.model, b, totals).loss) for b in batches)
-        sharding.free(self.model)
-        return self.ranks.add({"loss": loss})["loss"]
 
     def begin(self) -> None:
         """Place the teacher and tell the method what is to come; the weights are the first ones,
         on a resumed run too."""
         self.begun = True
+        config, tokenizer = self.rollout.config, self.rollout.tokenizer
         if self.teacher is not None:
-            self.teacher.place(self.model, self.rollout.tokenizer)
-        if hasattr(self.method, "begin"):
-            config, tokenizer = self.rollout.config, self.rollout.tokenizer
-            self.method.begin(self.model, self.config.num_steps, config, tokenizer)
+            self.teacher.place(self.model, tokenizer)
+        call_optional(self.method, "begin", self.model, self.config.num_steps, config, tokenizer)
 
-    def _moving(self) -> PreTrainedModel | None:
+    def _moving_teacher(self) -> PreTrainedModel | None:
         """The teacher's weights if they belong to the resume state."""
         return self.teacher.model if self.teacher is not None and self.teacher.ema else None
 
-    def _resume(self, checkpoints: Path) -> int:
+    def _save(self, step: int, record: Mapping[str, float | int]) -> None:
+        extra = {
+            "collapsed_steps": self.collapsed_steps,
+            "nonfinite_updates": self.nonfinite_updates,
+            "best": self.best,
+            "spent": {f.name: record[f.name] for f in fields(Spent)},  # over all ranks
+            "method": self.ranks.gather(saved_state(self.method)),
+        }
+        directory, teacher = self.run_dir / "checkpoints", self._moving_teacher()
+        save_checkpoint(directory, step, self.model, self.optimizer, extra, self.ranks, teacher)
+
+    def _resume(self) -> int:
         """Restore the newest resume state; the number of steps it has done, 0 without one."""
-        restored = load_checkpoint(
-            checkpoints, self.model, self.optimizer, self.ranks, self._moving()
-        )
-        if not restored:
-            return 0
-        step, extra = restored
-        if "spent" not in extra:
-            raise ValueError(
-                f"{checkpoints}: a resume state of an older version; delete {self.run_dir}"
-            )
-        self.collapsed_steps = extra["collapsed_steps"]
-        self.nonfinite_updates = extra["nonfinite_updates"]
-        self.best = tuple(extra["best"]) if extra["best"] else None
-        if self.ranks.first:  # sums over ranks
-            self.rollout.spent = Spent(**extra["spent"])
-        states = extra["method"]
+        directory, teacher = self.run_dir / "checkpoints", self._moving_teacher()
+        restored = load_checkpoint(directory, self.model, self.optimizer, self.ranks, teacher)
+        step, extra = restored or (0, None)
+        if extra is not None:
+            if "spent" not in extra:
+                raise ValueError(
+                    f"{directory}: a resume state of an older version; delete {self.run_dir}"
+                )
+            self.collapsed_steps = extra["collapsed_steps"]
+            self.nonfinite_updates = extra["nonfinite_updates"]
+            self.best = tuple(extra["best"]) if extra["best"] else None
+            if self.ranks.first:
+                self.rollout.spent = Spent(**extra["spent"])
+            self._restore_method(extra["method"])
+        self._forget_best_after(step)
+        return step
+
+    def _restore_method(self, states: list[Any]) -> None:
         if len(states) != self.ranks.size and any(state != states[0] for state in states):
             raise ValueError(
                 f"{type(self.method).__name__}.state: differs between the {len(states)} ranks of "
@@ -233,28 +190,34 @@ class Trainer:
                 "let the method keep only what it passed through rollout.gather"
             )
         restore_state(self.method, states[min(self.ranks.rank, len(states) - 1)])
-        return step
 
-    def _extra(self, record: Mapping[str, float | int]) -> dict[str, Any]:
-        """What a resume state holds beside weights and moments."""
-        return {
-            "collapsed_steps": self.collapsed_steps,
-            "nonfinite_updates": self.nonfinite_updates,
-            "best": self.best,
-            "spent": {f.name: record[f.name] for f in fields(Spent)},
-            "method": self.ranks.gather(saved_state(self.method)),
-        }
+    # A step: sample, update, record.
+
+    def step(self, step: int) -> dict[str, float | int]:
+        """Sample, update and record ``step`` (from 1); its metrics over all ranks."""
+        if not self.begun:  # a step on its own
+            self.begin()
+        problems = self.step_problems(step)
+        sums = Sums()
+        self.model.eval()  # no dropout anywhere: the sampled and the scored policy are one
+        with self.ranks.watched("training"):
+            self._gather()
+            trajectories, extra = self._collect(step, problems)
+            self.rollout.sampler.release()
+            for update in self.updates(problems, trajectories):
+                self.update(step, update, sums)
+            self.rollout.sampler.sync(self.model)
+        record: dict[str, float | int] = {"step": step}
+        record |= self.ranks.add_sums(self.rollout.sums).means() | sums.means()
+        record |= {"learning_rate": self.learning_rate(step)}
+        return record | self.ranks.add(asdict(self.rollout.spent)) | extra
 
     def step_problems(self, step: int) -> list[Problem]:
         """The problems of ``step`` (from 1): consecutive slices of seeded permutations, one
         permutation an epoch; a remainder too short for a step is left out of its epoch."""
         size = self.config.problems_per_step
-        per_epoch = len(self.problems) // size
-        epoch, slot = divmod(step - 1, per_epoch)
-        order = torch.randperm(
-            len(self.problems), generator=generator(self.seed, "data", epoch)
-        ).tolist()
-        return [self.problems[i] for i in order[slot * size : (slot + 1) * size]]
+        epoch, slot = divmod(step - 1, len(self.problems) // size)
+        return shuffled(self.problems, self.seed, "data", epoch)[slot * size : (slot + 1) * size]
 
     def learning_rate(self, step: int) -> float:
         """Rate of ``step`` (from 1): a linear rise over the warm-up share, then constant or down to
@@ -270,22 +233,6 @@ class Trainer:
         }
         return self.config.learning_rate * shape[self.config.decay]
 
-    def step(self, step: int) -> dict[str, float | int]:
-        """Sample, update and record ``step`` (from 1); its metrics over all ranks."""
-        if not self.begun:  # a step on its own
-            self.begin()
-        problems = self.step_problems(step)
-        self.model.eval()  # no dropout anywhere: the sampled and the scored policy are one
-        with self.ranks.watched("training"):
-            self._gather()
-            trajectories, extra = self._collect(step, problems)
-            self.rollout.sampler.release()
-            sums: Sums = defaultdict(lambda: [0.0, 0.0])
-            for update in self._updates(problems, trajectories):
-                self.update(step, update, sums)
-            self.rollout.sampler.sync(self.model)
-        return self._record(step, sums) | extra
-
     def _gather(self) -> None:
         sharding.gather(self.model)
         if self.teacher is not None:
@@ -296,15 +243,17 @@ class Trainer:
     ) -> tuple[list[Trajectory], dict[str, int]]:
         """This rank's trajectories of the step, and the number of problems beyond ``problems`` that
         it took over all ranks, where the method asks for such."""
-        drawn_before = self.rollout.spent.num_samples
+        before = self.rollout.spent.num_samples
         places = places_of(self.ranks, len(problems), self.config.updates_per_step)
         self.rollout.begin_step(step, {problems[i].id: i for i in places})
         own = [problems[i] for i in places]
         collected = check_collected(self.method, self.method.collect(own, self.rollout))
-        drawn = self._drawn(drawn_before)
+        drawn = self._drawn(before)
         if not hasattr(self.method, "more_problems"):
             return collected, {}
-        spare, taken = self._spare_problems(step, problems), 0
+        inside = {p.id for p in problems}
+        spare = [p for p in shuffled(self.problems, self.seed, "more", step) if p.id not in inside]
+        taken = 0
         for number in itertools.count(1):
             missing = int(self.method.more_problems(collected, len(own)))
             missing = self.ranks.add({"missing": missing})["missing"]
@@ -319,7 +268,7 @@ class Trainer:
             if share:
                 found = self.method.collect([more[i] for i in share], self.rollout)
                 collected += check_collected(self.method, found)
-            drawn = self._drawn(drawn_before)
+            drawn = self._drawn(before)
 
     def _drawn(self, before: int) -> int:
         """Samples of the step so far over all ranks; ValueError above the declared budget."""
@@ -336,102 +285,77 @@ class Trainer:
         limit = self.config.samples_per_problem
         return math.inf if limit is None else limit * self.config.problems_per_step
 
-    def _spare_problems(self, step: int, problems: list[Problem]) -> list[Problem]:
-        """All problems outside the step, in a seeded order of its own."""
-        inside = {p.id for p in problems}
-        order = torch.randperm(len(self.problems), generator=generator(self.seed, "more", step))
-        return [self.problems[i] for i in order.tolist() if self.problems[i].id not in inside]
-
-    def _record(self, step: int, sums: Sums) -> dict[str, float | int]:
-        """The metrics of a step over all ranks."""
-        record: dict[str, float | int] = {"step": step}
-        totals = self.ranks.add({name: s[0] for name, s in self.rollout.sums.items()})
-        counts = self.ranks.add({name: s[1] for name, s in self.rollout.sums.items()})
-        record |= {name: total / counts[name] for name, total in totals.items()}
-        for name, (numerator, denominator) in sorted(sums.items()):
-            if denominator > 0:
-                record[name] = numerator / denominator
-        record["learning_rate"] = self.learning_rate(step)
-        return record | self.ranks.add(asdict(self.rollout.spent))
-
-    def _updates(
+    def updates(
         self, problems: Sequence[Problem], trajectories: list[Trajectory]
     ) -> list[list[Trajectory]]:
-        """Trajectories of each consecutive update, split by problem. Of several updates, all know
-        the log-probabilities of the policy before the first: a method's own, or filled in here.
-
-        A problem outside the step (drawn later, or replayed) goes to the update that has the fewest
-        problems so far. What a method wants apart follows in an update of its own.
-        """
-        if not hasattr(self.method, "separate"):
-            return self._split(problems, trajectories)
-        trajectories, apart = self.method.separate(trajectories)
+        """Trajectories of each consecutive update, split by problem; what the method wants apart
+        follows in one of its own. All but the first update's are off-policy by then: where there
+        are several, all know the log-probabilities of the policy before the first."""
+        trajectories, apart = call_optional(
+            self.method, "separate", trajectories, default=(trajectories, [])
+        )
+        apart = self._with_old_logprobs(apart, but=Role.DEMO)  # which imitation alone reads
+        count = self.config.updates_per_step
+        if count > 1:
+            trajectories = self._with_old_logprobs(trajectories)
         due = self.ranks.add({"apart": len(apart)})["apart"] > 0
-        apart = self._with_old_logprobs(apart, but=Role.DEMO)
-        return self._split(problems, trajectories) + ([apart] if due else [])
+        return split_updates(problems, trajectories, count) + ([apart] if due else [])
 
     def _with_old_logprobs(
         self, trajectories: list[Trajectory], but: Role | None = None
     ) -> list[Trajectory]:
         """``trajectories``, each with its own ``old_logprobs`` or those of the present policy; a
-        role ``but`` which imitation alone reads is left as it is."""
+        role ``but`` is left as it is."""
         unknown = [t for t in trajectories if t.old_logprobs is None and t.role is not but]
-        rows = own_logprobs(self.model, unknown, self.config.micro_batch_tokens)
+        values = own_logprobs(self.model, unknown, self.config.micro_batch_tokens)
         self.rollout.spent.scored_tokens += sum(len(t.completion_ids) for t in unknown)
-        known = iter(rows)
-        return [
-            t if t.old_logprobs is not None or t.role is but else t.with_(old_logprobs=next(known))
-            for t in trajectories
-        ]
-
-    def _split(
-        self, problems: Sequence[Problem], trajectories: list[Trajectory]
-    ) -> list[list[Trajectory]]:
-        count = self.config.updates_per_step
-        if count == 1:
-            return [trajectories]
-        size = len(problems) // count
-        update_of = {p.id: i // size for i, p in enumerate(problems)}
-        used = dict.fromkeys(t.problem_id for t in trajectories)
-        numbers = [sum(update_of.get(key) == i for key in used) for i in range(count)]
-        for key in used:
-            if key not in update_of:
-                update_of[key] = numbers.index(min(numbers))
-                numbers[update_of[key]] += 1
-        updates: list[list[Trajectory]] = [[] for _ in range(count)]
-        for t in self._with_old_logprobs(trajectories):
-            updates[update_of[t.problem_id]].append(t)
-        return updates
+        found = {id(t): t.with_(old_logprobs=v) for t, v in zip(unknown, values, strict=True)}
+        return [found.get(id(t), t) for t in trajectories]
 
     def update(self, step: int, trajectories: list[Trajectory], sums: Sums) -> None:
-        """One optimiser update; metrics are added to ``sums``."""
+        """One optimiser update; its metrics are added to ``sums``."""
         totals = self.ranks.add(self.method.totals(trajectories))
         self.optimizer.zero_grad(set_to_none=True)
         self._gather()
-        loss, counts = self._backward(trajectories, totals)
+        loss, found = self._backward(trajectories, totals)
         sharding.reduce_gradients(self.model)
         if self.teacher is not None:
             sharding.free(self.teacher.model)
         norm = sharding.clip_gradients(self.optimizer, self.config.grad_clip)
         loss = self.ranks.add({"loss": loss})["loss"]
-        numerators = self.ranks.add({name: c[0] for name, c in counts.items()})
-        denominators = self.ranks.add({name: c[1] for name, c in counts.items()})
+        found = self.ranks.add_sums(found)
         finite = math.isfinite(loss) and math.isfinite(norm)
         self.nonfinite_updates = 0 if finite else self.nonfinite_updates + 1
         limit = math.inf if self.config.skip_above is None else self.config.skip_above
-        sums["skipped_share"][0] += not finite or norm > limit
-        sums["skipped_share"][1] += 1.0
+        sums.add("skipped_share", float(not finite or norm > limit))
         if not finite:
             self._stop_on_nonfinite(step, loss, norm)
             return
         if norm <= limit:
             self._move(step)
-        for name, numerator in numerators.items():
-            sums[name][0] += numerator
-            sums[name][1] += denominators[name]
-        for name, value in (("loss", loss), ("grad_norm", norm)):
-            sums[name][0] += value
-            sums[name][1] += 1.0
+        for name, (numerator, denominator) in found.items():
+            sums.add(name, numerator, denominator)
+        sums.add("loss", loss)
+        sums.add("grad_norm", norm)
+
+    def _backward(self, trajectories: list[Trajectory], totals: Totals) -> tuple[float, Sums]:
+        """Loss and metric sums of this rank's share of an update, its gradients accumulated."""
+        loss, sums = 0.0, Sums()
+        for batch in micro_batches(trajectories, self.config.micro_batch_tokens):
+            output = self.method.loss(self.model, batch, totals)
+            if output.loss.requires_grad:
+                output.loss.backward()
+            loss += float(output.loss.detach())
+            for name, (numerator, denominator) in output.sums.items():
+                sums.add(name, numerator, denominator)
+        self.rollout.spent.scored_tokens += sum(len(t.completion_ids) for t in trajectories)
+        if self.teacher is None:  # a second prompt is the policy's own pass as a teacher
+            taught = (t for t in trajectories if t.second_prompt_ids)
+            self.rollout.spent.scored_tokens += sum(len(t.completion_ids) for t in taught)
+        else:
+            self.rollout.spent.scored_tokens += self.teacher.scored_tokens
+            self.teacher.scored_tokens = 0
+        return loss, sums
 
     def _move(self, step: int) -> None:
         for group in self.optimizer.param_groups:
@@ -439,8 +363,9 @@ class Trainer:
         self.optimizer.step()
         if self.teacher is not None:
             self.teacher.follow(self.model)
-        if hasattr(self.method, "after_update"):
-            self.method.after_update(self.model)
+        call_optional(self.method, "after_update", self.model)
+
+    # What ends a run early, and which weights it ends with.
 
     def _stop_on_nonfinite(self, step: int, loss: float, norm: float) -> None:
         if self.nonfinite_updates >= self.config.nonfinite_patience:
@@ -451,31 +376,7 @@ class Trainer:
                 fatal=True,
             )
 
-    def _backward(self, trajectories: list[Trajectory], totals: Totals) -> tuple[float, Sums]:
-        """Loss and metric sums of this rank's share of an update, its gradients accumulated."""
-        # Forward passes over completion tokens; a second prompt means a teacher's pass as well,
-        # which a teacher with weights of its own counts itself.
-        itself = self.teacher is None
-        self.rollout.spent.scored_tokens += sum(
-            len(t.completion_ids) * (2 if t.second_prompt_ids and itself else 1)
-            for t in trajectories
-        )
-        loss = 0.0
-        counts: Sums = defaultdict(lambda: [0.0, 0.0])
-        for batch in micro_batches(trajectories, self.config.micro_batch_tokens):
-            output = self.method.loss(self.model, batch, totals)
-            if output.loss.requires_grad:
-                output.loss.backward()
-            loss += float(output.loss.detach())
-            for name, (numerator, denominator) in output.sums.items():
-                counts[name][0] += numerator
-                counts[name][1] += denominator
-        if self.teacher is not None:
-            self.rollout.spent.scored_tokens += self.teacher.scored_tokens
-            self.teacher.scored_tokens = 0
-        return loss, counts
-
-    def _stop_on_collapse(self, step: int, record: dict) -> None:
+    def _stop_on_collapse(self, step: int, record: Mapping[str, float | int]) -> None:
         """A policy that is always wrong and no longer explores will not come back."""
         if "reward" not in record or "entropy" not in record:
             return
@@ -488,15 +389,65 @@ class Trainer:
                 fatal=False,
             )
 
+    def _validate(self, step: int) -> dict[str, float]:
+        """The loss on the held-out problems after each epoch; the weights of the lowest are kept
+        beside the resume states."""
+        per_epoch = len(self.problems) // self.config.problems_per_step
+        if not self.held_out or (step % per_epoch and step < self.config.num_steps):
+            return {}
+        loss = self.held_out_loss()
+        if not math.isfinite(loss):
+            raise Diverged(f"step {step}: held-out loss {loss}: not finite", fatal=True)
+        if self.best is None or loss < self.best[0]:
+            self.best = loss, step
+            save_checkpoint(self._best_dir, step, self.model, self.optimizer, {}, self.ranks)
+        return {"held_out_loss": loss}
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """The method's loss on the held-out problems, over all ranks, under the present weights."""
+        self._gather()
+        own = [self.held_out[i] for i in self.ranks.share(len(self.held_out))]
+        self.rollout.begin_round(0)  # these have no place in the step
+        trajectories = self.method.collect(own, self.rollout) if own else []
+        if any(t.role is not Role.DEMO for t in trajectories):
+            raise ValueError(
+                f"held_out_share={self.config.held_out_share}: serves methods that sample nothing; "
+                f"{type(self.method).__name__} does"
+            )
+        totals = self.ranks.add(self.method.totals(trajectories))
+        batches = micro_batches(trajectories, self.config.micro_batch_tokens)
+        loss = sum(float(self.method.loss(self.model, b, totals).loss) for b in batches)
+        sharding.free(self.model)
+        return self.ranks.add({"loss": loss})["loss"]
+
+    @property
+    def _best_dir(self) -> Path:
+        return self.run_dir / "checkpoints" / "best"
+
+    def _forget_best_after(self, step: int) -> None:
+        """Drop best weights of later steps, which this run makes again and perhaps otherwise."""
+        if self.ranks.first:
+            for state in self._best_dir.glob("step-*"):
+                if int(state.name.removeprefix("step-")) > step:
+                    shutil.rmtree(state)
+        self.ranks.from_first(None)
+
+    def _restore_best(self) -> None:
+        found = load_checkpoint(self._best_dir, self.model, self.optimizer, self.ranks)
+        if found is None or found[0] != self.best[1]:
+            raise ValueError(
+                f"{self._best_dir}: the weights of step {self.best[1]}, with the lowest held-out "
+                f"loss, are gone or damaged; delete {self.run_dir} and run again"
+            )
+        self.rollout.sampler.sync(self.model)
+
 
 def _split(
     problems: Sequence[Problem], held_out_share: float, seed: int
 ) -> tuple[list[Problem], list[Problem]]:
     """The problems to train on in their order, and a random share that is held out."""
     count = round(held_out_share * len(problems))
-    if not count:
-        return list(problems), []
-    order = torch.randperm(len(problems), generator=generator(seed, "held_out")).tolist()
-    held_out = set(order[:count])
+    held_out = set(shuffled(range(len(problems)), seed, "held_out")[:count])
     kept = [p for i, p in enumerate(problems) if i not in held_out]
     return kept, [problems[i] for i in sorted(held_out)]

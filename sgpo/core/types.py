@@ -36,12 +36,8 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its gold answer, and what a strong model left beside it.
-
-    ``answer`` is the gold answer as text without ``\\boxed``. ``strategy`` and ``expert`` are None
-    where none was extracted (test problems never carry them). ``kind`` and ``level`` only serve
-    analyses; no method reads them.
-    """
+    """One question with its gold answer (without ``\\boxed``), and what a strong model left beside
+    it: None where nothing was extracted. ``kind`` and ``level`` serve analyses alone."""
 
     id: str
     question: str
@@ -54,10 +50,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled answer. ``token_ids`` includes the stop token when ``finish_reason`` is STOP;
-    ``text`` is those tokens decoded without special tokens. ``sampler_logprobs``: log-probability
-    of every token as an engine with weights of its own computed it (full softmax, temperature 1);
-    None where the sampler has none or was not asked."""
+    """One sampled answer. ``token_ids`` hold the stop token, if one ended it; ``text`` has no
+    special tokens. ``sampler_logprobs``: of every token as an engine with weights of its own
+    computed it (full softmax, temperature 1); None where there is none."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -69,12 +64,11 @@ class Completion:
 class Trajectory:
     """A completion under a prompt with what its method wants done with it.
 
-    ``second_prompt_ids`` lets one completion be scored under two prompts: SGPO trains the
-    completion under ``prompt_ids`` (unguided) towards its distribution under
-    ``second_prompt_ids`` (guided). ``weight`` is a per-trajectory factor of the method's own
-    (alpha of Eq. 6, a gate); ``reward`` is in {0, 1}. ``old_logprobs`` [len(completion_ids)] is
-    None while the policy has not moved since it sampled: then it equals the current log-probs.
-    ``sampler_logprobs``: see ``Completion``; under the prompt that was sampled from.
+    SGPO trains the completion under ``prompt_ids`` (unguided) towards its distribution under
+    ``second_prompt_ids`` (guided). ``weight`` is a factor of the method's own (alpha of Eq. 6, a
+    gate); ``reward`` is in {0, 1}. ``old_logprobs`` [len(completion_ids)] is None while the policy
+    has not moved since it sampled: then it equals the current log-probabilities.
+    ``sampler_logprobs`` (see ``Completion``) are under the prompt that was sampled from.
     """
 
     problem_id: str
@@ -103,11 +97,22 @@ class Spent:
     scored_tokens: int = 0
 
 
+class Sums(dict[str, tuple[float, float]]):
+    """Metric name -> (numerator, denominator), summed over calls, micro-batches and ranks before
+    the one is divided by the other."""
+
+    def add(self, name: str, numerator: float, denominator: float = 1.0) -> None:
+        before = self.get(name, (0.0, 0.0))
+        self[name] = (before[0] + numerator, before[1] + denominator)
+
+    def means(self) -> dict[str, float]:
+        return {name: a / b for name, (a, b) in sorted(self.items()) if b > 0}
+
+
 @dataclass(frozen=True)
 class LossOutput:
     """``loss``: scalar tensor, already divided by the step's totals, so that losses of
-    micro-batches add up. ``sums``: metric name -> (numerator, denominator), both plain floats;
-    the trainer adds them over micro-batches and ranks before it divides."""
+    micro-batches add up. ``sums``: metric name -> (numerator, denominator), plain floats."""
 
     loss: torch.Tensor
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -8,11 +8,12 @@ from typing import Literal
 
 import pytest
 
-from benchmarks.config import Cell
+from benchmarks.config import Cell, DataConfig, EvalConfig, RunConfig
 from benchmarks.profiles.planned import planned_study
 from sgpo.core.config import (
     RolloutConfig,
     TrainConfig,
+    VLLMSettings,
     apply_overrides,
     canonical_json,
     config_hash,
@@ -59,11 +60,13 @@ def test_overrides_take_the_fields_type(item, path, expected):
     assert value == expected and type(value) is type(expected)
 
 
-def test_overrides_are_applied_in_order_and_leave_the_original():
+def test_overrides_leave_the_original_and_no_key_is_given_twice():
     start = Outer(limit=3)
-    changed = apply_overrides(start, ["steps=1", "limit=none", "inner.rate=3", "steps=2"])
+    changed = apply_overrides(start, ["steps=2", "limit=none", "inner.rate=3"])
     assert changed == Outer(steps=2, limit=None, inner=Inner(rate=3.0))
     assert start == Outer(limit=3)
+    with pytest.raises(ValueError, match="override 'steps=2': steps is given twice"):
+        apply_overrides(start, ["steps=1", "limit=4", "steps=2"])
 
 
 @pytest.mark.parametrize(
@@ -91,55 +94,43 @@ def test_wrong_overrides_are_explained(item, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_overrides_pass_through_validation():
-    with pytest.raises(ValueError, match="kl_threshold=-1"):
-        apply_overrides(SGPOConfig(), ["kl_threshold=-1"])
-
-
 TRAIN = TrainConfig(num_steps=10, problems_per_step=4, learning_rate=1e-3)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"num_steps": 0},
-        {"problems_per_step": -1},
-        {"learning_rate": 0.0},
-        {"learning_rate": math.nan},
-        {"learning_rate": math.inf},
-        {"grad_clip": 0.0},
-        {"micro_batch_tokens": 0},
-        {"checkpoint_every": 0},
-        {"collapse_patience": 0},
-        {"updates_per_step": 3},
-        {"warmup_share": -0.1},
-        {"warmup_share": 1.5},
-        {"weight_decay": -0.1},
-    ],
-    ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items()),
-)
-def test_impossible_training_settings_are_refused_at_once(changes):
-    (name,) = changes
-    with pytest.raises(ValueError, match=name):
-        replace(TRAIN, **changes)
+ROLLOUT = RolloutConfig(max_tokens=8)
+EVALUATION = EvalConfig(suites=("minimath",), max_tokens=8)
+RUN = RunConfig("p", "m", "x", 0, "base", "mini", "compact", DataConfig(), EVALUATION)
+# Each is refused where the config is made, not hours later where it is first used.
+IMPOSSIBLE = {
+    TRAIN: {
+        "num_steps": (0, 2.5), "problems_per_step": (-1,), "grad_clip": (0.0,),
+        "learning_rate": (0.0, math.nan, math.inf), "micro_batch_tokens": (0,),
+        "checkpoint_every": (0,), "collapse_patience": (0,), "updates_per_step": (3,),
+        "warmup_share": (-0.1, 1.5),
+        "weight_decay": (-0.1,), "held_out_share": (1.0,), "skip_above": (0.0,),
+        "samples_per_problem": (0,), "decay": ("exponential",), "nonfinite_patience": (0,),
+    },
+    ROLLOUT: {"max_tokens": (0, None), "temperature": (0.0, -1.0, 0.6), "top_p": (0.0, 2.0, "1")},
+    EVALUATION: {"problem_limit": (0, 1.5), "sample_limit": (0,), "temperature": (0.0,)},
+    DataConfig(): {"split": ("test",), "expert_gap": (-0.1, 1.5), "strategy": ("good",)},
+    RUN: {
+        "seed": (-1, "0"), "init": ("sft",), "sampler": ("fast",), "data": (None,),
+        "pretrain_steps": (0,), "device": ("tpu",), "precision": ("float16",), "train": (ROLLOUT,),
+    },
+    VLLMSettings(): {"gpu_memory_utilization": (1.5,), "max_model_len": (0,), "server": ("host",)},
+    SGPOConfig(): {"clip_low": (1.1,), "alpha_mode": ("best",), "kl_threshold": (0.0, math.nan)},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"max_tokens": 0},
-        {"temperature": 0.0},
-        {"temperature": -1.0},
-        {"top_p": 0.0},
-        {"top_p": 2.0},
-    ],
-    ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items()),
+    ("config", "name", "value"),
+    [(c, name, v) for c, fields in IMPOSSIBLE.items() for name, vs in fields.items() for v in vs],
+    ids=lambda value: type(value).__name__ if dataclasses.is_dataclass(value) else str(value),
 )
-def test_impossible_rollouts_are_refused_at_once(changes):
-    """Not hours later, when the first sample is drawn."""
-    (name,) = changes
-    with pytest.raises(ValueError, match=name):
-        RolloutConfig(**({"max_tokens": 8} | changes))
+def test_an_impossible_setting_is_refused_wherever_the_config_is_made(config, name, value):
+    with pytest.raises(ValueError, match=f"^{name}=.*must|^{name}=nan: NaN") as caught:
+        replace(config, **{name: value})
+    assert "\n" not in str(caught.value)
 
 
 def other_value(value):

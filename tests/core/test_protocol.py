@@ -258,7 +258,7 @@ def test_old_logprobs_of_a_method_survive_and_missing_ones_are_filled(tmp_path):
     replay = collected[-1].with_(problem_id="of another step")
     given = [collected[0].with_(old_logprobs=own), *collected[1:], replay]
     expected = own_logprobs(trainer.model, given, 10_000)
-    updates = trainer._updates(problems, given)
+    updates = trainer.updates(problems, given)
     assert [len({t.problem_id for t in u}) for u in updates] == [3, 2, 2]
     flat = {(t.problem_id, t.role, t.completion_ids): t.old_logprobs for u in updates for t in u}
     for t, values in zip(given, expected, strict=True):

@@ -1,7 +1,6 @@
 """Identities that the methods must keep, whatever their numbers: on a tiny random model."""
 
 import math
-from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -34,7 +33,7 @@ from baselines.srft import SRFT, SRFTConfig
 from sgpo.core import scoring as batching
 from sgpo.core.config import RolloutConfig
 from sgpo.core.losses import group_centered
-from sgpo.core.types import Role, Trajectory
+from sgpo.core.types import Role, Sums, Trajectory
 from sgpo.core.verifier import Verdict
 from sgpo.method import SGPO, SGPOConfig
 
@@ -183,12 +182,12 @@ def test_two_updates_use_the_log_probabilities_of_the_policy_that_sampled(tmp_pa
     trainer.rollout.begin_step(1)
     trajectories = method.collect(problems, trainer.rollout)
     before = build_model()
-    updates = trainer._updates(problems, trajectories)
+    updates = trainer.updates(problems, trajectories)
     assert sum(map(len, updates)) == len(trajectories)
     ids = [{t.problem_id for t in update} for update in updates]
     assert ids == [{p.id for p in problems[:4]}, {p.id for p in problems[4:]}]
     for i, update in enumerate(updates):
-        sums = defaultdict(lambda: [0.0, 0.0])
+        sums = Sums()
         for t in update:
             with torch.no_grad():
                 expected = dense_logprobs(before, t.prompt_ids, t.completion_ids)
