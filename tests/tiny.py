@@ -7,6 +7,7 @@ and completion, so that groups have mixed rewards from the first step on.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,12 @@ def build_trainer(
         seed=seed,
         run_dir=run_dir,
     )
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The stored records of a run without the clock."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(s).items() if k != "seconds"} for s in lines]
 
 
 def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:

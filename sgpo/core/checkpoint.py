@@ -27,9 +27,10 @@ from sgpo.core.files import (
 from sgpo.core.sharding import is_sharded
 
 KEEP = 2  # the newest state and one to fall back on
-_FILES = ("model.safetensors", "optimizer.safetensors")
-_TEACHER = "teacher.safetensors"
+_MODEL, _OPTIMIZER, _TEACHER = (f"{n}.safetensors" for n in ("model", "optimizer", "teacher"))
 _SHARDS = "sharded"
+
+Tensors = dict[str, torch.Tensor]
 
 
 def save_checkpoint(
@@ -41,10 +42,10 @@ def save_checkpoint(
     ranks: Ranks | None = None,
     teacher: PreTrainedModel | None = None,
 ) -> None:
-    """Write the state after ``step`` finished steps below ``directory`` and drop old ones.
+    """Write the state after ``step`` finished steps below ``directory`` and drop old ones. All
+    ranks call this together.
 
-    ``extra``: small JSON values that the loop needs back (counters). ``teacher``: a second model
-    whose weights move. All ranks call this together.
+    ``extra``: JSON values that the loop needs back. ``teacher``: a second model whose weights move.
     """
     ranks = ranks or Ranks()
     target = directory / f"step-{step:06d}"
@@ -53,12 +54,10 @@ def save_checkpoint(
         _save_shards(target, tensors, step, extra or {}, ranks)
     else:
         with whole_directory(target) as temporary:
-            weights = {n: p.detach().contiguous() for n, p in model.named_parameters()}
-            save_file(weights, temporary / _FILES[0])
-            save_file(_optimizer_tensors(model, optimizer), temporary / _FILES[1])
+            save_file(_weights(model), temporary / _MODEL)
+            save_file(_moments(model, optimizer), temporary / _OPTIMIZER)
             if teacher is not None:
-                weights = {n: p.detach().contiguous() for n, p in teacher.named_parameters()}
-                save_file(weights, temporary / _TEACHER)
+                save_file(_weights(teacher), temporary / _TEACHER)
             _describe(temporary, step, extra or {})
     if ranks.first:
         for old in _states(directory)[:-KEEP]:
@@ -72,11 +71,8 @@ def load_checkpoint(
     ranks: Ranks | None = None,
     teacher: PreTrainedModel | None = None,
 ) -> tuple[int, dict] | None:
-    """Restore the newest intact state into ``model``, ``optimizer`` and ``teacher``.
-
-    Returns:
-        Its number of finished steps and ``extra``, or None where there is no intact state. A
-        state whose checksums do not match is reported on standard output and passed over.
+    """Restore the newest intact state: its number of finished steps and ``extra``, or None where
+    there is none. A damaged one is reported on standard output and passed over.
 
     Raises:
         ValueError: the state was made by a run in shards and this one is whole, or the reverse.
@@ -85,7 +81,6 @@ def load_checkpoint(
     state = ranks.from_first(_newest_intact(directory) if ranks.first else None)
     if state is None:
         return None
-    meta = read_json(state / "state.json")
     if (state / _SHARDS).is_dir() != is_sharded(model):
         raise ValueError(
             f"{state}: was saved {'in shards' if not is_sharded(model) else 'whole'} and this run "
@@ -93,11 +88,12 @@ def load_checkpoint(
         )
     if is_sharded(model):
         _load_shards(state, model, optimizer, teacher)
-        return meta["step"], meta["extra"]
-    _restore_weights(model, load_file(state / _FILES[0]))
-    if teacher is not None:
-        _restore_weights(teacher, load_file(state / _TEACHER))
-    _restore_optimizer(model, optimizer, load_file(state / _FILES[1]))
+    else:
+        _restore_weights(model, load_file(state / _MODEL))
+        if teacher is not None:
+            _restore_weights(teacher, load_file(state / _TEACHER))
+        _restore_moments(model, optimizer, load_file(state / _OPTIMIZER))
+    meta = read_json(state / "state.json")
     return meta["step"], meta["extra"]
 
 
@@ -111,7 +107,7 @@ def _newest_intact(directory: Path) -> Path | None:
 
 
 def _states(directory: Path) -> list[Path]:
-    return sorted(directory.glob("step-*")) if directory.exists() else []
+    return sorted(directory.glob("step-*"))
 
 
 def _describe(directory: Path, step: int, extra: dict) -> None:
@@ -127,7 +123,8 @@ def _damage(state: Path) -> str | None:
         sums = dict(read_sealed_json(state / "state.json")["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"unreadable state.json ({error})"
-    for name in sums if (state / _SHARDS).is_dir() else {**dict.fromkeys(_FILES), **sums}:
+    whole = () if (state / _SHARDS).is_dir() else (_MODEL, _OPTIMIZER)
+    for name in dict.fromkeys((*whole, *sums)):
         if not (state / name).exists():
             return f"{name} is missing"
         if sha256_of(state / name) != sums.get(name):
@@ -135,24 +132,26 @@ def _damage(state: Path) -> str | None:
     return None
 
 
-def _optimizer_tensors(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer
-) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}|{key}"] = value.detach().contiguous()
-    return tensors
+def _weights(model: PreTrainedModel) -> Tensors:
+    return {name: p.detach().contiguous() for name, p in model.named_parameters()}
+
+
+def _moments(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Tensors:
+    return {
+        f"{name}|{key}": value.detach().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
 @torch.no_grad()
-def _restore_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
+def _restore_weights(model: PreTrainedModel, weights: Tensors) -> None:
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])
 
 
-def _restore_optimizer(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+def _restore_moments(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, tensors: Tensors
 ) -> None:
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
@@ -161,9 +160,7 @@ def _restore_optimizer(
         optimizer.state[parameters[name]][field] = value
 
 
-def _save_shards(
-    target: Path, tensors: dict[str, torch.Tensor], step: int, extra: dict, ranks: Ranks
-) -> None:
+def _save_shards(target: Path, tensors: Tensors, step: int, extra: dict, ranks: Ranks) -> None:
     """Every rank writes its shards into one directory, which rank 0 then puts in place."""
     temporary = target.with_name(f".tmp-{target.name}")  # a killed attempt left at most this one
     if ranks.first:
@@ -207,10 +204,10 @@ def _load_shards(
 
 def _sharded_tensors(
     model: PreTrainedModel, optimizer: torch.optim.Optimizer, teacher: PreTrainedModel | None
-) -> dict[str, torch.Tensor]:
+) -> Tensors:
     """Weights and moments by name; scalars as vectors, because a file has no place for them."""
     tensors = {name: p.detach() for name, p in model.named_parameters()}
     if teacher is not None:
         tensors |= {f"teacher|{name}": p.detach() for name, p in teacher.named_parameters()}
-    moments = _optimizer_tensors(model, optimizer)
+    moments = _moments(model, optimizer)
     return tensors | {name: t.reshape(1) if t.dim() == 0 else t for name, t in moments.items()}

@@ -34,16 +34,13 @@ def per_token(
     gradient: Gradient | None = None,
     chunk_size: int | None = None,
 ) -> list[torch.Tensor]:
-    """Results [N] of ``function`` on the logits of ``hidden`` [N, H] and what else goes with each
-    token; gradients flow to ``hidden`` and to the weight of ``head``, not to ``others``.
-
-    What fits into one chunk goes through plain autograd.
+    """Results [N] of ``function`` on the logits of ``hidden`` [N, H] and on ``others`` [N, ...];
+    gradients flow to ``hidden`` and to the weight of ``head``. What fits into one chunk goes
+    through plain autograd.
 
     Args:
         head: a linear layer without bias; of a sharded model, gathered.
-        others: tensors [N, ...], split like ``hidden``.
-        gradient: the derivative of ``function`` in fewer passes over the logits than autograd's;
-            serves where there are several chunks.
+        gradient: the derivative of ``function`` in fewer passes over the logits than autograd's.
         chunk_size: tokens at a time; None for as many as ``MAX_LOGITS`` and ``MAX_TOKENS`` allow.
     """
     size = chunk_size or _chunk_size(head.weight)
@@ -102,9 +99,8 @@ class _Chunked(torch.autograd.Function):
 def _place(
     results: list[torch.Tensor], values: tuple[torch.Tensor, ...], start: int, total: int
 ) -> None:
-    """Copies ``values`` [n] to ``results`` [total] from ``start`` on; the first ones make those.
-    Kept as they are until the last chunk, they would pin the heap between the large tensors, and
-    the process would grow with every chunk."""
+    """Copies ``values`` [n] to ``results`` [total] from ``start`` on. Kept as they are, they would
+    pin the heap between the large tensors, and the process would grow with every chunk."""
     if not results:
         results += [value.new_empty(total) for value in values]
     for result, value in zip(results, values, strict=True):

@@ -185,23 +185,29 @@ def require_positive(config: Any, names: str) -> None:
     require(config, names, above=0)
 
 
-_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "above": ("above", operator.gt),
-    "least": ("at least", operator.ge),
-    "below": ("below", operator.lt),
-    "most": ("at most", operator.le),
+# bound -> whether a value keeps it, its name alone, its bracket beside another one
+_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
+    "above": (operator.gt, "above", "("),
+    "least": (operator.ge, "at least", "["),
+    "below": (operator.lt, "below", ")"),
+    "most": (operator.le, "at most", "]"),
 }
 
 
 def require(config: Any, names: str, **bounds: float) -> None:
     """ValueError naming the first of the space-separated fields that is neither None nor within
-    the ``bounds`` (above, least, below, most)."""
+    the ``bounds``: one of above and least, one of below and most, or both."""
     for name in names.split():
         value = getattr(config, name)
-        within = (_BOUNDS[kind][1](value, bound) for kind, bound in bounds.items())
-        if value is not None and not all(within):
-            allowed = " and ".join(f"{_BOUNDS[kind][0]} {b}" for kind, b in bounds.items())
-            raise ValueError(f"{name}={value}: must be {allowed}")
+        if value is None or all(_BOUNDS[kind][0](value, bound) for kind, bound in bounds.items()):
+            continue
+        if len(bounds) == 1:
+            [(kind, bound)] = bounds.items()
+            allowed = f"{_BOUNDS[kind][1]} {bound}"
+        else:
+            (low, least), (high, most) = bounds.items()
+            allowed = f"in {_BOUNDS[low][2]}{least}, {most}{_BOUNDS[high][2]}"
+        raise ValueError(f"{name}={value}: must be {allowed}")
 
 
 def check_fields(config: Any) -> None:

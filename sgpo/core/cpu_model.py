@@ -1,12 +1,9 @@
 """Qwen2- and Llama-shaped models as plain tensor algebra, for scoring and sampling on the CPU.
 
-A tiny model spends most of a forward pass in many small operations. Here projections are fused,
-the weight of a norm is folded into the projection behind it, and two gradients are written by
-hand. The weights stay those of the Hugging Face model and receive its gradients; values agree with
-its own forward pass up to the order of summation (tests/core/test_cpu_model.py).
-
-Scoring reads every distinct prompt once: the completions of a group share its keys and values, and
-a completion's last token, which predicts nothing, is not read at all.
+A tiny model spends most of a forward pass in many small operations. Here projections are fused, the
+weight of a norm is folded into the projection behind it, and two gradients are written by hand. The
+weights stay those of the Hugging Face model and receive its gradients; values agree with its own
+forward pass up to the order of summation. Scoring reads every distinct prompt once.
 """
 
 from __future__ import annotations
@@ -27,8 +24,7 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 
 def unsupported_setting(config: Any) -> str | None:
-    """The first setting of a model's ``config`` that is not computed here, and what it must be;
-    None if all are."""
+    """The first setting of a model's ``config`` that is not computed here, and what it must be."""
     rope = getattr(config, "rope_parameters", None) or {}
     bias = config.model_type == "llama" and getattr(config, "attention_bias", False)
     for name, value, *supported in (
@@ -46,11 +42,8 @@ def unsupported_setting(config: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Layer:
-    """Fused weights of one decoder layer, [out, in].
-
-    ``qkv`` (query heads, key heads, value heads) and ``gate_up`` carry the weight of the norm
-    before them: their input is ``normalize(x)``. Query and key heads are ordered for ``rotate``.
-    """
+    """Fused weights of one decoder layer, [out, in]. ``qkv`` and ``gate_up`` carry the weight of
+    the norm before them; query and key heads are ordered for ``rotate``."""
 
     qkv: torch.Tensor
     qkv_bias: torch.Tensor | None
@@ -60,11 +53,8 @@ class Layer:
 
 
 class Decoder:
-    """The decoder stack of a supported model, its present weights fused once for several passes.
-
-    Fields: ``layers``; ``eps`` of the norms; ``num_heads`` and ``num_kv`` query and key/value
-    heads of ``head_size``.
-    """
+    """The decoder stack of a supported model, its present weights fused once for several passes:
+    ``num_heads`` query and ``num_kv`` key/value heads of ``head_size``."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         config, self.body = model.config, model.base_model
@@ -95,14 +85,12 @@ class Decoder:
         prefix: list[KeysValues] | None = None,
         mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[KeysValues]]:
-        """Hidden states [B, T, H] before the final norm, and the keys and values of every layer,
-        each [B, T, num_kv, head_size].
+        """Hidden states [B, T, H] of ``ids`` [B, T] at ``positions`` ([B,] T), before the final
+        norm, and the keys and values of every layer, each [B, T, num_kv, head_size].
 
-        Args:
-            ids: [B, T]. positions: [B, T] or [T].
-            prefix: keys and values that stand before ``ids`` in every layer.
-            mask: bool, True where a position attends to a slot, [B or 1, 1, T, prefix + T];
-                without it attention is causal, and there may be no prefix.
+        ``prefix``: keys and values that stand before ``ids`` in every layer. It needs ``mask``
+        [B or 1, 1, T, prefix + T], True where a position attends to a slot; without, attention is
+        causal.
         """
         assert (prefix is None) == (mask is None)
         x = self.embed(ids)
@@ -155,11 +143,9 @@ def _fuse(layer: torch.nn.Module) -> Layer:
 
 
 def _interleave(rows: torch.Tensor, size: int) -> torch.Tensor:
-    """Rows [heads * size, ...] with the two coordinates of each rotation side by side.
-
-    Qwen2 and Llama checkpoints keep them half a head apart. Queries and keys in the same other
-    order have the same products, and side by side they are one complex number.
-    """
+    """Rows [heads * size, ...] with the two coordinates of each rotation side by side, as one
+    complex number; checkpoints keep them half a head apart. Products of queries and keys do not
+    change."""
     return rows.unflatten(0, (-1, 2, size // 2)).transpose(1, 2).flatten(0, 2)
 
 
@@ -255,11 +241,8 @@ def hidden_states(
 ) -> torch.Tensor:
     """Final hidden states [N, H] that predict the N unmasked completion tokens, row by row.
 
-    Args:
-        model: one that ``applies_to`` accepts.
-        input_ids: [B, L], each row starting with its prompt of ``prompt_lengths`` [B] >= 1 ids;
-            what follows the prompt is not read.
-        completion_ids, completion_mask: [B, T], padded on the right.
+    ``input_ids`` [B, L]: each row starts with its prompt of ``prompt_lengths`` [B] ids, and what
+    follows is not read. ``completion_ids``, ``completion_mask`` [B, T]: padded on the right.
     """
     # Padding stands on the right, where causal attention alone keeps it out of sight.
     prompts, lengths, row_of = _distinct(input_ids, prompt_lengths)

@@ -41,15 +41,14 @@ class Ranks:
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Indices out of ``range(count)`` that this rank takes: consecutive, the shares of any
-        two ranks differ by at most one."""
+        """Consecutive indices out of ``range(count)`` that this rank takes; shares differ by at
+        most one."""
         size, extra = divmod(count, self.size)
         start = self.rank * size + min(self.rank, extra)
         return range(start, start + size + (self.rank < extra))
 
     def add(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sums over ranks, name by name; a name that a rank lacks counts as 0 there. The order of
-        addition is that of the ranks, so that equal inputs give equal bits."""
+        """Sums over ranks, name by name, in the order of the ranks; a missing name counts as 0."""
         if self.size == 1:
             return dict(values)
         total: dict[str, float] = {}
@@ -86,21 +85,17 @@ class Ranks:
     def one_after_first(self) -> Iterator[None]:
         """Rank 0 runs the block, then all others do: what it leaves on disk is there for them."""
         if not self.first:
-            self._expect_success(None)
-        error: Exception | None = None
+            reason = self.from_first(None)
+            if reason:
+                raise RankLost(f"rank {self.rank} stops because rank 0 failed: {reason}")
+            yield
+            return
         try:
             yield
-        except Exception as caught:
-            error = caught
+        except Exception as error:
+            self.from_first(f"{type(error).__name__}: {error}")
             raise
-        finally:
-            if self.first:
-                self._expect_success(error)
-
-    def _expect_success(self, error: Exception | None) -> None:
-        reason = self.from_first(f"{type(error).__name__}: {error}" if error else None)
-        if reason and not self.first:
-            raise RankLost(f"rank {self.rank} stops because rank 0 failed: {reason}")
+        self.from_first(None)
 
     @contextmanager
     def watched(self, what: str) -> Iterator[None]:
@@ -121,14 +116,8 @@ class Ranks:
 
 
 def select_device(name: DeviceName) -> torch.device:
-    """The device of this process: ``auto`` is a GPU where there is one, and the CPU elsewhere.
-
-    Of several GPUs, a rank started by torchrun gets that of its local rank, anything else the
-    first.
-
-    Raises:
-        ValueError: ``cuda`` without a usable GPU, or fewer GPUs than local ranks.
-    """
+    """The device of this process: ``auto`` is a GPU where there is one. Of several, a rank started
+    by torchrun gets that of its local rank; ValueError where that is not there."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ValueError(
@@ -166,12 +155,8 @@ def launched_by_torchrun() -> bool:
 
 
 def join(device: torch.device, timeout: float = DEFAULT_TIMEOUT) -> Ranks:
-    """The ranks of this run; joins their process group when ``torchrun`` started them.
-
-    Args:
-        device: what this rank computes on; decides between gloo (CPU) and NCCL.
-        timeout: seconds after which waiting for another rank is an error.
-    """
+    """The ranks of this run; joins their process group (gloo, or NCCL on GPUs) when ``torchrun``
+    started them. Waiting for another rank longer than ``timeout`` seconds is an error."""
     if not launched_by_torchrun():
         return Ranks(timeout=timeout)
     if not dist.is_initialized():

@@ -49,20 +49,15 @@ def read_json(path: Path) -> Any:
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and line, object) of every line of a JSONL file that is not blank; a byte order mark at
-    its start is passed over.
-
-    Raises:
-        ValueError: naming file and line, for a line that is no UTF-8 text or no JSON object; or the
-            file is absent.
-    """
+    """(file and line, object) of every line of a JSONL file that is not blank; ValueError where one
+    is no UTF-8 text or no JSON object, or the file is absent."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # a byte order mark
                 row = json.loads(text) if text.strip() else None
             except UnicodeDecodeError as error:
                 byte = f"0x{line[error.start]:02x} at position {error.start + 1}"
@@ -79,7 +74,6 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of ``jsonl_rows``; raises as it does."""
     return [row for _, row in jsonl_rows(path)]
 
 
@@ -105,16 +99,10 @@ def _seal(value: dict[str, Any]) -> str:
 
 
 def inside(root: Path, name: str) -> Path:
-    """``root / name`` for a name that comes from stored data.
-
-    Raises:
-        ValueError: the name is absolute, empty, or leads out of ``root``.
-    """
+    """``root / name`` for a name from stored data; ValueError when it leads out of ``root``."""
     path = root / name
-    if not name or "\0" in name or not path.resolve().is_relative_to(root.resolve()):
+    if not name or "\0" in name or root.resolve() not in path.resolve().parents:
         raise ValueError(f"{name!r}: is no path below {root}")
-    if path.resolve() == root.resolve():
-        raise ValueError(f"{name!r}: names {root} itself")
     return path
 
 
@@ -133,10 +121,8 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """A fresh directory to fill; it appears at ``path`` when the block ends without an error.
-
-    A directory already at ``path`` is replaced.
-    """
+    """A fresh directory to fill; it appears at ``path``, in place of what is there, when the block
+    ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".tmp-"))
     try:

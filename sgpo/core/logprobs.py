@@ -1,8 +1,7 @@
 """The only file that touches logits: token log-probabilities, entropies and full-vocabulary KL.
 
-A causal model's hidden state at position p predicts token p + 1; that shift is done here, once
-(``completion_hidden``). The language-model head is applied in chunks of tokens
-(``sgpo.core.chunked_head``), so memory grows with the chunk and not with tokens x vocabulary.
+A causal model's hidden state at position p predicts token p + 1; that shift is done here, once.
+The head is applied in chunks of tokens (``sgpo.core.chunked_head``): memory grows with the chunk.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import cpu_model
-from sgpo.core.chunked_head import per_token
+from sgpo.core.chunked_head import Gradient, per_token
 from sgpo.core.config import check_fields, require_positive
 from sgpo.core.teacher import Teacher
 
@@ -53,13 +52,8 @@ def _middle(p: torch.Tensor, q: torch.Tensor, beta: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class TopK:
-    """Compares two distributions on a few tokens alone.
-
-    Args:
-        k: the likeliest tokens ``of`` the student's or the teacher's distribution.
-        tail: all other tokens together count as one more; without, both are renormalised over
-            the k.
-    """
+    """Compares two distributions on the ``k`` likeliest tokens ``of`` one of them. ``tail``: all
+    other tokens together count as one more; without, both are renormalised over the k."""
 
     k: int
     of: Literal["student", "teacher"] = "teacher"
@@ -94,11 +88,9 @@ def _expected_gap(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class PaddedSequences:
-    """Prompts with their completions, right-padded.
-
-    Fields: ``input_ids`` [B, L] prompt then completion; ``positions`` [B, T] index of the hidden
-    state that predicts completion token t; ``targets`` [B, T]; ``completion_mask`` [B, T] bool.
-    """
+    """Prompts with their completions, right-padded: ``input_ids`` [B, L] prompt then completion;
+    ``positions`` [B, T] index of the hidden state that predicts completion token t; ``targets``
+    [B, T]; ``completion_mask`` [B, T] bool."""
 
     input_ids: torch.Tensor
     positions: torch.Tensor
@@ -133,19 +125,12 @@ def pad_sequences(
 
 
 def completion_hidden(model: PreTrainedModel, batch: PaddedSequences) -> torch.Tensor:
-    """Final hidden states [N, H] that predict the N unmasked completion tokens, row by row.
-
-    On the CPU distinct prompts are read once (``cpu_model``). Elsewhere the model's own
-    forward pass runs; sequences are padded on the right, so causal attention alone keeps padding
-    out of sight and no attention mask is needed.
-    """
+    """Final hidden states [N, H] that predict the N unmasked completion tokens, row by row: on the
+    CPU by ``cpu_model``, elsewhere by the model's own forward pass. Padding stands on the right,
+    where causal attention alone keeps it out of sight."""
     if cpu_model.applies_to(model):
         return cpu_model.hidden_states(
-            model,
-            batch.input_ids,
-            batch.positions[:, 0] + 1,
-            batch.targets,
-            batch.completion_mask,
+            model, batch.input_ids, batch.positions[:, 0] + 1, batch.targets, batch.completion_mask
         )
     hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
     rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(batch.positions)
@@ -168,12 +153,9 @@ def token_stats(
     entropy: Literal["none", "metric", "loss"] = "metric",
     chunk_size: int | None = None,
 ) -> TokenStats:
-    """Log-probability and entropy of every completion token under ``model``.
-
-    Args:
-        entropy: ``none`` skips it, ``metric`` computes it without a graph, ``loss`` with one.
-        chunk_size: tokens per application of the head; None for the default of ``per_token``.
-    """
+    """Log-probability and entropy of every completion token under ``model``. ``entropy``: ``none``
+    skips it, ``metric`` computes it without a graph, ``loss`` with one. ``chunk_size``: see
+    ``per_token``."""
 
     def stats(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         normalizer = torch.logsumexp(logits, -1)
@@ -185,20 +167,17 @@ def token_stats(
         probs = torch.exp(logits - normalizer[:, None])
         return logprobs, normalizer - (probs * logits).sum(-1)
 
-    hidden = completion_hidden(model, batch)
-    flat = batch.targets[batch.completion_mask]
     logprobs, entropies = per_token(
         stats,
         model.get_output_embeddings(),
-        hidden,
-        flat,
+        completion_hidden(model, batch),
+        batch.targets[batch.completion_mask],
         gradient=None if entropy == "loss" else _logprob_gradient,
         chunk_size=chunk_size,
     )
-    logprobs = _scatter(logprobs, batch.completion_mask)
-    if entropy == "none":
-        return TokenStats(logprobs, None)
-    return TokenStats(logprobs, _scatter(entropies, batch.completion_mask))
+    mask = batch.completion_mask
+    entropies = None if entropy == "none" else _scatter(entropies, mask)
+    return TokenStats(_scatter(logprobs, mask), entropies)
 
 
 def completion_kl(
@@ -221,7 +200,6 @@ def completion_kl(
         top_k: compare these tokens alone; None for the whole vocabulary.
         teacher: None: ``model`` itself teaches. Rows of its head beyond the student's vocabulary
             (padding of larger models) are left out.
-        chunk_size: see ``token_stats``.
     """
     assert torch.equal(student.completion_mask, shown.completion_mask)
     taught = model if teacher is None else teacher.model
@@ -245,52 +223,44 @@ def completion_kl(
             target_logits, logits = top_k.logits(target_logits, logits)
         return kl_divergence(target_logits, logits, direction=direction, beta=beta), logprobs
 
-    written = _written_gradients(targets_of, beta)
-    flat = student.targets[student.completion_mask]
     kl, logprobs = per_token(
         divergence,
         head,
         student_hidden,
         teacher_hidden,
-        flat,
-        gradient=written.get(direction) if top_k is None else None,
+        student.targets[student.completion_mask],
+        gradient=_written_gradient(direction, beta, targets_of) if top_k is None else None,
         chunk_size=chunk_size,
     )
     return _scatter(kl, student.completion_mask), _scatter(logprobs, student.completion_mask)
 
 
-def _written_gradients(targets_of: Callable, beta: float) -> dict[str, Callable]:
-    """By direction, the derivative of the divergence to the student's logits in fewer passes than
-    autograd's; ``targets_of(hidden, vocabulary)`` are the teacher's logits."""
+def _written_gradient(direction: Direction, beta: float, targets_of: Callable) -> Gradient | None:
+    """The derivative of ``divergence`` above in fewer passes over the logits than autograd's, None
+    where there is none. ``targets_of(hidden, vocabulary)`` are the teacher's logits."""
 
-    def forward_gradient(
-        logits: torch.Tensor,
-        upstream: torch.Tensor,
-        target_hidden: torch.Tensor,
-        targets: torch.Tensor,
+    def forward(
+        logits: torch.Tensor, upstream: torch.Tensor, hidden: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         """Softmax of the student less that of the teacher, plus ``_logprob_gradient``."""
         of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
-        target = torch.softmax(targets_of(target_hidden, logits.shape[-1]), -1).mul_(of_kl)
+        target = torch.softmax(targets_of(hidden, logits.shape[-1]), -1).mul_(of_kl)
         grad = torch.softmax(logits, -1).mul_(of_kl - of_logprobs).sub_(target)
         return grad.scatter_add_(1, targets[:, None], of_logprobs)
 
-    def jensen_shannon_gradient(
-        logits: torch.Tensor,
-        upstream: torch.Tensor,
-        target_hidden: torch.Tensor,
-        targets: torch.Tensor,
+    def jensen_shannon(
+        logits: torch.Tensor, upstream: torch.Tensor, hidden: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         """(1 - beta) q (log q/m - KL(q || m)) of the student's q, plus ``_logprob_gradient``."""
         of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
-        p = torch.log_softmax(targets_of(target_hidden, logits.shape[-1]), -1)
+        p = torch.log_softmax(targets_of(hidden, logits.shape[-1]), -1)
         q = torch.log_softmax(logits, -1)
         gap = q - _middle(p, q, beta)
         q = q.exp_()
         gap.sub_((q * gap).sum(-1, keepdim=True)).mul_((1 - beta) * of_kl).sub_(of_logprobs)
         return gap.mul_(q).scatter_add_(1, targets[:, None], of_logprobs)
 
-    return {"forward": forward_gradient, "jensen_shannon": jensen_shannon_gradient}
+    return {"forward": forward, "jensen_shannon": jensen_shannon}.get(direction)
 
 
 def _logprob_gradient(

@@ -20,21 +20,15 @@ AUTHORS_SCALE = 8.0
 
 
 def group_centered(rewards: torch.Tensor) -> torch.Tensor:
-    """Rewards minus their group mean, shape and dtype of ``rewards`` [..., G].
-
-    The advantage of LUFFY and HPT (no division by the standard deviation).
-    """
+    """Rewards [..., G] minus their group mean: the advantage of LUFFY and HPT."""
     return rewards - rewards.mean(dim=-1, keepdim=True)
 
 
 def group_standardized(rewards: torch.Tensor, *, epsilon: float = 1e-6) -> torch.Tensor:
-    """Centered rewards over the group's sample standard deviation (ddof 1) plus ``epsilon``.
+    """Centered rewards [..., G] over the group's sample standard deviation plus ``epsilon``: the
+    advantage of Eq. 1 of arXiv 2606.24064. A group of equal rewards, or of one, gets zeros.
 
-    Implements the advantage of Eq. 1 of arXiv 2606.24064. A group with equal rewards, or of one
-    sample, gets zeros.
-
-    Deviation: the paper does not name the estimator; ddof 1 and 1e-6 are veRL's, on which the
-    authors build.
+    Deviation: the paper names no estimator; ddof 1 and 1e-6 are veRL's, on which the authors build.
     """
     centered = group_centered(rewards)
     if rewards.shape[-1] < 2:
@@ -47,8 +41,7 @@ def group_standardized(rewards: torch.Tensor, *, epsilon: float = 1e-6) -> torch
 def with_advantages(
     groups: Sequence[Sequence[Trajectory]], advantages: Callable[[torch.Tensor], torch.Tensor]
 ) -> list[Trajectory]:
-    """The trajectories of ``groups`` in one list, each with its share of ``advantages`` (rewards
-    [G] -> [G]) of its group."""
+    """All trajectories of ``groups``, each with its advantage (rewards [G] -> [G]) in its group."""
     return [
         t.with_(advantage=float(a))
         for group in groups
@@ -102,16 +95,10 @@ def clipped_surrogate(
     reduction: Reduction = "sequence_mean",
     denominator: float | torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The clipped policy-gradient loss to minimise, a scalar.
+    """The clipped policy-gradient loss to minimise, a scalar; with ``sequence_mean`` Eq. 1 of arXiv
+    2606.24064: ``-mean_i mean_t min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)``.
 
-    Implements Eq. 1 of arXiv 2606.24064 with ``reduction="sequence_mean"``:
-    ``-mean_i mean_t min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)``.
-
-    Args:
-        logprobs, old_logprobs, completion_mask: [B, T].
-        advantages: [B] or [B, T].
-        clip_low, clip_high: half-widths of the trust region, at least 0.
-        reduction, denominator: see ``reduce_tokens``.
+    ``logprobs``, ``old_logprobs``, ``completion_mask``: [B, T]; ``advantages``: [B] or [B, T].
     """
     if advantages.dim() == logprobs.dim() - 1:
         advantages = advantages.unsqueeze(-1)

@@ -24,8 +24,7 @@ RELATIVE_TOLERANCE = 1e-4  # float32 rounding is 1e-7; a dropped base frequency 
 
 
 def rope_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """``rope_type``, ``rope_theta`` and scaling values of a config.json, whichever spelling it has
-    (``rope_theta`` beside ``rope_scaling``, or both inside ``rope_parameters``)."""
+    """``rope_type``, ``rope_theta`` and scaling values of a config.json in either spelling."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     theta = scaling.get("rope_theta", config.get("rope_theta", 10_000.0))
     kind = scaling.get("rope_type", scaling.get("type", "default"))
@@ -33,16 +32,13 @@ def rope_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def context_length(config: dict[str, Any]) -> int:
-    """Positions that the checkpoint was made for: prompt and completion together must fit.
-
-    ``max_position_embeddings`` of config.json; with YaRN scaling, which published Qwen2.5 configs
-    leave off, the scaled length where that is larger.
-    """
+    """Positions that the checkpoint was made for: ``max_position_embeddings``, or the length that
+    YaRN scaling makes of it (published Qwen2.5 configs leave that off) where it is larger."""
     length = int(config["max_position_embeddings"])
     rope = rope_settings(config)
     if rope["rope_type"] == "yarn":
         original = rope.get("original_max_position_embeddings", length)
-        length = max(length, int(original * rope["factor"]))
+        return max(length, int(original * rope["factor"]))
     return length
 
 
@@ -50,8 +46,7 @@ def expected_inverse_frequencies(config: dict[str, Any]) -> torch.Tensor | None:
     """Inverse frequencies float32 [head size / 2] that config.json asks for; None for scalings
     other than ``default`` and ``llama3``, which are not checked here."""
     rope = rope_settings(config)
-    heads = config["num_attention_heads"]
-    size = config.get("head_dim") or config["hidden_size"] // heads
+    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
     frequencies = rope["rope_theta"] ** -exponents
     if rope["rope_type"] == "llama3":
@@ -96,11 +91,7 @@ def check_rope(model: PreTrainedModel, directory: Path) -> None:
 
 def load_model(directory: Path) -> PreTrainedModel:
     """The float32 model of a local directory: safetensors only, no code from the directory.
-
-    Raises:
-        ValueError: damaged weights, an architecture that is not known or has no rotary position
-            encoding, or a position encoding other than its config.json states.
-    """
+    ValueError for damaged weights or an architecture or position encoding that is not supported."""
     kind = read_config(directory).get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
@@ -133,14 +124,8 @@ def load_tokenizer(directory: Path) -> Any:
 
 
 def fit_max_tokens(context: int, longest_prompt: int, max_tokens: int) -> tuple[int, str | None]:
-    """Tokens a completion may have, and a line that says so when that is fewer than asked for.
-
-    Args:
-        context: positions of the model. longest_prompt: in tokens. max_tokens: asked for.
-
-    Raises:
-        ValueError: the longest prompt leaves no room at all.
-    """
+    """Tokens a completion may have in a ``context`` of so many positions, and a line that says so
+    when that is fewer than asked for; ValueError when the longest prompt leaves no room at all."""
     room = context - longest_prompt
     if room < 1:
         raise ValueError(
@@ -156,19 +141,13 @@ def fit_max_tokens(context: int, longest_prompt: int, max_tokens: int) -> tuple[
 
 
 def checkpoint_directory(name: str, revision: str | None = None) -> Path:
-    """The directory of checkpoint ``name``, downloaded into the hub's cache if need be.
-
-    Raises:
-        ValueError: one line that says what is wrong: an incomplete directory, no such model or
-            revision, a gated model without a token, no network and nothing cached.
-    """
+    """The directory of checkpoint ``name``, downloaded into the hub's cache if need be; ValueError
+    when it is incomplete, not there, gated, or not to be had."""
     path = Path(name).expanduser()
-    if path.is_dir():
-        _check_complete(path)
-        return path
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ValueError(f"checkpoint {name!r}: no such directory")
-    path = _download(name, revision)
+    if not path.is_dir():
+        if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise ValueError(f"checkpoint {name!r}: no such directory")
+        path = _download(name, revision)
     _check_complete(path)
     return path
 
@@ -177,27 +156,24 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     what = f"checkpoint {name!r}" + (f" at revision {revision!r}" if revision else "")
+    instead = "give a local directory with --set checkpoint=DIRECTORY"
+    reasons = {
+        errors.GatedRepoError: (
+            f"is gated: accept its terms on the hub and set HF_TOKEN, or {instead}"
+        ),
+        errors.RevisionNotFoundError: "the hub knows no such revision",
+        errors.RepositoryNotFoundError: (
+            "the hub knows no such model (or it is private and HF_TOKEN is not set)"
+        ),
+        errors.HFValidationError: "neither a directory nor a name like owner/model",
+    }
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
-    except errors.GatedRepoError as error:
-        raise ValueError(
-            f"{what} is gated: accept its terms on the hub and set HF_TOKEN, or give a local "
-            "directory with --set checkpoint=DIRECTORY"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ValueError(f"{what}: the hub knows no such revision") from error
-    except errors.RepositoryNotFoundError as error:
-        raise ValueError(
-            f"{what}: the hub knows no such model (or it is private and HF_TOKEN is not set)"
-        ) from error
-    except errors.HFValidationError as error:
-        raise ValueError(f"{what}: neither a directory nor a name like owner/model") from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+    except (*reasons, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{what}: not in the cache and the hub cannot be had ({line}); give a local directory "
-            "with --set checkpoint=DIRECTORY"
-        ) from error
+        unknown = f"not in the cache and the hub cannot be had ({line}); {instead}"
+        reason = next((r for kind, r in reasons.items() if isinstance(error, kind)), unknown)
+        raise ValueError(f"{what}: {reason}") from error
 
 
 def _check_complete(path: Path) -> None:

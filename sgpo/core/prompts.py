@@ -19,6 +19,12 @@ from transformers import PreTrainedTokenizerBase
 
 from sgpo.core.types import Problem
 
+DATE_FORMAT = "%d %b %Y"
+# A new turn or question at the start of a line, behind some text.
+_NEXT_QUESTION = re.compile(
+    r"(?<=\S)\s*\n\s*(?:#+ *|\*\*)?(?:(?:Question|Problem|Exercise|Q) *\d*|Human|User) *(?:\*\*)?:"
+)
+
 
 @dataclass(frozen=True)
 class PromptSpec:
@@ -28,13 +34,12 @@ class PromptSpec:
         name: key in ``PROMPT_SPECS``.
         system: system turn, None for the chat template's own default.
         suffix: appended to every question, e.g. the request for a boxed answer.
-        guided: user turn with a strategy; holds ``{strategy}`` and ``{question}``. The strategy
-            stands before the problem (arXiv 2606.24064, Section 3).
+        guided: user turn with a strategy; holds ``{strategy}`` and ``{question}``, in this order
+            (arXiv 2606.24064, Section 3).
         prefill: text the assistant turn opens with (a think prefix); part of the prompt, never of
             the completion.
         end_of_turn: the token string that closes the assistant turn and stops sampling.
-        other_stops: further token strings that stop sampling, as the family's published
-            generation defaults have them.
+        other_stops: further ones that stop it, of the family's generation defaults.
         begin: token string that opens every prompt, exactly once; None: prompts hold none.
         chat: False leaves the chat template out: begin token, question and suffix alone.
         date: what a template that prints today's date is told instead, so that the prompt of a
@@ -63,35 +68,15 @@ class PromptSpec:
         guided: bool = False,
         solved: bool = False,
     ) -> tuple[int, ...]:
-        """Token ids of the prompt of ``problem``, up to where the completion starts.
-
-        Args:
-            guided, solved: show the problem's strategy, or the expert's solution; not both.
+        """Token ids of the prompt of ``problem``, up to where the completion starts; ``guided`` or
+        ``solved`` shows the problem's strategy or the expert's solution.
 
         Raises:
             ValueError: what is to be shown is not there; the tokenizer has no chat template; a
                 special token stands in the problem's own text; or the begin token does not come
                 out exactly once.
         """
-        assert not (guided and solved)
-        shown = problem.strategy if guided else problem.expert if solved else None
-        for text in (problem.question, shown):
-            _refuse_special_tokens(tokenizer, text or "", f"problem {problem.id!r}")
-        question = problem.question + self.suffix
-        if guided:
-            if not problem.strategy:
-                raise ValueError(
-                    f"problem {problem.id!r} has no strategy: extract strategies first, or use a "
-                    "method that needs none"
-                )
-            question = self.guided.format(strategy=problem.strategy, question=question)
-        if solved:
-            if not problem.expert:
-                raise ValueError(
-                    f"problem {problem.id!r} has no expert trace to show: use data with traces, or "
-                    "a method that needs none"
-                )
-            question = self.solved.format(solution=problem.expert, question=question)
+        question = self._user_turn(tokenizer, problem, guided, solved)
         # The template writes its own begin token, if any: never let the tokenizer add a second.
         if self.chat:
             turns = [{"role": "user", "content": question}]
@@ -104,6 +89,28 @@ class PromptSpec:
         if not (self.chat and _opens_turns(tokenizer, text, question)):
             self._check_begin(tokenizer, ids)
         return ids
+
+    def _user_turn(
+        self, tokenizer: PreTrainedTokenizerBase, problem: Problem, guided: bool, solved: bool
+    ) -> str:
+        assert not (guided and solved)
+        what = f"problem {problem.id!r}"
+        if guided and not problem.strategy:
+            raise ValueError(
+                f"{what} has no strategy: extract strategies first, or use a method that needs none"
+            )
+        if solved and not problem.expert:
+            raise ValueError(
+                f"{what} has no expert trace to show: use data with traces, or a method that needs "
+                "none"
+            )
+        shown = problem.strategy if guided else problem.expert if solved else ""
+        for text in (problem.question, shown):
+            _refuse_special_tokens(tokenizer, text, what)
+        question = problem.question + self.suffix
+        if guided:
+            return self.guided.format(strategy=shown, question=question)
+        return self.solved.format(solution=shown, question=question) if solved else question
 
     def _check_begin(self, tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> None:
         token = tokenizer.bos_token if self.begin is None else self.begin
@@ -121,9 +128,7 @@ class PromptSpec:
         repeats the prefill (traces that open with ``<think>``) loses that repetition.
         ValueError when a special token stands in it: it would end the answer early."""
         _refuse_special_tokens(tokenizer, answer, "an answer to learn from")
-        if self.prefill and answer.startswith(self.prefill):
-            answer = answer[len(self.prefill) :]
-        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(answer.removeprefix(self.prefill), add_special_tokens=False)["input_ids"]
         return (*ids, self.stop_ids(tokenizer)[0])
 
     def graded_text(self, completion: str) -> tuple[str, bool]:
@@ -133,11 +138,9 @@ class PromptSpec:
         count. Without a chat template nothing tells a base model to stop, and it goes on to pose
         itself the next question: what follows is not an answer to this one.
         """
-        if not self.chat:
-            found = _NEXT_QUESTION.search(completion)
-            if found:
-                return self.prefill + completion[: found.start()], True
-        return self.prefill + completion, False
+        found = None if self.chat else _NEXT_QUESTION.search(completion)
+        text = completion[: found.start()] if found else completion
+        return self.prefill + text, found is not None
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """Ids that end a completion: the end of turn first, then the family's other stops and the
@@ -170,12 +173,12 @@ def _chat_text(
             f"tokenizer {tokenizer.name_or_path!r} has no chat template; "
             "use an instruction-tuned checkpoint"
         )
-    options = {}
+    told = {}
     if date is not None:
-        day = datetime.strptime(date, DATE_FORMAT)
-        options = {"date_string": date, "strftime_now": day.strftime}
+        clock = datetime.strptime(date, DATE_FORMAT).strftime
+        told = {"date_string": date, "strftime_now": clock}
     return tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=opened, **options
+        turns, tokenize=False, add_generation_prompt=opened, **told
     )
 
 
@@ -184,12 +187,6 @@ def _opens_turns(tokenizer: PreTrainedTokenizerBase, text: str, question: str) -
     turns (SmolLM2) and says nothing about the sequence."""
     _, _, behind = text.rpartition(question.strip())
     return bool(tokenizer.bos_token) and tokenizer.bos_token in behind
-
-
-# A new turn or question at the start of a line, behind some text.
-_NEXT_QUESTION = re.compile(
-    r"(?<=\S)\s*\n\s*(?:#+ *|\*\*)?(?:(?:Question|Problem|Exercise|Q) *\d*|Human|User) *(?:\*\*)?:"
-)
 
 
 def _knows(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
@@ -205,11 +202,13 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | Non
     return re.compile("|".join(map(re.escape, texts))) if texts else None
 
 
-def special_token_in(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
-    """The first special token that ``text`` spells out, None where there is none. Encoded as part
-    of a prompt it would become the real token: a problem could close its own turn."""
+def special_token_in(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, leading: bool = False
+) -> str | None:
+    """The first special token that ``text`` spells out (opens with, if ``leading``). Encoded as
+    part of a prompt it would become the real token: a problem could close its own turn."""
     pattern = _special_tokens(tokenizer)
-    found = pattern.search(text) if pattern else None
+    found = pattern and (pattern.match(text) if leading else pattern.search(text))
     return found.group() if found else None
 
 
@@ -229,7 +228,6 @@ _SOLVED = (
     "Solve the problem again, in your own words.\n{question}"
 )
 
-DATE_FORMAT = "%d %b %Y"
 _DATE = "26 Jul 2024"  # Llama 3.1's own fallback; Llama 3.2's template would ask the clock
 
 _QWEN = PromptSpec(
@@ -276,13 +274,9 @@ def prompt_spec(name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> 
 
 def native_spec(tokenizer: PreTrainedTokenizerBase, end_of_turn: str = "") -> PromptSpec:
     """The spec that follows from a checkpoint's own chat template, read off what the template
-    renders: end-of-turn token, begin token, what opens an answer, whether it prints the date. Stops
-    are the end of turn and the eos ids of the generation defaults beside the tokenizer.
-
-    Qwen2.5 and Llama 3 give the named spec of the family; other checkpoints one called ``native``.
-
-    Args:
-        end_of_turn: taken instead of the template's.
+    renders: end-of-turn token (or the ``end_of_turn`` given), begin token, what opens an answer,
+    whether it prints the date. Stops are the end of turn and the eos ids of the generation defaults
+    beside the tokenizer. Qwen2.5 and Llama 3 give the named spec of the family, others ``native``.
 
     Raises:
         ValueError: no chat template, one that does not render a question and its answer, or an
@@ -304,7 +298,7 @@ def native_spec(tokenizer: PreTrainedTokenizerBase, end_of_turn: str = "") -> Pr
     if prompt.count(question) != 1 or whole.count(answer) != 1:
         raise ValueError(f"{what} does not render a question and its answer once each")
     before, _, behind = whole.partition(answer)
-    end = end_of_turn or _leading_special(tokenizer, behind.strip())
+    end = end_of_turn or special_token_in(tokenizer, behind.strip(), leading=True)
     if end is None:
         raise ValueError(
             f"{what} closes an answer with {behind!r} and no special token; name the token that "
@@ -321,12 +315,6 @@ def native_spec(tokenizer: PreTrainedTokenizerBase, end_of_turn: str = "") -> Pr
         _QWEN, name=NATIVE, end_of_turn=end, begin=begin, date=date, prefill=prefill,
         other_stops=tuple(token for token in _default_stops(tokenizer) if token != end),
     )  # fmt: skip
-
-
-def _leading_special(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
-    pattern = _special_tokens(tokenizer)
-    found = pattern.match(text) if pattern else None
-    return found.group() if found else None
 
 
 def _default_stops(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -56,9 +56,7 @@ class Rollout:
 
     def begin_step(self, step: int, places: Mapping[str, int] | None = None) -> None:
         """Open ``step``: the seeds of its draws follow from it, and its statistics start at 0.
-
-        ``places``: problem id -> place in the whole step, where this process samples only a part
-        of the step's problems.
+        ``places``: problem id -> place in the whole step, where this process samples a part of it.
         """
         self.step, self.sums = step, Sums()
         self.begin_round(0, places)
@@ -194,9 +192,8 @@ class Rollout:
         return own_logprobs(model, trajectories, self.token_budget)
 
     def gather(self, values: Sequence[Any]) -> list[Any]:
-        """The ``values`` (plain Python data) of all ranks in one list, the same on every rank.
-        What a method keeps from step to step goes through here, so that it depends on no rank. All
-        ranks call it equally often."""
+        """The ``values`` (plain Python data) of all ranks in one list, the same on every rank; they
+        all call it equally often. What a method keeps from step to step goes through here."""
         if not self.alike:
             raise ValueError(
                 "rollout.gather: not for a method with more_problems, in whose later rounds a rank "
@@ -234,15 +231,12 @@ class Rollout:
 
 
 def mismatch(sampler_logprobs: torch.Tensor, logprobs: torch.Tensor) -> dict[str, float]:
-    """Statistics of ``d = logprobs - sampler_logprobs`` over sampled tokens [N], N >= 1.
+    """Statistics of ``d = logprobs - sampler_logprobs`` over sampled tokens [N], N >= 1: mean, p95
+    and max of |d| in nats, the share of ratios exp(d) outside ``RATIO_RANGE``, and the K3 estimate
+    of KL(sampler || trainer), the mean of exp(d) - 1 - d.
 
     An engine with weights of its own computes the same policy in another precision and order of
     operations. The trainer recomputes its numbers: the difference is watched, not corrected.
-
-    Returns:
-        ``mismatch_mean``, ``mismatch_p95``, ``mismatch_max``: of |d|, in nats.
-        ``mismatch_outside``: share of tokens whose ratio exp(d) leaves ``RATIO_RANGE``.
-        ``mismatch_k3``: mean of exp(d) - 1 - d, the K3 estimate of KL(sampler || trainer).
     """
     assert sampler_logprobs.shape == logprobs.shape and logprobs.numel() > 0
     d = logprobs.double() - sampler_logprobs.double()

@@ -31,11 +31,8 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def source_digest() -> str:
-    """First 12 hex digits of the sha256 over the source of the packages that make results.
-
-    It is stored with a run and compared when a finished run is kept, so that an edited loss does
-    not pass for the one that made the numbers.
-    """
+    """First 12 hex digits of the sha256 over the source of the packages that make results: kept
+    with a run, so that an edited loss does not pass for the one that made the numbers."""
     digest = hashlib.sha256()
     for folder in ("sgpo", "baselines"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -78,46 +75,30 @@ def _patch(root: Path) -> str:
         return "# git could not make the patch\n"
     patch = changed
     for name in filter(None, added.split("\0")):
-        patch += _new_file(name, (root / name).read_bytes().decode(errors="replace"))
-        if len(patch) > MAX_PATCH_BYTES:
-            break
+        # Differences from nothing: git says 1 where it finds one.
+        patch += (
+            _git(root, "diff", "--no-color", "--no-index", "/dev/null", name, ends=(0, 1)) or ""
+        )
     size = len(patch.encode())
     if size > MAX_PATCH_BYTES:
         return f"# not stored: the patch is over the limit of {MAX_PATCH_BYTES} bytes\n"
     return patch
 
 
-def _new_file(name: str, text: str) -> str:
-    header = f"diff --git a/{name} b/{name}\nnew file mode 100644\n"
-    if not text:
-        return header
-    lines = text.split("\n")
-    whole = lines[-1] == ""
-    lines = lines[:-1] if whole else lines
-    body = "".join(f"+{line}\n" for line in lines)
-    end = "" if whole else "\\ No newline at end of file\n"
-    return f"{header}--- /dev/null\n+++ b/{name}\n@@ -0,0 +1,{len(lines)} @@\n{body}{end}"
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """Standard output of git, None if it failed.
-
-    Without optional locks: "status" would else write the index anew, and a study killed in that
-    moment left the user's repository locked.
-    """
+def _git(root: Path, *arguments: str, ends: tuple[int, ...] = (0,)) -> str | None:
+    """Standard output of git, None if it failed. Without optional locks: "status" would else write
+    the index anew, and a study killed in that moment left the user's repository locked."""
     command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+    return done.stdout.decode(errors="replace") if done.returncode in ends else None
 
 
 def environment(accelerator: str | None = None) -> dict[str, Any]:
-    """Machine, interpreter, packages and source revision, as JSON types.
-
-    ``accelerator``: name of what computed beside the CPU, if anything did.
-    """
+    """Machine (``accelerator``: what computed beside the CPU), interpreter, packages and source
+    revision, as JSON types."""
     source = revision()
     machine = f"{os.cpu_count()} CPU cores, {_memory_gib()} GiB memory"
     return {
@@ -149,10 +130,12 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, resume_after: int) -> None:
         """Keeps the first ``resume_after`` steps of an existing log and drops what a killed run
-        wrote after its last resume state."""
+        wrote after its last resume state, a last line that was cut off included."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_after]
+        text = path.read_text() if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        kept = [line for line in whole if json.loads(line)["step"] <= resume_after]
         if len(kept) != resume_after:
             raise ValueError(
                 f"{path}: holds {len(kept)} of the {resume_after} steps before the resume state; "
@@ -165,11 +148,3 @@ class MetricsLog:
             file.write(json.dumps(record, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a resume state may rely on this line
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """Lines of a JSONL file; a last line that was cut off by a kill is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return text[: text.rfind("\n") + 1].splitlines()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from sgpo.core.logprobs import PaddedSequences, TokenStats, pad_sequences, token_stats
-from sgpo.core.losses import Reduction, clipped_surrogate, importance_ratio, reduce_tokens
+from sgpo.core.losses import clipped_surrogate, importance_ratio, reduce_tokens
 from sgpo.core.types import Problem, Role, Trajectory
 
 
@@ -37,10 +37,8 @@ def split_updates(
 def micro_batches(
     trajectories: Sequence[Trajectory], token_budget: int
 ) -> Iterator[list[Trajectory]]:
-    """Trajectories of similar length together, at most ``token_budget`` padded tokens each.
-
-    One trajectory longer than the budget still forms a batch of its own.
-    """
+    """Trajectories of similar length together, at most ``token_budget`` padded tokens each; one
+    longer than the budget forms a batch of its own."""
     batch: list[Trajectory] = []
     for trajectory in sorted(trajectories, key=_length):
         if batch and _length(trajectory) * (len(batch) + 1) > token_budget:
@@ -77,11 +75,8 @@ def step_totals(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class PolicyScores:
-    """A micro-batch under the current policy.
-
-    Fields: ``logprobs``, ``old_logprobs``, ``entropy`` [B, T]; ``completion_mask`` [B, T] bool;
-    ``advantages`` [B]; ``is_demo`` [B] bool.
-    """
+    """A micro-batch under the current policy: ``logprobs``, ``old_logprobs``, ``entropy`` [B, T];
+    ``completion_mask`` [B, T] bool; ``advantages`` [B]; ``is_demo`` [B] bool."""
 
     logprobs: torch.Tensor
     old_logprobs: torch.Tensor
@@ -90,19 +85,14 @@ class PolicyScores:
     advantages: torch.Tensor
     is_demo: torch.Tensor
 
-    def surrogate(
-        self, *, clip_low: float, clip_high: float, reduction: Reduction, denominator: float
-    ) -> torch.Tensor:
+    def surrogate(self, **clip_and_reduction: Any) -> torch.Tensor:
         """``losses.clipped_surrogate`` of this micro-batch, a scalar."""
         return clipped_surrogate(
             logprobs=self.logprobs,
             old_logprobs=self.old_logprobs,
             advantages=self.advantages,
             completion_mask=self.completion_mask,
-            clip_low=clip_low,
-            clip_high=clip_high,
-            reduction=reduction,
-            denominator=denominator,
+            **clip_and_reduction,
         )
 
     def mean_entropy(
@@ -138,13 +128,8 @@ def score_policy(
 ) -> PolicyScores:
     """``PolicyScores`` of ``trajectories`` under their own prompts, with gradient.
 
-    Where a trajectory has no ``old_logprobs`` the policy has not moved since it sampled, and the
-    detached current values are exact.
-
-    Args:
-        surrogate_only: the caller's loss multiplies every log-probability by its advantage and
-            uses nothing else of the scores. Where the advantage is 0 the gradient is 0, and the
-            scores then carry no graph.
+    ``surrogate_only``: the caller's loss multiplies every log-probability by its advantage and uses
+    nothing else of the scores. Where the advantage is 0 so is the gradient, and no graph is kept.
     """
     batch = padded(trajectories).to(model.device)
     if surrogate_only and torch.is_grad_enabled():
@@ -165,8 +150,9 @@ def score_policy(
 
 
 def old_values(trajectories: Sequence[Trajectory], logprobs: torch.Tensor) -> torch.Tensor:
-    """``old_logprobs`` [B, T] of ``trajectories`` whose current ones are ``logprobs`` [B, T]; those
-    themselves, detached, where the policy has not moved since it sampled."""
+    """``old_logprobs`` [B, T] of ``trajectories`` whose current ones are ``logprobs`` [B, T]. Where
+    there are none the policy has not moved since it sampled: the current ones, detached, are exact.
+    """
     old = logprobs.detach().clone()
     for row, trajectory in enumerate(trajectories):
         if trajectory.old_logprobs is not None:

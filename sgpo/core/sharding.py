@@ -35,11 +35,9 @@ def needs_sharding(ranks: Ranks, precision: str) -> bool:
 
 
 def shard(model: PreTrainedModel, device: torch.device, precision: str) -> None:
-    """Spread the float32 ``model`` in place over the ranks of the process group.
-
-    Forward and backward compute in ``precision`` (``float32`` or ``bfloat16``); gradients are
-    accumulated and summed over ranks in float32. One process without a group gets one of its own.
-    """
+    """Spread the float32 ``model`` in place over the ranks of the process group; a process without
+    one gets a group of its own. Forward and backward compute in ``precision`` (``float32`` or
+    ``bfloat16``); gradients are accumulated and summed over ranks in float32."""
     if not dist.is_initialized():
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
@@ -66,12 +64,10 @@ def shard(model: PreTrainedModel, device: torch.device, precision: str) -> None:
 
 
 def is_sharded(model: PreTrainedModel) -> bool:
-    """Whether ``shard`` was applied to ``model``."""
     return isinstance(model, FSDPModule)
 
 
 def precision_of(model: PreTrainedModel) -> str:
-    """The ``precision`` with which ``shard`` was applied to ``model``."""
     return model.sharded_precision
 
 
@@ -81,8 +77,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def recompute_activations(model: PreTrainedModel) -> None:
-    """Keep only the input of each layer during the forward pass and recompute the rest in the
-    backward pass; results do not change."""
+    """Keep only the input of each layer and recompute the rest in the backward pass."""
     for layer in model.base_model.layers:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
         layer.gradient_checkpointing = True  # says so; transformers' own way needs train()
@@ -98,12 +93,8 @@ def gather(model: PreTrainedModel) -> None:
 
 def reduce_gradients(model: PreTrainedModel) -> None:
     """Make gradients whole: one for every parameter, 0 where no loss reached it, so that the
-    optimiser's moments move on there too.
-
-    Of a sharded model, sum those of all ranks into shards and free the gathered parameters. A
-    closing pass over one token with a loss of 0 sends them; every rank runs it, also one that had
-    nothing to train on.
-    """
+    optimiser's moments move on there too. Those of a sharded model are summed over ranks into
+    shards, sent by a closing pass over one token with a loss of 0, which every rank runs."""
     if not is_sharded(model):
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.grad is None:
@@ -124,9 +115,8 @@ def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> float:
 
 
 def full_state(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and whole detached tensor of everything in the state dict, tied names included, one at
-    a time. All ranks must run through it together; float32 master weights if ``model`` is sharded.
-    """
+    """Name and whole detached tensor (float32 masters, if sharded) of everything in the state dict,
+    one at a time. All ranks must run through it together."""
     free(model)
     for name, tensor in model.state_dict().items():
         yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -139,10 +129,7 @@ def export(model: PreTrainedModel, directory: Path | None) -> None:
         assert directory is not None
         model.save_pretrained(directory)
         return
-    state = {}
-    for name, tensor in full_state(model):
-        if directory is not None:
-            state[name] = tensor.cpu()
+    state = {name: tensor.cpu() for name, tensor in full_state(model) if directory is not None}
     if directory is not None:
         model.save_pretrained(directory, state_dict=state)
 

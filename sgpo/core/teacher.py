@@ -17,15 +17,12 @@ from sgpo.core.models import checkpoint_directory, load_model, load_tokenizer
 
 
 class Teacher:
-    """Targets from other weights than the policy's.
+    """Targets from other weights than the policy's: ``model``, once the trainer has placed it.
 
     Args:
         checkpoint: directory or hub name of its weights (``revision``: a commit of it); None for
             those with which the policy starts, on a resumed run too.
         ema: share of the way to the policy's weights that every update moves it; 0 is frozen.
-
-    Fields: ``model`` once the trainer has placed it; ``scored_tokens``: completion tokens that
-    have passed through it on this rank, counted by the functions that take a teacher.
     """
 
     def __init__(
@@ -40,14 +37,11 @@ class Teacher:
             )
         self.checkpoint, self.revision, self.ema = checkpoint, revision, ema
         self.model: PreTrainedModel | None = None
-        self.scored_tokens = 0
+        self.scored_tokens = 0  # completion tokens that passed through it on this rank
 
     def place(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Load the weights and lay them out as those of ``policy``, which has not moved yet.
-
-        Raises:
-            ValueError: the checkpoint has another tokenizer, or fewer rows in its head.
-        """
+        """Load the weights and lay them out as those of ``policy``, which has not moved yet;
+        ValueError when the checkpoint has another tokenizer, or fewer rows in its head."""
         if self.checkpoint is None:
             model = _twin(policy)
         else:

@@ -52,9 +52,8 @@ class Trainer:
     """Runs ``config.num_steps`` steps of ``method`` on ``problems``, resuming where it stopped.
 
     The problems of a step and the noise of its samples depend on the seed and the step alone, so
-    that a run that was killed and resumed equals one that was not. Ranks share each step's
-    problems; all counts are taken over all ranks, so that their number changes nothing but
-    rounding. Rank 0 alone writes.
+    that a run that was killed and resumed equals one that was not. Ranks share each step's problems
+    and count over all ranks, so that their number changes nothing but rounding. Rank 0 writes.
     """
 
     def __init__(

@@ -6,10 +6,8 @@ import math
 import pytest
 import torch
 from tiny import (
-    END,
     MAX_TOKENS,
     METHODS,
-    SPEC,
     Hooked,
     build_model,
     build_problems,
@@ -18,7 +16,6 @@ from tiny import (
     build_trainer,
     dense_logprobs,
     equal_weights,
-    grader,
     weights_of,
 )
 
@@ -26,7 +23,7 @@ from sgpo.core import losses
 from sgpo.core.logprobs import TopK, completion_kl, kl_divergence, pad_sequences
 from sgpo.core.scoring import own_logprobs
 from sgpo.core.teacher import Teacher
-from sgpo.core.types import Completion, FinishReason, Role, Trajectory
+from sgpo.core.types import Role, Trajectory
 
 
 class Plain:
@@ -81,68 +78,6 @@ def test_more_problems_stop_when_none_is_missing_or_the_budget_is_spent(tmp_path
         steps(3, 1)
     with pytest.raises(ValueError, match=r"Hooked.more_problems: .*set train.samples_per_problem"):
         steps(None, 1)
-
-
-def test_statistics_are_means_over_every_call_of_a_step():
-    seen = []
-
-    def grade(pairs, *, truncated=None):
-        verdicts = grader(pairs, truncated=truncated)
-        seen.extend(float(v.correct) for v in verdicts)
-        return verdicts
-
-    rollout = build_rollout(build_model(), grade=grade)
-    rollout.begin_step(1)
-    lengths = []
-    for problems, n in ((build_problems(4), 6), (build_problems(7)[4:], 2)):
-        groups = rollout.groups(problems, n)
-        lengths += [len(t.completion_ids) for g in groups for t in g]
-    equal = sum(len(set(seen[i : i + 6])) == 1 for i in range(0, 24, 6))
-    equal += sum(len(set(seen[i : i + 2])) == 1 for i in range(24, 30, 2))
-    assert rollout.stats["reward"] == pytest.approx(sum(seen) / 30)
-    assert rollout.stats["response_length"] == pytest.approx(sum(lengths) / 30)
-    assert rollout.stats["zero_std_share"] == pytest.approx(equal / 7)
-    assert 0 < rollout.stats["reward"] < 1 and 0 < equal < 7
-
-
-def test_own_prompts_are_sampled_graded_and_counted():
-    problems = build_problems(3)
-    prompts = [(2, 9, 10, 3), (2, 11, 3), (2, 12, 13, 3)]
-    rollout = build_rollout(build_model())
-    rollout.begin_step(1)
-    groups = rollout.groups(problems, 4, prompts=prompts)
-    again = build_rollout(build_model())
-    again.begin_step(1)
-    assert again.groups(problems, 4, prompts=prompts) == groups
-    plain = build_rollout(build_model())
-    plain.begin_step(1)
-    assert plain.groups(problems, 4) != groups
-    for problem, prompt, group in zip(problems, prompts, groups, strict=True):
-        for t in group:
-            assert t.prompt_ids == prompt and t.second_prompt_ids is None
-            shown = rollout.tokenizer.decode(t.completion_ids, skip_special_tokens=True)
-            [verdict] = grader([(problem.answer, shown)], truncated=[False])
-            assert t.reward == float(verdict.correct)
-    assert rollout.spent.num_samples == 12
-    guided = rollout.groups(problems, 2, guided=True, prompts=prompts)
-    for problem, prompt, group in zip(problems, prompts, guided, strict=True):
-        own = SPEC.prompt_ids(rollout.tokenizer, problem)
-        assert {(t.prompt_ids, t.second_prompt_ids) for t in group} == {(own, prompt)}
-    with pytest.raises(ValueError, match="2 prompts for 3 problems"):
-        rollout.groups(problems, 2, prompts=prompts[:2])
-
-
-def test_what_the_sampler_computed_reaches_the_trajectory():
-    rollout = build_rollout(build_model())
-
-    class Fixed:
-        def sample(self, prompts, n, params, progress=None):
-            one = Completion((5, END), "w0", FinishReason.STOP, (-1.5, -0.25))
-            return [[one] * n for _ in prompts]
-
-    rollout.sampler = Fixed()
-    [[t]] = rollout.groups(build_problems(1), 1)
-    assert t.sampler_logprobs == (-1.5, -0.25)
 
 
 PROMPTS = [(2, 5, 6, 3), (2, 7, 3)]
@@ -291,23 +226,6 @@ def test_an_update_apart_knows_the_policy_before_the_first(tmp_path):
     expected = own_logprobs(twin, apart, 10_000)
     for t, values in zip(apart, expected, strict=True):
         torch.testing.assert_close(t.old_logprobs, values)
-
-
-def test_a_part_of_a_step_draws_what_the_whole_step_draws():
-    """So that a method which samples some of its problems has the same samples on all numbers of
-    ranks; a problem that was not given out has no place, and is refused."""
-    problems = build_problems(5)
-    rollout = build_rollout(build_model())
-    drawn = []
-    for asked in (problems[:4], problems[2:4], problems[3:4]):
-        rollout.begin_step(1, {p.id: i for i, p in enumerate(problems[:4])})
-        groups = rollout.groups(asked, 3)
-        drawn.append({g[0].problem_id: [t.completion_ids for t in g] for g in groups})
-    for part in drawn[1:]:
-        assert part == {key: drawn[0][key] for key in part}
-    assert rollout.groups([], 3) == []
-    with pytest.raises(ValueError, match="rollout.groups: problem 'p4' is none of those"):
-        rollout.groups(problems[4:], 3)
 
 
 def test_gather_is_refused_where_a_rank_may_not_take_part(tmp_path):

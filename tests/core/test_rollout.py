@@ -1,16 +1,41 @@
-"""Rollouts: derived seeds, grading and what is counted."""
+"""Rollouts: derived seeds, prompts, grading, what is counted, and the engine's numbers beside
+the trainer's."""
+
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny import (
+    END,
+    SPEC,
     build_model,
     build_problems,
     build_rollout,
+    build_trainer,
+    dense_logprobs,
     grader,
+    metrics,
 )
 
+from baselines.grpo import GRPO, GRPOConfig
+from sgpo.core.rollout import MEASURED, PER_FORWARD, mismatch, sampler_mismatch
+from sgpo.core.sampling import CompactSampler, SamplingParams
+from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed, generator
 from sgpo.core.types import FinishReason
+
+SHIFT = 0.1
+
+
+def opened(seed=7, step=1, **changes):
+    rollout = build_rollout(build_model(), seed, **changes)
+    rollout.begin_step(step)
+    return rollout
+
+
+def ids(groups):
+    return [t.completion_ids for group in groups for t in group]
 
 
 def test_sub_seeds_depend_on_every_part_of_their_name():
@@ -18,49 +43,28 @@ def test_sub_seeds_depend_on_every_part_of_their_name():
     seeds = [derive_seed(*name) for name in names]
     assert len(set(seeds)) == len(seeds) and all(0 <= s < 2**63 for s in seeds)
     assert derive_seed(0, "a") == 7606779636460171844  # a stored run must stay reproducible
-    assert torch.equal(
-        torch.rand(3, generator=generator(5, "x")), torch.rand(3, generator=generator(5, "x"))
-    )
+    first, again = (torch.rand(3, generator=generator(5, "x")) for _ in range(2))
+    assert torch.equal(first, again)
 
 
-def test_rollout_draws_depend_on_seed_step_and_role():
-    problems = build_problems(4)
-
-    def drawn(seed, step, guided=False):
-        rollout = build_rollout(build_model(), seed)
-        rollout.begin_step(step)
-        groups = rollout.groups(problems, 4, guided=guided)
-        return [t.completion_ids for group in groups for t in group]
-
-    assert drawn(1, 1) == drawn(1, 1)
-    variants = [drawn(1, 1), drawn(2, 1), drawn(1, 2), drawn(1, 1, guided=True)]
-    assert all(a != b for i, a in enumerate(variants) for b in variants[i + 1 :])
-
-
-def test_a_second_group_of_one_step_does_not_repeat_the_first():
-    problems = build_problems(4)
-    rollout = build_rollout(build_model(), 1)
-
-    def drawn():
-        return [t.completion_ids for group in rollout.groups(problems, 4) for t in group]
-
-    rollout.begin_step(1)
-    first, second = drawn(), drawn()
-    assert first != second
-    rollout.begin_step(1)
-    assert [drawn(), drawn()] == [first, second]
-
-
-def test_autonomous_and_guided_draws_have_streams_of_their_own():
+def test_draws_depend_on_seed_step_role_and_call_and_on_nothing_else():
     """Equal noise under two prompts would couple the two groups that Eq. 6 compares."""
-    rollout = build_rollout(build_model())
-    seeds, sample = [], rollout.sampler.sample
+    problems = build_problems(4)
 
-    def spy(prompts, n, params, progress=None):
-        seeds.append(params.seed)
-        return sample(prompts, n, params, progress)
+    def drawn(seed, step, *roles):
+        rollout = opened(seed, step)
+        return [ids(rollout.groups(problems, 4, guided=guided)) for guided in roles]
 
-    rollout.sampler.sample = spy
+    variants = [*drawn(1, 1, False, False, True), *drawn(2, 1, False), *drawn(1, 2, False, True)]
+    assert all(a != b for i, a in enumerate(variants) for b in variants[i + 1 :])
+    assert drawn(1, 1, True, False)[::-1] == [variants[0], variants[2]]
+
+
+def test_autonomous_and_guided_draws_have_streams_of_their_own(monkeypatch):
+    rollout, seeds = opened(), []
+    sample = rollout.sampler.sample
+    spy = lambda prompts, n, params: seeds.append(params.seed) or sample(prompts, n, params)  # noqa: E731
+    monkeypatch.setattr(rollout.sampler, "sample", spy)
     for step in (1, 2):
         rollout.begin_step(step)
         rollout.groups(build_problems(2), 2)
@@ -68,21 +72,160 @@ def test_autonomous_and_guided_draws_have_streams_of_their_own():
     assert len(set(seeds)) == 4
 
 
-def test_rollout_tells_the_grader_what_was_truncated():
-    seen = {}
+def test_a_part_of_a_step_draws_what_the_whole_step_draws():
+    """So that a method which samples some of its problems has the same samples on all numbers of
+    ranks; a problem that was not given out has no place, and is refused."""
+    problems = build_problems(5)
+    rollout, drawn = opened(), []
+    for asked in (problems[:4], problems[2:4], problems[3:4]):
+        rollout.begin_step(1, {p.id: i for i, p in enumerate(problems[:4])})
+        groups = rollout.groups(asked, 3)
+        drawn.append({g[0].problem_id: [t.completion_ids for t in g] for g in groups})
+    for part in drawn[1:]:
+        assert part == {key: drawn[0][key] for key in part}
+    assert rollout.groups([], 3) == []
+    with pytest.raises(ValueError, match="rollout.groups: problem 'p4' is none of those"):
+        rollout.groups(problems[4:], 3)
+
+
+def test_statistics_are_means_over_every_call_and_the_grader_sees_what_was_cut():
+    seen = {"pairs": [], "flags": [], "right": []}
 
     def grade(pairs, *, truncated):
-        seen["flags"], seen["pairs"] = truncated, pairs
-        return grader(pairs, truncated=truncated)
+        verdicts = grader(pairs, truncated=truncated)
+        seen["pairs"] += pairs
+        seen["flags"] += truncated
+        seen["right"] += [float(v.correct) for v in verdicts]
+        return verdicts
 
-    rollout = build_rollout(build_model(), grade=grade)
-    rollout.begin_step(1)
-    flat = [t for group in rollout.groups(build_problems(3), 8) for t in group]
-    assert seen["flags"] == [t.finish_reason is FinishReason.LENGTH for t in flat]
+    rollout, trajectories = opened(grade=grade), []
+    for problems, n in ((build_problems(4), 6), (build_problems(7)[4:], 2)):
+        trajectories += [t for group in rollout.groups(problems, n) for t in group]
+    assert seen["flags"] == [t.finish_reason is FinishReason.LENGTH for t in trajectories]
     assert {True, False} == set(seen["flags"])
-    assert rollout.stats["truncated_share"] == pytest.approx(sum(seen["flags"]) / 24)
-    golds = {p.id: p.answer for p in build_problems(3)}
-    assert [gold for gold, _ in seen["pairs"]] == [golds[t.problem_id] for t in flat]
-    lengths = [len(t.completion_ids) for t in flat]
-    assert rollout.stats["response_length"] == pytest.approx(sum(lengths) / 24)
-    assert rollout.stats["reward"] == pytest.approx(sum(t.reward for t in flat) / 24)
+    golds = {p.id: p.answer for p in build_problems(7)}
+    assert [gold for gold, _ in seen["pairs"]] == [golds[t.problem_id] for t in trajectories]
+    right = seen["right"]
+    equal = sum(len(set(right[i : i + 6])) == 1 for i in range(0, 24, 6))
+    equal += sum(len(set(right[i : i + 2])) == 1 for i in range(24, 30, 2))
+    expected = {
+        "reward": sum(right) / 30,
+        "truncated_share": sum(seen["flags"]) / 30,
+        "response_length": sum(len(t.completion_ids) for t in trajectories) / 30,
+        "zero_std_share": equal / 7,
+    }
+    assert rollout.stats == pytest.approx(expected)
+    assert 0 < rollout.stats["reward"] < 1 and 0 < equal < 7
+
+
+def test_own_prompts_are_sampled_graded_and_counted():
+    problems, prompts = build_problems(3), [(2, 9, 10, 3), (2, 11, 3), (2, 12, 13, 3)]
+    rollout = opened()
+    groups = rollout.groups(problems, 4, prompts=prompts)
+    assert opened().groups(problems, 4, prompts=prompts) == groups
+    assert opened().groups(problems, 4) != groups
+    for problem, prompt, group in zip(problems, prompts, groups, strict=True):
+        for t in group:
+            assert t.prompt_ids == prompt and t.second_prompt_ids is None
+            shown = rollout.tokenizer.decode(t.completion_ids, skip_special_tokens=True)
+            [verdict] = grader([(problem.answer, shown)], truncated=[False])
+            assert t.reward == float(verdict.correct)
+    assert rollout.spent.num_samples == 12
+    guided = rollout.groups(problems, 2, guided=True, prompts=prompts)
+    for problem, prompt, group in zip(problems, prompts, guided, strict=True):
+        own = SPEC.prompt_ids(rollout.tokenizer, problem)
+        assert {(t.prompt_ids, t.second_prompt_ids) for t in group} == {(own, prompt)}
+    with pytest.raises(ValueError, match="2 prompts for 3 problems"):
+        rollout.groups(problems, 2, prompts=prompts[:2])
+
+
+def test_mismatch_by_hand():
+    """d = -0.2, 0, 0.1, 0.3: ratios 0.819, 1, 1.105, 1.350, of which one leaves [0.8, 1.2]."""
+    engine = torch.tensor([-1.0, -2.0, -3.0, -4.0])
+    differences = (-0.2, 0.0, 0.1, 0.3)
+    expected = {
+        "mismatch_mean": 0.15,
+        "mismatch_p95": 0.2 + 0.85 * 0.1,
+        "mismatch_max": 0.3,
+        "mismatch_outside": 0.25,
+        "mismatch_k3": sum(math.exp(d) - 1 - d for d in differences) / 4,
+    }
+    assert mismatch(engine, engine + torch.tensor(differences)) == pytest.approx(expected, abs=1e-6)
+    assert set(mismatch(engine, engine).values()) == {0.0}
+
+
+def test_k3_estimates_the_divergence_of_sampler_and_trainer():
+    p, q = torch.softmax(torch.tensor([1.0, 0.0, -1.0]), 0), torch.tensor([0.5, 0.3, 0.2])
+    draws = torch.multinomial(p, 200_000, True, generator=torch.Generator().manual_seed(0))
+    found = mismatch(p.log()[draws], q.log()[draws])["mismatch_k3"]
+    assert found == pytest.approx(float((p * (p / q).log()).sum()), abs=2e-3)
+
+
+class ShiftedSampler(CompactSampler):
+    """Reports log-probabilities that are ``SHIFT`` too low, under the prompt it was given, and
+    notes what it is told."""
+
+    def __init__(self, rollout):
+        super().__init__(rollout.model, rollout.tokenizer, stop_ids=[END])
+        self.order = []
+
+    def sample(self, prompts, n, params, progress=None):
+        assert params.logprobs
+        self.order.append("sample")
+        groups = super().sample(prompts, n, params, progress)
+        return [
+            [self.shifted(tuple(prompt), c) for c in group]
+            for prompt, group in zip(prompts, groups, strict=True)
+        ]
+
+    def shifted(self, prompt, completion):
+        values = dense_logprobs(self.model, prompt, completion.token_ids).detach() - SHIFT
+        return replace(completion, sampler_logprobs=tuple(values.tolist()))
+
+    def release(self):
+        self.order.append("release")
+
+    def sync(self, model):
+        self.order.append("sync")
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_the_rollout_measures_under_the_prompt_that_was_sampled(guided):
+    rollout = opened()
+    rollout.groups(build_problems(4), 3, guided=guided)
+    assert not any("mismatch" in name for name in rollout.stats)  # shared weights: nothing to say
+    rollout.sampler = ShiftedSampler(rollout)
+    groups = rollout.groups(build_problems(4), 3, guided=guided)
+    prefix = "guided_" if guided else ""
+    assert rollout.stats[f"{prefix}mismatch_mean"] == pytest.approx(SHIFT, abs=1e-5)
+    assert rollout.stats[f"{prefix}mismatch_max"] == pytest.approx(SHIFT, abs=1e-4)
+    t = groups[0][0]
+    values = dense_logprobs(rollout.model, t.second_prompt_ids or t.prompt_ids, t.completion_ids)
+    assert t.sampler_logprobs == pytest.approx((values - SHIFT).tolist())
+
+
+def test_a_fixed_number_is_scored(monkeypatch):
+    rollout, scored = opened(), []
+    prompts = [(2, 5, 3), (2, 6, 7, 3)]
+    params = SamplingParams(max_tokens=6, seed=1, logprobs=True)
+    groups = ShiftedSampler(rollout).sample(prompts, 30, params)
+    pairs = [(p, c) for p, group in zip(prompts, groups, strict=True) for c in group]
+
+    def counted(model, rows, budget):
+        scored.append(len(rows))
+        return own_logprobs(model, rows, budget)
+
+    monkeypatch.setattr("sgpo.core.rollout.own_logprobs", counted)
+    found = sampler_mismatch(rollout.model, pairs)
+    assert found["mismatch_mean"] == pytest.approx(SHIFT, abs=1e-5)
+    # As many forward passes on every rank, whatever the lengths there.
+    assert scored == [PER_FORWARD] * (MEASURED // PER_FORWARD)
+
+
+def test_training_logs_it_and_tells_the_sampler_when_sampling_is_over(tmp_path):
+    trainer = build_trainer(GRPO(GRPOConfig(num_samples=4)), tmp_path, num_steps=2)
+    trainer.rollout.sampler = ShiftedSampler(trainer.rollout)
+    trainer.run()
+    assert trainer.rollout.sampler.order == ["sync"] + ["sample", "release", "sync"] * 2
+    found = [r["mismatch_p95"] for r in metrics(tmp_path)]
+    assert found == pytest.approx([SHIFT] * 2, abs=1e-4)
