@@ -8,13 +8,12 @@ import socket
 import sys
 import time
 import traceback
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import TRAIN, build_model, build_problems, build_rollout, grader
+from tiny import build_model, build_trainer
 
 from sgpo.core import distributed as ranks
 from sgpo.core import sharding
@@ -74,25 +73,15 @@ def _body(function, rank, size, port, timeout, arguments):
 
 
 def sharded_trainer(
-    method: Any, run_dir: Path, own: ranks.Ranks, *, precision="float32", grade=grader, **changes
+    method: Any, run_dir: Path, own: ranks.Ranks, *, precision: str = "float32", **changes: Any
 ) -> Trainer:
     """The counterpart of ``tiny.build_trainer`` on several ranks."""
-    config = replace(TRAIN, **changes)
     model = build_model()
     replica = copy.deepcopy(model)
-    if config.activation_checkpointing:
+    if changes.get("activation_checkpointing"):
         sharding.recompute_activations(model)
     sharding.shard(model, CPU, precision)
-    rollout = build_rollout(replica, grade=grade)
-    rollout.model = model
-    rollout.sampler = ReplicaSampler(replica, rollout.sampler)
-    return Trainer(
-        model=model,
-        method=method,
-        rollout=rollout,
-        problems=build_problems(),
-        config=config,
-        seed=7,
-        run_dir=run_dir,
-        ranks=own,
-    )
+    trainer = build_trainer(method, run_dir, model=model, ranks=own, **changes)
+    trainer.rollout.sampler.sync(replica)
+    trainer.rollout.sampler = ReplicaSampler(replica, trainer.rollout.sampler)
+    return trainer

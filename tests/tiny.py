@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +37,9 @@ from baselines.relift import ReLIFT, ReLIFTConfig
 from baselines.sdpo import SDPO, SDPOConfig
 from baselines.sft import SFT, SFTConfig
 from baselines.srft import SRFT, SRFTConfig
-from sgpo.core import losses
+from sgpo.core import chunked_head, losses
 from sgpo.core.config import RolloutConfig, TrainConfig
+from sgpo.core.distributed import Ranks
 from sgpo.core.logprobs import completion_kl
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.rollout import Rollout
@@ -245,6 +248,7 @@ def build_trainer(
     seed: int = 7,
     grade=grader,
     problems: list[Problem] | None = None,
+    ranks: Ranks | None = None,
     **changes: Any,
 ) -> Trainer:
     """A trainer on the tiny world; ``changes`` go to its ``TrainConfig``."""
@@ -257,7 +261,29 @@ def build_trainer(
         config=replace(TRAIN, **changes),
         seed=seed,
         run_dir=run_dir,
+        ranks=ranks,
     )
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the trainer may catch it."""
+
+
+def die() -> None:
+    raise Killed
+
+
+def at_step(step: int, trainer: Trainer, action: Callable[[], None]) -> Trainer:
+    """``trainer``, whose grader calls ``action`` when it is asked about samples of ``step``."""
+    grade = trainer.rollout.grader
+
+    def watched(pairs, **flags):
+        if trainer.rollout.step == step:
+            action()
+        return grade(pairs, **flags)
+
+    trainer.rollout.grader = watched
+    return trainer
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -298,6 +324,11 @@ def gradient(method, model, batches, totals):
         loss += float(output.loss.detach())
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
     return loss, torch.cat([g.flatten() for g in grads])
+
+
+def chunks_of(size: int):
+    """Inside, the head is applied to ``size`` tokens at a time."""
+    return mock.patch.object(chunked_head, "chunk_size", lambda weight: size)
 
 
 def dense_logprobs(model, prompt, completion, *, entropy=False):

@@ -32,7 +32,6 @@ def per_token(
     hidden: torch.Tensor,
     *others: torch.Tensor,
     gradient: Gradient | None = None,
-    chunk_size: int | None = None,
 ) -> list[torch.Tensor]:
     """Results [N] of ``function`` on the logits of ``hidden`` [N, H] and on ``others`` [N, ...];
     gradients flow to ``hidden`` and to the weight of ``head``. What fits into one chunk goes
@@ -41,16 +40,16 @@ def per_token(
     Args:
         head: a linear layer without bias; of a sharded model, gathered.
         gradient: the derivative of ``function`` in fewer passes over the logits than autograd's.
-        chunk_size: tokens at a time; None for as many as ``MAX_LOGITS`` and ``MAX_TOKENS`` allow.
     """
-    size = chunk_size or _chunk_size(head.weight)
+    size = chunk_size(head.weight)
     if len(hidden) <= size:
         return list(function(head(hidden).float(), *others))
     assert type(head) is torch.nn.Linear and head.bias is None, f"not a plain head: {head}"
     return list(_Chunked.apply(function, gradient, size, head.weight, hidden, *others))
 
 
-def _chunk_size(weight: torch.Tensor) -> int:
+def chunk_size(weight: torch.Tensor) -> int:
+    """Tokens at a time, of a head with this ``weight``."""
     limit = MAX_LOGITS["cpu" if weight.device.type == "cpu" else "elsewhere"]
     return min(MAX_TOKENS, max(1, limit // weight.shape[0]))
 

@@ -151,11 +151,9 @@ def token_stats(
     batch: PaddedSequences,
     *,
     entropy: Literal["none", "metric", "loss"] = "metric",
-    chunk_size: int | None = None,
 ) -> TokenStats:
     """Log-probability and entropy of every completion token under ``model``. ``entropy``: ``none``
-    skips it, ``metric`` computes it without a graph, ``loss`` with one. ``chunk_size``: see
-    ``per_token``."""
+    skips it, ``metric`` computes it without a graph, ``loss`` with one."""
 
     def stats(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         normalizer = torch.logsumexp(logits, -1)
@@ -173,7 +171,6 @@ def token_stats(
         completion_hidden(model, batch),
         batch.targets[batch.completion_mask],
         gradient=None if entropy == "loss" else _logprob_gradient,
-        chunk_size=chunk_size,
     )
     mask = batch.completion_mask
     entropies = None if entropy == "none" else _scatter(entropies, mask)
@@ -189,7 +186,6 @@ def completion_kl(
     beta: float = 0.5,
     top_k: TopK | None = None,
     teacher: Teacher | None = None,
-    chunk_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Divergence per token [B, T] of ``model`` reading ``student`` from a teacher reading
     ``shown``, the same completions under other (or the same) prompts, and the student's token
@@ -230,7 +226,6 @@ def completion_kl(
         teacher_hidden,
         student.targets[student.completion_mask],
         gradient=_written_gradient(direction, beta, targets_of) if top_k is None else None,
-        chunk_size=chunk_size,
     )
     return _scatter(kl, student.completion_mask), _scatter(logprobs, student.completion_mask)
 

@@ -201,11 +201,6 @@ class Rollout:
             )
         return [value for part in self.ranks.gather(list(values)) for value in part]
 
-    @property
-    def stats(self) -> dict[str, float]:
-        """Means over all calls of the step on this rank."""
-        return self.sums.means()
-
     def _add(self, role: Role, means: Mapping[str, float], count: int) -> None:
         prefix = "guided_" if role is Role.GUIDED else ""
         for name, mean in means.items():

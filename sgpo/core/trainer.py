@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -15,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core import sharding
-from sgpo.core.checkpoint import load_checkpoint, save_checkpoint
+from sgpo.core.checkpoint import Checkpoints
 from sgpo.core.config import TrainConfig
 from sgpo.core.distributed import Ranks, check_share, places_of
 from sgpo.core.method import (
@@ -85,6 +84,9 @@ class Trainer:
             weight_decay=config.weight_decay,
             foreach=True,
         )
+        directory = run_dir / "checkpoints"
+        self.states = Checkpoints(directory, model, self.optimizer, self.ranks)
+        self.best_weights = Checkpoints(directory / "best", model, self.optimizer, self.ranks)
         self.begun = False
         self.collapsed_steps = self.nonfinite_updates = 0  # in a row
         self.best: tuple[float, int] | None = None  # lowest loss on held-out problems, its step
@@ -145,11 +147,8 @@ class Trainer:
         config, tokenizer = self.rollout.config, self.rollout.tokenizer
         if self.teacher is not None:
             self.teacher.place(self.model, tokenizer)
+            self.states.teacher = self.teacher.model if self.teacher.ema else None
         call_optional(self.method, "begin", self.model, self.config.num_steps, config, tokenizer)
-
-    def _moving_teacher(self) -> PreTrainedModel | None:
-        """The teacher's weights if they belong to the resume state."""
-        return self.teacher.model if self.teacher is not None and self.teacher.ema else None
 
     def _save(self, step: int, record: Mapping[str, float | int]) -> None:
         extra = {
@@ -159,18 +158,16 @@ class Trainer:
             "spent": {f.name: record[f.name] for f in fields(Spent)},  # over all ranks
             "method": self.ranks.gather(saved_state(self.method)),
         }
-        directory, teacher = self.run_dir / "checkpoints", self._moving_teacher()
-        save_checkpoint(directory, step, self.model, self.optimizer, extra, self.ranks, teacher)
+        self.states.save(step, extra)
 
     def _resume(self) -> int:
         """Restore the newest resume state; the number of steps it has done, 0 without one."""
-        directory, teacher = self.run_dir / "checkpoints", self._moving_teacher()
-        restored = load_checkpoint(directory, self.model, self.optimizer, self.ranks, teacher)
-        step, extra = restored or (0, None)
+        step, extra = self.states.load() or (0, None)
         if extra is not None:
             if "spent" not in extra:
                 raise ValueError(
-                    f"{directory}: a resume state of an older version; delete {self.run_dir}"
+                    f"{self.states.directory}: a resume state of an older version; delete "
+                    f"{self.run_dir}"
                 )
             self.collapsed_steps = extra["collapsed_steps"]
             self.nonfinite_updates = extra["nonfinite_updates"]
@@ -178,7 +175,7 @@ class Trainer:
             if self.ranks.first:
                 self.rollout.spent = Spent(**extra["spent"])
             self._restore_method(extra["method"])
-        self._forget_best_after(step)
+        self.best_weights.forget_after(step)
         return step
 
     def _restore_method(self, states: list[Any]) -> None:
@@ -399,7 +396,7 @@ class Trainer:
             raise Diverged(f"step {step}: held-out loss {loss}: not finite", fatal=True)
         if self.best is None or loss < self.best[0]:
             self.best = loss, step
-            save_checkpoint(self._best_dir, step, self.model, self.optimizer, {}, self.ranks)
+            self.best_weights.save(step)
         return {"held_out_loss": loss}
 
     @torch.no_grad()
@@ -420,24 +417,12 @@ class Trainer:
         sharding.free(self.model)
         return self.ranks.add({"loss": loss})["loss"]
 
-    @property
-    def _best_dir(self) -> Path:
-        return self.run_dir / "checkpoints" / "best"
-
-    def _forget_best_after(self, step: int) -> None:
-        """Drop best weights of later steps, which this run makes again and perhaps otherwise."""
-        if self.ranks.first:
-            for state in self._best_dir.glob("step-*"):
-                if int(state.name.removeprefix("step-")) > step:
-                    shutil.rmtree(state)
-        self.ranks.from_first(None)
-
     def _restore_best(self) -> None:
-        found = load_checkpoint(self._best_dir, self.model, self.optimizer, self.ranks)
+        found = self.best_weights.load()
         if found is None or found[0] != self.best[1]:
             raise ValueError(
-                f"{self._best_dir}: the weights of step {self.best[1]}, with the lowest held-out "
-                f"loss, are gone or damaged; delete {self.run_dir} and run again"
+                f"{self.best_weights.directory}: the weights of step {self.best[1]}, with the "
+                f"lowest held-out loss, are gone or damaged; delete {self.run_dir} and run again"
             )
         self.rollout.sampler.sync(self.model)
 

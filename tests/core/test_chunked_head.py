@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from rank_processes import launch
 from safetensors.torch import load_file, save_file
-from tiny import build_model
+from tiny import build_model, chunks_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -90,26 +90,20 @@ def inputs(tokens):
     return head, student.requires_grad_(), teacher, targets, mask, weights
 
 
-def ours(name, head, student, teacher, targets, mask, weights, chunk_size):
+def ours(name, head, student, teacher, targets, mask, weights):
     """A weighted sum of the per-token values of a loss."""
     positions = torch.arange(targets.shape[1]).expand_as(targets)
     batch = PaddedSequences(targets, positions, targets, mask)
     if name in ("nll", "entropy"):
         entropy = "loss" if name == "entropy" else "metric"
         model = Head(head, student)
-        stats = token_stats(model, batch, entropy=entropy, chunk_size=chunk_size)
+        stats = token_stats(model, batch, entropy=entropy)
         values = stats.logprobs + (0.5 * stats.entropy if name == "entropy" else 0)
     else:
         model = Head(head, teacher, student)
         direction, top_k = RESTRICTED.get(name, (name, None))
         divergence, logprobs = completion_kl(
-            model,
-            batch,
-            batch,
-            direction=direction,
-            beta=BETA,
-            top_k=top_k,
-            chunk_size=chunk_size,
+            model, batch, batch, direction=direction, beta=BETA, top_k=top_k
         )
         values = divergence + 0.1 * logprobs
     assert not values[~mask].any()
@@ -133,7 +127,7 @@ def restricted(target, own, top_k):
     return [(p / p.sum(-1, keepdim=True)).log() for p in pair]
 
 
-def dense(name, head, student, teacher, targets, mask, weights, chunk_size=None):
+def dense(name, head, student, teacher, targets, mask, weights):
     """The same of textbook formulas on all logits at once."""
     own = torch.log_softmax(head(student[:, :-1]), -1)
     logprobs = own.gather(-1, targets[..., None]).squeeze(-1)
@@ -155,11 +149,11 @@ def dense(name, head, student, teacher, targets, mask, weights, chunk_size=None)
     return (values * weights * mask).sum()
 
 
-def peak(loss, name, tokens, chunk_size=None):
+def peak(loss, name, tokens, chunk=4096):
     """Peak bytes of one forward and backward pass."""
     arguments = inputs(tokens)
-    with LiveBytes() as mode:
-        loss(name, *arguments, chunk_size).backward()
+    with LiveBytes() as mode, chunks_of(chunk):
+        loss(name, *arguments).backward()
     return mode.peak
 
 
@@ -189,27 +183,13 @@ def test_value_and_gradients_equal_the_dense_ones(name):
     results = []
     for loss in (ours, dense):
         head, student, *rest = inputs(100)
-        value = loss(name, head, student, *rest, 7)
-        value.backward()
+        with chunks_of(7):
+            value = loss(name, head, student, *rest)
+            value.backward()
         results.append((value.detach()[None], student.grad, head.weight.grad))
     for ours_, theirs in zip(*results, strict=True):
         scale = theirs.abs().max()
         assert scale > 0.1 and (ours_ - theirs).abs().max() < 1e-5 * scale
-
-
-def test_a_tied_head_and_its_embedding_share_one_gradient():
-    prompts, completions = [(2, 5, 6, 3), (2, 7)], [(9, 4, 8), (5, 6, 7, 8, 4)]
-    guided = [(2, 20, *p[1:]) for p in prompts]
-    gradients = []
-    for chunk_size in (3, 4096):
-        model = build_model(tie_word_embeddings=True)
-        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-        batches = (pad_sequences(p, completions) for p in (prompts, guided))
-        kl, _ = completion_kl(model, *batches, direction="forward", chunk_size=chunk_size)
-        kl.sum().backward()
-        gradients.append(model.get_input_embeddings().weight.grad)
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5 * float(gradients[1].abs().max()))
-    assert gradients[0][9].abs().max() > 0  # a row that is read too
 
 
 def picked(logits, targets):
@@ -223,7 +203,8 @@ def test_half_precision_sums_the_heads_gradient_in_float32():
     def grads(dtype, chunk):
         head, student, _, targets, *_ = inputs(1024)
         head, student = head.to(dtype), student.detach().abs().to(dtype)
-        (logprobs,) = per_token(picked, head, student[0, :-1], targets[0], chunk_size=chunk)
+        with chunks_of(chunk):
+            (logprobs,) = per_token(picked, head, student[0, :-1], targets[0])
         logprobs.sum().backward()
         return head.weight.grad.double()
 
@@ -233,19 +214,19 @@ def test_half_precision_sums_the_heads_gradient_in_float32():
     assert 1e-4 < whole < 2e-2 and parts < 1.2 * whole, (whole, parts)
 
 
+@chunks_of(7)
 def test_what_needs_no_gradient_gets_none():
     head, student, _, targets, *_ = inputs(64)
+    states = student[0, :-1]
     with torch.no_grad():
-        (values,) = per_token(picked, head, student[0, :-1], targets[0], chunk_size=7)
-    (expected,) = picked(head(student[0, :-1]), targets[0])
-    torch.testing.assert_close(values, expected)
+        (values,) = per_token(picked, head, states, targets[0])
+    torch.testing.assert_close(values, picked(head(states), targets[0])[0])
     assert not values.requires_grad
     head.weight.requires_grad_(False)
-    per_token(picked, head, student[0, :-1], targets[0], chunk_size=7)[0].sum().backward()
-    frozen, head.weight.grad = student.grad, None
-    assert frozen.abs().max() > 0 and head.weight.grad is None
+    per_token(picked, head, states, targets[0])[0].sum().backward()
+    assert student.grad.abs().max() > 0 and head.weight.grad is None
     head.weight.requires_grad_(True)
-    per_token(picked, head, student[0, :-1].detach(), targets[0], chunk_size=7)[0].sum().backward()
+    per_token(picked, head, states.detach(), targets[0])[0].sum().backward()
     assert head.weight.grad.abs().max() > 0
 
 
@@ -281,7 +262,8 @@ def test_no_result_of_a_chunk_outlives_it():
         kept.append(weakref.ref(result))
         return (result,)
 
-    (values,) = per_token(note, head, student[0, :-1], chunk_size=5)
+    with chunks_of(5):
+        (values,) = per_token(note, head, student[0, :-1])
     assert len(kept) == 7 + 1 and len(values) == 32
 
 
@@ -311,11 +293,11 @@ PROMPTS = [(2, 5, 6, 4, 3), (2, 7, 3), (2, 8, 9, 10, 11, 12, 4, 3), (2, 6)]
 COMPLETIONS = [(9, 4, 7, 5), (5, 6, 7, 8, 9, 10, 4), (13, 4, 5), (6, 7, 8, 4)]
 
 
-def summed_kl(model, rows, chunk_size):
+def summed_kl(model, rows):
     prompts, completions = PROMPTS[rows], COMPLETIONS[rows]
     guided = [(2, 20, 21, *p[1:]) for p in prompts]
     batches = (pad_sequences(p, completions) for p in (prompts, guided))
-    kl, logprobs = completion_kl(model, *batches, direction="forward", chunk_size=chunk_size)
+    kl, logprobs = completion_kl(model, *batches, direction="forward")
     return (kl + 0.1 * logprobs).sum()
 
 
@@ -327,7 +309,8 @@ def sharded_gradients(own, directory):
         sharding.gather(model)
         first = 0 if own.first else 2
         for row in (first, first + 1):
-            summed_kl(model, slice(row, row + 1), 2).backward()
+            with chunks_of(2):
+                summed_kl(model, slice(row, row + 1)).backward()
         sharding.reduce_gradients(model)
         gradients = {name: p.grad.full_tensor() for name, p in model.named_parameters()}
         if own.first:
@@ -338,7 +321,7 @@ def test_a_sharded_head_gets_the_gradient_of_a_whole_one(tmp_path):
     codes = launch(sharded_gradients, tmp_path)
     assert codes == [0, 0], "".join((tmp_path / f"rank-{i}.txt").read_text() for i in (0, 1))
     model = build_model()
-    summed_kl(model, slice(None), 4096).backward()
+    summed_kl(model, slice(None)).backward()
     exact, half = load_file(tmp_path / "float32"), load_file(tmp_path / "bfloat16")
     assert exact.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():

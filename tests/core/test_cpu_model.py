@@ -16,7 +16,7 @@ from tiny import (
 )
 
 from sgpo.core import cpu_model
-from sgpo.core.logprobs import completion_kl, pad_sequences, token_stats
+from sgpo.core.logprobs import pad_sequences, token_stats
 
 # Token 0 is the padding id, whose embedding row gets no gradient; it may still stand in a text.
 PROMPTS = [(2, 5, 6, 4, 3), (2, 7, 3), (2, 5, 6, 4, 3), (2, 8, 0, 10, 11, 12, 4, 3), (2, 7, 3)]
@@ -74,23 +74,6 @@ def test_values_and_gradients_are_the_models_own(family, shape, rows):
         assert not grads["model.embed_tokens.weight"][0].any()
 
 
-@pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_divergence_is_the_models_own(direction):
-    model = build_double()
-    student = pad_sequences(PROMPTS, COMPLETIONS)
-    teacher = pad_sequences([(2, 20, 21, *p[1:]) for p in PROMPTS], COMPLETIONS)
-    results = []
-    for route in (mock.MagicMock, own_forward):
-        with route():
-            model.zero_grad()
-            kl, logprobs = completion_kl(model, student, teacher, direction=direction)
-            kl.sum().backward()
-        results.append([kl.detach(), logprobs.detach(), *(p.grad for p in model.parameters())])
-    assert results[0][0].max() > 0.1
-    for shared, own in zip(*results, strict=True):
-        torch.testing.assert_close(shared, own, **EXACT)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_gradient_is_the_same_on_both_routes(name):
     method = METHODS[name]()
@@ -105,18 +88,6 @@ def test_a_methods_gradient_is_the_same_on_both_routes(name):
     assert loss == pytest.approx(own_loss, abs=1e-9)
     torch.testing.assert_close(grad, own, **EXACT)
     assert grad.abs().max() > 1e-3
-
-
-def test_two_runs_agree_bit_for_bit():
-    model = build_model()
-    batch = pad_sequences(PROMPTS * 20, COMPLETIONS * 20)
-    first, again = [], []
-    for kept in (first, again):
-        model.zero_grad()
-        stats = token_stats(model, batch)
-        stats.logprobs.sum().backward()
-        kept += [stats.logprobs.detach(), *(p.grad.clone() for p in model.parameters())]
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_a_prompt_is_read_once():

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import build_model
+from tiny import build_model, build_tokenizer, chunks_of
 
-from sgpo.core.logprobs import completion_kl, kl_divergence, pad_sequences, token_stats
+from sgpo.core.logprobs import TopK, completion_kl, kl_divergence, pad_sequences, token_stats
 from sgpo.core.scoring import micro_batches, own_logprobs, padded
+from sgpo.core.teacher import Teacher
 from sgpo.core.types import Role, Trajectory
 
 PROMPTS = [(2, 5, 6, 4, 3), (2, 7, 3), (2, 8, 9, 10, 11, 12, 4, 3)]
@@ -31,8 +32,9 @@ def test_chunked_equals_dense_with_gradients(family, tied, chunk):
     model = build_model(family, tie_word_embeddings=tied)
     batch = pad_sequences(PROMPTS, COMPLETIONS)
     weights = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
-    stats = token_stats(model, batch, entropy="loss", chunk_size=chunk)
-    (stats.logprobs * weights + 0.3 * stats.entropy * weights).sum().backward()
+    with chunks_of(chunk):
+        stats = token_stats(model, batch, entropy="loss")
+        (stats.logprobs * weights + 0.3 * stats.entropy * weights).sum().backward()
     chunked = gradients(model)
     model.zero_grad()
     total = 0.0
@@ -55,7 +57,8 @@ def test_chunked_equals_dense_with_gradients(family, tied, chunk):
 def test_entropy_as_a_metric_carries_no_graph():
     model = build_model()
     batch = pad_sequences(PROMPTS, COMPLETIONS)
-    stats = token_stats(model, batch, entropy="metric", chunk_size=2)
+    with chunks_of(2):
+        stats = token_stats(model, batch, entropy="metric")
     assert not stats.entropy.requires_grad and stats.logprobs.requires_grad
     with_graph = token_stats(model, batch, entropy="loss")
     torch.testing.assert_close(stats.entropy, with_graph.entropy.detach(), **CLOSE)
@@ -83,41 +86,60 @@ def test_padding_ids_and_amount_change_nothing():
             torch.testing.assert_close(rows[row, : len(expected)], expected, **CLOSE)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
-@pytest.mark.parametrize("direction", ["forward", "reverse"])
-@pytest.mark.parametrize("chunk", [2, 4096])
-def test_divergence_under_two_prompts_equals_dense(family, direction, chunk):
-    model = build_model(family)
-    guided = [(2, 20, 21, *p[1:]) for p in PROMPTS]
-    student, teacher = pad_sequences(PROMPTS, COMPLETIONS), pad_sequences(guided, COMPLETIONS)
-    kl, logprobs = completion_kl(model, student, teacher, direction=direction, chunk_size=chunk)
-    kl.sum().backward()
-    chunked = gradients(model)
-    model.zero_grad()
-    total = 0.0
-    for row, completion in enumerate(COMPLETIONS):
-        n = len(completion)
-        own = F.log_softmax(dense_logits(model, PROMPTS[row], completion), -1)
-        with torch.no_grad():
-            target = F.log_softmax(dense_logits(model, guided[row], completion), -1)
-        # torch's kl_div(input, target) is KL(target || input).
-        pair = (own, target) if direction == "forward" else (target, own)
-        expected = F.kl_div(*pair, log_target=True, reduction="none").sum(-1)
-        torch.testing.assert_close(kl[row, :n], expected, rtol=1e-4, atol=1e-5)
-        picked = own[range(n), list(completion)]
-        torch.testing.assert_close(logprobs[row, :n], picked, **CLOSE)
-        assert not kl[row, n:].any()
-        total = total + expected.sum()
-    total.backward()
-    torch.testing.assert_close(chunked, gradients(model), rtol=1e-3, atol=1e-4)
-    assert kl.max() > 0.1
-
-
-def test_equal_prompts_have_no_divergence():
+@pytest.mark.parametrize("teacher", [None, Teacher()], ids=["itself", "other-weights"])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "jensen_shannon"])
+@pytest.mark.parametrize("top_k", [None, TopK(5), TopK(5, of="student", tail=False)])
+def test_divergence_under_two_prompts_against_float64(direction, top_k, teacher):
     model = build_model()
-    batch = pad_sequences(PROMPTS, COMPLETIONS)
-    kl, _ = completion_kl(model, batch, batch, direction="forward")
-    torch.testing.assert_close(kl, torch.zeros_like(kl), rtol=0, atol=1e-6)
+    guided = [(2, 20, 21, *p[1:]) for p in PROMPTS]
+    if teacher is not None:
+        teacher.place(build_model(seed=3), build_tokenizer())
+        teacher.scored_tokens = 0
+    batches = [pad_sequences(p, COMPLETIONS) for p in (PROMPTS, guided)]
+    settings = {"direction": direction, "beta": 0.3, "top_k": top_k, "teacher": teacher}
+    found, logprobs = completion_kl(model, *batches, **settings)
+    with chunks_of(2):
+        chunked, _ = completion_kl(model, *batches, **settings)
+    torch.testing.assert_close(found, chunked, rtol=1e-5, atol=1e-6)
+    assert teacher is None or teacher.scored_tokens == 2 * 10
+    assert found.max() > 0.05 and not found[~batches[0].completion_mask].any()
+    for row, completion in enumerate(COMPLETIONS):
+        target = dense_logits(teacher.model if teacher else model, guided[row], completion)
+        own = dense_logits(model, PROMPTS[row], completion)
+        picked = F.log_softmax(own, -1)[range(len(completion)), list(completion)]
+        torch.testing.assert_close(logprobs[row, : len(completion)], picked, **CLOSE)
+        for t in range(len(completion)):
+            sides = [side[t].double().softmax(-1).tolist() for side in (target, own)]
+            expected = by_hand(*sides, direction, top_k)
+            assert float(found[row, t].detach()) == pytest.approx(expected, abs=2e-5)
+
+
+def by_hand(p, q, direction, top_k):
+    if top_k is not None:
+        order = sorted(range(len(p)), key=lambda i: -(q if top_k.of == "student" else p)[i])
+        p, q = ([side[i] for i in order[: top_k.k]] for side in (p, q))
+        if top_k.tail:
+            p, q = p + [1 - sum(p)], q + [1 - sum(q)]
+        p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
+
+    def kl(a, b):
+        return sum(x * math.log(x / y) for x, y in zip(a, b, strict=True))
+
+    if direction == "jensen_shannon":
+        middle = [0.3 * x + 0.7 * y for x, y in zip(p, q, strict=True)]
+        return 0.3 * kl(p, middle) + 0.7 * kl(q, middle)
+    return kl(p, q) if direction == "forward" else kl(q, p)
+
+
+def test_jensen_shannon_is_zero_on_equals_bounded_and_symmetric_at_a_half():
+    make = torch.Generator().manual_seed(0)
+    one, other = (5 * torch.randn(50, 9, generator=make, dtype=torch.float64) for _ in range(2))
+    there = kl_divergence(one, other, direction="jensen_shannon")
+    torch.testing.assert_close(there, kl_divergence(other, one, direction="jensen_shannon"))
+    assert 0.3 < there.max() <= math.log(2)
+    assert kl_divergence(one, one, direction="jensen_shannon").abs().max() < 1e-12
+    with pytest.raises(ValueError, match="beta=1: must be above 0 and below 1"):
+        kl_divergence(one, other, direction="jensen_shannon", beta=1)
 
 
 def test_divergence_ignores_symbols_that_both_sides_exclude():

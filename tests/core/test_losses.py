@@ -10,10 +10,13 @@ import torch
 from baselines.luffy import luffy_loss
 from sgpo.core.losses import (
     clipped_surrogate,
+    group_centered,
     importance_ratio,
     negative_log_likelihood,
     reduce_tokens,
+    with_advantages,
 )
+from sgpo.core.types import Role, Trajectory
 
 LUFFY_CASES = json.loads((Path(__file__).parents[1] / "golden" / "luffy.json").read_text())["cases"]
 
@@ -177,3 +180,12 @@ def test_advantages_of_sequences_and_of_tokens_agree():
         **arguments, advantages=per_token, is_demo=demo[:, None].expand(2, 2), normalizer=3.0
     )
     assert a.item() == b.item() != 0
+
+
+def test_advantages_of_groups_keep_the_order():
+    groups = [
+        [Trajectory(f"p{i}", Role.AUTONOMOUS, (2,), (4,), reward) for reward in rewards]
+        for i, rewards in enumerate([(1.0, 0.0, 0.0, 0.0), (1.0, 1.0)])
+    ]
+    found = with_advantages(groups, group_centered)
+    assert [t.advantage for t in found] == [0.75, -0.25, -0.25, -0.25, 0.0, 0.0]

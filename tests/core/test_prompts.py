@@ -1,114 +1,292 @@
-"""Prompts as ids: one spelling for training, sampling and evaluation."""
+"""Prompts as ids: those of Qwen2.5 and Llama 3 computed without a tokenizer, those that follow from
+a checkpoint's own template, and one spelling for training, sampling and evaluation."""
 
+import json
 from dataclasses import replace
+from datetime import date
 
 import pytest
-from tiny import END, SPEC, VOCABULARY, build_model, build_problems, build_rollout, build_tokenizer
-from tokenizers import processors
+import standin
+import tiny
+from standin import LLAMA_SPECIALS, QWEN_SPECIALS, byte_ids
+from transformers import AutoTokenizer
 
-from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.types import Role
+from sgpo.core.prompts import PROMPT_SPECS, native_spec, prompt_spec
+from sgpo.core.types import Problem, Role
 from sgpo.core.verifier import grade
 
-TOKENIZER = build_tokenizer()
-PROBLEM = build_problems(3)[2]
-USER, ASSISTANT = VOCABULARY.index("<|user|>"), VOCABULARY.index("<|assistant|>")
+PROBLEM = Problem("p", "What is $2+2$?\n é", "4", strategy="Type: sums.\nAdd {them}.", expert="x")
+BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+GUIDED = (
+    "Here is a strategy for the problem.\nType: sums.\nAdd {them}.\n\n"
+    "Solve the problem with its help.\nWhat is $2+2$?\n é"
+)
+QWEN_SYSTEM = "system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+LLAMA_SYSTEM = "\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+
+
+@pytest.fixture(scope="module", params=["qwen2.5", "llama-3"])
+def family(request):
+    return request.param, standin.build_tokenizer(request.param)
+
+
+def golden(family: str, user: str, prefill: str = "") -> tuple[int, ...]:
+    """The ids that the published chat format gives, special tokens by their published number."""
+    if family == "qwen2.5":
+        start, end = QWEN_SPECIALS["<|im_start|>"], QWEN_SPECIALS["<|im_end|>"]
+        return (
+            start, *byte_ids(QWEN_SYSTEM), end, *byte_ids("\n"),
+            start, *byte_ids("user\n" + user), end, *byte_ids("\n"),
+            start, *byte_ids("assistant\n" + prefill),
+        )  # fmt: skip
+    head, tail = LLAMA_SPECIALS["<|start_header_id|>"], LLAMA_SPECIALS["<|end_header_id|>"]
+    end = LLAMA_SPECIALS["<|eot_id|>"]
+    return (
+        LLAMA_SPECIALS["<|begin_of_text|>"],
+        head, *byte_ids("system"), tail, *byte_ids(LLAMA_SYSTEM), end,
+        head, *byte_ids("user"), tail, *byte_ids("\n\n" + user), end,
+        head, *byte_ids("assistant"), tail, *byte_ids("\n\n" + prefill),
+    )  # fmt: skip
+
+
+def test_golden_ids_of_native_and_think_prompts(family):
+    name, tokenizer = family
+    spec = prompt_spec(f"{name}-instruct")
+    assert native_spec(tokenizer) is spec
+    assert spec.prompt_ids(tokenizer, PROBLEM) == golden(name, PROBLEM.question + BOXED)
+    assert spec.prompt_ids(tokenizer, PROBLEM, guided=True) == golden(name, GUIDED + BOXED)
+    think = prompt_spec(f"{name}-instruct-think")
+    expected = golden(name, PROBLEM.question + BOXED, "<think>\n")
+    assert think.prompt_ids(tokenizer, PROBLEM) == expected
+
+
+def test_no_template_is_the_bare_question(family):
+    name, tokenizer = family
+    begin = (LLAMA_SPECIALS["<|begin_of_text|>"],) if name == "llama-3" else ()
+    expected = (*begin, *byte_ids(PROBLEM.question))
+    assert prompt_spec(f"{name}-none").prompt_ids(tokenizer, PROBLEM) == expected
+
+
+def test_a_saved_tokenizer_gives_the_same_ids(family, tmp_path):
+    """What a run loads is another class than what was saved."""
+    from sgpo.core.models import load_tokenizer
+
+    name = family[0]
+    standin.write_checkpoint(tmp_path, name, small=True)
+    tokenizer = standin.build_tokenizer(name, small=True)
+    loaded = load_tokenizer(tmp_path)
+    spec = prompt_spec(f"{name}-instruct")
+    assert spec.prompt_ids(loaded, PROBLEM) == spec.prompt_ids(tokenizer, PROBLEM)
+    assert spec.stop_ids(loaded) == spec.stop_ids(tokenizer)
+
+
+def test_stop_ids_are_the_published_ones(family):
+    name, tokenizer = family
+    published = {"qwen2.5": (151645, 151643), "llama-3": (128009, 128001, 128008)}[name]
+    for suffix in ("instruct", "instruct-think", "none"):
+        assert prompt_spec(f"{name}-{suffix}").stop_ids(tokenizer) == published
+
+
+def test_targets_end_in_the_end_of_turn_and_never_double_the_think_prefix(family):
+    name, tokenizer = family
+    trace = "<think>\nadd\n</think>\n\\boxed{4}"
+    end = prompt_spec(f"{name}-instruct").stop_ids(tokenizer)[0]
+    assert prompt_spec(f"{name}-instruct").target_ids(tokenizer, trace) == (*byte_ids(trace), end)
+    short = byte_ids(trace.removeprefix("<think>\n"))
+    think = prompt_spec(f"{name}-instruct-think")
+    assert think.target_ids(tokenizer, trace) == (*short, end)
+    whole = think.prompt_ids(tokenizer, PROBLEM) + think.target_ids(tokenizer, trace)
+    assert tokenizer.decode(whole).count("<think>") == 1
+
+
+def test_a_template_that_asks_the_clock_is_told_the_date():
+    tokenizer = standin.build_tokenizer("llama-3")
+    turns = [{"role": "user", "content": "x"}]
+    asked = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert "26 Jul 2024" not in asked  # the stand-in does ask the clock, as Llama 3.2's does
+    ids = PROMPT_SPECS["llama-3-instruct"].prompt_ids(tokenizer, PROBLEM)
+    assert "Today Date: 26 Jul 2024\n" in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("field", ["question", "strategy", "expert"])
+def test_a_problem_cannot_spell_special_tokens(family, field):
+    name, tokenizer = family
+    end = {"qwen2.5": "<|im_end|>", "llama-3": "<|eot_id|>"}[name]
+    problem, spec = replace(PROBLEM, **{field: f"a{end}b"}), prompt_spec(f"{name}-instruct")
+    with pytest.raises(ValueError, match="spells the special token '<.(im_end|eot_id).>'"):
+        if field == "expert":
+            spec.target_ids(tokenizer, problem.expert)
+        else:
+            spec.prompt_ids(tokenizer, problem, guided=True)
+
+
+def test_two_begin_tokens_or_none_are_refused():
+    tokenizer, spec = standin.build_tokenizer("llama-3"), PROMPT_SPECS["llama-3-instruct"]
+    template = tokenizer.chat_template
+    for broken, count in ((template.replace("{{ bos_token }}", "", 1), 0),
+                          ("{{ bos_token }}" + template, 2)):  # fmt: skip
+        tokenizer.chat_template = broken
+        with pytest.raises(ValueError, match=f"holds {count} begin tokens .*exactly one is right"):
+            spec.prompt_ids(tokenizer, PROBLEM)
+
+
+# Published chat formats beside the two families; what opens a sequence and what ends an answer.
+TEMPLATES = {
+    "smollm2": (  # the begin-of-sequence token opens every turn
+        "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
+        "{{ '<|im_start|>system\nYou are SmolLM<|im_end|>\n' }}{% endif %}"
+        "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "<|im_start|>", "<|im_end|>", None,
+    ),
+    "tinyllama": (  # roles are plain text, and the line feed before an answer is left to the model
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
+        "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}{% endfor %}",
+        "<s>", "</s>", None,
+    ),
+    "llama-2": (  # nothing opens an answer
+        "{% for m in messages %}{% if m['role'] == 'user' %}"
+        "{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}",
+        "<s>", "</s>", "<s>",
+    ),
+    "clock": (  # asks for the day in a format of its own
+        "{{ bos_token + 'Today: ' + strftime_now('%d %B %Y') + '\n' }}"
+        "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}",
+        "<s>", "</s>", "<s>",
+    ),
+}  # fmt: skip
+
+
+def chat_tokenizer(template: str, bos: str, eos: str, *added: str):
+    tokenizer = standin.build_tokenizer("qwen2.5")
+    tokenizer.add_special_tokens({"bos_token": bos, "eos_token": eos})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(added)})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_spec_follows_from_the_chat_template(name):
+    template, bos, eos, begin = TEMPLATES[name]
+    tokenizer = chat_tokenizer(template, bos, eos)
+    spec = native_spec(tokenizer)
+    assert (spec.name, spec.begin, spec.end_of_turn) == ("native", begin, eos)
+    assert spec.stop_ids(tokenizer) == (tokenizer.convert_tokens_to_ids(eos),)
+    # Prompt and target together are the conversation as the template itself renders it.
+    problem = replace(PROBLEM, question="What is 2+2?")
+    ids = spec.prompt_ids(tokenizer, problem) + spec.target_ids(tokenizer, "\\boxed{4}")
+    turns = [("user", problem.question + BOXED), ("assistant", "\\boxed{4}")]
+    rendered = tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in turns], tokenize=False
+    )
+    today = date.today().strftime("%d %B %Y")
+    whole = rendered.strip().replace(today, "26 July 2024").replace(f" {eos}", eos)
+    assert tokenizer.decode(ids) == whole
+    again = native_spec(tokenizer).prompt_ids(tokenizer, problem)
+    assert again == ids[: len(again)] and ("clock" == name) == (spec.date is not None)
+
+
+def test_the_stops_of_the_generation_defaults_count(tmp_path):
+    template, bos, eos, _ = TEMPLATES["tinyllama"]
+    tokenizer = chat_tokenizer(template, bos, eos, "<|stop|>")
+    tokenizer.save_pretrained(tmp_path)
+    stops = [tokenizer.convert_tokens_to_ids(token) for token in ("<|stop|>", "</s>")]
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert native_spec(loaded).stop_ids(loaded) == tuple(stops[::-1])
+
+
+PLAIN_END = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + '<end>' }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "no chat template"),
+        ("{{ messages[0]['content'] }}", "does not render a question and its answer once"),
+        ("{{ raise_exception('no users') }}", "does not render .*no users"),
+        (PLAIN_END, "closes an answer with '<end>' and no special token; name .*native:TOKEN"),
+    ],
+)
+def test_what_cannot_be_derived_is_asked_for_in_one_line(template, message):
+    tokenizer = chat_tokenizer(template, "<s>", "</s>")
+    with pytest.raises(ValueError, match=message) as caught:
+        native_spec(tokenizer)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_end_of_turn_can_be_named():
+    tokenizer = chat_tokenizer(PLAIN_END, "<s>", "</s>")
+    spec = prompt_spec("native:</s>", tokenizer)
+    assert (
+        spec.end_of_turn == "</s>"
+        and spec.target_ids(tokenizer, "4")[-1] == spec.stop_ids(tokenizer)[0]
+    )
+    with pytest.raises(ValueError, match="does not know '<oops>'"):
+        prompt_spec("native:<oops>", tokenizer).stop_ids(tokenizer)
+
+
+def test_native_spec_and_prompt_spec_name_what_is_allowed():
+    tokenizer = standin.build_tokenizer("qwen2.5", small=True)
+    with pytest.raises(ValueError, match="does not know '<.eot_id.>'.*'llama-3-instruct'"):
+        PROMPT_SPECS["llama-3-instruct"].stop_ids(tokenizer)
+    with pytest.raises(ValueError, match="unknown prompt spec 'qwen': must be one of mini, qwen2"):
+        prompt_spec("qwen")
+    assert prompt_spec("native", tokenizer) is PROMPT_SPECS["qwen2.5-instruct"]
+
+
+WORDS = tiny.build_tokenizer()
+ASKED = tiny.build_problems(3)[2]
 
 
 def ids(text: str) -> tuple[int, ...]:
-    return tuple(VOCABULARY.index(word) for word in text.split())
-
-
-def test_prompt_ids_are_the_templates():
-    expected = (USER, *ids(PROBLEM.question), END, ASSISTANT)
-    assert SPEC.prompt_ids(TOKENIZER, PROBLEM) == expected
-
-
-def test_the_strategy_stands_before_the_problem():
-    expected = (USER, *ids(PROBLEM.strategy), *ids(PROBLEM.question), END, ASSISTANT)
-    assert SPEC.prompt_ids(TOKENIZER, PROBLEM, guided=True) == expected
-    # Strategies are data, never templates.
-    braces = replace(PROBLEM, strategy="s1 {question} {0} }{ s2", question="w1 {strategy}")
-    got = SPEC.prompt_ids(TOKENIZER, braces, guided=True)
-    assert got.count(VOCABULARY.index("w1")) == 1 and got.count(VOCABULARY.index("s1")) == 1
+    return tuple(tiny.VOCABULARY.index(word) for word in text.split())
 
 
 def test_suffix_prefill_and_system_turn():
-    spec = replace(SPEC, suffix=" w7 w8", prefill=" w9", system="w10 w11")
-    system = TOKENIZER.convert_tokens_to_ids("<|unk|>")  # the tiny vocabulary has no system role
-    expected = (
-        system, *ids("w10 w11"), END, USER, *ids(PROBLEM.question), *ids("w7 w8"), END, ASSISTANT,
-        *ids("w9"),
-    )  # fmt: skip
-    assert spec.prompt_ids(TOKENIZER, PROBLEM) == expected
-    guided = spec.prompt_ids(TOKENIZER, PROBLEM, guided=True)
-    assert guided[-4:] == expected[-4:] and len(guided) == len(expected) + len(
-        PROBLEM.strategy.split()
-    )
+    spec = replace(tiny.SPEC, suffix=" w7 w8", prefill=" w9", system="w10 w11")
+    # The tiny vocabulary has no system role.
+    shown = f"<|unk|> w10 w11 <|end|> <|user|> {{}} {ASKED.question} w7 w8 <|end|> <|assistant|> w9"
+    assert spec.prompt_ids(WORDS, ASKED) == ids(shown.format(""))
+    assert spec.prompt_ids(WORDS, ASKED, guided=True) == ids(shown.format(ASKED.strategy))
+    assert spec.target_ids(WORDS, "w5 w9") == (*ids("w5 w9"), tiny.END)
+
+
+def test_stop_ids_are_end_of_turn_then_eos():
+    tokenizer = tiny.build_tokenizer()
+    for eos, stops in (("<|end|>", (tiny.END,)), ("<|pad|>", (tiny.END, 0)), (None, (tiny.END,))):
+        tokenizer.eos_token = eos  # a base checkpoint's differs from the end of turn
+        assert tiny.SPEC.stop_ids(tokenizer) == stops
+
+
+def test_a_missing_strategy_trace_or_template_is_named():
+    for strategy in (None, ""):
+        with pytest.raises(ValueError, match="problem 'p2' has no strategy"):
+            tiny.SPEC.prompt_ids(WORDS, replace(ASKED, strategy=strategy), guided=True)
+    with pytest.raises(ValueError, match="problem 'p2' has no expert trace to show"):
+        tiny.SPEC.prompt_ids(WORDS, replace(ASKED, expert=None), solved=True)
+    tokenizer = tiny.build_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        tiny.SPEC.prompt_ids(tokenizer, ASKED)
 
 
 def test_sft_ids_are_rollout_prompt_ids_and_target_ids():
-    rollout = build_rollout(build_model())
+    rollout = tiny.build_rollout(tiny.build_model())
     rollout.begin_step(1)
-    problems = build_problems(3)
+    problems = tiny.build_problems(3)
     sampled = rollout.groups(problems, 2)
     for problem, demo, group in zip(
         problems, rollout.demonstrations(problems), sampled, strict=True
     ):
         assert demo.role is Role.DEMO and demo.reward == 1.0
-        assert demo.prompt_ids == group[0].prompt_ids == SPEC.prompt_ids(TOKENIZER, problem)
-        assert demo.completion_ids == (*ids(problem.expert), END)
-        assert END not in demo.completion_ids[:-1]
-
-
-def test_a_trace_that_repeats_the_prefill_loses_the_repetition():
-    spec = replace(SPEC, prefill="w3 w4")
-    assert spec.target_ids(TOKENIZER, "w3 w4 w5") == (*ids("w5"), END)
-    assert spec.target_ids(TOKENIZER, "w5 w3 w4") == (*ids("w5 w3 w4"), END)
-
-
-def test_no_second_begin_of_sequence_token():
-    """A template that writes it and a tokenizer that adds it must not both act."""
-    tokenizer, begin = build_tokenizer(), VOCABULARY.index("w13")
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="w13 $A", special_tokens=[("w13", begin)]
-    )
-    assert tokenizer("w1")["input_ids"] == [begin, *ids("w1")]  # what must not happen below
-    tokenizer.chat_template = "{{ 'w13 ' }}" + tokenizer.chat_template
-    prompt = SPEC.prompt_ids(tokenizer, replace(PROBLEM, question="w1 w2"))
-    assert prompt.count(begin) == 1
-    assert begin not in SPEC.target_ids(tokenizer, "w1 w2")
-
-
-def test_stop_ids_are_end_of_turn_then_eos():
-    assert SPEC.stop_ids(TOKENIZER) == (END,)
-    tokenizer = build_tokenizer()
-    tokenizer.eos_token = "<|pad|>"  # a base checkpoint's eos differs from the end of turn
-    assert SPEC.stop_ids(tokenizer) == (END, 0)
-    tokenizer.eos_token = None
-    assert SPEC.stop_ids(tokenizer) == (END,)
-
-
-def test_a_tokenizer_of_another_family_is_refused():
-    with pytest.raises(ValueError, match="does not know '<.im_end.>'.*'qwen2.5-instruct'"):
-        PROMPT_SPECS["qwen2.5-instruct"].stop_ids(TOKENIZER)
-
-
-def test_missing_strategy_and_missing_template_are_named():
-    for strategy in (None, ""):
-        with pytest.raises(ValueError, match="problem 'p2' has no strategy"):
-            SPEC.prompt_ids(TOKENIZER, replace(PROBLEM, strategy=strategy), guided=True)
-    tokenizer = build_tokenizer()
-    tokenizer.chat_template = None
-    with pytest.raises(ValueError, match="no chat template"):
-        SPEC.prompt_ids(tokenizer, PROBLEM)
-
-
-def test_every_spec_is_complete():
-    for name, spec in PROMPT_SPECS.items():
-        assert spec.name == name and spec.end_of_turn
-        shown = spec.guided.format(strategy="STRATEGY", question="QUESTION")
-        assert shown.index("STRATEGY") < shown.index("QUESTION")  # Section 3 of the paper
+        assert demo.prompt_ids == group[0].prompt_ids == tiny.SPEC.prompt_ids(WORDS, problem)
+        assert demo.completion_ids == (*ids(problem.expert), tiny.END)
+        assert tiny.END not in demo.completion_ids[:-1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The optional hooks of a method: when they are called, with what, and what is refused."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -19,8 +18,6 @@ from tiny import (
     weights_of,
 )
 
-from sgpo.core import losses
-from sgpo.core.logprobs import TopK, completion_kl, kl_divergence, pad_sequences
 from sgpo.core.scoring import own_logprobs
 from sgpo.core.teacher import Teacher
 from sgpo.core.types import Role, Trajectory
@@ -78,63 +75,6 @@ def test_more_problems_stop_when_none_is_missing_or_the_budget_is_spent(tmp_path
         steps(3, 1)
     with pytest.raises(ValueError, match=r"Hooked.more_problems: .*set train.samples_per_problem"):
         steps(None, 1)
-
-
-PROMPTS = [(2, 5, 6, 3), (2, 7, 3)]
-SHOWN = [(2, 20, 5, 6, 3), (2, 21, 7, 3)]
-COMPLETIONS = [(9, 8, 4), (5, 6, 7, 8, 4)]
-
-
-@pytest.mark.parametrize("direction", ["forward", "reverse", "jensen_shannon"])
-@pytest.mark.parametrize("top_k", [None, TopK(5), TopK(5, of="student", tail=False)])
-def test_a_teacher_of_other_weights_against_float64(direction, top_k):
-    model, teacher = build_model(), Teacher()
-    teacher.place(build_model(seed=3), build_tokenizer())
-    batches = [pad_sequences(p, COMPLETIONS) for p in (PROMPTS, SHOWN)]
-    settings = {"direction": direction, "beta": 0.3, "top_k": top_k, "teacher": teacher}
-    found, _ = completion_kl(model, *batches, **settings)
-    chunked, _ = completion_kl(model, *batches, **settings, chunk_size=2)
-    torch.testing.assert_close(found, chunked, rtol=1e-5, atol=1e-6)
-    assert teacher.scored_tokens == 2 * 8
-    for row, completion in enumerate(COMPLETIONS):
-        for t in range(len(completion)):
-            sides = []
-            for net, prompts in ((teacher.model, SHOWN), (model, PROMPTS)):
-                ids = torch.tensor([prompts[row] + completion[: t + 1]])
-                sides.append(net(ids).logits[0, -2].double().softmax(-1).tolist())
-            assert float(found[row, t].detach()) == pytest.approx(
-                by_hand(*sides, direction, top_k), abs=2e-5
-            )
-
-
-def by_hand(p, q, direction, top_k):
-    if top_k is not None:
-        order = sorted(range(len(p)), key=lambda i: -(q if top_k.of == "student" else p)[i])
-        kept = order[: top_k.k]
-        p, q = ([side[i] for i in kept] for side in (p, q))
-        if top_k.tail:
-            p, q = p + [1 - sum(p)], q + [1 - sum(q)]
-        p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
-
-    def kl(a, b):
-        return sum(x * math.log(x / y) for x, y in zip(a, b, strict=True))
-
-    if direction == "jensen_shannon":
-        middle = [0.3 * x + 0.7 * y for x, y in zip(p, q, strict=True)]
-        return 0.3 * kl(p, middle) + 0.7 * kl(q, middle)
-    return kl(p, q) if direction == "forward" else kl(q, p)
-
-
-def test_jensen_shannon_is_zero_on_equals_bounded_and_symmetric_at_a_half():
-    make = torch.Generator().manual_seed(0)
-    one, other = (5 * torch.randn(50, 9, generator=make, dtype=torch.float64) for _ in range(2))
-    there = kl_divergence(one, other, direction="jensen_shannon")
-    back = kl_divergence(other, one, direction="jensen_shannon")
-    torch.testing.assert_close(there, back)
-    assert 0.3 < there.max() <= math.log(2)
-    assert kl_divergence(one, one, direction="jensen_shannon").abs().max() < 1e-12
-    with pytest.raises(ValueError, match="beta=1: must be above 0 and below 1"):
-        kl_divergence(one, other, direction="jensen_shannon", beta=1)
 
 
 def test_a_moving_average_by_hand_and_a_frozen_copy(tmp_path):
@@ -280,12 +220,3 @@ def test_a_state_that_does_not_load_is_one_line(tmp_path):
     assert json.loads(saved.read_text())["extra"]["method"] == [{"count": 1}]
     with pytest.raises(ValueError, match=r"New.load_state: .*KeyError: 'counted'.*delete the run"):
         build_trainer(New(), tmp_path).run()
-
-
-def test_the_helper_for_advantages_keeps_the_order():
-    groups = [
-        [Trajectory(f"p{i}", Role.AUTONOMOUS, (2,), (4,), reward) for reward in rewards]
-        for i, rewards in enumerate([(1.0, 0.0, 0.0, 0.0), (1.0, 1.0)])
-    ]
-    found = losses.with_advantages(groups, losses.group_centered)
-    assert [t.advantage for t in found] == [0.75, -0.25, -0.25, -0.25, 0.0, 0.0]

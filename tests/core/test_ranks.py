@@ -12,11 +12,14 @@ from tiny import (
     METHODS,
     SPEC,
     Hooked,
+    Killed,
+    at_step,
     build_model,
     build_tokenizer,
     build_trainer,
+    die,
     equal_weights,
-    grader,
+    metrics,
     weights_of,
 )
 from transformers import AutoModelForCausalLM
@@ -44,51 +47,23 @@ RESUMED = {**METHODS, "hooked": Hooked}
 ALL = {**{name: (name, {}) for name in RESUMED}, **VARIANTS}
 
 
-class Killed(Exception):
-    """Ends a run in the middle of a step, on every rank."""
-
-
-def metrics(run_dir):
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(s).items() if k != "seconds"} for s in lines]
-
-
-def dying_grader(step, trainers):
-    def grade(pairs, *, truncated=None):
-        if trainers[0].rollout.step == step:
-            raise Killed
-        return grader(pairs, truncated=truncated)
-
-    return grade
-
-
 def train_everything(own, directory):
     """On each rank: every case to its end; every method also killed at step 4 and resumed."""
-    for case, (name, changes) in ALL.items():
-        trainer = sharded_trainer(
-            RESUMED[name](), directory / case, own, num_steps=STEPS, **changes
-        )
+
+    def trainer_of(name, run_dir, **changes):
+        return sharded_trainer(RESUMED[name](), directory / run_dir, own, num_steps=4, **changes)
+
+    def finish(trainer):
         trainer.run()
-        sharding.export(trainer.model, directory / case / "model" if own.first else None)
+        sharding.export(trainer.model, trainer.run_dir / "model" if own.first else None)
+
+    for case, (name, changes) in ALL.items():
+        finish(trainer_of(name, case, **changes))
     for name in RESUMED:
-        run_dir = directory / f"{name}-resumed"
-        trainers = []
-        trainers.append(
-            sharded_trainer(
-                RESUMED[name](), run_dir, own, grade=dying_grader(4, trainers), num_steps=STEPS
-            )
-        )
-        try:
-            trainers[0].run()
-        except Killed:
-            pass
-        resumed = sharded_trainer(RESUMED[name](), run_dir, own, num_steps=STEPS)
-        resumed.run()
-        assert resumed.rollout.step == 4
-        sharding.export(resumed.model, run_dir / "model" if own.first else None)
-    half = sharded_trainer(
-        METHODS["sgpo"](), directory / "bfloat16", own, num_steps=STEPS, precision="bfloat16"
-    )
+        with pytest.raises(Killed):
+            at_step(4, trainer_of(name, f"{name}-resumed"), die).run()
+        finish(trainer_of(name, f"{name}-resumed"))
+    half = trainer_of("sgpo", "bfloat16", precision="bfloat16")
     half.run()
     masters = {p.dtype for p in half.model.parameters()}
     assert masters == {torch.float32}, masters
@@ -195,15 +170,10 @@ def test_a_state_before_the_first_move_continues(tmp_path):
 
 def lose_a_rank(own, directory, how):
     """Rank 1 is killed, or stops answering, in the middle of step 2."""
-    trainers = []
-
-    def grade(pairs, *, truncated=None):
-        if own.rank == 1 and trainers[0].rollout.step == 2:
-            os.kill(os.getpid(), how)
-        return grader(pairs, truncated=truncated)
-
-    trainers.append(sharded_trainer(METHODS["grpo"](), directory, own, grade=grade))
-    trainers[0].run()
+    trainer = sharded_trainer(METHODS["grpo"](), directory, own)
+    if own.rank == 1:
+        at_step(2, trainer, lambda: os.kill(os.getpid(), how))
+    trainer.run()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -217,20 +187,14 @@ def test_a_lost_rank_ends_the_others_in_time_and_clearly(how, tmp_path):
     assert "run the same command again" in said
 
 
-def test_shares_cover_everything_once():
+def test_problems_are_shared_among_ranks():
     for count in range(9):
         for size in (1, 2, 3, 4):
             shares = [list(Ranks(r, size).share(count)) for r in range(size)]
             assert [i for share in shares for i in share] == list(range(count))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_every_update_has_its_problems_on_all_ranks():
-    first, second = (places_of(Ranks(r, 2), 12, 3) for r in (0, 1))
+    first, second = (places_of(Ranks(r, 2), 12, 3) for r in (0, 1))  # in each of three updates
     assert first == [0, 1, 4, 5, 8, 9] and second == [2, 3, 6, 7, 10, 11]
-
-
-def test_too_many_ranks_are_refused():
     with pytest.raises(ValueError, match="fewer than one problem for each of 8 ranks"):
         check_share(Ranks(0, 8), 12, 2)
 
@@ -251,10 +215,8 @@ def test_a_plain_model_is_left_alone():
     sharding.reduce_gradients(model)
     assert not sharding.is_sharded(model) and equal_weights(weights_of(model), before)
     assert dict(sharding.full_state(model)).keys() == model.state_dict().keys()
-    assert not sharding.needs_sharding(Ranks(), "float32")
-    assert sharding.needs_sharding(Ranks(), "bfloat16") and sharding.needs_sharding(
-        Ranks(0, 2), "float32"
-    )
+    needed = [sharding.needs_sharding(*of) for of in ((Ranks(), "float32"), (Ranks(), "bfloat16"))]
+    assert needed == [False, True] and sharding.needs_sharding(Ranks(0, 2), "float32")
 
 
 def share_an_evaluation(own, directory):

@@ -114,8 +114,8 @@ def test_statistics_are_means_over_every_call_and_the_grader_sees_what_was_cut()
         "response_length": sum(len(t.completion_ids) for t in trajectories) / 30,
         "zero_std_share": equal / 7,
     }
-    assert rollout.stats == pytest.approx(expected)
-    assert 0 < rollout.stats["reward"] < 1 and 0 < equal < 7
+    assert rollout.sums.means() == pytest.approx(expected)
+    assert 0 < rollout.sums.means()["reward"] < 1 and 0 < equal < 7
 
 
 def test_own_prompts_are_sampled_graded_and_counted():
@@ -193,12 +193,14 @@ class ShiftedSampler(CompactSampler):
 def test_the_rollout_measures_under_the_prompt_that_was_sampled(guided):
     rollout = opened()
     rollout.groups(build_problems(4), 3, guided=guided)
-    assert not any("mismatch" in name for name in rollout.stats)  # shared weights: nothing to say
+    assert not any(
+        "mismatch" in name for name in rollout.sums.means()
+    )  # shared weights: nothing to say
     rollout.sampler = ShiftedSampler(rollout)
     groups = rollout.groups(build_problems(4), 3, guided=guided)
     prefix = "guided_" if guided else ""
-    assert rollout.stats[f"{prefix}mismatch_mean"] == pytest.approx(SHIFT, abs=1e-5)
-    assert rollout.stats[f"{prefix}mismatch_max"] == pytest.approx(SHIFT, abs=1e-4)
+    assert rollout.sums.means()[f"{prefix}mismatch_mean"] == pytest.approx(SHIFT, abs=1e-5)
+    assert rollout.sums.means()[f"{prefix}mismatch_max"] == pytest.approx(SHIFT, abs=1e-4)
     t = groups[0][0]
     values = dense_logprobs(rollout.model, t.second_prompt_ids or t.prompt_ids, t.completion_ids)
     assert t.sampler_logprobs == pytest.approx((values - SHIFT).tolist())

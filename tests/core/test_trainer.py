@@ -9,13 +9,15 @@ import torch
 from tiny import (
     METHODS,
     Hooked,
+    Killed,
+    at_step,
     build_model,
     build_problems,
     build_rollout,
     build_trainer,
     dense_logprobs,
+    die,
     equal_weights,
-    grader,
     metrics,
     weights_of,
 )
@@ -33,10 +35,6 @@ RESUMED = {
 }
 
 
-class Killed(BaseException):
-    """Stands for kill -9: nothing in the trainer may catch it."""
-
-
 def trainer_of(name, run_dir, **changes):
     make, own = RESUMED[name]
     return build_trainer(make(), run_dir, **{"num_steps": STEPS, **own, **changes})
@@ -50,16 +48,8 @@ def finish(name, run_dir, **changes):
 
 def die_at(step, trainer):
     """Runs until the samples of ``step`` are graded."""
-    grade = trainer.rollout.grader
-
-    def dying(pairs, **flags):
-        if trainer.rollout.step == step:
-            raise Killed
-        return grade(pairs, **flags)
-
-    trainer.rollout.grader = dying
     with pytest.raises(Killed):
-        trainer.run()
+        at_step(step, trainer, die).run()
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +97,8 @@ def test_a_damaged_state_falls_back_and_steps_before_one_are_not_repeated(
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     trainer, steps = trainer_of("grpo", tmp_path), []
-
-    def noting(pairs, **flags):
-        steps.append(trainer.rollout.step)
-        return grader(pairs, **flags)
-
-    trainer.rollout.grader = noting
+    for step in range(1, 7):
+        at_step(step, trainer, lambda: steps.append(trainer.rollout.step))
     trainer.run()
     assert steps == [3, 4, 5, 6] and "step-000004" in capsys.readouterr().out
     assert_same(trainer, uninterrupted["grpo"])

@@ -428,5 +428,5 @@ def test_rollout_trajectories_carry_prompt_and_completion_apart():
         assert {t.prompt_ids for t in group} == {SPEC.prompt_ids(tokenizer, problem)}
         assert {type(t) for t in group} == {Trajectory}
         assert {t.problem_id for t in group} == {problem.id}
-    reward = rollout.stats["reward"]
+    reward = rollout.sums.means()["reward"]
     assert 0 < reward < 1 and rollout.spent.num_samples == 12

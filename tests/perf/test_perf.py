@@ -74,8 +74,8 @@ def test_steps_do_the_stated_work_and_move_the_weights(tmp_path):
         step()
         assert step.rollout.spent.num_samples == 2 * 12
         assert step.rollout.spent.sampled_tokens == 2 * 12 * 5
-        assert step.rollout.stats["truncated_share"] == 1.0
-        assert 0 < step.rollout.stats["reward"] < 1
+        assert step.rollout.sums.means()["truncated_share"] == 1.0
+        assert 0 < step.rollout.sums.means()["reward"] < 1
         after = dict(step.trainer.model.named_parameters())
         assert any(not torch.equal(before[n], after[n]) for n in before)
 

@@ -1,0 +1,75 @@
+"""Checkpoints: position encodings, architectures, and what a context holds."""
+
+import json
+
+import pytest
+import standin
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from sgpo.core import models as context
+from sgpo.core.models import load_model
+
+LLAMA_31_ROPE = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "rope"),
+    [
+        ("qwen2.5", {"rope_theta": 1e6, "rope_type": "default"}),
+        ("llama-3", {"rope_theta": 5e5, **LLAMA_31_ROPE}),
+    ],
+)
+def test_the_position_encoding_of_the_config_reaches_the_model(tmp_path, family, rope):
+    changes = {"rope_parameters": rope, "max_position_embeddings": 32_768, "head_dim": 128}
+    standin.write_checkpoint(tmp_path, family, small=True, **changes)
+    model = load_model(tmp_path)
+    context.check_rope(model, tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    # The fault of the trackers: the base frequency is dropped and 10000 used instead.
+    (tmp_path / "config.json").write_text(config.replace(str(rope["rope_theta"]), "10000.0"))
+    with pytest.raises(ValueError, match="rope_theta=10000"):
+        context.check_rope(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("foo", "'foo' is no language model"), ("gpt2", "'gpt2' has no rotary position encoding")],
+)
+def test_an_architecture_that_is_not_supported_is_one_line(tmp_path, kind, message):
+    shape = {"vocab_size": 10, "n_embd": 4, "n_layer": 1, "n_head": 1, "n_positions": 8}
+    if kind == "gpt2":
+        GPT2LMHeadModel(GPT2Config(**shape)).save_pretrained(tmp_path)
+    else:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_both_spellings_of_the_rope_settings_mean_the_same():
+    old = {"rope_theta": 5e5, "rope_scaling": LLAMA_31_ROPE, "max_position_embeddings": 131_072,
+           "num_attention_heads": 32, "hidden_size": 4096}  # fmt: skip
+    new = {k: v for k, v in old.items() if not k.startswith("rope")}
+    new["rope_parameters"] = {"rope_theta": 5e5, **LLAMA_31_ROPE}
+    frequencies = [context.expected_inverse_frequencies(c) for c in (old, new)]
+    assert torch.equal(*frequencies)
+    # Longest wave slowed by the full factor, shortest kept: hand-computed.
+    assert frequencies[0][0] == 1.0
+    assert frequencies[0][-1].item() == pytest.approx(5e5 ** -(126 / 128) / 8, rel=1e-6)
+
+
+def test_context_length_and_the_cap():
+    assert context.context_length({"max_position_embeddings": 32_768}) == 32_768
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768}
+    config = {"max_position_embeddings": 32_768, "rope_scaling": yarn}
+    assert context.context_length(config) == 131_072
+    assert context.fit_max_tokens(131_072, 1000, 32_768) == (32_768, None)
+    cap, line = context.fit_max_tokens(32_768, 768, 32_768)
+    assert cap == 32_000 and "capped at 32000 tokens" in line
+    assert context.fit_max_tokens(100, 60, 40) == (40, None)
+    with pytest.raises(ValueError, match="longest prompt has 100 tokens"):
+        context.fit_max_tokens(100, 100, 1)
