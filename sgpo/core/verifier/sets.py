@@ -57,6 +57,8 @@ def real_set(form: Form, beside_a_set: bool = False) -> tuple[str | None, str] |
             node = _points(form)
         elif isinstance(form, Scalar) and "\\setminus" in form.text:
             pieces = split_outside(form.text, SETMINUS)[0]
+            if len(pieces) == 1:
+                return None
             node = ["without", *(_member(parse_form(p)) for p in pieces)]
         else:
             return None

@@ -1,17 +1,13 @@
 """Equality of expressions, relations and sets of real numbers. Runs in worker processes only.
 
-math-verify's parser (latex2sympy2_extended) reads the LaTeX, sympy knows the sets, and
-``math_verify.verify`` compares what has no numbers to compare (sums, integrals, unusual types).
-Ordinary expressions are compared here, because ``verify`` takes two for equal when they differ by
-less than 1e-15 (so 1/2004! = 1/2006!) and accepts six-digit approximations of irrationals:
-
-* constants are equal when their values agree to 40 digits *relative* to their size, and to 40
-  places after the point where they are large;
-* expressions with variables are equal when they agree at fixed sample points of both signs at
-  which both are real (integers where binomials or factorials are involved, and where letters such
-  as n are rounded).
-
-Values too large to write down are never evaluated: such expressions are equal only if identical.
+math-verify's parser reads the LaTeX, sympy knows the sets, ``math_verify.verify`` compares what has
+no numbers to compare (sums, integrals, unusual types). Ordinary expressions are compared here:
+``verify`` takes two for equal when they differ by less than 1e-15 (so 1/2004! = 1/2006!) and
+accepts six-digit approximations of irrationals. Constants are equal when their values agree to 40
+digits relative to their size, and to 40 places after the point; expressions with variables when
+they agree at fixed sample points of both signs at which both are real (integers where binomials or
+factorials are involved, and where letters such as n are rounded). Values too large to write down
+are never evaluated: such expressions are equal only if identical.
 """
 
 from __future__ import annotations
@@ -79,7 +75,7 @@ def parse(text: str) -> Basic:
     if not isinstance(expression, Basic | sympy.MatrixBase):
         raise Unreadable(text[:200])
     if isinstance(expression, Expr):
-        expression = _with_exact_decimals(_functions_as_symbols(expression))
+        expression = _with_values(expression)
         if _log10_bound(expression) > MAX_LOG10 or expression.has(sympy.zoo, sympy.nan):
             raise Unreadable(f"has no value, or too large a one: {text[:200]}")
     return expression
@@ -93,15 +89,12 @@ def _as_one_name(found: re.Match[str]) -> str:
     return f"{head[-1] if len(head) == 1 else 'W'}_{{{head[1:]}{letters}}} "
 
 
-def _functions_as_symbols(expression: Expr) -> Expr:
-    """``f(x)`` as the symbol ``f(x)``, ``dy/dx`` as a symbol: neither has a value to sample."""
+def _with_values(expression: Expr) -> Expr:
+    """With exact decimals; ``f(x)`` and ``dy/dx``, which have no value to sample, as symbols."""
     opaque = expression.atoms(AppliedUndef) | {
         d for d in expression.atoms(sympy.Derivative) if not d.expr.has(*d.variables)
     }
-    return expression.xreplace({call: Symbol(str(call), real=True) for call in opaque})
-
-
-def _with_exact_decimals(expression: Expr) -> Expr:
+    expression = expression.xreplace({call: Symbol(str(call), real=True) for call in opaque})
     return expression.xreplace({f: Rational(str(f)) for f in expression.atoms(Float)})
 
 
@@ -116,10 +109,10 @@ def _log10_bound(expression: Basic) -> float:
     if not expression.args:
         return 1.31
     bounds = [_log10_bound(arg) for arg in expression.args]
-    if any(b > MAX_LOG10 for b in bounds):
+    if max(bounds) > MAX_LOG10:
         return math.inf
     if expression.is_Pow or isinstance(expression, sympy.exp):
-        base, exponent = (1.31, bounds[0]) if isinstance(expression, sympy.exp) else bounds
+        base, exponent = bounds if expression.is_Pow else (1.31, bounds[0])
         return math.inf if exponent > 6 else max(base, 0.5) * 10**exponent
     if isinstance(expression, sympy.factorial | sympy.gamma):
         return math.inf if bounds[0] > 4.5 else 10 ** bounds[0] * max(bounds[0], 1.0)
