@@ -50,19 +50,13 @@ _SOUP = st.lists(
     max_size=16,
 ).map(" ".join)
 _TIGHT = st.lists(_ATOMS | st.sampled_from(list("+-*/^_=,;(){}[]<>|!'")), max_size=10).map("".join)
+_FRAMES = (
+    r"\frac{{{}}}{{{}}}", "{}^{{{}}}", r"\sqrt{{{}}}", "({}, {})", "{}+{}", r"\{{{}, {}\}}",
+    r"\left({}\right)!", "[{}, {})", "{}={}",
+)  # fmt: skip
 _NESTED = st.recursive(
     _ATOMS,
-    lambda inner: (
-        st.builds(r"\frac{{{}}}{{{}}}".format, inner, inner)
-        | st.builds("{}^{{{}}}".format, inner, inner)
-        | st.builds(r"\sqrt{{{}}}".format, inner)
-        | st.builds("({}, {})".format, inner, inner)
-        | st.builds("{}+{}".format, inner, inner)
-        | st.builds(r"\{{{}, {}\}}".format, inner, inner)
-        | st.builds(r"\left({}\right)!".format, inner)
-        | st.builds("[{}, {})".format, inner, inner)
-        | st.builds("{}={}".format, inner, inner)
-    ),
+    lambda inner: st.builds(str.format, st.sampled_from(_FRAMES), inner, inner),
     max_leaves=8,
 )
 _LONG = st.builds(
@@ -74,35 +68,29 @@ _LONG = st.builds(
     ),
     st.integers(2, 2_000),
 )  # fmt: skip
-_PLAIN = st.text(max_size=60)
-
-
-def code_attempts(canary: Path) -> st.SearchStrategy[str]:
-    """Text that would create ``canary`` if any of it were ever evaluated."""
-    call = f"open('{canary}','w')"
-    return st.sampled_from(
-        [
-            call,
-            f"__import__('os').system('touch {canary}')",
-            f"\\operatorname{{exec}}({call})",
-            f"(lambda: {call})()",
-            f"x.__class__.__init__.__globals__['open']('{canary}','w')",
-            f"\\text{{{call}}}",
-            f"eval(compile(\"{call}\",'','exec'))",
-            f"f({call})",
-            f"\\sqrt{{{call}}}",
-            f"Symbol('x', {call})",
-            f"lambdify(x, {call})()",
-        ]
-    )
 
 
 def completions(canary: Path) -> st.SearchStrategy[tuple[str, str]]:
-    """(gold, completion) pairs of all kinds."""
-    body = st.one_of(_SOUP, _TIGHT, _NESTED, _LONG, _PLAIN, code_attempts(canary))
+    """(gold, completion) pairs of all kinds. What would create ``canary`` if any of it were ever
+    evaluated is among them."""
+    call = f"open('{canary}','w')"
+    attempts = [
+        call,
+        f"__import__('os').system('touch {canary}')",
+        f"\\operatorname{{exec}}({call})",
+        f"(lambda: {call})()",
+        f"x.__class__.__init__.__globals__['open']('{canary}','w')",
+        f"\\text{{{call}}}",
+        f"eval(compile(\"{call}\",'','exec'))",
+        f"f({call})",
+        f"\\sqrt{{{call}}}",
+        f"Symbol('x', {call})",
+        f"lambdify(x, {call})()",
+    ]
+    body = st.one_of(_SOUP, _TIGHT, _NESTED, _LONG, st.text(max_size=60), st.sampled_from(attempts))
     gold = st.one_of(_NESTED, _ATOMS, _TIGHT).map(lambda text: f"7{text}")
     frame = st.sampled_from(["\\boxed{%s}", "%s", "The answer is %s", "\\boxed{%s}}", "$%s$",
-                             "<think>\\boxed{1}</think> \\boxed{%s}", "\\boxed{%s"])  # fmt: skip
+                             "<think>\\boxed{1}</think> \\boxed{%s}", "\\boxed{%s}"])  # fmt: skip
     shown = st.builds(lambda form, text: form.replace("%s", text), frame, body)
     # One input in eight has the gold itself in the box.
     text = st.tuples(gold, shown, st.integers(0, 7))
@@ -123,12 +111,11 @@ class _Search:
         self.began = time.monotonic()
 
     def take(self, gold: str, completion: str) -> None:
-        began = time.monotonic()
+        began = time.process_time()
         span = extract(completion).text
-        assert span is None or isinstance(span, str)
         if span is not None and len(span) < 5_000:
-            assert canonical(canonical(span)) is not None
-        self.slowest_exact = max(self.slowest_exact, time.monotonic() - began)
+            canonical(canonical(span))
+        self.slowest_exact = max(self.slowest_exact, time.process_time() - began)
         self.longest = max(self.longest, len(completion))
         self.tried += 1
         self.pairs.append((gold, completion))
@@ -155,7 +142,7 @@ class _Search:
             if verdict.reason in ("error", "timeout") and len(self.undecided) < 5:
                 self.undecided.append(f"{gold} / {text[:120]} ({verdict.reason})")
         self.verdicts.update(v.reason for v in verdicts)
-        if self.tried and self.tried % (BATCH * 10) == 0:
+        if self.tried % (BATCH * 10) == 0:
             left = (time.monotonic() - self.began) * (self.total / self.tried - 1)
             self.say(f"{self.tried} of {self.total} inputs, about {left / 60:.1f} min left")
 
@@ -195,19 +182,18 @@ def fuzz(count: int, say: Say) -> tuple[Figures, bool]:
 
 def cases(count: int, say: Say) -> tuple[Figures, bool]:
     """Figures of the first ``count`` cases of every origin, and whether all are right."""
-    tracked = [(c["gold"], c["pred"], bool(c["expected"])) for c in _rows("verifier_cases.jsonl")]
-    completions = _rows("verifier_completions.jsonl")
+    tracked = [(c["gold"], c["pred"], bool(c["expected"])) for c in _rows("cases")]
     origins = {
         "from the peers' trackers": tracked[:SHARED],
         "ours, single": tracked[SHARED:],
         "ours, right and wrong spellings": [
             (row["gold"], f"\\boxed{{{text}}}", key == "right")
-            for row in _rows("verifier_pairs.jsonl")
+            for row in _rows("pairs")
             for key in ("right", "wrong")
             for text in row[key]
         ],
         "ours, whole completions": [
-            (r["gold"], r["completion"], r["correct"]) for r in completions
+            (r["gold"], r["completion"], r["correct"]) for r in _rows("completions")
         ],
     }
     figures: Figures = {"cases": 0, "right": 0, "failures": []}
@@ -215,17 +201,16 @@ def cases(count: int, say: Say) -> tuple[Figures, bool]:
         found = found[:count]
         verdicts = grade_many([(gold, text) for gold, text, _ in found])
         wrong = [c for c, v in zip(found, verdicts, strict=True) if v.correct != c[2]]
-        right = len(found) - len(wrong)
-        figures[origin] = f"{right} of {len(found)} right"
+        figures[origin] = f"{len(found) - len(wrong)} of {len(found)} right"
         figures["cases"] += len(found)
-        figures["right"] += right
+        figures["right"] += len(found) - len(wrong)
         figures["failures"] += [f"{gold} / {text}" for gold, text, _ in wrong]
         say(f"{origin}: {figures[origin]}")
     return figures, not figures["failures"]
 
 
 def _rows(name: str) -> list[dict]:
-    path = ROOT / "tests" / "data" / name
+    path = ROOT / "tests" / "data" / f"verifier_{name}.jsonl"
     if not path.exists():
         raise ValueError(f"{path.name} is absent: the cases come with a source checkout")
     return [json.loads(line) for line in path.read_text().splitlines()]

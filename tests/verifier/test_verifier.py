@@ -216,9 +216,9 @@ def test_bad_arguments_are_named():
 def test_explain_names_the_path():
     found = explain("\\frac{\\sqrt{3}}{3}", "so \\boxed{\\frac{1}{\\sqrt3}}")
     assert found.verdict.correct and found.extraction == "last closed box"
-    assert found.answer_text == "\\frac{1}{\\sqrt{3}}" and "worker" in found.decided_by
+    assert found.answer.text == "\\frac{1}{\\sqrt{3}}" and "worker" in found.decided_by
     assert explain("0.5", "\\boxed{\\frac12}").decided_by == "exact rules: numbers"
-    assert explain("5", "I do not know how to do it.").answer_form is None
+    assert explain("5", "I do not know how to do it.").answer is None
 
 
 def test_import_is_light_and_short_answers_need_no_process():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgpo.core.verifier import Verdict, answer_to, decide, forms, gold_answer, grade
+from sgpo.core.verifier import Answer, Verdict, answer_to, decide, forms, gold_answer, grade
 from sgpo.core.verifier.compare import real_sets
 from sgpo.core.verifier.extract import extract
 
@@ -26,10 +26,8 @@ class Explanation:
 
     verdict: Verdict
     extraction: str
-    gold_text: str
-    answer_text: str | None
-    gold_form: forms.Form | None
-    answer_form: forms.Form | None
+    gold: Answer
+    answer: Answer | None
     decided_by: str
 
 
@@ -45,8 +43,7 @@ def explain(gold: str, completion: str) -> Explanation:
         exact = decide(right, found.text) is not None  # type: ignore[arg-type]
         judge = "exact rules" if exact else "a worker process (sympy, math-verify)"
         decided_by = f"{judge}: {rule_of(right.form, answer.form)}"
-    read = (answer.text, right.form, answer.form) if answer else (None, right.form, None)
-    return Explanation(grade(gold, completion), found.path, right.text, *read, decided_by)
+    return Explanation(grade(gold, completion), found.path, right, answer, decided_by)
 
 
 def rule_of(gold: forms.Form, answer: forms.Form) -> str:
@@ -87,9 +84,9 @@ def _show(gold: str, text: str, *, truncated: bool) -> str:
     print(f"gold        {_short(gold)}")
     print(f"found by    {found.extraction}")
     print(f"answer      {_short(extracted) if extracted is not None else 'none'}")
-    print(f"gold as     {_short(found.gold_text)}  =  {describe(found.gold_form)}")
-    if found.answer_text is not None:
-        print(f"answer as   {_short(found.answer_text)}  =  {describe(found.answer_form)}")
+    print(f"gold as     {_short(found.gold.text)}  =  {describe(found.gold.form)}")
+    if found.answer is not None:
+        print(f"answer as   {_short(found.answer.text)}  =  {describe(found.answer.form)}")
     print(f"decided by  {decided_by}")
     print(f"verdict     {reason}")
     return reason

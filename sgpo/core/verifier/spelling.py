@@ -61,10 +61,9 @@ def canonical(text: str) -> str:
 
 
 def _apply(stage: str, text: str) -> str:
-    for needle, pattern, replacement, *times in _RULES[stage]:
-        for _ in range(*times or (1,)):
-            if needle in text:
-                text = pattern.sub(replacement, text)
+    for needle, pattern, replacement in _RULES[stage]:
+        if needle in text:
+            text = pattern.sub(replacement, text)
     return text
 
 
@@ -251,8 +250,9 @@ _REPLACEMENTS: dict[str, Callable[[re.Match[str]], str]] = {
 
 _RULES = {
     stage: [
-        (needle, compiled(pattern, _TABLE["names"]), _REPLACEMENTS.get(new, new), *times)
+        (needle, compiled(pattern, _TABLE["names"]), _REPLACEMENTS.get(new, new))
         for needle, pattern, new, *times in _TABLE[stage]
+        for _ in range(*times or (1,))
     ]
     for stage in ("rules", "last")
 }
