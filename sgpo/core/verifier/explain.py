@@ -147,8 +147,7 @@ def _scalar(form: forms.Scalar) -> str:
         return f"no agreed value: {_short(form.text)}"
     text = f"expression {_short(form.text)}"
     if form.value is not None and len(form.text) <= SHOWN_CHARS:
-        size = form.value.numerator.bit_length() + form.value.denominator.bit_length()
-        text = f"number {form.value}" if size < 1_000 else f"exact number of {size} bits"
+        text = f"number {form.value}"
     text += " percent" if form.percent else ""
     text += f" (unit {form.unit})" if form.unit else ""
     return text + (f" (counts {form.counted})" if form.counted else "")

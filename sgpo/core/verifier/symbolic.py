@@ -102,8 +102,7 @@ def _log10_bound(expression: Basic) -> float:
     """A rough upper bound of log10 of any number met while evaluating; inf where none is known.
     Variables count as 20, the largest size a sample point has."""
     if expression.is_Rational:
-        bits = abs(expression.p).bit_length() - expression.q.bit_length() + 1
-        return max(bits, 0) * math.log10(2)
+        return max(0.0, math.log10(abs(expression.p) or 1) - math.log10(expression.q))
     if expression.is_NumberSymbol or expression is I:
         return 0.5
     if not expression.args:
