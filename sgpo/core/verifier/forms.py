@@ -349,23 +349,19 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
         return Scalar(text, malformed=True)
     if len(items) == 2 and "\\infty" in inside:
         return Interval(*items, True, True)
-    return _signed_tuple(inside, pieces, items) or Group("tuple", items)
+    return _signed_tuple(inside, pieces) or Group("tuple", items)
 
 
-def _signed_tuple(inside: str, pieces: list[str], items: tuple[Form, ...]) -> Form | None:
+def _signed_tuple(inside: str, pieces: list[str]) -> Form | None:
     """``(\\pm 1, 0)`` as two points, ``(\\pm 1, \\pm 2)`` as four, ``(\\pm 1, \\mp 2)`` as two."""
     signed = ["\\pm" in piece for piece in pieces]
     if not 0 < sum(signed) <= MAX_SIGNED:
         return None
-    if "\\mp" in inside:
-        return Group("list", tuple(parse_form(f"({one})") for one in _both_signs(inside)))
-    choices = [
-        item.items if is_signed and isinstance(item, Group) else (item,)
-        for item, is_signed in zip(items, signed, strict=True)
-    ]
-    if any(is_signed and len(c) != 2 for c, is_signed in zip(choices, signed, strict=True)):
-        return None
-    return Group("list", tuple(Group("tuple", point) for point in itertools.product(*choices)))
+    points = _both_signs(inside)
+    if "\\mp" not in inside:
+        choices = map(lambda piece, both: _both_signs(piece) if both else [piece], pieces, signed)
+        points = list(map(",".join, itertools.product(*choices)))
+    return Group("list", tuple(parse_form(f"({point})") for point in points))
 
 
 def _set_builder(inside: str) -> Form | None:

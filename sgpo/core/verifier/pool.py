@@ -74,7 +74,7 @@ class _Worker:
             )
         self.replies = self.socket.makefile("rb")
         self.started = time.monotonic()
-        self.ready = False
+        self.ready, self.due = False, 0.0
 
     def wait_ready(self, is_over: Callable[[], bool]) -> None:
         """Returns when the worker can be asked. Raises _Late once ``is_over``, VerifierUnavailable
@@ -95,9 +95,9 @@ class _Worker:
             if not self.ready:
                 raise VerifierUnavailable(f"the verifier's worker {advice}")
 
-    def put(self, due: float, work: str, *arguments: str) -> Any:
-        """The answer to one question. Raises _Late, _Failed or _Gone."""
-        seconds = due - time.monotonic()
+    def put(self, work: str, *arguments: str) -> Any:
+        """The answer to one question before ``due``. Raises _Late, _Failed or _Gone."""
+        seconds = self.due - time.monotonic()
         if seconds <= 0:
             raise _Late
         question = {"work": work, "arguments": arguments, "seconds": seconds}
@@ -125,48 +125,6 @@ class _Worker:
             self.process.returncode = 0
         self.replies.close()
         self.socket.close()
-
-
-class _Clock:
-    """The deadline of a batch, which counts from the moment its first worker is ready."""
-
-    def __init__(self, item_seconds: float, batch_seconds: float | None) -> None:
-        self.item_seconds, self.batch_seconds = item_seconds, batch_seconds
-        self.end = float("inf")
-        self._lock = threading.Lock()
-
-    def is_over(self) -> bool:
-        return time.monotonic() >= self.end
-
-    def due(self) -> float:
-        """When an item that begins now must be done."""
-        now = time.monotonic()
-        with self._lock:
-            if self.end == float("inf") and self.batch_seconds is not None:
-                self.end = now + self.batch_seconds
-        return min(now + self.item_seconds, self.end)
-
-
-class _Loan:
-    """One job's worker, leased with its first question: what is remembered needs none."""
-
-    def __init__(self, pool: Pool, clock: _Clock, fresh: bool) -> None:
-        self.pool, self.clock, self.fresh = pool, clock, fresh
-        self.worker: _Worker | None = None
-        self.due = 0.0
-
-    def put(self, *question: str) -> Any:
-        if self.worker is None:
-            if self.clock.is_over():
-                raise _Late
-            self.worker = self.pool.lease(self.fresh)
-            self.worker.wait_ready(self.clock.is_over)
-            self.due = self.clock.due()
-        return self.worker.put(self.due, *question)
-
-    def end(self, reusable: bool = True) -> None:
-        if self.worker is not None:
-            self.pool.give_back(self.worker, reusable or not self.worker.ready)
 
 
 class Pool:
@@ -240,18 +198,30 @@ class Pool:
         """
         if not jobs:
             return []
-        clock = _Clock(item_seconds, batch_seconds)
+        batch = _Batch(self, item_seconds, batch_seconds)
         with ThreadPoolExecutor(min(num_workers, len(jobs))) as threads:
-            return list(threads.map(partial(self._outcome, clock), jobs))
+            return list(threads.map(batch.outcome, jobs))
 
-    def _outcome(self, clock: _Clock, job: Job) -> str:
+
+class _Batch:
+    """One call of Pool.run; its deadline counts from the moment its first worker is ready."""
+
+    def __init__(self, pool: Pool, item_seconds: float, batch_seconds: float | None) -> None:
+        self.pool, self.item_seconds, self.batch_seconds = pool, item_seconds, batch_seconds
+        self.end = float("inf")
+        self._lock = threading.Lock()
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.end
+
+    def outcome(self, job: Job) -> str:
         """The reason of one job. Once more where the worker is gone: it may have been killed from
         outside, and the idle ones too."""
         for is_retry in (False, True):
-            loan = _Loan(self, clock, fresh=is_retry)
+            lent: list[_Worker] = []
             reusable = True
             try:
-                return "correct" if job(loan.put) else "wrong"
+                return "correct" if job(partial(self._put, lent, is_retry)) else "wrong"
             except _Late:
                 reusable = False
                 return "timeout"
@@ -260,8 +230,23 @@ class Pool:
             except _Gone:
                 reusable = False
             finally:
-                loan.end(reusable)
+                for worker in lent:
+                    self.pool.give_back(worker, reusable or not worker.ready)
         return "error"
+
+    def _put(self, lent: list[_Worker], fresh: bool, *question: str) -> Any:
+        """Leases a worker with the first question of a job: what is remembered needs none."""
+        if not lent:
+            if self.is_over():
+                raise _Late
+            lent.append(self.pool.lease(fresh))
+            lent[0].wait_ready(self.is_over)
+            now = time.monotonic()
+            with self._lock:
+                if self.end == float("inf") and self.batch_seconds is not None:
+                    self.end = now + self.batch_seconds
+            lent[0].due = min(now + self.item_seconds, self.end)
+        return lent[0].put(*question)
 
 
 POOL = Pool()
