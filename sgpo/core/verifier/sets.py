@@ -82,7 +82,9 @@ def _member(form: Form) -> Node:
     form = as_interval(form)
     if isinstance(form, Interval):
         return ["interval", _end(form.low), _end(form.high), form.low_open, form.high_open]
-    if isinstance(form, Union) and len(form.parts) <= MAX_PARTS:
+    if isinstance(form, Union):
+        if len(form.parts) > MAX_PARTS:
+            raise _NoSet
         return ["union", *map(_member, form.parts)]
     found = real_set(form, beside_a_set=True)
     if found is None:
