@@ -81,7 +81,22 @@ def test_long_text_takes_no_quadratic_time(frame):
         assert time.perf_counter() - started < 1.0, text[:40]
 
 
-@pytest.mark.parametrize("piece", ["-", "+", "x\\in ", "1\\approx ", "!", "x=", "\\pm ", "not "])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "-",
+        "+",
+        "x\\in ",
+        "1\\approx ",
+        "!",
+        "x=",
+        "\\pm ",
+        "not ",
+        "1\\cup ",
+        "1\\setminus ",
+        "(1\\setminus 2)",
+    ],
+)
 def test_long_chains_end_in_a_verdict_however_deep_the_caller_is(piece):
     """A parser that recurses with the text would raise, and more so the deeper it is called."""
 

@@ -52,18 +52,8 @@ Task = tuple[Answer, Answer, str | None]  # gold, answer, the problem's text
 def grade(
     gold: str, completion: str, *, truncated: bool = False, problem: str | None = None
 ) -> Verdict:
-    """The Verdict on one completion. Safe in any thread; takes at most ITEM_SECONDS (plus the start
-    of a worker process, once).
-
-    Args:
-        gold: the right answer; may be wrapped in ``$..$`` or ``\\boxed{..}``.
-        completion: decoded model output.
-        truncated: the completion hit its token limit; it is then never correct.
-        problem: its text, whose nouns may stand behind a number as what is counted.
-    Raises:
-        ValueError: the gold answer is empty.
-        VerifierUnavailable: the worker process cannot start.
-    """
+    """The Verdict on one completion, in any thread and in at most ITEM_SECONDS (plus the start of a
+    worker process, once). See ``grade_many``."""
     problems = None if problem is None else [problem]
     return grade_many([(gold, completion)], truncated=[truncated], problems=problems)[0]
 
@@ -79,9 +69,10 @@ def grade_many(
     """The Verdicts on ``(gold, completion)`` pairs, in order. Equal questions are judged once.
 
     Args:
-        pairs: as for ``grade``.
-        truncated: one flag a pair; None means none is.
-        problems: one text a pair, as for ``grade``.
+        pairs: the right answer, which may stand in ``$..$`` or ``\\boxed{..}``, and the decoded
+            output of a model.
+        truncated: one flag a pair: it hit its token limit and is never correct. None: none is.
+        problems: one text a pair, whose nouns may stand behind a number as what is counted.
         deadline_seconds: limit of the whole batch, counted from the moment the first worker is
             ready; what is not judged by then gets "timeout". None: only ITEM_SECONDS an item.
         num_workers: worker processes at most; None: one a core.
