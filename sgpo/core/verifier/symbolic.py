@@ -26,7 +26,7 @@ from math_verify import verify
 from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol, oo
 from sympy.core.function import AppliedUndef
 
-from sgpo.core.verifier.forms import TWO_POWERS
+from sgpo.core.verifier.forms import TWO_POWERS, bracket_depths
 from sgpo.core.verifier.patterns import patterns
 
 _P = patterns("symbolic")
@@ -35,7 +35,9 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once about 
 
 DIGITS = 60
 AGREE_DIGITS = 40
-MAX_BARS = 12  # every | may open or close, so the parser's work doubles with each
+MAX_BARS = 12  # every | may open or close, so the parser's work doubles with each,
+MAX_FLOORS = 6  # as it does with each floor
+MAX_DEPTH = 12  # and bracket in a bracket
 MAX_WHOLE_DIGITS = 2_000  # larger values are compared to 40 digits of their size only
 MAX_LOG10 = 1e5  # no value with more digits than this is ever evaluated
 _CASE_SENSITIVE = ConversionConfig(lowercase_symbols=False)
@@ -57,8 +59,12 @@ class Unreadable(ValueError):
 def parse(text: str) -> Basic:
     """The sympy expression of canonical answer text. Unreadable: the parser refuses it, or its
     value is too large to be evaluated."""
-    if text.count("|") > MAX_BARS or TWO_POWERS.search(text):
+    deepest = max(bracket_depths(text), default=0)
+    floors = text.count("\\lfloor") + text.count("\\lceil")
+    if text.count("|") > MAX_BARS or floors > MAX_FLOORS or deepest > MAX_DEPTH:
         raise Unreadable(f"the parser would take forever: {text[:200]}")
+    if TWO_POWERS.search(text) or _P.functions_in_a_row.search(text):
+        raise Unreadable(f"no expression: {text[:200]}")
     text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text.replace("°", ""))
     text = _P.geometric.sub(_as_one_name, _P.primed.sub(_as_one_name, text))
     text = _P.power_t.sub("^{(T)}", text)  # the parser takes ^{T} for a transpose, and drops it
