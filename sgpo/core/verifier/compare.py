@@ -29,7 +29,7 @@ from sgpo.core.verifier.forms import (
 )
 from sgpo.core.verifier.numbers import rationals_equal
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.sets import WORD_BETWEEN, real_set
+from sgpo.core.verifier.sets import WORD_BETWEEN, real_set, units
 from sgpo.core.verifier.spelling import SIZES, are_counted, words_key
 
 _P = patterns("compare")
@@ -117,6 +117,8 @@ def real_sets(gold: Form, answer: Form) -> tuple[str, str] | None:
     other = real_set(as_interval(answer), beside_a_set=one is not None)
     one = one or (other and real_set(gold, beside_a_set=True))
     if one is None or other is None or (one[0] and other[0] and one[0] != other[0]):
+        return None
+    if len(units(gold) | units(answer)) > 1:
         return None
     return one[1], other[1]
 

@@ -177,12 +177,11 @@ def parse_answer(text: str) -> Form:
 @lru_cache(maxsize=16_384)
 def parse_form(text: str) -> Form:
     """The form of canonical answer text."""
-    text, domain = text.strip(), ""
+    text, domain = _P.both.sub("", text.strip()), ""
     if "\\begin" in text and (matrix := _P.matrix.fullmatch(text)):
         return _matrix(matrix.group(3), matrix.group(1), transposed=bool(matrix.group(4)))
     if len(text) <= MAX_SAID_CHARS and _P.said.search(text):
         text, domain = _without_remarks(text)
-        text = _P.both.sub("", text)
         pieces, _ = split_outside(text, _P.membership)
         if len(pieces) == 2 and pieces[0] and len(split_outside(pieces[0], _P.separator)[0]) == 1:
             return as_interval(parse_form(pieces[1]))
@@ -211,9 +210,9 @@ def _parse(text: str) -> Form:
         if isinstance(inside, Interval):  # "t(0,4]": only a membership can stand before one
             return inside
     pieces, _ = split_outside(text, _P.cup)
-    if len(pieces) > 1:
-        return Union(tuple(as_interval(parse_form(p)) for p in pieces))
     sides, ops = split_outside(text, _P.relation)
+    if len(pieces) > 1 and not (ops == ["="] and NAME.fullmatch(sides[0])):
+        return Union(tuple(as_interval(parse_form(p)) for p in pieces))
     if len(sides) > 1:
         texts = tuple(s.strip() for s in sides)
         if ops == ["="] and _P.letter.fullmatch(texts[1]) and not NAME.fullmatch(texts[0]):

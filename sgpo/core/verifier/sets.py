@@ -67,8 +67,21 @@ def real_set(form: Form, beside_a_set: bool = False) -> tuple[str | None, str] |
     return letter, json.dumps(node)
 
 
+def units(form: Form) -> set[str]:
+    """The units of the ends of a set."""
+    match form:
+        case Scalar(unit=unit):
+            return {unit} - {None, "?"}  # type: ignore[return-value]
+        case Interval(low, high):
+            return units(low) | units(high)
+        case Group(items=parts) | Union(parts) | Relation(forms=parts):
+            return set().union(*map(units, parts))
+    return set()
+
+
 def _end(form: Form) -> str:
-    if not isinstance(form, Scalar) or replace(form, value=None, places=None) != Scalar(form.text):
+    plain = isinstance(form, Scalar) and replace(form, value=None, places=None, unit=None)
+    if not isinstance(form, Scalar) or plain != Scalar(form.text):
         raise _NoSet
     return form.text
 
