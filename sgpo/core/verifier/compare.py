@@ -62,21 +62,14 @@ def all_of(answers: Iterable[bool | None]) -> bool | None:
 
 def any_of(answers: Iterable[bool | None]) -> bool | None:
     """True if one is True, else None if one is undecided, else False."""
-    undecided = False
-    for answer in answers:
-        if answer:
-            return True
-        undecided = undecided or answer is None
-    return None if undecided else False
+    denied = all_of(None if answer is None else not answer for answer in answers)
+    return None if denied is None else not denied
 
 
 def same_answer(gold: Form, answer: Form, asker: Asker = EXACT) -> bool | None:
-    """Whether ``answer`` states the same as ``gold``; None: undecided.
-
-    Not symmetric in two places, both by the gold's form: an open pair ``(1,2)`` in the gold is a
-    point unless its context says interval; an equation in the gold may be answered by its right
-    side, but a bare equation in the answer is not its right side if that is 0.
-    """
+    """Whether ``answer`` states the same as ``gold``; None: undecided. Not symmetric: ``(1,2)`` in
+    the gold is a point unless its context says interval; an equation in the gold may be answered by
+    its right side, a bare equation in the answer is not its right side if that is 0."""
     if gold == answer and not (isinstance(gold, Scalar) and gold.counted):
         return True
     if not _may_share_domain(gold, answer):
@@ -353,11 +346,9 @@ def _any_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bo
 
 
 def same_joining(gold: Group, answer: Group) -> bool:
-    """Whether "and" and "or" between the items of two lists make no two answers of them.
-
-    Between values they do not (``x = 1`` and ``x = 2``, or the one or the other); between
-    conditions, values of different letters and statements (``p \\land q``) they do.
-    """
+    """Whether "and" and "or" between the items of two lists make no two answers of them: between
+    values they do not (``x = 1`` and ``x = 2``, or the one or the other); between conditions,
+    values of different letters and statements (``p \\land q``) they do."""
     if gold.disjunction == answer.disjunction:
         return True
     if any(_says_several_things(group) for group in (gold, answer)):

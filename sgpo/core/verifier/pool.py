@@ -187,15 +187,9 @@ class Pool:
         num_workers: int,
     ) -> list[str]:
         """The reason (correct, wrong, timeout, error) of each job, a function that is given ``put``
-        and returns whether the answer is right; it may be called twice. VerifierUnavailable: a
-        worker does not start.
-
-        Args:
-            item_seconds: limit of one job; its worker is killed when it is over.
-            batch_seconds: limit of the whole batch from the moment the first worker is ready;
-                jobs not done by then are timeouts. None: only the item limit.
-            num_workers: at most this many workers at once.
-        """
+        and returns whether the answer is right; it may be called twice. A worker is killed when its
+        job takes longer than ``item_seconds``; ``batch_seconds`` counts from the moment the first
+        worker is ready. VerifierUnavailable: a worker does not start."""
         if not jobs:
             return []
         batch = _Batch(self, item_seconds, batch_seconds)

@@ -36,10 +36,8 @@ _SCRIPTS = tuple(
 
 @lru_cache(maxsize=16_384)
 def canonical(text: str) -> str:
-    """The answer in one spelling: dollars, spacing and sizing commands, synonyms removed.
-
-    ``\\text{..}`` spans, degree signs (as ``°``) and ``%`` stay, for the unit rules to see.
-    """
+    """The answer in one spelling. ``\\text{..}`` spans, degree signs (as ``°``) and ``%`` stay, for
+    the unit rules to see."""
     if _P.number.fullmatch(text):
         return text
     text = _P.spaces.sub(" ", _P.control.sub("", text))
@@ -311,11 +309,8 @@ def are_counted(words: str, problem: str | None) -> bool:
 
 def split_unit(text: str) -> tuple[str, str | None, str | None]:
     """``(value, unit, words)`` of a canonical answer: unit is None, a known name or "?" for one of
-    no size; words are those behind the value that are no known unit.
-
-    Writing a degree sign is a matter of style in every benchmark used here, so it is a unit like
-    others; inside a trigonometric function it is what it means.
-    """
+    no size; words are those behind the value that are no known unit. A degree sign is a unit like
+    others (writing it is a matter of style), but in a trigonometric function what it means."""
     unit: str | None = None
     words: list[str] = []
     while text:
