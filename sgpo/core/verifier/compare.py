@@ -374,8 +374,6 @@ _COMMUTING = frozenset(["\\approx", "\\equiv", "\\sim"])
 
 
 def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool | None:
-    if isinstance(answer, Relation) and contradicts_itself(answer):
-        return False
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         return _two_relations(gold, answer, asker)
     if isinstance(gold, Relation):
@@ -404,8 +402,6 @@ def _readings(relation: Relation) -> list[Form]:
     if is_assignment(relation):
         names = [_is_name(side) for side in relation.sides[:-1]] + [False]
         return list(relation.forms[names.index(False) :][::-1])
-    if is_false_statement(relation):
-        return []
     if not any(_letters(text) for text in relation.sides):
         return list(relation.forms[::-1])
     last = relation.forms[-1]
@@ -423,16 +419,30 @@ def _letters(text: str) -> set[str]:
 
 def _rest_agrees(value: Form, relation: Relation, asker: Asker) -> bool | None:
     """Whether the other sides of a chain say the same as the one that was taken, where that can be
-    seen: x = x+1 = x+2 is no answer."""
-    if not isinstance(value, Scalar) or "\\approx" in relation.ops:
+    seen: ``2 = 3``, ``x = 12 cm = 3 m`` and x = x+1 = x+2 are no answers."""
+    if not isinstance(value, Scalar):
         return True
-    return all_of(
-        asker.ask(value.text, "=", form.text)
-        for text, form in zip(relation.sides, relation.forms, strict=True)
-        if isinstance(form, Scalar) and form is not value and not _is_name(text)
-        if None in (value.value, form.value) and not (value.places or form.places)
-        if _letters(text) == _letters(value.text)
-    )
+    is_exact = "\\approx" not in relation.ops
+    answers: list[bool | None] = []
+    for text, form in zip(relation.sides, relation.forms, strict=True):
+        if not isinstance(form, Scalar) or form is value or _is_name(text):
+            continue
+        if _size(value) and _size(form):
+            rounded = not is_exact or is_assignment(relation)
+            answers.append(_same_size(value, form, rounded))
+        elif is_exact and not (value.places or form.places):
+            if _letters(value.text) == _letters(text):
+                answers.append(asker.ask(value.text, "=", form.text))
+    return all_of(answers)
+
+
+def _same_size(one: Scalar, other: Scalar, rounded: bool) -> bool:
+    """Whether two values with units are one, where ``rounded`` to the decimals of one of them."""
+    (family, size), (other_family, other_size) = _size(one), _size(other)  # type: ignore[misc]
+    if family != other_family and family and other_family:
+        return not (one.unit in SIZES and other.unit in SIZES)
+    places = [s.places + 2 * s.percent for s in (one, other) if rounded and s.places]
+    return size == other_size or any(abs(size - other_size) * 2 * 10**p <= 1 for p in places)
 
 
 def _one_a_name(relation: Relation) -> Form | None:
@@ -499,31 +509,6 @@ def _name_key(name: str) -> str:
     key = words_key(name.removeprefix("\\") if name[1:5] != "text" else name)
     extreme = _P.extreme_name.fullmatch(key)
     return extreme.group(1) if extreme else key
-
-
-def is_false_statement(relation: Relation) -> bool:
-    """``2 = 3``, ``\\frac{1}{4} = 20\\%``: an equation between numbers that does not hold."""
-    sizes = [_size(form) for form in relation.forms]
-    if None in sizes or "\\approx" in relation.ops or "\\equiv" in relation.ops:
-        return False
-    families = {family for family, _ in sizes if family}  # type: ignore[misc]
-    return len(families) > 1 or len({size for _, size in sizes}) > 1  # type: ignore[misc]
-
-
-def contradicts_itself(relation: Relation) -> bool:
-    """``x = 2 = 3``, ``x = 12 cm = 3 m``: a name for two values that differ."""
-    forms = relation.forms[1:]
-    if len(forms) < 2 or not set(relation.ops) <= _NAMING or not is_assignment(relation):
-        return False
-    numbers = [(form, size) for form in forms if (size := _size(form))]
-    for one, (family, size) in numbers:
-        last, (last_family, last_size) = numbers[-1]
-        if family != last_family and family and last_family:
-            return one.unit in SIZES and last.unit in SIZES  # type: ignore[union-attr]
-        places = [s.places for s in (one, last) if s.places is not None and not s.percent]  # type: ignore[union-attr]
-        if size != last_size and not any(abs(size - last_size) * 2 * 10**p <= 1 for p in places):
-            return family == last_family
-    return False
 
 
 def rename_letter(text: str, old: str, new: str) -> str:
