@@ -215,34 +215,17 @@ def base(found: re.Match[str]) -> str:
     return found.group() if number is None else f"_{{{number}}}"
 
 
-_CALLS = {
-    "floor": "\\lfloor {}\\rfloor ", "ceil": "\\lceil {}\\rceil ", "ceiling": "\\lceil {}\\rceil ",
-    "abs": "|{}|", "log2": "\\log_{{2}}({})", "log10": "\\log_{{10}}({})",
-    "acos": "\\arccos({})", "asin": "\\arcsin({})", "atan": "\\arctan({})",
-    "cbrt": "\\sqrt[3]{{{}}}",
-}  # fmt: skip
-
-
-def call(found: re.Match[str]) -> str:
-    """``floor(x)``, ``log2(5)``, ``C(5,2)`` as mathematics writes them."""
-    name, inside = found.groups()
-    if name in _CALLS:
-        return _CALLS[name].format(inside)
-    n, _, k = (part.strip() for part in inside.partition(","))
-    is_choice = n in "nmN" or n.isdigit() and k.isdigit() and int(n[:9]) >= int(k[:9])
-    return f"\\binom{{{n}}}{{{k}}}" if k and (is_choice or name != "C") else found.group()
-
-
 def chosen(found: re.Match[str]) -> str:
-    """C_7^3 and {}_7C_3 as a binomial coefficient; C_1^2 is something else."""
-    n, k = next(pair for pair in (found.groups()[:2], found.groups()[2:]) if pair[0])
-    return f"\\binom{{{n}}}{{{k}}}" if int(n) >= int(k) else found.group()
+    """C(7,3), C_7^3 and {}_7C_3 as a binomial coefficient; C_1^2 is something else."""
+    n, k = (part.strip() for part in found.groups())
+    are_numbers = n.isdigit() and k.isdigit() and int(n[:9]) >= int(k[:9])
+    return f"\\binom{{{n}}}{{{k}}}" if k and (n in "nmN" or are_numbers) else found.group()
 
 
 _REPLACEMENTS: dict[str, Callable[[re.Match[str]], str]] = {
     f"@{function.__name__}": function
     for function in (amount, rows_as_list, without_ampersands, lines_as_list, digits, command,
-                     text_group, base, call, chosen)
+                     text_group, base, chosen)
 }  # fmt: skip
 
 
