@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgpo.core.verifier import Verdict, decide, gold_answer, grade, grade_many
+from sgpo.core.verifier import decide, gold_answer, grade
 from sgpo.core.verifier.extract import extract
 from sgpo.core.verifier.spelling import canonical
 
 MILLION = 10**6
 SEVEN = gold_answer("7")
-REASONS = {"correct", "wrong", "no_answer", "truncated", "timeout", "error"}
 
 HOSTILE = {
     "tower": r"\boxed{10^{10^{10}}}",
@@ -108,7 +107,11 @@ def test_long_chains_end_in_a_verdict_however_deep_the_caller_is(piece):
         assert called_at(depth) in (True, False, None)
 
 
-@pytest.mark.parametrize("text", ["^2" * 100, "x|" * 300, "2^" * 40 + "2", "x^2^3"])
+@pytest.mark.parametrize(
+    "text",
+    ["^2" * 100, "x|" * 300, "2^" * 40 + "2", "x^2^3", "\\sin" * 40 + "x", "\\log" * 9 + "x",
+     "\\lfloor " * 8 + "x" + "\\rfloor " * 8, "(x+" * 14 + "1" + ")" * 14],
+)  # fmt: skip
 def test_what_the_parser_would_chew_on_is_wrong_at_once(text):
     started = time.monotonic()
     assert grade("x+1", f"\\boxed{{{text}}}").reason == "wrong"
@@ -168,14 +171,3 @@ def test_fuzz_the_exact_rules(gold, text):
             assert decide(gold_answer(gold), found) in (True, False, None)
     if canonical(text):
         assert decide(gold_answer(text), text) is True
-
-
-@settings(max_examples=12, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(_TEXT, _TEXT), min_size=4, max_size=8))
-def test_fuzz_whole_verdicts(pairs):
-    pairs = [(f"7+{gold}", f"\\boxed{{{text}}}") for gold, text in pairs]
-    started = time.monotonic()
-    verdicts = grade_many(pairs, deadline_seconds=3.0)
-    assert time.monotonic() - started < 3.0 + 3.0
-    assert all(isinstance(v, Verdict) and v.reason in REASONS for v in verdicts)
-    assert all(v.correct == (v.reason == "correct") for v in verdicts)
