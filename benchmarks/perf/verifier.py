@@ -1,14 +1,7 @@
-"""Speed of the verifier beside stock math-verify, in verdicts a second.
-
-Three workloads: short exact answers (training rewards), LaTeX golds of MATH-500 and OlympiadBench
-against respelled and foreign golds (evaluation), and the part of those that needs the symbolic
-judge. Every repetition starts with empty caches and new workers (started before the clock). Stock
-math-verify runs in this one process, as its users run it, on the first 400 of the same pairs.
-"""
+"""Speed of the verifier beside stock math-verify, in verdicts a second."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import random
@@ -19,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.perf.common import ROOT, Block, Case
+from benchmarks.perf.common import ROOT, Block, timed
 from sgpo.core import verifier
+from sgpo.core.files import read_jsonl
 from sgpo.core.verifier.extract import unwrap_box
 from sgpo.core.verifier.pool import POOL, default_workers
 
@@ -53,9 +47,8 @@ def latex_pairs(count: int = 1200) -> list[tuple[str, str]]:
     pairs = []
     for i in range(count):
         gold = golds[i % len(golds)]
-        other = (
-            gold.replace("\\frac", "\\dfrac").replace("+", " + ") if i % 2 else rng.choice(golds)
-        )
+        respelled = gold.replace("\\frac", "\\dfrac").replace("+", " + ")
+        other = respelled if i % 2 else rng.choice(golds)
         pairs.append((gold, f"We conclude that it is $\\boxed{{{other}}}$."))
     return pairs
 
@@ -78,9 +71,8 @@ def _benchmark_golds() -> list[str]:
         path = folder / f"{name}.jsonl"
         if not path.exists():
             raise ValueError(f"{path.name} is absent; set SGPO_DATA_DIR to the data directory")
-        for line in path.read_text().splitlines():
-            answer = json.loads(line)["answer"]
-            golds.append(answer.strip("$") if answer.count("$") == 2 else answer.replace("$", ""))
+        answers = [row["answer"] for row in read_jsonl(path)]
+        golds += [a.strip("$") if a.count("$") == 2 else a.replace("$", "") for a in answers]
     return golds
 
 
@@ -106,11 +98,14 @@ def _stock(pairs: Pairs) -> int:
 
 
 def run(repeats: int, *, limit: int | None = None) -> dict[str, Any]:
-    """``limit``: pairs a workload; None for all. The worker processes are running before the clock
-    starts; ``start_seconds`` says what starting them took."""
-    began = time.perf_counter()
-    _start_cold()
-    start_seconds, found = time.perf_counter() - began, {}
+    """Verdicts a second: ours beside stock math-verify.
+
+    Short exact answers (training rewards), LaTeX golds of MATH-500 and OlympiadBench against
+    respelled and foreign golds (evaluation), and the part of those that needs the symbolic judge.
+    Every repetition starts with empty caches and new workers. Stock math-verify runs in this one
+    process, as its users run it, on the first 400 of the same pairs.
+    """
+    start_seconds, found = timed(_start_cold), {}
     workloads = {"short exact": short_pairs(), "LaTeX": latex_pairs(), "symbolic": symbolic_pairs()}
     for name, pairs in workloads.items():
         pairs = pairs[:limit]
@@ -131,7 +126,7 @@ def _rates(
     work: Callable[[Pairs], int], prepare: Callable[[], None], pairs: Pairs, repeats: int
 ) -> dict[str, float]:
     """Verdicts a second: median, lowest and highest over repetitions; answers found correct."""
-    rates = []
+    rates, correct = [], 0
     for _ in range(repeats):
         prepare()
         began = time.perf_counter()
@@ -151,7 +146,4 @@ def blocks(result: dict[str, Any]) -> list[Block]:
         ours, stock = found["ours"], found["stock"]
         cells = [f"{r['median']:.0f} ({r['lowest']:.0f}-{r['highest']:.0f})" for r in (ours, stock)]
         rows.append((name, str(found["pairs"]), *cells, f"{ours['median'] / stock['median']:.1f}"))
-    return [f"workers started in {result['start_seconds']:.1f} s", rows]
-
-
-VERIFIER = Case("verdicts a second: ours beside stock math-verify", run, blocks)
+    return [rows, f"Workers started in {result['start_seconds']:.1f} s."]
