@@ -10,7 +10,6 @@ import importlib
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +18,19 @@ from sgpo.core.files import read_json, write_json, write_text
 from sgpo.core.runlog import environment
 
 RESULTS = Path("results/reliability")
-
-
-@dataclass(frozen=True)
-class Case:
-    """``name`` of a function (trials, say) -> (figures, passed) in ``module``; ``held`` names the
-    figures of what held and of how many, which the page's first table shows."""
-
-    module: str
-    name: str
-    what: str
-    trials: int
-    takes: str
-    held: tuple[str, str] | None = None
-
-
-CASES = {
-    case.name: case
-    for case in (
-        Case("faults", "kill", "kill -9 at random moments of a study, then the same command again",
-             40, "about 20 minutes", ("finished_with_identical_tables", "kills")),
-        Case("faults", "disk", "a disk that fills up, and a results directory that cannot be "
-             "written", 8, "about 2 minutes", ("continued_to_identical_tables", "full_disks")),
-        Case("faults", "checkpoint", "truncated, bit-flipped and missing resume states",
-             24, "seconds", ("ended_with_identical_weights", "damaged_states")),
-        Case("faults", "together", "two studies in one directory at the same time",
-             3, "about 1 minute", ("one_ran_and_one_was_refused", "pairs")),
-        Case("fuzz", "fuzz", "random and hostile answers through extraction and grading",
-             200_000, "about 10 minutes"),
-        Case("fuzz", "cases", "verdicts on answers decided by hand",
-             10**6, "about 1 minute", ("right", "cases")),
-    )
+# Name of a function (trials, say) -> (figures, passed) -> its module, what it does, its trials, and
+# the figures of what held and of how many, for the page's first table.
+CASES: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
+    "kill": ("faults", "kill -9 at random moments of a study, then the same command again",
+             40, ("finished_with_identical_tables", "kills")),
+    "disk": ("faults", "a disk that fills up, and a results directory that cannot be written",
+             8, ("continued_to_identical_tables", "full_disks")),
+    "checkpoint": ("faults", "truncated, bit-flipped and missing resume states",
+                   24, ("ended_with_identical_weights", "damaged_states")),
+    "together": ("faults", "two studies in one directory at the same time",
+                 3, ("one_ran_and_one_was_refused", "pairs")),
+    "fuzz": ("fuzz", "random and hostile answers through extraction and grading", 200_000, ()),
+    "cases": ("fuzz", "verdicts on answers decided by hand", 10**6, ("right", "cases")),
 }  # fmt: skip
 
 
@@ -62,51 +43,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the outcomes go")
     parser.add_argument("--page", action="store_true", help="only write the page again")
     options = parser.parse_args(arguments)
+    names = [] if options.page else options.cases
     try:
-        if not options.cases and not options.page:
+        if not names and not options.page:
             raise ValueError(f"no case named: give one or more of {', '.join(CASES)}, or --page")
-        passed = run_cases([] if options.page else options.cases, options.count, options.out)
+        for name in names:
+            if name not in CASES:
+                raise ValueError(f"unknown case {name!r}: must be one of {', '.join(CASES)}")
+        if options.count is not None and options.count < 1:
+            raise ValueError(f"--count {options.count}: must be at least 1")
+        passed = [run_case(name, options.count, options.out) for name in names]
         print(f"kept in {write_page(options.out)}")
     except (ValueError, OSError) as error:
         print(f"benchmarks.reliability: error: {error}", file=sys.stderr)
         return 2
-    return 0 if passed else 1
+    return 0 if all(passed) else 1
 
 
-def run_cases(names: Sequence[str], count: int | None, directory: Path) -> bool:
-    """Run ``names`` one after the other and keep each outcome; whether all of them passed.
-
-    Raises:
-        ValueError: an unknown case, or a count below 1; nothing has run then.
-    """
-    unknown = next((name for name in names if name not in CASES), None)
-    if unknown is not None:
-        raise ValueError(f"unknown case {unknown!r}: must be one of {', '.join(CASES)}")
-    if count is not None and count < 1:
-        raise ValueError(f"--count {count}: must be at least 1")
-    everything = True
-    for name in names:
-        case = CASES[name]
-        try:
-            run = getattr(importlib.import_module(f"benchmarks.reliability.{case.module}"), name)
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f"case {name!r} needs {error.name}: pip install -e '.[dev]' brings it"
-            ) from error
-        print(f"{name}: {case.what} ({case.takes})", flush=True)
-        began = time.monotonic()
-        figures, passed = run(count or case.trials, lambda text: print(text, flush=True))
-        figures["seconds"] = round(time.monotonic() - began, 1)
-        keep(name, figures, passed, directory)
-        print(f"{name}: {'passed' if passed else 'FAILED'}", flush=True)
-        everything = everything and passed
-    return everything
-
-
-def keep(name: str, figures: dict[str, Any], passed: bool, directory: Path) -> None:
-    """Write the outcome of a case with machine and commit to ``directory/name.json``."""
-    content = {"case": name, "what": CASES[name].what, "passed": passed, "figures": figures}
+def run_case(name: str, count: int | None, directory: Path) -> bool:
+    """Run a case and keep its outcome with machine and commit; whether it passed."""
+    module, what, trials, _ = CASES[name]
+    try:
+        run = getattr(importlib.import_module(f"benchmarks.reliability.{module}"), name)
+    except ModuleNotFoundError as error:
+        remedy = "pip install -e '.[dev]' brings it"
+        raise ValueError(f"case {name!r} needs {error.name}: {remedy}") from error
+    print(f"{name}: {what}", flush=True)
+    began = time.monotonic()
+    figures, passed = run(count or trials, lambda text: print(text, flush=True))
+    figures["seconds"] = round(time.monotonic() - began, 1)
+    content = {"case": name, "what": what, "passed": passed, "figures": figures}
     write_json(directory / f"{name}.json", content | {"environment": environment()})
+    print(f"{name}: {'passed' if passed else 'FAILED'}", flush=True)
+    return passed
 
 
 def write_page(directory: Path) -> Path:
@@ -115,7 +84,6 @@ def write_page(directory: Path) -> Path:
     Raises:
         ValueError: there are none.
     """
-    path = directory.with_suffix(".md")
     outcomes = [read_json(file) for file in sorted(directory.glob("*.json"))]
     if not outcomes:
         raise ValueError(f"{directory}: no outcomes here; run a case first")
@@ -145,19 +113,18 @@ def write_page(directory: Path) -> Path:
                 f"Python {place['python']}, {versions}."
             ),
         ]
-    write_text(path, to_markdown(blocks))
-    return path
+    return write_text(directory.with_suffix(".md"), to_markdown(blocks))
 
 
 def _row(outcome: dict[str, Any]) -> tuple:
-    place, figures = outcome["environment"], outcome["figures"]
-    word, held = "passed" if outcome["passed"] else "FAILED", CASES[outcome["case"]].held
-    if held is None:
+    place, figures, name = outcome["environment"], outcome["figures"], outcome["case"]
+    word, held = "passed" if outcome["passed"] else "FAILED", CASES[name][-1]
+    if not held:
         word += f": {figures['inputs']} inputs"
     elif held[0] in figures:
         word += f": {figures[held[0]]} of {figures[held[1]]}"
     commit = (place["git_commit"] or "unknown")[:10] + " with changes" * bool(place["git_dirty"])
-    return row(outcome["case"], outcome["what"], word, f"{figures['seconds']:.0f}", commit)
+    return row(name, outcome["what"], word, f"{figures['seconds']:.0f}", commit)
 
 
 def _line(name: str, value: Any) -> str:

@@ -3,21 +3,6 @@
 Every case is one loop: take a study that has its base model, disturb it, let the same command go on
 to the end, compare with an undisturbed one. Nothing finished may be lost, and tables, claims,
 verdicts and metrics must be those of the undisturbed study.
-
-``kill``: kill -9 at moments spread from the first run's opening to the end (training, evaluation,
-grading and report alike). Every second trial kills the launching process only, so that its workers
-have to notice; the others kill the whole process group, as a power cut would. Only a kill of a
-living study counts; one that had ended already is tried again at the same share of its time.
-
-``disk``: the study runs on a small tmpfs of its own (Linux, as root) with less room than it needs,
-then on with more; and on one that is read-only. Where a tmpfs cannot be mounted, the kernel's limit
-on the size of a file makes the writes of weights fail, and permissions the rest (not as root).
-
-``together``: a second study starts in the same directory after a random delay; one of the two runs,
-the other says why it does not.
-
-``checkpoint``: of a run with two resume states the newest (each sixth time both) is damaged: a file
-cut short, emptied, removed, or with one bit flipped. The weights must come out the same.
 """
 
 from __future__ import annotations
@@ -27,7 +12,6 @@ import io
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -43,12 +27,12 @@ from typing import Any
 from benchmarks.config import Cell
 from benchmarks.reliability.small_study import small_study
 from benchmarks.run.cell import run_cell
-from sgpo.core.files import read_json, sha256_of
+from sgpo.core.files import read_json, read_jsonl, sha256_of
 from sgpo.core.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY_SECONDS = 900.0  # a small study takes seconds; anything near this limit hangs
-MAX_REPEATS = 10  # attempts at one kill
+EARLIER = 0.9  # the next attempt at a kill that came too late
 SETTLE_SECONDS = 1.5  # for workers to notice that the launching process is gone
 ROOM_KIB = 200_000
 LONGEST_DELAY = 6.0  # between two studies
@@ -56,44 +40,35 @@ REFUSAL = "another study is running in this directory"
 RESUME_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 Say = Callable[[str], None]
 Figures = dict[str, Any]
-
-
-def _small_study(out: Path) -> tuple[list[str], dict[str, Any]]:
-    """The command that runs or continues the small study in ``out``, and how it is started: one
-    thread a worker and the suite importable."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "COLUMNS": "200"}
-    module = "benchmarks.reliability.small_study"
-    return [sys.executable, "-m", module, "--out", str(out)], {"env": environment}
-
-
-def run_study(out: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The small study in ``out``, run to its end; its exit code and output are the caller's."""
-    command, more = _small_study(out)
-    more |= {"capture_output": True, "text": True, "timeout": STUDY_SECONDS}
-    return subprocess.run(command, **more, **options)
+Trials = list[Figures]
 
 
 @contextlib.contextmanager
 def started_study(out: Path) -> Iterator[subprocess.Popen]:
-    """The small study running in a process group of its own; the group is killed at the end."""
-    command, more = _small_study(out)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, start_new_session=True, **quiet, **more)
+    """The small study of ``out``, started or continued with one thread a worker, in a process group
+    of its own; the group is killed at the end."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.reliability.small_study", "--out", str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "COLUMNS": "200"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):  # all of it has ended
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate(timeout=STUDY_SECONDS)
 
 
-def must_finish(out: Path) -> None:
-    """Run the small study to its end; RuntimeError with its last lines if it does not."""
-    done = run_study(out)
-    if done.returncode != 0:
-        tail = (done.stdout + done.stderr).strip().splitlines()[-3:]
-        raise RuntimeError(f"the small study ended with {done.returncode}: {' | '.join(tail)}")
+def run_study(out: Path) -> subprocess.CompletedProcess[str]:
+    """The small study of ``out``, run to its end; its exit code and output are the caller's."""
+    with started_study(out) as process:
+        stdout, stderr = process.communicate(timeout=STUDY_SECONDS)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def copy_of(source: Path, target: Path) -> Path:
@@ -107,13 +82,12 @@ def outcome_of(study: Path) -> dict[str, str]:
     but those with wall times, the claims, every run's verdicts, and the metrics of every step
     without their seconds."""
     tables = (p for p in (study / "tables").iterdir() if not p.name.startswith("budget"))
-    scores = study.glob("runs/*/scores.json")
     found = {
         str(path.relative_to(study)): path.read_text()
-        for path in (*tables, study / "CLAIMS.md", *scores)
+        for path in (*tables, study / "CLAIMS.md", *study.glob("runs/*/scores.json"))
     }
     for path in study.glob("runs/*/metrics.jsonl"):
-        steps = [json.loads(line) | {"seconds": 0} for line in path.read_text().splitlines()]
+        steps = [row | {"seconds": 0} for row in read_jsonl(path)]
         found[str(path.relative_to(study))] = json.dumps(steps)
     return found
 
@@ -131,23 +105,25 @@ def finished_runs(study: Path) -> dict[str, int]:
 @dataclass(frozen=True)
 class Bench:
     """Where trials take place. ``start``: a study with its base model made and run; ``expected``
-    and ``seconds``: outcome and time of an undisturbed study from there."""
+    and ``seconds``: outcome and time of the undisturbed ``reference`` from there."""
 
-    root: Path
     start: Path
     reference: Path
     expected: dict[str, str]
     seconds: float
 
+    def trial(self, folder: Path | None = None) -> Path:
+        """A fresh copy of the start, in ``folder`` if it must lie on another disk."""
+        return copy_of(self.start, (folder or self.start.parent) / "trial")
+
     def continued(self, out: Path, before: dict[str, int]) -> Figures:
         """Let the study in ``out`` go on to its end: finished runs that were ``lost``, and what
         the ``problem`` is, if any."""
-        try:
-            must_finish(out)
-        except RuntimeError as error:
-            return {"lost": 0, "problem": str(error)}
-        after = finished_runs(out)
-        changed = differences(self.expected, outcome_of(out))
+        done = run_study(out)
+        if done.returncode != 0:
+            tail = " | ".join((done.stdout + done.stderr).strip().splitlines()[-3:])
+            return {"lost": 0, "problem": f"ended with {done.returncode}: {tail}"}
+        after, changed = finished_runs(out), differences(self.expected, outcome_of(out))
         return {
             "lost": sum(after.get(name) != when for name, when in before.items()),
             "problem": f"differs in {', '.join(changed[:5])}" if changed else "",
@@ -158,21 +134,19 @@ class Bench:
 def bench(say: Say) -> Iterator[Bench]:
     """A start and an undisturbed study in a directory that goes with the block."""
     with tempfile.TemporaryDirectory(prefix="sgpo-faults-") as scratch:
-        root = Path(scratch)
         say("preparing the base model and the reference study")
-        base = small_study().cells()[0]
+        start, base = Path(scratch) / "start", small_study().cells()[0]
         assert base.config.method == "base"
-        run_cell(base, root / "start", lambda *_: None)
-        reference = copy_of(root / "start", root / "reference")
+        run_cell(base, start, lambda *_: None)
+        reference = copy_of(start, Path(scratch) / "reference")
         with started_study(reference) as process:
             wait_for_first_run(reference, process)
             opened = time.monotonic()
-            code = process.wait()
+            _, errors = process.communicate(timeout=STUDY_SECONDS)
             seconds = time.monotonic() - opened
-        must_finish(reference)  # nothing is left to do, or this says what is wrong
-        if code != 0:
-            raise RuntimeError(f"the reference study ended with {code} and finished when repeated")
-        yield Bench(root, root / "start", reference, outcome_of(reference), seconds)
+        if process.returncode != 0:
+            raise RuntimeError(f"the reference study ended with {process.returncode}: {errors}")
+        yield Bench(start, reference, outcome_of(reference), seconds)
 
 
 def wait_for_first_run(out: Path, process: subprocess.Popen) -> None:
@@ -184,75 +158,61 @@ def wait_for_first_run(out: Path, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+def trials(count: int, say: Say, seed: int, disturb: Callable[[int, float], Figures]) -> Trials:
+    """``disturb(i, share)`` for ``count`` shares in [0, 1), spread evenly up to a random part."""
+    rng, found = random.Random(seed), []
+    for i in range(count):
+        found.append(disturb(i, (i + rng.random()) / count))
+        say(f"{i + 1}/{count}: {', '.join(f'{k} {v}' for k, v in found[-1].items() if v != '')}")
+    return found
+
+
+def summed(found: Trials, seed: int) -> Figures:
+    problems = [trial["problem"] for trial in found if trial["problem"]]
+    lost = sum(trial["lost"] for trial in found)
+    return {"finished_runs_lost": lost, "failures": problems, "seed": seed}
+
+
 def kill(count: int, say: Say, seed: int = 5) -> tuple[Figures, bool]:
-    """Figures of ``count`` kills, and whether every study finished with the same tables."""
-    rng, trials, began = random.Random(seed), [], time.monotonic()
+    """kill -9 at moments spread from the first run's opening to the end. Every second trial kills
+    the launching process only, so that its workers have to notice; the others kill the whole
+    process group, as a power cut would."""
     with bench(say) as place:
-        seconds = place.seconds
-        for i in range(count):
-            share = (i + rng.random()) / count
-            trial, seconds = alive_trial(
-                lambda moment, i=i: _kill_at(place, moment, only_launcher=i % 2 == 0),
-                share,
-                seconds,
-            )
-            trials.append(trial)
-            left = (time.monotonic() - began) / (i + 1) * (count - i - 1) / 60
-            say(
-                f"{i + 1}/{count}: killed after {share * seconds:.1f} s ({trial['stage']}): "
-                f"{trial['problem'] or 'same tables'}; about {left:.0f} min left"
-            )
-    held = sum(not t["problem"] for t in trials)
-    figures = {
+
+        def disturb(i: int, share: float) -> Figures:
+            return killed(place, share * place.seconds, only_launcher=i % 2 == 0)
+
+        found = trials(count, say, seed, disturb)
+    same = sum(not t["problem"] for t in found)
+    figures = summed(found, seed) | {
         "kills": count,
-        "finished_with_identical_tables": held,
-        "finished_runs_lost": sum(t["lost"] for t in trials),
+        "finished_with_identical_tables": same,
         "reference_seconds": round(place.seconds, 1),
         "files_compared": len(place.expected),
-        "kills_by_stage": dict(sorted(Counter(t["stage"] for t in trials).items())),
-        "seed": seed,
-        "failures": [t["problem"] for t in trials if t["problem"]],
+        "kills_by_stage": dict(sorted(Counter(t["stage"] for t in found).items())),
     }
-    return figures, held == count and figures["finished_runs_lost"] == 0
+    return figures, same == count and figures["finished_runs_lost"] == 0
 
 
-def alive_trial(
-    attempt: Callable[[float], Figures | float], share: float, seconds: float
-) -> tuple[Figures, float]:
-    """The trial at ``share`` of a study's ``seconds``, and the seconds found last.
-
-    Raises:
-        RuntimeError: the study ended before the kill ``MAX_REPEATS`` times.
-    """
-    for _ in range(MAX_REPEATS):
-        trial = attempt(share * seconds)
-        if not isinstance(trial, float):
-            return trial, seconds
-        seconds = trial
-    raise RuntimeError(
-        f"the study ended {MAX_REPEATS} times before its kill (last after {seconds:.1f} s); keep "
-        "the machine free of other work and run the script again"
-    )
-
-
-def _kill_at(place: Bench, moment: float, *, only_launcher: bool) -> Figures | float:
-    """Kill a study ``moment`` seconds after its first run was opened, continue it, compare; if it
-    had ended well by then, the seconds that it took."""
-    out = copy_of(place.start, place.root / "trial")
+def killed(place: Bench, moment: float, *, only_launcher: bool) -> Figures:
+    """A study killed ``moment`` seconds after its first run was opened, then continued. Only a kill
+    of a living study counts: one that had ended well is killed earlier the next time."""
+    out = place.trial()
     with started_study(out) as process:
         wait_for_first_run(out, process)
-        opened = time.monotonic()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(moment)
-            if code == 0:
-                return time.monotonic() - opened
-            problem = f"ended with {code} before the kill"
-            return {"stage": stage_of(out), "lost": 0, "problem": problem}
-        (os.kill if only_launcher else os.killpg)(process.pid, signal.SIGKILL)
-        process.wait()
-        stage = stage_of(out)
-        time.sleep(SETTLE_SECONDS if only_launcher else 0)
-    return {"stage": stage} | place.continued(out, finished_runs(out))
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            (os.kill if only_launcher else os.killpg)(process.pid, signal.SIGKILL)
+            process.wait()
+            stage = stage_of(out)
+            time.sleep(SETTLE_SECONDS if only_launcher else 0)
+    if process.returncode == -signal.SIGKILL:
+        return {"stage": stage} | place.continued(out, finished_runs(out))
+    if process.returncode == 0:
+        return killed(place, EARLIER * moment, only_launcher=only_launcher)
+    problem = f"ended with {process.returncode} before the kill"
+    return {"stage": stage_of(out), "lost": 0, "problem": problem}
 
 
 def stage_of(study: Path) -> str:
@@ -273,60 +233,39 @@ def stage_of(study: Path) -> str:
 
 
 def disk(count: int, say: Say, seed: int = 11) -> tuple[Figures, bool]:
-    """Figures of ``count`` full disks and one read-only directory, and whether all was kept."""
-    rng, trials = random.Random(seed), []
+    """Studies on a small tmpfs with less room than they need, then on with more; and one on a disk
+    that is read-only. ValueError where a tmpfs cannot be mounted."""
     with bench(say) as place:
-        mounts = mount_works(place.root)
-        low, high = _kib(place.start), _kib(place.reference)
-        for i in range(count):
-            share = (i + rng.random()) / count
-            room = low + 64 + share * (high - low) if mounts else 20 + share * 200
-            trials.append(_out_of_room(place, round(room), mounts))
-            said, problem = trials[-1]["said"] or "nothing said", trials[-1]["problem"] or "kept"
-            say(f"{i + 1}/{count}: {said}; {problem}")
-        refused = _read_only(place, mounts)
-        say(f"read-only directory: {refused}")
-    figures = {
-        "means": "a small tmpfs" if mounts else "RLIMIT_FSIZE and permissions",
+        low, high = (
+            sum(-(-p.stat().st_size // 4096) * 4 for p in study.rglob("*") if p.is_file())
+            for study in (place.start, place.reference)
+        )  # KiB on a disk of 4-KiB pages
+
+        def disturb(_: int, share: float) -> Figures:
+            return out_of_room(place, round(low + 64 + share * (high - low)))
+
+        found = trials(count, say, seed, disturb)
+        refused = read_only(place)
+    figures = summed(found, seed) | {
+        "means": "a small tmpfs",
         "full_disks": count,
-        "that_stopped_the_study": sum(t["stopped"] for t in trials),
-        "continued_to_identical_tables": sum(not t["problem"] for t in trials),
-        "finished_runs_lost": sum(t["lost"] for t in trials),
-        "messages": sorted({t["said"] for t in trials if t["said"]})[:4],
+        "that_stopped_the_study": sum(t["stopped"] for t in found),
+        "continued_to_identical_tables": sum(not t["problem"] for t in found),
+        "messages": sorted({t["said"] for t in found if t["said"]})[:4],
         "read_only_directory": refused,
-        "seed": seed,
-        "failures": [t["problem"] for t in trials if t["problem"]],
     }
-    passed = (
-        figures["continued_to_identical_tables"] == count
-        and figures["finished_runs_lost"] == 0
-        and figures["that_stopped_the_study"] > 0
-        and refused.startswith(("refused", "not tried"))
-    )
-    return figures, passed
-
-
-def _kib(directory: Path) -> int:
-    """Size of a directory on a disk of 4-KiB pages."""
-    sizes = (p.stat().st_size for p in directory.rglob("*") if p.is_file())
-    return sum(-(-size // 4096) * 4 for size in sizes)
-
-
-def mount_works(root: Path) -> bool:
-    """Whether this process may mount a tmpfs below ``root``."""
-    try:
-        with tmpfs(root / "probe", 1024):
-            return True
-    except (OSError, subprocess.CalledProcessError):
-        return False
+    held = not figures["failures"] and figures["finished_runs_lost"] == 0
+    return figures, held and figures["that_stopped_the_study"] > 0 and refused.startswith("refused")
 
 
 @contextlib.contextmanager
 def tmpfs(path: Path, kib: int) -> Iterator[Path]:
-    """A disk of ``kib`` KiB at ``path``; it goes with the block."""
+    """A disk of ``kib`` KiB at ``path``; it goes with the block. ValueError if it cannot be
+    mounted."""
     path.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(path)]
-    subprocess.run(mount, check=True, capture_output=True)
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        raise ValueError("a small disk (tmpfs) cannot be mounted here: this needs Linux and root")
     try:
         yield path
     finally:
@@ -338,87 +277,62 @@ def remount(path: Path, option: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{option}", str(path)], check=True, capture_output=True)
 
 
-def _out_of_room(place: Bench, kib: int, mounts: bool) -> Figures:
-    """A study that finds only ``kib`` KiB, on its disk or for a file, then goes on with more."""
-    if mounts:
-        with tmpfs(place.root / "small", kib) as small:
-            out = copy_of(place.start, small / "study")
-            done, before = run_study(out), finished_runs(out)
-            remount(small, f"size={ROOM_KIB}k")
-            return _stopped(place, out, done, before)
-    out = copy_of(place.start, place.root / "limited")
-    limit = (resource.RLIMIT_FSIZE, (kib * 1024, kib * 1024))
-    done = run_study(out, preexec_fn=lambda: resource.setrlimit(*limit))
-    return _stopped(place, out, done, finished_runs(out))
-
-
-def _stopped(
-    place: Bench, out: Path, done: subprocess.CompletedProcess, before: dict[str, int]
-) -> Figures:
-    errors = [s for s in (done.stdout + done.stderr).splitlines() if "rror" in s or "FAILED" in s]
-    said = _without_names(errors[-1]) if errors else ""
-    trial = {"stopped": done.returncode != 0, "said": said}
+def out_of_room(place: Bench, kib: int) -> Figures:
+    """A study that finds only ``kib`` KiB, then goes on with more."""
+    with tmpfs(place.start.parent / "small", kib) as small:
+        out = place.trial(small)
+        done, before = run_study(out), finished_runs(out)
+        lines = (done.stdout + done.stderr).splitlines()
+        errors = [line for line in lines if "rror" in line or "FAILED" in line]
+        said = without_names(errors[-1]) if errors else ""
+        remount(small, f"size={ROOM_KIB}k")
+        trial = {"stopped": done.returncode != 0, "said": said} | place.continued(out, before)
     if "Traceback" in done.stderr:
-        problem = f"a traceback instead of one line: {done.stderr[-300:]}"
-        return trial | {"lost": 0, "problem": problem}
-    return trial | place.continued(out, before)
+        trial["problem"] = f"a traceback instead of one line: {done.stderr[-300:]}"
+    return trial
 
 
-def _without_names(line: str) -> str:
+def without_names(line: str) -> str:
     """The message without the paths of this trial, so that equal failures read equal."""
     return " ".join(word for word in line.split() if "/" not in word)[:160]
 
 
-def _read_only(place: Bench, mounts: bool) -> str:
+def read_only(place: Bench) -> str:
     """What the study says to a directory that it cannot write, and whether all is still there."""
-    if mounts:
-        with tmpfs(place.root / "fixed", ROOM_KIB) as fixed:
-            out = copy_of(place.reference, fixed / "study")
-            remount(fixed, "ro")
-            done = run_study(out)
-            remount(fixed, "rw")
-            return _refusal(place, out, done)
-    if os.geteuid() == 0:
-        return "not tried: permissions do not bind root, and no tmpfs can be mounted"
-    out = copy_of(place.reference, place.root / "fixed")
-    out.chmod(0o555)
-    done = run_study(out)
-    out.chmod(0o755)
-    return _refusal(place, out, done)
-
-
-def _refusal(place: Bench, out: Path, done: subprocess.CompletedProcess) -> str:
-    lines = done.stderr.strip().splitlines()
-    if done.returncode != 2 or len(lines) != 1:
-        return f"FAILED: exit code {done.returncode}, {len(lines)} lines: {' | '.join(lines[-2:])}"
-    if differences(place.expected, outcome_of(out)):
-        return "FAILED: stored results changed"
-    must_finish(out)
-    return f"refused in one line ({_without_names(lines[0])}), all results kept"
+    with tmpfs(place.start.parent / "fixed", ROOM_KIB) as fixed:
+        out = copy_of(place.reference, fixed / "study")
+        remount(fixed, "ro")
+        done = run_study(out)
+        remount(fixed, "rw")
+        lines = done.stderr.strip().splitlines()
+        if done.returncode != 2 or len(lines) != 1:
+            return f"FAILED: exit code {done.returncode}, {len(lines)} lines: {' | '.join(lines)}"
+        problem = place.continued(out, finished_runs(out))["problem"]
+    kept = f"FAILED: {problem}" if problem else f"refused in one line ({without_names(lines[0])})"
+    return kept if problem else f"{kept}, all results kept"
 
 
 def together(count: int, say: Say, seed: int = 8) -> tuple[Figures, bool]:
-    """Figures of ``count`` pairs of studies, and whether one of each pair ended undisturbed."""
-    rng, held = random.Random(seed), 0
+    """A second study in the same directory after a random delay: one of the two runs, the other
+    says why it does not."""
     with bench(say) as place:
-        for i in range(count):
-            out = copy_of(place.start, place.root / "trial")
+
+        def disturb(_: int, share: float) -> Figures:
+            out = place.trial()
             with started_study(out) as first:
-                time.sleep(rng.random() * LONGEST_DELAY)
+                time.sleep(share * LONGEST_DELAY)
                 second = run_study(out)
-                codes = sorted((first.wait(), second.returncode))
+                first.communicate(timeout=STUDY_SECONDS)
+            codes = sorted((first.returncode, second.returncode))
             # Which of the two was first at the lock is the machine's choice.
             said = REFUSAL in second.stderr or second.returncode == 0
             same = not differences(place.expected, outcome_of(out))
-            held += codes == [0, 2] and said and same
-            say(f"{i + 1}/{count}: exit codes {codes}, {'same' if same else 'OTHER'} tables")
-    figures = {
-        "pairs": count,
-        "one_ran_and_one_was_refused": held,
-        "message": REFUSAL,
-        "seed": seed,
-    }
-    return figures, held == count
+            return {"codes": codes, "held": codes == [0, 2] and said and same}
+
+        found = trials(count, say, seed, disturb)
+    held = sum(t["held"] for t in found)
+    figures = {"pairs": count, "one_ran_and_one_was_refused": held, "message": REFUSAL}
+    return figures | {"seed": seed}, held == count
 
 
 def _cut_short(file: Path, rng: random.Random) -> None:
@@ -441,18 +355,20 @@ DAMAGES: dict[str, Callable[[Path, random.Random], object]] = {
 
 
 def checkpoint(count: int, say: Say, seed: int = 3) -> tuple[Figures, bool]:
-    """Figures of ``count`` damaged resume states, and whether all runs ended as they should."""
-    rng, trials, names = random.Random(seed), [], list(DAMAGES)
+    """Of a run with two resume states the newest (each sixth time both) is damaged in one file; the
+    weights must come out the same."""
+    rng, names = random.Random(seed), list(DAMAGES)
     with tempfile.TemporaryDirectory(prefix="sgpo-checkpoint-") as scratch:
-        root, cell = Path(scratch), _short_run()
+        root, cell = Path(scratch), short_run()
         say("preparing an interrupted run and its undisturbed twin")
         weights = Path("runs", cell.run_id, "model", "model.safetensors")
         run_cell(cell, root / "whole", lambda *_: None)
         expected = sha256_of(root / "whole" / weights)
         torn = copy_of(root / "whole", root / "torn")
         shutil.rmtree(torn / "runs")
-        _interrupted(cell, torn)
-        for i in range(count):
+        interrupted(cell, torn)
+
+        def disturb(i: int, _: float) -> Figures:
             name, both = names[i % len(names)], i % 6 == 5
             study = copy_of(torn, root / "trial")
             states = sorted((study / "runs" / cell.run_id / "checkpoints").glob("step-*"))
@@ -462,41 +378,39 @@ def checkpoint(count: int, say: Say, seed: int = 3) -> tuple[Figures, bool]:
             with contextlib.redirect_stdout(heard):
                 run_cell(cell, study, lambda *_: None)
             noticed = "using the previous resume state" in heard.getvalue()
-            trials.append((name, noticed, sha256_of(study / weights) == expected))
-            say(f"{i + 1}/{count}: {name}{' (both states)' if both else ''}: {trials[-1]}")
+            same = sha256_of(study / weights) == expected
+            return {"damage": name, "noticed": noticed, "same": same}
+
+        found = trials(count, say, seed, disturb)
     figures = {
         "damaged_states": count,
-        "noticed": sum(noticed for _, noticed, _ in trials),
-        "ended_with_identical_weights": sum(same for _, _, same in trials),
-        "by_damage": {name: sum(t[0] == name for t in trials) for name in names},
+        "noticed": sum(t["noticed"] for t in found),
+        "ended_with_identical_weights": sum(t["same"] for t in found),
+        "by_damage": dict(Counter(t["damage"] for t in found)),
         "seed": seed,
     }
-    return figures, all(noticed and same for _, noticed, same in trials)
+    return figures, figures["noticed"] == figures["ended_with_identical_weights"] == count
 
 
-def _short_run() -> Cell:
+def short_run() -> Cell:
     """An RL run of four steps from the base model."""
     cell = next(c for c in small_study().cells() if c.config.method == "grpo")
     train = replace(cell.config.train, num_steps=4, checkpoint_every=1)
     return Cell(replace(cell.config, init="base", train=train))
 
 
-class _Stop(Exception):
-    """Raised in place of a kill once two resume states are there."""
-
-
-def _interrupted(cell: Cell, study: Path) -> None:
+def interrupted(cell: Cell, study: Path) -> None:
     """Leave the run of ``cell`` below ``study`` as a kill after three steps would."""
     original = Trainer.step
 
     def step(self: Trainer, number: int) -> dict:
         if number == 4:
-            raise _Stop
+            raise InterruptedError
         return original(self, number)
 
     Trainer.step = step  # type: ignore[method-assign]
     try:
-        with contextlib.suppress(_Stop):
+        with contextlib.suppress(InterruptedError):
             run_cell(cell, study, lambda *_: None)
     finally:
         Trainer.step = original  # type: ignore[method-assign]

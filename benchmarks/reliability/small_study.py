@@ -19,20 +19,19 @@ from sgpo.mini.suites import BENCHMARKS
 
 # One method of each kind of data flow; tests kill every method in training.
 METHODS = ("base", "sft", "grpo", "luffy", "sgpo")
-NUM_STEPS = 3
-PROBLEMS = 4
-SAMPLES = 2
-PRETRAIN_STEPS = 12
+PROBLEMS, SAMPLES = 4, 2
 
 
 def _shortened(entry: MethodEntry) -> MethodEntry:
     def config(model: str, seed: int) -> RunConfig:
         full = entry.config(model, seed)
-        train = full.train and replace(
-            full.train, num_steps=NUM_STEPS, problems_per_step=PROBLEMS, checkpoint_every=1
+        small = {"num_steps": 3, "problems_per_step": PROBLEMS, "checkpoint_every": 1}
+        return replace(
+            full,
+            train=full.train and replace(full.train, **small),
+            evaluation=replace(full.evaluation, problem_limit=PROBLEMS, sample_limit=SAMPLES),
+            pretrain_steps=12,
         )
-        evaluation = replace(full.evaluation, problem_limit=PROBLEMS, sample_limit=SAMPLES)
-        return replace(full, train=train, evaluation=evaluation, pretrain_steps=PRETRAIN_STEPS)
 
     return MethodEntry(entry.key, entry.label, config)
 
@@ -54,10 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.reliability.small_study")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.set_defaults(only=None, methods=None, models=None, all=False, overrides=[])
     options = parser.parse_args(arguments)
-    options = argparse.Namespace(
-        **vars(options), only=None, methods=None, models=None, all=False, overrides=[]
-    )
     try:
         return launch_study(small_study(), options.out, options)
     except (ValueError, OSError) as error:
