@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
@@ -23,9 +22,10 @@ from benchmarks.data.problems import (
     file_hashes,
     prepared_problems,
     read_problems,
+    write_rows,
 )
 from benchmarks.data.suites import SUITES, failed_golds, load_suite, local_file
-from sgpo.core.files import read_json, write_json, write_text
+from sgpo.core.files import read_json, write_json
 from sgpo.core.models import checkpoint_directory, load_tokenizer
 from sgpo.core.prompts import NATIVE, prompt_spec
 from sgpo.core.types import Problem
@@ -40,17 +40,22 @@ from sgpo.strategies.ask import (
 from sgpo.strategies.text import EXTRACTION_PROMPT, SCORING_PROMPT, quality_bands
 
 STEP = 64  # problems of a step in the real profiles
+REPORT = "strategies_report.json"
 
 
 def prepare_command(options: argparse.Namespace) -> int:
     """Prepare a training set and print what was removed from it."""
     if options.offline:
         go_offline()
-    tokenizer = load_tokenizer(_directory(str(options.tokenizer)))
+    # A checkpoint of the hub at the revision that the profiles pin; a run would fetch it too.
+    revisions = {c.name: c.revision for c in CHECKPOINTS.values()}
+    name = str(options.tokenizer)
+    directory = Path(name)
+    if not directory.is_dir():
+        directory = checkpoint_directory(name, revisions.get(name))
+    tokenizer = load_tokenizer(directory)
     spec = prompt_spec(options.prompt or NATIVE, tokenizer)
-    plan = Preparation(
-        **{field.name: getattr(options, field.name) for field in fields(Preparation)}
-    )
+    plan = Preparation(**{f.name: getattr(options, f.name) for f in fields(Preparation)})
     with Progress() as bars:
         tasks: dict[str, Any] = {}
 
@@ -64,8 +69,8 @@ def prepare_command(options: argparse.Namespace) -> int:
         print(f"{rule:18} {entry['count']:6} removed")
     if plan.keep_unconfirmed:
         print(f"{'unconfirmed traces':18} {summary['unconfirmed_traces']['count']:6} kept")
-    for name, count in summary["counts"].items():
-        print(f"{name:18} {count:6} problems")
+    for split, count in summary["counts"].items():
+        print(f"{split:18} {count:6} problems")
     if summary["without_trace"]:
         print(
             f"{summary['without_trace']} problems have no expert trace: the SFT warm-up, LUFFY, "
@@ -76,22 +81,12 @@ def prepare_command(options: argparse.Namespace) -> int:
             f"every question ends in {summary['shared_suffix']!r}; the prompt has its own request: "
             "prepare again with --strip-suffix"
         )
-    print(
-        f"report.json lists every id; a run names this set data.source={data_source(options.out)}"
-    )
+    source = data_source(options.out)
+    print(f"report.json lists every id; a run names this set data.source={source}")
     smallest = min(summary["counts"].values())
     if 0 < smallest < STEP:
         print(f"the set is small: add --set train.problems_per_step={smallest} or less")
     return 0
-
-
-def _directory(name: str) -> Path:
-    """The directory ``name``, or that of the hub's checkpoint of this name, at the revision that
-    the profiles pin; a run would fetch it too."""
-    if Path(name).is_dir():
-        return Path(name)
-    known = {c.name: c.revision for c in CHECKPOINTS.values()}
-    return checkpoint_directory(name, known.get(name))
 
 
 def check_command(options: argparse.Namespace) -> int:
@@ -101,38 +96,29 @@ def check_command(options: argparse.Namespace) -> int:
     if options.data is not None and not options.data.is_dir():
         raise ValueError(f"--data {options.data}: no such directory; `sgpo data prepare` makes one")
     report: dict[str, Any] = {"benchmarks": {}}
-    failed = False
-    with Progress(transient=True) as bars:
-        task = bars.add_task("gold answers", total=len(options.suite))
-        for key in options.suite:
-            problems = load_suite(key)
-            golds = failed_golds(problems)
-            unknown = [g for g in golds if g[0] not in SUITES[key].exceptions]
-            failed = failed or bool(unknown)
-            report["benchmarks"][key] = {
-                "problems": len(problems),
-                "sha256": SUITES[key].sha256,
-                "local": local_file(key) is not None,
-                "gold_exceptions": [{"id": i, "phrasing": t} for i, t in golds],
-                "unexpected": [i for i, _ in unknown],
-            }
-            bars.advance(task)
-    for key, entry in report["benchmarks"].items():
+    for key in options.suite:
+        suite, problems = SUITES[key], load_suite(key)
+        golds = failed_golds(problems)
+        report["benchmarks"][key] = {
+            "problems": len(problems),
+            "sha256": suite.sha256,
+            "local": local_file(key) is not None,
+            "gold_exceptions": [{"id": i, "phrasing": t} for i, t in golds],
+            "unexpected": [i for i, _ in golds if i not in suite.exceptions],
+        }
         print(
-            f"{SUITES[key].label:14} {entry['problems']:4} problems, content as expected, "
-            f"{len(entry['gold_exceptions'])} gold answers missed in some phrasing"
-            + "".join(f"\n  {e['id']}: {e['phrasing']!r}" for e in entry["gold_exceptions"])
+            f"{suite.label:14} {len(problems):4} problems, content as expected, {len(golds)} gold "
+            "answers missed in some phrasing" + "".join(f"\n  {i}: {t!r}" for i, t in golds)
         )
     if options.data is not None:
         report["training"] = _check_training(options.data)
     if options.report is not None:
         write_json(options.report, report)
-    return 1 if failed else 0
+    return int(any(entry["unexpected"] for entry in report["benchmarks"].values()))
 
 
 def _check_training(directory: Path) -> dict[str, Any]:
-    problems = prepared_problems(directory, "all")
-    rl = prepared_problems(directory, "rl")
+    problems, rl = (prepared_problems(directory, split) for split in ("all", "rl"))
     counts = {"warmup": len(problems) - len(rl), "rl": len(rl)}
     stated, actual = read_json(directory / "report.json")["files"], file_hashes(directory)
     changed = [name for name in stated if stated[name] != actual.get(name)]
@@ -140,12 +126,12 @@ def _check_training(directory: Path) -> dict[str, Any]:
         raise ValueError(
             f"{directory / changed[0]}: not the file that report.json is about; prepare it again"
         )
-    with_strategies = sum(p.strategy is not None for p in problems)
+    guided = sum(p.strategy is not None for p in problems)
     print(
-        f"{counts['warmup']} warm-up, {counts['rl']} RL problems, {with_strategies} with a strategy"
+        f"{counts['warmup']} warm-up, {counts['rl']} RL problems, {guided} with a strategy"
         f"; a run names this set data.source={data_source(directory)}"
     )
-    return {"counts": counts, "files": actual, "with_strategies": with_strategies}
+    return {"counts": counts, "files": actual, "with_strategies": guided}
 
 
 def strategies_command(options: argparse.Namespace) -> int:
@@ -169,34 +155,42 @@ def strategies_command(options: argparse.Namespace) -> int:
     )
     scoring = replace(proposing, model=options.scorer or options.model)
     cache = options.data / "strategy_replies.jsonl"
-    outcomes, costs = asyncio.run(_run(asked, proposing, scoring, settings, cache))
+    outcomes, costs = asyncio.run(_ask(asked, proposing, scoring, settings, cache))
     report = _report(outcomes, proposing, scoring, settings) | costs
-    _print(report, len(asked))
+    _print(report)
     undecided = [o for o in outcomes if not o.final]
     if len(asked) < len(problems):
-        return _pilot(costs, len(problems), len(asked), undecided)
-    write_json(options.data / "strategies_report.json", report)
+        return _pilot(costs["total"]["money"], len(problems), len(asked), undecided)
+    write_json(options.data / REPORT, report)
     if undecided:
         print(
             f"{len(undecided)} problems got no reply ({undecided[0].why}); {STRATEGIES} is written "
             "when every problem is decided: repeat the command"
         )
         return 1
-    kept = [o for o in outcomes if o.strategy is not None]
-    if not kept:
-        raise ValueError("no problem got a usable strategy; see strategies_report.json for why")
-    write_text(options.data / STRATEGIES, "".join(map(_row, kept)))
+    rows = [
+        {
+            "id": outcome.problem_id,
+            "strategy": outcome.strategy.text,
+            "score": round(outcome.strategy.mean, 6),
+            "scores": outcome.strategy.scores,
+        }
+        for outcome in outcomes
+        if outcome.strategy is not None
+    ]
+    if not rows:
+        raise ValueError(f"no problem got a usable strategy; see {REPORT} for why")
+    write_rows(options.data / STRATEGIES, rows)
     print(f"{STRATEGIES} is written; a run names this set data.source={data_source(options.data)}")
     return 0
 
 
-def _pilot(costs: dict[str, Any], total: int, asked: int, undecided: Sequence[Outcome]) -> int:
+def _pilot(money: float, total: int, asked: int, undecided: Sequence[Outcome]) -> int:
     """What all would cost, from the problems that were decided; 1 if none was."""
     decided = asked - len(undecided)
     if not decided:
         print(f"a pilot: none of {asked} problems got a reply ({undecided[0].why}); nothing known")
         return 1
-    money = costs["total"]["money"]
     print(
         f"a pilot: nothing written; all {total} problems would take about "
         f"{money * total / decided:.2f} (so far {money:.2f})"
@@ -204,7 +198,7 @@ def _pilot(costs: dict[str, Any], total: int, asked: int, undecided: Sequence[Ou
     return 0
 
 
-async def _run(
+async def _ask(
     problems: Sequence[Problem],
     proposing: EndpointSettings,
     scoring: EndpointSettings,
@@ -238,17 +232,6 @@ async def _run(
     }
 
 
-def _row(outcome: Outcome) -> str:
-    assert outcome.strategy is not None
-    row = {
-        "id": outcome.problem_id,
-        "strategy": outcome.strategy.text,
-        "score": round(outcome.strategy.mean, 6),
-        "scores": outcome.strategy.scores,
-    }
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
 def _report(
     outcomes: Sequence[Outcome],
     proposing: EndpointSettings,
@@ -257,14 +240,13 @@ def _report(
 ) -> dict[str, Any]:
     """What strategies_report.json holds besides the cost."""
     kept = [o.strategy.mean for o in outcomes if o.strategy]
-    prompts = hashlib.sha256((EXTRACTION_PROMPT + SCORING_PROMPT).encode()).hexdigest()
     return {
         "proposer": proposing.model,
         "scorer": scoring.model,
         "endpoint": proposing.base_url,
         "prices_per_million": [proposing.price_in, proposing.price_out],
         "settings": asdict(settings),
-        "prompts_sha256": prompts,
+        "prompts_sha256": hashlib.sha256((EXTRACTION_PROMPT + SCORING_PROMPT).encode()).hexdigest(),
         "problems": len(outcomes),
         "with_strategy": len(kept),
         "mean_score": sum(kept) / len(kept) if kept else None,
@@ -277,15 +259,13 @@ def _report(
     }
 
 
-def _print(report: dict[str, Any], count: int) -> None:
-    print(f"{report['with_strategy']} of {count} problems have a strategy")
+def _print(report: dict[str, Any]) -> None:
+    print(f"{report['with_strategy']} of {report['problems']} problems have a strategy")
     if report["mean_score"] is not None:
         bands = ", ".join(f"{number} in {band}" for band, number in report["bands"].items())
         print(f"mean score {report['mean_score']:.3f}: {bands}")
-    print(
-        f"{report['leaking_candidates']} of {report['candidates']} candidates leaked and were "
-        "left out"
-    )
+    leaking, candidates = report["leaking_candidates"], report["candidates"]
+    print(f"{leaking} of {candidates} candidates leaked and were left out")
     for why, number in Counter(e["why"] for e in report["without"]).most_common(5):
         print(f"{number} without a strategy: {why}")
     for name, when in (("spent", "this run"), ("total", "with the cache")):

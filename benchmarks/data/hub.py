@@ -33,17 +33,14 @@ def fetch_dataset(
 
     Args:
         repository: "owner/name".
-        revision: commit, tag or branch; None for the main branch. A commit is the only one that
-            cannot move: record the returned one and pass it next time.
+        revision: commit, tag or branch; None for the main branch. Only a commit cannot move.
         offline: take the files from the local cache and open no connection, as HF_HUB_OFFLINE does.
 
     Raises:
-        ValueError: one line that says what is wrong: no such data set or revision, a gated one
-            without a token, no network, or nothing cached.
+        ValueError: one line that says what is wrong.
     """
     from huggingface_hub import constants, errors, snapshot_download
 
-    name = f"data set {repository!r}" + (f" at revision {revision!r}" if revision else "")
     offline = offline or constants.HF_HUB_OFFLINE
     try:
         folder = snapshot_download(
@@ -53,26 +50,31 @@ def fetch_dataset(
             allow_patterns=list(PATTERNS),
             local_files_only=offline,
         )
-    except errors.GatedRepoError as error:
-        raise ValueError(
-            f"{name} is gated: accept its terms on the hub and set HF_TOKEN, or give a local file"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ValueError(f"{name}: the hub knows no such revision") from error
-    except errors.RepositoryNotFoundError as error:
-        raise ValueError(
-            f"{name}: the hub knows no such data set (or it is private and HF_TOKEN is not set)"
-        ) from error
-    except errors.HFValidationError as error:
-        raise ValueError(
-            f"{name}: neither a file or directory here nor a name of a data set, like owner/name"
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = "is not in the local cache (offline)" if offline else "the hub cannot be reached"
-        raise ValueError(f"{name}: {why}; give a local file, or try again online") from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise ValueError(f"{name}: the hub answers with an error ({_line(error)})") from error
+    except (errors.HFValidationError, OSError) as error:  # OSError: all others of the hub
+        name = f"data set {repository!r}" + (f" at revision {revision!r}" if revision else "")
+        raise ValueError(name + _meaning(error, offline)) from error
     return Path(folder), Path(folder).name
+
+
+def _meaning(error: Exception, offline: bool) -> str:
+    """What an error of the hub's client means to a user."""
+    from huggingface_hub import errors
+
+    for kind, text in (
+        (errors.HFValidationError, ": neither a file or directory here nor a name of a data set, "
+         "like owner/name"),
+        (errors.GatedRepoError, " is gated: accept its terms on the hub and set HF_TOKEN, or give "
+         "a local file"),
+        (errors.RevisionNotFoundError, ": the hub knows no such revision"),
+        (errors.RepositoryNotFoundError, ": the hub knows no such data set (or it is private and "
+         "HF_TOKEN is not set)"),
+        ((errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled),
+         f": {'is not in the local cache (offline)' if offline else 'the hub cannot be reached'}; "
+         "give a local file, or try again online"),
+    ):  # fmt: skip
+        if isinstance(error, kind):
+            return text
+    return f": the hub answers with an error ({_line(error)})"
 
 
 def rows_of(path: Path, split: str, subset: str | None = None) -> Iterator[tuple[str, dict]]:
@@ -82,19 +84,15 @@ def rows_of(path: Path, split: str, subset: str | None = None) -> Iterator[tuple
     Raises:
         ValueError: no such path, another kind of file, damaged content, no such split.
     """
+    import pyarrow
+    from datasets.exceptions import DatasetsError
+
     if not path.exists():
         raise ValueError(f"problem file {str(path)!r}: no such file")
     if path.is_file() and path.suffix != ".parquet":
         raise ValueError(
             f"problem file {str(path)!r}: must be .jsonl, .json, .parquet or a data set's directory"
         )
-    return _numbered_rows(path, split, subset)
-
-
-def _numbered_rows(path: Path, split: str, subset: str | None) -> Iterator[tuple[str, dict]]:
-    import pyarrow
-    from datasets.exceptions import DatasetsError
-
     try:
         for number, row in enumerate(_load(path, split, subset), start=1):
             yield f"{path}, row {number}", row

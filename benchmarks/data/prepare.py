@@ -18,6 +18,7 @@ a hash of seed and id, so they depend on no order.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,10 +89,9 @@ def prepare(
     check_readable(rows, tokenizer)
     problems, removed = _clean(rows, plan, tokenizer, spec, report)
     report("compare with the test sets", 0, 1)
-    overlaps = find_overlaps(problems, tests)
+    removed["contamination"] = [asdict(o) for o in find_overlaps(problems, tests)]
     report("compare with the test sets", 1, 1)
-    removed["contamination"] = [asdict(o) for o in overlaps]
-    dirty = {o.problem_id for o in overlaps}
+    dirty = {overlap["problem_id"] for overlap in removed["contamination"]}
     problems = [p for p in problems if p.id not in dirty]
     unconfirmed = _unconfirmed(problems, report)
     if not plan.keep_unconfirmed:
@@ -137,8 +137,9 @@ def load_rows(plan: Preparation) -> tuple[list[Problem], dict[str, Any]]:
     places: dict[str, tuple[str, str]] = {}
     for where, row in rows:
         problem = problem_of(row, where)
-        first, question = places.setdefault(problem.id, (where, question_id(problem.question)))
-        if question != question_id(problem.question):
+        question = question_id(problem.question)
+        first, known = places.setdefault(problem.id, (where, question))
+        if known != question:
             raise ValueError(f"{where}: id {problem.id!r} is that of another question ({first})")
         problems.append(problem)
     if not problems:
@@ -149,11 +150,13 @@ def load_rows(plan: Preparation) -> tuple[list[Problem], dict[str, Any]]:
 
 
 def _test_set(name: str) -> list[Problem]:
-    if name not in SUITES and not Path(name).exists():
+    if name in SUITES:
+        return load_suite(name)
+    if not Path(name).exists():
         raise ValueError(
             f"test set {name!r}: must be none, one of {', '.join(SUITES)}, or a file of problems"
         )
-    return load_suite(name) if name in SUITES else read_problems(Path(name))
+    return read_problems(Path(name))
 
 
 def _clean(
@@ -161,18 +164,17 @@ def _clean(
 ) -> tuple[list[Problem], dict[str, list[Any]]]:
     """Rules 1 to 3: what is left, and the removed ids by rule."""
     removed: dict[str, list[Any]] = {"duplicates": [], "special_tokens": [], "over_long": []}
-    kept: list[Problem] = []
-    seen: set[str] = set()
+    kept: dict[str, Problem] = {}
     for number, problem in enumerate(rows, start=1):
         if number % CHUNK == 0 or number == len(rows):
             report("check", number, len(rows))
         if plan.strip_suffix:
             problem = _without_suffix(problem, plan.strip_suffix)
         question = question_id(problem.question)
-        if question in seen:
+        texts = problem.question, problem.expert or "", problem.strategy or ""
+        if question in kept:
             removed["duplicates"].append(problem.id)
             continue
-        texts = problem.question, problem.expert or "", problem.strategy or ""
         if any(special_token_in(tokenizer, text) for text in texts):
             removed["special_tokens"].append(problem.id)
             continue
@@ -181,9 +183,8 @@ def _clean(
         if length > plan.max_tokens:
             removed["over_long"].append({"id": problem.id, "tokens": length})
             continue
-        seen.add(question)
-        kept.append(problem)
-    return kept, removed
+        kept[question] = problem
+    return list(kept.values()), removed
 
 
 def _without_suffix(problem: Problem, suffix: str) -> Problem:
@@ -197,9 +198,13 @@ def _without_suffix(problem: Problem, suffix: str) -> Problem:
     return replace(problem, id=problem.id if own else question_id(question), question=question)
 
 
-def _order(problem: Problem, *names: str | int) -> str:
-    text = "/".join([*map(str, names), problem.id])
-    return hashlib.sha256(text.encode()).hexdigest()
+def _ordered(problems: Iterable[Problem], seed: int, purpose: str) -> list[Problem]:
+    """In the order of a hash of seed, purpose and id."""
+
+    def place(problem: Problem) -> str:
+        return hashlib.sha256(f"{seed}/{purpose}/{problem.id}".encode()).hexdigest()
+
+    return sorted(problems, key=place)
 
 
 def _draw(problems: list[Problem], plan: Preparation) -> list[Problem]:
@@ -207,13 +212,13 @@ def _draw(problems: list[Problem], plan: Preparation) -> list[Problem]:
         return problems
     if plan.draw > len(problems):
         raise ValueError(f"--draw {plan.draw}: only {len(problems)} problems are left; draw fewer")
-    return sorted(problems, key=lambda p: _order(p, plan.seed, "draw"))[: plan.draw]
+    return _ordered(problems, plan.seed, "draw")[: plan.draw]
 
 
 def split(problems: Sequence[Problem], seed: int) -> dict[str, list[Problem]]:
     """A third of the problems (rounded down) for the warm-up, which takes those with a trace alone;
     the rest for RL."""
-    ordered = sorted(problems, key=lambda p: _order(p, seed, "split"))
+    ordered = _ordered(problems, seed, "split")
     warmup = [p for p in ordered if p.expert][: len(ordered) // 3]
     taken = {p.id for p in warmup}
     return {"warmup": warmup, "rl": [p for p in ordered if p.id not in taken]}
@@ -221,28 +226,20 @@ def split(problems: Sequence[Problem], seed: int) -> dict[str, list[Problem]]:
 
 def _unconfirmed(problems: Sequence[Problem], report: Report) -> list[dict[str, str]]:
     """Traces that the verifier does not judge correct, with its reason."""
-    traced = [p for p in problems if p.expert]
-    found = []
+    traced, found = [p for p in problems if p.expert], []
     for start in range(0, len(traced), CHUNK):
         part = traced[start : start + CHUNK]
-        verdicts = grade_many([(p.answer, p.expert or "") for p in part])
-        found += [
-            {"id": p.id, "reason": v.reason}
-            for p, v in zip(part, verdicts, strict=True)
-            if not v.correct
-        ]
-        report("judge the traces", min(start + CHUNK, len(traced)), len(traced))
+        verdicts = grade_many([(p.answer, p.expert) for p in part])
+        wrong = [(p, v) for p, v in zip(part, verdicts, strict=True) if not v.correct]
+        found += [{"id": p.id, "reason": v.reason} for p, v in wrong]
+        report("judge the traces", start + len(part), len(traced))
     return found
 
 
 def shared_suffix(texts: Sequence[str]) -> str:
     """What every text ends in, if that is long enough to be an instruction, else an empty text."""
-    if len(texts) < 2:
-        return ""
-    shortest, longest = min(t[::-1] for t in texts), max(t[::-1] for t in texts)
-    size = next((i for i, (a, b) in enumerate(zip(shortest, longest, strict=False)) if a != b),
-                min(len(shortest), len(longest)))  # fmt: skip
-    return shortest[:size][::-1] if size >= MIN_SHARED_SUFFIX else ""
+    suffix = os.path.commonprefix([t[::-1] for t in texts])[::-1]
+    return suffix if len(texts) > 1 and len(suffix) >= MIN_SHARED_SUFFIX else ""
 
 
 @dataclass(frozen=True)
@@ -288,8 +285,7 @@ def find_overlaps(
 
 def words_of(text: str) -> tuple[str, ...]:
     """Runs of letters or of digits in lower case, without LaTeX commands that only set the type."""
-    text = unicodedata.normalize("NFKC", text)
-    text = _TYPESETTING.sub(" ", text)
+    text = _TYPESETTING.sub(" ", unicodedata.normalize("NFKC", text))
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
     return tuple(_WORD.findall(text.lower()))

@@ -1,12 +1,8 @@
 """Problems in files: how a user's are read, and the sets that ``sgpo data prepare`` writes.
 
-A row is read in either of two forms, whatever file it stands in (README.md of this room):
-
-* ``question`` (or ``problem``) and ``answer``, and if there are any ``id``, ``expert`` (a worked
-  solution), ``strategy``, ``kind`` and ``level``; ids and answers may be numbers;
-* the columns of the LUFFY sets: ``prompt`` (chat turns; the last user turn is the question, a
-  system turn is passed over because prompts are built by ``sgpo.core.prompts`` alone), ``target``
-  (an assistant turn, the expert's solution) and ``reward_model`` with ``ground_truth``.
+A row is read in either of two forms, whatever file it stands in (README.md of this room): fields of
+its own, or the columns of the LUFFY sets (``prompt``: chat turns, whose last user turn is the
+question; ``target``: the expert's turn; ``reward_model.ground_truth``).
 
 A prepared training set is a directory with ``warmup.jsonl`` and ``rl.jsonl`` (first form),
 ``report.json`` (what was done), and ``strategies.jsonl`` (id -> strategy) once ``sgpo strategies``
@@ -31,27 +27,23 @@ from sgpo.core.types import Problem
 SPLITS = ("warmup", "rl")
 STRATEGIES = "strategies.jsonl"
 HASH_DIGITS = 12
-JSONL = (".jsonl", ".json")
 # Of a text's characters; above it a tokenizer is another language's. Normalising (accents, spaces)
 # changes a few.
 LOST_SHARE = 0.1
 _TEXTS = ("strategy", "expert", "kind")
 _SPACE = re.compile(r"\s+")
 
-Row = tuple[str, dict[str, Any]]  # file and line (or row), and its columns
 
-
-def read_rows(path: Path, split: str = "train") -> Iterator[Row]:
-    """The rows of a JSONL or parquet file or of a directory of the ``datasets`` library.
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file and line or row, columns) of a JSONL or parquet file or of a directory of the
+    ``datasets`` library.
 
     Raises:
         ValueError: no such file, another kind of file, or damaged content (JSONL: which line).
     """
-    if path.suffix in JSONL and not path.is_dir():
-        if not path.is_file():
-            raise ValueError(f"problem file {str(path)!r}: no such file")
+    if path.suffix in (".jsonl", ".json") and path.is_file():
         return jsonl_rows(path)
-    return rows_of(path, split)
+    return rows_of(path, "train")
 
 
 def read_problems(path: Path) -> list[Problem]:
@@ -87,14 +79,12 @@ def problem_of(row: dict[str, Any], where: str) -> Problem:
     # Tables have every column in every row: what a row does not have is null there.
     extra = {name: _text(row, name, where) for name in _TEXTS if row.get(name) is not None}
     name = question_id(question) if row.get("id") is None else _text(row, "id", where, numbers=True)
-    return Problem(name, question, _answer(row, where), level=level, **extra)
-
-
-def _answer(row: dict[str, Any], where: str) -> str:
-    value = row.get("answer")
-    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
-        return ", ".join(value)  # several values, as OlympiadBench has them
-    return _text(row, "answer", where, numbers=True)
+    answer = row.get("answer")
+    if isinstance(answer, list) and answer and all(isinstance(v, str) for v in answer):
+        answer = ", ".join(answer)  # several values, as OlympiadBench has them
+    else:
+        answer = _text(row, "answer", where, numbers=True)
+    return Problem(name, question, answer, level=level, **extra)
 
 
 def _text(row: dict[str, Any], key: str, where: str, numbers: bool = False) -> str:
@@ -154,15 +144,16 @@ def check_readable(problems: Iterable[Problem], tokenizer: Any) -> None:
             )
 
 
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """``rows`` as JSONL."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
     """``problems`` as JSONL that ``read_problems`` reads back; absent texts are left out."""
-    lines = []
-    for p in problems:
-        row = {"id": p.id, "question": p.question, "answer": p.answer, "strategy": p.strategy,
-               "expert": p.expert, "kind": p.kind}  # fmt: skip
-        row = {key: value for key, value in row.items() if value}
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    write_text(path, "".join(lines))
+    names = ("id", "question", "answer", "strategy", "expert", "kind")
+    rows = ({name: getattr(p, name) for name in names} for p in problems)
+    write_rows(path, ({key: value for key, value in row.items() if value} for row in rows))
 
 
 def prepared_problems(directory: Path, split: str) -> list[Problem]:
@@ -196,10 +187,7 @@ def read_strategies(directory: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return {
-            _text(row, "id", where): _text(row, "strategy", where)
-            for where, row in jsonl_rows(path)
-        }
+        return {_text(r, "id", at): _text(r, "strategy", at) for at, r in jsonl_rows(path)}
     except ValueError as error:
         raise ValueError(
             f"{error}; delete the file and run `sgpo strategies` again: it answers from its cache"
@@ -212,16 +200,12 @@ def file_hashes(directory: Path) -> dict[str, str]:
     return {name: sha256_of(directory / name) for name in names if (directory / name).is_file()}
 
 
-def data_sha256(directory: Path) -> str:
-    """One hash of ``file_hashes``."""
-    parts = [f"{name} {value}" for name, value in sorted(file_hashes(directory).items())]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 def data_source(directory: Path) -> str:
     """``DIRECTORY@HASH``: what ``DataConfig.source`` names a prepared training set by."""
     _check_prepared(directory)
-    return f"{directory}@{data_sha256(directory)[:HASH_DIGITS]}"
+    parts = [f"{name} {value}" for name, value in sorted(file_hashes(directory).items())]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return f"{directory}@{digest[:HASH_DIGITS]}"
 
 
 def source_problems(source: str, split: str) -> list[Problem]:
@@ -237,11 +221,11 @@ def source_problems(source: str, split: str) -> list[Problem]:
             "(`sgpo data check --data DIRECTORY` prints it)"
         )
     problems = prepared_problems(Path(name), split)
-    found = data_sha256(Path(name))[:HASH_DIGITS]
-    if found != digits:
+    now = data_source(Path(name))
+    if not now.endswith(f"@{digits}"):
         raise ValueError(
-            f"training data {name!r}: its content has hash {found}, the run asks for {digits}; it "
-            "was changed (strategies added?): name the new hash, or restore the files"
+            f"data.source={source!r}: the files there are {now} now; they were changed (strategies "
+            "added?): name that, or restore them"
         )
     return problems
 

@@ -22,7 +22,6 @@ from sgpo.mini.pretrain import ensure_base_model
 DEVELOPMENT = "minidev"
 DEVELOPMENT_SAMPLES = 8
 OWN_SAMPLES = 8  # of a problem of the user's own
-DISJOINTNESS = "disjointness.json"
 
 
 def base_model(
@@ -62,18 +61,18 @@ def evaluation_problems(key: str, config: EvalConfig) -> tuple[list[Problem], in
         ValueError: unknown suite.
     """
     own = {Path(item.rpartition("@")[0]).stem: item for item in config.files}
+    mini = {b.key: b for b in suites.BENCHMARKS}
     if key in own:
         problems, samples = _own_problems(own[key]), OWN_SAMPLES
     elif key == DEVELOPMENT:
         problems, samples = suites.development_problems(), DEVELOPMENT_SAMPLES
     elif key in SUITES:
         problems, samples = load_suite(key), SUITES[key].k
+    elif key in mini:
+        problems, samples = suites.benchmark_problems(key), mini[key].k
     else:
-        known = {b.key: b for b in suites.BENCHMARKS}
-        if key not in known:
-            names = ", ".join([*known, DEVELOPMENT, *SUITES])
-            raise ValueError(f"unknown benchmark {key!r}: must be one of {names}")
-        problems, samples = suites.benchmark_problems(key), known[key].k
+        names = ", ".join([*mini, DEVELOPMENT, *SUITES])
+        raise ValueError(f"unknown benchmark {key!r}: must be one of {names}")
     return problems[: config.problem_limit], min(samples, config.sample_limit or samples)
 
 
@@ -84,10 +83,10 @@ def file_source(path: Path) -> str:
 
 def _own_problems(source: str) -> list[Problem]:
     """The problems of a user's file, which must be the one that the run was planned with."""
-    path, _, _ = source.rpartition("@")
-    if not Path(path).is_file() or file_source(Path(path)) != source:
+    path = Path(source.rpartition("@")[0])
+    if not path.is_file() or file_source(path) != source:
         raise ValueError(f"{path}: is gone or was changed since; name it again with --problems")
-    return read_problems(Path(path))
+    return read_problems(path)
 
 
 def known_problems(key: str) -> Sequence[Problem]:
@@ -98,7 +97,7 @@ def known_problems(key: str) -> Sequence[Problem]:
         return ()
 
 
-def problem_set_sha256(problems: list[Problem]) -> str:
+def problem_set_sha256(problems: Sequence[Problem]) -> str:
     """Hash of ids, questions and answers in their order."""
     content = [[p.id, p.question, p.answer] for p in problems]
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
@@ -114,17 +113,18 @@ def mini_sets() -> dict[str, list[Problem]]:
 
 
 def overlaps(sets: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
-    """Sizes and hashes of the sets, and for every pair how many questions both hold.
-
-    Questions count as equal when they are in lower case and without spacing and punctuation.
-    """
-    questions = {name: {_normalised(p.question) for p in found} for name, found in sets.items()}
+    """Sizes and hashes of the sets, and for every pair how many questions both hold, equal but for
+    case, spacing and punctuation."""
+    questions = {
+        name: {"".join(filter(str.isalnum, p.question.casefold())) for p in found}
+        for name, found in sets.items()
+    }
     return {
         "sets": {
             name: {
                 "problems": len(found),
                 "distinct_questions": len(questions[name]),
-                "sha256": problem_set_sha256(list(found)),
+                "sha256": problem_set_sha256(found),
             }
             for name, found in sets.items()
         },
@@ -140,8 +140,4 @@ def record_disjointness(study: Plan, results: Path) -> None:
     prepared."""
     entry = study.methods[0]
     if entry.config(study.models[0].key, study.seeds[0]).data.source == "mini":
-        write_json(results / DISJOINTNESS, overlaps(mini_sets()))
-
-
-def _normalised(question: str) -> str:
-    return "".join(c for c in question.casefold() if c.isalnum())
+        write_json(results / "disjointness.json", overlaps(mini_sets()))

@@ -78,9 +78,6 @@ PHRASINGS = (
 def load_suite(key: str) -> list[Problem]:
     """The checked problems of a real benchmark, from a local file or else from the hub.
 
-    A local file is ``benchmarks/<key>.jsonl`` below SGPO_DATA_DIR, or below ``../shared/data``
-    where that exists and the variable is not set.
-
     Raises:
         ValueError: unknown key; neither file nor hub can give it; or it is another set than the
             one that the suite's scores are about.
@@ -92,14 +89,26 @@ def load_suite(key: str) -> list[Problem]:
         problems, source = read_problems(path), str(path)
     else:
         problems, source = _from_hub(suite)
-    check_suite(suite, problems, source)
+    if len(problems) != suite.num_problems:
+        raise ValueError(
+            f"{source}: {suite.label} has {suite.num_problems} problems, this has {len(problems)}"
+        )
+    found = content_sha256(problems)
+    if found != suite.sha256:
+        raise ValueError(
+            f"{source}: not the {suite.label} that scores are about: its content has sha256 "
+            f"{found[:12]}..., {suite.sha256[:12]}... is right; scores would not be comparable"
+        )
     return problems
 
 
 def local_file(key: str) -> Path | None:
-    """The local file of a benchmark, None where there is none.
+    """``benchmarks/<key>.jsonl`` below SGPO_DATA_DIR, or below ``../shared/data`` where the
+    variable is not set; None where there is none.
 
-    Raises ValueError when SGPO_DATA_DIR is set and does not exist."""
+    Raises:
+        ValueError: SGPO_DATA_DIR is set and does not exist.
+    """
     named = os.environ.get("SGPO_DATA_DIR")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if named and not folder.is_dir():
@@ -117,8 +126,8 @@ def _from_hub(suite: Suite) -> tuple[list[Problem], str]:
             f"{error}; or set SGPO_DATA_DIR to a folder with benchmarks/{suite.key}.jsonl"
         ) from error
     problems = []
-    for where, row in rows_of(folder, "test"):
-        name = row.get(id_column) if id_column else f"{suite.key}/{len(problems):03d}"
+    for number, (where, row) in enumerate(rows_of(folder, "test")):
+        name = row.get(id_column) if id_column else f"{suite.key}/{number:03d}"
         fields = {"id": name, "question": row.get(question), "answer": row.get(answer)}
         problems.append(problem_of(fields, where))
     return problems, f"{repository} at {commit}"
@@ -131,20 +140,6 @@ def content_sha256(problems: Sequence[Problem]) -> str:
         for p in problems
     )
     return hashlib.sha256(canonical_json(pairs).encode()).hexdigest()
-
-
-def check_suite(suite: Suite, problems: Sequence[Problem], source: str) -> None:
-    """ValueError naming ``source`` unless ``problems`` are the suite's, by count and content."""
-    if len(problems) != suite.num_problems:
-        raise ValueError(
-            f"{source}: {suite.label} has {suite.num_problems} problems, this has {len(problems)}"
-        )
-    found = content_sha256(problems)
-    if found != suite.sha256:
-        raise ValueError(
-            f"{source}: not the {suite.label} that scores are about: its content has sha256 "
-            f"{found[:12]}..., {suite.sha256[:12]}... is right; scores would not be comparable"
-        )
 
 
 def failed_golds(problems: Sequence[Problem]) -> list[tuple[str, str]]:

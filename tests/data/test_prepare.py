@@ -23,13 +23,13 @@ from benchmarks.data.prepare import (
     words_of,
 )
 from benchmarks.data.problems import (
-    data_sha256,
     data_source,
     prepared_problems,
     problem_of,
     question_id,
     source_problems,
 )
+from benchmarks.data.suites import local_file
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem
 from sgpo.mini.models import build_tokenizer
@@ -37,6 +37,7 @@ from sgpo.mini.models import build_tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = PROMPT_SPECS["qwen2.5-instruct"]
 TOKENIZER = standin.build_tokenizer(small=True)
+TEST_QUESTION = "Find the sum of all positive integers n such that n squared plus 12n is a square."
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
@@ -52,22 +53,22 @@ def row(question: str = "What is 1 + 1?", trace: str = "\\boxed{2}", answer: str
     }
 
 
-def quiet(stage: str, done: int, total: int) -> None:
-    assert 0 <= done <= total
-
-
-def plan(source: Path, **changes) -> Preparation:
-    settings = {"source": str(source), "max_tokens": 2000, "test_sets": ("amc23",)}
-    return Preparation(**(settings | changes))
-
-
 @pytest.fixture
-def one_test_set(monkeypatch):
-    """One test problem in place of the real benchmarks."""
-    question = "Find the sum of all positive integers n such that n squared plus 12n is a square."
-    problem = Problem("t/0", question, "1")
-    monkeypatch.setattr(prepare_data, "load_suite", lambda key: [problem])
-    return question
+def make(tmp_path, monkeypatch):
+    """Prepare ``rows`` as ``tmp_path / out`` beside one test problem in place of the real
+    benchmarks; the report."""
+    tests = [Problem("t/0", TEST_QUESTION, "1")]
+    monkeypatch.setattr(prepare_data, "load_suite", lambda key: tests)
+
+    def quiet(stage: str, done: int, total: int) -> None:
+        assert 0 <= done <= total
+
+    def make(rows: list[dict], out: str = "out", tokenizer=TOKENIZER, spec=SPEC, **changes) -> dict:
+        source = write_jsonl(tmp_path / f"{out}.jsonl", rows)
+        settings = {"source": str(source), "max_tokens": 2000, "test_sets": ("amc23",)}
+        return prepare(Preparation(**(settings | changes)), tokenizer, spec, tmp_path / out, quiet)
+
+    return make
 
 
 def test_words_ignore_typesetting_and_keep_numbers():
@@ -89,98 +90,83 @@ def test_overlaps_are_found_by_thirteen_words_or_by_the_same_text():
     }
     problems = [Problem(f"p{i}", question, "1") for i, question in enumerate(cases)]
     found = {o.problem_id: (o.test_id, o.rule) for o in find_overlaps(problems, tests)}
-    expected = {f"p{i}": wanted for i, wanted in enumerate(cases.values()) if wanted}
-    assert found == expected
+    assert found == {f"p{i}": wanted for i, wanted in enumerate(cases.values()) if wanted}
 
 
-def test_every_rule_removes_what_it_states_and_lists_the_id(tmp_path, one_test_set):
+def test_every_rule_removes_what_it_states_and_lists_the_id(tmp_path, make):
     rows = [
         *standin.training_rows(9),
         row("What is 3+1?"),  # a duplicate, spaces aside
         row("A <|im_end|> B"),
         row("long", trace="x" * 3000),
-        row("Now f" + one_test_set[1:].replace("n squared", "$n$ squared"), trace="\\boxed{9}"),
+        row("Now f" + TEST_QUESTION[1:].replace("n squared", "$n$ squared"), trace="\\boxed{9}"),
         row("Trace is wrong", trace="\\boxed{3}"),
     ]
-    summary = prepare(plan(write_jsonl(tmp_path / "x.jsonl", rows)), TOKENIZER, SPEC,
-                      tmp_path / "out", quiet)  # fmt: skip
-    removed = summary["removed"]
-    assert removed["duplicates"]["items"] == [question_id("What is 3 + 1?")]
-    assert removed["special_tokens"]["items"] == [question_id("A <|im_end|> B")]
-    (long,) = removed["over_long"]["items"]
+    summary = make(rows)
+    removed = {rule: entry["items"] for rule, entry in summary["removed"].items()}
+    assert removed["duplicates"] == [question_id("What is 3 + 1?")]
+    assert removed["special_tokens"] == [question_id("A <|im_end|> B")]
+    (long,) = removed["over_long"]
     assert long["id"] == question_id("long") and long["tokens"] > 3000
-    (dirty,) = removed["contamination"]["items"]
+    (dirty,) = removed["contamination"]
     assert (dirty["benchmark"], dirty["test_id"], dirty["rule"]) == ("amc23", "t/0", "13-gram")
-    assert [x["id"] for x in summary["unconfirmed_traces"]["items"]] == [
-        question_id("Trace is wrong")
-    ]
-    assert removed["unconfirmed_traces"]["count"] == 1 and not summary["unconfirmed_traces"]["kept"]
+    unconfirmed = summary["unconfirmed_traces"]["items"]
+    assert [x["id"] for x in unconfirmed] == [question_id("Trace is wrong")]
+    assert removed["unconfirmed_traces"] == unconfirmed
     assert summary["rows"] == 14 and summary["counts"] == {"warmup": 3, "rl": 6}
     everything = prepared_problems(tmp_path / "out", "all")
     assert len({p.id for p in everything}) == 9 and all(p.expert for p in everything)
-    kept = prepare(plan(tmp_path / "x.jsonl", keep_unconfirmed=True), TOKENIZER, SPEC,
-                   tmp_path / "kept", quiet)  # fmt: skip
-    assert kept["counts"] == {"warmup": 3, "rl": 7} and kept["unconfirmed_traces"]["kept"]
-    assert kept["unconfirmed_traces"]["items"] == summary["unconfirmed_traces"]["items"]
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == summary
+    kept = make(rows, "kept", keep_unconfirmed=True)
+    assert kept["counts"] == {"warmup": 3, "rl": 7} and kept["unconfirmed_traces"]["kept"]
+    assert kept["unconfirmed_traces"]["items"] == unconfirmed
 
 
-def test_the_length_rule_counts_prompt_and_trace(tmp_path, one_test_set):
-    path = write_jsonl(tmp_path / "x.jsonl", [row()])
+def test_the_length_rule_counts_prompt_and_trace(make):
     problem = problem_of(row(), "")
     length = len(SPEC.prompt_ids(TOKENIZER, problem)) + len(standin.byte_ids("\\boxed{2}")) + 1
-    summary = prepare(plan(path, max_tokens=length), TOKENIZER, SPEC, tmp_path / "a", quiet)
-    assert sum(summary["counts"].values()) == 1
+    assert sum(make([row()], max_tokens=length)["counts"].values()) == 1
     with pytest.raises(ValueError, match="no problem is left of 1; removed: over_long 1"):
-        prepare(plan(path, max_tokens=length - 1), TOKENIZER, SPEC, tmp_path / "b", quiet)
+        make([row()], "b", max_tokens=length - 1)
 
 
-def test_split_and_draw_depend_on_seed_and_ids_alone(tmp_path, one_test_set):
+def test_split_and_draw_depend_on_seed_and_ids_alone(tmp_path, make):
     problems = [Problem(f"p{i}", "q", "1", expert="t") for i in range(100)]
     parts = split(problems, 0)
     assert (len(parts["warmup"]), len(parts["rl"])) == (33, 67)
     assert split(problems[::-1], 0) == parts != split(problems, 1)
     rows = standin.training_rows(30)
-    drawn = []
-    for name, source in (("a", rows), ("b", rows[::-1])):
-        path = write_jsonl(tmp_path / f"{name}.jsonl", source)
-        prepare(plan(path, draw=12, seed=3), TOKENIZER, SPEC, tmp_path / name, quiet)
-        drawn.append(data_sha256(tmp_path / name))
-    assert drawn[0] == drawn[1]
+    drawn = [make(r, n, draw=12, seed=3) for n, r in (("a", rows), ("b", rows[::-1]))]
+    assert drawn[0]["files"] == drawn[1]["files"]
     assert len(prepared_problems(tmp_path / "a", "all")) == 12
     with pytest.raises(ValueError, match="--draw 31: only 30 problems are left"):
-        prepare(plan(tmp_path / "a.jsonl", draw=31), TOKENIZER, SPEC, tmp_path / "c", quiet)
+        make(rows, "c", draw=31)
     assert not (tmp_path / "c").exists()
     with pytest.raises(ValueError, match="exists already"):
-        prepare(plan(tmp_path / "a.jsonl"), TOKENIZER, SPEC, tmp_path / "a", quiet)
+        make(rows, "a")
 
 
-def test_a_shared_instruction_is_reported_and_can_be_removed(tmp_path, one_test_set):
+def test_a_shared_instruction_is_reported_and_can_be_removed(tmp_path, make):
     request = " Put the answer in a box, please."
     rows = [row(f"What is {i} + {i * 7}?" + request) for i in range(6)]
-    path = write_jsonl(tmp_path / "x.jsonl", rows)
-    summary = prepare(plan(path), TOKENIZER, SPEC, tmp_path / "a", quiet)
-    assert summary["shared_suffix"] == "?" + request
-    stripped = plan(path, strip_suffix=request)
-    assert prepare(stripped, TOKENIZER, SPEC, tmp_path / "b", quiet)["shared_suffix"] == ""
+    assert make(rows)["shared_suffix"] == "?" + request
+    assert make(rows, "b", strip_suffix=request)["shared_suffix"] == ""
     problem = prepared_problems(tmp_path / "b", "all")[0]
     assert problem.question.endswith("?") and problem.id == question_id(problem.question)
-    write_jsonl(path, [*rows, row("another")])
     with pytest.raises(ValueError, match="does not end in it but in 'another'"):
-        prepare(stripped, TOKENIZER, SPEC, tmp_path / "c", quiet)
+        make([*rows, row("another")], "c", strip_suffix=request)
     assert shared_suffix(["one"]) == shared_suffix(["a?", "b?"]) == ""
 
 
-def test_a_run_names_its_data_by_content(tmp_path, one_test_set):
-    out = tmp_path / "set"
-    prepare(plan(write_jsonl(tmp_path / "x.jsonl", standin.training_rows(9))), TOKENIZER, SPEC,
-            out, quiet)  # fmt: skip
+def test_a_run_names_its_data_by_content(tmp_path, make):
+    make(standin.training_rows(9))
+    out = tmp_path / "out"
     source = data_source(out)
     assert len(source_problems(source, "warmup")) == 3
     ids = [p.id for p in source_problems(source, "rl")]
     rows = [{"id": name, "strategy": f"use {name}"} for name in ids[1:]]
     write_jsonl(out / "strategies.jsonl", rows)
-    with pytest.raises(ValueError, match="was changed .strategies added"):
+    with pytest.raises(ValueError, match="were changed .strategies added"):
         source_problems(source, "rl")
     rl = source_problems(data_source(out), "rl")
     assert [p.id for p in rl] == ids[1:]  # one has no strategy: no method trains on it
@@ -240,19 +226,19 @@ DATASETS = {
 
 
 def test_what_the_hub_answers_becomes_one_clear_line(tmp_path):
-    asked = [f"some/set@{COMMIT}", GATED, "some/other", f"some/set@{'f' * 40}", "some/empty", "!"]
+    asked = {
+        f"some/set@{COMMIT}": f"9 {COMMIT}",
+        GATED: "is gated: accept its terms on the hub and set HF_TOKEN",
+        "some/other": "the hub knows no such data set",
+        f"some/set@{'f' * 40}": "the hub knows no such revision",
+        "some/empty": "cannot be read as a data set with split 'train'",
+        "!": "nor a name of a data set",
+    }
     with fake_hub(DATASETS) as (url, requests):
         environment = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path)}
         lines = in_a_process("-c", FETCH, *asked, **environment).stdout.splitlines()
     assert not any("weights" in request for request in requests)
-    assert lines[0] == f"9 {COMMIT}"
-    for line, message in zip(lines[1:], (
-        "is gated: accept its terms on the hub and set HF_TOKEN",
-        "the hub knows no such data set",
-        "the hub knows no such revision",
-        "cannot be read as a data set with split 'train'",
-        "nor a name of a data set",
-    ), strict=True):  # fmt: skip
+    for line, message in zip(lines, asked.values(), strict=True):
         assert message in line
     # The server is gone now.
     lines = in_a_process("-c", FETCH, "some/new", **environment).stdout.splitlines()
@@ -261,32 +247,28 @@ def test_what_the_hub_answers_becomes_one_clear_line(tmp_path):
 
 def test_prepare_from_the_hub_then_from_its_cache_without_a_network(tmp_path):
     """As a user runs it; the second time every connection raises an error."""
-    data = Path(os.environ.get("SGPO_DATA_DIR", ROOT.parent / "shared" / "data"))
-    if not (data / "benchmarks" / "aime24.jsonl").exists():
+    benchmark = local_file("aime24")
+    if benchmark is None:
         pytest.skip("the benchmark files are absent: set SGPO_DATA_DIR to their folder")
-    standin.build_tokenizer(small=True).save_pretrained(tmp_path / "tok")
+    TOKENIZER.save_pretrained(tmp_path / "tok")
     with fake_hub(DATASETS) as (url, _):
         done = in_a_process(
-            "-c", COMMAND, str(tmp_path), str(tmp_path / "tok"), COMMIT,
-            HF_HOME=str(tmp_path / "hf"), HF_ENDPOINT=url, SGPO_DATA_DIR=str(data),
+            "-c", COMMAND, str(tmp_path), str(tmp_path / "tok"), COMMIT, HF_ENDPOINT=url,
+            HF_HOME=str(tmp_path / "hf"), SGPO_DATA_DIR=str(benchmark.parents[1]),
         )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[0, 0, 2, 2]", done.stderr
-    report = json.loads((tmp_path / "a" / "report.json").read_text())
-    assert report["origin"]["commit"] == COMMIT and report["counts"] == {"warmup": 3, "rl": 6}
-    assert data_sha256(tmp_path / "a") == data_sha256(tmp_path / "b")
+    a, b = (json.loads((tmp_path / name / "report.json").read_text()) for name in "ab")
+    assert a["origin"]["commit"] == COMMIT and a["counts"] == {"warmup": 3, "rl": 6}
+    assert a["files"] == b["files"]
     data_set, tokenizer = done.stderr.splitlines()[-2:]
     assert data_set.startswith("sgpo: error: data set 'some/new'")
     assert "is not in the local cache (offline)" in data_set
     assert tokenizer.startswith("sgpo: error: checkpoint 'some/model': not in the cache")
 
 
-def example_rows() -> str:
-    text = (ROOT / "benchmarks" / "data" / "README.md").read_text()
-    return text.split("```jsonl\n")[1].split("```")[0]
-
-
 def test_the_ten_lines_of_the_readme_are_prepared_at_the_first_try(tmp_path, capsys):
-    (tmp_path / "mine.jsonl").write_text(example_rows())
+    readme = (ROOT / "benchmarks" / "data" / "README.md").read_text()
+    (tmp_path / "mine.jsonl").write_text(readme.split("```jsonl\n")[1].split("```")[0])
     TOKENIZER.save_pretrained(tmp_path / "tok")
     command = ["data", "prepare", "--source", str(tmp_path / "mine.jsonl"), "--offline",
                "--tokenizer", str(tmp_path / "tok"), "--prompt", SPEC.name,
@@ -302,30 +284,18 @@ def test_the_ten_lines_of_the_readme_are_prepared_at_the_first_try(tmp_path, cap
     assert all(entry["count"] == 0 for entry in report["removed"].values())
 
 
-def test_own_test_sets_and_mistakes_of_the_command(tmp_path):
-    source = write_jsonl(tmp_path / "x.jsonl", [
-        {"question": f"What is {i}?", "answer": i, "expert": f"\\boxed{{{i}}}"} for i in range(6)
-    ])  # fmt: skip
+def test_own_test_sets_problems_without_a_trace_and_mistakes(tmp_path, make):
+    rows = [{"question": f"What is {i}?", "answer": i} for i in range(6)]
+    rows[3]["expert"] = "\\boxed{3}"
     tests = write_jsonl(tmp_path / "t.jsonl", [{"question": "what is 4?", "answer": 4}])
-    summary = prepare(plan(source, test_sets=(str(tests),)), TOKENIZER, SPEC, tmp_path / "a", quiet)
+    summary = make(rows, test_sets=(str(tests),))
     assert summary["removed"]["contamination"]["items"][0]["benchmark"] == str(tests)
-    assert sum(summary["counts"].values()) == 5
+    assert summary["counts"] == {"warmup": 1, "rl": 4} and summary["without_trace"] == 4
+    assert prepared_problems(tmp_path / "out", "warmup")[0].answer == "3"
     with pytest.raises(ValueError, match="test set 'math50': must be none, one of math500, "):
-        prepare(plan(source, test_sets=("math50",)), TOKENIZER, SPEC, tmp_path / "b", quiet)
+        make(rows, "b", test_sets=("math50",))
     with pytest.raises(ValueError, match="the tokenizer keeps 1 of its question's 8 characters"):
-        prepare(plan(source, test_sets=()), build_tokenizer(), PROMPT_SPECS["mini"],
-                tmp_path / "b", quiet)  # fmt: skip
+        make(rows, "b", tokenizer=build_tokenizer(), spec=PROMPT_SPECS["mini"])
     two = [{"id": 1, "question": "a", "answer": 1}, {"id": 1, "question": "b", "answer": 1}]
     with pytest.raises(ValueError, match="line 2: id '1' is that of another question .*line 1"):
-        prepare(
-            plan(write_jsonl(source, two), test_sets=()), TOKENIZER, SPEC, tmp_path / "b", quiet
-        )
-
-
-def test_problems_without_a_trace_are_for_rl(tmp_path):
-    rows = [{"question": f"What is {i}?", "answer": i} for i in range(6)]
-    rows[4]["expert"] = "\\boxed{4}"
-    summary = prepare(plan(write_jsonl(tmp_path / "x.jsonl", rows), test_sets=()), TOKENIZER, SPEC,
-                      tmp_path / "out", quiet)  # fmt: skip
-    assert summary["counts"] == {"warmup": 1, "rl": 5} and summary["without_trace"] == 5
-    assert prepared_problems(tmp_path / "out", "warmup")[0].answer == "4"
+        make(two, "b")
