@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.config import Cell, RunConfig
 from benchmarks.data.checkpoints import CHECKPOINTS, Shape
@@ -30,8 +29,7 @@ GIB, GB = 2**30, 1e9
 _SETS = {b.key: b for b in BENCHMARKS} | SUITES
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """``memory``: bytes that a process can use. ``flops``: dense bfloat16 peak a second."""
 
     name: str
@@ -72,8 +70,7 @@ ASSUMPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Bytes on one GPU by phase, and the longest sequences that vLLM's cache holds at once."""
 
     rollout: float
@@ -92,14 +89,15 @@ def memory(shape: Shape, config: RunConfig, ranks: int, gpu: Gpu = REFERENCE) ->
     awake, asleep, sequences = _engine(shape, config, gpu)
     if config.train is None:
         return Memory(n * work + awake + OVERHEAD, 0.0, 0.0, sequences)
-    sharded = ranks > 1 or config.precision != "float32"
-    kept = 12 * n / ranks + OVERHEAD
-    gathered = n * work if sharded else 0.0
-    update = gathered + 4 * n + activations(shape, config) + head(shape)
+    tokens = max(config.train.micro_batch_tokens, config.rollout.max_tokens + PROMPT_ROOM)
+    kept = not config.train.activation_checkpointing
+    passes = _activations(shape, tokens, work, kept=kept) + _head(shape)
+    always = 12 * n / ranks + OVERHEAD
+    gathered = n * work if ranks > 1 or config.precision != "float32" else 0.0
     return Memory(
-        rollout=kept + 4 * n / ranks + gathered + awake,
-        update=kept + update + asleep,
-        optimizer=kept + 12 * n / ranks + asleep,
+        rollout=always + 4 * n / ranks + gathered + awake,
+        update=always + gathered + 4 * n + passes + asleep,
+        optimizer=always + 12 * n / ranks + asleep,
         full_sequences=sequences,
     )
 
@@ -120,25 +118,16 @@ def _engine(shape: Shape, config: RunConfig, gpu: Gpu) -> tuple[float, float, fl
         cache = share - n * work - ENGINE_WORKSPACE
         sequences = max(0.0, cache) / (shape.cache_numbers * work * longest)
         return share, ENGINE_ASLEEP if vllm.sleep else share, sequences
-    longest = min(longest, _longest_completion(config) + PROMPT_ROOM)
+    completion = max(config.evaluation.max_tokens, config.rollout.max_tokens if config.train else 0)
+    longest = min(longest, completion + PROMPT_ROOM)
     cache = GENERATE_BATCH * longest * shape.cache_numbers * work
-    replica = n * work if config.train is not None else 0.0
+    replica = n * work if config.train else 0.0
     return replica + cache, replica, None
 
 
-def _longest_completion(config: RunConfig) -> int:
-    return max(config.evaluation.max_tokens, config.rollout.max_tokens if config.rollout else 0)
-
-
-def activations(shape: Shape, config: RunConfig) -> float:
-    """Bytes that the backward pass of one micro-batch finds: the inputs of all layers and what one
-    layer saves, or what all layers save without checkpointing."""
-    tokens = max(config.train.micro_batch_tokens, config.rollout.max_tokens + PROMPT_ROOM)
-    kept = not config.train.activation_checkpointing
-    return _activations(shape, tokens, work_bytes(config), kept=kept)
-
-
 def _activations(shape: Shape, tokens: int, work: int, *, kept: bool) -> float:
+    """Bytes that the backward pass of one micro-batch finds: what all layers save, or their inputs
+    alone, beside the gradients of one layer."""
     h, inner = shape.hidden_size, shape.intermediate_size
     # A layer saves norms (two in float32), projections, rotations, attention; gate, its
     # activation, up and their product. In its backward pass gradients stand beside them.
@@ -146,45 +135,18 @@ def _activations(shape: Shape, tokens: int, work: int, *, kept: bool) -> float:
     return tokens * work * (shape.num_layers * saved + 17 * h + 8 * inner)
 
 
-def keeps_activations(shape: Shape, tokens: int, work: int, ranks: int, free: float) -> bool:
-    """Whether ``free`` bytes of a GPU that holds nothing of the training yet take an update that
-    recomputes nothing, a tenth to spare; ``tokens``: of a micro-batch, ``work``: bytes a number."""
-    weights = (12 / ranks + work + 4) * shape.num_parameters
-    passes = _activations(shape, tokens, work, kept=True) + head(shape)
-    return weights + passes + OVERHEAD <= 0.9 * free
-
-
-def head(shape: Shape) -> float:
+def _head(shape: Shape) -> float:
     """Bytes of a chunk's logits and of what their backward pass makes of them: the head's gradient
     in float32, a chunk's part of it and the rounded sum in bfloat16."""
     return HEAD_LOGITS * 4 * HEAD_COPIES + 8 * shape.vocab_size * shape.hidden_size
 
 
-@dataclass(frozen=True)
-class Work:
-    """Tokens of a run: sampled while training, trained on, only scored, sampled at evaluation."""
-
-    sampled: float
-    trained: float
-    scored: float
-    evaluated: float
-
-
-def work(config: RunConfig) -> Work:
-    """The tokens that ``config`` handles if all lengths are the assumed means."""
-    evaluated = _evaluated(config)
-    if config.train is None:
-        return Work(0.0, 0.0, 0.0, evaluated)
-    problems = config.train.num_steps * config.train.problems_per_step
-    length = MEAN_SHARE * config.rollout.max_tokens
-    drawn, trained, scored = sequences(config.settings, config.train.updates_per_step)
-    padded = length + MEAN_PROMPT
-    return Work(
-        problems * drawn * length,
-        problems * trained * padded,
-        problems * scored * padded,
-        evaluated,
-    )
+def keeps_activations(shape: Shape, tokens: int, work: int, ranks: int, free: float) -> bool:
+    """Whether ``free`` bytes of a GPU that holds nothing of the training yet take an update that
+    recomputes nothing, a tenth to spare; ``tokens``: of a micro-batch, ``work``: bytes a number."""
+    weights = (12 / ranks + work + 4) * shape.num_parameters
+    passes = _activations(shape, tokens, work, kept=True) + _head(shape)
+    return weights + passes + OVERHEAD <= 0.9 * free
 
 
 def sequences(settings: Any, updates_per_step: int) -> tuple[int, int, int]:
@@ -200,11 +162,9 @@ def sequences(settings: Any, updates_per_step: int) -> tuple[int, int, int]:
 
 
 def _evaluated(config: RunConfig) -> float:
+    """Tokens sampled at evaluation; a user's own problems, usually few, are not counted."""
     limits, samples = config.evaluation, 0
-    for key in config.evaluation.suites:
-        if key not in _SETS:  # a user's own problems, usually few
-            continue
-        suite = _SETS[key]
+    for suite in (_SETS[key] for key in limits.suites if key in _SETS):
         problems = min(suite.num_problems, limits.problem_limit or suite.num_problems)
         samples += problems * min(suite.k, limits.sample_limit or suite.k)
     return samples * MEAN_SHARE * limits.max_tokens
@@ -230,27 +190,26 @@ def forward_flops(
 
 
 def gpu_hours(shape: Shape, config: RunConfig, gpu: Gpu = REFERENCE) -> float:
-    """Hours of one GPU for training and evaluation."""
-    tokens = work(config)
-    passes, evaluation = 3, MEAN_SHARE * config.evaluation.max_tokens
-    rollout = evaluation
+    """Hours of one GPU for training and evaluation, if all lengths are the assumed means."""
+
+    def token(length: float) -> float:
+        """FLOP of a forward pass a token."""
+        return forward_flops(shape, length) / length
+
+    seconds = _evaluated(config) * token(MEAN_SHARE * config.evaluation.max_tokens)
+    seconds /= SAMPLE_UTILISATION
     if config.train is not None:
-        passes += config.train.activation_checkpointing
-        rollout = MEAN_SHARE * config.rollout.max_tokens
-    trained = (passes * tokens.trained + tokens.scored) * _token_flops(shape, rollout)
-    sampled = tokens.sampled * _token_flops(shape, rollout)
-    sampled += tokens.evaluated * _token_flops(shape, evaluation)
-    seconds = trained / TRAIN_UTILISATION + sampled / SAMPLE_UTILISATION
+        length = MEAN_SHARE * config.rollout.max_tokens
+        drawn, trained, scored = sequences(config.settings, config.train.updates_per_step)
+        passes = 3 + config.train.activation_checkpointing
+        work = (passes * trained + scored) * (length + MEAN_PROMPT) / TRAIN_UTILISATION
+        work += drawn * length / SAMPLE_UTILISATION
+        problems = config.train.num_steps * config.train.problems_per_step
+        seconds += problems * work * token(length)
     return seconds / gpu.flops / 3600
 
 
-def _token_flops(shape: Shape, length: float) -> float:
-    """FLOP of a forward pass a token, in sequences of ``length`` tokens."""
-    return forward_flops(shape, length) / length
-
-
-@dataclass(frozen=True)
-class Disk:
+class Disk(NamedTuple):
     """Bytes: of the checkpoint in the hub's cache, while the run trains, and kept afterwards."""
 
     download: float
@@ -260,11 +219,10 @@ class Disk:
 
 def disk(shape: Shape, config: RunConfig) -> Disk:
     """The estimate for one run. Runs one after another need one run's ``training`` at a time."""
-    n = shape.num_parameters
-    kept = SAMPLE_BYTES * _evaluated(config)
+    n, samples = shape.num_parameters, SAMPLE_BYTES * _evaluated(config)
     if config.train is None:
-        return Disk(2 * n, 0.0, kept)
-    return Disk(2 * n, RESUME_STATES * 12 * n, kept + 4 * n)
+        return Disk(2 * n, 0.0, samples)
+    return Disk(2 * n, RESUME_STATES * 12 * n, samples + 4 * n)
 
 
 def shape_of(config: RunConfig) -> Shape:
@@ -278,13 +236,13 @@ def shape_of(config: RunConfig) -> Shape:
         content = read_config(directory)
         theta = rope_settings(content)["rope_theta"]
         return Shape.from_config(content, context_length(content), theta)
-    known = {c.name: c for c in CHECKPOINTS.values()}
+    known = {c.name: c.shape for c in CHECKPOINTS.values()}
     if config.checkpoint not in known:
         raise ValueError(
             f"checkpoint {config.checkpoint!r}: no such directory, and of the hub's models only "
             f"{', '.join(known)} are known before a download; download it and name its directory"
         )
-    return known[config.checkpoint].shape
+    return known[config.checkpoint]
 
 
 def planned_ranks(config: RunConfig) -> int:
@@ -299,33 +257,35 @@ def print_plan(cells: Sequence[Cell], left: Sequence[Cell]) -> None:
     """Print one line a cell, the totals of those ``left`` to run, and the assumptions."""
     width = max(len(cell.run_id) for cell in cells)
     print(f"{'':{width}}  {'':8} {'GPUs':>4} {'GiB each':>8} {'GPU hours':>9} {'disk GB':>8}")
+    total = wall = 0.0
     for cell in cells:
         config, shape = cell.config, shape_of(cell.config)
-        ranks, space = planned_ranks(config), disk(shape, config)
+        ranks, space, hours = planned_ranks(config), disk(shape, config), gpu_hours(shape, config)
         print(
             f"{cell.run_id:{width}}  {'to run' if cell in left else 'finished':8} {ranks:4} "
-            f"{memory(shape, config, ranks).peak / GIB:8.1f} "
-            f"{gpu_hours(shape, config):9.1f} "
+            f"{memory(shape, config, ranks).peak / GIB:8.1f} {hours:9.1f} "
             f"{(space.training + space.kept) / GB:8.1f}"
         )
-    print(_totals(cells, left))
-    print("Assumptions (nothing was measured on a GPU):")
+        if cell in left:
+            total, wall = total + hours, wall + hours / ranks
+    space = needed_disk(left)
+    print(
+        f"{len(left)} of {len(cells)} cells to run: about {total:.0f} GPU hours "
+        f"({REFERENCE.name}), {wall:.0f} hours one cell after another; disk: "
+        f"{space.download / GB:.0f} GB downloaded, {space.kept / GB:.0f} GB kept, "
+        f"{space.training / GB:.0f} GB more while a cell trains\n"
+        "Assumptions (nothing was measured on a GPU):"
+    )
     for line in ASSUMPTIONS:
         print(f"- {line}")
 
 
-def _totals(cells: Sequence[Cell], left: Sequence[Cell]) -> str:
-    hours = wall = 0.0
-    for cell in left:
-        cost = gpu_hours(shape_of(cell.config), cell.config)
-        hours, wall = hours + cost, wall + cost / planned_ranks(cell.config)
-    space = needed_disk(left)
-    return (
-        f"{len(left)} of {len(cells)} cells to run: about {hours:.0f} GPU hours "
-        f"({REFERENCE.name}), {wall:.0f} hours one cell after another; disk: "
-        f"{space.download / GB:.0f} GB downloaded, {space.kept / GB:.0f} GB kept, "
-        f"{space.training / GB:.0f} GB more while a cell trains"
-    )
+def needed_disk(left: Sequence[Cell]) -> Disk:
+    """What the cells take together, one after another."""
+    parts = [(cell.config.checkpoint, disk(shape_of(cell.config), cell.config)) for cell in left]
+    downloads = {c: d.download for c, d in parts if not Path(c).expanduser().is_dir()}
+    training = max((d.training for _, d in parts), default=0.0)
+    return Disk(sum(downloads.values()), training, sum(d.kept for _, d in parts))
 
 
 def disk_left(left: Sequence[Cell], results: Path) -> Disk:
@@ -347,15 +307,3 @@ def _size(directory: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             total += file.stat().st_size if file.is_file() else 0
     return total
-
-
-def needed_disk(left: Sequence[Cell]) -> Disk:
-    """What the cells take together, one after another."""
-    parts = [(cell.config, disk(shape_of(cell.config), cell.config)) for cell in left]
-    local = {c.checkpoint for c, _ in parts if Path(c.checkpoint).expanduser().is_dir()}
-    downloads = {c.checkpoint: d.download for c, d in parts if c.checkpoint not in local}
-    return Disk(
-        sum(downloads.values()),
-        max((d.training for _, d in parts), default=0.0),
-        sum(d.kept for _, d in parts),
-    )

@@ -54,7 +54,10 @@ def write_scripts(options: argparse.Namespace, cells: Sequence[Cell], results: P
             f"profile {options.profile!r}: trains no published checkpoint; `sgpo study` runs it on "
             "one machine"
         )
-    jobs = [*_inputs(options, cells), *_cells(options, cells, results)]
+    given_data = any(o.startswith("data.source=") for o in options.overrides)
+    jobs = [] if given_data else _inputs(options, cells)
+    start = (jobs[-1].name,) if jobs else ()  # strategies are part of the data's address
+    jobs += [_cell_job(options, cell, results, start) for cell in cells]
     report = _sgpo("report", "--profile", options.profile, "--out", results)
     after = tuple(job.name for job in jobs)
     jobs.append(Job("report", (report,), REPORT_HOURS, after, even_after_failure=True))
@@ -77,7 +80,7 @@ def write_scripts(options: argparse.Namespace, cells: Sequence[Cell], results: P
             first_port=FIRST_PORT,
             num_ports=NUM_PORTS,
             # Compute nodes often see no network: the data job has fetched everything.
-            offline=not _given_data(options),
+            offline=not given_data,
         )
         write_text(options.out / f"{job.name}.sbatch", text)
     submit = templates.get_template("submit.sh.jinja").render(jobs=jobs)
@@ -88,9 +91,7 @@ def write_scripts(options: argparse.Namespace, cells: Sequence[Cell], results: P
 
 
 def _inputs(options: argparse.Namespace, cells: Sequence[Cell]) -> list[Job]:
-    """Jobs that bring weights, data and strategies; none where the data are given."""
-    if _given_data(options):
-        return []
+    """Jobs that bring weights, data and strategies."""
     recipe = profile_module(options.profile).RECIPE
     folder, tokenizer = Path(recipe.data), options.tokenizer or recipe.tokenizer
     fetch = [_download(c) for c in {c.config.checkpoint: c.config for c in cells}.values()]
@@ -112,10 +113,6 @@ def _inputs(options: argparse.Namespace, cells: Sequence[Cell]) -> list[Job]:
     ]
 
 
-def _given_data(options: argparse.Namespace) -> bool:
-    return any(o.startswith("data.source=") for o in options.overrides)
-
-
 def _download(config: RunConfig) -> str | None:
     """The command that fetches a checkpoint of the hub; None for a local directory."""
     if Path(config.checkpoint).expanduser().is_dir():
@@ -131,53 +128,37 @@ def _given(value: str | None, variable: str) -> str:
     return shlex.quote(value) if value else f'"${{{variable}:?set {variable} before submit.sh}}"'
 
 
-def _cells(options: argparse.Namespace, cells: Sequence[Cell], results: Path) -> list[Job]:
-    """A job a cell; it starts after the strategies, which are part of the data's address, and
-    after the warm-up that it needs."""
-    jobs = []
-    for cell in cells:
-        config = cell.config
-        gpus = options.gpus_per_node or profile_module(options.profile).GPUS_PER_NODE
-        nodes = options.nodes or max(1, planned_ranks(config) // gpus)
-        command = _study_command(options, cell, results)
-        hours = gpu_hours(shape_of(config), config) / (nodes * gpus)
-        after = () if _given_data(options) else ("strategies",)
-        jobs.append(
-            Job(
-                name=_name(cell),
-                commands=(_torchrun(nodes, gpus, command),),
-                hours=TIME_FACTOR * hours + START_HOURS,
-                after=(_name(cell.parent),) if cell.parent else after,
-                nodes=nodes,
-                gpus=gpus,
-            )
-        )
-    return jobs
-
-
-def _name(cell: Cell) -> str:
+def _cell_job(
+    options: argparse.Namespace, cell: Cell, results: Path, start: tuple[str, ...]
+) -> Job:
+    """The job of a cell; it waits for the warm-up that it needs, or for ``start``."""
     config = cell.config
-    return f"{config.model}-{config.method}-s{config.seed}"
-
-
-def _study_command(options: argparse.Namespace, cell: Cell, results: Path) -> list[str]:
-    config = cell.config
+    gpus = options.gpus_per_node or profile_module(options.profile).GPUS_PER_NODE
+    nodes = options.nodes or max(1, planned_ranks(config) // gpus)
     words = ["study", "--profile", options.profile, "--out", str(results), "--models", config.model]
     words += ["--methods", config.method, "--only-seeds", str(config.seed)]
     words += ["--seeds", str(options.seeds)] if options.seeds else []
     words += ["--all"] if options.all else []
-    for override in options.overrides:
-        words += ["--set", override]
-    return words
-
-
-def _torchrun(nodes: int, gpus: int, words: Sequence[str]) -> str:
+    words += [word for override in options.overrides for word in ("--set", override)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes)]
     launch += ["--nproc-per-node", str(gpus), "--rdzv-backend", "c10d", "--rdzv-endpoint"]
-    return (
+    command = (
         f'srun --cpus-per-task={CPUS_PER_GPU * gpus} {shlex.join(launch)} "$head:$port" '
         f'--rdzv-id "$SLURM_JOB_ID" -m benchmarks.cli {shlex.join(words)}'
     )
+    hours = gpu_hours(shape_of(config), config) / (nodes * gpus)
+    return Job(
+        name=_name(cell),
+        commands=(command,),
+        hours=TIME_FACTOR * hours + START_HOURS,
+        after=(_name(cell.parent),) if cell.parent else start,
+        nodes=nodes,
+        gpus=gpus,
+    )
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.config.model}-{cell.config.method}-s{cell.config.seed}"
 
 
 def _sgpo(*words: object) -> str:

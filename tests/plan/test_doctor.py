@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import tomllib
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from packaging.requirements import Requirement
 
 from benchmarks.cli import main
 from benchmarks.plan import doctor
+from sgpo.core import sampling
 
 
 def test_a_ready_machine_passes(capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
-    assert "FAIL" not in text and text.count("ok ") == len(doctor.EXACT) + 4
-    assert "verifier judges a symbolic answer" in text and "CPU cores" in text
+    assert "FAIL" not in text and "untried" not in text
+    assert len(re.findall("^ok ", text, re.MULTILINE)) == len(doctor.TRIED) + 5
+    assert "judges a symbolic answer" in text and "CPU cores" in text
 
 
-def test_a_wrong_version_and_a_full_disk_come_with_their_remedy(monkeypatch, capsys):
+def test_an_untried_version_is_no_failure_until_a_check_on_it_fails(monkeypatch, capsys):
     plain = metadata.version
     monkeypatch.setattr(
-        doctor.metadata, "version", lambda n: "4.9.3" if n.startswith("antlr") else plain(n)
+        doctor.metadata, "version", lambda n: "2.99.0+cu99" if n == "torch" else plain(n)
     )
+    assert main(["doctor"]) == 0
+    (line,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("untried")]
+    assert "torch 2.99.0+cu99  -> tried: 2.13.0" in line and "it breaks" in line
+    monkeypatch.delattr(sampling, "make_sampler")
+    assert main(["doctor"]) == 1
+    (line,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("FAIL")]
+    assert "ImportError" in line and "  -> " in line
+
+
+def test_a_missing_package_and_a_full_disk_come_with_their_remedy(monkeypatch, capsys):
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     assert main(["doctor"]) == 1
     failed = [s for s in capsys.readouterr().out.splitlines() if s.startswith("FAIL")]
-    assert len(failed) == 2 and all("  -> " in line for line in failed)
-    assert "antlr4-python3-runtime 4.9.3 (needs 4.13.2)" in failed[0]
-    assert "free 2 GiB" in failed[1]
+    assert len(failed) == len(doctor.TRIED) + 1 and all("  -> " in line for line in failed)
+    assert "math-verify is missing (tried: 0.9.0)" in "".join(failed)
+    assert "free 2 GiB" in failed[-1]
 
 
-def test_gpus_are_named(monkeypatch, capsys):
+def test_what_was_tried_is_what_the_package_asks_for():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    asked = {r.name: r for r in map(Requirement, project["dependencies"])}
+    for name, tried in doctor.TRIED.items():
+        assert all(asked[name].specifier.contains(version) for version in tried), name
+
+
+def test_gpus_are_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     card = SimpleNamespace(name="Some GPU", total_memory=80 * 2**30)

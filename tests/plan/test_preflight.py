@@ -25,14 +25,8 @@ from sgpo.core.config import apply_overrides
 from sgpo.core.types import Problem
 
 H100 = 79.1 * GIB
-ENOUGH = Hardware(
-    gpus=(H100,),
-    host_memory=256 * GIB,
-    disk_free=1e12,
-    vllm=True,
-    token=True,
-    offline=False,
-)
+ENOUGH = Hardware((H100,), host_memory=256 * GIB, disk_free=1e12, vllm=True, token=True,
+                  offline=False)  # fmt: skip
 STUDY = {name: planned_study(name, None) for name in ("paper", "single_gpu")}
 CONFIG = {
     (name, c.config.model, c.config.method): c.config for name in STUDY for c in STUDY[name].cells()
@@ -166,16 +160,28 @@ def test_a_run_that_was_interrupted_asks_for_no_more_than_it_lacks(tmp_path, pre
     lacks(2 * samples)  # both are trained
 
 
-def test_a_server_of_vllm_needs_neither_the_package_nor_room(tmp_path, prepared):
+def test_what_is_no_obstacle_is_not_named(tmp_path, prepared):
     server = ("vllm.server=http://localhost:8000", "vllm.gpu_memory_utilization=0.01")
     assert found(tmp_path, prepared, *server, hardware=replace(ENOUGH, vllm=False)) == []
+    # Another rank leaves files to the first.
+    gpus = replace(ENOUGH, gpus=(H100,) * 8, rank=3, ranks=8, local_ranks=8, disk_free=0.0)
+    assert found(tmp_path, "data/openr1-8k@unprepared", hardware=gpus) == []
+    # Finished cells and the mini world need nothing.
+    nothing = Hardware((), 0.0, 0.0, False, False, True)
+    preflight.check(planned_study("mini", 1).cells(), tmp_path, nothing)
+    preflight.check([], tmp_path, nothing)
 
 
-def test_a_gated_model_without_a_token_is_refused_and_with_one_not(tmp_path, prepared):
+def test_gated_weights_and_missing_benchmarks_are_named_before_the_training(
+    tmp_path, prepared, monkeypatch
+):
     key = ("paper", "llama-3.1-8b", "base")
     (line,) = found(tmp_path, prepared, hardware=replace(ENOUGH, token=False), key=key)
     assert "'meta-llama/Llama-3.1-8B-Instruct' is gated and no token is set" in line
     assert found(tmp_path, prepared, key=key) == []
+    monkeypatch.setattr(preflight, "_is_here", lambda key: key == "amc23")
+    (line,) = found(tmp_path, prepared)
+    assert line.startswith("benchmark math500, olympiadbench, aime24: neither below SGPO_DATA_DIR")
 
 
 def test_training_data_that_cannot_be_used(tmp_path, prepared):
@@ -190,17 +196,6 @@ def test_training_data_that_cannot_be_used(tmp_path, prepared):
     assert f"sgpo needs strategies; run `sgpo strategies --data {folder}` first" in line
     grpo = ("single_gpu", "qwen2.5-1.5b", "grpo")
     assert found(tmp_path, data_source(folder), key=grpo) == []
-
-
-def test_missing_benchmarks_are_named_before_the_training(tmp_path, prepared, monkeypatch):
-    monkeypatch.setattr(preflight, "_is_here", lambda key: key == "amc23")
-    (line,) = found(tmp_path, prepared)
-    assert line.startswith("benchmark math500, olympiadbench, aime24: neither below SGPO_DATA_DIR")
-
-
-def test_another_rank_leaves_files_to_the_first(tmp_path):
-    gpus = replace(ENOUGH, gpus=(H100,) * 8, rank=3, ranks=8, local_ranks=8, disk_free=0.0)
-    assert found(tmp_path, "data/openr1-8k@unprepared", hardware=gpus) == []
 
 
 def test_local_checkpoints_are_looked_at(tmp_path, prepared):
@@ -238,12 +233,6 @@ def test_a_copy_of_the_model_with_another_position_encoding_is_refused(tmp_path,
         lines = found(tmp_path, prepared, f"checkpoint={folder}", key=key)
         assert len(lines) == count, lines
     assert "rope_theta=10000" in lines[0] and f"{shape.checkpoint} has rope_theta=1e+06" in lines[0]
-
-
-def test_finished_cells_and_the_mini_world_need_nothing(tmp_path, monkeypatch):
-    nothing = Hardware((), 0.0, 0.0, False, False, True)
-    preflight.check(planned_study("mini", 1).cells(), tmp_path, nothing)
-    preflight.check([], tmp_path, nothing)
 
 
 def test_all_obstacles_come_at_once_and_nothing_is_written(tmp_path, capsys, monkeypatch):

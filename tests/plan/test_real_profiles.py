@@ -41,16 +41,15 @@ PUBLISHED = {  # from the model cards
 
 def config_of(shape: Shape):
     kind = Qwen2Config if shape.qkv_bias else LlamaConfig
-    return kind(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_kv_heads,
-        tie_word_embeddings=shape.tied,
-        max_position_embeddings=shape.context,
-    )
+    sizes = {
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+    }
+    return kind(tie_word_embeddings=shape.tied, **sizes)
 
 
 @pytest.mark.parametrize("key", CHECKPOINTS)
@@ -223,17 +222,13 @@ def test_kept_activations_are_those_that_a_layer_saves(family, kv_heads):
     assert counts[1] - counts[0] <= estimate < 4 / 3 * (counts[1] - counts[0])
 
 
-def test_numbers_in_the_cache_are_those_that_the_library_keeps():
+def test_cache_and_training_state_take_what_the_libraries_keep():
     model = standin.build_model("llama-3", small=True, num_attention_heads=4)
     shape = Shape.from_config(model.config.to_dict(), 32_768, 1e6)
     cache = DynamicCache()
     model(input_ids=torch.zeros(1, 7, dtype=torch.long), past_key_values=cache)
     kept = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
     assert kept == 7 * shape.cache_numbers
-
-
-def test_master_weights_and_moments_take_twelve_bytes_a_weight():
-    model = standin.build_model(small=True)
     optimizer = torch.optim.AdamW(model.parameters())
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -265,30 +260,19 @@ def test_memory_by_hand():
     assert gpu_cost.memory(shape, served, 1).rollout == pytest.approx(18 * n + 2.5 * GIB)
 
 
-def test_every_cell_fits_the_gpus_that_it_is_planned_on_and_7b_does_not_fit_one():
+def test_every_cell_fits_the_gpus_that_it_is_planned_on_and_progress_weighs_its_hours():
     for (name, model, _), cell in CELLS.items():
-        module = {"paper": paper, "single_gpu": single_gpu}[name]
-        ranks = module.NODES[model] * module.GPUS_PER_NODE
-        found = gpu_cost.memory(CHECKPOINTS[model].shape, cell.config, ranks)
+        module, shape = {"paper": paper, "single_gpu": single_gpu}[name], CHECKPOINTS[model].shape
+        found = gpu_cost.memory(shape, cell.config, module.NODES[model] * module.GPUS_PER_NODE)
         assert found.peak < gpu_cost.REFERENCE.memory and found.full_sequences > 1
-    large = CELLS["paper", "qwen2.5-7b", "sgpo"].config
-    assert gpu_cost.memory(CHECKPOINTS["qwen2.5-7b"].shape, large, 1).peak > 160 * GIB
-
-
-def test_hours_are_of_the_order_that_the_paper_reports():
-    """17 hours on 4 x 8 GPUs for 7B (Section 4): the assumptions must not be off by far."""
-    shape = CHECKPOINTS["qwen2.5-7b"].shape
+        assert expected_cost(cell) == 3600 * gpu_cost.gpu_hours(shape, cell.config) > 0
+    large, shape = CELLS["paper", "qwen2.5-7b", "sgpo"].config, CHECKPOINTS["qwen2.5-7b"].shape
+    assert gpu_cost.memory(shape, large, 1).peak > 160 * GIB
+    # 17 hours on 4 x 8 GPUs for 7B (Section 4): the assumptions must not be off by far.
     hours = sum(
         gpu_cost.gpu_hours(shape, CELLS["paper", "qwen2.5-7b", m].config) for m in ("sft", "sgpo")
     )
     assert 17 * 32 / 2 < hours < 17 * 32 * 2
-
-
-def test_progress_weighs_cells_by_their_gpu_hours():
-    for name, model, method in CELLS:
-        cell = CELLS[name, model, method]
-        hours = gpu_cost.gpu_hours(CHECKPOINTS[model].shape, cell.config)
-        assert expected_cost(cell) == 3600 * hours > 0
 
 
 def test_dry_run_prints_every_cell_and_every_assumption_and_touches_nothing(
@@ -324,10 +308,10 @@ def cells_with(*overrides):
     return {(c.config.model, c.config.method): c for c in study.cells()}
 
 
-@pytest.mark.parametrize("remedy", [*REMEDIES, None])
-def test_a_remedy_keeps_the_runs_and_their_resume_states(remedy):
+@pytest.mark.parametrize("remedies", [*([r] for r in REMEDIES), REMEDIES])
+def test_a_remedy_keeps_the_runs_and_their_resume_states(remedies):
     plain = cells_with()
-    for key, cell in cells_with(*([remedy] if remedy else REMEDIES)).items():
+    for key, cell in cells_with(*remedies).items():
         assert cell.run_id == plain[key].run_id
         assert to_dict(cell.config)["vllm"] != to_dict(plain[key].config)["vllm"]  # recorded
 
@@ -339,13 +323,6 @@ def test_engine_settings_that_change_results_make_other_runs(setting):
         assert cell.hash != plain[key].hash
 
 
-def test_an_engine_at_its_defaults_is_no_part_of_the_address_whatever_else_it_was_given():
-    config = replace(CELLS["single_gpu", "qwen2.5-1.5b", "base"].config, vllm=VLLMSettings())
-    other = replace(config, vllm=VLLMSettings(stall_seconds=60.0))
-    assert "vllm" not in to_dict(config) and to_dict(other)["vllm"]["stall_seconds"] == 60
-    assert Cell(config).hash == Cell(other).hash
-
-
 @pytest.mark.parametrize("vllm", [{}, {"stall_seconds": 60.0}, {"max_model_len": 100}])
 def test_the_address_of_stored_settings_is_that_of_the_planned_ones(tmp_path, vllm):
     """What a run leaves on disk, another remedy later, gives the hash it was planned with."""
@@ -355,12 +332,6 @@ def test_the_address_of_stored_settings_is_that_of_the_planned_ones(tmp_path, vl
         write_json(tmp_path / "config.json", {"run_id": "r", "parent": None} | to_dict(stored))
         found = stored_hash(StoredRun(tmp_path), {"suite_version": SUITE_VERSION})
         assert found == Cell(config).hash
-
-
-def test_a_checkpoint_of_unknown_shape_is_refused_by_name(capsys):
-    arguments = ["study", "--profile", "single_gpu", "--dry-run", "--set", "checkpoint=some/model"]
-    assert sgpo([*arguments, "--models", "qwen2.5-0.5b"]) == 2
-    assert "checkpoint 'some/model': no such directory" in capsys.readouterr().err
 
 
 SMALLER = CHECKPOINTS["qwen2.5-0.5b"]
@@ -411,15 +382,26 @@ def test_another_checkpoint_for_several_models_is_refused(models, item):
     )
 
 
-def test_weights_of_another_family_are_refused(tmp_path, capsys):
+def test_weights_that_cannot_stand_in_are_refused_by_name(tmp_path, capsys):
     path = standin.write_checkpoint(tmp_path / "llama", "llama-3", small=True)
-    assert sgpo(
-        ["study", "--profile", "single_gpu", "--dry-run", "--models", SMALLER.key, "--set",
-         f"checkpoint={path}"]
-    ) == 2  # fmt: skip
-    assert "model_type='llama', qwen2.5-0.5b is of the family 'qwen2'" in capsys.readouterr().err
-    train = ["train", "--profile", "single_gpu", "--model", SMALLER.key, "--method", "sgpo"]
-    assert sgpo([*train, "--set", f"checkpoint={CHECKPOINTS['llama-3.1-8b'].name}"]) == 2
-    assert "model_type='llama', qwen2.5-0.5b is of the family 'qwen2'" in capsys.readouterr().err
+    study = ["study", "--profile", "single_gpu", "--dry-run", "--models", SMALLER.key, "--set"]
+    train = [
+        "train",
+        "--profile",
+        "single_gpu",
+        "--model",
+        SMALLER.key,
+        "--method",
+        "sgpo",
+        "--set",
+    ]
+    family = "model_type='llama', qwen2.5-0.5b is of the family 'qwen2'"
+    for words, name, message in (
+        (study, path, family),
+        (train, CHECKPOINTS["llama-3.1-8b"].name, family),
+        (study, "some/model", "checkpoint 'some/model': no such directory"),
+    ):
+        assert sgpo([*words, f"checkpoint={name}"]) == 2
+        assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="checkpoint=none: must be a directory or a name"):
         base_with("checkpoint=none")
