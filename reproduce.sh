@@ -37,7 +37,8 @@ setup() {
   fi
   echo "Installing into .venv (once; a few minutes)"
   [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv"
-  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root[dev]"
+  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root[dev]" \
+    "torch==2.13.0"  # of which the published results are
   printf '%s' "$wanted" > "$stamp"
 }
 

@@ -89,7 +89,7 @@ def prepare(
     check_readable(rows, tokenizer)
     problems, removed = _clean(rows, plan, tokenizer, spec, report)
     report("compare with the test sets", 0, 1)
-    removed["contamination"] = [asdict(o) for o in find_overlaps(problems, tests)]
+    removed["contamination"] = find_overlaps(problems, tests)
     report("compare with the test sets", 1, 1)
     dirty = {overlap["problem_id"] for overlap in removed["contamination"]}
     problems = [p for p in problems if p.id not in dirty]
@@ -242,22 +242,11 @@ def shared_suffix(texts: Sequence[str]) -> str:
     return suffix if len(texts) > 1 and len(suffix) >= MIN_SHARED_SUFFIX else ""
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """``problem_id`` of the training set is ``test_id`` of ``benchmark`` by ``rule``; ``words``:
-    what they share."""
-
-    problem_id: str
-    benchmark: str
-    test_id: str
-    rule: str
-    words: str
-
-
 def find_overlaps(
     problems: Iterable[Problem], benchmarks: Mapping[str, Sequence[Problem]]
-) -> list[Overlap]:
-    """The first overlap of every training problem that has one, in the order of ``problems``.
+) -> list[dict[str, str]]:
+    """The first overlap of every training problem that has one, in the order of ``problems``, with
+    the ``words`` that it shares with ``test_id`` of ``benchmark`` by ``rule``.
 
     Two rules: *same text*, when question and test question have the same words; and *13-gram*, when
     they share 13 words in a row. The first alone applies to questions of fewer than 13 words.
@@ -274,12 +263,22 @@ def find_overlaps(
     found = []
     for problem in problems:
         words = words_of(problem.question)
+        shared = next((gram for gram in _grams(words) if gram in grams), ())
         if words in same:
-            found.append(Overlap(problem.id, *same[words], "same text", " ".join(words[:GRAM])))
+            (benchmark, test), rule, shared = same[words], "same text", words[:GRAM]
+        elif shared:
+            (benchmark, test), rule = grams[shared], f"{GRAM}-gram"
+        else:
             continue
-        gram = next((g for g in _grams(words) if g in grams), None)
-        if gram is not None:
-            found.append(Overlap(problem.id, *grams[gram], f"{GRAM}-gram", " ".join(gram)))
+        found.append(
+            {
+                "problem_id": problem.id,
+                "benchmark": benchmark,
+                "test_id": test,
+                "rule": rule,
+                "words": " ".join(shared),
+            }
+        )
     return found
 
 

@@ -4,6 +4,7 @@ of a CPU; and at the shape of a real checkpoint on a GPU, paged continuous batch
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -57,12 +58,12 @@ Draw = Callable[[int], tuple[float, list[int]]]  # seed -> seconds, lengths of t
 
 def measured(draws: Mapping[str, Draw], repeats: int) -> dict[str, Any]:
     """Tokens a second of every sampler, in turn; round r has seed r for all of them."""
-    rounds = in_rounds(
-        {key: partial(lambda draw, seeds: draw(next(seeds)), draw, iter(range(repeats + 1)))
-         for key, draw in draws.items()},
-        repeats,
-        warmup=1,
-    )  # fmt: skip
+    seeds = {key: itertools.count() for key in draws}
+
+    def once(key: str) -> tuple[float, list[int]]:
+        return draws[key](next(seeds[key]))
+
+    rounds = in_rounds({key: partial(once, key) for key in draws}, repeats, warmup=1)
     rates = {key: [sum(n) / s for s, n in found] for key, found in rounds.items()}
     return {
         "tokens_per_second": {key: spread(values) for key, values in rates.items()},

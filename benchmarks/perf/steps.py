@@ -380,9 +380,7 @@ def roofline_blocks(result: dict[str, Any]) -> list[Block]:
     return [rows, f"Best GFLOP/s of matrix products: {best}."]
 
 
-def run_scaling(
-    repeats: int, axes: dict[str, tuple[int, ...]] = AXES, middle: StepShape = MIDDLE
-) -> dict[str, Any]:
+def run_scaling(repeats: int) -> dict[str, Any]:
     """Cost of an RL step against problems, samples, length and vocabulary.
 
     One thing varied at a time, on one thread. The exponent b is that of seconds ~ a * x^b: below 1
@@ -391,8 +389,8 @@ def run_scaling(
     """
     found = {}
     with tempfile.TemporaryDirectory() as scratch, common.threads(1):
-        for axis, values in axes.items():
-            shapes = {str(v): replace(middle, **{axis: v}) for v in values}
+        for axis, values in AXES.items():
+            shapes = {str(v): replace(MIDDLE, **{axis: v}) for v in values}
             steps = {
                 name: our_step(GRPO(GRPOConfig(num_samples=s.num_samples)), s, scratch)
                 for name, s in shapes.items()
@@ -408,7 +406,7 @@ def run_scaling(
                 "last_step_exponent": exponent(values[-2:], medians[-2:]),
                 "last_step_flops_exponent": exponent(values[-2:], flops[-2:]),
             }
-    return {"setting": asdict(middle) | {"threads": 1}, "unit": "seconds per step", "axes": found}
+    return {"setting": asdict(MIDDLE) | {"threads": 1}, "unit": "seconds per step", "axes": found}
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:

@@ -89,7 +89,7 @@ def test_overlaps_are_found_by_thirteen_words_or_by_the_same_text():
         "find x and y": None,  # a short question is not looked for inside a longer one
     }
     problems = [Problem(f"p{i}", question, "1") for i, question in enumerate(cases)]
-    found = {o.problem_id: (o.test_id, o.rule) for o in find_overlaps(problems, tests)}
+    found = {o["problem_id"]: (o["test_id"], o["rule"]) for o in find_overlaps(problems, tests)}
     assert found == {f"p{i}": wanted for i, wanted in enumerate(cases.values()) if wanted}
 
 

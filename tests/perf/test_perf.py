@@ -28,7 +28,8 @@ def measure(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(steps, "SHAPE", TINY)
     monkeypatch.setattr(steps, "NUM_THREADS", 1)
     monkeypatch.setattr(steps, "PEAK_SIZE", 256)
-    monkeypatch.setattr(steps.run_scaling, "__defaults__", (AXES, TINY))
+    monkeypatch.setattr(steps, "AXES", AXES)
+    monkeypatch.setattr(steps, "MIDDLE", TINY)
     monkeypatch.setattr(common, "MATMUL_FLOPS", 1e8)
 
     def run(case: str, *more: str, repeats: int = 2):

@@ -32,7 +32,7 @@ def test_an_untried_version_is_no_failure_until_a_check_on_it_fails(monkeypatch,
     )
     assert main(["doctor"]) == 0
     (line,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("untried")]
-    assert "torch 2.99.0+cu99  -> tried: 2.13.0" in line and "it breaks" in line
+    assert "torch 2.99.0+cu99  -> tried: 2.13.0, " in line and "it breaks" in line
     monkeypatch.delattr(sampling, "make_sampler")
     assert main(["doctor"]) == 1
     (line,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("FAIL")]
