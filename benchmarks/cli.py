@@ -374,6 +374,16 @@ def _results(verbs: argparse._SubParsersAction) -> None:
     add("--limit", type=_positive, default=20, help="problems in the terminal (%(default)s)")
     add("--html", type=Path, metavar="FILE", help="write one page that needs no network")
 
+    curves = _verb(
+        verbs,
+        "curves",
+        _curves,
+        "Show reward, entropy, length, KL and loss of running or stored runs over training. "
+        "Example: sgpo curves RUN_A RUN_B --out curves.png",
+    )
+    curves.add_argument("runs", nargs="+", metavar="RUN", help="directory or id of a run")
+    curves.add_argument("--out", type=Path, dest="png", metavar="PNG", help="draw them there")
+
     status = _verb(
         verbs,
         "status",
@@ -462,6 +472,12 @@ def _compare(options: Options) -> int:
 
     results = Path(os.environ.get("SGPO_RESULTS", "results"))
     return compare_runs(options, functools.cache(known_problems), results)
+
+
+def _curves(options: Options) -> int:
+    from benchmarks.report.curves import show_curves
+
+    return show_curves(options.runs, options.png, Path(os.environ.get("SGPO_RESULTS", "results")))
 
 
 def _explain(options: Options) -> int:

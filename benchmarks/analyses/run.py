@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 from collections.abc import Callable
@@ -33,36 +34,28 @@ def is_finished(task: AnalysisTask, study_dir: Path) -> bool:
     """Whether the file is there and was made by today's code from the very weights that lie here
     (all of them must lie here)."""
     path = result_path(study_dir, task.run_id)
-    if not path.exists():
-        return False
-    stored = read_json(path)
-    same_code = stored.get("analysis_sha256") == sha256_of(_module_file(task))
-    return same_code and stored.get("inputs") == _input_digests(task, study_dir)
+    stored = read_json(path) if path.exists() else {}
+    return bool(stored) and _sources(task, study_dir).items() <= stored.items()
 
 
 def run_analysis(
     task: AnalysisTask, study_dir: Path, progress: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
-    """Run ``task`` and write its file; what the file holds.
-
-    Besides ``result`` it holds where that comes from: run ids with the sha256 of their weights,
-    seed, digests of the source, suite and package versions.
-    """
+    """Run ``task`` and write its file; what the file holds: ``result``, and where it comes from."""
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
     failure_path(study_dir, task.run_id).unlink(missing_ok=True)
     module = importlib.import_module(f"benchmarks.analyses.{task.key}")
-    directories = {c.config.method: _directory(study_dir, c) for c in task.inputs}
-    result = module.analyse(task, directories, lambda d, t: progress("analyse", d, t))
+    directories = {c.config.method: _model(study_dir, c) for c in task.inputs}
+    result = module.analyse(task, directories, functools.partial(progress, "analyse"))
     stored = {
         "analysis": task.key,
         "run_id": task.run_id,
         "model": task.model,
         "seed": task.seed,
-        "inputs": _input_digests(task, study_dir),
+        **_sources(task, study_dir),
         "suite_version": SUITE_VERSION,
         "source_digest": source_digest(),
-        "analysis_sha256": sha256_of(_module_file(task)),
         "packages": package_versions(),
         "result": result,
     }
@@ -72,13 +65,13 @@ def run_analysis(
     return stored
 
 
-def _directory(study_dir: Path, cell: Cell) -> Path:
+def _model(study_dir: Path, cell: Cell) -> Path:
     return study_dir / "runs" / cell.run_id / "model"
 
 
-def _input_digests(task: AnalysisTask, study_dir: Path) -> dict[str, str]:
-    return {c.run_id: sha256_of(_directory(study_dir, c) / WEIGHTS) for c in task.inputs}
-
-
-def _module_file(task: AnalysisTask) -> Path:
-    return Path(__file__).with_name(f"{task.key}.py")
+def _sources(task: AnalysisTask, study_dir: Path) -> dict[str, Any]:
+    """Digests of the code and, by run id, of the weights."""
+    return {
+        "analysis_sha256": sha256_of(Path(__file__).with_name(f"{task.key}.py")),
+        "inputs": {c.run_id: sha256_of(_model(study_dir, c) / WEIGHTS) for c in task.inputs},
+    }

@@ -8,7 +8,7 @@ example shown is the first such problem of seed 0; the aggregate is over the fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ def analyse(
     task: AnalysisTask, directories: dict[str, Path], progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """``example``: the first problem that meets the rule, token by token, None if none does;
-    ``problems``: one record each of up to 200, with tokens, KL, KL up to delta and SFT loss by
-    token class; ``looked_at``: how many problems of the split were sampled for that."""
+    ``problems``: one record each of up to 200, see :func:`by_class`; ``looked_at``: how many
+    problems of the split were sampled for that."""
     (cell,) = task.inputs
     model, tokenizer = load_model(directories["sft"]), load_tokenizer(directories["sft"])
     spec = prompt_spec(cell.config.prompt, tokenizer)
@@ -49,26 +49,18 @@ def analyse(
         config=cell.config.rollout,
         seed=derive_seed(cell.config.seed, "analysis", "steps"),
     )
-    pool = training_problems(replace(cell.config.data, split="rl"))
     example: dict[str, Any] | None = None
     records: list[dict[str, Any]] = []
     looked_at = 0
-    for start in range(0, len(pool), BATCH):
+    pool = training_problems(replace(cell.config.data, split="rl"))
+    for problem, alone, guided in _sampled(rollout, pool):
         progress(len(records), WANTED)
-        batch = pool[start : start + BATCH]
-        rollout.begin_step(start // BATCH)
-        alone = rollout.groups(batch, NUM_AUTONOMOUS)
-        guided = rollout.groups(batch, NUM_GUIDED, guided=True)
-        for problem, first, second in zip(batch, alone, guided, strict=True):
-            looked_at += 1
-            if not meets_rule(first, second):
-                continue
-            right = [t.completion_ids for t in second if t.reward]
+        looked_at += 1
+        if meets_rule(alone, guided):
+            right = [t.completion_ids for t in guided if t.reward]
             profile = reachable(token_profiles(model, tokenizer, problem, right))
             example = example or example_record(problem, profile, len(right))
             records.append(by_class(problem, profile))
-            if len(records) == WANTED:
-                break
         if len(records) == WANTED:
             break
     progress(WANTED, WANTED)
@@ -80,6 +72,17 @@ def analyse(
         "num_autonomous": NUM_AUTONOMOUS,
         "num_guided": NUM_GUIDED,
     }
+
+
+def _sampled(
+    rollout: Rollout, pool: Sequence[Problem]
+) -> Iterator[tuple[Problem, Sequence[Trajectory], Sequence[Trajectory]]]:
+    """Each problem with its autonomous and its guided completions."""
+    for step, start in enumerate(range(0, len(pool), BATCH)):
+        batch = pool[start : start + BATCH]
+        rollout.begin_step(step)
+        alone = rollout.groups(batch, NUM_AUTONOMOUS)
+        yield from zip(batch, alone, rollout.groups(batch, NUM_GUIDED, guided=True), strict=True)
 
 
 def meets_rule(autonomous: Sequence[Trajectory], guided: Sequence[Trajectory]) -> bool:
@@ -109,13 +112,11 @@ def example_record(problem: Problem, profile: TokenProfile, num_right: int) -> d
 def by_class(problem: Problem, profile: TokenProfile) -> dict[str, Any]:
     """Token count, KL, KL of tokens up to delta and SFT loss (nats, sums) of each token class, as
     lists in the order of ``TOKEN_CLASSES``."""
-    tokens, kl, kept, nll = ([0.0] * len(TOKEN_CLASSES) for _ in range(4))
-    for name, d, loss in zip(profile.classes, profile.kl, profile.nll, strict=True):
+    columns = {name: [0.0] * len(TOKEN_CLASSES) for name in ("tokens", "kl", "kl_kept", "nll")}
+    for name, kl, nll in zip(profile.classes, profile.kl, profile.nll, strict=True):
         index = TOKEN_CLASSES.index(name)
-        tokens[index] += 1
-        kl[index] += d
-        kept[index] += d if d <= DELTA else 0.0
-        nll[index] += loss
-    columns = {"tokens": tokens, "kl": kl, "kl_kept": kept, "nll": nll}
+        kept = kl if kl <= DELTA else 0.0
+        for column, value in zip(columns.values(), (1, kl, kept, nll), strict=True):
+            column[index] += value
     rounded = {name: [round(v, DIGITS) for v in values] for name, values in columns.items()}
     return {"problem_id": problem.id, "kind": problem.kind, **rounded}

@@ -32,27 +32,24 @@ PROBES = 64  # lists that a strategy is carried out on
 def analyse(
     task: AnalysisTask, directories: dict[str, Path], progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """``chosen`` and ``candidates``: number, bands and mean of each criterion (see ``summary``);
-    ``best_kept``: share of problems whose kept strategy no other candidate beats by this scorer;
-    ``by_flaw``: mean scores of the candidates of each flaw that the expert built in."""
+    """``chosen``, ``candidates`` and ``by_flaw`` (candidates by the flaw that the expert built in)
+    as :func:`summary` gives them; ``best_kept``: share of problems whose kept strategy no other
+    candidate beats by this scorer."""
     records = training_records("rl", expert_gap=0.0)[:NUM_STRATEGIES]
     chosen: list[dict[str, float]] = []
-    candidates: list[dict[str, float]] = []
     by_flaw: dict[str, list[dict[str, float]]] = defaultdict(list)
     best = 0
-    for done, (problem, record) in enumerate(records):
-        progress(done, len(records))
+    for done, (problem, record) in enumerate(records, 1):
         scores = [score_text(problem, candidate.text) for candidate in record.candidates]
         chosen.append(scores[record.kept])
-        candidates += scores
         best += total(scores[record.kept]) >= max(map(total, scores))
         for candidate, score in zip(record.candidates, scores, strict=True):
             by_flaw[candidate.quality].append(score)
-    progress(len(records), len(records))
+        progress(done, len(records))
     return {
         "criteria": list(CRITERIA),
         "chosen": summary(chosen),
-        "candidates": summary(candidates),
+        "candidates": summary([score for scores in by_flaw.values() for score in scores]),
         "best_kept": best / len(records),
         "by_flaw": {name: summary(rows) for name, rows in sorted(by_flaw.items())},
     }
@@ -90,17 +87,13 @@ def success(kind: str, strategy: str) -> float:
         for word, options in zip(plan_line.groups(), SLOTS, strict=True)
     ]
     right = TYPE_BY_NAME[kind].plan
-    lists = _probes()
+    rng = random.Random("strategy-probes")
+    lists = [tuple(rng.randrange(MODULUS) for _ in range(3 + i % 3)) for i in range(PROBES)]
     return mean(
         float(apply_plan(Plan(*choices), values) == apply_plan(right, values))
         for choices in itertools.product(*named)
         for values in lists
     )
-
-
-def _probes() -> list[tuple[int, ...]]:
-    rng = random.Random("strategy-probes")
-    return [tuple(rng.randrange(MODULUS) for _ in range(3 + i % 3)) for i in range(PROBES)]
 
 
 def _in_order(words: Sequence[str]) -> float:

@@ -15,7 +15,7 @@ from typing import Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.report.document import Block, Image, Paragraph, Table, standing_note, write_table
+from benchmarks.report.document import Block, Image, Table, standing_note, write_table
 from benchmarks.report.figures.axes import save
 from benchmarks.store.records import Study
 
@@ -46,7 +46,7 @@ class Artefact:
     needs: (model, method) of every run that it reads, all seeds; it is left out of a study that
         plans none of them.
     caption: what is shown, in words.
-    draw: the figure. alt: what a reader who cannot see it is told. text: a paragraph below it.
+    draw: the figure. alt: what a reader who cannot see it is told.
     rows: the numbers as a tidy frame, written as CSV; table: how they are shown.
     digits: of its numbers in the CSV file, after the point; None: all that they have.
     paper: the paper's own table as (rows, table), which goes to files of its own.
@@ -63,7 +63,6 @@ class Artefact:
     caption: Callable[[Study], str] = lambda study: ""
     draw: Callable[[Study], Figure] | None = None
     alt: str = ""
-    text: Callable[[Study], str] | None = None
     rows: Callable[[Study], pd.DataFrame] | None = None
     table: Callable[[Study, pd.DataFrame], Table] | None = None
     digits: int | None = None
@@ -83,20 +82,11 @@ class Artefact:
         """Writes its files below ``out_dir``; without ``figures``, a figure has its block alone."""
         if self.own:
             return self.own(study, out_dir)
-        return self._drawn(study, out_dir, figures) if self.draw else self._tabled(study, out_dir)
-
-    def _drawn(self, study: Study, out_dir: Path, figures: bool) -> Made:
-        stem = out_dir / "figures" / self.name
-        image = Image(
-            path=stem.with_suffix(".png"),
-            source=f"figures/{self.name}.png",
-            alt=self.alt,
-            caption=self.caption(study),
-        )
-        below = [Paragraph(self.text(study))] if self.text else []
-        return Made(save(self.draw(study), stem) if figures else [], [image, *below])
-
-    def _tabled(self, study: Study, out_dir: Path) -> Made:
+        if self.draw:
+            stem = out_dir / "figures" / self.name
+            source = f"figures/{self.name}.png"
+            image = Image(stem.with_suffix(".png"), source, self.alt, self.caption(study))
+            return Made(save(self.draw(study), stem) if figures else [], [image])
         stem, rows = out_dir / "tables" / self.name, self.rows(study)
         table = replace(self.table(study, rows), caption=self.caption(study))
         if self.digits is not None:

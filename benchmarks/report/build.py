@@ -8,7 +8,9 @@ equal bytes.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +19,7 @@ from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.document import is_miniature, to_markdown
 from benchmarks.report.figures import (
     degraded,
-    delta,
     delta_classes,
-    eq4,
     equal_cost,
     fig2,
     fig5,
@@ -36,17 +36,18 @@ from sgpo.core.files import write_text
 
 # Every artefact in the order of the report.
 ARTEFACTS = (
-    claims_page.CLAIMS, accuracy.TABLE1, training.FIG4, scaling.SCALING, training.CURVES,
-    *(table.artefact() for table in accuracy.VARIANT_TABLES),
-    fig2.FIG2, training.FIG3, fig5.FIG5, training.FIG6, records.TABLE8, passk.PASSK, delta.DELTA,
-    accuracy.KIN.artefact(), accuracy.MASK.artefact(), delta_classes.DELTA_CLASSES,
-    maps.DIFFICULTY, maps.SIZE, equal_cost.EQUAL_COST, degraded.DEGRADED, eq4.EQ4,
+    claims_page.CLAIMS, accuracy.TABLE1, equal_cost.EQUAL_COST, training.CURVES, training.FIG4,
+    scaling.SCALING, *(table.artefact() for table in accuracy.VARIANT_TABLES),
+    fig2.FIG2, training.FIG3, fig5.FIG5, training.FIG6, training.SFT_LOSS, records.TABLE8,
+    passk.PASSK, delta_classes.DELTA, accuracy.KIN.artefact(), accuracy.MASK.artefact(),
+    delta_classes.DELTA_CLASSES, maps.DIFFICULTY, maps.SIZE, degraded.DEGRADED,
     records.REGIME, records.DISJOINTNESS, records.TUNING, records.BUDGET,
 )  # fmt: skip
 REPORT = "report"
 NAMES = (*(artefact.name for artefact in ARTEFACTS), REPORT)
 EXTENDED = frozenset(artefact.name for artefact in ARTEFACTS if artefact.extended)
 NAMED = 8  # runs that the summary names; a fresh profile lacks hundreds
+SECONDS_A_LINE = 10.0  # between two lines about the progress of a build
 
 
 class ReportError(ValueError):
@@ -105,14 +106,16 @@ def build(
     results_dir = Path(results_dir)
     study = load_study(results_dir)
     chosen = chosen_artefacts(study, only)
-    content = {a: a.make(study, results_dir, figures=figures) for a in chosen}
+    content = {a: a.make(study, results_dir, figures=figures) for a in _told(chosen)}
     written = [path for made in content.values() for path in made.paths]
     missing = missing_cells(study, chosen)
     lacking = {name for cell in missing for name in cell.artefacts}
     commands = tuple(study.command(a.name) for a in chosen if a.name in lacking)
     if only is None or REPORT in only:
         blocks = pages.report_blocks(study, content, missing, commands)
-        written.append(write_text(results_dir / "REPORT.md", to_markdown(blocks)))
+        # What stands behind a claim is on the page of the claims.
+        text = to_markdown(blocks).replace("](#claim-", "](CLAIMS.md#claim-")
+        written.append(write_text(results_dir / "REPORT.md", text))
         if figures:
             page = to_html(blocks, title=pages.title(study))
             written.append(write_text(results_dir / "report.html", page))
@@ -122,6 +125,18 @@ def build(
             written.append(write_text(readme, text))
         _remove_left_over(results_dir, set(ARTEFACTS) - set(chosen))
     return ReportSummary(written=tuple(written), missing=missing, commands=commands)
+
+
+def _told(artefacts: Sequence[Artefact]) -> Iterator[Artefact]:
+    """``artefacts``, with a line on stderr now and then about how far it is."""
+    said = time.monotonic()
+    for done, artefact in enumerate(artefacts, 1):
+        yield artefact
+        if time.monotonic() - said > SECONDS_A_LINE:
+            said = time.monotonic()
+            print(
+                f"report: {done} of {len(artefacts)} made, up to {artefact.name}", file=sys.stderr
+            )
 
 
 def needs(study: Study, only: Sequence[str]) -> set[Need]:

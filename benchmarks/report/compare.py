@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,7 +71,7 @@ class Item:
         first, *others = self.shares
         return {
             None: True,
-            "differ": len({first, *others}) > 1,
+            "differ": any(share != first for share in others),
             "won": bool(others) and first > max(others, default=first),
             "lost": bool(others) and first < min(others, default=first),
         }[only]
@@ -87,17 +88,20 @@ class Comparison:
     letters_only: tuple[str, ...]
 
 
-def find_run(name: str, results: Path) -> StoredRun:
-    """The run of a directory (of a run or of ``sgpo evaluate``), or of a run id below ``results``.
+def find_run(name: str, results: Path, *files: str) -> StoredRun:
+    """The run of a directory (of a run or of ``sgpo evaluate``), or of a run id below ``results``,
+    that has one of ``files``, ended or not.
 
     Raises:
-        ValueError: no such run, or no verdicts in it.
+        ValueError: no such run.
     """
     path = Path(name)
-    if (path / "samples").is_dir() or (path / SCORES).is_file():
+    if any((path / file).exists() for file in files):
         return StoredRun(path)
     roots = [path.parent.parent] if path.parent.name == "runs" else sorted(results.glob("*"))
     for root in roots:
+        if any((root / "runs" / path.name / file).exists() for file in files):
+            return StoredRun(root / "runs" / path.name)
         if (root / "study.json").is_file() and path.name in (found := stored_runs(root)):
             return found[path.name]
     raise ValueError(
@@ -120,7 +124,7 @@ def compare(
     Raises:
         ValueError: no such run, or nothing is left; the line says what there is.
     """
-    runs = [find_run(name, results) for name in names]
+    runs = [find_run(name, results, "samples", SCORES) for name in names]
     if len({run.run_id for run in runs}) < len(runs):
         raise ValueError(f"a run is named twice: {', '.join(names)}; name different ones")
     by_run = [_verdicts(run, problems_of) for run in runs]
@@ -146,11 +150,13 @@ def compare(
     return Comparison(tuple(r.run_id for r in runs), chosen, tuple(items), tuple(without))
 
 
-def _verdicts(
-    run: StoredRun, problems_of: ProblemsOf
-) -> dict[str, dict[str, tuple[str | None, list[Sample]]]]:
-    """Benchmark -> problem id -> its gold answer and the samples on it, without their rules."""
-    found: dict[str, dict[str, tuple[str | None, list[Sample]]]] = {}
+# Problem id -> its gold answer and the samples on it, without their rules.
+Answers = dict[str, tuple[str | None, list[Sample]]]
+
+
+def _verdicts(run: StoredRun, problems_of: ProblemsOf) -> dict[str, Answers]:
+    """Benchmark -> what a run answered there."""
+    found: dict[str, Answers] = {}
     if (run.path / "samples").is_dir():
         for path in sorted((run.path / "samples").glob("*.jsonl*")):
             problems = found.setdefault(path.name.split(".jsonl")[0], {})
@@ -203,19 +209,17 @@ def _judged(item: Item) -> Item:
 def terminal(found: Comparison, *, limit: int, whole: bool) -> str:
     """The comparison as text: a line a benchmark and run, then the first ``limit`` problems;
     ``whole``: with their texts uncut."""
-    letters = {label: chr(ord("A") + i) for i, label in enumerate(found.labels)}
     lines = [*found.letters_only, *([""] if found.letters_only else [])]
-    lines += [f"{letters[label]}  {label}" for label in found.labels]
+    lines += [f"{chr(65 + i)}  {label}" for i, label in enumerate(found.labels)]
     for key in dict.fromkeys(item.benchmark for item in found.all_items):
         items = [item for item in found.all_items if item.benchmark == key]
-        columns = zip(*(item.shares for item in items), strict=True)
-        means = [sum(shares) / len(items) for shares in columns]
+        means = [
+            sum(column) / len(items) for column in zip(*(i.shares for i in items), strict=True)
+        ]
         scores = "  ".join(f"{chr(65 + i)} {100 * mean:.1f}" for i, mean in enumerate(means))
         won, lost = (sum(item.matches(only) for item in items) for only in ("won", "lost"))
-        lines.append(
-            f"{key}: {len(items)} problems, {scores}; A above all others in {won}, "
-            f"below all in {lost}"
-        )
+        lines.append(f"{key}: {len(items)} problems, {scores}; "
+                     f"A above all others in {won}, below all in {lost}")  # fmt: skip
     for item in found.items[:limit]:
         lines += ["", *_problem_lines(_judged(item), whole)]
     left = len(found.items) - limit
@@ -229,7 +233,7 @@ def _problem_lines(item: Item, whole: bool) -> Iterable[str]:
     yield f"=== {item.benchmark}  {' '.join(filter(None, [p.id, p.kind]))}"
     for name, text in (("problem", p.question), ("strategy", p.strategy), ("gold", p.answer)):
         if text:
-            yield from _indented(f"{name:9} ", _shown(text, whole))
+            yield textwrap.indent(_shown(text, whole), " " * 10).replace(" " * 10, f"{name:9} ", 1)
     for i, samples in enumerate(item.samples):
         right = sum(s.reason == "correct" for s in samples)
         yield f"{chr(65 + i)}: {right} of {len(samples)} right"
@@ -238,10 +242,9 @@ def _problem_lines(item: Item, whole: bool) -> Iterable[str]:
                 yield f"   {sample.reason}"
                 continue
             answer = "no answer" if sample.answer is None else f"answer {sample.answer}"
-            yield f"   {sample.reason}: {_shown(answer, whole)} ({sample.rule}; " + (
-                f"{sample.num_tokens} tokens)"
-            )
-            yield from _indented("      ", _shown(sample.text, whole))
+            judged = f"{_shown(answer, whole)} ({sample.rule}; {sample.num_tokens} tokens)"
+            yield f"   {sample.reason}: {judged}"
+            yield textwrap.indent(_shown(sample.text, whole), " " * 6)
 
 
 def _shown(text: str, whole: bool) -> str:
@@ -250,11 +253,6 @@ def _shown(text: str, whole: bool) -> str:
     cut = text if whole else text[:SHOWN_CHARS]
     shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in cut)
     return shown + (f" .. ({len(text)} characters)" if len(cut) < len(text) else "")
-
-
-def _indented(start: str, text: str) -> Iterable[str]:
-    for i, line in enumerate(text.splitlines() or [""]):
-        yield (start if i == 0 else " " * len(start)) + line
 
 
 def page(found: Comparison) -> str:

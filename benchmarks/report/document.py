@@ -38,7 +38,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines of a shell session."""
+    """Lines of a shell session, or text whose lines matter."""
 
     text: str
 
@@ -59,13 +59,16 @@ class Lines:
     items: tuple[tuple[TextCell, ...], ...]
 
 
+Cell = TextCell | Lines
+
+
 @dataclass(frozen=True)
 class Table:
     """``rows`` of equal length as ``header``; ``row_anchors`` (one a row, or empty) are link
     targets; ``numeric`` columns are right-aligned."""
 
     header: tuple[str, ...]
-    rows: tuple[tuple[TextCell | Lines, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
     numeric: frozenset[int] = frozenset()
     row_anchors: tuple[str, ...] = ()
@@ -80,6 +83,9 @@ class Image:
     alt: str
     caption: str
 
+
+Block = Heading | Paragraph | Bullets | Code | Table | Image
+Escape = Callable[[str], str]
 
 _MINIATURE = (
     "This is a miniature: tiny models trained from scratch on a synthetic world, to test the "
@@ -103,12 +109,12 @@ def standing_note(profile: str) -> str:
     return _MINIATURE if is_miniature(profile) else _FULL
 
 
-Block = Heading | Paragraph | Bullets | Code | Table | Image
-
-
-def row(*values: str | TextCell | Lines) -> tuple[TextCell | Lines, ...]:
+def row(*values: str | Cell) -> tuple[Cell, ...]:
     """A table row; plain strings become cells without markup."""
     return tuple(TextCell(v) if isinstance(v, str) else v for v in values)
+
+
+# Markdown -----------------------------------------------------------------------------------------
 
 
 def escape_markdown(text: str) -> str:
@@ -121,12 +127,12 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)
 
 
-def to_markdown(blocks: Sequence[Block], escape: Callable[[str], str] = escape_markdown) -> str:
+def to_markdown(blocks: Sequence[Block], escape: Escape = escape_markdown) -> str:
     """GitHub-flavoured Markdown of ``blocks``, ending in one newline."""
     return "\n\n".join(block_markdown(block, escape) for block in blocks) + "\n"
 
 
-def block_markdown(block: Block, escape: Callable[[str], str] = escape_markdown) -> str:
+def block_markdown(block: Block, escape: Escape = escape_markdown) -> str:
     """One block, without a newline at its end."""
     match block:
         case Heading(level, text, anchor):
@@ -145,33 +151,32 @@ def block_markdown(block: Block, escape: Callable[[str], str] = escape_markdown)
     raise AssertionError(block)
 
 
-def table_markdown(
-    table: Table, *, links: bool = True, escape: Callable[[str], str] = escape_markdown
-) -> str:
+def table_markdown(table: Table, *, links: bool = True, escape: Escape = escape_markdown) -> str:
     """A pipe table with its caption above; without ``links`` it can stand in its own file."""
-    rule = ["--:" if i in table.numeric else "---" for i in range(len(table.header))]
-    lines = [
-        "| " + " | ".join(escape(name) for name in table.header) + " |",
-        "| " + " | ".join(rule) + " |",
-    ]
+    columns = range(len(table.header))
+    lines = [[escape(name) for name in table.header],
+             ["--:" if i in table.numeric else "---" for i in columns]]  # fmt: skip
     anchors = table.row_anchors or ("",) * len(table.rows)
     for cells, anchor in zip(table.rows, anchors, strict=True):
         assert len(cells) == len(table.header), (table.header, cells)
         texts = [_cell_markdown(cell, links, escape) for cell in cells]
         if anchor and links:
             texts[0] = f'<a id="{slug(anchor)}"></a>{texts[0]}'
-        lines.append("| " + " | ".join(texts) + " |")
-    return f"{escape(table.caption)}\n\n" + "\n".join(lines)
+        lines.append(texts)
+    body = "\n".join(f"| {' | '.join(texts)} |" for texts in lines)
+    return f"{escape(table.caption)}\n\n{body}"
 
 
-def _cell_markdown(cell: TextCell | Lines, links: bool, escape: Callable[[str], str]) -> str:
+def _cell_markdown(cell: Cell, links: bool, escape: Escape) -> str:
     if isinstance(cell, Lines):
         lines = ([_cell_markdown(text, links, escape) for text in line] for line in cell.items)
         return "<br>".join(" ".join(texts) for texts in lines)
     text = escape(cell.text)
-    if cell.bold and text:
-        text = f"**{text}**"
+    text = f"**{text}**" if cell.bold and text else text
     return f"[{text}](#{slug(cell.link)})" if cell.link and links else text
+
+
+# Files of a table ---------------------------------------------------------------------------------
 
 
 def write_table(stem: Path, table: Table, *, note: str, rows: pd.DataFrame) -> list[Path]:
@@ -200,50 +205,32 @@ def csv_text(rows: pd.DataFrame) -> str:
     return rows.to_csv(index=False, lineterminator="\n")
 
 
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "†": r"$^\dagger$",
-    "−": r"$-$",
-}
-
-
-def table_tex(table: Table, *, label: str) -> str:
-    """A LaTeX table environment; needs the booktabs package."""
-    columns = "".join("r" if i in table.numeric else "l" for i in range(len(table.header)))
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape_tex(table.caption)}}}",
-        rf"\label{{tab:{label.replace('_', '-')}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        " & ".join(escape_tex(name) for name in table.header) + r" \\",
-        r"\midrule",
-        *(" & ".join(_cell_tex(cell) for cell in cells) + r" \\" for cells in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+_TEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "†": r"$^\dagger$", "−": r"$-$"}
+)
 
 
 def escape_tex(text: str) -> str:
     """``text`` with LaTeX's special characters escaped, on one line."""
-    return "".join(_TEX.get(character, character) for character in " ".join(text.split()))
+    return " ".join(text.split()).translate(_TEX)
 
 
-def _cell_tex(cell: TextCell | Lines) -> str:
+def table_tex(table: Table, *, label: str) -> str:
+    """A LaTeX table environment; needs the booktabs package."""
+    cells = [[_cell_tex(cell) for cell in cells] for cells in table.rows]
+    columns = ["r" if i in table.numeric else "l" for i in range(len(table.header))]
+    return pd.DataFrame(cells, columns=[*map(escape_tex, table.header)]).to_latex(
+        index=False,
+        escape=False,
+        column_format="".join(columns),
+        caption=escape_tex(table.caption),
+        label=f"tab:{label.replace('_', '-')}",
+    )
+
+
+def _cell_tex(cell: Cell) -> str:
     if isinstance(cell, Lines):
         return "; ".join(" ".join(_cell_tex(text) for text in line) for line in cell.items)
     # A bracket that opens a row's first cell would be read as the optional argument of \\.

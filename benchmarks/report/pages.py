@@ -1,13 +1,14 @@
-"""The text of the report: the first page with its generated sentences, the run list, and the
-README's block of results, which is generated so that it cannot drift from the runs."""
+"""The text of the report, from the shortest answer to the longest list, and the README's block of
+results, which is generated so that it cannot drift from the runs."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import claims, claims_page, estimates
+from benchmarks.report import claims, claims_page, estimates, measures
 from benchmarks.report.artefact import Artefact, Made
 from benchmarks.report.claims import Verdict
 from benchmarks.report.document import (
@@ -24,24 +25,19 @@ from benchmarks.report.document import (
     to_markdown,
 )
 from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.figures import equal_cost, maps
+from benchmarks.report.html import APPENDIX
 from benchmarks.report.tables import accuracy
 from benchmarks.report.tables.records import conditions
-from benchmarks.store import stats
-from benchmarks.store.records import NOT_RUN, Run, Study
+from benchmarks.store import experiments
+from benchmarks.store.records import NOT_RUN, PlannedRun, Study
 
-# The figures of the first page: the first three of these that have something to show.
-FIRST_FIGURES = ("curves", "fig5", "map_difficulty", "fig4", "scaling")
-NUM_FIRST_FIGURES = 3
-VERDICTS = (stats.HOLDS, stats.FAILS, stats.UNDECIDED, NOT_RUN)
-PLURAL = {stats.HOLDS: "hold", stats.FAILS: "do not hold"}
-MIXED = "mixed"
-LEADS = {
-    stats.HOLDS: "Holds wherever tested",
-    stats.FAILS: "Does not hold anywhere",
-    stats.UNDECIDED: "Undecided everywhere",
-    NOT_RUN: "Not run",
-    MIXED: "Differs between models or parts",
-}
+# The figures of the main part: of each group the first that the study has.
+LEAD = (("equal_cost", "curves"),)
+WHY = (("fig5",), ("delta_classes", "delta"))
+WHERE = (("map_difficulty", "scaling"),)
+# Claims past the paper that take the mechanism apart.
+TAKEN_APART = ("same_mask", "no_mask", "mask_costs", "clip_with_style", "right_plan")
 
 
 def title(study: Study) -> str:
@@ -62,132 +58,220 @@ def report_blocks(
         missing: ``build.MissingCell`` entries.
         commands: what makes the missing runs.
     """
-    shown = _first_page(content, missing)
+    made = {artefact.name: blocks.blocks for artefact, blocks in content.items()}
     found = claims.evaluate(study)
+    tables, tested = (made.pop(name, []) for name in ("table1", "claims"))
+    papers = 1 + next((i for i, b in enumerate(tested) if isinstance(b, Table)), 0)
+
+    def take(*groups: Sequence[str]) -> list[Block]:
+        names = [next((n for n in group if n in made), None) for group in groups]
+        return [block for name in names if name for block in made.pop(name)]
+
     blocks: list[Block] = [
         Heading(1, title(study)),
         Paragraph(standing_note(study.profile), strong=True),
-        Heading(2, "What was asked", "asked"),
-        Paragraph(question(study)),
-        Heading(2, "What was found", "found"),
-        *(Paragraph(text) for text in findings(study, found)),
-        Bullets(tuple(rankings(study))),
+        Heading(2, "In three sentences", "short"),
+        Paragraph(" ".join([headline(study, found), over_budgets(study), counted(found)])),
+        *take(*LEAD),
+        Heading(2, "The world" if is_miniature(study.profile) else "The setting", "world"),
+        *world(study),
+        Heading(2, "Table 1: main results", "table1"),
+        *tables[:1],
+        Heading(2, "Claims", "claims"),
+        *tested[:papers],
+        Heading(2, "Why", "why"),
+        *why(found),
+        *take(*WHY),
+        Heading(2, "Where SGPO helps", "where"),
+        Paragraph(where(study)),
+        *take(*WHERE),
+        Heading(2, "What this cannot say", "limits"),
+        Bullets(tuple(limits(study))),
+        Heading(2, "Appendix", APPENDIX),
     ]
-    blocks += _sections({a: made for a, made in content.items() if a.name in shown})
-    blocks += [
-        Heading(2, "Each claim in detail", "claims-detail"),
-        *claims_page.detail_blocks(study, found),
-    ]
-    blocks += _sections({a: made for a, made in content.items() if a.name not in shown})
-    blocks += missing_section(missing, commands)
-    return blocks + run_list(study)
+    if tested[papers:]:
+        blocks += [Heading(3, "Claims past the paper", "claims-past"), *tested[papers:]]
+    if tables[1:]:
+        blocks += [Heading(3, "Table 1 as printed in the paper", "table1-printed"), *tables[1:]]
+    for artefact in content:
+        if artefact.name in made:
+            blocks += [Heading(3, artefact.title, artefact.name), *made[artefact.name]]
+    return [*blocks, *missing_section(missing, commands), *run_list(study)]
 
 
-def _sections(content: Mapping[Artefact, Made]) -> list[Block]:
-    return [
-        block
-        for artefact, made in content.items()
-        for block in (Heading(2, artefact.title, artefact.name), *made.blocks)
-    ]
-
-
-def _first_page(content: Mapping[Artefact, Made], missing: Sequence) -> set[str]:
-    """Names of the artefacts of the first page: the claims and three figures."""
-    names = {artefact.name for artefact in content}
-    empty = {name for cell in missing for name in cell.artefacts}
-    complete = [name for name in FIRST_FIGURES if name in names and name not in empty]
-    partial = [name for name in FIRST_FIGURES if name in names and name in empty]
-    return {claims_page.CLAIMS.name, *(complete + partial)[:NUM_FIRST_FIGURES]}
-
-
-def question(study: Study) -> str:
-    labels = [study.model(key).label for key in accuracy.models(study)]
-    seeds = ", ".join(str(seed) for seed in study.seeds)
-    return (
-        f"Does strategy-guided policy optimisation (SGPO), which distils a strong model's "
-        f"strategies into a weaker one by a token-level KL beside GRPO, beat SFT+GRPO, LUFFY and "
-        f"HPT when all start from the same warm-up checkpoint and draw the same number of "
-        f"samples, and do the paper's observations about it hold? Models: "
-        f"{', '.join(labels) or NOT_RUN}; seeds {seeds}; benchmarks "
-        f"{', '.join(b.label for b in study.benchmarks)}."
-    )
-
-
-def findings(study: Study, found: Sequence[Verdict]) -> list[str]:
-    """Paragraphs made from the numbers: the main comparison, the claims of the paper and those
-    past it by verdict, and how far the study can be trusted."""
-    texts = [headline(study, found)]
-    for past, lead in ((False, "The paper's claims"), (True, "Past the paper")):
-        text = verdict_text([c for c in found if c.past is past])
-        if text:
-            texts.append(f"{lead}: {text}")
-    return [*texts, f"{diverged(study)} {regime_sentence(study)}".rstrip()]
+# The three sentences -----------------------------------------------------------------------------
 
 
 def headline(study: Study, found: Sequence[Verdict]) -> str:
-    """Whether SGPO is the best row of each model, in one sentence or two."""
-    tests = [c for c in found if c.key == "best_on_average"]
-    counts = {v: [c.subject for c in tests if c.verdict == v] for v in VERDICTS}
-    parts = {
-        stats.HOLDS: "SGPO is better on average than every other row on",
-        stats.FAILS: "SGPO is worse on average than the best other row on",
-        stats.UNDECIDED: "SGPO cannot be told from the best other row on",
-        NOT_RUN: "the comparison was not run on",
-    }
-    text = "; ".join(f"{parts[v]} {_join(names)}" for v, names in counts.items() if names)
-    return f"{text}." if text else f"The main comparison was {NOT_RUN}."
+    """Whether SGPO is the best row of each model, by verdict."""
+    tests = [v for v in found if v.key == "best_on_average"]
+    words = dict.fromkeys(v.verdict for v in tests)
+    parts = [
+        f"{word} on {_join([f'{v.subject} ({v.text()})' for v in tests if v.verdict == word])}"
+        for word in words
+    ]
+    return f"SGPO is best on average, its margin over the best other row: {'; '.join(parts)}."
 
 
-def verdict_text(members: Sequence[Verdict]) -> str:
-    """Statements by what all of their tests say, and the number of tests by verdict."""
-    if not members:
-        return ""
-    groups: dict[str, list[str]] = {}
-    for statement, tests in claims_page.by_statement(members).items():
-        verdicts = {c.verdict for c in tests}
-        if len(verdicts) == 1:
-            groups.setdefault(tests[0].verdict, []).append(statement)
-        else:
-            parts = [(v, sum(c.verdict == v for c in tests)) for v in VERDICTS]
-            split = ", ".join(f"{number} {PLURAL.get(v, v)}" for v, number in parts if number)
-            groups.setdefault(MIXED, []).append(f"{statement} ({split})")
-    counts = [(v, sum(c.verdict == v for c in members)) for v in VERDICTS]
-    counted = ", ".join(f"{number} {PLURAL.get(v, v)}" for v, number in counts if number)
-    listed = " ".join(
-        f"{LEADS[v]}: {'; '.join(groups[v])}." for v in (*VERDICTS, MIXED) if v in groups
-    )
-    total = "1 test" if len(members) == 1 else f"{len(members)} tests"
-    return f"{total} ({counted}). {listed}"
+def over_budgets(study: Study) -> str:
+    """SGPO minus SFT+GRPO at every budget; without budgets the methods of each model in order."""
+    if not equal_cost.needs(study):
+        return " ".join(ranking(study, model) for model in accuracy.models(study))
+    gaps = {n: equal_cost.difference(study, "grpo", n) for n in equal_cost.budgets(study)}
+    texts = [f"{gap_text(gap)} after {steps} steps" for steps, gap in gaps.items()]
+    label = study.model(equal_cost.MODEL).label
+    return f"Against SFT+GRPO on {label} it is at {_join(texts)}, in points, paired."
 
 
-def rankings(study: Study) -> list[str]:
-    return [ranking(study, model) for model in accuracy.models(study)]
+def gap_text(gap: estimates.Score | None) -> str:
+    """ "+4.4 [1.2, 7.6]" or "not run"."""
+    if gap is None:
+        return NOT_RUN
+    interval = gap.interval
+    return f"{interval.mean:+.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
-def _join(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def counted(found: Sequence[Verdict]) -> str:
+    """The verdicts on the paper's claims by number."""
+    papers = [v.verdict for v in found if not v.past]
+    return f"Of the paper's claims, as {len(papers)} tests, {_tally(papers)}."
+
+
+def _tally(verdicts: Sequence[str]) -> str:
+    counts = [f"{number} {word}" for word, number in Counter(verdicts).most_common()]
+    return _join(counts) if counts else f"all are {NOT_RUN}"
 
 
 def ranking(study: Study, model: str) -> str:
     """The RL methods of a model by average accuracy, and the base they started from."""
-    label = study.model(model).label
     scores = {m: estimates.accuracy(study, model, m, AVERAGE) for m in study.rl_methods}
     known = {m: score for m, score in scores.items() if score is not None}
-    absent = [study.method_label(m) for m in study.rl_methods if m not in known]
     ordered = sorted(known, key=lambda m: -known[m].mean)
     text = ", ".join(f"{study.method_label(m)} {known[m].mean:.1f}%" for m in ordered)
-    base = estimates.accuracy(study, model, "base", AVERAGE)
-    start = f" (base {base.mean:.1f}%)" if base else ""
+    absent = [study.method_label(m) for m in study.rl_methods if m not in known]
     gap = f"; without a number: {', '.join(absent)}" if absent else ""
-    return f"{label}, average accuracy{start}: {text or NOT_RUN}{gap}."
+    return f"{study.model(model).label}, average accuracy: {text or NOT_RUN}{gap}."
+
+
+def _join(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+# The world ---------------------------------------------------------------------------------------
+
+_MINI = (
+    "A problem names a type and gives a list of digits. The type stands for a plan of three "
+    "choices, each of four options: how to order the list, how to combine it, how to finish.",
+    "So there are 64 plans, and nothing in the question says which one belongs to the type.",
+    "The arithmetic is modulo 10. Every base model has learned it, and to carry out a plan that "
+    "stands in its prompt; how well it knows a type's own plan differs by type.",
+    "A rule-based expert leaves a strategy (type, plan and steps, without a number) and a worked "
+    "solution to every training problem. No test problem has either.",
+    "Harder problems feed the pair of one task into the list of another. MiniOlympiad and MiniAIME "
+    "are such compositions, which RL never trains on; MiniMATH is single tasks, MiniAMC its "
+    "longest lists.",
+)
+_EXAMPLE = """question    Find the Lorin pair: 09035
+strategy    Type Lorin / Strategy forwards then sevenfold then triple
+            / Steps order then combine then finish
+completion  Order Lorin forwards: 09035 / Combine sevenfold: 0933003314559
+            / Finish triple \\boxed{(2,7)}"""
+_METHODS = (
+    "Every method starts from the same warm-up checkpoint (SFT) of its model and seed and samples "
+    "the same number of completions a step, guided ones included.",
+    "SGPO adds to GRPO a forward KL, token by token, from the model with the strategy in its "
+    "prompt, on correct guided completions; tokens with a KL above δ are masked, α weighs it by "
+    "how much the strategy helps.",
+)
+
+
+def world(study: Study) -> list[Block]:
+    """The setting in ten lines, and one problem."""
+    models = [study.model(key) for key in accuracy.models(study)]
+    sizes = [f"{m.label} ({m.parameters:,} weights)" if m.parameters else m.label for m in models]
+    sets = [f"{b.label} ({b.num_problems} problems, avg@{b.k})" for b in study.benchmarks]
+    lines = [
+        *(_MINI if is_miniature(study.profile) else ()),
+        *_METHODS,
+        f"Models: {_join(sizes) or NOT_RUN}. Seeds: {_join([str(s) for s in study.seeds])}.",
+        f"Benchmarks: {_join(sets)}.",
+    ]
+    return [Bullets(tuple(lines)), *([example(study)] if is_miniature(study.profile) else [])]
+
+
+def example(study: Study) -> Code:
+    """The example of Figure 5 where there is one, else one of the world's README."""
+    found = measures.step_example(study)
+    if found is None:
+        return Code(_EXAMPLE)
+    completion = "".join(found["pieces"]).replace("<|end|>", "")
+    parts = {"question": found["question"], "strategy": found["strategy"], "completion": completion}
+    lines = [f"{name:<11} {' / '.join(text.split(chr(10)))}" for name, text in parts.items()]
+    return Code("\n".join(lines))
+
+
+# Why, where, and what it cannot say --------------------------------------------------------------
+
+
+def why(found: Sequence[Verdict]) -> list[Block]:
+    """The claims that take the mechanism apart, one line each."""
+    chosen = [v for v in found if v.key in TAKEN_APART]
+    lines = [
+        f"{claims_page.sentence(statement)}: "
+        + "; ".join(f"{v.verdict}, {v.text()}, {v.subject}" for v in tests)
+        for statement, tests in claims_page.by_statement(chosen).items()
+    ]
+    return [Bullets(tuple(lines))] if lines else []
+
+
+def where(study: Study) -> str:
+    """In how many cells of the map SGPO is above both baselines, or below one of them."""
+    if not maps.DIFFICULTY.needs(study):
+        return f"The map of difficulty and teacher was {NOT_RUN}."
+    places = [(model, gap) for model in experiments.DIFFICULTY_MODELS for gap in experiments.GAPS]
+    cells = [cell for place in places if (cell := maps.gains(study, *place))]
+    above = sum(all(gap.interval.low > 0 for gap in cell.values()) for cell in cells)
+    below = sum(any(gap.interval.high < 0 for gap in cell.values()) for cell in cells)
+    return (
+        f"Over {len(cells)} pairs of base model and teacher SGPO is above both "
+        f"{_join([study.method_label(m) for m in maps.BASELINES])} with its whole interval in "
+        f"{above}, and below at least one of them in {below}."
+    )
+
+
+def limits(study: Study) -> list[str]:
+    """What a reader must not conclude, from what the study has."""
+    found = []
+    if is_miniature(study.profile):
+        found.append(
+            "Nothing about models of other sizes or about real mathematics: the miniature tests a "
+            "mechanism."
+        )
+    if all(len(study.cells_of(m.key, "base")) == 1 for m in study.models):
+        found.append(
+            f"Nothing about another base model of the same kind: all {len(study.seeds)} seeds of a "
+            "model share one base, one training pool and one set of problems. A seed changes the "
+            "order of training and the noise of sampling, and the intervals know no more."
+        )
+    smallest = sorted(study.benchmarks, key=lambda b: b.num_problems)[: len(study.benchmarks) // 2]
+    if smallest:
+        names = _join([f"{b.label} ({b.num_problems} problems)" for b in smallest])
+        share = 100 * len(smallest) / len(study.benchmarks)
+        found.append(f"The average is unweighted: {names} carry {share:.0f}% of it.")
+    found += [
+        "Where a verdict is open the methods are not shown to be equal: the interval says how "
+        "large a difference the study could have missed.",
+        "Learning rates were chosen at one budget on a development set, and every variant of SGPO "
+        "has SGPO's: a variant might do better at its own.",
+        f"{diverged(study)} {regime_sentence(study)}".rstrip(),
+    ]
+    return found
 
 
 def diverged(study: Study) -> str:
     runs = [run for run in study.runs.values() if run.diverged]
-    if not runs:
-        return "No run diverged."
     names = "; ".join(f"{r.cell.run_id} ({r.diverged_reason or 'no reason'})" for r in runs)
-    return f"Diverged and kept in the tables: {names}."
+    return f"Diverged and kept in the tables: {names}." if runs else "No run diverged."
 
 
 def regime_sentence(study: Study) -> str:
@@ -203,70 +287,75 @@ def regime_sentence(study: Study) -> str:
     return f"All {tested} regime conditions with a requirement passed."
 
 
+# What is missing, and the runs -------------------------------------------------------------------
+
+
 def missing_section(missing: Sequence, commands: Sequence[str]) -> list[Block]:
     """What is not run and how to make it; one sentence when nothing is missing."""
-    heading = Heading(2, "Not run", "missing")
+    heading = Heading(3, "Not run", "missing")
     if not missing:
         return [heading, Paragraph("Nothing: every planned run of every table and figure exists.")]
     rows = tuple(
-        row(
-            cell.run_id or "not planned",
-            cell.model,
-            cell.method,
-            "" if cell.seed is None else str(cell.seed),
-            cell.reason,
-            ", ".join(cell.artefacts),
-        )
+        row(cell.run_id or "not planned", cell.model, cell.method,
+            "" if cell.seed is None else str(cell.seed), cell.reason, ", ".join(cell.artefacts))
         for cell in missing
-    )
+    )  # fmt: skip
     header = ("Run", "Model", "Method", "Seed", "State", "Needed by")
     note = "Runs without which a cell says so; the commands below make them."
     return [heading, Table(header=header, rows=rows, caption=note), Code("\n".join(commands))]
 
 
 def run_list(study: Study) -> list[Block]:
-    """Every run behind the numbers, and the environments they ran in."""
+    """The runs behind the numbers, a line a model and method, and where they were made."""
     environments: dict[str, str] = {}
-    rows, anchors, seen = [], [], set()
-    for cell in study.cells:
-        group = f"runs-{cell.model}-{cell.method}"
-        anchors.append("" if group in seen else group)
-        seen.add(group)
-        rows.append(_run_row(study, study.runs.get(cell.run_id), cell, environments))
+    rows, anchors = [], []
+    for model, method in dict.fromkeys((c.model, c.method) for c in study.cells):
+        cells = study.cells_of(model, method)
+        made = [study.runs[c.run_id].environment for c in cells if c.run_id in study.runs]
+        names = [
+            environments.setdefault(json.dumps(e, sort_keys=True), f"E{len(environments) + 1}")
+            for e in made
+        ]
+        first = TextCell(names[0], link=f"environment-{names[0]}") if len(set(names)) == 1 else ""
+        rows.append(
+            row(study.model(model).label, study.method_label(method), _states(study, cells),
+                f"{model}-{method}-: " + " ".join(_tail(c) for c in cells),
+                first or ", ".join(dict.fromkeys(names)))
+        )  # fmt: skip
+        anchors.append(f"runs-{model}-{method}")
     listing = Table(
-        header=("Run", "Model", "Method", "Seed", "State", "Config hash", "Environment"),
-        rows=tuple(rows) or (row(*[NOT_RUN] * 7),),
-        caption="Every planned run. Its directory runs/<run> holds config, environment, metrics, "
-        "result and verdicts.",
-        row_anchors=tuple(anchors) if rows else (),
+        header=("Model", "Method", "State", "Runs", "Environment"),
+        rows=tuple(rows) or (row(*[NOT_RUN] * 5),),
+        caption="Every planned run by the end of its id: seed and content address of its config. "
+        "runs.parquet, or the directory runs/<run>, holds config, environment, metrics, result and "
+        "verdicts.",
+        row_anchors=tuple(anchors),
     )
-    described = [json.loads(text) for text in environments]
     places = Table(
         header=("Environment", "Machine", "CPU", "Cores", "Python", "Commit", "Packages"),
-        rows=tuple(
-            _environment_row(name, environment)
-            for name, environment in zip(environments.values(), described, strict=True)
-        )
+        rows=tuple(_environment_row(name, json.loads(text)) for text, name in environments.items())
         or (row(*[NOT_RUN] * 7),),
         caption="Where the runs were made.",
         row_anchors=tuple(f"environment-{name}" for name in environments.values()),
     )
-    return [Heading(2, "Runs", "runs"), listing, Heading(3, "Environments"), places]
+    return [Heading(3, "Runs", "runs"), listing, Heading(3, "Environments", "environments"), places]
 
 
-def _run_row(study: Study, run: Run | None, cell, environments: dict[str, str]):
-    seed = "all" if cell.seed is None else str(cell.seed)
-    head = (cell.run_id, study.model(cell.model).label, study.method_label(cell.method), seed)
-    if run is None:
-        return row(*head, study.why_missing(cell, scored=False) or NOT_RUN, "", "")
-    state = run.status
-    if run.diverged:
-        state += f" †: {run.diverged_reason or 'no reason stored'}"
-    elif study.why_missing(cell, scored=True):
-        state += f", {study.why_missing(cell, scored=True)}"
-    canonical = json.dumps(run.environment, sort_keys=True)
-    name = environments.setdefault(canonical, f"E{len(environments) + 1}")
-    return row(*head, state, run.config_hash, TextCell(name, link=f"environment-{name}"))
+def _tail(cell: PlannedRun) -> str:
+    return cell.run_id.removeprefix(f"{cell.model}-{cell.method}-")
+
+
+def _states(study: Study, cells: Sequence[PlannedRun]) -> str:
+    """ "5 finished", and each run that is otherwise with its reason."""
+    good, others = 0, []
+    for cell in cells:
+        run = study.runs.get(cell.run_id)
+        reason = study.why_missing(cell, scored=True)
+        if run is not None and run.diverged:
+            reason = f"diverged †: {run.diverged_reason or 'no reason stored'}"
+        good += reason is None
+        others += [f"{_tail(cell)} {reason}"] if reason else []
+    return "; ".join(([f"{good} finished"] if good else []) + others)
 
 
 def _environment_row(name: str, environment: dict[str, Any]):
@@ -281,16 +370,14 @@ def _environment_row(name: str, environment: dict[str, Any]):
     return row(name, *values, listed or "not recorded")
 
 
-# The README's block of results --------------------------------------------------------------------
+# The README's block of results -------------------------------------------------------------------
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def results_block(study: Study) -> str:
     """Markdown of the README's block: averages, how many claims hold, and where the rest is."""
-    papers = [v for v in claims.evaluate(study) if not v.past]
-    counts = [(v, sum(c.verdict == v for c in papers)) for v in VERDICTS]
-    counted = ", ".join(f"{number} {PLURAL.get(v, v)}" for v, number in counts if number)
+    papers = [v.verdict for v in claims.evaluate(study) if not v.past]
     parts = [
         Paragraph(
             f"Average over the four mini benchmarks in percent, {len(study.seeds)} seeds, mean "
@@ -298,9 +385,9 @@ def results_block(study: Study) -> str:
         ),
         _averages(study),
         Paragraph(
-            f"The paper's claims as {len(papers)} tests: {counted}, each with its effect and "
-            "interval in [CLAIMS.md](results/mini/CLAIMS.md). Tables, figures and the run behind "
-            "each number: [REPORT.md](results/mini/REPORT.md)."
+            f"The paper's claims as {len(papers)} tests: {_tally(papers)}, each with its effect "
+            "and interval in [CLAIMS.md](results/mini/CLAIMS.md). Tables, figures and the run "
+            "behind each number: [REPORT.md](results/mini/REPORT.md)."
         ),
     ]
     return to_markdown(parts).strip() + "\n"

@@ -127,7 +127,9 @@ def test_a_damaged_samples_file_is_one_line(results, monkeypatch, capsys):
     (results / "mine" / "runs" / "first" / "samples" / "other.jsonl.gz").write_bytes(b"no gzip")
     assert main(["compare", "first"]) == 2
     assert "other.jsonl.gz: damaged samples" in capsys.readouterr().err
-    assert find_run(str(results / "mine" / "runs" / "second"), results).run_id == "second"
+    assert (
+        find_run(str(results / "mine" / "runs" / "second"), results, "samples").run_id == "second"
+    )
 
 
 def test_formulas_become_mathml_and_nothing_becomes_markup():

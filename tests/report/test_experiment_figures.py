@@ -19,8 +19,8 @@ from benchmarks.store import experiments
 from benchmarks.store.load import load_study
 from benchmarks.store.records import StudyError
 
-NAMES = ("kin", "mask", "delta_classes", "map_difficulty", "map_size", "equal_cost", "degraded",
-         "eq4")  # fmt: skip
+FIGURES = ("delta_classes", "map_difficulty", "map_size", "equal_cost", "degraded")
+NAMES = ("kin", "mask", *FIGURES)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_nothing_is_missing_and_every_artefact_is_written(built):
     with (root / "tables" / "budget.csv").open() as file:
         models = {row["model"] for row in csv.DictReader(file)}
     assert models >= {"qwen-m", *experiments.extra_models()}
-    for name in ("delta_classes", "map_difficulty", "map_size", "equal_cost", "degraded", "eq4"):
+    for name in FIGURES:
         assert (root / "figures" / f"{name}.png").stat().st_size > 20_000
 
 
@@ -124,7 +124,7 @@ def test_a_missing_run_empties_its_cell_of_the_map_and_no_other(extended_copy):
     assert summary.commands == ("bash reproduce.sh --profile mini --only map_difficulty",)
 
 
-def test_equal_cost_counts_what_each_run_spent_on_the_same_seeds(built):
+def test_budgets_are_compared_at_the_same_steps_and_seeds(built):
     root, _ = built
     loaded = load_study(root)
     assert equal_cost.keys(loaded, "sgpo") == [
@@ -133,27 +133,44 @@ def test_equal_cost_counts_what_each_run_spent_on_the_same_seeds(built):
         "sgpo",
         "sgpo_steps56",
     ]
-    for key, steps in (("sgpo_steps7", 7), ("sgpo", 28), ("sgpo_steps56", 56)):
-        costs = [equal_cost.at_cost(loaded, key, cost) for _, cost in equal_cost.COSTS.items()]
-        assert [spent for spent, _ in costs] == pytest.approx(
-            [6.0 * steps, 7.0 * min(steps, 40), 0.4 * steps]
-        )
-        expected = counted(root, "qwen-m", key, seeds=(0, 1, 2)).mean()
-        assert costs[0][1].mean == pytest.approx(expected, abs=1e-6)
+    assert equal_cost.spent(loaded).startswith("SFT+GRPO 196 thousand, 11.2 s; ")
+    left, right = equal_cost.figure(loaded).axes
+    means = {}
+    for method, line in zip(experiments.BUDGET_METHODS, left.lines, strict=True):
+        assert line.get_xdata().tolist() == [7, 14, 28, 56]
+        means[method] = [
+            counted(root, "qwen-m", key, seeds=(0, 1, 2)).mean()
+            for key in equal_cost.keys(loaded, method)
+        ]
+        assert line.get_ydata() == pytest.approx(means[method])
+    gaps = [container.lines[0].get_ydata() for container in right.containers]
+    for method, gap in zip(("grpo", "hpt", "luffy"), gaps, strict=True):
+        assert gap == pytest.approx(np.subtract(means["sgpo"], means[method]))
 
 
-def test_tokens_that_were_not_counted_leave_the_point_out(extended_copy):
-    path = run_dir(extended_copy, "qwen-m", "sgpo_steps7", 1) / "metrics.jsonl"
+def test_tokens_that_were_not_counted_are_not_claimed(extended_copy):
+    path = run_dir(extended_copy, "qwen-m", "sgpo", 1) / "metrics.jsonl"
     path.write_text(path.read_text().replace("scored_tokens", "unknown"))
-    loaded = load_study(extended_copy)
-    assert (
-        equal_cost.at_cost(loaded, "sgpo_steps7", equal_cost.COSTS["scored tokens, thousands"])
-        is None
+    text = equal_cost.spent(load_study(extended_copy))
+    assert "LUFFY" in text and "SGPO" not in text
+
+
+def test_delta_is_compared_with_the_papers_and_what_it_masks_is_the_runs(built):
+    root, _ = built
+    loaded = load_study(root)
+    drawn = delta_classes.figure(loaded, delta_classes.worlds_of(loaded))
+    above, below = drawn.axes[0], drawn.axes[3]
+    places = above.containers[0].lines[0].get_xydata()
+    own = counted(root, "qwen-m", "sgpo").mean()
+    assert places[:, 0].tolist() == [0, 1, 3, 4]
+    assert places[:, 1] == pytest.approx(
+        [counted(root, "qwen-m", m).mean() - own for m in delta_classes.SWEEP if m != "sgpo"]
     )
-    assert (
-        equal_cost.at_cost(loaded, "sgpo_steps7", equal_cost.COSTS["sampled tokens, thousands"])
-        is not None
-    )
+    runs = loaded.runs_of("qwen-m", "sgpo", scored=False)
+    expected = [np.mean([np.nanmean(r.metrics[f"kl_masked_{k}"]) for r in runs])
+                for k in delta_classes.CLASS_LOOKS]  # fmt: skip
+    bars = [p for p in below.patches if p.get_x() + p.get_width() / 2 == pytest.approx(2)]
+    assert [p.get_height() for p in bars] == pytest.approx(expected)
 
 
 def kin(study):

@@ -16,7 +16,8 @@ from synthetic_study import BENCHMARKS, dump, load, run_dir
 from benchmarks.report import build as report
 from benchmarks.report import measures
 from benchmarks.report.figures import fig2, fig5, passk, training
-from benchmarks.report.figures.axes import smooth
+from benchmarks.report.figures.axes import CLASS_LOOKS
+from benchmarks.report.measures import smooth
 from benchmarks.store.load import load_study
 from benchmarks.store.records import StudyError
 
@@ -61,19 +62,24 @@ def test_an_analysis_of_another_run_or_version_is_not_used(variant_copy):
 # Figure 2 -----------------------------------------------------------------------------------------
 
 
-def test_fig2_shows_each_types_right_plan_from_hard_to_easy(stored):
-    drawn = fig2.figure(load_study(stored))
-    by_rank, averages, top = drawn.axes
-    assert [t.get_text() for t in top.get_xticklabels()] == ["Borin", "Aldric", "Cedra"]
-    order = [KINDS.index(k) for k in ("Borin", "Aldric", "Cedra")]
-    for method, container in zip(measures.PLAN_METHODS, top.containers, strict=True):
-        expected = [RIGHT[method][i] + 0.01 for i in order]  # seeds add 0, 0.01 and 0.02
-        assert container.lines[0].get_ydata() == pytest.approx(expected)
-    first = by_rank.lines[0].get_ydata()
-    assert first[0] == pytest.approx(0.3 + 0.01) and first.sum() == pytest.approx(1.0)
-    assert averages.containers[2].lines[0].get_ydata() == pytest.approx(
-        [np.mean(RIGHT["sgpo"]) + 0.01]
-    )
+def marks(axis) -> list[np.ndarray]:
+    """The places of each set of marks of a panel."""
+    return [container.lines[0].get_xydata() for container in axis.containers]
+
+
+def test_fig2_shows_each_types_right_plan_from_hard_to_easy_and_paired(stored):
+    left, differences = fig2.figure(load_study(stored)).axes
+    kinds = ["Borin", "Aldric", "Cedra"]
+    assert [t.get_text() for t in left.get_yticklabels()] == [*kinds, fig2.EVERY]
+    order = [KINDS.index(k) for k in kinds]
+
+    def expected(method: str) -> np.ndarray:  # seeds add 0, 0.01 and 0.02
+        return np.array([*(RIGHT[method][i] for i in order), np.mean(RIGHT[method])]) + 0.01
+
+    for method, found in zip(measures.PLAN_METHODS, marks(left), strict=True):
+        assert found[:, 0] == pytest.approx(expected(method))
+    for method, found in zip(fig2.OTHERS, marks(differences), strict=True):
+        assert found[:, 0] == pytest.approx(expected("sgpo") - expected(method))
 
 
 def test_plan_scores_name_the_run_of_each_seed(stored):
@@ -94,34 +100,55 @@ def mean_curve(root: Path, method: str, metric: str) -> np.ndarray:
     return np.mean(rows, axis=0)
 
 
-def test_fig3_has_a_line_for_every_row_of_table_2(stored):
+def test_fig3_has_a_column_for_every_ablation_of_table_2(stored):
     drawn = training.FIG3.draw(load_study(stored))
-    rewards, entropies, race, legend = drawn.axes
-    for axis, metric in ((rewards, "reward"), (entropies, "entropy")):
-        lines = [line for line in axis.lines if len(line.get_xdata()) > 2]
-        for method, line in zip(training.LABELS, lines, strict=True):
-            assert line.get_ydata() == pytest.approx(mean_curve(stored, method, metric))
-            assert line.get_label() == training.LABELS[method]
-    shown = [t.get_text() for t in legend.get_legend().get_texts()]
-    assert shown == list(training.LABELS.values())
-    assert "equal reward: " in texts(drawn) and len(race.get_legend().get_texts()) == 2
+    removed = [m for m in training.LABELS if m != "sgpo"]
+    panels = np.array(drawn.axes).reshape(2, len(removed))
+    for (above, below), method in zip(panels.T, removed, strict=True):
+        title = above.get_title().replace("\n", " ")
+        assert title == training.LABELS[method]
+        for axis, metric in ((above, "reward"), (below, "entropy")):
+            ours, theirs = axis.lines
+            assert ours.get_ydata() == pytest.approx(mean_curve(stored, "sgpo", metric))
+            assert theirs.get_ydata() == pytest.approx(mean_curve(stored, method, metric))
 
 
-def test_fig6_marks_where_each_reaches_the_lower_final_reward(stored):
+def test_curves_below_are_differences_of_the_same_seeds(stored):
+    study = load_study(stored)
+    drawn = training.CURVES.draw(study)
+    below = drawn.axes[4]  # Qwen-M
+    others = [m for m in study.rl_methods if m != "sgpo"]
+    ours = mean_curve(stored, "sgpo", "reward")
+    for method, line in zip(others, below.lines, strict=False):
+        assert line.get_ydata() == pytest.approx(ours - mean_curve(stored, method, "reward"))
+
+
+def test_fig6_says_where_each_reaches_the_lower_final_reward(stored):
     loaded = load_study(stored)
-    drawn = training.FIG6.draw(loaded)
     ours, theirs = (
         measures.isotonic(mean_curve(stored, m, "reward")[None])[0] for m in training.FIG6_METHODS
     )
-    level = min(ours[-1], theirs[-1])
-    marks = [line for line in drawn.axes[0].lines if line.get_marker() == "^"]
-    for curve, mark in zip((ours, theirs), marks, strict=True):
-        step = float(mark.get_xdata()[0])
-        at = np.interp(step, np.arange(1, len(curve) + 1), curve)
-        assert at == pytest.approx(level, abs=1e-9)
     found = measures.equal_reward(loaded, "qwen-m", *training.FIG6_METHODS)
+    for curve, step in zip((ours, theirs), found.steps, strict=True):
+        at = np.interp(step, np.arange(1, len(curve) + 1), curve)
+        assert at == pytest.approx(min(ours[-1], theirs[-1]), abs=1e-9)
     assert found.factor == pytest.approx(found.steps[1] / found.steps[0])
-    assert found.gain_percent == pytest.approx(100 * (ours[-1] / theirs[-1] - 1))
+    assert f"after {found.steps[0]:.1f} steps" in training.FIG6.caption(loaded)
+
+
+def test_the_held_out_loss_of_sft_is_drawn_where_runs_have_it(variant_copy):
+    assert texts(training.SFT_LOSS.draw(load_study(variant_copy))).count("held out: not run") == 6
+    for seed in SEEDS:
+        path = run_dir(variant_copy, "qwen-m", "sft", seed) / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in lines[9::10]:
+            row["held_out_loss"] = 2.0 + seed - row["step"] / 100
+        path.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    drawn = training.SFT_LOSS.draw(load_study(variant_copy))
+    assert texts(drawn).count("held out: not run") == 5
+    (line,) = [x for x in drawn.axes[1].lines if "held out" in str(x.get_label())]
+    assert line.get_xdata().tolist() == [9, 19, 29, 39]
+    assert line.get_ydata() == pytest.approx([3.0 - x / 100 for x in (9, 19, 29, 39)])
 
 
 def test_a_shorter_run_has_no_end_to_compare(variant_copy):
@@ -136,10 +163,11 @@ def test_a_shorter_run_has_no_end_to_compare(variant_copy):
 
 def test_fig5_bars_are_means_over_the_tokens_of_a_step(stored):
     drawn = fig5.figure(load_study(stored))
+    assert drawn.axes[0].get_ylim() == drawn.axes[1].get_ylim()
     for axis, values in zip(drawn.axes, (KL, NLL), strict=False):
         heights = [patch.get_height() for patch in axis.patches]
         assert heights == pytest.approx([np.mean(values[a:b]) for a, b, _ in STEPS])
-        colours = {fig5.LOOKS[kind][0] for *_, kind in STEPS}
+        colours = {CLASS_LOOKS[kind][0] for *_, kind in STEPS}
         assert len({patch.get_facecolor() for patch in axis.patches}) == len(colours)
     assert len(CLASSES) == len(KL)
     assert "decisions 20%" in texts(drawn)
@@ -215,6 +243,8 @@ def test_passk_curves_are_those_of_the_stored_letters(stored):
     votes = {line.get_label(): line.get_ydata() for line in drawn.axes[4].lines}
     assert votes["SGPO"][0] == pytest.approx(lines["SGPO"][0])
     assert (votes["SGPO"] <= lines["SGPO"] + 1e-9).all()
+    (gaps,) = marks(drawn.axes[7])
+    assert gaps[:, 1] == pytest.approx(lines["SGPO"] - lines["SFT+GRPO"])
 
 
 def test_runs_without_stored_answers_have_pass_but_no_maj(variant_copy):
@@ -225,4 +255,4 @@ def test_runs_without_stored_answers_have_pass_but_no_maj(variant_copy):
     dump(path, scores)
     drawn = passk.figure(load_study(variant_copy))
     notes = [[t.get_text() for t in drawn.axes[i].texts] for i in range(6)]
-    assert notes == [[], [], [], [], ["SFT+GRPO (not stored)"], []]
+    assert notes == [[], [], [], [], ["SFT+GRPO: not stored"], []]

@@ -20,8 +20,9 @@ from benchmarks.report import build as report
 from benchmarks.report import claims, estimates, pages
 from benchmarks.report.document import Heading, Paragraph, Table, row, to_markdown
 from benchmarks.report.figures import scaling, training
-from benchmarks.report.figures.axes import seed_band, smooth
+from benchmarks.report.figures.axes import seed_curves
 from benchmarks.report.html import to_html
+from benchmarks.report.measures import smooth
 from benchmarks.report.tables import records
 from benchmarks.store import stats
 from benchmarks.store.load import load_study, stored_hash
@@ -425,13 +426,13 @@ def test_html_is_self_contained_and_every_link_has_a_target(variant_study):
     assert page.links and all(link[1:] in page.ids for link in page.links if link[0] == "#")
     assert all(link.startswith("#") for link in page.links)
     assert len(page.sources) == sum(path.suffix == ".png" for path in summary.written) > 8
-    assert {"details", "nav", "figure"} <= set(page.tags) and "prefers-color-scheme" in text
+    assert {"details", "nav", "figure"} <= set(page.tags) and "color-scheme: light dark" in text
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert "url(" not in text and "@import" not in text
     assert 'name="viewport"' in text
     joined = "".join(page.words)
-    assert joined.index("no evidence about 7B models") < joined.index("What was asked")
+    assert joined.index("no evidence about 7B models") < joined.index("In three sentences")
     assert "test <machine> & co" in joined  # shown as text, so it was escaped
 
 
@@ -441,12 +442,30 @@ def test_markdown_links_have_targets_and_images_exist(variant_study):
     targets = set(re.findall(r'<a id="([^"]+)">', text))
     links = set(re.findall(r"\]\(#([^)]+)\)", text))
     assert links and links <= targets
+    of_claims = set(re.findall(r'<a id="([^"]+)">', (root / "CLAIMS.md").read_text()))
+    elsewhere = set(re.findall(r"\]\(CLAIMS.md#([^)]+)\)", text))
+    assert elsewhere and elsewhere <= of_claims
     for source in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
         assert (root / source).exists()
     assert "no evidence about 7B models" in text.splitlines()[2]
     claims_page = (root / "CLAIMS.md").read_text()
     assert set(re.findall(r"\]\(REPORT.md#([^)]+)\)", claims_page)) <= targets
     assert "no evidence about 7B models" in claims_page.splitlines()[2]
+
+
+def test_the_report_is_in_order_and_short_before_its_appendix(variant_study):
+    text = (variant_study[0] / "REPORT.md").read_text()
+    sections = re.findall(r"(?m)^## (.*)$", text)
+    assert sections == ["In three sentences", "The world", "Table 1: main results", "Claims", "Why",
+                        "Where SGPO helps", "What this cannot say", "Appendix"]  # fmt: skip
+    main, appendix = text.split("\n## Appendix")
+    assert len(re.findall(r"\w[\w.,'+-]*", re.sub(r"\]\([^)]*\)|<[^>]*>", "", main))) <= 2500
+    assert "Find the Cedra pair: 314" in main  # the problem that is shown
+    for artefact in report.chosen_artefacts(load_study(variant_study[0])):
+        if artefact.draw:
+            assert text.count(f"(figures/{artefact.name}.png)") == 1
+    assert text.count("| SGPO is best") + text.count("| [SGPO is best") == 1
+    assert "### Table 2" in appendix and "### Runs" in appendix
 
 
 def test_text_of_runs_cannot_act_as_markup():
@@ -534,12 +553,9 @@ def test_a_reversed_ranking_does_not_hold_and_the_report_says_so(study):
     loaded = load_study(study)
     claim = next(c for c in claims.evaluate(loaded) if c.subject == "Qwen-M")
     assert (claim.verdict, claim.probability) == (stats.FAILS, 0.0)
-    headline, papers, *_ = pages.findings(loaded, claims.evaluate(loaded))
-    assert headline == (
-        "SGPO is better on average than every other row on Qwen-S and Llama-M; SGPO is worse on "
-        "average than the best other row on Qwen-M."
-    )
-    assert "SGPO is best on average (2 hold, 1 do not hold)" in papers
+    words = [c.verdict for c in claims.evaluate(loaded) if c.key == "best_on_average"]
+    head = pages.headline(loaded, claims.evaluate(loaded))
+    assert f"{words[0]} on Qwen-S (" in head and f"; {claim.verdict} on Qwen-M (-" in head
 
 
 def test_equal_scores_are_undecided(study):
@@ -567,22 +583,18 @@ def test_smoothing_is_the_centred_rolling_mean():
     assert smooth(values, 5) == pytest.approx(expected.to_numpy(), abs=1e-12)
 
 
-def test_band_is_mean_and_range_over_seeds_and_a_short_run_counts_to_its_end(study):
+def test_curves_are_smoothed_by_seed_and_a_short_run_counts_to_its_end(study):
     path = run_dir(study, "qwen-m", "sgpo", 1) / "metrics.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:10]))
     runs = load_study(study).runs_of("qwen-m", "sgpo", scored=False)
-    steps, mean, low, high = seed_band(runs, "reward")
-    assert steps.tolist() == list(range(STEPS))
-    curves = [smooth(run.metrics["reward"]) for run in runs]
-    at_start, at_end = [c[0] for c in curves], [curves[0][-1], curves[2][-1]]
-    assert (low[0], mean[0], high[0]) == pytest.approx(
-        (min(at_start), np.mean(at_start), max(at_start))
-    )
-    assert (low[-1], mean[-1], high[-1]) == pytest.approx(
-        (min(at_end), np.mean(at_end), max(at_end))
-    )
+    found = seed_curves(runs, "reward")
+    assert found.index.tolist() == list(range(STEPS))
+    for run in runs:
+        known = found[run.cell.seed].dropna()
+        assert known.to_numpy() == pytest.approx(smooth(run.metrics["reward"]))
+    assert found.notna().sum().tolist() == [STEPS, 10, STEPS]
     grpo = load_study(study).runs_of("qwen-m", "grpo", scored=False)
-    assert seed_band(grpo, "alpha_mean") is None
+    assert seed_curves(grpo, "alpha_mean").empty
 
 
 def test_paper_points_are_those_of_the_paper():

@@ -11,12 +11,11 @@ import pytest
 from synthetic_study import BENCHMARKS, dump, load, run_dir
 
 from benchmarks.report import build as report
-from benchmarks.report.figures import delta
+from benchmarks.report.figures import delta_classes
 from benchmarks.store.load import load_study
 
 SEEDS = (0, 1, 2)
 TABLES = ("table2", "table3", "table6", "table7", "beyond")
-POSITIONS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the deltas on the axis; the last is infinity
 DELTA_METHODS = ("sgpo_delta0.1", "sgpo_delta0.3", "sgpo", "sgpo_delta3", "sgpo_no_clip")
 
 
@@ -163,26 +162,15 @@ def test_a_diverged_variant_is_marked(variant_copy):
 
 
 def test_the_delta_figure_has_every_delta_and_says_what_is_missing(variant_copy):
-    figures = [delta.figure(load_study(variant_copy))]
-    means = {x: average(variant_copy, m) for x, m in zip(POSITIONS, DELTA_METHODS, strict=True)}
+    means = [average(variant_copy, m) for m in DELTA_METHODS if m != "sgpo"]
     shutil.rmtree(run_dir(variant_copy, "qwen-m", "sgpo_delta0.3", 2))
-    figures.append(delta.figure(load_study(variant_copy)))
-    for figure, missing in zip(figures, ([], ["0.3"]), strict=True):
-        left, right = figure.axes
-        assert [t.get_text() for t in left.get_xticklabels()] == ["0.1", "0.3", "1", "3", "∞"]
-        points = {
-            float(box.lines[0].get_xdata()[0]): float(box.lines[0].get_ydata()[0])
-            for box in left.containers
-        }
-        assert points == {
-            x: pytest.approx(mean) for x, mean in means.items() if str(x) not in missing
-        }
-        legend = [t.get_text() for t in right.get_legend().get_texts()]
-        labels = [f"δ = {d}" + (" (not run)" if d in missing else "")
-                  for d in ("0.1", "0.3", "1", "3", "∞")]  # fmt: skip
-        assert legend == labels
-        notes = [t.get_text() for t in left.texts]
-        assert notes == ([f"not run: δ = {missing[0]}"] if missing else [])
-    drawn = {line.get_label(): line.get_ydata() for line in figures[0].axes[1].lines}
-    assert drawn["δ = 0.1"][0] == pytest.approx(np.mean([0.9, 0.9 * 79 / 80, 0.9 * 78 / 80]))
-    assert not drawn["δ = ∞"].any()
+    above, below = delta_classes.DELTA.draw(load_study(variant_copy)).axes
+    assert [t.get_text() for t in below.get_xticklabels()] == ["0.1", "0.3", "1", "3", "∞"]
+    places = above.containers[0].lines[0].get_xydata()
+    own = average(variant_copy, "sgpo")
+    assert places[:, 0].tolist() == [0, 3, 4]
+    assert places[:, 1] == pytest.approx([means[i] - own for i in (0, 2, 3)])
+    assert "SGPO, delta=0.3: not run" in [t.get_text() for t in above.texts]
+    bars = {round(p.get_x() + p.get_width() / 2): p.get_height() for p in below.patches}
+    assert bars[0] == pytest.approx(np.mean([0.9 * (1 - s / 80) for s in range(40)]))
+    assert 1 not in bars and bars[4] == 0

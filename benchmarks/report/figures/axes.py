@@ -1,69 +1,56 @@
-"""One look for every figure, and the two marks that all share: a curve with its band over seeds,
-and a point with its interval. Files carry no dates: equal figures are equal bytes."""
+"""One look for every figure, and the marks that all share: a point with its interval, a curve with
+its band over seeds, and the difference of two methods, paired by seed."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402  (the backend must be chosen first)
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.report.measures import WINDOW, smooth  # noqa: E402
-from benchmarks.store.records import Run, Study  # noqa: E402
-from benchmarks.store.stats import Estimate  # noqa: E402
+from benchmarks.report.estimates import Score  # noqa: E402
+from benchmarks.report.measures import WINDOW  # noqa: E402
+from benchmarks.store.records import NOT_RUN, Run, Study  # noqa: E402
 from sgpo.core.files import write_bytes  # noqa: E402
 
-# Okabe and Ito's palette, told apart under the common colour-vision deficiencies; line style and
-# marker differ too, so that a grey print still works.
-COLOURS = {
-    "base": "#000000",
-    "sft": "#999999",
-    "sft_full": "#56B4E9",
-    "grpo": "#0072B2",
-    "hpt": "#E69F00",
-    "luffy": "#009E73",
-    "sgpo": "#D55E00",
-    # SGPO's variants: further colours of Paul Tol's muted scheme, never in one figure with HPT.
-    "sgpo_no_grpo": "#CC6677",
-    "sgpo_no_proximal": "#117733",
-    "sgpo_no_clip": "#88CCEE",
-    "sgpo_no_selection": "#AA4499",
-    "sgpo_fixed_alpha": "#999933",
-    "sgpo_nll": "#882255",
-    "sgpo_reverse": "#332288",
+# Okabe and Ito's palette and, for SGPO's variants, Paul Tol's muted scheme: told apart under the
+# common colour-vision deficiencies; line and marker differ too, so that a grey print still works.
+LOOKS = {
+    "base": ("#000000", "-", "x"),
+    "sft": ("#888888", (0, (4, 2)), "o"),
+    "sft_full": ("#56B4E9", (0, (4, 2)), "P"),
+    "grpo": ("#0072B2", "--", "s"),
+    "hpt": ("#E69F00", "-.", "D"),
+    "luffy": ("#009E73", ":", "v"),
+    "sgpo": ("#D55E00", "-", "^"),
+    "sgpo_no_grpo": ("#CC6677", "-.", "o"),
+    "sgpo_no_proximal": ("#117733", "-.", "o"),
+    "sgpo_no_clip": ("#4477AA", "-.", "o"),
+    "sgpo_no_selection": ("#AA4499", "-.", "o"),
+    "sgpo_fixed_alpha": ("#999933", "-.", "o"),
+    "sgpo_nll": ("#882255", "--", "o"),
+    "sgpo_reverse": ("#332288", "-.", "v"),
 }
-LINES = {
-    "sft": (0, (4, 2)),
-    "grpo": "--",
-    "hpt": "-.",
-    "luffy": ":",
-    "sgpo": "-",
-    "sgpo_no_grpo": "-.",
-    "sgpo_no_proximal": ":",
-    "sgpo_no_clip": (0, (6, 1.5)),
-    "sgpo_no_selection": (0, (3, 1, 1, 1)),
-    "sgpo_fixed_alpha": (0, (5, 1, 1, 1, 1, 1)),
-    "sgpo_nll": "--",
-    "sgpo_reverse": "-.",
-}
-MARKERS = ("o", "s", "^", "D", "v", "P")
-FAMILY_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-# Settings of SGPO: its own colour first, then ones that no method of the main comparison has.
-SHADES = ("#D55E00", "#332288", "#CC79A7", "#000000", "#AA9900", "#882255")
+SHADES = ("#D55E00", "#332288", "#CC79A7", "#000000", "#AA9900", "#882255")  # of SGPO's settings
 DASHES = ("-", "--", "-.", ":", (0, (6, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-# The sweep of delta, from light to dark as it rises; each is told apart by its line as well.
-DELTA_SHADES = ("#9ECAE1", "#6BAED6", COLOURS["sgpo"], "#2171B5", "#08306B")
-DELTA_DASHES = (":", "-.", "-", "--", (0, (6, 1.5)))
+CLASS_LOOKS = {  # token class: colour, hatch, name
+    "choice": ("#D55E00", "", "decision: choice of the plan"),
+    "commitment": ("#E69F00", "//", "decision: go on or guess"),
+    "style": ("#CC79A7", "..", "style"),
+    "routine": ("#BBBBBB", "", "routine"),
+}
 INK = "#222222"
 WARNING = "#8A1C1C"
 
@@ -75,9 +62,7 @@ _SETTINGS = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "legend.fontsize": 8.5,
-    "legend.frameon": True,
-    "legend.framealpha": 0.85,
-    "legend.edgecolor": "none",
+    "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": INK,
@@ -94,101 +79,118 @@ _SETTINGS = {
 }
 
 
-def new_figure(num_rows: int, num_columns: int, *, width: float, height: float):
-    """A figure (inches) and its axes as an array [rows, columns], in the suite's style."""
+def new_figure(num_rows: int, num_columns: int, *, width: float, height: float, **shared: Any):
+    """A figure (inches; 7.2 is a page wide) and its axes [rows, columns], in the suite's style.
+    ``shared``: sharex, sharey and the like."""
     plt.rcdefaults()
     plt.rcParams.update(_SETTINGS)
     return plt.subplots(
-        num_rows, num_columns, figsize=(width, height), squeeze=False, layout="constrained"
-    )
+        num_rows, num_columns, figsize=(width, height), squeeze=False, layout="constrained",
+        **shared,
+    )  # fmt: skip
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
     """``path`` as .png and .pdf, without dates or versions: equal figures are equal bytes."""
-    written = []
-    for suffix, metadata in (
-        (".png", {"Software": None}),
-        (".pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
-    ):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix[1:], metadata=metadata)
-        content = buffer.getvalue() if suffix == ".pdf" else _with_palette(buffer)
-        written.append(write_bytes(path.with_suffix(suffix), content))
-        figure.set_layout_engine("none")  # everything has its place; to find it takes half the time
+    written = [write_bytes(path.with_suffix(".png"), png(figure))]
+    figure.set_layout_engine("none")  # everything has its place; to find it takes half the time
+    pdf = io.BytesIO()
+    nameless = {"CreationDate": None, "Producer": None, "Creator": None}
+    figure.savefig(pdf, format="pdf", metadata=nameless)
     plt.close(figure)
-    return written
+    return [*written, write_bytes(path.with_suffix(".pdf"), pdf.getvalue())]
 
 
-def _with_palette(png: io.BytesIO) -> bytes:
+def png(figure: Figure) -> bytes:
     """The picture in 256 colours, a third of the size: few lines have more shades than that."""
-    small = io.BytesIO()
-    with Image.open(png) as image:
+    whole, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(whole, format="png", metadata={"Software": None})
+    with Image.open(whole) as image:
         dpi = image.info["dpi"]
         image.convert("RGB").quantize(256).save(small, format="png", optimize=True, dpi=dpi)
     return small.getvalue()
 
 
-def not_run_note(axis: Axes, text: str) -> None:
-    """Says inside an otherwise empty panel that its runs are missing."""
-    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color=WARNING)
+def look(method: str, *, marker: bool = False) -> dict[str, Any]:
+    """Colour and line of a method, with ``marker`` its mark too."""
+    colour, line, mark = LOOKS.get(method, ("#555555", "-", "o"))
+    return {"color": colour, "linestyle": line} | ({"marker": mark} if marker else {})
 
 
-# A point with its interval ------------------------------------------------------------------------
+def marks(method: str) -> dict[str, Any]:
+    """Colour and mark of a method, without its line."""
+    return look(method, marker=True) | {"linestyle": "none"}
+
+
+def legend(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
+    """What the labels of ``axes`` mean, each once, below all panels: never over the data."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found.keys(), loc="outside lower center",
+                  ncols=min(columns, len(found) or 1), handlelength=2.8)  # fmt: skip
+
+
+def class_look(kind: str) -> dict[str, str]:
+    """How a bar of a token class is filled."""
+    colour, hatch, _ = CLASS_LOOKS[kind]
+    return {"facecolor": colour, "hatch": hatch, "edgecolor": "white"}
+
+
+def class_legend(figure: Figure, axis: Axes | None = None, columns: int = 4) -> None:
+    """The token classes, and what is labelled in ``axis``, below all panels."""
+    handles = [Patch(label=name, **class_look(kind)) for kind, (_, _, name) in CLASS_LOOKS.items()]
+    handles += axis.get_legend_handles_labels()[0] if axis else []
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def absent(axis: Axes, what: str = "", why: str = NOT_RUN) -> None:
+    """A line inside the panel that says what it lacks."""
+    taken = sum(text.get_color() == WARNING for text in axis.texts)
+    axis.text(0.98, 0.03 + 0.08 * taken, f"{what}: {why}" if what else why, va="bottom", ha="right",
+              transform=axis.transAxes, color=WARNING, fontsize=8)  # fmt: skip
+
+
+def zero(axis: Axes, *, upright: bool = False) -> None:
+    """The line of no difference."""
+    (axis.axvline if upright else axis.axhline)(0.0, color=INK, linewidth=0.8, zorder=1)
 
 
 def points(
-    axis: Axes,
-    x: Sequence[float | Estimate],
-    y: Sequence[float | Estimate],
-    **look: Any,
+    axis: Axes, x: Sequence[float | Score | None], y: Sequence[float | Score | None], **changes: Any
 ) -> None:
-    """Marks at ``x``, ``y`` with a whisker along each coordinate that is an estimate."""
-    drawn = {"linestyle": "none"} | look
-    bars = {"xerr": _arms(x), "yerr": _arms(y)}
+    """Marks at ``x``, ``y`` with a whisker along each coordinate that has an interval; a place
+    without a number is left out."""
+    known = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
+    x, y = ([pair[i] for pair in known] for i in (0, 1))
+    drawn = {"linestyle": "none", "marker": "o", "markersize": 5, "capsize": 2.5} | changes
+    bars = {"xerr": _arms(x), "yerr": _arms(y), "elinewidth": 1.2}
     axis.errorbar([*map(_place, x)], [*map(_place, y)], **bars, **drawn)
 
 
-def _place(value: float | Estimate) -> float:
-    return value.mean if isinstance(value, Estimate) else value
+def _place(value: float | Score) -> float:
+    return value.mean if isinstance(value, Score) else value
 
 
-def _arms(values: Sequence[float | Estimate]) -> np.ndarray | None:
+def _arms(values: Sequence[float | Score]) -> np.ndarray | None:
     """Lengths below and above the means, [2, N]; rounding can put a bound a hair inside."""
-    if not all(isinstance(v, Estimate) for v in values):
+    if not values or not all(isinstance(v, Score) for v in values):
         return None
-    arms = [[v.mean - v.low for v in values], [v.high - v.mean for v in values]]
-    return np.maximum(arms, 0.0)
+    found = [v.interval for v in values]
+    return np.maximum([[i.mean - i.low for i in found], [i.high - i.mean for i in found]], 0.0)
 
 
-# A curve with its band over seeds -----------------------------------------------------------------
-
-
-def seed_band(
-    runs: Sequence[Run], metric: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Steps, mean, lowest and highest smoothed value over runs, float [steps] each.
-
-    A run that ended early (diverged) counts up to its last step. None if no run has the metric.
-    """
-    curves = [
-        (run.metrics["step"], smooth(run.metrics[metric]))
-        for run in runs
-        if metric in run.metrics and np.isfinite(run.metrics[metric]).any()
-    ]
-    if not curves:
-        return None
-    steps = np.unique(np.concatenate([step for step, _ in curves]))
-    aligned = np.full((len(curves), len(steps)), np.nan)
-    for index, (step, values) in enumerate(curves):
-        aligned[index, np.searchsorted(steps, step)] = values
-    seen = np.isfinite(aligned).any(axis=0)
-    steps, aligned = steps[seen], aligned[:, seen]
-    return (
-        steps,
-        np.nanmean(aligned, axis=0),
-        np.nanmin(aligned, axis=0),
-        np.nanmax(aligned, axis=0),
-    )
+def seed_curves(runs: Sequence[Run], metric: str) -> pd.DataFrame:
+    """The smoothed metric of each run that has it: a row a step, a column a seed. A run that ended
+    early (diverged) counts up to its last step."""
+    found = {}
+    for run in runs:
+        values = pd.Series(run.metrics.get(metric, []), dtype=float)
+        if values.notna().any():
+            values.index = run.metrics["step"]
+            found[run.cell.seed] = values.rolling(WINDOW, center=True, min_periods=1).mean()
+    return pd.DataFrame(found).dropna(how="all")
 
 
 def curve(
@@ -198,29 +200,30 @@ def curve(
     method: str,
     metric: str,
     *,
+    minus: str = "",
     label: str = "",
     shade: float = 0.18,
-    **look: Any,
+    **changes: Any,
 ) -> None:
     """A method's mean over seeds and the band from lowest to highest seed (none at ``shade`` 0).
 
-    A method with a missing run, or without the metric, gets a legend entry that says so.
-    ``label`` and ``look``: other than the method's own.
+    ``minus``: a method whose curve of the same seed is taken off. What is missing is said in the
+    panel. ``label`` and ``changes``: other than the method's own.
     """
-    runs = study.runs_of(model, method, scored=False)
-    label = label or study.method_label(method)
-    own = {"color": COLOURS.get(method, "#555555"), "linestyle": LINES.get(method, "-")}
-    look = own | look
-    band = seed_band(runs, metric) if runs else None
-    if band is None:
-        state = "not recorded" if runs else "not run"
-        axis.plot([], [], label=f"{label} ({state})", **look)
+    label, drawn = label or study.method_label(method), look(method) | changes
+    groups = [study.runs_of(model, m, scored=False) for m in (method, minus) if m]
+    frames = [seed_curves(runs, metric) for runs in groups]
+    values = frames[0] if len(frames) == 1 else (frames[0] - frames[1]).dropna(how="all")
+    dagger = " †" if any(run.diverged for runs in groups for run in runs) else ""
+    if values.dropna(axis=1, how="all").empty:
+        absent(axis, label, "not recorded" if all(groups) else NOT_RUN)
+        axis.plot([], [], label=label, **drawn)
         return
-    steps, mean, low, high = band
-    dagger = " †" if any(run.diverged for run in runs) else ""
+    steps = values.index.to_numpy()
     if shade:
-        axis.fill_between(steps, low, high, color=look["color"], alpha=shade, linewidth=0)
-    axis.plot(steps, mean, label=label + dagger, **look)
+        low, high = values.min(axis=1), values.max(axis=1)
+        axis.fill_between(steps, low, high, color=drawn["color"], alpha=shade, linewidth=0)
+    axis.plot(steps, values.mean(axis=1), label=label + dagger, **drawn)
 
 
 def band_caption(study: Study, model: str, methods: Sequence[str]) -> str:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
+import textwrap
+
 from matplotlib.figure import Figure
 
 from benchmarks.report import estimates
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.estimates import AVERAGE
+from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.figures.axes import (
-    COLOURS,
     DASHES,
     SHADES,
-    WARNING,
+    absent,
     curve,
+    legend,
     new_figure,
     points,
+    zero,
 )
 from benchmarks.store import experiments
 from benchmarks.store.records import Study
 
 MODEL = experiments.DEGRADED_MODEL
 BASELINE = "grpo"
+MARGIN = 2.0  # points; "harmless" allows that much
 ROWS = (
     ("sgpo", "as extracted"),
     (experiments.degraded_method("wrong_choice"), "one choice wrong"),
@@ -29,11 +32,7 @@ ROWS = (
     (experiments.degraded_method("open"), "vague: every choice open"),
     (experiments.degraded_method("leak"), "answer given away"),
 )
-CURVES = (
-    ("alpha_mean", "Mean weight α (Eq. 6)", (-0.03, 0.83)),
-    ("guided_reward", "Guided pass rate", (-0.03, 1.03)),
-    ("reward", "Autonomous pass rate", (-0.03, 1.03)),
-)
+CURVES = {"alpha_mean": "Mean weight α (Eq. 6)", "guided_reward": "Guided pass rate"}
 
 
 def needs(study: Study) -> list[Need]:
@@ -43,37 +42,35 @@ def needs(study: Study) -> list[Need]:
     return [(MODEL, method) for method in (BASELINE, *(m for m, _ in ROWS))]
 
 
+def difference(study: Study, method: str) -> Score | None:
+    """Average accuracy minus SFT+GRPO's, paired, over the seeds that every row has."""
+    seeds = estimates.common_seeds(study, MODEL, (method, BASELINE))[: experiments.SEEDS]
+    ours, theirs = (
+        estimates.accuracy(study, MODEL, m, AVERAGE, seeds) if seeds else None
+        for m in (method, BASELINE)
+    )
+    return None if ours is None or theirs is None else ours - theirs
+
+
 def figure(study: Study) -> Figure:
-    drawn, axes = new_figure(1, 1 + len(CURVES), width=12.0, height=3.6)
-    _accuracy(axes[0, 0], study)
-    for axis, (metric, title, limits) in zip(axes[0, 1:], CURVES, strict=True):
-        for (method, label), colour, dash in zip(ROWS, SHADES, DASHES, strict=False):
-            curve(axis, study, MODEL, method, metric, label=label, shade=0.16, color=colour,
-                  linestyle=dash)  # fmt: skip
-        axis.set_title(title)
-        axis.set_xlabel("training step")
-        axis.set_ylim(*limits)
-    handles, labels = axes[0, 1].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=len(ROWS))
-    return drawn
-
-
-def _accuracy(axis: Axes, study: Study) -> None:
-    axis.set_title("Accuracy")
-    axis.set_xlabel("average accuracy, %")
-    rows = [*ROWS, (BASELINE, "no distillation (SFT+GRPO)")]
-    colours = [*SHADES[: len(ROWS)], COLOURS[BASELINE]]
-    axis.set_yticks(range(len(rows)), [name for _, name in rows])
-    axis.invert_yaxis()
-    for y, ((method, _), colour) in enumerate(zip(rows, colours, strict=True)):
-        seeds = estimates.common_seeds(study, MODEL, [method])[: experiments.SEEDS]
-        score = estimates.accuracy(study, MODEL, method, AVERAGE, seeds) if seeds else None
+    drawn, axes = new_figure(1, 3, width=7.6, height=3.3, width_ratios=(1.1, 1, 1))
+    left = axes[0, 0]
+    for place, ((method, label), colour) in enumerate(zip(ROWS, SHADES, strict=False)):
+        score = difference(study, method)
+        points(left, [score], [place], color=colour)
         if score is None:
-            axis.text(0.5, y, "not run", transform=axis.get_yaxis_transform(), ha="center",
-                      va="center", color=WARNING)  # fmt: skip
-            continue
-        points(axis, [score.interval], [y], color=colour, marker="o", markersize=6, capsize=3)
-    axis.set_ylim(len(rows) - 0.5, -0.5)
+            absent(left, label)
+    left.set(title="Accuracy minus SFT+GRPO's, paired", xlabel="points")
+    left.set_yticks(range(len(ROWS)), [textwrap.fill(label, 14) for _, label in ROWS], fontsize=7.5)
+    left.set_ylim(len(ROWS) - 0.5, -0.5)
+    zero(left, upright=True)
+    left.axvline(-MARGIN, color="#888888", linewidth=0.8, linestyle=":")
+    for axis, (metric, title) in zip(axes[0, 1:], CURVES.items(), strict=True):
+        for (method, label), colour, dash in zip(ROWS, SHADES, DASHES, strict=False):
+            curve(axis, study, MODEL, method, metric, label=label, color=colour, linestyle=dash)
+        axis.set(title=title, xlabel="training step", ylim=(-0.03, 1.03))
+    legend(drawn, axes[0, 1:2], columns=3)
+    return drawn
 
 
 def caption(study: Study) -> str:
@@ -83,11 +80,12 @@ def caption(study: Study) -> str:
         f"plan: type and plan of a problem that is solved otherwise. Vague: no choice is named. "
         f"Answer given away: the right plan with the boxed answer behind it; the base model never "
         f"saw an answer in a strategy, so it has not learned to copy one, which a larger model "
-        f"would: the third panel shows that it cannot use that text at all, so this row says "
-        f"nothing about copied answers. Accuracy: average of the benchmarks, 95% interval over "
-        f"seeds and problems. "
-        f"Curves: mean over seeds, 5 steps smoothed; band: range of the seeds. Appendix H of the "
-        f"paper says that α switches bad strategies off. Made by: {study.command('degraded')}"
+        f"would: its guided pass rate shows that it cannot use that text at all, so this row says "
+        f"nothing about copied answers. Left: average of the benchmarks minus that of SFT+GRPO, "
+        f"which distils nothing, paired over seeds and problems, 95% intervals; dotted: the "
+        f"margin of {MARGIN:g} points within which a strategy counts as harmless. Curves: mean "
+        f"over seeds, 5 steps smoothed; band: range of the seeds. Appendix H of the paper says "
+        f"that α switches bad strategies off. Made by: {study.command('degraded')}"
     )
 
 
@@ -98,7 +96,7 @@ DEGRADED = Artefact(
     needs,
     caption,
     draw=figure,
-    alt="Accuracy, mean alpha, guided and autonomous pass rate of SGPO with good and with spoilt "
-    "strategies",
+    alt="Paired difference in accuracy to SFT+GRPO, mean alpha and guided pass rate of SGPO with "
+    "good and with spoilt strategies",
     extended=True,
 )

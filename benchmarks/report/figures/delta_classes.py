@@ -1,31 +1,34 @@
-"""What the threshold delta masks, by class of token, with few and with many style outliers."""
+"""What the threshold delta of Eq. 5 masks, by class of token, and what that costs or gains."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report import estimates
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.estimates import AVERAGE
 from benchmarks.report.figures.axes import (
-    COLOURS,
-    DELTA_DASHES,
-    DELTA_SHADES,
-    curve,
+    CLASS_LOOKS,
+    absent,
+    class_legend,
+    class_look,
+    look,
+    marks,
     new_figure,
     points,
+    zero,
 )
-from benchmarks.report.figures.delta import BASELINE, SWEEP, delta_text, draw_baseline
+from benchmarks.report.tables.accuracy import REFERENCE, model_of
 from benchmarks.store import experiments
-from benchmarks.store.records import Study
+from benchmarks.store.records import Run, Study
 
-CLASSES = {
-    "choice": "choices of the plan",
-    "commitment": "go on or guess",
-    "style": "style",
-    "routine": "routine",
-}
+BASELINE = "grpo"
+DELTAS = (0.1, 0.3, 1.0, 3.0, math.inf)  # of experiments.SWEEP; SGPO has the paper's 1
+SWEEP = experiments.SWEEP
 WORLDS = {
     "qwen-m": "30% of guided texts open\nwith a style line (the study)",
     experiments.STYLE_MODEL: "all guided texts open\nwith a style line",
@@ -33,85 +36,141 @@ WORLDS = {
 SECOND = experiments.SECOND_MODEL  # accuracy only, at some thresholds
 
 
-def needs(study: Study) -> list[Need]:
-    """SGPO at every delta and SFT+GRPO in both worlds, and the repeated ones on another model;
-    none where the study does not plan the experiment."""
-    if not study.cells_of(experiments.STYLE_MODEL, "sgpo"):
+def needs(study: Study, worlds: Sequence[str]) -> list[Need]:
+    """SGPO at every delta and SFT+GRPO on every model."""
+    return [(model, method) for model in worlds for method in (BASELINE, *SWEEP)]
+
+
+def worlds_of(study: Study) -> list[str]:
+    """The models of both worlds and the one where some thresholds are repeated; none where the
+    study does not plan the experiment."""
+    if not study.cells_of(experiments.STYLE_MODEL, REFERENCE):
         return []
-    found = [(model, m) for model in WORLDS for m in (BASELINE, *experiments.SWEEP)]
-    return found + [(SECOND, m) for m in experiments.SWEEP if study.cells_of(SECOND, m)]
+    repeated = any(study.cells_of(SECOND, m) for m in SWEEP if m != REFERENCE)
+    return [*WORLDS, SECOND] if repeated else [*WORLDS]
 
 
-def figure(study: Study) -> Figure:
-    drawn, axes = new_figure(2, 1 + len(CLASSES), width=12.0, height=5.4)
-    for row, (model, title) in zip(axes, WORLDS.items(), strict=True):
-        _accuracy(row[0], study, model, title)
-        for axis, (key, label) in zip(row[1:], CLASSES.items(), strict=True):
-            axis.set_title(f"masked: {label}")
-            for (delta, method), colour, dash in zip(
-                SWEEP, DELTA_SHADES, DELTA_DASHES, strict=True
-            ):
-                curve(axis, study, model, method, f"kl_masked_{key}",
-                      label=f"δ = {delta_text(delta)}", shade=0.16, color=colour,
-                      linestyle=dash)  # fmt: skip
-            axis.set_ylim(-0.03, 1.03)
-            axis.set_xlabel("training step")
-        row[1].set_ylabel("masked on these tokens,\nshare of all KL mass")
-        row[1].legend(loc="upper right", fontsize=7.5)
+def _class_needs(study: Study) -> list[Need]:
+    return [need for need in needs(study, worlds_of(study)) if study.cells_of(*need)]
+
+
+def masked_share(runs: Sequence[Run], kind: str) -> float | None:
+    """Mean over runs and steps of the share of all KL mass that lies on tokens of a class and above
+    delta; None where it was not recorded."""
+    metric = f"kl_masked_{kind}"
+    if not runs or any(metric not in run.metrics for run in runs):
+        return None
+    return float(np.mean([np.nanmean(run.metrics[metric]) for run in runs]))
+
+
+def figure(study: Study, worlds: Sequence[str]) -> Figure:
+    """A column a model: accuracy above, what is masked below, on the same deltas."""
+    drawn, axes = new_figure(
+        2, len(worlds), width=max(2.6 * len(worlds), 4.2), height=5.0, sharex=True, sharey="row"
+    )
+    for (above, below), model in zip(axes.T, worlds, strict=True):
+        _differences(above, study, model)
+        _masked(below, study, model)
+        about = WORLDS.get(model, "") if len(worlds) > 1 else ""
+        above.set_title("\n".join(filter(None, [study.model(model).label, about])), fontsize=8.5)
+        below.set_xticks(range(len(DELTAS)), ["∞" if math.isinf(d) else f"{d:g}" for d in DELTAS])
+        below.set_xlabel("threshold δ, nats")
+    axes[0, 0].set_ylabel("accuracy minus δ=1's,\npaired, points")
+    axes[1, 0].set_ylabel("masked, share of\nall KL mass")
+    axes[1, 0].set_ylim(0, 1)
+    class_legend(drawn, axes[0, 0], columns=min(5, 2 * len(worlds) + 1))
     return drawn
 
 
-def _accuracy(axis: Axes, study: Study, model: str, title: str) -> None:
-    axis.set_title(title)
-    axis.set_ylabel("average accuracy, %")
-    axis.set_xlabel("threshold δ, nats (∞: no mask)")
-    axis.set_xticks(range(len(SWEEP)), [delta_text(delta) for delta, _ in SWEEP])
-    looks = {model: {"color": COLOURS["sgpo"], "marker": "o"}}
-    if model == next(iter(WORLDS)):
-        looks[SECOND] = {"color": "#888888", "marker": "s", "markerfacecolor": "white"}
-    for key, look in looks.items():
-        scores = {
-            x: estimates.accuracy(study, key, method, AVERAGE)
-            for x, method in enumerate(experiments.SWEEP)
-        }
-        found = {x: score.interval for x, score in scores.items() if score}
-        axis.plot([*found], [i.mean for i in found.values()], linestyle="-", **look)
-        for x, interval in found.items():
-            points(axis, [x], [interval], capsize=3, **look)
-        planned = [m for m in experiments.SWEEP if study.cells_of(key, m)]
-        state = "" if len(found) == len(planned) and planned else " (not run)"
-        where = f", {study.model(key).label}" if len(looks) > 1 else ""
-        axis.plot([], [], label=f"SGPO{where}{state}", linestyle="-", **look)
-    where = f", {study.model(model).label}" if len(looks) > 1 else ""
-    draw_baseline(axis, study, model, f"{study.method_label(BASELINE)}{where}")
-    low, high = axis.get_ylim()
-    axis.set_ylim(low, high + 0.45 * (high - low))  # room for the legend
-    axis.legend(loc="upper left", fontsize=7)
+def _differences(axis: Axes, study: Study, model: str) -> None:
+    """Every planned delta's, and SFT+GRPO's, which distils nothing, as a line."""
+    planned = [m for m in SWEEP if m != REFERENCE and study.cells_of(model, m)]
+    found = {m: estimates.gain(study, model, m, REFERENCE) for m in (*planned, BASELINE)}
+    places = [SWEEP.index(m) for m in planned]
+    points(axis, places, [found[m] for m in planned], **marks(REFERENCE))
+    if any(found.values()):
+        axis.plot([SWEEP.index(REFERENCE)], [0.0], **marks(REFERENCE))
+    if found[BASELINE]:
+        axis.axhline(found[BASELINE].mean, **look(BASELINE), label=study.method_label(BASELINE))
+    for method, score in found.items():
+        if score is None:
+            absent(axis, study.method_label(method))
+    zero(axis)
 
 
-def caption(study: Study) -> str:
-    counts = {len(study.cells_of(*need)) for need in needs(study)} - {0}
+def _masked(axis: Axes, study: Study, model: str) -> None:
+    """Bars of the masked share at each delta, stacked by class; one plain bar where classes are
+    not recorded."""
+    for x, method in enumerate(SWEEP):
+        runs = study.runs_of(model, method, scored=False)
+        bottom = 0.0
+        for kind in (*CLASS_LOOKS, "share"):
+            share = masked_share(runs, kind)
+            if share is not None and (kind != "share" or not bottom):
+                filled = {"facecolor": "#777777"} if kind == "share" else class_look(kind)
+                axis.bar(x, share, bottom=bottom, width=0.62, **filled)
+                bottom += share
+    axis.grid(axis="x", visible=False)
+
+
+def _seeds(study: Study, models: Sequence[str]) -> str:
+    counts = {len(study.cells_of(model, method)) for model in models for method in SWEEP} - {0}
+    return " or ".join(map(str, sorted(counts)))
+
+
+READING = (
+    "Above: average accuracy minus that at the paper's δ = 1, paired over seeds and problems, 95% "
+    "intervals; dashed: SFT+GRPO, which distils nothing. Below: KL mass of the distilled "
+    "completions on tokens above δ, which the loss leaves out, as a share of all their KL mass, "
+    "mean over training and seeds, by the world's own token classes."
+)
+
+
+def _delta_caption(study: Study) -> str:
+    model = model_of(study)
     return (
-        f"Threshold δ of Eq. 5 by the world's own token classes ({study.profile} profile, "
-        f"{' or '.join(map(str, sorted(counts)))} "
-        f"seeds). Left: average accuracy, 95% intervals over seeds and problems. Others: KL mass "
-        f"of the distilled completions that lies on tokens of a class and above δ, as a share of "
-        f"all their KL mass; line: mean over seeds, 5 steps smoothed; band: range of the seeds. "
-        f"Choices and commitments (the word that opens a line: go on or guess) are the decisions. "
-        f"Upper row: the study's base model, whose guided texts open with a style line in 30% of "
-        f"cases; Eq. 4 hardly ever selects those. Lower row: a base model all of whose guided "
-        f"texts do, so that Eq. 4 cannot avoid them. Made by: {study.command('delta_classes')}"
+        f"Threshold δ of Eq. 5 ({study.profile} profile), {study.model(model).label}, "
+        f"{_seeds(study, [model])} seeds; Table 2's ablation has δ = ∞. {READING}"
     )
 
 
+def caption(study: Study) -> str:
+    return (
+        f"Threshold δ of Eq. 5 ({study.profile} profile), {_seeds(study, worlds_of(study))} seeds. "
+        f"{READING} Choices and commitments (the word that opens a line: go on or guess) are the "
+        f"decisions. With a style line in 30% of the guided texts Eq. 4 hardly ever selects one "
+        f"that has it; where all have it, it cannot avoid them. "
+        f"{study.model(SECOND).label} repeats some thresholds. Made by: "
+        f"{study.command('delta_classes')}"
+    )
+
+
+def _sweep_models(study: Study) -> list[str]:
+    model = model_of(study)
+    return [model] if model else []
+
+
+ALT = (
+    "Accuracy minus that at delta 1, and the share of the KL mass that is masked by token class, "
+    "against the threshold delta"
+)
+DELTA = Artefact(
+    "delta",
+    "Past the paper: the threshold delta",
+    "scores",
+    lambda study: needs(study, _sweep_models(study)),
+    _delta_caption,
+    draw=lambda study: figure(study, _sweep_models(study)),
+    alt=ALT,
+    extended=True,
+)
 DELTA_CLASSES = Artefact(
     "delta_classes",
     "Past the paper: what delta masks",
     "scores",
-    needs,
+    _class_needs,
     caption,
-    draw=figure,
-    alt="Accuracy against the threshold delta, and the masked share of the KL mass on choices, "
-    "commitments, style and routine tokens over training, in two worlds",
+    draw=lambda study: figure(study, worlds_of(study)),
+    alt=f"{ALT}, by world",
     extended=True,
 )

@@ -1,24 +1,22 @@
-"""Maps of where SGPO helps: its paired difference to the best baseline, cell by cell."""
+"""Maps of where SGPO helps: its paired difference to each baseline, by base model and teacher."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import estimates
 from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.estimates import AVERAGE, Score
-from benchmarks.report.figures.axes import INK, new_figure
+from benchmarks.report.figures.axes import absent, legend, marks, new_figure, points, zero
 from benchmarks.store import experiments
 from benchmarks.store.records import NOT_RUN, Study, StudyError
 
-SCALE = 12.0  # points at which the colour is full
-COLOURS = "PuOr_r"  # told apart under the common colour-vision deficiencies
 PASS_RATE = "2 unguided pass rate"
 TRAINED = ("sft", *experiments.MAP_METHODS)
+BASELINES = experiments.MAP_BASELINES
 
 
 @dataclass(frozen=True)
@@ -29,21 +27,27 @@ class MapCell:
     baseline: str
 
 
-def map_cell(study: Study, model: str, gap: float) -> MapCell | None:
-    """The cell of ``model`` at a teacher gap; None when a run that it needs is missing.
+def gains(study: Study, model: str, gap: float) -> dict[str, Score] | None:
+    """Baseline -> SGPO's gain over it at a teacher gap; None when a run is missing.
 
     Seeds are the first ``experiments.SEEDS`` for every cell, those that the study ran more of
     included, so that all intervals rest on the same number.
     """
-    methods = {m: experiments.gap_method(m, gap) for m in experiments.MAP_METHODS}
-    seeds = estimates.common_seeds(study, model, list(methods.values()))[: experiments.SEEDS]
-    scores = {
-        m: estimates.accuracy(study, model, key, AVERAGE, seeds) for m, key in methods.items()
-    }
+    keys = {m: experiments.gap_method(m, gap) for m in experiments.MAP_METHODS}
+    seeds = estimates.common_seeds(study, model, list(keys.values()))[: experiments.SEEDS]
+    scores = {m: estimates.accuracy(study, model, key, AVERAGE, seeds) for m, key in keys.items()}
     if not seeds or any(score is None for score in scores.values()):
         return None
-    best = max(experiments.MAP_BASELINES, key=lambda m: scores[m].mean)
-    return MapCell(scores["sgpo"] - scores[best], best)
+    return {m: scores["sgpo"] - scores[m] for m in BASELINES}
+
+
+def map_cell(study: Study, model: str, gap: float) -> MapCell | None:
+    """SGPO against the baseline with the higher mean; None when a run that it needs is missing."""
+    found = gains(study, model, gap)
+    if found is None:
+        return None
+    best = min(found, key=lambda m: found[m].mean)
+    return MapCell(found[best], best)
 
 
 def pass_rate(study: Study, model: str) -> float | None:
@@ -75,53 +79,47 @@ def needs(study: Study, models: tuple[str, ...]) -> list[Need]:
 
 
 def figure(study: Study, models: tuple[str, ...], vary: str) -> Figure:
-    drawn, axes = new_figure(1, 1, width=6.4, height=1.5 + 0.62 * len(models))
-    axis = axes[0, 0]
-    cells = [[map_cell(study, m, g) for g in experiments.GAPS] for m in models]
-    values = np.array([[c.gain.mean if c else np.nan for c in line] for line in cells])
-    image = axis.imshow(values, cmap=COLOURS, vmin=-SCALE, vmax=SCALE, aspect="auto")
-    for y, line in enumerate(cells):
-        for x, cell in enumerate(line):
-            dark = cell is not None and abs(cell.gain.mean) > 0.7 * SCALE
-            axis.text(
-                x, y, _cell_text(study, cell), ha="center", va="center", fontsize=8,
-                color="white" if dark else INK,
-            )  # fmt: skip
-    axis.set_xticks(range(len(experiments.GAPS)), [f"{g:g}" for g in experiments.GAPS])
-    axis.set_xlabel("teacher gap: chance that the expert leaves out a step")
-    axis.set_yticks(range(len(models)), [_row_label(study, m) for m in models])
-    axis.set_ylabel(vary)
-    axis.grid(False)
-    bar = drawn.colorbar(image, ax=axis, extend="both")
-    bar.set_label("SGPO minus the best baseline, points")
+    """A panel a teacher, a row a base model, a mark a baseline."""
+    drawn, axes = new_figure(
+        1, len(experiments.GAPS), width=7.4, height=1.7 + 0.38 * len(models), sharex=True,
+        sharey=True,
+    )  # fmt: skip
+    names = [_row_label(study, model, models) for model in models]
+    for axis, gap in zip(axes[0], experiments.GAPS, strict=True):
+        found = [gains(study, model, gap) for model in models]
+        for baseline, shift in zip(BASELINES, (-0.14, 0.14), strict=True):
+            scores = [cell and cell[baseline] for cell in found]
+            places = [y + shift for y in range(len(models))]
+            points(axis, scores, places, label=f"minus {study.method_label(baseline)}",
+                   **marks(baseline))  # fmt: skip
+        for name, cell in zip(names, found, strict=True):
+            if cell is None:
+                absent(axis, name)
+        zero(axis, upright=True)
+        axis.set(title=f"teacher gap {gap:g}", xlabel="SGPO's difference, points")
+    axes[0, 0].set_yticks(range(len(models)), names)
+    axes[0, 0].set_ylim(len(models) - 0.5, -0.5)
+    axes[0, 0].set_ylabel(vary)
+    legend(drawn, axes[0, :1])
     return drawn
 
 
-def _cell_text(study: Study, cell: MapCell | None) -> str:
-    if cell is None:
-        return NOT_RUN
-    interval = cell.gain.interval
-    return (
-        f"{interval.mean:+.1f} [{interval.low:.1f}, {interval.high:.1f}]\n"
-        f"vs {study.method_label(cell.baseline)}"
-    )
-
-
-def _row_label(study: Study, model: str) -> str:
+def _row_label(study: Study, model: str, models: tuple[str, ...]) -> str:
+    """The pass rate, behind the model's name where the names differ."""
     rate = pass_rate(study, model)
     measured = NOT_RUN if rate is None else f"{rate:.3f}"
-    return f"{study.model(model).label.split(', ')[0]}\npass rate {measured}"
+    names = {study.model(m).label.split(", ")[0] for m in models}
+    return measured if len(names) == 1 else f"{study.model(model).label}\n{measured}"
 
 
 def _caption(study: Study, name: str, title: str) -> str:
-    names = " and ".join(study.method_label(m) for m in experiments.MAP_BASELINES)
+    names = " and ".join(study.method_label(m) for m in BASELINES)
     return (
-        f"{title} ({study.profile} profile). Each cell: average accuracy of SGPO minus "
-        f"that of the better of {names} (better by its mean, chosen with hindsight, which "
-        f"favours the baseline), in points, paired over {experiments.SEEDS} seeds and the "
-        f"problems, with its 95% interval. Warm-up and RL both use the expert of the column. "
-        f"Rows carry the base model's mean unguided pass rate at temperature 1, measured on "
-        f"training problems before any training. All settings are those tuned on the study's "
+        f"{title} ({study.profile} profile). Average accuracy of SGPO minus that of {names}, in "
+        f"points, paired over {experiments.SEEDS} seeds and the problems, 95% intervals. "
+        f"Teacher gap: chance that the expert leaves out a step; warm-up and RL both use that "
+        f"expert. Rows carry the base model's mean unguided pass rate at temperature 1, measured "
+        f"on training problems before any training. All settings are those tuned on the study's "
         f'own model and gap. "{NOT_RUN}": a run is missing; made by: {study.command(name)}'
     )
 
@@ -135,7 +133,7 @@ def _map(name: str, title: str, models: tuple[str, ...], vary: str) -> Artefact:
         partial(needs, models=models),
         partial(_caption, name=name, title=title),
         draw=partial(figure, models=models, vary=vary),
-        alt=f"Map of SGPO's difference to the best baseline, {vary} by teacher gap",
+        alt=f"SGPO's paired difference to each baseline, by {vary}, one panel a teacher gap",
         extended=True,
     )
 
@@ -144,11 +142,11 @@ DIFFICULTY = _map(
     "map_difficulty",
     "Past the paper: exploration difficulty x teacher gap",
     experiments.DIFFICULTY_MODELS,
-    "base model, from easy to hard to explore",
+    "base model's pass rate",
 )
 SIZE = _map(
     "map_size",
     "Past the paper: model size x teacher gap",
     experiments.SIZE_MODELS,
-    "base model, from small to large",
+    "base model and its pass rate",
 )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report import measures
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.figures.axes import COLOURS, LINES, WARNING, new_figure
+from benchmarks.report.figures.axes import absent, legend, look, new_figure, points, zero
 from benchmarks.report.tables.accuracy import models
-from benchmarks.store.records import Study
+from benchmarks.store.records import NOT_RUN, Study
 
 METHODS = ("base", "grpo", "hpt", "luffy", "sgpo")
-MARKERS = {"base": "x", "grpo": "s", "hpt": "D", "luffy": "v", "sgpo": "^"}
-BANDS = ("grpo", "sgpo")  # five bands on top of each other could not be read
+PAIR = ("sgpo", "grpo")
 KINDS = ("pass@k", "maj@k")
 
 
@@ -24,56 +22,40 @@ def needs(study: Study) -> list[Need]:
 
 
 def figure(study: Study) -> Figure:
-    """pass@k above, maj@k below, one column a model."""
-    shown = models(study)
-    drawn, axes = new_figure(2, len(shown), width=max(3.0 * len(shown), 4.0), height=5.4)
+    """pass@k, maj@k and SGPO's paired difference in pass@k to SFT+GRPO, one column a model."""
+    shown, ks = models(study), measures.ks_of(study)
+    drawn, axes = new_figure(
+        3, len(shown), width=max(2.4 * len(shown), 4.0), height=6.0, sharex=True, sharey="row"
+    )
     for column, model in zip(axes.T, shown, strict=True):
-        for axis, kind in zip(column, KINDS, strict=True):
-            _draw(axis, study, model, kind)
+        curves = {}
+        for axis, kind in zip(column, KINDS, strict=False):
+            for method in METHODS:
+                if not study.cells_of(model, method):
+                    continue
+                label = study.method_label(method)
+                scores = measures.sample_curve(study, model, method, kind)
+                curves[kind, method] = scores
+                means = [s.mean for s in scores or []]
+                axis.plot(ks[: len(means)], means, label=label, markersize=4,
+                          **look(method, marker=True))  # fmt: skip
+                if scores is None:
+                    missing = not study.runs_of(model, method, scored=True)
+                    absent(axis, label, NOT_RUN if missing else "not stored")
+        ours, theirs = (curves.get(("pass@k", method)) for method in PAIR)
+        if ours and theirs:
+            gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+            points(column[2], ks, gaps, **look("sgpo", marker=True))
+        zero(column[2])
         column[0].set_title(study.model(model).label)
-        column[1].set_xlabel("samples k (log scale)")
-    for axis, kind in zip(axes[:, 0], KINDS, strict=True):
-        axis.set_ylabel(f"{kind}, %")
-    limits = [axis.get_ylim() for axis in axes.flat]
-    for axis in axes.flat:
-        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    axes[0, 0].legend(loc="upper left")
+        column[2].set_xscale("log", base=2)
+        column[2].set_xticks(ks, [str(k) for k in ks])
+        column[2].set_xlabel("samples k (log scale)")
+    names = ("pass@k, %", "maj@k, %", "pass@k, SGPO\nminus SFT+GRPO, points")
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(name)
+    legend(drawn, axes[0], columns=5)
     return drawn
-
-
-def _draw(axis: Axes, study: Study, model: str, kind: str) -> None:
-    ks = measures.ks_of(study)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(ks, [str(k) for k in ks])
-    absent = []
-    for method in METHODS:
-        if not study.cells_of(model, method):
-            continue
-        look = {
-            "color": COLOURS[method],
-            "linestyle": LINES.get(method, "-"),
-            "marker": MARKERS[method],
-            "markersize": 4,
-        }
-        label = study.method_label(method)
-        scores = measures.sample_curve(study, model, method, kind)
-        if scores is None:
-            missing = not study.runs_of(model, method, scored=True)
-            absent.append(f"{label} ({'not run' if missing else 'not stored'})")
-            axis.plot([], [], label=label, **look)
-            continue
-        intervals = [score.interval for score in scores]
-        if method in BANDS:
-            axis.fill_between(
-                ks, [i.low for i in intervals], [i.high for i in intervals],
-                color=look["color"], alpha=0.13, linewidth=0,
-            )  # fmt: skip
-        axis.plot(ks, [i.mean for i in intervals], label=label, **look)
-    if absent:  # said in the panel itself: the legend is that of the first panel
-        axis.text(
-            0.98, 0.02, "\n".join(absent), transform=axis.transAxes, ha="right", va="bottom",
-            fontsize=8, color=WARNING,
-        )  # fmt: skip
 
 
 def caption(study: Study) -> str:
@@ -81,13 +63,13 @@ def caption(study: Study) -> str:
         f"{b.label} (n={b.num_problems}, {b.k} samples)" for b in measures.benchmarks_of(study)
     )
     return (
-        f"What more samples are worth ({study.profile} profile). Above: unbiased pass@k, the "
-        f"chance that one of k samples is correct. Below: maj@k, the chance that the commonest "
+        f"What more samples are worth ({study.profile} profile). pass@k: unbiased, the chance "
+        f"that one of k samples is correct. maj@k: the chance that the commonest "
         f"answer of k samples is correct (ties count by share; mean over {measures.NUM_ORDERS} "
         f"orders of the stored samples, so k = {measures.ks_of(study)[-1]} has one value). Mean of "
-        f"{sets}, the benchmarks with that many samples. Bands, for SFT+GRPO and SGPO: 95% "
-        f'intervals over seeds and problems. "not stored": a run was evaluated without keeping its '
-        "answers."
+        f"{sets}, the benchmarks with that many samples. Below: SGPO's pass@k minus SFT+GRPO's, "
+        f"paired over seeds and problems, 95% intervals. "
+        f'"not stored": a run was evaluated without keeping its answers.'
     )
 
 
@@ -98,5 +80,6 @@ PASSK = Artefact(
     needs,
     caption,
     draw=figure,
-    alt="pass@k and maj@k of each method against the number of samples k, by model",
+    alt="pass@k and maj@k of each method against the number of samples k, and SGPO's pass@k minus "
+    "SFT+GRPO's, by model",
 )

@@ -1,28 +1,20 @@
 """Gain of SGPO over the base model against the base model's score (the paper's "complementary
-scaling"), and the paper's own three points in a panel of their own."""
+scaling"), beside the paper's own three points on the same axes."""
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from benchmarks.report import estimates
 from benchmarks.report.artefact import Artefact
 from benchmarks.report.estimates import AVERAGE, Score
-from benchmarks.report.figures.axes import (
-    FAMILY_COLOURS,
-    INK,
-    MARKERS,
-    new_figure,
-    not_run_note,
-    points,
-)
+from benchmarks.report.figures.axes import absent, new_figure, points, zero
 from benchmarks.report.tables.accuracy import paper_records
 from benchmarks.store.records import Study
 
 # Sizes of the mini world learn the arithmetic equally well; what a base knows about plans is set.
 MINIATURES = ("mini", "quick")
+FAMILY_LOOKS = (("#0072B2", "o"), ("#D55E00", "^"), ("#009E73", "s"), ("#CC79A7", "D"))
 
 
 def models(study: Study) -> list[str]:
@@ -60,47 +52,31 @@ def paper_points() -> dict[str, tuple[float, float]]:
 
 
 def figure(study: Study) -> Figure:
-    drawn, axes = new_figure(1, 2, width=7.2, height=3.4)
-    _ours(axes[0, 0], study)
-    _papers(axes[0, 1])
-    for axis in axes.flat:
-        axis.set_xlabel("base model, average accuracy, %")
-        axis.set_ylabel("gain of SGPO over base, points")
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axis.legend(loc="best")
-    return drawn
-
-
-def _ours(axis: Axes, study: Study) -> None:
-    axis.set_title(f"This study ({study.profile} profile)")
+    drawn, axes = new_figure(1, 2, width=7.2, height=3.2, sharex=True, sharey=True)
+    ours, papers = axes[0]
     found = gains(study)
-    if not found:
-        not_run_note(axis, "not run")
     families = sorted({model.family for model in study.models}, reverse=True)
-    for index, key in enumerate(models(study)):
+    for key in models(study):
         model = study.model(key)
-        look = {
-            "color": FAMILY_COLOURS[families.index(model.family)],
-            "marker": MARKERS[index % len(MARKERS)],
-            "markersize": 6,
-            "linestyle": "none",
-        }
-        if key in found:
-            base, gain = (score.interval for score in found[key])
-            points(axis, [base], [gain], capsize=3, elinewidth=1.2, **look)
-        state = "" if key in found else " (not run)"
-        axis.plot([], [], label=model.label + state, **look)  # an entry without error bars
-    axis.axhline(0.0, color=INK, linewidth=0.8)
-
-
-def _papers(axis: Axes) -> None:
-    axis.set_title("As printed in the paper (no intervals)")
-    for marker, (model, (base, gain)) in zip(MARKERS, paper_points().items(), strict=False):
-        axis.plot([base], [gain], linestyle="none", marker=marker, markersize=6, color="#666666",
-                  markerfacecolor="white", label=model)  # fmt: skip
-    axis.axhline(0.0, color=INK, linewidth=0.8)
-    axis.set_ylim(top=12.5)
-    axis.margins(x=0.15)
+        colour, mark = FAMILY_LOOKS[families.index(model.family) % len(FAMILY_LOOKS)]
+        if key not in found:
+            absent(ours, model.label)
+            continue
+        base, gain = found[key]
+        points(ours, [base], [gain], color=colour, marker=mark)
+        ours.annotate(model.label, (base.interval.high, gain.mean), (4, 0), va="center",
+                      textcoords="offset points", color=colour, fontsize=8)  # fmt: skip
+    for (model, place), below in zip(paper_points().items(), (True, False, False), strict=True):
+        points(papers, *([value] for value in place), color="#666666", markerfacecolor="white")
+        papers.annotate(model, place, (0, -15 if below else 7), textcoords="offset points",
+                        ha="center", fontsize=8)  # fmt: skip
+    ours.set(title=f"This study ({study.profile} profile)", ylabel="gain over base, points")
+    papers.set_title("As printed in the paper (no intervals)")
+    for axis in axes[0]:
+        zero(axis)
+        axis.set_xlabel("base model, average accuracy, %")
+        axis.margins(x=0.3, y=0.12)
+    return drawn
 
 
 BUILT_IN = (

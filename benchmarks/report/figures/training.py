@@ -1,9 +1,9 @@
-"""Training curves: Figure 4, every method on every model, Figures 3 and 6.
-
-Figures 3 and 6 also compare two reward curves: how much sooner one reaches the other's end.
-"""
+"""Training curves: Figures 3, 4 and 6, the reward of every method, the held-out loss of SFT."""
 
 from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,25 +11,37 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import measures
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.figures.axes import COLOURS, INK, band_caption, curve, new_figure
-from benchmarks.report.measures import EqualReward
+from benchmarks.report.figures.axes import (
+    absent,
+    band_caption,
+    curve,
+    legend,
+    look,
+    new_figure,
+    zero,
+)
 from benchmarks.report.tables.accuracy import REFERENCE, TABLE2, model_of, models
 from benchmarks.store.records import Study
 
 UNITS = {
+    "entropy": ("Policy entropy", "nats a token"),
+    "response_length": ("Response length", "tokens"),
     "reward": ("Training reward", "mean reward, 0 to 1"),
-    "entropy": ("Policy entropy", "entropy, nats a token"),
-    "response_length": ("Response length", "length, tokens"),
     "alpha_mean": ("Weight of the distillation term", "mean α, 0 to 0.8"),
 }
+STEP = "training step"
 
 
 def _panel(axis: Axes, metric: str) -> None:
     title, unit = UNITS[metric]
-    axis.set_title(title)
-    axis.set_xlabel("training step")
-    axis.set_ylabel(unit)
+    axis.set(title=title, xlabel=STEP, ylabel=unit)
     axis.margins(x=0.01)
+    if metric != "response_length":
+        axis.set_ylim(bottom=0.0)
+
+
+def _on(model: str | None, methods: Sequence[str]) -> list[Need]:
+    return [(model, method) for method in methods] if model else []
 
 
 # Figure 4: one representative model ---------------------------------------------------------------
@@ -50,42 +62,28 @@ def representative(study: Study) -> str | None:
     return max(planned, key=lambda model: model.parameters or 0).key if planned else None
 
 
-def _fig4_needs(study: Study) -> list[Need]:
-    model = representative(study)
-    return [(model, method) for method in FIG4_METHODS] if model else []
-
-
 def _dynamics(study: Study) -> Figure:
-    figure, axes = new_figure(2, 2, width=7.2, height=5.0)
-    model = representative(study)
-    metrics = ("entropy", "response_length", "reward", "alpha_mean")
-    for axis, metric in zip(axes.flat, metrics, strict=True):
-        _panel(axis, metric)
+    figure, axes = new_figure(2, 2, width=7.2, height=5.0, sharex=True)
+    for axis, metric in zip(axes.flat, UNITS, strict=True):
         for method in FIG4_METHODS if metric != "alpha_mean" else (REFERENCE,):
-            curve(axis, study, model, method, metric)
-        axis.legend()
-        if metric in ("reward", "alpha_mean"):
-            axis.set_ylim(0.0, 1.0 if metric == "reward" else 0.85)
-        elif metric == "entropy":
-            axis.set_ylim(bottom=0.0)
+            curve(axis, study, representative(study), method, metric)
+        _panel(axis, metric)
+    for axis in axes[0]:
+        axis.set_xlabel("")
+    legend(figure, axes.flat)
     return figure
-
-
-def _fig4_caption(study: Study) -> str:
-    model = representative(study)
-    return (
-        f"Figure 4 ({study.profile} profile), {study.model(model).label}: SGPO against SFT+GRPO "
-        f"over training. Entropy and length are of unguided samples. "
-        f"{band_caption(study, model, FIG4_METHODS)}"
-    )
 
 
 FIG4 = Artefact(
     "fig4",
     "Figure 4: training dynamics",
     "metrics",
-    _fig4_needs,
-    _fig4_caption,
+    lambda study: _on(representative(study), FIG4_METHODS),
+    lambda study: (
+        f"Figure 4 ({study.profile} profile), {study.model(representative(study)).label}: SGPO "
+        f"against SFT+GRPO over training. Entropy and length are of unguided samples. "
+        f"{band_caption(study, representative(study), FIG4_METHODS)}"
+    ),
     draw=_dynamics,
     alt="Entropy, response length, training reward and mean alpha against training step, SGPO and "
     "SFT+GRPO",
@@ -96,18 +94,24 @@ FIG4 = Artefact(
 
 
 def _rewards(study: Study) -> Figure:
+    """Rewards above; below SGPO's minus each other's, seed by seed."""
     shown = models(study)
-    width = max(2.9 * len(shown), 4.0)
-    figure, axes = new_figure(1, len(shown), width=width, height=3.0)
-    for axis, model in zip(axes[0], shown, strict=True):
-        axis.set_xlabel("training step")
-        axis.set_ylim(0.0, 1.0)
-        axis.set_title(study.model(model).label)
-        axis.margins(x=0.01)
+    figure, axes = new_figure(
+        2, len(shown), width=max(2.4 * len(shown), 4.0), height=4.4, sharex="col", sharey="row"
+    )
+    for (above, below), model in zip(axes.T, shown, strict=True):
+        above.set_title(study.model(model).label)
         for method in study.rl_methods:
-            curve(axis, study, model, method, "reward")
-        axis.legend(loc="best", ncols=1)
-    axes[0, 0].set_ylabel("training reward, 0 to 1")
+            curve(above, study, model, method, "reward", shade=0.0)
+            if method != REFERENCE:
+                shade = 0.18 if method == "grpo" else 0.0  # three bands could not be told apart
+                curve(below, study, model, REFERENCE, "reward", minus=method, shade=shade,
+                      label=f"minus {study.method_label(method)}", **look(method))  # fmt: skip
+        zero(below)
+        below.set_xlabel(STEP)
+    axes[0, 0].set(ylabel="training reward, 0 to 1", ylim=(0.0, 1.0))
+    axes[1, 0].set_ylabel("SGPO minus the other")
+    legend(figure, axes[0], columns=5)
     return figure
 
 
@@ -117,91 +121,61 @@ CURVES = Artefact(
     "metrics",
     lambda study: [(model, method) for model in models(study) for method in study.rl_methods],
     lambda study: (
-        f"Training reward ({study.profile} profile): share of correct unguided samples "
-        f"of a step. {band_caption(study, models(study)[0], study.rl_methods)}"
+        f"Training reward ({study.profile} profile): share of correct unguided samples of a step. "
+        f"Above: each method's mean. Below: SGPO's minus the other's in the other's colour, seed "
+        f"by seed, with the band for SFT+GRPO; where it is off the line, all seeds agree. "
+        f"{band_caption(study, models(study)[0], study.rl_methods)}"
     ),
     draw=_rewards,
-    alt="Training reward against training step for every RL method, one panel a model",
+    alt="Training reward against training step for every RL method, and SGPO's minus each other's, "
+    "one column a model",
 )
 
 
 # Two reward curves --------------------------------------------------------------------------------
 
 
-def _race(axis: Axes, study: Study, model: str, first: str, second: str) -> None:
-    """Both reward curves with their bands, the level of comparison and the steps to reach it."""
-    _panel(axis, "reward")
-    for method in (first, second):
-        curve(axis, study, model, method, "reward")
-    found = measures.equal_reward(study, model, first, second)
-    axis.set_ylim(0.0, 1.0)
-    if found is not None:
-        axis.axhline(found.level, color=INK, linewidth=0.8, linestyle=":")
-        for method, step in zip((first, second), found.steps, strict=True):
-            look = {"color": COLOURS[method]}
-            axis.plot([step, step], [0.0, found.level], linewidth=0.9, linestyle=":", **look)
-            axis.plot([step], [0.0], marker="^", clip_on=False, markersize=6, zorder=5, **look)
-        axis.text(
-            0.02, found.level + 0.012, f"equal reward: {_factor(found)}",
-            transform=axis.get_yaxis_transform(), va="bottom", fontsize=8,
-        )  # fmt: skip
-    axis.legend(loc="upper left")
-
-
-def _factor(found: EqualReward) -> str:
-    """ "1.33x [1.02, 1.46]": the factor and its 95% interval; below 1 is later."""
-    interval = found.log_factor.interval
-    low, high = np.exp([interval.low, interval.high])
-    return f"{found.factor:.2f}x [{low:.2f}, {high:.2f}]"
-
-
 def _race_sentence(study: Study, model: str, first: str, second: str) -> str:
-    """What the dotted lines of :func:`_race` are."""
+    """How much sooner the first is where both arrive."""
     found = measures.equal_reward(study, model, first, second)
     if found is None:
         return "Steps to equal reward: not run."
     names = [study.method_label(method) for method in (first, second)]
+    interval = found.log_factor.interval
+    low, high = np.exp([interval.low, interval.high])
     return (
-        f"Dotted: the lower of the two final rewards and the step at which each curve is there, "
-        f"read off the nearest rising curve of the seeds' mean: {names[0]} after "
-        f"{found.steps[0]:.1f} steps, {names[1]} after {found.steps[1]:.1f}, a factor of "
-        f"{_factor(found)} (95% interval over seeds; above 1 {names[0]} is the faster)."
+        f"The lower of the two final rewards, {found.level:.2f}, is reached by {names[0]} after "
+        f"{found.steps[0]:.1f} steps and by {names[1]} after {found.steps[1]:.1f}: a factor of "
+        f"{found.factor:.2f}x [{low:.2f}, {high:.2f}] (95% interval over seeds; above 1 "
+        f"{names[0]} is the faster)."
     )
 
 
-# Figure 3: the ablations, and with and without the adaptive weight --------------------------------
+# Figure 3: the ablations --------------------------------------------------------------------------
 
 FIXED = "sgpo_fixed_alpha"
-LABELS = dict(TABLE2.rows) | {"grpo": "w/o strategy distillation (SFT+GRPO)"}
+LABELS = dict(TABLE2.rows)
 
 
 def _ablations(study: Study) -> Figure:
-    figure, axes = new_figure(2, 2, width=8.6, height=5.8)
-    model = model_of(study)
-    for axis, metric in zip(axes[0], ("reward", "entropy"), strict=True):
-        _panel(axis, metric)
-        for method, label in LABELS.items():
-            curve(axis, study, model, method, metric, label=label, shade=0.0)
-        axis.set_ylim(bottom=0.0)
-    _race(axes[1, 0], study, model, REFERENCE, FIXED)
-    axes[1, 0].set_title("Adaptive against fixed weight")
-    axes[1, 1].axis("off")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    axes[1, 1].legend(
-        handles, labels, loc="center left", title="Upper panels", alignment="left",
-        handlelength=3.2,
-    )  # fmt: skip
-    return figure
-
-
-def _fig3_caption(study: Study) -> str:
-    model = model_of(study)
-    return (
-        f"Figure 3 ({study.profile} profile), {study.model(model).label}: SGPO and the ablations "
-        f"of Table 2 over training; reward and entropy are of unguided samples. Upper panels: "
-        f"means only, for legibility. {_race_sentence(study, model, REFERENCE, FIXED)} "
-        f"{band_caption(study, model, LABELS)}"
+    """A column an ablation against SGPO as a whole: reward above, entropy below."""
+    removed = [method for method in LABELS if method != REFERENCE]
+    figure, axes = new_figure(
+        2, len(removed), width=1.25 * len(removed), height=4.0, sharex=True, sharey="row"
     )
+    model = model_of(study)
+    for column, method in zip(axes.T, removed, strict=True):
+        for axis, metric in zip(column, ("reward", "entropy"), strict=True):
+            curve(axis, study, model, REFERENCE, metric, label=LABELS[REFERENCE])
+            curve(axis, study, model, method, metric, label="without the component",
+                  color="#333333", linestyle="--")  # fmt: skip
+            axis.set_ylim(bottom=0.0)
+        column[0].set_title(textwrap.fill(LABELS[method], 15), fontsize=8)
+        column[1].set_xlabel(STEP)
+    axes[0, 0].set_ylabel("training reward, 0 to 1")
+    axes[1, 0].set_ylabel("entropy, nats a token")
+    legend(figure, axes.flat)
+    return figure
 
 
 FIG3 = Artefact(
@@ -209,10 +183,15 @@ FIG3 = Artefact(
     "Figure 3: training dynamics of the ablations",
     "metrics",
     TABLE2.needs,
-    _fig3_caption,
+    lambda study: (
+        f"Figure 3 ({study.profile} profile), {study.model(model_of(study)).label}: SGPO and each "
+        f"ablation of Table 2 over training; reward and entropy are of unguided samples. Adaptive "
+        f"against fixed weight: {_race_sentence(study, model_of(study), REFERENCE, FIXED)} "
+        f"{band_caption(study, model_of(study), LABELS)}"
+    ),
     draw=_ablations,
-    alt="Training reward and policy entropy of SGPO and its ablations, and the reward with "
-    "adaptive and with fixed weight, against training step",
+    alt="Training reward and policy entropy of SGPO and of each of its ablations against training "
+    "step, one column an ablation",
     extended=True,
 )
 
@@ -223,41 +202,86 @@ DIRECT = "sgpo_nll"
 FIG6_METHODS = (REFERENCE, DIRECT)
 
 
-def _fig6_needs(study: Study) -> list[Need]:
-    model = model_of(study)
-    return [(model, method) for method in FIG6_METHODS] if model else []
-
-
 def _kl_against_sft(study: Study) -> Figure:
-    """Training reward and, past the paper's figure, policy entropy."""
-    figure, axes = new_figure(1, 2, width=7.6, height=3.2)
+    figure, axes = new_figure(1, 2, width=7.2, height=3.0)
     model = model_of(study)
-    _race(axes[0, 0], study, model, *FIG6_METHODS)
-    _panel(axes[0, 1], "entropy")
     for method in FIG6_METHODS:
-        curve(axes[0, 1], study, model, method, "entropy")
-    axes[0, 1].set_ylim(bottom=0.0)
+        curve(axes[0, 0], study, model, method, "reward")
+    _panel(axes[0, 0], "reward")
+    curve(axes[0, 1], study, model, DIRECT, "reward", minus=REFERENCE, label="difference")
+    zero(axes[0, 1])
+    axes[0, 1].set(title="Direct SFT minus SGPO, seed by seed", xlabel=STEP, ylabel="reward")
+    axes[0, 1].margins(x=0.01)
+    legend(figure, axes[0, :1])
     return figure
-
-
-def _fig6_caption(study: Study) -> str:
-    model = model_of(study)
-    return (
-        f"Figure 6 ({study.profile} profile), {study.model(model).label}: SGPO, whose distillation "
-        f"term is a KL, against the negative log-likelihood of the same guided completions. Both "
-        f"are of unguided samples. {_race_sentence(study, model, *FIG6_METHODS)} "
-        f"{band_caption(study, model, FIG6_METHODS)}"
-    )
 
 
 FIG6 = Artefact(
     "fig6",
     "Figure 6: KL distillation against direct SFT",
     "metrics",
-    _fig6_needs,
-    _fig6_caption,
+    lambda study: _on(model_of(study), FIG6_METHODS),
+    lambda study: (
+        f"Figure 6 ({study.profile} profile), {study.model(model_of(study)).label}: SGPO, whose "
+        f"distillation term is a KL, against the negative log-likelihood of the same guided "
+        f"completions; reward of unguided samples. "
+        f"{_race_sentence(study, model_of(study), *FIG6_METHODS)} "
+        f"{band_caption(study, model_of(study), FIG6_METHODS)}"
+    ),
     draw=_kl_against_sft,
-    alt="Training reward and policy entropy of SGPO with KL distillation and with direct SFT, "
+    alt="Training reward of SGPO with KL distillation and with direct SFT, and their difference, "
     "against training step",
     extended=True,
+)
+
+
+# The loss of SFT on held-out problems -------------------------------------------------------------
+
+HELD_OUT = "held_out_loss"
+SFT_METHODS = ("sft", "sft_full")
+
+
+def _sft_losses(study: Study) -> Figure:
+    """Loss on the training problems and, where the runs have it, on the held-out ones."""
+    shown = models(study)
+    figure, axes = new_figure(
+        1, len(shown), width=max(2.4 * len(shown), 4.0), height=2.9, sharey=True
+    )
+    for axis, model in zip(axes[0], shown, strict=True):
+        for method in SFT_METHODS:
+            label = study.method_label(method)
+            curve(axis, study, model, method, "loss", label=f"{label}, training")
+            runs = study.runs_of(model, method, scored=False)
+            losses = [run.metrics[HELD_OUT] for run in runs if HELD_OUT in run.metrics]
+            if not losses:
+                absent(axis, f"{label}, held out")
+                continue
+            steps, mean = runs[0].metrics["step"], np.mean(losses, axis=0)
+            seen = np.isfinite(mean)
+            axis.plot(steps[seen], mean[seen], marker="o", markersize=4, linestyle="-",
+                      color=look(method)["color"], label=f"{label}, held out")  # fmt: skip
+        axis.set(title=study.model(model).label, xlabel=STEP)
+        axis.set_ylim(bottom=0.0)
+    axes[0, 0].set_ylabel("loss, nats a token")
+    legend(figure, axes[0])
+    return figure
+
+
+SFT_LOSS = Artefact(
+    "sft_loss",
+    "Loss of SFT over training",
+    "metrics",
+    lambda study: [
+        (model, method)
+        for model in models(study)
+        for method in SFT_METHODS
+        if study.cells_of(model, method)
+    ],
+    lambda study: (
+        f"Loss of SFT ({study.profile} profile) on its training problems and, after each epoch, on "
+        f'problems held out from it (train.held_out_share; "not run" where the runs held out '
+        f"none). {band_caption(study, models(study)[0], SFT_METHODS[:1])}"
+    ),
+    draw=_sft_losses,
+    alt="Loss of SFT on training and on held-out problems against training step",
 )
