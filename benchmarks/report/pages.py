@@ -88,6 +88,7 @@ def report_blocks(
         Heading(2, "What this cannot say", "limits"),
         Bullets(tuple(limits(study))),
         Heading(2, "Appendix", APPENDIX),
+        Paragraph(f"A table or figure alone, with the runs it lacks: {study.command('NAME')}"),
     ]
     if tested[papers:]:
         blocks += [Heading(3, "Claims past the paper", "claims-past"), *tested[papers:]]
@@ -177,8 +178,8 @@ strategy    Type Lorin / Strategy forwards then sevenfold then triple
 completion  Order Lorin forwards: 09035 / Combine sevenfold: 0933003314559
             / Finish triple \\boxed{(2,7)}"""
 _METHODS = (
-    "Every method starts from the same warm-up checkpoint (SFT) of its model and seed and samples "
-    "the same number of completions a step, guided ones included.",
+    "Every RL method starts from the same warm-up checkpoint (SFT) of its model and seed and "
+    "samples the same number of completions a step, guided ones included.",
     "SGPO adds to GRPO a forward KL, token by token, from the model with the strategy in its "
     "prompt, on correct guided completions; tokens with a KL above δ are masked, α weighs it by "
     "how much the strategy helps.",

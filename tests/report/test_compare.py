@@ -146,25 +146,6 @@ def test_formulas_become_mathml_and_nothing_becomes_markup():
         assert "<script" not in found and found.endswith("&lt;script&gt;"), broken
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A headless Chromium, or a skip that says what is absent."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    programs = [shutil.which("chromium") or shutil.which("google-chrome"),
-                shutil.which("chromedriver")]  # fmt: skip
-    if None in programs:
-        pytest.skip("no chromium and chromedriver here (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-                 "disable-background-networking", "disable-component-update", "disable-sync",
-                 f"user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
-    yield driver
-    driver.quit()
-
-
 def test_the_page_filters_moves_and_fits_in_a_browser(browser, results, tmp_path, monkeypatch):
     monkeypatch.setenv("SGPO_RESULTS", str(results))
     file = tmp_path / "page.html"

@@ -220,7 +220,6 @@ def test_delta_classes_says_which_runs_are_missing(extended_copy):
     assert {c.model for c in summary.missing} == {experiments.STYLE_MODEL}
     assert len(summary.missing) == 3
     assert "bash reproduce.sh --profile mini --only delta_classes" in summary.commands
-    assert "Made by: bash reproduce.sh" in delta_classes.caption(load_study(extended_copy))
 
 
 def test_a_plain_study_has_no_sections_for_experiments(plain_study):

@@ -436,6 +436,24 @@ def test_html_is_self_contained_and_every_link_has_a_target(variant_study):
     assert "test <machine> & co" in joined  # shown as text, so it was escaped
 
 
+def test_the_page_folds_fits_a_phone_and_has_a_dark_side(variant_study, browser):
+    page, grounds = (variant_study[0] / "report.html").as_uri(), set()
+    for width, scheme in ((1280, "light"), (400, "dark")):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        browser.get(page)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        grounds.add(browser.execute_script("return getComputedStyle(document.body).background"))
+    assert len(grounds) == 2
+    runs = browser.find_element("id", "runs")
+    assert runs.get_attribute("open") is None
+    browser.get(f"{page}#runs-qwen-m-sgpo")  # a link into a closed part opens it
+    browser.refresh()
+    assert browser.find_element("id", "runs").get_attribute("open") is not None
+
+
 def test_markdown_links_have_targets_and_images_exist(variant_study):
     root, _ = variant_study
     text = (root / "REPORT.md").read_text()

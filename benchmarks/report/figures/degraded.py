@@ -85,7 +85,7 @@ def caption(study: Study) -> str:
         f"which distils nothing, paired over seeds and problems, 95% intervals; dotted: the "
         f"margin of {MARGIN:g} points within which a strategy counts as harmless. Curves: mean "
         f"over seeds, 5 steps smoothed; band: range of the seeds. Appendix H of the paper says "
-        f"that α switches bad strategies off. Made by: {study.command('degraded')}"
+        f"that α switches bad strategies off."
     )
 
 

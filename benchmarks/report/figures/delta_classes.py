@@ -140,8 +140,7 @@ def caption(study: Study) -> str:
         f"{READING} Choices and commitments (the word that opens a line: go on or guess) are the "
         f"decisions. With a style line in 30% of the guided texts Eq. 4 hardly ever selects one "
         f"that has it; where all have it, it cannot avoid them. "
-        f"{study.model(SECOND).label} repeats some thresholds. Made by: "
-        f"{study.command('delta_classes')}"
+        f"{study.model(SECOND).label} repeats some thresholds."
     )
 
 

@@ -116,8 +116,7 @@ def caption(study: Study) -> str:
         f"95% intervals, in the other's colour and mark. Every method samples the same number of "
         f"completions a step; tokens scored in a loss or a choice, and training time beside other "
         f"runs on one machine, over the study's own number of steps: {spent(study)}. Learning "
-        f"rates are those tuned at the study's own number of steps. Made by: "
-        f"{study.command('equal_cost')}"
+        f"rates are those tuned at the study's own number of steps."
     )
 
 

@@ -112,7 +112,7 @@ def _row_label(study: Study, model: str, models: tuple[str, ...]) -> str:
     return measured if len(names) == 1 else f"{study.model(model).label}\n{measured}"
 
 
-def _caption(study: Study, name: str, title: str) -> str:
+def _caption(study: Study, title: str) -> str:
     names = " and ".join(study.method_label(m) for m in BASELINES)
     return (
         f"{title} ({study.profile} profile). Average accuracy of SGPO minus that of {names}, in "
@@ -120,7 +120,7 @@ def _caption(study: Study, name: str, title: str) -> str:
         f"Teacher gap: chance that the expert leaves out a step; warm-up and RL both use that "
         f"expert. Rows carry the base model's mean unguided pass rate at temperature 1, measured "
         f"on training problems before any training. All settings are those tuned on the study's "
-        f'own model and gap. "{NOT_RUN}": a run is missing; made by: {study.command(name)}'
+        f"own model and gap."
     )
 
 
@@ -131,7 +131,7 @@ def _map(name: str, title: str, models: tuple[str, ...], vary: str) -> Artefact:
         title,
         "scores",
         partial(needs, models=models),
-        partial(_caption, name=name, title=title),
+        partial(_caption, title=title),
         draw=partial(figure, models=models, vary=vary),
         alt=f"SGPO's paired difference to each baseline, by {vary}, one panel a teacher gap",
         extended=True,
