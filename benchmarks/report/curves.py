@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,10 +46,8 @@ def _so_far(run: StoredRun) -> list[dict]:
     path = run.path / METRICS
     if run.published or not path.is_file():
         return run.metrics()
-    lines = path.read_text().splitlines(keepends=True)
-    return pd.read_json("".join(x for x in lines if x.endswith("\n")), lines=True).to_dict(
-        "records"
-    )
+    whole = path.read_text().rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def terminal(curves: dict[str, pd.DataFrame]) -> str:
