@@ -35,7 +35,7 @@ nav { position: sticky; top: 0; background: var(--page); border-bottom: 1px soli
   max-height: 80vh; overflow-y: auto; padding: .4rem 0; font-size: .9rem; z-index: 1; }
 nav summary { color: var(--link); } nav ol { columns: 16rem; margin: .4rem 0; }
 details, tr { scroll-margin-top: 3rem; }
-figure { margin: 1rem 0; overflow-x: auto; }
+figure { margin: 1rem 0; }
 figure img { width: 100%; min-width: 34rem; height: auto; background: #fff; border-radius: 4px; }
 figcaption { font-size: .88rem; color: var(--soft); margin: .4rem 0; }
 .scroll { overflow-x: auto; }
@@ -114,7 +114,8 @@ def _source(block: Block) -> str:
         case Image(path, _, alt, caption):
             data = base64.b64encode(path.read_bytes()).decode("ascii")
             return (
-                f'<figure><img alt="{_escape_html(alt)}" src="data:image/png;base64,{data}">'
+                f'<figure><div class="scroll"><img alt="{_escape_html(alt)}" '
+                f'src="data:image/png;base64,{data}"></div>'
                 f"<figcaption>{_escape_html(caption)}</figcaption></figure>"
             )
         case Table():

@@ -111,7 +111,9 @@ def headline(study: Study, found: Sequence[Verdict]) -> str:
         f"{word} on {_join([f'{v.subject} ({v.text()})' for v in tests if v.verdict == word])}"
         for word in words
     ]
-    return f"SGPO is best on average, its margin over the best other row: {'; '.join(parts)}."
+    return (
+        f"That SGPO is best on average (its margin over the best other row) is: {'; '.join(parts)}."
+    )
 
 
 def over_budgets(study: Study) -> str:
@@ -135,11 +137,11 @@ def gap_text(gap: estimates.Score | None) -> str:
 def counted(found: Sequence[Verdict]) -> str:
     """The verdicts on the paper's claims by number."""
     papers = [v.verdict for v in found if not v.past]
-    return f"Of the paper's claims, as {len(papers)} tests, {_tally(papers)}."
+    return f"The paper's claims make {len(papers)} tests: {_tally(papers)}."
 
 
 def _tally(verdicts: Sequence[str]) -> str:
-    counts = [f"{number} {word}" for word, number in Counter(verdicts).most_common()]
+    counts = [f'{number} "{word}"' for word, number in Counter(verdicts).most_common()]
     return _join(counts) if counts else f"all are {NOT_RUN}"
 
 

@@ -159,7 +159,7 @@ def test_delta_is_compared_with_the_papers_and_what_it_masks_is_the_runs(built):
     root, _ = built
     loaded = load_study(root)
     drawn = delta_classes.figure(loaded, delta_classes.worlds_of(loaded))
-    above, below = drawn.axes[0], drawn.axes[3]
+    above, below = drawn.axes[0], drawn.axes[2]
     places = above.containers[0].lines[0].get_xydata()
     own = counted(root, "qwen-m", "sgpo").mean()
     assert places[:, 0].tolist() == [0, 1, 3, 4]

@@ -33,7 +33,7 @@ WORLDS = {
     "qwen-m": "30% of guided texts open\nwith a style line (the study)",
     experiments.STYLE_MODEL: "all guided texts open\nwith a style line",
 }
-SECOND = experiments.SECOND_MODEL  # accuracy only, at some thresholds
+SECOND = experiments.SECOND_MODEL  # where claims repeat some thresholds
 
 
 def needs(study: Study, worlds: Sequence[str]) -> list[Need]:
@@ -42,16 +42,8 @@ def needs(study: Study, worlds: Sequence[str]) -> list[Need]:
 
 
 def worlds_of(study: Study) -> list[str]:
-    """The models of both worlds and the one where some thresholds are repeated; none where the
-    study does not plan the experiment."""
-    if not study.cells_of(experiments.STYLE_MODEL, REFERENCE):
-        return []
-    repeated = any(study.cells_of(SECOND, m) for m in SWEEP if m != REFERENCE)
-    return [*WORLDS, SECOND] if repeated else [*WORLDS]
-
-
-def _class_needs(study: Study) -> list[Need]:
-    return [need for need in needs(study, worlds_of(study)) if study.cells_of(*need)]
+    """The models of both worlds; none where the study does not plan the experiment."""
+    return [*WORLDS] if study.cells_of(experiments.STYLE_MODEL, REFERENCE) else []
 
 
 def masked_share(runs: Sequence[Run], kind: str) -> float | None:
@@ -66,7 +58,7 @@ def masked_share(runs: Sequence[Run], kind: str) -> float | None:
 def figure(study: Study, worlds: Sequence[str]) -> Figure:
     """A column a model: accuracy above, what is masked below, on the same deltas."""
     drawn, axes = new_figure(
-        2, len(worlds), width=max(2.6 * len(worlds), 4.2), height=5.0, sharex=True, sharey="row"
+        2, len(worlds), width=max(3.2 * len(worlds), 4.4), height=5.0, sharex=True, sharey="row"
     )
     for (above, below), model in zip(axes.T, worlds, strict=True):
         _differences(above, study, model)
@@ -78,7 +70,7 @@ def figure(study: Study, worlds: Sequence[str]) -> Figure:
     axes[0, 0].set_ylabel("accuracy minus δ=1's,\npaired, points")
     axes[1, 0].set_ylabel("masked, share of\nall KL mass")
     axes[1, 0].set_ylim(0, 1)
-    class_legend(drawn, axes[0, 0], columns=min(5, 2 * len(worlds) + 1))
+    class_legend(drawn, axes[0, 0], columns=3)
     return drawn
 
 
@@ -139,8 +131,7 @@ def caption(study: Study) -> str:
         f"Threshold δ of Eq. 5 ({study.profile} profile), {_seeds(study, worlds_of(study))} seeds. "
         f"{READING} Choices and commitments (the word that opens a line: go on or guess) are the "
         f"decisions. With a style line in 30% of the guided texts Eq. 4 hardly ever selects one "
-        f"that has it; where all have it, it cannot avoid them. "
-        f"{study.model(SECOND).label} repeats some thresholds."
+        f"that has it; where all have it, it cannot avoid them."
     )
 
 
@@ -167,7 +158,7 @@ DELTA_CLASSES = Artefact(
     "delta_classes",
     "Past the paper: what delta masks",
     "scores",
-    _class_needs,
+    lambda study: needs(study, worlds_of(study)),
     caption,
     draw=lambda study: figure(study, worlds_of(study)),
     alt=f"{ALT}, by world",
