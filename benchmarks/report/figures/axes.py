@@ -181,15 +181,15 @@ def _arms(values: Sequence[float | Score]) -> np.ndarray | None:
     return np.maximum([[i.mean - i.low for i in found], [i.high - i.mean for i in found]], 0.0)
 
 
-def seed_curves(runs: Sequence[Run], metric: str) -> pd.DataFrame:
-    """The smoothed metric of each run that has it: a row a step, a column a seed. A run that ended
-    early (diverged) counts up to its last step."""
+def seed_curves(runs: Sequence[Run], metric: str, window: int = WINDOW) -> pd.DataFrame:
+    """The metric of each run that has it, smoothed over ``window`` steps: a row a step, a column a
+    seed. A run that ended early (diverged) counts up to its last step."""
     found = {}
     for run in runs:
         values = pd.Series(run.metrics.get(metric, []), dtype=float)
         if values.notna().any():
             values.index = run.metrics["step"]
-            found[run.cell.seed] = values.rolling(WINDOW, center=True, min_periods=1).mean()
+            found[run.cell.seed] = values.rolling(window, center=True, min_periods=1).mean()
     return pd.DataFrame(found).dropna(how="all")
 
 
@@ -203,6 +203,7 @@ def curve(
     minus: str = "",
     label: str = "",
     shade: float = 0.18,
+    window: int = WINDOW,
     **changes: Any,
 ) -> None:
     """A method's mean over seeds and the band from lowest to highest seed (none at ``shade`` 0).
@@ -212,7 +213,7 @@ def curve(
     """
     label, drawn = label or study.method_label(method), look(method) | changes
     groups = [study.runs_of(model, m, scored=False) for m in (method, minus) if m]
-    frames = [seed_curves(runs, metric) for runs in groups]
+    frames = [seed_curves(runs, metric, window) for runs in groups]
     values = frames[0] if len(frames) == 1 else (frames[0] - frames[1]).dropna(how="all")
     dagger = " †" if any(run.diverged for runs in groups for run in runs) else ""
     if values.dropna(axis=1, how="all").empty:

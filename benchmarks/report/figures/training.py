@@ -252,14 +252,11 @@ def _sft_losses(study: Study) -> Figure:
             label = study.method_label(method)
             curve(axis, study, model, method, "loss", label=f"{label}, training")
             runs = study.runs_of(model, method, scored=False)
-            losses = [run.metrics[HELD_OUT] for run in runs if HELD_OUT in run.metrics]
-            if not losses:
+            if any(HELD_OUT in run.metrics for run in runs):
+                curve(axis, study, model, method, HELD_OUT, label=f"{label}, held out", window=1,
+                      marker="o", markersize=4, linestyle="-")  # fmt: skip
+            else:
                 absent(axis, f"{label}, held out")
-                continue
-            steps, mean = runs[0].metrics["step"], np.mean(losses, axis=0)
-            seen = np.isfinite(mean)
-            axis.plot(steps[seen], mean[seen], marker="o", markersize=4, linestyle="-",
-                      color=look(method)["color"], label=f"{label}, held out")  # fmt: skip
         axis.set(title=study.model(model).label, xlabel=STEP)
         axis.set_ylim(bottom=0.0)
     axes[0, 0].set_ylabel("loss, nats a token")
