@@ -383,6 +383,17 @@ def test_only_writes_what_was_asked_with_the_same_bytes(variant_study, study):
     assert not (study / "REPORT.md").exists()
 
 
+def test_a_slow_build_says_how_far_it_is(study, monkeypatch, capsys):
+    report.build(study, only=["table1", "budget"])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(report, "SECONDS_A_LINE", -1.0)
+    report.build(study, only=["table1", "budget"])
+    assert capsys.readouterr().err.splitlines() == [
+        "report: 1 of 2 made, up to table1",
+        "report: 2 of 2 made, up to budget",
+    ]
+
+
 def test_the_report_needs_no_torch():
     code = (
         "import sys, benchmarks.report.build as r; "
