@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from sgpo import objective
 from sgpo.core import losses
-from sgpo.core.config import check_fields, require_clip, require_positive
+from sgpo.core.config import added, check_fields, require_clip, require_positive
 from sgpo.core.logprobs import completion_kl
 from sgpo.core.method import Totals
 from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import padded, score_policy, step_totals
+from sgpo.core.teacher import Teacher
 from sgpo.core.types import LossOutput, Problem, Role, Trajectory
 
 
@@ -43,6 +44,10 @@ class SGPOConfig:
         select_target: Eq. 4; off, all correct guided completions are averaged.
         length_normalized_selection: rank candidates by mean instead of summed log-probability.
         autonomous_term: off, only the distillation term trains (Table 2).
+        leave_out: the first token, or a class of tokens of the miniature, that teaches nothing.
+        teacher: the policy as it is, or with its ``initial`` weights; ``sharpness`` multiplies its
+            logits.
+        verified: off, targets are drawn from all guided completions, wrong ones too.
     """
 
     num_autonomous: int = 8  # paper
@@ -60,10 +65,17 @@ class SGPOConfig:
     select_target: bool = True  # paper
     length_normalized_selection: bool = False  # paper: Eq. 4 is a sum
     autonomous_term: bool = True  # paper
+    # One factor at a time, to see what the distillation teaches by.
+    leave_out: Literal["nothing", "first", "choice", "commitment", "style", "routine"] = added(
+        "nothing"
+    )
+    teacher: Literal["current", "initial"] = added("current")
+    sharpness: float = added(1.0)
+    verified: bool = added(True)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require_positive(self, "num_autonomous kl_threshold alpha_smoothing alpha_max")
+        require_positive(self, "num_autonomous kl_threshold alpha_smoothing alpha_max sharpness")
         require_clip(self)
         for name in ("num_guided", "alpha_fixed", "alpha_base"):
             if getattr(self, name) < 0:
@@ -85,15 +97,53 @@ class TokenClassifier(Protocol):
         ...
 
 
+class Ledger(Protocol):
+    """Keeps account of the distilled tokens; ``sums`` are plain JSON values."""
+
+    sums: Any
+
+    def add(
+        self,
+        problem_ids: Sequence[str],
+        targets: torch.Tensor,
+        mask: torch.Tensor,
+        kl: torch.Tensor,
+        dropped: torch.Tensor,
+    ) -> None:
+        """Count completions: token ids, mask, KL and what Eq. 5 drops, each [B, T]."""
+        ...
+
+
 class SGPO:
     """The ``Method`` of arXiv 2606.24064; see ``SGPOConfig`` for its variants.
 
-    With a ``classifier`` the KL mass and its masked part are logged for each class of tokens; no
-    number of the training depends on it.
+    With a ``classifier`` the KL mass and its masked part are logged for each class of tokens, with
+    a ``ledger`` they are summed over the run; but for ``leave_out`` no number of the training
+    depends on either.
     """
 
-    def __init__(self, config: SGPOConfig, classifier: TokenClassifier | None = None) -> None:
-        self.config, self.classifier = config, classifier
+    def __init__(
+        self,
+        config: SGPOConfig,
+        classifier: TokenClassifier | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        if config.leave_out not in ("nothing", "first") and classifier is None:
+            raise ValueError(
+                f"leave_out={config.leave_out}: only the miniature knows of every token what it is "
+                "for; elsewhere first or nothing"
+            )
+        self.config, self.classifier, self.ledger = config, classifier, ledger
+        self.teacher = Teacher() if config.teacher == "initial" else None
+
+    def state(self) -> dict[str, Any]:
+        """What the ledger has counted."""
+        return {"ledger": self.ledger.sums} if self.ledger else {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        if self.ledger:
+            self.ledger.sums = state["ledger"]
 
     def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
         """Autonomous trajectories with their advantages, then the guided targets, whose
@@ -113,7 +163,8 @@ class SGPO:
 
     def _targets(self, guided: list[list[Trajectory]], rollout: Rollout) -> list[list[Trajectory]]:
         """Per problem the guided completions to distil: Eq. 4's one, all of C, or none."""
-        correct = [[t for t in group if t.reward == 1.0] for group in guided]
+        trusted = not self.config.verified
+        correct = [[t for t in group if trusted or t.reward == 1.0] for group in guided]
         if not self.config.select_target:
             return correct
         contested = [t for group in correct if len(group) > 1 for t in group]
@@ -203,21 +254,43 @@ class SGPO:
         """alpha * Eq. 5 summed over the given targets, over the update's problems."""
         student = padded(trajectories).to(model.device)
         shown = padded(trajectories, second_prompt=True).to(model.device)
-        kl, logprobs = completion_kl(model, student, shown, direction=self.config.direction)
+        kl, logprobs = completion_kl(
+            model,
+            student,
+            shown,
+            direction=self.config.direction,
+            teacher=self.teacher,
+            sharpness=self.config.sharpness,
+        )
         mask = student.completion_mask
         threshold = self.config.kl_threshold
+        teaching = self._teaching(student.targets)
         if self.config.distillation == "kl":
             per_sequence = objective.clipped_distillation(
-                kl=kl, completion_mask=mask, kl_threshold=threshold
+                kl=torch.where(teaching, kl, 0.0), completion_mask=mask, kl_threshold=threshold
             )
         else:
             plain = self.config.distillation == "nll"
             kept = mask if plain else mask & objective.proximal_mask(kl, threshold).bool()
-            per_sequence = -(logprobs * kept).sum(-1) / mask.sum(-1)
+            per_sequence = -(logprobs * (kept & teaching)).sum(-1) / mask.sum(-1)
         weights = kl.new_tensor([t.weight for t in trajectories])
         metrics = self._kl_metrics(kl.detach(), mask, student.targets)
+        if self.ledger:
+            dropped = objective.proximal_mask(kl.detach(), threshold) == 0
+            ids = [t.problem_id for t in trajectories]
+            self.ledger.add(ids, student.targets, mask, kl.detach(), dropped)
         metrics["target_length"] = (float(mask.sum()), float(len(trajectories)))
         return (weights * per_sequence).sum() / totals["problems"], metrics
+
+    def _teaching(self, targets: torch.Tensor) -> torch.Tensor:
+        """Which tokens ``leave_out`` leaves in, bool [B, T]."""
+        left_out = torch.zeros_like(targets, dtype=torch.bool)
+        if self.config.leave_out == "first":
+            left_out[:, 0] = True
+        elif self.config.leave_out != "nothing":
+            place = self.classifier.names.index(self.config.leave_out)
+            left_out = self.classifier(targets) == place
+        return ~left_out
 
     def _kl_metrics(
         self, kl: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor

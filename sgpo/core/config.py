@@ -64,6 +64,8 @@ class TrainConfig:
             ``collapse_entropy`` nats after which a run is stopped and marked diverged.
         activation_checkpointing: recompute activations in the backward pass; saves memory,
             costs about a third more time, changes no result.
+        budget_steps: the run ends with the weights after this step, and later ones are trained to
+            be looked at; None, or fewer steps than that: it ends with those of the last.
         samples_per_problem: a step may draw this many samples times ``problems_per_step``, whatever
             problems it takes them from; None for no limit.
     """
@@ -85,6 +87,7 @@ class TrainConfig:
     skip_above: float | None = added(None)
     nonfinite_patience: int = added(1)
     held_out_share: float = added(0.0)
+    budget_steps: int | None = added(None)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -92,12 +95,17 @@ class TrainConfig:
             self,
             "num_steps problems_per_step learning_rate updates_per_step grad_clip skip_above "
             "micro_batch_tokens checkpoint_every collapse_patience nonfinite_patience "
-            "samples_per_problem",
+            "samples_per_problem budget_steps",
         )
         require(self, "learning_rate", below=math.inf)
         require(self, "warmup_share", least=0, most=1)
         require(self, "held_out_share", least=0, below=1)
         require(self, "weight_decay", least=0)
+        if self.budget_steps is not None and self.held_out_share:
+            raise ValueError(
+                f"budget_steps={self.budget_steps}: the run ends with these weights, and with "
+                f"held_out_share={self.held_out_share} with others; set one of the two"
+            )
         if self.problems_per_step % self.updates_per_step:
             raise ValueError(
                 f"updates_per_step={self.updates_per_step}: must divide "

@@ -186,6 +186,7 @@ def completion_kl(
     beta: float = 0.5,
     top_k: TopK | None = None,
     teacher: Teacher | None = None,
+    sharpness: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Divergence per token [B, T] of ``model`` reading ``student`` from a teacher reading
     ``shown``, the same completions under other (or the same) prompts, and the student's token
@@ -196,6 +197,7 @@ def completion_kl(
         top_k: compare these tokens alone; None for the whole vocabulary.
         teacher: None: ``model`` itself teaches. Rows of its head beyond the student's vocabulary
             (padding of larger models) are left out.
+        sharpness: factor of the teacher's logits.
     """
     assert torch.equal(student.completion_mask, shown.completion_mask)
     taught = model if teacher is None else teacher.model
@@ -208,7 +210,7 @@ def completion_kl(
 
     def targets_of(hidden: torch.Tensor, vocabulary: int) -> torch.Tensor:
         with torch.no_grad():
-            return target_head(hidden).float()[:, :vocabulary]
+            return sharpness * target_head(hidden).float()[:, :vocabulary]
 
     def divergence(
         logits: torch.Tensor, target_hidden: torch.Tensor, targets: torch.Tensor

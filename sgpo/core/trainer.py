@@ -68,10 +68,12 @@ class Trainer:
         progress: Callable[[int, int], None] | None = None,
         ranks: Ranks | None = None,
         stop: Callable[[], bool] | None = None,
+        after_step: Callable[[int], None] | None = None,
     ) -> None:
         self.model, self.method, self.rollout = model, method, rollout
         self.config, self.seed, self.run_dir = config, seed, run_dir
         self.progress = progress or (lambda done, total: None)
+        self.after_step = after_step or (lambda step: None)
         self.ranks, self.stop = ranks or Ranks(), stop
         self.problems, self.held_out = _split(problems, config.held_out_share, seed)
         self._check()
@@ -89,7 +91,7 @@ class Trainer:
         self.best_weights = Checkpoints(directory / "best", model, self.optimizer, self.ranks)
         self.begun = False
         self.collapsed_steps = self.nonfinite_updates = 0  # in a row
-        self.best: tuple[float, int] | None = None  # lowest loss on held-out problems, its step
+        self.best: tuple[float, int] | None = None  # held-out loss of what is kept, its step
 
     def _check(self) -> None:
         config = self.config
@@ -128,6 +130,9 @@ class Trainer:
             if log:
                 log.write(record)
             self._stop_on_collapse(step, record)
+            if step == self.config.budget_steps:
+                self._keep(step, 0.0)
+            self.after_step(step)
             last = step == self.config.num_steps
             stop = not last and self.stop is not None and self.ranks.from_first(self.stop())
             # The best weights are those that the resume state names, so a new best makes a new one.
@@ -148,7 +153,8 @@ class Trainer:
         if self.teacher is not None:
             self.teacher.place(self.model, tokenizer)
             self.states.teacher = self.teacher.model if self.teacher.ema else None
-        call_optional(self.method, "begin", self.model, self.config.num_steps, config, tokenizer)
+        steps = self.config.budget_steps or self.config.num_steps
+        call_optional(self.method, "begin", self.model, steps, config, tokenizer)
 
     def _save(self, step: int, record: Mapping[str, float | int]) -> None:
         extra = {
@@ -395,9 +401,13 @@ class Trainer:
         if not math.isfinite(loss):
             raise Diverged(f"step {step}: held-out loss {loss}: not finite", fatal=True)
         if self.best is None or loss < self.best[0]:
-            self.best = loss, step
-            self.best_weights.save(step)
+            self._keep(step, loss)
         return {"held_out_loss": loss}
+
+    def _keep(self, step: int, loss: float) -> None:
+        """Let the run end with the present weights, unless later ones are kept."""
+        self.best = loss, step
+        self.best_weights.save(step)
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
@@ -421,8 +431,8 @@ class Trainer:
         found = self.best_weights.load()
         if found is None or found[0] != self.best[1]:
             raise ValueError(
-                f"{self.best_weights.directory}: the weights of step {self.best[1]}, with the "
-                f"lowest held-out loss, are gone or damaged; delete {self.run_dir} and run again"
+                f"{self.best_weights.directory}: the weights of step {self.best[1]}, with "
+                f"which the run ends, are gone or damaged; delete {self.run_dir} and run again"
             )
         self.rollout.sampler.sync(self.model)
 

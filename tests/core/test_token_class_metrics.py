@@ -95,3 +95,56 @@ def test_the_classifier_changes_no_number_of_the_training(tmp_path, threshold):
         records.append([{k: v for k, v in s.items() if k not in extra} for s in steps])
         finals.append(weights_of(trainer.model))
     assert equal_weights(*finals) and records[0] == records[1]
+
+
+def by_hand(model, teacher, trajectories, problems, *, sharpness=1.0, leaves=lambda t, i: False):
+    """alpha times the mean KL of each target, without the tokens that are left out."""
+    total = 0.0
+    for t in (t for t in trajectories if t.role is Role.GUIDED):
+        taught, own = (
+            m(torch.tensor([prompt + t.completion_ids])).logits[0, len(prompt) - 1 : -1]
+            for m, prompt in ((teacher, t.second_prompt_ids), (model, t.prompt_ids))
+        )
+        values = kl_divergence(sharpness * taught, own, direction="forward").tolist()
+        kept = [v for i, v in enumerate(values) if not leaves(t.completion_ids[i], i)]
+        total += t.weight * sum(kept) / len(values)
+    return total / problems
+
+
+@pytest.mark.parametrize(
+    ("changes", "how"),
+    [
+        ({"leave_out": "first"}, {"leaves": lambda token, place: place == 0}),
+        ({"leave_out": "choice"}, {"leaves": lambda token, place: token % 2 == 1}),
+        ({"sharpness": 2.0}, {"sharpness": 2.0}),
+        ({"teacher": "initial"}, {}),
+    ],
+)
+def test_one_factor_of_the_distillation_is_changed_and_nothing_else(changes, how):
+    class Choices(ThirdsClassifier):
+        names = ("routine", "choice")
+
+        def __call__(self, token_ids):
+            return token_ids % 2
+
+    config = SGPOConfig(num_guided=4, kl_threshold=math.inf, autonomous_term=False, **changes)
+    method, model = SGPO(config, Choices()), build_model(seed=1)
+    trajectories, _ = collected(method, model, problems=build_problems(6))
+    teacher = model
+    if config.teacher == "initial":
+        teacher = method.teacher.model
+        with torch.no_grad():  # the policy has moved since
+            model.get_input_embeddings().weight.mul_(1.3)
+    loss = method.loss(model, trajectories, method.totals(trajectories)).loss
+    expected = by_hand(model, teacher, trajectories, 6, **how)
+    assert float(loss) == pytest.approx(expected, rel=1e-4) and expected > 0
+
+
+def test_unverified_targets_are_wrong_ones_too():
+    def targets(**changes):
+        method = SGPO(SGPOConfig(select_target=False, **changes))
+        return [t.reward for t in collected(method)[0] if t.role is Role.GUIDED]
+
+    assert set(targets()) == {1.0} and set(targets(verified=False)) == {0.0, 1.0}
+    with pytest.raises(ValueError, match="leave_out=style: only the miniature knows"):
+        SGPO(SGPOConfig(leave_out="style"))

@@ -279,8 +279,24 @@ def test_best_weights_are_those_of_the_step_that_the_run_names(tmp_path):
     assert not later.exists()
     for file in best.glob("*/model.safetensors"):
         file.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=f"weights of step {trainer.best[1]}, with the"):
+    with pytest.raises(ValueError, match=f"weights of step {trainer.best[1]}, with which"):
         finish("held-out", tmp_path, learning_rate=0.3)
+
+
+def test_a_run_ends_with_the_weights_of_its_budget_whatever_comes_after(tmp_path):
+    """Killed past the budget and resumed, it still knows them; ``after_step`` sees every step."""
+    plain = build_trainer(METHODS["grpo"](), tmp_path / "plain", num_steps=2)
+    plain.run()
+    seen, budget = [], {"num_steps": 5, "budget_steps": 2}
+    die_at(4, build_trainer(METHODS["grpo"](), tmp_path / "run", **budget))
+    trainer = build_trainer(METHODS["grpo"](), tmp_path / "run", **budget)
+    trainer.after_step = lambda step: seen.append((step, weights_of(trainer.model)))
+    trainer.run()
+    assert len(metrics(tmp_path / "run")) == 5
+    assert equal_weights(weights_of(trainer.model), weights_of(plain.model))
+    assert seen[-1][0] == 5 and not equal_weights(seen[-1][1], weights_of(plain.model))
+    with pytest.raises(ValueError, match="budget_steps=2: the run ends with these weights"):
+        build_trainer(METHODS["sft"](), tmp_path / "no", held_out_share=0.25, **budget)
 
 
 def test_an_update_above_the_limit_is_skipped_and_counted(tmp_path):
