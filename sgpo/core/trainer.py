@@ -209,10 +209,9 @@ class Trainer:
             for update in self.updates(problems, trajectories):
                 self.update(step, update, sums)
             self.rollout.sampler.sync(self.model)
-        record: dict[str, float | int] = {"step": step}
-        record |= self.ranks.add_sums(self.rollout.sums).means() | sums.means()
-        record |= {"learning_rate": self.learning_rate(step)}
-        return record | self.ranks.add(asdict(self.rollout.spent)) | extra
+        record = {"step": step} | self.ranks.add_sums(self.rollout.sums).means() | sums.means()
+        record |= {"learning_rate": self.learning_rate(step)} | extra
+        return record | self.ranks.add(asdict(self.rollout.spent))
 
     def step_problems(self, step: int) -> list[Problem]:
         """The problems of ``step`` (from 1): consecutive slices of seeded permutations, one
@@ -220,25 +219,6 @@ class Trainer:
         size = self.config.problems_per_step
         epoch, slot = divmod(step - 1, len(self.problems) // size)
         return shuffled(self.problems, self.seed, "data", epoch)[slot * size : (slot + 1) * size]
-
-    def learning_rate(self, step: int) -> float:
-        """Rate of ``step`` (from 1): a linear rise over the warm-up share, then constant or down to
-        0 at the step after the last, linearly or along half a cosine."""
-        rise = math.ceil(self.config.warmup_share * self.config.num_steps)
-        if step <= rise:
-            return self.config.learning_rate * (step / rise)
-        done = (step - rise) / (self.config.num_steps - rise + 1)
-        shape = {
-            "constant": 1.0,
-            "linear": 1.0 - done,
-            "cosine": (1.0 + math.cos(math.pi * done)) / 2,
-        }
-        return self.config.learning_rate * shape[self.config.decay]
-
-    def _gather(self) -> None:
-        sharding.gather(self.model)
-        if self.teacher is not None:
-            sharding.gather(self.teacher.model)
 
     def _collect(
         self, step: int, problems: list[Problem]
@@ -335,10 +315,7 @@ class Trainer:
             return
         if norm <= limit:
             self._move(step)
-        for name, (numerator, denominator) in found.items():
-            sums.add(name, numerator, denominator)
-        sums.add("loss", loss)
-        sums.add("grad_norm", norm)
+        sums.add_all({**found, "loss": (loss, 1.0), "grad_norm": (norm, 1.0)})
 
     def _backward(self, trajectories: list[Trajectory], totals: Totals) -> tuple[float, Sums]:
         """Loss and metric sums of this rank's share of an update, its gradients accumulated."""
@@ -348,8 +325,7 @@ class Trainer:
             if output.loss.requires_grad:
                 output.loss.backward()
             loss += float(output.loss.detach())
-            for name, (numerator, denominator) in output.sums.items():
-                sums.add(name, numerator, denominator)
+            sums.add_all(output.sums)
         self.rollout.spent.scored_tokens += sum(len(t.completion_ids) for t in trajectories)
         if self.teacher is None:  # a second prompt is the policy's own pass as a teacher
             taught = (t for t in trajectories if t.second_prompt_ids)
@@ -366,6 +342,25 @@ class Trainer:
         if self.teacher is not None:
             self.teacher.follow(self.model)
         call_optional(self.method, "after_update", self.model)
+
+    def _gather(self) -> None:
+        sharding.gather(self.model)
+        if self.teacher is not None:
+            sharding.gather(self.teacher.model)
+
+    def learning_rate(self, step: int) -> float:
+        """Rate of ``step`` (from 1): a linear rise over the warm-up share, then constant or down to
+        0 at the step after the last, linearly or along half a cosine."""
+        rise = math.ceil(self.config.warmup_share * self.config.num_steps)
+        if step <= rise:
+            return self.config.learning_rate * (step / rise)
+        done = (step - rise) / (self.config.num_steps - rise + 1)
+        shape = {
+            "constant": 1.0,
+            "linear": 1.0 - done,
+            "cosine": (1.0 + math.cos(math.pi * done)) / 2,
+        }
+        return self.config.learning_rate * shape[self.config.decay]
 
     # What ends a run early, and which weights it ends with.
 

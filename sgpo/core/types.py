@@ -13,6 +13,7 @@ the trainer), ``advantages``, ``rewards``, ``guided_logits`` / ``unguided_logits
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,6 +105,10 @@ class Sums(dict[str, tuple[float, float]]):
     def add(self, name: str, numerator: float, denominator: float = 1.0) -> None:
         before = self.get(name, (0.0, 0.0))
         self[name] = (before[0] + numerator, before[1] + denominator)
+
+    def add_all(self, sums: Mapping[str, tuple[float, float]]) -> None:
+        for name, pair in sums.items():
+            self.add(name, *pair)
 
     def means(self) -> dict[str, float]:
         return {name: a / b for name, (a, b) in sorted(self.items()) if b > 0}
