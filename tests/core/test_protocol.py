@@ -168,20 +168,12 @@ def test_an_update_apart_knows_the_policy_before_the_first(tmp_path):
         torch.testing.assert_close(t.old_logprobs, values)
 
 
-def test_gather_is_refused_where_a_rank_may_not_take_part(tmp_path):
-    class Gathers(Plain):
-        more_problems = lambda self, trajectories, wanted: 0  # noqa: E731
-
-        def collect(self, problems, rollout):
-            rollout.gather([1])
-            return super().collect(problems, rollout)
-
-    with pytest.raises(ValueError, match="rollout.gather: not for a method with more_problems"):
-        build_trainer(Gathers(), tmp_path).step(1)
-
-
 def no_completion(self, problems, rollout):
     return [t.with_(completion_ids=()) for t in self.inner.collect(problems, rollout)]
+
+
+def gathering(self, problems, rollout):
+    return rollout.gather(self.inner.collect(problems, rollout))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +185,10 @@ def no_completion(self, problems, rollout):
         ({"collect": lambda *_: ["text"]}, r"Broken.collect: returned a str"),
         ({"collect": lambda *_: None}, r"Broken.collect: returned a NoneType"),
         ({"collect": no_completion}, r"Broken.collect: .*'p\d+' has no completion; leave it out"),
+        (
+            {"collect": gathering, "more_problems": lambda *_: 0},
+            r"rollout.gather: not for a method with more_problems",
+        ),
         (
             {"state": lambda self: {1j}, "load_state": lambda self, s: None},
             r"Broken.state: .*it may hold lists, dicts with text keys, text, finite numbers",
