@@ -18,8 +18,6 @@ import torch.distributed as dist
 
 from sgpo.core.types import Sums
 
-DeviceName = Literal["cpu", "cuda", "auto"]
-
 DEFAULT_TIMEOUT = 3600.0  # seconds a rank waits for the slowest one: a long rollout is normal
 
 
@@ -59,9 +57,10 @@ class Ranks:
 
     def add_sums(self, sums: Sums) -> Sums:
         """Numerators and denominators over ranks."""
-        numerators = self.add({name: pair[0] for name, pair in sums.items()})
-        denominators = self.add({name: pair[1] for name, pair in sums.items()})
-        return Sums({name: (numerators[name], denominators[name]) for name in numerators})
+        total = Sums()
+        for part in self.gather(dict(sums)):
+            total.add_all(part)
+        return total
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value`` (plain Python data), by rank, on every rank."""
@@ -115,7 +114,7 @@ class Ranks:
             ) from error
 
 
-def select_device(name: DeviceName) -> torch.device:
+def select_device(name: Literal["cpu", "cuda", "auto"]) -> torch.device:
     """The device of this process: ``auto`` is a GPU where there is one. Of several, a rank started
     by torchrun gets that of its local rank; ValueError where that is not there."""
     available = torch.cuda.is_available()
