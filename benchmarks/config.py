@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import sys
 import traceback
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from sgpo.core.config import (
@@ -31,6 +33,8 @@ from sgpo.core.runlog import package_versions
 
 _USER_METHOD = "sgpo_user_method_"  # modules of method files
 SUITE_VERSION = 1  # raised when a change makes scores incomparable with older ones
+# Hashing larger weights would take longer than a few seconds; their size is taken instead.
+MAX_HASHED_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,11 @@ class DataConfig:
     """Where problems come from and which part of the training pool a run sees.
 
     Args:
-        source: ``mini``, the embedded world; or a prepared training set as ``DIRECTORY@HASH``
-            (``benchmarks.data.problems.data_source`` makes it), so that its content is part of the
-            run's address.
+        source: ``mini``, or a prepared training set as ``DIRECTORY@HASH``.
         split: ``warmup`` a third of the pool, ``rl`` the rest, ``all`` both, ``none`` no training.
         expert_gap: mini world: probability that the expert leaves out an intermediate step.
-        strategy: mini world: the strategies are those that the extraction kept, or bad ones: of
-            another type, with one wrong choice, with every choice open, with the answer in them.
+        strategy: mini world: the strategies that the extraction kept, or bad ones: of another type,
+            with one wrong choice, with every choice open, with the answer in them.
     """
 
     source: str = "mini"
@@ -85,14 +87,16 @@ class EvalConfig:
 class RunConfig:
     """One run: train ``method`` from ``init`` on ``data``, then evaluate the last weights.
 
-    ``settings`` is the method's own config dataclass (None for ``base``), ``train`` and
-    ``rollout`` are None where nothing is trained. ``prompt`` names a ``PromptSpec``.
-    ``pretrain_steps`` shortens the pretraining of a mini base model; None for its own number.
-    ``device``: ``auto`` is a GPU where there is one. ``precision``: type of forward and backward
-    passes and of sampling; weights, gradient sums and the optimiser stay float32.
-    ``checkpoint``: the base model, a name on the hub or a local directory, with its hub
-    ``revision``; None for a model of the mini world. ``vllm``: set-up of the engine where
-    ``sampler`` is ``vllm``, most of it outside the run's address (``VLLMSettings``).
+    Args:
+        prompt: name of a ``PromptSpec``.
+        settings: the method's own config dataclass; None for ``base``.
+        train, rollout: None where nothing is trained.
+        pretrain_steps: shortens the pretraining of a mini base model; None for its own number.
+        device: ``auto`` is a GPU where there is one.
+        precision: of passes and sampling; weights, gradient sums and optimiser stay float32.
+        checkpoint: the base model, a name on the hub (at ``revision``) or a local directory; None
+            for a model of the mini world.
+        vllm: set-up of the engine, most of it outside the run's address.
     """
 
     profile: str
@@ -122,10 +126,65 @@ class RunConfig:
 
 def addressed(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's config, as JSON types, is part of its address: all but settings of the engine
-    that change no result. After a stall or with too little memory a run continues with others."""
+    that change no result, so that a run can continue with others."""
     kept = {key: value for key, value in config.items() if key != "vllm"}
     engine = addressed_settings(config.get("vllm", {}))
     return kept | ({"vllm": engine} if engine else {})
+
+
+def digest_of_file(file: Path) -> str:
+    """sha256 of a file, or its size where that is above ``MAX_HASHED_BYTES``."""
+    state = file.stat()
+    return _digest(file, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _digest(file: Path, size: int, _changed: int) -> str:
+    return sha256_of(file) if size <= MAX_HASHED_BYTES else f"{size} bytes, not hashed"
+
+
+def weights_record(directory: Path) -> dict[str, str]:
+    """File name -> digest of every safetensors file."""
+    return {file.name: digest_of_file(file) for file in sorted(directory.glob("*.safetensors"))}
+
+
+def named_weights(config: RunConfig) -> dict[str, dict[str, str]]:
+    """Setting -> ``weights_record`` of every local directory of weights that ``config`` names (the
+    base model, a teacher): other weights under the same path are another run."""
+    settings = dataclasses.asdict(config.settings) if config.settings else {}
+    named = {f"settings.{name}": value for name, value in settings.items()}
+    named["checkpoint"] = config.checkpoint
+    places = {name: Path(v).expanduser() for name, v in named.items() if isinstance(v, str)}
+    found = {name: weights_record(path) for name, path in places.items() if path.is_dir()}
+    return {name: record for name, record in found.items() if record}
+
+
+def address_of(
+    config: Mapping[str, Any],
+    *,
+    method_source: str | None,
+    parent: str | None,
+    packages: Mapping[str, str] | None,
+    suite_version: int | None,
+    weights: Mapping[str, Any],
+) -> str:
+    """The content address of a run.
+
+    Args:
+        config: ``to_dict`` of its ``RunConfig``.
+        method_source: sha256 of a user's method file.
+        parent: address of the run that it starts from.
+        packages: versions of those that decide numbers.
+        weights: ``named_weights``.
+    """
+    parts = {
+        "method_source": method_source,
+        "config": addressed(config),
+        "parent": parent,
+        "packages": packages,
+        "suite_version": suite_version,
+    }
+    return config_hash(parts | ({"weights": weights} if weights else {}))
 
 
 @dataclass(frozen=True)
@@ -137,18 +196,15 @@ class Cell:
 
     @cached_property
     def hash(self) -> str:
-        """Content address: ``addressed`` config, the parent's address, the source of a user's
-        method and the package versions that decide numbers. Anything else that changes a number
-        raises ``SUITE_VERSION``."""
+        """Its address. A change of this suite that changes a number raises ``SUITE_VERSION``."""
         source = user_method_file(self.config.settings)
-        return config_hash(
-            {
-                "method_source": sha256_of(source) if source else None,
-                "config": addressed(to_dict(self.config)),
-                "parent": self.parent.hash if self.parent else None,
-                "packages": package_versions(),
-                "suite_version": SUITE_VERSION,
-            }
+        return address_of(
+            to_dict(self.config),
+            method_source=sha256_of(source) if source else None,
+            parent=self.parent.hash if self.parent else None,
+            packages=package_versions(),
+            suite_version=SUITE_VERSION,
+            weights=named_weights(self.config),
         )
 
     @property
@@ -159,8 +215,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Model:
-    """A base model of a study. ``extra``: it serves experiments of its own only. ``parameters``:
-    its number of weights, None until one of its runs has ended."""
+    """A base model of a study. ``parameters``: its number of weights, None until one of its runs
+    has ended. ``extra``: it serves experiments of its own only."""
 
     key: str
     label: str
@@ -182,22 +238,24 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a study by its label in tables. ``extra`` methods serve experiments of their
-    own and stay out of the main comparison."""
+    """A method by its label in tables. ``extra``: it serves experiments of its own and stays out of
+    the main comparison. ``file``: of a user's own."""
 
     key: str
     label: str
     extra: bool = dataclasses.field(default=False, kw_only=True)
-    file: str | None = dataclasses.field(default=None, kw_only=True)  # of a user's own method
+    file: str | None = dataclasses.field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
 class MethodEntry(Method):
     """A method with how its runs are configured.
 
-    ``config(model, seed)`` returns the ``RunConfig``. ``models`` restricts the grid to these model
-    keys; None for all models of the study. ``also_on``: further models (the study's or its extra
-    ones) -> number of seeds there. ``parent`` is the method whose checkpoint its runs start from.
+    Args:
+        config: (model, seed) -> ``RunConfig``.
+        models: restricts the grid to these model keys; None for all models of the study.
+        also_on: further models (the study's or its extra ones) -> number of seeds there.
+        parent: the method whose checkpoint its runs start from.
     """
 
     config: Callable[[str, int], RunConfig]
@@ -270,47 +328,26 @@ def unknown(what: str, name: str, known: Sequence[str], shown: str) -> str:
 
 
 def build_method(config: RunConfig, tokenizer: Any = None) -> Any:
-    """The ``Method`` object of a run; a method that lives in a user's file is loaded from it.
-
-    With the mini world's ``tokenizer`` SGPO logs its KL by the world's token classes.
-    """
-    from baselines.chord import CHORD, CHORDConfig
-    from baselines.dapo import DAPO, DAPOConfig
-    from baselines.dr_grpo import DrGRPO, DrGRPOConfig
-    from baselines.grpo import GRPO, GRPOConfig
-    from baselines.hpt import HPT, HPTConfig
-    from baselines.luffy import LUFFY, LUFFYConfig
-    from baselines.opd import OPD, OPDConfig
-    from baselines.opsd import OPSD, OPSDConfig
-    from baselines.relift import ReLIFT, ReLIFTConfig
-    from baselines.sdpo import SDPO, SDPOConfig
-    from baselines.sft import SFT, SFTConfig
-    from baselines.srft import SRFT, SRFTConfig
-    from sgpo.method import SGPO, SGPOConfig
+    """The ``Method`` of a run: the class ``X`` beside ``XConfig``, or ``METHOD`` of a user's file.
+    With the mini world's ``tokenizer`` SGPO logs its KL by that world's token classes."""
+    from sgpo.method import SGPOConfig
     from sgpo.mini.probes import MiniTokenClassifier
 
-    classes = {SFTConfig: SFT, GRPOConfig: GRPO, LUFFYConfig: LUFFY, HPTConfig: HPT,
-               OPSDConfig: OPSD, SRFTConfig: SRFT, DAPOConfig: DAPO, DrGRPOConfig: DrGRPO,
-               ReLIFTConfig: ReLIFT, CHORDConfig: CHORD, SDPOConfig: SDPO,
-               OPDConfig: OPD}  # fmt: skip
     kind = type(config.settings)
-    if kind is SGPOConfig:
-        of_the_world = tokenizer is not None and config.data.source == "mini"
-        return SGPO(config.settings, MiniTokenClassifier(tokenizer) if of_the_world else None)
-    if kind in classes:
-        return classes[kind](config.settings)
-    return sys.modules[kind.__module__].METHOD(config.settings)
+    name = kind.__name__.removesuffix("Config")
+    method = getattr(sys.modules[kind.__module__], "METHOD" if name == "CONFIG" else name)
+    if kind is SGPOConfig and tokenizer is not None and config.data.source == "mini":
+        return method(config.settings, MiniTokenClassifier(tokenizer))
+    return method(config.settings)
 
 
 def user_method_file(settings: Any) -> Path | None:
     """The file that the settings' class was loaded from by ``load_method_file``, else None."""
     module = type(settings).__module__
-    if not module.startswith(_USER_METHOD):
-        return None
-    return Path(sys.modules[module].__file__)
+    return Path(sys.modules[module].__file__) if module.startswith(_USER_METHOD) else None
 
 
-def load_method_file(path: Path) -> Any:
+def load_method_file(path: Path) -> ModuleType:
     """The module of a user's method file.
 
     It must define ``CONFIG`` (a frozen dataclass with defaults) and ``METHOD`` (a class that
@@ -321,10 +358,11 @@ def load_method_file(path: Path) -> Any:
     """
     from sgpo.core.method import check_hooks
 
+    where = f"method file {str(path)!r}"
     if not path.is_file():
-        raise ValueError(f"method file {str(path)!r}: no such file")
+        raise ValueError(f"{where}: no such file")
     if path.suffix != ".py":
-        raise ValueError(f"method file {str(path)!r}: is no Python file (.py)")
+        raise ValueError(f"{where}: is no Python file (.py)")
     name = _USER_METHOD + path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -332,36 +370,32 @@ def load_method_file(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's own code raises
-        raise ValueError(f"method file {_place(error, path)}") from error
+        raise ValueError(f"{where}: {_place(error, path)}") from error
     for needed in ("CONFIG", "METHOD"):
         if not hasattr(module, needed):
-            raise ValueError(f"method file {str(path)!r}: defines no {needed}")
+            raise ValueError(f"{where}: defines no {needed}")
     config = module.CONFIG
     if not dataclasses.is_dataclass(config) or config.__module__ != name:
         # The class says which method a run uses and whose source enters its address.
         raise ValueError(
-            f"method file {str(path)!r}: CONFIG must be a dataclass defined in the file; to reuse "
-            "another one's fields, subclass it there: class CONFIG(GRPOConfig)"
+            f"{where}: CONFIG must be a dataclass defined in the file; to reuse another one's "
+            "fields, subclass it there: class CONFIG(GRPOConfig)"
         )
-    required = [f.name for f in dataclasses.fields(config) if _has_no_default(f)]
-    if required:
-        raise ValueError(f"method file {str(path)!r}: CONFIG field {required[0]!r} needs a default")
+    missing = dataclasses.MISSING
+    for field in dataclasses.fields(config):
+        if field.init and field.default is missing and field.default_factory is missing:
+            raise ValueError(f"{where}: CONFIG field {field.name!r} needs a default")
     try:
         check_hooks(module.METHOD)
     except ValueError as error:
-        raise ValueError(f"method file {str(path)!r}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
     return module
 
 
 def _place(error: Exception, path: Path) -> str:
     """Where in ``path`` an error arose, and what it says."""
-    line = getattr(error, "lineno", None)
     frames = traceback.extract_tb(error.__traceback__)
-    line = line or next((f.lineno for f in reversed(frames) if f.filename == str(path)), None)
+    inside = [frame.lineno for frame in frames if frame.filename == str(path)]
+    line = getattr(error, "lineno", None) or (inside[-1] if inside else None)
     what = getattr(error, "msg", None) or str(error)
-    return f"{str(path)!r}: line {line}: {type(error).__name__}: {what}"
-
-
-def _has_no_default(field: dataclasses.Field) -> bool:
-    missing = dataclasses.MISSING
-    return field.init and field.default is missing and field.default_factory is missing
+    return f"line {line}: {type(error).__name__}: {what}"

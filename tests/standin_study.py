@@ -47,8 +47,8 @@ def prepare(directory: Path, *, small: bool = False) -> str:
     rows = standin.write_training_set(directory / "train.jsonl", NUM_PROBLEMS)
     prepared = directory / "prepared"
     arguments = ["--source", str(rows), "--tokenizer", str(model), "--out", str(prepared)]
-    code = sgpo(["data", "prepare", *arguments, "--max-tokens", "2048", "--offline"])
-    assert code == 0
+    if code := sgpo(["data", "prepare", *arguments, "--max-tokens", "2048", "--offline"]):
+        raise SystemExit(code)
     problems = [json.loads(line) for line in (prepared / "rl.jsonl").open()]
     strategies = [{"id": p["id"], "strategy": "Add the tens, then the ones."} for p in problems]
     (prepared / "strategies.jsonl").write_text("".join(json.dumps(s) + "\n" for s in strategies))

@@ -156,11 +156,10 @@ def test_statistics_reports_and_the_verifier_need_no_torch():
     assert heavy_after("\n".join(f"import {m}" for m in modules)) == set()
 
 
-def test_help_starts_without_torch():
-    code = (
-        "from benchmarks.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0"
-    )
+@pytest.mark.parametrize("words", [["--help"], ["status", "--out", "results/mini"]])
+def test_a_word_of_help_or_the_state_of_a_study_starts_without_torch(words):
+    code = f"from benchmarks.cli import main\ntry:\n    assert main({words}) == 0\n"
+    code += "except SystemExit as end:\n    assert end.code == 0"
     assert heavy_after(code) == set()
 
 

@@ -9,6 +9,7 @@ plain JSON types. For ``benchmarks.run``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.config import Cell, Plan
 
@@ -54,3 +55,13 @@ def analysis_tasks(study: Plan) -> list[AnalysisTask]:
         if methods and all((model, method, seed) in cells for method in methods)
     ]
     return tasks if models else []
+
+
+def result_path(study_dir: Path, run_id: str) -> Path:
+    """The file of an analysis."""
+    return study_dir / "analyses" / f"{run_id}.json"
+
+
+def failure_path(study_dir: Path, run_id: str) -> Path:
+    """Where the reason is kept when an analysis fails."""
+    return study_dir / "analyses" / f"{run_id}.failed.json"

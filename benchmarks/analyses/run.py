@@ -12,22 +12,12 @@ from typing import Any
 import torch
 from transformers import logging as transformers_logging
 
-from benchmarks.analyses import AnalysisTask
+from benchmarks.analyses import AnalysisTask, failure_path, result_path
 from benchmarks.config import SUITE_VERSION, Cell
 from sgpo.core.files import read_json, sha256_of, write_text
 from sgpo.core.runlog import package_versions, source_digest
 
 WEIGHTS = "model.safetensors"
-
-
-def result_path(study_dir: Path, run_id: str) -> Path:
-    """The file of an analysis."""
-    return study_dir / "analyses" / f"{run_id}.json"
-
-
-def failure_path(study_dir: Path, run_id: str) -> Path:
-    """Where the reason is kept when an analysis fails."""
-    return study_dir / "analyses" / f"{run_id}.failed.json"
 
 
 def is_finished(task: AnalysisTask, study_dir: Path) -> bool:

@@ -85,7 +85,7 @@ def prepare_command(options: argparse.Namespace) -> int:
     print(f"report.json lists every id; a run names this set data.source={source}")
     smallest = min(summary["counts"].values())
     if 0 < smallest < STEP:
-        print(f"the set is small: add --set train.problems_per_step={smallest} or less")
+        print(f"the set is small: a step of a run takes at most its {smallest} problems")
     return 0
 
 

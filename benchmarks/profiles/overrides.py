@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.config import Benchmark, Model, Plan, RunConfig
 from benchmarks.data.checkpoints import CHECKPOINTS
+from benchmarks.data.problems import source_problems
 from benchmarks.profiles.variants import derived
 from sgpo.core.config import apply_overrides, dotted_names, unknown_override
 from sgpo.core.models import read_config
@@ -88,13 +90,37 @@ def overridden(study: Plan, overrides: Sequence[str], models: Sequence[str] | No
     def change(mine: list[str], plain: RunConfig) -> RunConfig:
         if only not in (None, plain.model):
             mine = [o for o in mine if o.partition("=")[0] not in _OF_ONE_MODEL]
-        return _unpinned(plain, apply_overrides(plain, mine), mine)
+        given = [o.partition("=")[0] for o in mine]
+        changed = _unpinned(plain, apply_overrides(plain, mine), mine)
+        return changed if "train.problems_per_step" in given else _small_steps(changed)
 
     methods = (derived(e, partial(change, allowed[e.key])) for e in study.methods)
     changed = replace(study, methods=tuple(methods))
     if only is not None:
         _check_family(study, changed.methods[0].config(only, study.seeds[0]))
     return replace(changed, benchmarks=limited(changed), models=_relabelled(study, changed))
+
+
+def _small_steps(config: RunConfig) -> RunConfig:
+    """``config`` with no more problems in a step than its prepared training set has."""
+    train = config.train
+    if train is None or config.data.source == "mini":
+        return config
+    count = _num_problems(config.data.source, config.data.split)
+    most = count - round(train.held_out_share * count)
+    most -= most % train.updates_per_step
+    if not 0 < most < train.problems_per_step:
+        return config
+    return replace(config, train=replace(train, problems_per_step=most))
+
+
+@functools.cache
+def _num_problems(source: str, split: str) -> int:
+    """0 for a set that cannot be read: ``plan.preflight`` says why, beside what else is wrong."""
+    try:
+        return len(source_problems(source, split))
+    except ValueError:
+        return 0
 
 
 def check_reaches(overrides: Sequence[str], configs: Sequence[RunConfig]) -> None:

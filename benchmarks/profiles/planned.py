@@ -6,11 +6,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.config import Benchmark, MethodEntry, Plan, RunConfig, load_method_file
+from benchmarks.config import (
+    Benchmark,
+    Cell,
+    MethodEntry,
+    Plan,
+    RunConfig,
+    load_method_file,
+    unknown,
+)
 from benchmarks.data.problems import read_problems
 from benchmarks.data.sources import OWN_SAMPLES, file_source
 from benchmarks.profiles import profile_module
-from benchmarks.profiles.overrides import limited, overridden
+from benchmarks.profiles.overrides import (
+    check_overrides,
+    check_reaches,
+    limited,
+    overridden,
+)
 from benchmarks.profiles.variants import derived
 from benchmarks.store import experiments
 from benchmarks.store.records import SGPO_VARIANTS
@@ -87,3 +100,38 @@ def with_problems(study: Plan, files: Sequence[Path]) -> Plan:
     methods = tuple(derived(entry, change) for entry in study.methods)
     changed = replace(study, methods=methods, benchmarks=(*study.benchmarks, *added))
     return replace(changed, benchmarks=limited(changed))
+
+
+def planned_run(
+    profile: str,
+    method: str,
+    model: str | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    problems: Sequence[Path] = (),
+) -> Cell:
+    """The run of one method (a key, or a file of the user's own) with the warm-up it starts from.
+    ``model`` None: the first that the method is planned on."""
+    check_overrides(overrides, one_run=True)
+    own = [Path(method)] if method.endswith(".py") else []
+    study = planned_study(
+        profile,
+        seed + 1,
+        own,
+        overrides,
+        variants=True,
+        models=None if model is None else [model],
+        problems=problems,
+        newer=True,
+    )
+    entry = study.entry(own[0].stem if own else method)
+    models = [m.key for m in study.models + study.extra_models]
+    if model is None:
+        model = (entry.models or models)[0]
+    if model not in models:
+        raise ValueError(unknown("model", model, models, f"`sgpo list models --profile {profile}`"))
+    cell = Cell(entry.config(model, seed))
+    if cell.config.init == "warmup":
+        cell = replace(cell, parent=Cell(study.entry(entry.parent).config(model, seed)))
+    check_reaches(overrides, [c.config for c in (cell, cell.parent) if c])
+    return cell

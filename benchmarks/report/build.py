@@ -8,6 +8,7 @@ equal bytes.
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -70,11 +71,13 @@ class MissingCell:
 @dataclass(frozen=True)
 class ReportSummary:
     """``written``: paths of all files made; ``missing``: runs that are absent, one entry each;
-    ``commands``: what makes them, one command an artefact."""
+    ``commands``: what makes them, one command an artefact; ``out``: the option that says where,
+    unless it is the profile's own directory."""
 
     written: tuple[Path, ...]
     missing: tuple[MissingCell, ...]
     commands: tuple[str, ...]
+    out: str = ""
 
     def text(self) -> str:
         """What a person wants to know after a build, in a few lines."""
@@ -84,7 +87,7 @@ class ReportSummary:
             names = [m.run_id or m.method for m in self.missing]
             rest = f" and {len(names) - NAMED} more (sgpo status lists all)"
             lines.append(f"not run: {', '.join(names[:NAMED])}{rest if len(names) > NAMED else ''}")
-            lines += [f"to run them: {command}" for command in self.commands]
+            lines += [f"to run them: {command}{self.out}" for command in self.commands]
         return "\n".join(lines)
 
 
@@ -124,7 +127,9 @@ def build(
             text = pages.with_block(readme.read_text(), pages.results_block(study))
             written.append(write_text(readme, text))
         _remove_left_over(results_dir, set(ARTEFACTS) - set(chosen))
-    return ReportSummary(written=tuple(written), missing=missing, commands=commands)
+    usual = results_dir.resolve().parts[-2:] == ("results", study.profile)
+    out = "" if usual else f" --out {shlex.quote(str(results_dir))}"
+    return ReportSummary(tuple(written), missing, commands, out)
 
 
 def _told(artefacts: Sequence[Artefact]) -> Iterator[Artefact]:

@@ -19,6 +19,7 @@ from benchmarks.plan.cost import GIB, keeps_activations, work_bytes
 from benchmarks.run.evaluate import evaluate
 from benchmarks.run.given import Given, Progress, gather
 from benchmarks.run.rundir import RunDir
+from benchmarks.run.tracking import Tracker
 from sgpo.core import sampling, sharding
 from sgpo.core.distributed import Ranks
 from sgpo.core.models import load_model
@@ -30,18 +31,25 @@ from sgpo.core.seeding import derive_seed
 from sgpo.core.trainer import Diverged, Trainer
 from sgpo.mini import regime
 
+Stop = Callable[[], bool]
+
 
 def run_cell(
     cell: Cell,
     study_dir: Path,
     progress: Progress,
     ranks: Ranks | None = None,
-    stop: Callable[[], bool] | None = None,
+    stop: Stop | None = None,
+    log: str | None = None,
 ) -> dict[str, Any]:
     """Run ``cell`` to its end, continuing where an earlier attempt stopped; its result.json.
 
-    All ``ranks`` call this together; rank 0 alone writes. ``stop`` is asked after every training
-    step and benchmark.
+    All ``ranks`` call this together; rank 0 alone writes.
+
+    Args:
+        progress: told the stage, how much of it is done, of how much, and perhaps a note.
+        stop: asked after every training step and benchmark.
+        log: where to send the metrics besides the run's directory (``tracking.WRITERS``).
 
     Raises:
         Stopped: ``stop`` was true and something is left to do.
@@ -60,15 +68,18 @@ def run_cell(
     trained = run.is_trained()
     model = load_model(run.model if trained else given.weights)
     num_parameters = sum(p.numel() for p in model.parameters())
+    tracker = Tracker(log if ranks.first else None, run.path)
     if given.config.train is None or trained:
         sampler = evaluation_sampler(model, given)
     else:
         sampler = training_sampler(model, given, ranks)
-        train(model, sampler, run, given, progress, stop)
+        train(model, sampler, run, given, progress, stop, tracker)
 
     began, shared = time.perf_counter(), SharedSampler(sampler, ranks)
     scores = shared.lead(lambda: evaluate_cell(shared, run, given, progress, stop))
-    return run.finish(scores, given, num_parameters, time.perf_counter() - began)
+    result = run.finish(scores, given, num_parameters, time.perf_counter() - began)
+    tracker.close(scores)
+    return result
 
 
 def measure_regime(run: RunDir, given: Given, progress: Progress) -> None:
@@ -84,10 +95,16 @@ def train(
     run: RunDir,
     given: Given,
     progress: Progress,
-    stop: Callable[[], bool] | None,
+    stop: Stop | None,
+    tracker: Tracker,
 ) -> None:
     """Train ``model`` and store its last weights; of a run that diverges, the last before that."""
     config, seed = given.config, derive_seed(given.config.seed, "train")
+
+    def report(done: int, total: int) -> None:
+        tracker.follow()
+        progress("train", done, total)
+
     rollout = Rollout(
         model=model,
         sampler=sampler,
@@ -96,6 +113,7 @@ def train(
         config=config.rollout,
         seed=seed,
         token_budget=config.train.micro_batch_tokens,
+        grader=tracker.grader,
     )
     trainer = Trainer(
         model=model,
@@ -105,7 +123,7 @@ def train(
         config=config.train,
         seed=seed,
         run_dir=run.path,
-        progress=lambda done, total: progress("train", done, total),
+        progress=report,
         ranks=run.ranks,
         stop=stop,
     )
@@ -119,11 +137,7 @@ def train(
 
 
 def evaluate_cell(
-    sampler: Sampler,
-    run: RunDir,
-    given: Given,
-    progress: Progress,
-    stop: Callable[[], bool] | None,
+    sampler: Sampler, run: RunDir, given: Given, progress: Progress, stop: Stop | None
 ) -> dict[str, Any]:
     """The scores of the weights that ``sampler`` holds."""
     return evaluate(
@@ -135,7 +149,7 @@ def evaluate_cell(
         seed=given.config.seed,
         samples_dir=run.samples,
         stop=stop,
-        progress=lambda done, total: progress("evaluate", done, total),
+        progress=lambda done, total, note: progress("evaluate", done, total, note),
     )
 
 

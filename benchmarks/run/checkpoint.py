@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress, TimeElapsedColumn
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.config import EvalConfig
 from benchmarks.data.problems import check_readable, read_problems
@@ -58,33 +58,34 @@ def evaluate_command(options: argparse.Namespace) -> int:
     for problems, _ in suites.values():
         check_readable(problems, tokenizer)
     specs = [prompt_spec(name, tokenizer) for name in dict.fromkeys(options.prompt or [NATIVE])]
-    for path in options.problems:
-        check_readable(suites[path.stem][0], tokenizer)
     config, longest = _fitted(config, specs, tokenizer, suites, options.model)
     weights = {p.name: sha256_of(p) for p in sorted(options.model.glob("*.safetensors"))}
     with _own_errors():
         device = select_device(options.device)
     part = options.store_every or (PART_SAMPLES if _real(options) else None)
-    engines = _Engines(options, tokenizer, device, longest + config.max_tokens)
+    samplers: dict[tuple[int, ...], Sampler] = {}
     for spec in specs:
         out = options.out / spec.name if len(specs) > 1 else options.out
-        _same_evaluation(
-            out,
-            {
-                "weights": weights,
-                "prompt_ids": _prompt_hashes(spec, tokenizer, suites),
-                "prompt": spec.name,
-                "engine": options.engine,
-                "seed": options.seed,
-                "device": device.type,
-                "dtype": options.dtype,
-                "samples_per_part": part,
-                "config": to_dict(config),
-            },
-        )
+        asked = {
+            "weights": weights,
+            "prompt_ids": _prompt_hashes(spec, tokenizer, suites),
+            "prompt": spec.name,
+            "engine": options.engine,
+            "seed": options.seed,
+            "device": device.type,
+            "dtype": options.dtype,
+            "samples_per_part": part,
+            "config": to_dict(config),
+        }
+        _check_same(out, asked)
         with _own_errors(), _bar(f"{spec.name}, {options.engine}") as progress:
+            stop_ids = spec.stop_ids(tokenizer)
+            if stop_ids not in samplers:  # specs may share one: a second needs its own memory
+                length = longest + config.max_tokens
+                samplers[stop_ids] = _sampler(options, tokenizer, stop_ids, device, length)
+            write_json(out / "evaluation.json", asked)
             scores = evaluate(
-                sampler=engines.engine(spec),
+                sampler=samplers[stop_ids],
                 tokenizer=tokenizer,
                 prompt_spec=spec,
                 config=config,
@@ -95,7 +96,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
                 samples_per_part=part,
             )
         write_json(out / "scores.json", scores)
-        write_scores(out, scores, model=options.model.name, prompt=spec.name)
+        write_scores(out, scores, model=options.model, prompt=spec.name)
         print(f"{options.model} with prompt spec {spec.name}, engine {options.engine}")
         print_scores(scores)
     return 0
@@ -118,12 +119,9 @@ def model_directory(name: str) -> Path:
 
 def _asked_for(options: argparse.Namespace) -> tuple[EvalConfig, Suites]:
     """The decoding and the problems that the options name."""
-    tokens = options.max_tokens
-    if tokens is None:
-        tokens = PAPER_TOKENS if _real(options) else MINI_TOKENS
     config = EvalConfig(
         suites=tuple(options.suite),
-        max_tokens=tokens,
+        max_tokens=options.max_tokens or (PAPER_TOKENS if _real(options) else MINI_TOKENS),
         problem_limit=options.problem_limit,
         sample_limit=options.samples,
     )
@@ -131,10 +129,7 @@ def _asked_for(options: argparse.Namespace) -> tuple[EvalConfig, Suites]:
     for path in options.problems:
         if path.stem in suites:
             raise ValueError(f"two problem sets are called {path.stem!r}: rename {str(path)!r}")
-        suites[path.stem] = (
-            read_problems(path)[: options.problem_limit],
-            options.samples or 1,
-        )
+        suites[path.stem] = read_problems(path)[: options.problem_limit], options.samples or 1
     if not suites:
         raise ValueError("nothing to evaluate on: name --suite or --problems")
     return config, suites
@@ -174,33 +169,24 @@ def _prompt_hashes(spec: PromptSpec, tokenizer: Any, suites: Suites) -> dict[str
     return hashes
 
 
-class _Engines:
-    """One engine for all prompt specs that share their stop ids: a second would need its own
-    memory."""
-
-    def __init__(
-        self, options: argparse.Namespace, tokenizer: Any, device: torch.device, max_length: int
-    ) -> None:
-        self.options, self.tokenizer = options, tokenizer
-        self.device, self.max_length = device, max_length
-        self.made: dict[tuple[int, ...], Sampler] = {}
-
-    def engine(self, spec: PromptSpec) -> Sampler:
-        """The engine for ``spec``; its weights are loaded."""
-        stop_ids, name = spec.stop_ids(self.tokenizer), self.options.engine
-        if stop_ids not in self.made:
-            model = load_model(self.options.model)
-            if name != "vllm":  # which has weights of its own and compares them with these
-                model = model.to(self.device, DTYPES[self.options.dtype])
-            self.made[stop_ids] = make_sampler(
-                name,
-                model,
-                self.tokenizer,
-                stop_ids=stop_ids,
-                max_length=self.max_length,
-                dtype=self.options.dtype,
-            )
-        return self.made[stop_ids]
+def _sampler(
+    options: argparse.Namespace,
+    tokenizer: Any,
+    stop_ids: tuple[int, ...],
+    device: torch.device,
+    max_length: int,
+) -> Sampler:
+    model = load_model(options.model)
+    if options.engine != "vllm":  # which has weights of its own and compares them with these
+        model = model.to(device, DTYPES[options.dtype])
+    return make_sampler(
+        options.engine,
+        model,
+        tokenizer,
+        stop_ids=stop_ids,
+        max_length=max_length,
+        dtype=options.dtype,
+    )
 
 
 @contextmanager
@@ -216,26 +202,33 @@ def _own_errors() -> Iterator[None]:
 
 @contextmanager
 def _bar(name: str) -> Iterator[Any]:
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as bars:
-        task = bars.add_task(name, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    columns = (
+        *Progress.get_default_columns(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns) as bars:
+        task = bars.add_task(name, total=None, note="")
+        yield lambda done, total, note: bars.update(task, completed=done, total=total, note=note)
 
 
-def _same_evaluation(out: Path, what: dict) -> None:
+def _check_same(out: Path, asked: dict[str, Any]) -> None:
     """Continue only what was begun: ValueError when ``out`` holds another evaluation."""
     path = out / "evaluation.json"
     if not path.exists() and ((out / "samples").exists() or (out / "result.json").exists()):
         raise ValueError(f"{out}: holds results that `evaluate` did not make; choose another --out")
-    if path.exists() and read_json(path) != what:
+    if path.exists() and read_json(path) != asked:
         raise ValueError(
             f"{out}: holds an evaluation of other weights, problems, seed or settings; choose "
             "another --out"
         )
-    write_json(path, what)
+
+
+# What a scores.json says --------------------------------------------------------------------------
 
 
 def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a suite, and their average where there are several: shares in [0, 1].
+    """One row a suite, and their plain mean where there are several: shares in [0, 1].
 
     ``accuracy`` is avg@k with ``low`` and ``high``; ``pass_at_k`` unbiased for k = all samples;
     ``truncated``, ``no_answer``, ``judge_failed``: shares of the samples.
@@ -243,22 +236,15 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     rows, draws = [], []
     for key, entry in scores["benchmarks"].items():
-        correct = stats.correct_matrix(
-            entry["verdicts"], num_problems=len(entry["verdicts"]), k=entry["k"], where=key
-        )
-        shares = correct.mean(axis=1)[None, :]
-        drawn = stats.two_level_bootstrap(shares, rng=rng, num_draws=NUM_DRAWS)
-        interval = stats.estimate(stats.avg_at_k(correct), drawn)
-        letters = "".join(entry["verdicts"])
-        passed = stats.pass_at_k(correct.sum(axis=1), num_samples=entry["k"], k=entry["k"])
+        k, count, letters = entry["k"], len(entry["verdicts"]), "".join(entry["verdicts"])
+        correct = stats.correct_matrix(entry["verdicts"], num_problems=count, k=k, where=key)
+        by_problem = correct.mean(axis=1)[None, :]
+        draws.append(stats.two_level_bootstrap(by_problem, rng=rng, num_draws=NUM_DRAWS))
+        passed = stats.pass_at_k(correct.sum(axis=1), num_samples=k, k=k)
         rows.append(
-            {
-                "suite": key,
-                "problems": len(entry["verdicts"]),
-                "k": entry["k"],
-                "accuracy": interval.mean,
-                "low": interval.low,
-                "high": interval.high,
+            {"suite": key, "problems": count, "k": k}
+            | _interval(stats.avg_at_k(correct), draws[-1])
+            | {
                 "pass_at_k": float(passed.mean()),
                 "truncated": letters.count("t") / len(letters),
                 "no_answer": letters.count("n") / len(letters),
@@ -266,25 +252,20 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
                 "mean_tokens": entry["mean_length"],
             }
         )
-        draws.append(drawn)
     if len(rows) > 1:
-        rows.append(_average(rows, np.mean(draws, axis=0)))
+        means = {
+            name: float(np.mean([row[name] for row in rows]))
+            for name in rows[0]
+            if name not in ("suite", "problems", "k", "low", "high")
+        }
+        total = {"suite": "average", "problems": sum(row["problems"] for row in rows), "k": ""}
+        rows.append(total | means | _interval(means["accuracy"], np.mean(draws, axis=0)))
     return rows
 
 
-def _average(rows: list[dict[str, Any]], draws: np.ndarray) -> dict[str, Any]:
-    """The plain mean over suites, as the paper averages."""
-    shares = ("accuracy", "pass_at_k", "truncated", "no_answer", "judge_failed", "mean_tokens")
-    mean = {name: float(np.mean([row[name] for row in rows])) for name in shares}
-    interval = stats.estimate(mean["accuracy"], draws)
-    return {
-        "suite": "average",
-        "problems": sum(row["problems"] for row in rows),
-        "k": "",
-        **mean,
-        "low": interval.low,
-        "high": interval.high,
-    } | {"accuracy": interval.mean}
+def _interval(mean: float, draws: np.ndarray) -> dict[str, float]:
+    found = stats.estimate(mean, draws)
+    return {"accuracy": found.mean, "low": found.low, "high": found.high}
 
 
 def score_table(scores: dict[str, Any], *, model: str, prompt: str) -> Table:
@@ -309,11 +290,15 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def write_scores(out: Path, scores: dict[str, Any], *, model: str, prompt: str) -> None:
+def write_scores(out: Path, scores: dict[str, Any], *, model: Path, prompt: str) -> None:
     """Write table.md and table.csv to ``out``."""
-    protocols = {str(sorted(e["protocol"].items())) for e in scores["benchmarks"].values()}
-    table = score_table(scores, model=model, prompt=prompt)
-    text = f"{NOTE}\n\nDecoding: {'; '.join(sorted(protocols))}.\n\n{table_markdown(table)}\n"
+    protocols = {
+        ", ".join(f"{name} {value}" for name, value in sorted(entry["protocol"].items()))
+        for entry in scores["benchmarks"].values()
+    }
+    name = model.parent.name if model.name == "model" else model.name  # of a run: its own
+    table = table_markdown(score_table(scores, model=name, prompt=prompt))
+    text = f"{NOTE}\n\nDecoding: {'; '.join(sorted(protocols))}.\n\n{table}\n"
     write_text(out / "table.md", text)
     write_text(out / "table.csv", csv_text(frame(score_rows(scores))))
 

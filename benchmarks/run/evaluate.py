@@ -12,7 +12,7 @@ import json
 import shutil
 import string
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks.config import SUITE_VERSION, EvalConfig
 from benchmarks.data.sources import problem_set_sha256
+from benchmarks.store.runs import REASONS
 from sgpo.core.files import write_bytes
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
@@ -30,13 +31,14 @@ from sgpo.core.verifier import grade
 from sgpo.core.verifier.extract import extract
 from sgpo.core.verifier.graders import grade_many
 
-_SAMPLE_KEYS = ("problem_id", "sample", "gold", "text", "num_tokens", "finish_reason", "reason")
+Row = dict[str, Any]
 Suites = dict[str, tuple[list[Problem], int]]  # problem sets by name, with samples a problem
-LETTERS = {
-    "correct": "c", "wrong": "w", "no_answer": "n", "truncated": "t", "timeout": "o", "error": "e",
-}  # fmt: skip
+LETTERS = {reason: letter for letter, reason in REASONS.items()}
 NO_VOTE = "."
+# What decides a score besides the model: two scores are comparable when these are equal.
+PROTOCOL = ("temperature", "top_p", "max_tokens")
 _SYMBOLS = string.ascii_letters + string.digits
+_SAMPLE_KEYS = ("problem_id", "sample", "gold", "text", "num_tokens", "finish_reason", "reason")
 
 
 def evaluate(
@@ -47,123 +49,116 @@ def evaluate(
     config: EvalConfig,
     seed: int,
     samples_dir: Path,
-    progress: Callable[[int, int], None] | None = None,
     suites: Suites,
+    progress: Callable[[int, int, str], None] | None = None,
     samples_per_part: int | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Scores of every suite (see ``summarize``); samples go to ``samples_dir``.
 
     Args:
+        progress: told the samples that are there, of how many, and the accuracy so far.
         samples_per_part: store after about so many samples (at least one problem's), each part
             with a seed of its own; None: a suite is one part. Another value gives other samples
             of the same quality.
-        stop: asked between suites.
 
     Raises:
-        Stopped: ``stop`` was true and a suite is left.
+        Stopped: ``stop``, asked between suites, was true and one is left.
     """
     total = sum(len(problems) * k for problems, k in suites.values())
-    done = 0
+    done, letters = 0, ""
 
     def report(count: int) -> None:
         nonlocal done
         done += count
         if progress:
-            progress(min(done, total), total)
+            share = f"accuracy {letters.count('c') / len(letters):.1%}" if letters else ""
+            progress(min(done, total), total, share)
+
+    def draw(key: str, k: int, problems: Sequence[Problem], *names: int) -> list[Row]:
+        """Judged samples; ``names`` are those of the part in its seed."""
+        params = SamplingParams(
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            seed=derive_seed(seed, "eval", key, *names),
+        )
+        prompts = [prompt_spec.prompt_ids(tokenizer, p) for p in problems]
+        groups = sampler.sample(prompts, k, params, report)
+        return judged(sample_rows(problems, groups, prompt_spec))
 
     scores = {}
     for key, (problems, k) in suites.items():
         if stop is not None and scores and stop():
             raise Stopped
-        path = samples_dir / f"{key}.jsonl.gz"
+        path, parts = samples_dir / f"{key}.jsonl.gz", samples_dir / "parts" / key
         if path.exists():
             rows = read_samples(path)
             report(len(rows))
         else:
-            parts = _Parts(sampler, tokenizer, prompt_spec, config, k, seed, key, report)
-            size = None if samples_per_part is None else max(1, samples_per_part // k)
-            rows = parts.rows(problems, size, samples_dir / "parts")
+            if samples_per_part is None:
+                rows = draw(key, k, problems)
+            else:
+                size = max(1, samples_per_part // k)
+                rows = _in_parts(parts, problems, k, size, partial(draw, key, k), report)
             write_samples(path, rows)
-            shutil.rmtree(samples_dir / "parts" / key, ignore_errors=True)
+            shutil.rmtree(parts, ignore_errors=True)
         scores[key] = summarize(rows, [p.id for p in problems], k) | {
-            "protocol": protocol(config),
+            "protocol": {name: getattr(config, name) for name in PROTOCOL},
             "problem_set_sha256": problem_set_sha256(problems),
         }
+        letters += "".join(scores[key]["verdicts"])
+        report(0)
     shutil.rmtree(samples_dir / "parts", ignore_errors=True)
     return {"suite_version": SUITE_VERSION, "benchmarks": scores}
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Samples and judges one suite, ``k`` times a problem."""
-
-    sampler: Sampler
-    tokenizer: PreTrainedTokenizerBase
-    prompt_spec: PromptSpec
-    config: EvalConfig
-    k: int
-    seed: int
-    key: str
-    report: Callable[[int], None]
-
-    def rows(
-        self, problems: Sequence[Problem], size: int | None, folder: Path
-    ) -> list[dict[str, Any]]:
-        """Judged rows of all problems; finished parts are read back from ``folder``."""
-        if size is None:
-            return self._judged_samples(problems)
-        rows = []
-        for start in range(0, len(problems), size):
-            part = problems[start : start + size]
-            path = folder / self.key / f"{start:06d}.jsonl.gz"
-            if path.exists():
-                found = read_samples(path)
-                self.report(len(found))
-            else:
-                found = self._judged_samples(part, start)
-                summarize(found, [p.id for p in part], self.k)  # exactly k of each, or an error
-                write_samples(path, found)
-            rows += found
-        return rows
-
-    def _judged_samples(self, problems: Sequence[Problem], *names: int) -> list[dict[str, Any]]:
-        params = SamplingParams(
-            max_tokens=self.config.max_tokens,
-            temperature=self.config.temperature,
-            top_p=self.config.top_p,
-            seed=derive_seed(self.seed, "eval", self.key, *names),
-        )
-        prompts = [self.prompt_spec.prompt_ids(self.tokenizer, p) for p in problems]
-        groups = self.sampler.sample(prompts, self.k, params, self.report)
-        rows = []
-        for problem, group in zip(problems, groups, strict=True):
-            for index, completion in enumerate(group):
-                text, ended = self.prompt_spec.graded_text(completion.text)
-                reason = FinishReason.STOP if ended else completion.finish_reason
-                rows.append(
-                    {
-                        "problem_id": problem.id,
-                        "sample": index,
-                        "gold": problem.answer,
-                        "text": text,
-                        "num_tokens": len(completion.token_ids),
-                        "finish_reason": reason.value,
-                    }
-                )
-        return judged(rows)
+def _in_parts(
+    folder: Path,
+    problems: Sequence[Problem],
+    k: int,
+    size: int,
+    draw: Callable[..., list[Row]],
+    report: Callable[[int], None],
+) -> list[Row]:
+    """Judged samples of a suite, ``size`` problems at a time; finished parts are read back."""
+    rows = []
+    for start in range(0, len(problems), size):
+        part, path = problems[start : start + size], folder / f"{start:06d}.jsonl.gz"
+        if path.exists():
+            found = read_samples(path)
+            report(len(found))
+        else:
+            found = draw(part, start)
+            summarize(found, [p.id for p in part], k)  # exactly k of each, or an error
+            write_samples(path, found)
+        rows += found
+    return rows
 
 
-def protocol(config: EvalConfig) -> dict[str, Any]:
-    """What decides a score besides the model: two scores are comparable when this is equal."""
-    return {
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "max_tokens": config.max_tokens,
-    }
+def sample_rows(
+    problems: Sequence[Problem], groups: Sequence[Sequence[Any]], prompt_spec: PromptSpec
+) -> list[Row]:
+    """One row a completion of ``groups``, not judged yet."""
+    rows = []
+    for problem, group in zip(problems, groups, strict=True):
+        for index, completion in enumerate(group):
+            text, ended = prompt_spec.graded_text(completion.text)
+            reason = FinishReason.STOP if ended else completion.finish_reason
+            rows.append(
+                {
+                    "problem_id": problem.id,
+                    "sample": index,
+                    "gold": problem.answer,
+                    "text": text,
+                    "num_tokens": len(completion.token_ids),
+                    "finish_reason": reason.value,
+                }
+            )
+    return rows
 
 
-def judged(rows: Sequence[dict[str, Any]], grader: str = "ours") -> list[dict[str, Any]]:
+def judged(rows: Sequence[Row], grader: str = "ours") -> list[Row]:
     """``rows`` with ``reason``, ``correct`` and ``extracted`` of a grader (see
     ``sgpo.core.verifier.graders``) put (or put anew) in each."""
     verdicts = grade_many(
@@ -178,7 +173,7 @@ def judged(rows: Sequence[dict[str, Any]], grader: str = "ours") -> list[dict[st
     ]
 
 
-def summarize(rows: Iterable[dict[str, Any]], problem_ids: Sequence[str], k: int) -> dict:
+def summarize(rows: Iterable[Row], problem_ids: Sequence[str], k: int) -> dict[str, Any]:
     """Compact scores: one string of verdict letters per problem, the mean length, and ``answers``.
 
     ``answers`` says which samples of a problem agree, for majority votes: one word a problem, one
@@ -187,7 +182,7 @@ def summarize(rows: Iterable[dict[str, Any]], problem_ids: Sequence[str], k: int
     Raises:
         ValueError: a problem does not have exactly the samples 0..k-1, or is unknown.
     """
-    by_problem: dict[str, dict[int, dict]] = {problem: {} for problem in problem_ids}
+    by_problem: dict[str, dict[int, Row]] = {problem: {} for problem in problem_ids}
     tokens = []
     for row in rows:
         if row["problem_id"] not in by_problem:
@@ -201,19 +196,16 @@ def summarize(rows: Iterable[dict[str, Any]], problem_ids: Sequence[str], k: int
                 "samples file and evaluate again"
             )
     assert len(tokens) == k * len(by_problem), "a sample was stored twice"
+    groups = [[found[i] for i in range(k)] for found in by_problem.values()]
     return {
         "k": k,
-        "verdicts": [
-            "".join(LETTERS[found[i]["reason"]] for i in range(k)) for found in by_problem.values()
-        ],
+        "verdicts": ["".join(LETTERS[row["reason"]] for row in group) for group in groups],
         "mean_length": round(sum(tokens) / len(tokens), 4),
-        "answers": " ".join(
-            answer_word([found[i] for i in range(k)]) for found in by_problem.values()
-        ),
+        "answers": " ".join(map(answer_word, groups)),
     }
 
 
-def answer_word(rows: Sequence[dict[str, Any]]) -> str:
+def answer_word(rows: Sequence[Row]) -> str:
     """One symbol a sample of one problem: equal for samples that vote for the same answer.
 
     All correct samples vote together, because each equals the gold answer. Wrong ones vote
@@ -254,7 +246,7 @@ def _first_equal(answer: str, others: Iterable[str]) -> str:
     return answer
 
 
-def write_samples(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_samples(path: Path, rows: Iterable[Row]) -> None:
     """Gzipped JSONL without a time stamp: equal rows give equal bytes. What was extracted follows
     from the text and is not stored."""
     kept = [{k: v for k, v in row.items() if k != "extracted"} for row in rows]
@@ -262,24 +254,26 @@ def write_samples(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_bytes(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
 
 
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The rows of a samples file; ValueError naming it when it is damaged."""
+def read_samples(path: Path) -> list[Row]:
+    """The rows of a samples file; ValueError naming it when it is none or damaged."""
     try:
         text = gzip.decompress(path.read_bytes()).decode()
         rows = [json.loads(line) for line in text.splitlines()]
         if any(key not in row for row in rows for key in _SAMPLE_KEYS):
             raise ValueError(f"a sample lacks one of {', '.join(_SAMPLE_KEYS)}")
-        return rows
     except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: damaged samples file ({error}); delete it") from error
+        raise ValueError(
+            f"{path}: no samples file, or a damaged one ({error}); of a run, evaluate it again "
+            "without it"
+        ) from error
+    return rows
 
 
-def regrade(path: Path, grader: str = "ours") -> tuple[list[dict[str, Any]], int]:
+def regrade(path: Path, grader: str = "ours") -> tuple[list[Row], int]:
     """The rows of a samples file judged anew, and how many verdicts changed."""
     old = read_samples(path)
     new = judged(old, grader)
-    changed = sum(a["reason"] != b["reason"] for a, b in zip(old, new, strict=True))
-    return new, changed
+    return new, sum(a["reason"] != b["reason"] for a, b in zip(old, new, strict=True))
 
 
 def recomputed(path: Path, k: int, *, anew: bool = False) -> dict[str, Any]:

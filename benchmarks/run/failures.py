@@ -24,16 +24,13 @@ def record_failure(
 ) -> str:
     """Write ``path`` (failed.json) and the traceback beside it (.txt); the reason in one line, with
     the last place inside a user's method file and where the traceback lies."""
-    log = path.with_suffix(".txt")
-    write_text(log, "".join(traceback.format_exception(error)))
+    log = write_text(path.with_suffix(".txt"), "".join(traceback.format_exception(error)))
     reason = summary_of(error)
     write_json(path, {"error": reason, "traceback": log.name, **more})
-    own = {str(file.resolve()) for file in method_files}
+    own = {file.resolve() for file in method_files}
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [f for f in frames if str(Path(f.filename).resolve()) in own]
+    inside = [f for f in frames if Path(f.filename).resolve() in own]
     if inside:
         last = inside[-1]
-        reason += f" ({last.filename}, line {last.lineno}, in {last.name}; traceback: {log})"
-    elif not isinstance(error, ValueError):
-        reason += f" (traceback: {log})"
-    return reason
+        return f"{reason} ({last.filename}, line {last.lineno}, in {last.name}; traceback: {log})"
+    return reason if isinstance(error, ValueError) else f"{reason} (traceback: {log})"

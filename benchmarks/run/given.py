@@ -9,19 +9,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.config import Cell, RunConfig
+from benchmarks.config import Cell, RunConfig, weights_record
 from benchmarks.data.problems import check_readable
 from benchmarks.data.sources import base_model, evaluation_problems, training_problems
 from benchmarks.run.evaluate import Suites
 from sgpo.core.distributed import select_device
-from sgpo.core.files import read_json, sha256_of
+from sgpo.core.files import read_json
 from sgpo.core.models import context_length, load_tokenizer, read_config
 from sgpo.core.prompts import PromptSpec, prompt_spec
 from sgpo.core.types import Problem
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
-# Hashing larger weights would take longer than a few seconds; their size is taken instead.
-MAX_HASHED_BYTES = 2 * 2**30
+Progress = Callable[..., None]  # stage, done, total, and perhaps a note
 SUPERVISED = ("warmup", "all")  # splits whose runs sample nothing while they train
 
 
@@ -64,9 +62,8 @@ def gather(cell: Cell, study_dir: Path, progress: Progress) -> Given:
         problems=training_problems(config.data) if config.train else [],
         suites={k: evaluation_problems(k, config.evaluation) for k in config.evaluation.suites},
     )
-    own = {Path(item.rpartition("@")[0]).stem for item in config.evaluation.files}
-    for key in own:
-        check_readable(given.suites[key][0], given.tokenizer)
+    for own in config.evaluation.files:
+        check_readable(given.suites[Path(own.rpartition("@")[0]).stem][0], given.tokenizer)
     if config.checkpoint is not None:
         check_prompts(given)
     return given
@@ -91,19 +88,15 @@ def check_prompts(given: Given) -> None:
 def _lengths(given: Given) -> Iterator[tuple[str, str, int, int]]:
     """Setting, name of a problem set, tokens of its longest prompt, tokens of a completion."""
     config, spec = given.config, given.prompt_spec
+
+    def longest(problems: list[Problem], guided: bool = False) -> int:
+        return max(len(spec.prompt_ids(given.tokenizer, p, guided=guided)) for p in problems)
+
     for key, (problems, _) in given.suites.items():
-        longest = max(len(spec.prompt_ids(given.tokenizer, p)) for p in problems)
-        yield "evaluation.max_tokens", key, longest, config.evaluation.max_tokens
+        yield "evaluation.max_tokens", key, longest(problems), config.evaluation.max_tokens
     if config.train is not None and config.data.split not in SUPERVISED:
-        guided = getattr(config.settings, "num_guided", 0) > 0
-        lengths = [len(spec.prompt_ids(given.tokenizer, p, guided=guided)) for p in given.problems]
-        yield "rollout.max_tokens", "the training set", max(lengths), config.rollout.max_tokens
-
-
-def weights_record(directory: Path) -> dict[str, Any]:
-    """File name -> sha256 of every safetensors file (its size, where it is above
-    ``MAX_HASHED_BYTES``)."""
-    return {file.name: digest_of_file(file) for file in sorted(directory.glob("*.safetensors"))}
+        length = longest(given.problems, getattr(config.settings, "num_guided", 0) > 0)
+        yield "rollout.max_tokens", "the training set", length, config.rollout.max_tokens
 
 
 def check_weights(run_dir: Path) -> None:
@@ -115,9 +108,3 @@ def check_weights(run_dir: Path) -> None:
                 f"{run_dir / 'model' / name}: was damaged after the run ended (its checksum is "
                 f"another one); delete {run_dir} to run it again"
             )
-
-
-def digest_of_file(file: Path) -> str:
-    """sha256 of a file, or its size where that is above ``MAX_HASHED_BYTES``."""
-    size = file.stat().st_size
-    return sha256_of(file) if size <= MAX_HASHED_BYTES else f"{size} bytes, not hashed"

@@ -1,4 +1,4 @@
-"""What the command line does with a study: plan, run, train one, evaluate one, tell the state."""
+"""What the command line does with a study: plan it, say its cost, run it, run one cell of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.analyses import ANALYSES, AnalysisTask, analysis_tasks
 from benchmarks.config import Cell, Plan, unknown
@@ -22,14 +21,16 @@ from benchmarks.data.sources import record_disjointness
 from benchmarks.plan import preflight
 from benchmarks.plan.cost import print_plan
 from benchmarks.plan.slurm import write_scripts
-from benchmarks.profiles.overrides import check_budgets, check_overrides, check_reaches
-from benchmarks.profiles.planned import planned_study
+from benchmarks.profiles.overrides import check_budgets
+from benchmarks.profiles.planned import planned_run, planned_study
 from benchmarks.report import build as report
 from benchmarks.run.checkpoint import print_scores
 from benchmarks.run.progress import StudyProgress, clock, expected_cost
 from benchmarks.run.regime import calibration_cells, record_regimes
+from benchmarks.run.scoreboard import print_scoreboard
 from benchmarks.run.study import Outcome, Task, is_done, needs, run_study, write_plan
 from benchmarks.run.torchrun import run_together
+from benchmarks.run.tracking import check_tracker
 from benchmarks.store import experiments, records
 from benchmarks.store.locks import locked
 from benchmarks.store.records import SGPO_VARIANTS, read_object
@@ -42,6 +43,7 @@ MEGABYTES_PER_CELL = 2.5  # weights, resume states and samples of a mini run, me
 
 def study_command(options: argparse.Namespace) -> int:
     """``sgpo study``: run the grid that ``options`` ask for, or print it."""
+    check_tracker(options.log)
     study = asked_for(options, options.out)
     options.jobs = options.jobs or default_jobs(study)
     run = dry_run if options.dry_run else launch_study
@@ -53,6 +55,39 @@ def slurm_command(options: argparse.Namespace) -> int:
     results = options.results or Path("results") / options.profile
     study = asked_for(options, results)
     return write_scripts(options, selected(study, results, options), results)
+
+
+def train_command(options: argparse.Namespace) -> int:
+    """``sgpo train``: one method on one model, with its warm-up if that is missing."""
+    check_tracker(options.log)
+    results = options.out
+    cell = planned_run(
+        options.profile,
+        options.method,
+        options.model,
+        options.seed,
+        options.overrides,
+        options.problems,
+    )
+    chain = [c for c in (cell.parent, cell) if c]
+    preflight.check(unfinished(chain, results), results)
+    first = True
+    if launched_by_torchrun():
+        outcome, first = run_together(chain, results, options.rank_timeout, log=options.log)
+    else:
+        select_device(cell.config.device)
+        with locked(results), StudyProgress(chain, runs=results / "runs") as progress:
+            outcome = run_study(chain, results, 1, progress, log=options.log)
+    if not first:
+        return 0 if outcome.ok else 1
+    if cell.run_id in outcome.finished:
+        directory = results / "runs" / cell.run_id
+        print_scores(read_json(directory / "scores.json"))
+        print(f"run directory: {directory}")
+    return conclude(outcome)
+
+
+# Which cells --------------------------------------------------------------------------------------
 
 
 def asked_for(options: argparse.Namespace, results: Path) -> Plan:
@@ -101,14 +136,12 @@ def wants_variants(options: argparse.Namespace, results: Path) -> bool:
     when the study.json of ``results`` lists one: once planned, a variant stays in the tables (as
     "not run" where its runs are missing) until study.json is removed.
     """
-    named = set(options.methods or []) | set(options.only or [])
-    named |= set(options.models or [])
+    named = {*(options.methods or ()), *(options.only or ()), *(options.models or ())}
     extended = {*SGPO_VARIANTS, *report.EXTENDED}
     extended |= {*experiments.methods(), *experiments.extra_models()}
-    if options.all or named & extended:
-        return True
     methods = _listed(results).get("methods", ())
-    return any(entry["key"] in SGPO_VARIANTS or entry.get("extra") for entry in methods)
+    listed = any(entry["key"] in SGPO_VARIANTS or entry.get("extra") for entry in methods)
+    return options.all or bool(named & extended) or listed
 
 
 def selected(study: Plan, results: Path, options: argparse.Namespace) -> list[Cell]:
@@ -117,49 +150,51 @@ def selected(study: Plan, results: Path, options: argparse.Namespace) -> list[Ce
     Variants of SGPO that are only planned because an earlier call asked for them are left out
     unless ``--all``, ``--methods`` or ``--only`` asks for them again.
     """
+    _check_names(study, options)
+    seeds, methods, models = getattr(options, "only_seeds", None), options.methods, options.models
+    needed = None
+    if options.only:
+        planned = records.Study.planned(study, analyses=analysis_tasks(study))
+        needed = report.needs(planned, options.only)
+    everything = options.all or options.only
+    extra = {e.key for e in study.methods if e.extra} | {*SGPO_VARIANTS}
+    extra_models = {m.key for m in study.extra_models}
+    wanted: dict[str, Cell] = {}
+    for cell in study.cells():
+        config = cell.config
+        asked = (
+            (not methods or config.method in methods)
+            and (not models or config.model in models)
+            and (not seeds or str(config.seed) in seeds)
+            and (needed is None or (config.model, config.method) in needed)
+        )
+        unasked_extra = (config.method in extra and not methods) or (
+            config.model in extra_models and not models
+        )
+        if asked and (everything or not unasked_extra):
+            for part in filter(None, (cell.parent, cell)):
+                wanted.setdefault(part.run_id, part)
+    if not wanted and not selected_analyses(study, options):
+        raise ValueError("no cell of the grid matches --methods, --models and --only")
+    cells = list(wanted.values())
+    if study.name == "mini" and not (options.only or methods or models):
+        for model in study.models:  # condition 6 of the report's regime table
+            cells += calibration_cells(model.key).values()
+    return cells
+
+
+def _check_names(study: Plan, options: argparse.Namespace) -> None:
+    """ValueError for a method, model or seed that the study does not have."""
     for name in options.methods or []:
         study.entry(name)
-    extra_model = {m.key for m in study.extra_models}
     models = [m.key for m in study.models + study.extra_models]
     for name in options.models or []:
         if name not in models:
             shown = f"`sgpo list models --profile {study.name}`"
             raise ValueError(unknown("model", name, models, shown))
-    only_seeds = getattr(options, "only_seeds", None)
-    for name in only_seeds or []:
+    for name in getattr(options, "only_seeds", None) or []:
         if name not in map(str, study.seeds):
             raise ValueError(f"unknown seed {name!r}: the study has {list(study.seeds)}")
-    needed = None
-    if options.only:
-        planned = records.Study.planned(study, analyses=analysis_tasks(study))
-        needed = report.needs(planned, options.only)
-    extra = {entry.key: entry.extra for entry in study.methods}
-    wanted: dict[str, Cell] = {}
-    for cell in study.cells():
-        config = cell.config
-        if options.methods and config.method not in options.methods:
-            continue
-        if options.models and config.model not in options.models:
-            continue
-        if only_seeds and str(config.seed) not in only_seeds:
-            continue
-        if needed is not None and (config.model, config.method) not in needed:
-            continue
-        if not (options.all or options.only) and (
-            (not options.methods and (config.method in SGPO_VARIANTS or extra[config.method]))
-            or (config.model in extra_model and config.model not in (options.models or []))
-        ):
-            continue
-        if cell.parent:
-            wanted.setdefault(cell.parent.run_id, cell.parent)
-        wanted.setdefault(cell.run_id, cell)
-    if not wanted and not selected_analyses(study, options):
-        raise ValueError("no cell of the grid matches --methods, --models and --only")
-    cells = list(wanted.values())
-    if study.name == "mini" and not (options.only or options.methods or options.models):
-        for model in study.models:  # condition 6 of the report's regime table
-            cells += calibration_cells(model.key).values()
-    return cells
 
 
 def selected_analyses(study: Plan, options: argparse.Namespace) -> list[AnalysisTask]:
@@ -173,33 +208,9 @@ def selected_analyses(study: Plan, options: argparse.Namespace) -> list[Analysis
     return [task for task in analysis_tasks(study) if task.key in keys]
 
 
-def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int:
-    """Run the asked-for cells, then the report; 0 when every cell finished, else 1. Under torchrun
-    all ranks run the cells together, and `sgpo report` makes the report afterwards."""
-    console, began = Console(), time.monotonic()
-    chosen = selected(study, results, options)
-    preflight.check(unfinished(chosen, results), results)
-    if launched_by_torchrun():
-        outcome, first = run_together(chosen, results, options.rank_timeout, study)
-        return conclude(outcome, console) if first else int(not outcome.ok)
-    for device in {cell.config.device for cell in chosen}:
-        select_device(device)  # a GPU that is not there is said once, not cell by cell
-    with locked(results):
-        cells: list[Task] = [*chosen, *selected_analyses(study, options)]
-        write_plan(study, results)
-        with StudyProgress(cells, console, results / "runs") as progress:
-            limit = getattr(options, "time_limit", None) or math.inf
-            outcome = run_study(cells, results, options.jobs, progress, time.time() + limit)
-        console.print("writing the report", highlight=False)
-        write_plan(study, results)
-        record_regimes(study, results)
-        record_disjointness(study, results)
-        summary = report.build(results, options.only)
-        done = [c for c in cells if c.run_id in outcome.started]
-        _log_launch(results, done, options.jobs, time.monotonic() - began)
-    console.print(summary.text(), markup=False, highlight=False, soft_wrap=True)
-    print_table1(results, console)
-    return conclude(outcome, console)
+def unfinished(tasks: Sequence[Task], results: Path) -> list[Task]:
+    """Those of ``tasks`` that are left to run here."""
+    return [task for task in tasks if not is_done(task, results)]
 
 
 def default_jobs(study: Plan) -> int:
@@ -208,34 +219,55 @@ def default_jobs(study: Plan) -> int:
     return (os.cpu_count() or 1) if on_cpu else 1
 
 
-def _log_launch(results: Path, done: list[Cell], jobs: int, seconds: float) -> None:
+# Running them -------------------------------------------------------------------------------------
+
+
+def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int:
+    """Run the asked-for cells, then the report; 0 when every cell finished, else 1. Under torchrun
+    all ranks run the cells together, and `sgpo report` makes the report afterwards."""
+    console, began = Console(), time.monotonic()
+    chosen, log = selected(study, results, options), getattr(options, "log", None)
+    preflight.check(unfinished(chosen, results), results)
+    if launched_by_torchrun():
+        outcome, first = run_together(chosen, results, options.rank_timeout, study, log)
+        return conclude(outcome) if first else int(not outcome.ok)
+    for device in {cell.config.device for cell in chosen}:
+        select_device(device)  # a GPU that is not there is said once, not cell by cell
+    with locked(results):
+        cells: list[Task] = [*chosen, *selected_analyses(study, options)]
+        write_plan(study, results)
+        with StudyProgress(cells, console, results / "runs") as progress:
+            deadline = time.time() + (getattr(options, "time_limit", None) or math.inf)
+            outcome = run_study(cells, results, options.jobs, progress, deadline, log)
+        console.print("writing the report", highlight=False)
+        write_plan(study, results)
+        record_regimes(study, results)
+        record_disjointness(study, results)
+        summary = report.build(results, options.only)
+        _log_launch(results, outcome, options.jobs, time.monotonic() - began)
+    print(summary.text())
+    print_scoreboard(results, console)
+    return conclude(outcome)
+
+
+def _log_launch(results: Path, outcome: Outcome, jobs: int, seconds: float) -> None:
     """Append what this call ran and how long it took, with the machine, to launches.jsonl."""
     path = results / "launches.jsonl"
     before = path.read_text() if path.exists() else ""
-    entry = {"cells_run": len(done), "jobs": jobs, "wall_seconds": round(seconds, 1)}
+    entry = {"cells_run": len(outcome.started), "jobs": jobs, "wall_seconds": round(seconds, 1)}
     write_text(path, before + json.dumps(entry | environment(), sort_keys=True) + "\n")
 
 
-def conclude(outcome: Outcome, console: Console) -> int:
-    """Name what failed; the exit code."""
-    for run_id, why in outcome.failed.items():
-        console.print(f"FAILED {run_id}: {why}", markup=False, highlight=False, soft_wrap=True)
-    for run_id in outcome.blocked:
-        console.print(f"not run {run_id}: its starting checkpoint failed", markup=False)
+def conclude(outcome: Outcome) -> int:
+    """Name what failed, what is left and what is old; the exit code."""
+    outcome.print_failures()
     if outcome.left:
-        console.print(
-            f"out of time with {len(outcome.left)} cells and analyses left: "
-            + " ".join(outcome.left),
-            markup=False,
-            soft_wrap=True,
-        )
-        console.print(f"to go on: {' '.join(map(shlex.quote, sys.argv))}", soft_wrap=True)
+        left = f"{len(outcome.left)} cells and analyses left: {' '.join(outcome.left)}"
+        print(f"out of time with {left}\nto go on: {shlex.join(sys.argv)}")
     if outcome.outdated:
-        console.print(
+        print(
             f"{len(outcome.outdated)} finished runs were made by other source code and kept; "
-            "delete their directories to run them again: " + " ".join(outcome.outdated),
-            markup=False,
-            soft_wrap=True,
+            f"delete their directories to run them again: {' '.join(outcome.outdated)}"
         )
     return 0 if outcome.ok else 1
 
@@ -260,69 +292,3 @@ def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:
         f"{options.jobs} jobs, {MEGABYTES_PER_CELL * len(left):.0f} MB of disk"
     )
     return 0
-
-
-def print_table1(results: Path, console: Console) -> None:
-    """Table 1 of a study as far as it was run: accuracy in percent by method and benchmark."""
-    path = results / "tables" / "table1.csv"
-    if not path.exists():
-        return
-    rows = [row for row in records.read_rows(path) if row["mean"] != records.NOT_RUN]
-    names = list(dict.fromkeys(row["benchmark"] for row in rows))
-    table = Table("model", "method", *names, title="Accuracy in percent")
-    cells: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows:
-        mean = f"{float(row['mean']):.1f}"
-        cells.setdefault((row["model"], row["method"]), {})[row["benchmark"]] = mean
-    for (model, method), means in cells.items():
-        table.add_row(model, method, *(means.get(name, "") for name in names))
-    if cells:
-        console.print(table)
-
-
-def unfinished(tasks: Sequence[Task], results: Path) -> list[Task]:
-    """Those of ``tasks`` that are left to run here."""
-    return [task for task in tasks if not is_done(task, results)]
-
-
-def train_command(options: argparse.Namespace) -> int:
-    """``sgpo train``: one method on one model, with its warm-up if that is missing."""
-    results = options.out
-    path = Path(options.method) if options.method.endswith(".py") else None
-    check_overrides(options.overrides, one_run=True)
-    study = planned_study(
-        options.profile,
-        options.seed + 1,
-        [path] if path else [],
-        options.overrides,
-        variants=True,
-        newer=True,
-        models=[options.model],
-        problems=options.problems,
-    )
-    entry = study.entry(path.stem if path else options.method)
-    models = [m.key for m in study.models + study.extra_models]
-    if options.model not in models:
-        shown = f"`sgpo list models --profile {options.profile}`"
-        raise ValueError(unknown("model", options.model, models, shown))
-    config, parent = entry.config(options.model, options.seed), None
-    if config.init == "warmup":
-        parent = Cell(study.entry(entry.parent).config(options.model, options.seed))
-    cell = Cell(config, parent)
-    check_reaches(options.overrides, [c.config for c in (cell, parent) if c])
-    chain = [c for c in (parent, cell) if c]
-    preflight.check(unfinished(chain, results), results)
-    first = True
-    if launched_by_torchrun():
-        outcome, first = run_together(chain, results, options.rank_timeout)
-    else:
-        select_device(config.device)
-        with locked(results), StudyProgress(chain, runs=results / "runs") as progress:
-            outcome = run_study(chain, results, 1, progress)
-    if not first:
-        return 0 if outcome.ok else 1
-    if cell.run_id in outcome.finished:
-        directory = results / "runs" / cell.run_id
-        print_scores(read_json(directory / "scores.json"))
-        print(f"run directory: {directory}")
-    return conclude(outcome, Console())

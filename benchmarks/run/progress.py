@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -52,6 +52,20 @@ def expected_cost(cell: Planned) -> float:
     return cost * SCALE.get(config.model, 1.0)
 
 
+def at_intervals(tell: Callable[..., None], seconds: float = 0.5) -> Callable[..., None]:
+    """A cell's progress that passes on to ``tell`` what comes after ``seconds`` of silence, and the
+    end of each stage."""
+    last = 0.0
+
+    def report(stage: str, done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        if time.monotonic() - last > seconds or done == total:
+            last = time.monotonic()
+            tell(stage, done, total, note)
+
+    return report
+
+
 class StudyProgress:
     """A live table on a terminal; elsewhere a line per finished cell and, of a running one, a
     line a minute. ``runs``: where the cells' directories are, for the numbers of the last step."""
@@ -60,13 +74,13 @@ class StudyProgress:
         self, cells: Sequence[Planned], console: Console | None = None, runs: Path | None = None
     ) -> None:
         self.console, self.runs = console or Console(), runs
-        self.started: dict[str, float] = {}
-        self.said: dict[str, float] = {}
         self.cost = {c.run_id: expected_cost(c) for c in cells}
         self.share = dict.fromkeys(self.cost, 0.0)
         self.stage: dict[str, str] = {}
-        self.began = time.monotonic()
-        self.skipped = 0.0
+        self.note: dict[str, str] = {}
+        self.started: dict[str, float] = {}
+        self.said: dict[str, float] = {}
+        self.began, self.skipped = time.monotonic(), 0.0
         self.live = Live(console=self.console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> StudyProgress:
@@ -86,45 +100,40 @@ class StudyProgress:
         self.stage[cell.run_id] = "starting"
         self.started[cell.run_id] = self.said[cell.run_id] = time.monotonic()
 
-    def update(self, cell: Planned, stage: str, done: int, total: int) -> None:
+    def update(self, cell: Planned, stage: str, done: int, total: int, note: str = "") -> None:
         """A worker reports ``done`` of ``total`` in a stage."""
         offset, width = SPANS[stage]
         self.share[cell.run_id] = offset + width * done / max(1, total)
         self.stage[cell.run_id] = f"{stage} {done}/{total}"
+        self.note[cell.run_id] = note
 
     def conclude(self, cell: Planned, what: str) -> None:
         self.share[cell.run_id] = 1.0
         self.stage.pop(cell.run_id, None)
         finished = sum(s >= 1.0 for s in self.share.values())
-        self.console.print(
-            f"[{finished}/{len(self.share)}] {cell.run_id}: {what}"
-            f" ({self.elapsed()} elapsed, about {self.left()} left)",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        place = f"[{finished}/{len(self.share)}] {cell.run_id}"
+        self._say(f"{place}: {what} ({self._elapsed()} elapsed, about {self._left()} left)")
 
     def refresh(self) -> None:
         if self.live.is_started:
             table = Table(box=None, show_header=False)
             for run_id in self.stage:
                 table.add_row(run_id, *self.describe(run_id))
-            done = sum(self.cost[r] * s for r, s in self.share.items())
-            share = done / max(1e-9, sum(self.cost.values()))
-            table.add_row("study", f"{share:.0%}, {self.elapsed()} elapsed, {self.left()} left")
+            share = self._done() / max(1e-9, sum(self.cost.values()))
+            table.add_row("study", f"{share:.0%}, {self._elapsed()} elapsed, {self._left()} left")
             self.live.update(table)
             return
         for run_id in self.stage:
             if time.monotonic() - self.said[run_id] > SECONDS_A_LINE:
                 self.said[run_id] = time.monotonic()
-                text = f"{run_id}: {', '.join(filter(None, self.describe(run_id)))}"
-                self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._say(f"{run_id}: {', '.join(filter(None, self.describe(run_id)))}")
 
     def describe(self, run_id: str) -> tuple[str, str, str]:
-        """Of a running cell: its stage, the numbers of its last training step, the time left."""
+        """Of a running cell: its stage, the numbers of its last step or its accuracy so far, and
+        the time left."""
         spent, share = time.monotonic() - self.started[run_id], self.share[run_id]
         left = f"about {clock(spent * (1 - share) / share)} left" if share > 0.02 else ""
-        return self.stage[run_id], self._last_step(run_id), left
+        return self.stage[run_id], self.note.get(run_id) or self._last_step(run_id), left
 
     def _last_step(self, run_id: str) -> str:
         path = self.runs / run_id / "metrics.jsonl" if self.runs else None
@@ -133,19 +142,22 @@ class StudyProgress:
         lines = path.read_text().splitlines()
         # The last line may be half written.
         step = json.loads(lines[-1]) if lines and lines[-1].endswith("}") else {}
-        shown = [f"{label} {step[name]:.3g}" for name, label in SHOWN.items() if name in step]
-        return " ".join(shown)
+        return " ".join(f"{label} {step[key]:.3g}" for key, label in SHOWN.items() if key in step)
 
-    def elapsed(self) -> str:
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _done(self) -> float:
+        return sum(self.cost[r] * s for r, s in self.share.items())
+
+    def _elapsed(self) -> str:
         return clock(time.monotonic() - self.began)
 
-    def left(self) -> str:
+    def _left(self) -> str:
         """Time left at the rate of this study so far."""
-        done = sum(self.cost[r] * s for r, s in self.share.items()) - self.skipped
-        total = sum(self.cost.values()) - self.skipped
-        if done <= 0:
-            return "?"
-        return clock((time.monotonic() - self.began) * (total - done) / done)
+        done, total = self._done() - self.skipped, sum(self.cost.values()) - self.skipped
+        rate = done / (time.monotonic() - self.began) if done > 0 else 0.0
+        return clock((total - done) / rate) if rate else "?"
 
 
 def clock(seconds: float) -> str:

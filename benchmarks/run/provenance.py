@@ -14,9 +14,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.config import Cell, user_method_file
+from benchmarks.config import Cell, digest_of_file, user_method_file, weights_record
 from benchmarks.data.sources import problem_set_sha256
-from benchmarks.run.given import Given, digest_of_file, weights_record
+from benchmarks.run.given import Given
 from sgpo.core.config import canonical_json
 from sgpo.core.files import read_json, write_bytes, write_json, write_text
 from sgpo.core.prompts import prompt_spec
@@ -32,12 +32,8 @@ KEPT_FILES = (
 
 
 def record(run_dir: Path, cell: Cell, given: Given, started: str) -> None:
-    """Write provenance.json of a run that starts or continues; earlier attempts stay listed, and
-    a run that is trained already keeps the record of what it was trained on.
-
-    Args:
-        started: time of this attempt, ISO 8601.
-    """
+    """Write provenance.json of a run that starts or continues at ``started`` (ISO 8601). Earlier
+    attempts stay listed, and a trained run keeps the record of what it was trained on."""
     path = run_dir / FILE
     before = read_json(path) if path.exists() else {}
     source = revision()
@@ -45,14 +41,20 @@ def record(run_dir: Path, cell: Cell, given: Given, started: str) -> None:
     if source.patch:
         write_text(run_dir / "source.patch", source.patch)
         attempt["source_patch_sha256"] = hashlib.sha256(source.patch.encode()).hexdigest()
-    method_file = user_method_file(cell.config.settings)
-    if method_file:
+    if method_file := user_method_file(cell.config.settings):
         write_bytes(run_dir / "method.py", method_file.read_bytes())
     now = {
         "attempts": [*before.get("attempts", []), attempt],
         "start_weights": weights_record(given.weights),
         "prompt": prompt_record(cell.config.prompt, given.tokenizer),
-        "evaluation_data": {k: suite_record(*suite) for k, suite in given.suites.items()},
+        "evaluation_data": {
+            key: {
+                "num_problems": len(problems),
+                "samples_per_problem": k,
+                "sha256": problem_set_sha256(problems),
+            }
+            for key, (problems, k) in given.suites.items()
+        },
         "seeds": seed_record(cell),
     }
     if given.problems and not (run_dir / "model").is_dir():
@@ -64,15 +66,6 @@ def training_record(problems: Sequence[Problem]) -> dict[str, Any]:
     """Number and hash of the training problems, strategies and traces included."""
     content = [dataclasses.asdict(p) for p in problems]
     return {"num_problems": len(problems), "sha256": _digest_of(content)}
-
-
-def suite_record(problems: list[Problem], k: int) -> dict[str, Any]:
-    """Size and hash of an evaluation set; ``k`` samples a problem."""
-    return {
-        "num_problems": len(problems),
-        "samples_per_problem": k,
-        "sha256": problem_set_sha256(problems),
-    }
 
 
 def checksums(run_dir: Path) -> dict[str, str]:
@@ -104,9 +97,9 @@ def seed_record(cell: Cell) -> dict[str, Any]:
     if config.train is not None:
         seeds["train"] = derive_seed(config.seed, "train")
         seeds["rollout"] = "derive_seed(train, 'rollout', step, role[, call])"
-    for key in config.evaluation.suites:
-        seeds[f"eval/{key}"] = derive_seed(config.seed, "eval", key)
-    return seeds
+    return seeds | {
+        f"eval/{key}": derive_seed(config.seed, "eval", key) for key in config.evaluation.suites
+    }
 
 
 def _digest_of(value: Any) -> str:

@@ -8,6 +8,7 @@ warm-up at five expert gaps; the cells for those are ``calibration_cells``.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.config import Cell, Plan
+from benchmarks.config import Cell, Plan, unknown
 from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles import mini
 from benchmarks.run.progress import StudyProgress
@@ -35,18 +36,13 @@ def calibration_cells(model: str) -> dict[float | None, Cell]:
     """Cells judged on the development set only: the warm-up at each expert gap, and under None
     the base model."""
     evaluation = replace(mini.EVALUATION, suites=(DEVELOPMENT,))
-    cells: dict[float | None, Cell] = {
-        None: Cell(replace(mini.base(model, 0), method="base_dev", evaluation=evaluation))
-    }
+    base = replace(mini.base(model, 0), method="base_dev", evaluation=evaluation)
+    cells: dict[float | None, Cell] = {None: Cell(base)}
     warmup = next(e for e in mini.METHODS if e.key == "sft").config(model, 0)
     for gap in regime.EXPERT_GAPS:
-        config = replace(
-            warmup,
-            method=f"sft_gap{gap:g}",
-            data=replace(warmup.data, expert_gap=gap),
-            evaluation=evaluation,
-        )
-        cells[gap] = Cell(config)
+        data = replace(warmup.data, expert_gap=gap)
+        plain = replace(warmup, method=f"sft_gap{gap:g}", data=data, evaluation=evaluation)
+        cells[gap] = Cell(plain)
     return cells
 
 
@@ -65,43 +61,40 @@ def conditions_of(
     record: dict[str, Any] = {"conditions": [], "reported": {}}
     if base.run_id in runs and runs[base.run_id].has("regime.json"):
         record = runs[base.run_id].object("regime.json")
-    conditions = list(record["conditions"])
-    rewards = [r for r in (_final_reward(runs.get(c.run_id)) for c in grpo) if r is not None]
-    if rewards:
-        conditions.append(regime.saturation_condition(mean(rewards)).to_json())
+    conditions, reported = list(record["conditions"]), dict(record["reported"])
+    steps = [runs[c.run_id].metrics()[-LAST_STEPS:] for c in grpo if c.run_id in runs]
+    if steps:
+        reward = mean(mean(step["reward"] for step in last) for last in steps)
+        conditions.append(regime.saturation_condition(reward).to_json())
     cells = calibration_cells(model)
     accuracy = {gap: dev_accuracy(runs.get(cell.run_id)) for gap, cell in cells.items()}
     if all(value is not None for value in accuracy.values()):
         start = accuracy.pop(None)
-        change = accuracy[mini.EXPERT_GAP] - start
         near = [gap for gap, a in accuracy.items() if abs(a - start) <= TOLERANCE]
-        record["reported"]["largest_gap_near_base"] = max(near, default=-1.0)
-        conditions.append(
-            regime.within(
-                f"6 warm-up minus base at expert gap {mini.EXPERT_GAP:g}",
-                change, -TOLERANCE, TOLERANCE,
-            ).to_json()
-        )  # fmt: skip
-        record["reported"]["dev_accuracy_base"] = start
-        record["reported"]["dev_accuracy_by_gap"] = {f"{g:g}": a for g, a in accuracy.items()}
-    return {"conditions": conditions, "reported": record["reported"]}
-
-
-def _final_reward(run: StoredRun | None) -> float | None:
-    return mean(step["reward"] for step in run.metrics()[-LAST_STEPS:]) if run else None
+        name = f"6 warm-up minus base at expert gap {mini.EXPERT_GAP:g}"
+        change = accuracy[mini.EXPERT_GAP] - start
+        conditions.append(regime.within(name, change, -TOLERANCE, TOLERANCE).to_json())
+        reported |= {
+            "largest_gap_near_base": max(near, default=-1.0),
+            "dev_accuracy_base": start,
+            "dev_accuracy_by_gap": {f"{g:g}": a for g, a in accuracy.items()},
+        }
+    return {"conditions": conditions, "reported": reported}
 
 
 def record_regimes(study: Plan, results: Path) -> dict[str, Any]:
     """Write and return ``regime.json`` of a mini study from the runs that are there; other worlds
     have no such conditions."""
-    if study.cells()[0].config.data.source != "mini":
-        return {}
     cells, runs = study.cells(), stored_runs(results)
+    if cells[0].config.data.source != "mini":
+        return {}
     models = {}
     for model in [m.key for m in study.models]:
-        base = next(c for c in cells if c.config.model == model and c.config.method == "base")
-        grpo = [c for c in cells if c.config.model == model and c.config.method == "grpo"]
-        models[model] = conditions_of(model, grpo, base, runs)
+        base, grpo = (
+            [c for c in cells if (c.config.model, c.config.method) == (model, method)]
+            for method in ("base", "grpo")
+        )
+        models[model] = conditions_of(model, grpo, base[0], runs)
     content = {"models": models}
     write_json(results / "regime.json", content)
     return content
@@ -113,7 +106,7 @@ def check_command(options: argparse.Namespace) -> int:
     known = [m.key for m in full.models]
     for name in options.models or []:
         if name not in known:
-            raise ValueError(f"unknown model {name!r}: must be one of {', '.join(known)}")
+            raise ValueError(unknown("model", name, known, "`sgpo list models`"))
     chosen = options.models or known
     study = replace(
         full,
@@ -124,20 +117,18 @@ def check_command(options: argparse.Namespace) -> int:
     for model in chosen:
         cells += calibration_cells(model).values()
     with locked(results):
-        with StudyProgress(cells) as progress:
-            outcome = run_study(cells, results, options.jobs, progress)
+        with StudyProgress(cells, runs=results / "runs") as progress:
+            outcome = run_study(cells, results, options.jobs or os.cpu_count() or 1, progress)
         content = record_regimes(mini.study(), results)  # all that is known, not only this
-    for run_id, why in outcome.failed.items():
-        print(f"FAILED {run_id}: {why}")
+    outcome.print_failures()
     failed = sum(print_conditions(m, content["models"][m]) for m in chosen)
     return 0 if outcome.ok and not failed else 1
 
 
 def print_conditions(model: str, record: dict[str, Any]) -> int:
     """Print every condition of a model; how many fail or are missing."""
-    table = Table(title=f"{model}: is the miniature informative?")
-    for column in ("condition", "measured", "required", ""):
-        table.add_column(column)
+    title = f"{model}: is the miniature informative?"
+    table = Table("condition", "measured", "required", "", title=title)
     for c in record["conditions"]:
         verdict = "holds" if c["passed"] else "FAILS"
         table.add_row(c["name"], f"{c['value']:.4f}", c["requirement"], verdict)

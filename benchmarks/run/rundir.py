@@ -1,16 +1,14 @@
-"""A run's directory: what lies in it, when it is finished, and its only writers.
+"""A run's directory: what lies in it and its only writers.
 
 It holds, in the order of writing: config.json, environment.json and provenance.json (beside them
 source.patch and method.py where there is one), metrics.jsonl and checkpoints/ while it trains,
 train.json, model/ (an ordinary Hugging Face directory), samples/ per suite, scores.json, and last
-result.json with the checksums of the others. A run is finished exactly when result.json and what
-the next cells need from it are there.
+result.json with the checksums of the others. ``store.runs.is_finished`` says when it is whole.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -19,24 +17,17 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from benchmarks.config import SUITE_VERSION, Cell
+from benchmarks.config import SUITE_VERSION, Cell, named_weights
 from benchmarks.run import provenance
 from benchmarks.run.given import Given
+from benchmarks.run.modelcard import write_card
+from benchmarks.store.runs import is_finished
 from sgpo.core import sharding
 from sgpo.core.config import to_dict
 from sgpo.core.distributed import Ranks, describe_device
-from sgpo.core.files import read_json, whole_directory, write_json
+from sgpo.core.files import read_json, read_jsonl, whole_directory, write_json
 from sgpo.core.runlog import environment, source_digest
 from sgpo.core.trainer import Diverged
-
-
-def is_finished(run_dir: Path) -> bool:
-    """Whether the run is complete on this machine: results that came with the source tree have
-    no samples and weights beside them and count as published, not as finished."""
-    if not (run_dir / "result.json").exists() or not (run_dir / "samples").is_dir():
-        return False
-    trained = read_json(run_dir / "result.json")["num_steps"] > 0
-    return not trained or (run_dir / "model").is_dir()
 
 
 class RunDir:
@@ -46,15 +37,7 @@ class RunDir:
         self.path = study_dir / "runs" / cell.run_id
         self.cell, self.ranks = cell, ranks
         self.started, self._clock = _now(), time.perf_counter()
-
-    @property
-    def model(self) -> Path:
-        """Where the last weights lie once the run is trained."""
-        return self.path / "model"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
+        self.model, self.samples = self.path / "model", self.path / "samples"
 
     def is_trained(self) -> bool:
         """Whether an earlier attempt has left the last weights; the same on all ranks."""
@@ -81,6 +64,8 @@ class RunDir:
             "settings_class": type(cell.config.settings).__name__,
             "parent": cell.parent.run_id if cell.parent else None,
         }
+        if weights := named_weights(cell.config):
+            names["weights"] = weights
         write_json(self.path / "config.json", names | to_dict(cell.config))
         used = describe_device(given.device)
         place = environment(used.get("device_name")) | used | {"ranks": self.ranks.size}
@@ -98,7 +83,7 @@ class RunDir:
             sharding.export(model, None)
             return
         reason = {"message": str(diverged), "fatal": diverged.fatal} if diverged else None
-        seconds = sum(step["seconds"] for step in self._metrics())
+        seconds = sum(step["seconds"] for step in self.metrics())
         write_json(self.path / "train.json", {"seconds": seconds, "diverged": reason})
         with whole_directory(self.model) as target:
             sharding.export(model, target)
@@ -108,8 +93,8 @@ class RunDir:
     def finish(
         self, scores: dict[str, Any] | None, given: Given, num_parameters: int, eval_seconds: float
     ) -> dict[str, Any]:
-        """Write scores.json and result.json; what result.json says, on all ranks. ``scores`` are
-        those of rank 0.
+        """Write scores.json, the model's card and result.json; what result.json says, on all ranks.
+        ``scores`` are those of rank 0.
 
         Raises:
             Diverged: the loss became non-finite.
@@ -117,66 +102,52 @@ class RunDir:
         result = None
         if self.ranks.first:
             write_json(self.path / "scores.json", {"run_id": self.cell.run_id, **scores})
-            train = {"seconds": 0.0, "diverged": None}
-            if given.config.train:
-                train = read_json(self.path / "train.json")
-            result = (
-                self._identity()
-                | self._training(train["diverged"])
-                | {
-                    "started": self.started,
-                    "ended": _now(),
-                    "wall_seconds": round(time.perf_counter() - self._clock, 2),
-                    "train_seconds": round(train["seconds"], 2),
-                    "eval_seconds": round(eval_seconds, 2),
-                    "evaluation_tokens": evaluation_tokens(scores),
-                    "device": str(given.device),
-                    "num_parameters": num_parameters,
-                    "sha256": provenance.checksums(self.path),
-                }
-            )
+            suites = scores["benchmarks"].values()
+            tokens = sum(s["mean_length"] * s["k"] * len(s["verdicts"]) for s in suites)
+            result = self._training() | {
+                "run_id": self.cell.run_id,
+                "model": self.cell.config.model,
+                "method": self.cell.config.method,
+                "seed": self.cell.config.seed,
+                "config_hash": self.cell.hash,
+                "suite_version": SUITE_VERSION,
+                "source_digest": source_digest(),
+                "started": self.started,
+                "ended": _now(),
+                "wall_seconds": round(time.perf_counter() - self._clock, 2),
+                "eval_seconds": round(eval_seconds, 2),
+                "evaluation_tokens": round(tokens),
+                "device": str(given.device),
+                "num_parameters": num_parameters,
+                "sha256": provenance.checksums(self.path),
+            }
+            if self.model.is_dir():
+                write_card(self.model, self.path, scores)
             write_json(self.path / "result.json", result)
         result = self.ranks.from_first(result)
         if result["diverged_fatally"]:
             raise Diverged(result["diverged_reason"], fatal=True)
         return result
 
-    def _identity(self) -> dict[str, Any]:
-        cell = self.cell
-        return {
-            "run_id": cell.run_id,
-            "model": cell.config.model,
-            "method": cell.config.method,
-            "seed": cell.config.seed,
-            "config_hash": cell.hash,
-            "suite_version": SUITE_VERSION,
-            "source_digest": source_digest(),
-        }
-
-    def _training(self, diverged: dict[str, Any] | None) -> dict[str, Any]:
+    def _training(self) -> dict[str, Any]:
         """How the training ended and what it took."""
-        steps = self._metrics()
-        last = steps[-1] if steps else {}
+        path, steps = self.path / "train.json", self.metrics()
+        train = read_json(path) if path.exists() else {"seconds": 0.0, "diverged": None}
+        diverged, last = train["diverged"], steps[-1] if steps else {}
         return {
             "status": "diverged" if diverged else "finished",
             "diverged_reason": diverged["message"] if diverged else None,
             "diverged_fatally": bool(diverged and diverged["fatal"]),
+            "train_seconds": round(train["seconds"], 2),
             "num_steps": len(steps),
             "num_samples": last.get("num_samples", 0),
             "sampled_tokens": last.get("sampled_tokens", 0),
         }
 
-    def _metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[dict[str, Any]]:
+        """The training steps so far."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def evaluation_tokens(scores: dict[str, Any]) -> int:
-    """Tokens sampled for scores.json, over all suites."""
-    suites = scores["benchmarks"].values()
-    return round(sum(s["mean_length"] * s["k"] * len(s["verdicts"]) for s in suites))
+        return read_jsonl(path) if path.exists() else []
 
 
 def _now() -> str:

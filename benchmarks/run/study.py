@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver, get_context
 from pathlib import Path
@@ -22,10 +22,9 @@ from benchmarks.analyses import run as analyses
 from benchmarks.config import Cell, Plan, load_method_file, user_method_file
 from benchmarks.run.cell import run_cell
 from benchmarks.run.failures import record_failure, summary_of
-from benchmarks.run.progress import StudyProgress, expected_cost
-from benchmarks.run.rundir import is_finished
+from benchmarks.run.progress import StudyProgress, at_intervals, expected_cost
 from benchmarks.store import records
-from benchmarks.store.runs import stored_runs
+from benchmarks.store.runs import is_finished, stored_runs
 from sgpo.core.config import EXIT_HUNG
 from sgpo.core.files import read_json, write_json
 from sgpo.core.runlog import source_digest
@@ -53,6 +52,21 @@ class Outcome:
     def ok(self) -> bool:
         return not self.failed and not self.blocked
 
+    def add(self, run_id: str, result: dict[str, Any]) -> None:
+        """File an ended task by its result. A run whose loss became non-finite has its place in
+        the tables, marked, and is still wrong."""
+        if result.get("diverged_fatally"):
+            self.failed[run_id] = result["diverged_reason"]
+        else:
+            self.finished.append(run_id)
+
+    def print_failures(self) -> None:
+        """One line each."""
+        for run_id, why in self.failed.items():
+            print(f"FAILED {run_id}: {why}")
+        for run_id in self.blocked:
+            print(f"not run {run_id}: its starting checkpoint failed")
+
 
 def is_done(task: Task, study_dir: Path) -> bool:
     """Whether nothing of ``task`` is left to do on this machine. An analysis is finished when its
@@ -70,40 +84,13 @@ def needs(task: Task) -> tuple[Cell, ...]:
     return (task.parent,) if task.parent else ()
 
 
-def failure_path(task: Task, study_dir: Path) -> Path:
-    """Where the reason is kept when ``task`` fails."""
+def record_paths(task: Task, study_dir: Path) -> tuple[Path, Path]:
+    """Where a task's result is kept, and the reason when it fails."""
     if isinstance(task, AnalysisTask):
-        return analyses.failure_path(study_dir, task.run_id)
-    return study_dir / "runs" / task.run_id / "failed.json"
-
-
-def _record(task: Task, study_dir: Path) -> dict[str, Any]:
-    """What a finished task says of itself: ``source_digest`` and, of a cell, how it ended."""
-    if isinstance(task, AnalysisTask):
-        return read_json(analyses.result_path(study_dir, task.run_id))
-    return read_json(study_dir / "runs" / task.run_id / "result.json")
-
-
-def _run(
-    task: Task,
-    study_dir: Path,
-    progress: Callable[[str, int, int], None],
-    stop: Callable[[], bool],
-) -> None:
-    """Run ``task`` in this process to its end, or a cell until ``stop``."""
-    if isinstance(task, AnalysisTask):
-        analyses.run_analysis(task, study_dir, progress)
-    else:
-        run_cell(task, study_dir, progress, stop=stop)
-
-
-def _base(task: Task) -> str | None:
-    """The base model that ``task`` may have to make first; None for an analysis."""
-    return None if isinstance(task, AnalysisTask) else task.config.model
-
-
-def _makes_base(task: Task) -> bool:
-    return isinstance(task, Cell) and task.config.method == "base"
+        names = analyses.result_path, analyses.failure_path
+        return tuple(name(study_dir, task.run_id) for name in names)
+    run_dir = study_dir / "runs" / task.run_id
+    return run_dir / "result.json", run_dir / "failed.json"
 
 
 def run_study(
@@ -112,6 +99,7 @@ def run_study(
     jobs: int,
     progress: StudyProgress,
     deadline: float = math.inf,
+    log: str | None = None,
 ) -> Outcome:
     """Run every task that is not finished, ``jobs`` at a time; a failing one stops only those
     that need it. KeyboardInterrupt ends the workers; finished tasks stay.
@@ -119,7 +107,7 @@ def run_study(
     After ``deadline`` (of ``time.time``) nothing is started, and what runs stops behind its
     training step or benchmark; the outcome lists both as ``left``.
     """
-    return _Runner(study_dir, jobs, progress, deadline).run(tasks)
+    return _Runner(study_dir, jobs, progress, deadline, log).run(tasks)
 
 
 @dataclass
@@ -137,10 +125,15 @@ class _Runner:
     """Tasks that wait, workers that run them, and what became of those that ended."""
 
     def __init__(
-        self, study_dir: Path, jobs: int, progress: StudyProgress, deadline: float
+        self,
+        study_dir: Path,
+        jobs: int,
+        progress: StudyProgress,
+        deadline: float,
+        log: str | None,
     ) -> None:
         self.study_dir, self.jobs, self.progress = study_dir, jobs, progress
-        self.deadline = deadline
+        self.deadline, self.log = deadline, log
         self.context = get_context("forkserver")
         self.context.set_forkserver_preload(_PRELOAD)
         # Started with SIGINT ignored: Ctrl-C while it imports torch would show a traceback of it.
@@ -159,16 +152,15 @@ class _Runner:
                 self.waiting.append(task)
         # A base model is made by one process and everything of that model waits for it: all of
         # them first, the longest before the others, or cores stand idle at the end.
-        self.waiting.sort(key=lambda t: -expected_cost(t) if _makes_base(t) else 0.0)
+        self.waiting.sort(key=lambda t: -expected_cost(t) if _base_of(t) else 0.0)
         try:
             while self.waiting or self.workers:
                 if time.time() > self.deadline:
                     self.outcome.left += [task.run_id for task in self.waiting]
                     self.waiting.clear()
                 self._start_ready()
-                if not self.workers:
-                    continue
-                self._listen()
+                if self.workers:
+                    self._listen()
                 for worker in [w for w in self.workers if w.done]:
                     self.workers.remove(worker)
                     self._conclude(worker)
@@ -181,11 +173,8 @@ class _Runner:
 
     def _skip(self, task: Task) -> None:
         """``task`` was finished before this study run began."""
-        result = _record(task, self.study_dir)
-        if result.get("diverged_fatally"):  # it has a place in the tables, marked; still wrong
-            self.outcome.failed[task.run_id] = result["diverged_reason"]
-        else:
-            self.outcome.finished.append(task.run_id)
+        result = read_json(record_paths(task, self.study_dir)[0])
+        self.outcome.add(task.run_id, result)
         self.progress.skip(task)
         if result.get("source_digest", source_digest()) != source_digest():
             self.outcome.outdated.append(task.run_id)
@@ -193,26 +182,24 @@ class _Runner:
     def _start_ready(self) -> None:
         """Fill free places with tasks whose needs are finished; drop those whose needs failed."""
         unfinished = {w.task.run_id for w in self.workers} | {t.run_id for t in self.waiting}
-        bases = {_base(w.task) for w in self.workers if _makes_base(w.task)}
+        bases = {_base_of(w.task) for w in self.workers} - {None}
         failed = {*self.outcome.failed, *self.outcome.blocked}
         for task in list(self.waiting):
             needed = [cell.run_id for cell in needs(task)]
             broken = next((run_id for run_id in needed if run_id in failed), None)
+            model = task.config.model if isinstance(task, Cell) else None
             if broken:
                 self.waiting.remove(task)
                 self.outcome.blocked.append(task.run_id)
                 failed.add(task.run_id)
                 self.progress.conclude(task, f"not run: {broken} failed")
             elif (
-                len(self.workers) < self.jobs
-                and not unfinished & set(needed)
-                and _base(task) not in bases
+                len(self.workers) < self.jobs and not unfinished & {*needed} and model not in bases
             ):
                 self.waiting.remove(task)
                 self.workers.append(self._started(task))
                 self.outcome.started.append(task.run_id)
-                if _makes_base(task):
-                    bases.add(_base(task))
+                bases |= {_base_of(task)} - {None}
                 self.progress.start(task)
 
     def _started(self, task: Task) -> _Worker:
@@ -221,9 +208,10 @@ class _Runner:
         lifeline, held = self.context.Pipe(duplex=False)
         cells = task.inputs if isinstance(task, AnalysisTask) else (task,)
         files = [user_method_file(cell.config.settings) for cell in cells]
+        files = [file for file in files if file]
         process = self.context.Process(
             target=_work,
-            args=([f for f in files if f], self.study_dir, sender, lifeline, self.deadline),
+            args=(files, self.study_dir, sender, lifeline, self.deadline, self.log),
             daemon=True,
         )
         process.start()
@@ -244,7 +232,7 @@ class _Runner:
                 worker.process.join()
                 if worker.error is None and worker.process.exitcode != 0:
                     worker.error = _cause_of_death(worker.process.exitcode)
-                    path = failure_path(worker.task, self.study_dir)
+                    path = record_paths(worker.task, self.study_dir)[1]
                     write_json(path, {"error": worker.error, "traceback": None})
                 worker.done = True
                 continue
@@ -261,13 +249,18 @@ class _Runner:
         if worker.stopped:
             self.outcome.left.append(run_id)
             self.progress.conclude(worker.task, "stopped, out of time")
-            return
-        if worker.error is None:
+        elif worker.error is None:
             self.outcome.finished.append(run_id)
             self.progress.conclude(worker.task, "finished")
-            return
-        self.outcome.failed[run_id] = worker.error
-        self.progress.conclude(worker.task, "FAILED")  # why is said once, at the end
+        else:
+            self.outcome.failed[run_id] = worker.error
+            self.progress.conclude(worker.task, "FAILED")  # why is said once, at the end
+
+
+def _base_of(task: Task) -> str | None:
+    """The base model that ``task`` makes; None for a task that makes none."""
+    makes = isinstance(task, Cell) and task.config.method == "base"
+    return task.config.model if makes else None
 
 
 def _cause_of_death(exit_code: int) -> str:
@@ -282,6 +275,7 @@ def _work(
     pipe: connection.Connection,
     lifeline: connection.Connection,
     deadline: float,
+    log: str | None,
 ) -> None:
     """Body of a worker process; its task is the first thing that comes down the lifeline."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
@@ -289,22 +283,18 @@ def _work(
         load_method_file(file)
     task = lifeline.recv()
     threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
-    last = 0.0
-
-    def report(stage: str, done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 0.5 or done == total:
-            last = time.monotonic()
-            pipe.send(("progress", stage, done, total))
-
+    report = at_intervals(lambda *news: pipe.send(("progress", *news)))
     try:
-        _run(task, study_dir, report, lambda: time.time() > deadline)
+        if isinstance(task, AnalysisTask):
+            analyses.run_analysis(task, study_dir, report)
+        else:
+            run_cell(task, study_dir, report, stop=lambda: time.time() > deadline, log=log)
     except Stopped:
         pipe.send(("stopped",))
     except Exception as error:  # whatever a method raises must reach the study as this task's
         why = summary_of(error)
         if not is_done(task, study_dir):  # a diverged run has its results
-            why = record_failure(failure_path(task, study_dir), error, method_files)
+            why = record_failure(record_paths(task, study_dir)[1], error, method_files)
         pipe.send(("failed", why))
         sys.exit(1)
     finally:

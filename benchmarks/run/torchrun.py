@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks.config import Cell, Plan
 from benchmarks.run.cell import run_cell
 from benchmarks.run.failures import record_failure
-from benchmarks.run.progress import StudyProgress
-from benchmarks.run.rundir import is_finished
+from benchmarks.run.progress import StudyProgress, at_intervals
 from benchmarks.run.study import Outcome, write_plan
 from benchmarks.store.locks import locked
+from benchmarks.store.runs import is_finished
 from sgpo.core.distributed import RankLost, Ranks, join, leave, select_device
 from sgpo.core.files import read_json
 from sgpo.core.trainer import Diverged
 
-REPORT_EVERY = 0.5  # seconds
-
 
 def run_together(
-    cells: Sequence[Cell], study_dir: Path, timeout: float, study: Plan | None = None
+    cells: Sequence[Cell],
+    study_dir: Path,
+    timeout: float,
+    study: Plan | None = None,
+    log: str | None = None,
 ) -> tuple[Outcome, bool]:
     """Run ``cells`` in this process as one of the ranks that torchrun started. Several launches may
     make different cells of one study at the same time.
 
     Args:
         timeout: seconds that a rank waits for the others before it gives up.
-        study: what the cells are of; its plan, from which ``sgpo report`` makes the tables, is
-            written. None leaves the plan as it is.
+        study: what the cells are of; its plan is written, from which ``sgpo report`` makes the
+            tables. None leaves the plan as it is.
 
     Returns:
         What became of the cells, and whether this is rank 0, which prints.
@@ -52,57 +54,47 @@ def run_together(
             if ranks.first:
                 left = [c.run_id for c in cells if not is_finished(study_dir / "runs" / c.run_id)]
                 stack.enter_context(locked(study_dir, left))
-                _write_plan(study, study_dir)
+                if study:
+                    write_plan(study, study_dir)
         console = Console(quiet=not ranks.first)
-        progress = stack.enter_context(StudyProgress(cells, console))
+        progress = stack.enter_context(StudyProgress(cells, console, study_dir / "runs"))
+
+        def tell(cell: Cell, *news: Any) -> None:
+            if ranks.first:
+                progress.update(cell, *news)
+                progress.refresh()
+
         for cell in cells:
-            _run_one(cell, study_dir, ranks, outcome, progress)
+            run_dir = study_dir / "runs" / cell.run_id
+            if ranks.from_first(is_finished(run_dir)):
+                progress.skip(cell)
+                outcome.add(cell.run_id, read_json(run_dir / "result.json"))
+            else:
+                outcome.started.append(cell.run_id)
+                progress.start(cell)
+                report = at_intervals(lambda *news, of=cell: tell(of, *news))
+                result = _result(cell, study_dir, ranks, report, log)
+                outcome.add(cell.run_id, result)
+                progress.conclude(cell, result["status"])
             if outcome.failed:
                 break
-        if ranks.first:
-            _write_plan(study, study_dir)  # with the sizes of the models
+        if ranks.first and study:
+            write_plan(study, study_dir)  # with the sizes of the models
     leave()
     return outcome, ranks.first
 
 
-def _write_plan(study: Plan | None, study_dir: Path) -> None:
-    if study is not None:
-        write_plan(study, study_dir)
-
-
-def _run_one(
-    cell: Cell, study_dir: Path, ranks: Ranks, outcome: Outcome, progress: StudyProgress
-) -> None:
-    run_dir, last = study_dir / "runs" / cell.run_id, 0.0
-
-    def report(stage: str, done: int, total: int) -> None:
-        nonlocal last
-        if ranks.first and (time.monotonic() - last > REPORT_EVERY or done == total):
-            last = time.monotonic()
-            progress.update(cell, stage, done, total)
-            progress.refresh()
-
-    if ranks.from_first(is_finished(run_dir)):
-        progress.skip(cell)
-        why = read_json(run_dir / "result.json")
-        if why.get("diverged_fatally"):
-            outcome.failed[cell.run_id] = why["diverged_reason"]
-        else:
-            outcome.finished.append(cell.run_id)
-        return
-    outcome.started.append(cell.run_id)
-    progress.start(cell)
+def _result(
+    cell: Cell, study_dir: Path, ranks: Ranks, report: Callable[..., None], log: str | None
+) -> dict[str, Any]:
+    """What became of ``cell``; an error is kept beside the run, like that of a worker process."""
     try:
-        result = run_cell(cell, study_dir, report, ranks)
+        return run_cell(cell, study_dir, report, ranks, log=log)
     except Diverged as error:  # evaluated, stored and marked
-        result = {"diverged_fatally": True, "diverged_reason": str(error), "status": "diverged"}
+        return {"diverged_fatally": True, "diverged_reason": str(error), "status": "diverged"}
     except RankLost:
         raise
-    except Exception as error:  # kept beside the run, like that of a cell in a worker process
-        record_failure(run_dir / "failed.json", error, rank=ranks.rank)
+    except Exception as error:
+        path = study_dir / "runs" / cell.run_id / "failed.json"
+        record_failure(path, error, rank=ranks.rank)
         raise
-    if result["diverged_fatally"]:
-        outcome.failed[cell.run_id] = result["diverged_reason"]
-    else:
-        outcome.finished.append(cell.run_id)
-    progress.conclude(cell, result["status"])

@@ -9,22 +9,23 @@ here: the only suite that these configs name is the development set.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from benchmarks.config import Cell
+from benchmarks.config import Cell, unknown
 from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles import mini
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
 from benchmarks.store.locks import locked
+from benchmarks.store.records import read_rows
 from sgpo.core.files import read_json, write_text
 
 MODEL = "qwen-m"
@@ -52,34 +53,36 @@ KNOBS: dict[str, tuple[dict[str, Any], ...]] = {
     "sdpo": ({},),
 }
 
+Trial = tuple[str, float, dict[str, Any], Cell]  # method, learning rate, knobs, run
 
-def trials(
-    methods: Sequence[str] | None = None,
-) -> list[tuple[str, float, dict[str, Any], Cell]]:
-    """(method, learning rate, knobs, cell) of every tuning run, or of those of ``methods``."""
+
+def trials(methods: Sequence[str] | None = None) -> list[Trial]:
+    """Every tuning run, or those of ``methods``."""
     entries = {e.key: e for e in mini.METHODS + mini.KIN + mini.NEWER}
     evaluation = replace(mini.EVALUATION, suites=(DEVELOPMENT,))
-    out = []
-    for method, knobs in KNOBS.items():
-        if methods is not None and method not in methods:
-            continue
-        seeds = RUNS_PER_METHOD // (len(LEARNING_RATES) * len(knobs))
-        for rate in LEARNING_RATES:
-            for knob in knobs:
-                for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-                    plain = entries[method].config(MODEL, seed)
-                    config = replace(
-                        plain,
-                        evaluation=evaluation,
-                        settings=replace(plain.settings, **knob),
-                        train=replace(plain.train, learning_rate=rate),
-                    )
-                    parent = None
-                    if config.init == "warmup":
-                        warmup = entries["sft"].config(MODEL, seed)
-                        parent = Cell(replace(warmup, evaluation=evaluation))
-                    out.append((method, rate, knob, Cell(config, parent)))
-    return out
+
+    def cell(method: str, rate: float, knob: dict[str, Any], seed: int) -> Cell:
+        plain = entries[method].config(MODEL, seed)
+        config = replace(
+            plain,
+            evaluation=evaluation,
+            settings=replace(plain.settings, **knob),
+            train=replace(plain.train, learning_rate=rate),
+        )
+        if config.init != "warmup":
+            return Cell(config)
+        return Cell(
+            config, Cell(replace(entries["sft"].config(MODEL, seed), evaluation=evaluation))
+        )
+
+    return [
+        (method, rate, knob, cell(method, rate, knob, FIRST_SEED + index))
+        for method, knobs in KNOBS.items()
+        if methods is None or method in methods
+        for rate in LEARNING_RATES
+        for knob in knobs
+        for index in range(RUNS_PER_METHOD // (len(LEARNING_RATES) * len(knobs)))
+    ]
 
 
 def tune_command(options: argparse.Namespace) -> int:
@@ -90,39 +93,31 @@ def tune_command(options: argparse.Namespace) -> int:
     Raises:
         ValueError: a method that is not tuned.
     """
-    results, jobs, methods = options.out, options.jobs, options.methods
+    results, methods = options.out, options.methods
     for name in methods or []:
         if name not in KNOBS:
-            raise ValueError(f"unknown method {name!r}: must be one of {', '.join(KNOBS)}")
-    directory = results / "tuning"
-    planned = trials(methods)
+            raise ValueError(unknown("method", name, list(KNOBS), "`sgpo tune --help`"))
+    directory, planned = results / "tuning", trials(methods)
     cells: dict[str, Cell] = {}
-    for _, _, _, cell in planned:
-        if cell.parent:
-            cells.setdefault(cell.parent.run_id, cell.parent)
-        cells.setdefault(cell.run_id, cell)
+    for *_, cell in planned:
+        for task in filter(None, (cell.parent, cell)):
+            cells.setdefault(task.run_id, task)
+    jobs = options.jobs or os.cpu_count() or 1
     with locked(directory):
-        with StudyProgress(list(cells.values())) as progress:
-            outcome = run_study(list(cells.values()), directory, jobs, progress)
+        with StudyProgress([*cells.values()], runs=directory / "runs") as progress:
+            outcome = run_study([*cells.values()], directory, jobs, progress, log=options.log)
         if not outcome.ok:
-            for run_id, why in outcome.failed.items():
-                print(f"FAILED {run_id}: {why}")
+            outcome.print_failures()
             return 1
-        others = _stored(results / "tuning.csv", [m for m in KNOBS if m not in (methods or KNOBS)])
-        write_text(results / "tuning.csv", table(planned, directory / "runs", others))
-    print(f"{len(planned)} trials: {results / 'tuning.csv'}")
+        path = results / "tuning.csv"
+        kept = read_rows(path) if methods and path.exists() else []
+        others = [row for row in kept if row["method"] not in methods]
+        write_text(path, table(planned, directory / "runs", others))
+    print(f"{len(planned)} trials: {path}")
     return 0
 
 
-def _stored(path: Path, methods: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of ``methods`` in an earlier tuning.csv."""
-    if not methods or not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["method"] in methods]
-
-
-def table(planned: list, runs: Path, others: Sequence[dict[str, Any]] = ()) -> str:
+def table(planned: Sequence[Trial], runs: Path, others: Sequence[dict[str, Any]] = ()) -> str:
     """CSV of all trials; the setting with the highest mean development accuracy over its seeds
     is marked chosen (the lower learning rate among equals). ``others``: rows taken over, which
     come first; trials are numbered on from there."""
@@ -144,18 +139,13 @@ def table(planned: list, runs: Path, others: Sequence[dict[str, Any]] = ()) -> s
                 "run_id": cell.run_id,
             }
         )
-    best: dict[str, tuple] = {}
-    for method in {row["method"]: None for row in rows}:
-        groups: dict[tuple[float, str], list[float]] = {}
-        for row in rows:
-            if row["method"] == method:
-                key = (row["learning_rate"], row["settings"])
-                groups.setdefault(key, []).append(row["dev_accuracy"])
-        best[method] = max(groups, key=lambda k, g=groups: (float(np.mean(g[k])), -k[0]))
-    for row in rows:
-        row["chosen"] = (row["learning_rate"], row["settings"]) == best[row["method"]]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*others, *rows])
-    return text.getvalue()
+    found = pd.DataFrame(rows)
+    setting = ["method", "learning_rate", "settings"]
+    means = found.groupby(setting, sort=False)["dev_accuracy"].mean().reset_index()
+    # A stable sort: of equal means the lower rate, then the earlier setting comes first.
+    means = means.sort_values(
+        ["dev_accuracy", "learning_rate"], ascending=[False, True], kind="stable"
+    )
+    best = set(means.drop_duplicates("method")[setting].itertuples(index=False, name=None))
+    found["chosen"] = [key in best for key in found[setting].itertuples(index=False, name=None)]
+    return pd.concat([pd.DataFrame(others), found]).to_csv(index=False, lineterminator="\n")

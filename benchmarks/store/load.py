@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.config import Benchmark, addressed
+from benchmarks.config import Benchmark, address_of
 from benchmarks.store import stats
 from benchmarks.store.records import Analysis, PlannedRun, Run, Study
 from benchmarks.store.runs import (
@@ -30,7 +30,6 @@ from benchmarks.store.runs import (
     stored_runs,
     verdict_table,
 )
-from sgpo.core.config import config_hash
 
 
 def load_study(results_dir: Path) -> Study:
@@ -187,22 +186,21 @@ def _analysis_failures(root: Path, planned: tuple[Analysis, ...]) -> dict[str, s
 # What may stand in a table beside another run ----------------------------------------------------
 
 # Keys of config.json that are not the config itself.
-ADDED = ("run_id", "config_hash", "settings_class", "parent")
+ADDED = ("run_id", "config_hash", "settings_class", "parent", "weights")
 
 
 def stored_hash(run: StoredRun, result: Mapping[str, Any]) -> str:
-    """The content address that the run's stored config, parent, packages and method source give:
-    what ``benchmarks.config.Cell.hash`` computed when the run was planned."""
+    """The content address that the run's stored config, parent, packages, method source and weights
+    give: what ``benchmarks.config.Cell.hash`` computed when the run was planned."""
     config, source = run.object("config.json"), run.content("method.py")
     parent = config.get("parent")
-    return config_hash(
-        {
-            "method_source": hashlib.sha256(source).hexdigest() if source else None,
-            "config": addressed({k: value for k, value in config.items() if k not in ADDED}),
-            "parent": parent.rpartition("-")[2] if parent else None,
-            "packages": run.object("environment.json").get("packages"),
-            "suite_version": result.get("suite_version"),
-        }
+    return address_of(
+        {key: value for key, value in config.items() if key not in ADDED},
+        method_source=hashlib.sha256(source).hexdigest() if source else None,
+        parent=parent.rpartition("-")[2] if parent else None,
+        packages=run.object("environment.json").get("packages"),
+        suite_version=result.get("suite_version"),
+        weights=config.get("weights", {}),
     )
 
 

@@ -282,6 +282,11 @@ class Study:
             return ()
         return tuple(self.runs[cell.run_id] for cell in cells)
 
+    def runs_so_far(self, model: str, method: str) -> tuple[Run, ...]:
+        """The planned runs of a model and method that have ended and are evaluated."""
+        cells = self.cells_of(model, method)
+        return tuple(self.runs[c.run_id] for c in cells if not self.why_missing(c, scored=True))
+
     def why_missing(self, cell: Cell, *, scored: bool) -> str | None:
         """None for a run that can be used, else the reason in a few words."""
         run = self.runs.get(cell.run_id)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sgpo.core.config import canonical_json
-from sgpo.core.files import read_jsonl
+from sgpo.core.files import read_json, read_jsonl
 
 TABLES = ("runs", "verdicts", "metrics")
 SCORES, METRICS = "scores.json", "metrics.jsonl"
@@ -99,6 +99,15 @@ class StoredRun:
         if self.published:
             return self.published.metrics(self.run_id)
         return read_jsonl(self.path / METRICS)
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether the run is complete on this machine: results that came with the source tree have
+    no samples and weights beside them and count as published, not as finished."""
+    if not (run_dir / "result.json").exists() or not (run_dir / "samples").is_dir():
+        return False
+    trained = read_json(run_dir / "result.json")["num_steps"] > 0
+    return not trained or (run_dir / "model").is_dir()
 
 
 def stored_runs(root: Path) -> dict[str, StoredRun]:

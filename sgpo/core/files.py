@@ -12,6 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# What the user wants others to be able to do. It can be asked only by setting it, which is no
+# business of a moment in which other threads may make files.
+UMASK = os.umask(0)
+os.umask(UMASK)
+
+
+def _grant(path: Path) -> None:
+    """Give a file or directory the mode that an ordinary program would: temporary ones and those
+    of safetensors are their owner's alone."""
+    os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~UMASK)
+
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """``path``, after ``content`` was written to it so that no reader ever sees a part of it."""
@@ -22,7 +33,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        _grant(Path(name))
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
@@ -128,11 +139,12 @@ def whole_directory(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*"):
+            _grant(file)
             if file.is_file():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
         sync_directory(temporary)
-        os.chmod(temporary, 0o755)
+        _grant(temporary)
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)

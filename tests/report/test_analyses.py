@@ -13,8 +13,8 @@ from rich.console import Console
 from benchmarks.analyses import ANALYSES, AnalysisTask, analysis_tasks, run, steps, strategies
 from benchmarks.profiles.planned import planned_study
 from benchmarks.run import study as tasks
-from benchmarks.run.listing import status_command
 from benchmarks.run.progress import StudyProgress
+from benchmarks.run.status import status_command
 from benchmarks.run.study import run_study, write_plan
 from sgpo.core.files import read_json, sha256_of, write_json
 from sgpo.core.types import Problem, Role, Trajectory

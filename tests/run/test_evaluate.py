@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 
 import pytest
 
@@ -27,10 +26,12 @@ ROWS = [
 ]
 
 
-def test_verdict_letters_follow_the_samples():
-    scores = ev.summarize(ev.judged(ROWS), ["a", "b"], 2)
-    assert scores["verdicts"] == ["cw", "nt"]
+def test_verdict_letters_follow_the_samples_in_whatever_order():
+    judged = ev.judged(ROWS)
+    scores = ev.summarize(judged, ["a", "b"], 2)
+    assert scores["verdicts"] == ["cw", "nt"] and scores["answers"] == "ab .."
     assert scores["mean_length"] == pytest.approx((2 + 2 + 5 + 2) / 4)
+    assert ev.summarize(judged[::-1], ["a", "b"], 2) == scores
 
 
 def test_answers_say_which_samples_agree():
@@ -47,8 +48,6 @@ def test_answers_say_which_samples_agree():
     judged = ev.judged(rows)
     assert [r["correct"] for r in judged] == [False, False, True, False, False, False, False]
     assert ev.answer_word(judged) == "abca.d."
-    scores = ev.summarize(ev.judged(ROWS), ["a", "b"], 2)
-    assert scores["answers"] == "ab .."
 
 
 def test_correct_answers_vote_together_in_any_spelling_and_symbols_never_run_out():
@@ -61,11 +60,6 @@ def test_correct_answers_vote_together_in_any_spelling_and_symbols_never_run_out
     assert ev.answer_word(ev.judged(wrong)) == "ababaccd"
     many = [row("a", i, f"\\boxed{{{i}}}", gold="1000") for i in range(90)]
     assert len(set(ev.answer_word(ev.judged(many)))) == 90
-
-
-def test_order_of_rows_does_not_matter():
-    judged = ev.judged(ROWS)
-    assert ev.summarize(judged[::-1], ["a", "b"], 2) == ev.summarize(judged, ["a", "b"], 2)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +104,7 @@ def test_a_damaged_samples_file_is_named(tmp_path, damage):
         "not json": gzip.compress(b'{"a": 1}\n{"b":'),
     }[damage]
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="x.jsonl.gz: damaged samples file"):
+    with pytest.raises(ValueError, match="x.jsonl.gz: no samples file, or a damaged one"):
         ev.read_samples(path)
 
 
@@ -133,10 +127,3 @@ def test_test_problems_carry_nothing_to_learn_from():
     for key in ("minimath", "miniamc", "miniolympiad", "miniaime"):
         problems, _ = evaluation_problems(key, EvalConfig(suites=(key,), max_tokens=8))
         assert all(p.strategy is None and p.expert is None for p in problems)
-
-
-def test_protocol_is_what_the_config_says():
-    config = EvalConfig(suites=(), max_tokens=8, temperature=0.5, top_p=0.9)
-    assert json.dumps(ev.protocol(config), sort_keys=True) == (
-        '{"max_tokens": 8, "temperature": 0.5, "top_p": 0.9}'
-    )

@@ -7,14 +7,17 @@ import json
 import time
 
 import pytest
+import standin
 from rich.console import Console
 
 from benchmarks.cli import _parser, main
+from benchmarks.data.problems import data_source, prepared_problems
 from benchmarks.data.sources import evaluation_problems
-from benchmarks.profiles.planned import planned_study
+from benchmarks.plan import preflight
+from benchmarks.profiles.planned import planned_run, planned_study
 from benchmarks.run import launch, progress
 from benchmarks.run.checkpoint import model_directory
-from benchmarks.run.listing import status_command
+from benchmarks.run.status import status_command
 from benchmarks.run.study import Outcome, write_plan
 
 METHOD = """
@@ -64,9 +67,7 @@ def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, caps
 
 
 def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
-    config = (
-        planned_study("quick", 1, problems=[own / "bench.jsonl"]).entry("sgpo").config("qwen-s", 0)
-    )
+    config = planned_run("quick", "sgpo", problems=[own / "bench.jsonl"]).config
     problems, k = evaluation_problems("bench", config.evaluation)
     assert [p.answer for p in problems] == ["0", "1", "2"] and k == 4
     with (own / "bench.jsonl").open("a") as file:
@@ -75,22 +76,38 @@ def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
         evaluation_problems("bench", config.evaluation)
 
 
+def test_the_steps_of_a_run_follow_a_small_training_set(tmp_path, capsys):
+    model = standin.write_checkpoint(tmp_path / "model", small=True)
+    rows, data = standin.write_training_set(tmp_path / "rows.jsonl", 10), tmp_path / "data"
+    words = ["--source", rows, "--tokenizer", model, "--out", data, "--test-sets", "none"]
+    assert main(["data", "prepare", *map(str, words), "--max-tokens", "2048", "--offline"]) == 0
+    assert f"data.source={data_source(data)}" in capsys.readouterr().out
+    overrides = [f"data.source={data_source(data)}"]
+    cell = planned_run("single_gpu", "grpo", overrides=overrides)
+    for config in (cell.parent.config, cell.config):
+        count, train = len(prepared_problems(data, config.data.split)), config.train
+        most = count - round(train.held_out_share * count)
+        assert 0 < train.problems_per_step == most - most % train.updates_per_step
+    assert preflight.training_sets([cell.parent, cell]) == []
+    chosen = planned_run("single_gpu", "grpo", overrides=[*overrides, "train.problems_per_step=16"])
+    assert "takes 16" in preflight.training_sets([chosen])[0]  # what was asked for is kept
+
+
 def test_a_train_override_reaches_the_warm_up_as_in_a_study(tmp_path, monkeypatch):
     seen = []
 
-    def run_study(cells, *_):
+    def run_study(cells, *_, **__):
         seen.extend(cells)
         return Outcome()
 
     monkeypatch.setattr(launch, "run_study", run_study)
-    settings = ["--set", "train.problems_per_step=4", "--set", "rollout.max_tokens=50"]
-    words = ["train", "--profile", "quick", "--model", "qwen-s", "--method", "grpo", *settings]
+    overrides = ["train.problems_per_step=4", "rollout.max_tokens=50"]
+    words = ["train", "--profile", "quick", "--model", "qwen-s", "--method", "grpo"]
+    words += [word for item in overrides for word in ("--set", item)]
     assert main([*words, "--out", str(tmp_path)]) == 0
     assert [c.config.method for c in seen] == ["sft", "grpo"]
     assert {c.config.train.problems_per_step for c in seen} == {4}
-    study = planned_study(
-        "quick", 1, overrides=["train.problems_per_step=4", "rollout.max_tokens=50"]
-    )
+    study = planned_study("quick", 1, overrides=overrides)
     assert seen[1].run_id in {c.run_id for c in study.cells()}
 
 
@@ -127,9 +144,11 @@ def test_status_names_failed_runs_beside_the_plan(tmp_path, capsys):
     side = tmp_path / "runs" / "qwen-s-mine-s0-01234567"
     side.mkdir(parents=True)
     (side / "failed.json").write_text("{}")
-    assert status_command(argparse.Namespace(profile="quick", out=tmp_path)) == 0
+    assert main(["status", "--out", str(tmp_path)]) == 0  # the profile is the study's
     text = capsys.readouterr().out
     assert f"{side.name:40} failed, beside the plan" in text and "7 missing" in text
+    assert main(["status", "--profile", "mini", "--out", str(tmp_path)]) == 2
+    assert "holds a study of the profile quick; leave --profile out" in capsys.readouterr().err
     (tmp_path / "study.json").write_text("[]")
     with pytest.raises(ValueError, match="does not describe a study"):
         status_command(argparse.Namespace(profile="quick", out=tmp_path))
@@ -145,16 +164,17 @@ def test_without_a_terminal_a_running_cell_says_a_line_a_minute(tmp_path, monkey
         (tmp_path / cell.run_id).mkdir()
         step = {"step": 3, "reward": 0.25, "entropy": 1.5, "response_length": 31.0}
         (tmp_path / cell.run_id / "metrics.jsonl").write_text(json.dumps(step) + "\n")
-        shown.update(cell, "train", 3, 6)
-        for _ in range(150):
-            clock[0] += 1
-            shown.refresh()
+        for news in (("train", 3, 6), ("evaluate", 1, 4, "accuracy 50.0%")):
+            shown.update(cell, *news)
+            for _ in range(65):
+                clock[0] += 1
+                shown.refresh()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
     # 61 s for 0.75 x 3/6 of the cell: as much again, and two thirds, is left.
-    assert lines[0] == (
-        f"{cell.run_id}: train 3/6, reward 0.25 entropy 1.5 length 31, about 1:41 left"
-    )
+    assert lines == [
+        f"{cell.run_id}: train 3/6, reward 0.25 entropy 1.5 length 31, about 1:41 left",
+        f"{cell.run_id}: evaluate 1/4, accuracy 50.0%, about 0:28 left",
+    ]
 
 
 def test_a_runs_directory_stands_for_its_model(tmp_path):

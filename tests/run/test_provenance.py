@@ -11,11 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_study import small_cells
 
-from benchmarks.config import Cell
 from benchmarks.data.sources import base_model, training_problems
-from benchmarks.profiles import quick
-from benchmarks.profiles.planned import planned_study
 from benchmarks.run import provenance
 from benchmarks.run.cell import run_cell
 from benchmarks.run.given import gather
@@ -93,20 +91,9 @@ def test_a_copy_inside_another_repository_does_not_borrow_its_commit(checkout):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """(cell, study directory) of a supervised run of two steps."""
-    out = tmp_path_factory.mktemp("study")
-    config = planned_study("quick", 1, overrides=["pretrain_steps=4"]).entry("sft")
-    plain = config.config(quick.MODEL, 0)
-    cell = Cell(
-        replace(
-            plain,
-            train=replace(plain.train, num_steps=2, problems_per_step=4),
-            evaluation=replace(plain.evaluation, problem_limit=3, sample_limit=1),
-        )
-    )
-    run_cell(cell, out, lambda *_: None)
-    return cell, out
+def run(finished):
+    """(cell, study directory) of a supervised run."""
+    return small_cells()["sft"], finished
 
 
 def stored(run, name: str) -> dict:
@@ -118,7 +105,7 @@ def test_a_run_names_its_data_prompts_seeds_and_starting_weights(run):
     cell, out = run
     record = stored(run, "provenance.json")
     assert record["training_data"]["num_problems"] == 512
-    assert record["evaluation_data"]["miniaime"]["num_problems"] == 3
+    assert record["evaluation_data"]["miniaime"]["num_problems"] == 4
     scores = stored(run, "scores.json")["benchmarks"]
     for key, entry in record["evaluation_data"].items():
         assert entry["sha256"] == scores[key]["problem_set_sha256"]
@@ -133,10 +120,9 @@ def test_a_result_names_device_time_tokens_and_the_checksum_of_every_file(run):
     cell, out = run
     result, directory = stored(run, "result.json"), out / "runs" / cell.run_id
     assert result["device"] == "cpu" and result["started"] <= result["ended"]
-    texts = sum(
-        s["mean_length"] * 3 for s in stored(run, "scores.json")["benchmarks"].values()
-    )  # one sample of each of three problems
-    assert result["evaluation_tokens"] == pytest.approx(texts, abs=0.1)
+    scores = stored(run, "scores.json")["benchmarks"].values()
+    texts = sum(s["mean_length"] * 8 for s in scores)  # two samples of each of four problems
+    assert result["evaluation_tokens"] == pytest.approx(texts, abs=0.5)
     sums = result["sha256"]
     assert {"config.json", "provenance.json", "metrics.jsonl", "scores.json",
             "model/model.safetensors", "samples/minimath.jsonl.gz"} <= set(sums)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The grid runner end to end on the quick wiring: resume, kill, isolation of failures, locks."""
+"""The grid runner end to end on the quick wiring: resume, kill, failures, addresses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -13,143 +14,121 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from tiny_study import SETTINGS, small_cells, study_words
 
-from benchmarks.config import Plan
+from baselines.opd import OPDConfig
+from benchmarks.cli import main
+from benchmarks.config import Cell
 from benchmarks.profiles import quick
-from benchmarks.profiles.planned import planned_study
-from benchmarks.run.rundir import is_finished
-
-# As little pretraining as possible: these tests are about the runner, not about learning.
-TINY = "pretrain_steps=12"
-METHODS = ("base", "sft", "sft_full", "grpo", "hpt", "luffy", "sgpo")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    """A base model, pretrained once for all studies of this module."""
-    from benchmarks.data.sources import base_model
-
-    directory = tmp_path_factory.mktemp("cache")
-    base_model(small_study().entry("base").config(quick.MODEL, 0), directory)
-    return directory
-
-
-def small_study() -> Plan:
-    return planned_study("quick", 1, overrides=[TINY])
-
-
-def sgpo(*arguments: str, **options) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.cli", *arguments],
-        capture_output=True, text=True, env=environment, timeout=1200, **options,
-    )  # fmt: skip
-
-
-def study_arguments(out: Path, *more: str) -> list[str]:
-    fixed = ["--profile", "quick", "--seeds", "1", "--jobs", "2", "--set", TINY]
-    fixed += ["--only", "table1"]  # the whole report has tests of its own
-    return ["study", *fixed, "--out", str(out), *more]
+from benchmarks.profiles.planned import planned_run, planned_study
+from benchmarks.run.scoreboard import print_scoreboard
+from benchmarks.store.runs import is_finished
+from sgpo.core.config import apply_overrides
+from sgpo.core.files import UMASK, read_json, read_jsonl
 
 
 def tables(out: Path) -> dict[str, bytes]:
-    """Everything that reports a score; budgets hold wall times and are left out."""
+    """Everything that reports a score."""
     return {p.name: p.read_bytes() for p in (out / "tables").iterdir() if "table1" in p.name}
 
 
-@pytest.fixture(scope="module")
-def finished(cache, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("study")
-    shutil.copytree(cache, out / "cache")
-    done = sgpo(*study_arguments(out))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
+def changed_runs(out: Path) -> dict[str, int]:
+    """Run -> when its result was written."""
+    return {p.parent.name: p.stat().st_mtime_ns for p in out.glob("runs/*/result.json")}
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "study"))
 
 
 def test_every_cell_leaves_a_complete_run_directory(finished):
-    for cell in small_study().cells():
+    drawn = {}
+    for method, cell in small_cells().items():
         run = finished / "runs" / cell.run_id
         assert is_finished(run)
-        result = json.loads((run / "result.json").read_text())
+        result, config, place, scores = (
+            read_json(run / f"{name}.json")
+            for name in ("result", "config", "environment", "scores")
+        )
         assert result["status"] == "finished" and result["config_hash"] == cell.hash
-        config = json.loads((run / "config.json").read_text())
-        assert config["seed"] == cell.config.seed
-        environment = json.loads((run / "environment.json").read_text())
-        assert environment["packages"]["torch"]
-        scores = json.loads((run / "scores.json").read_text())
-        assert all(len(b["verdicts"]) == 40 for k, b in scores["benchmarks"].items()
-                   if k != "miniaime")  # fmt: skip
-
-
-def test_rl_methods_draw_twelve_answers_a_problem(finished):
-    drawn = {}
-    for cell in small_study().cells():
-        result = json.loads((finished / "runs" / cell.run_id / "result.json").read_text())
-        drawn[cell.config.method] = result["num_samples"]
-    per_run = quick.TRAIN_STEPS * 16 * 12
+        assert config["seed"] == cell.config.seed and place["packages"]["torch"]
+        assert all(len(b["verdicts"]) == 4 for b in scores["benchmarks"].values())
+        drawn[method] = result["num_samples"]
+    per_run = quick.TRAIN_STEPS * SETTINGS["train.problems_per_step"] * 12
     assert drawn["grpo"] == drawn["hpt"] == drawn["sgpo"] == per_run
     assert drawn["luffy"] == per_run * 11 // 12  # the twelfth is the expert's
     assert drawn["sft"] == drawn["base"] == 0
 
 
-def test_a_second_call_trains_nothing(finished):
-    before = {p: p.stat().st_mtime_ns for p in finished.glob("runs/*/result.json")}
-    score = tables(finished)
-    assert sgpo(*study_arguments(finished)).returncode == 0
-    assert {p: p.stat().st_mtime_ns for p in finished.glob("runs/*/result.json")} == before
-    assert tables(finished) == score
+def test_a_models_directory_says_what_it_is_and_others_may_read_it(finished):
+    run = finished / "runs" / small_cells()["sgpo"].run_id
+    card = (run / "model" / "README.md").read_text()
+    assert f"# {run.name}" in card and "This is a miniature" in card
+    letters = "".join(read_json(run / "scores.json")["benchmarks"]["minimath"]["verdicts"])
+    assert f"| minimath | 4 | 2 | {100 * letters.count('c') / 8:.1f} |" in card
+    for path in (run, *run.rglob("*")):
+        mode = 0o777 if path.is_dir() else 0o666
+        assert stat.S_IMODE(path.stat().st_mode) == mode & ~UMASK, path
 
 
-def test_a_deleted_cell_is_the_only_one_to_run_again_and_comes_back_equal(finished):
-    before = {p: p.stat().st_mtime_ns for p in finished.glob("runs/*/result.json")}
-    score = tables(finished)
-    victim = next(p.parent for p in before if "-grpo-" in str(p))
+def test_a_second_call_trains_nothing_and_a_deleted_cell_comes_back_equal(copied, capsys):
+    before, score = changed_runs(copied), tables(copied)
+    assert main(study_words(copied)) == 0
+    assert changed_runs(copied) == before and tables(copied) == score
+    printed = capsys.readouterr().out
+    assert "Accuracy in percent" in printed and "1 of 1" in printed
+    victim = copied / "runs" / small_cells()["grpo"].run_id
     scores = (victim / "scores.json").read_bytes()
     shutil.rmtree(victim)
-    assert sgpo(*study_arguments(finished)).returncode == 0
-    after = {p: p.stat().st_mtime_ns for p in finished.glob("runs/*/result.json")}
-    changed = {p.parent for p in after if after[p] != before[p]}
-    assert changed == {victim}
-    assert (victim / "scores.json").read_bytes() == scores
-    assert tables(finished) == score
+    assert main(study_words(copied)) == 0
+    after = changed_runs(copied)
+    assert {run for run in after if after[run] != before[run]} == {victim.name}
+    assert (victim / "scores.json").read_bytes() == scores and tables(copied) == score
+
+
+def test_seeds_that_have_ended_are_shown_while_others_run(copied, capsys):
+    study = read_json(copied / "study.json")
+    coming = [
+        c | {"run_id": f"{c['run_id']}x", "seed": 1} for c in study["cells"] if c["seed"] == 0
+    ]
+    study |= {"seeds": [0, 1], "cells": study["cells"] + coming}
+    (copied / "study.json").write_text(json.dumps(study))
+    print_scoreboard(copied, Console(width=200))
+    rows = [line for line in capsys.readouterr().out.splitlines() if "1 of 2" in line]
+    assert len(rows) == 6  # all but the base model's, which has one run
 
 
 @pytest.mark.parametrize("method", ["sft", "sgpo"])
-def test_kill_in_training_then_continue_equals_uninterrupted(finished, tmp_path, method):
+def test_kill_in_training_then_continue_equals_uninterrupted(finished, copied, method):
     """kill -9 of the whole study as soon as the method's run has written two steps. Every method
-    is killed and resumed inside the trainer (test_trainer, test_ranks)."""
-    shutil.copytree(finished, tmp_path / "s")
-    out = tmp_path / "s"
-    cell = next(c for c in small_study().cells() if c.config.method == method)
-    run = out / "runs" / cell.run_id
-    expected = (run / "scores.json").read_bytes()
-    metrics = (run / "metrics.jsonl").read_text().splitlines()
+    is killed and resumed inside the trainer (tests/core)."""
+    run = copied / "runs" / small_cells()[method].run_id
     shutil.rmtree(run)
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.cli", *study_arguments(out, "--methods", method)],
+        [sys.executable, "-m", "benchmarks.cli", *study_words(copied, "--methods", method)],
         stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    log = run / "metrics.jsonl"
-    deadline = time.monotonic() + 600
+    log, deadline = run / "metrics.jsonl", time.monotonic() + 600
     while not (log.exists() and log.read_text().count("\n") >= 2):
         assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(0.5)  # workers die with the study; none may write on
     assert not (run / "result.json").exists()
-    lines = log.read_text().count("\n")
+    lines = log.read_text()
     time.sleep(0.5)
-    assert log.read_text().count("\n") == lines
-    assert sgpo(*study_arguments(out)).returncode == 0
-    assert (run / "scores.json").read_bytes() == expected
-
-    def numbers(text: list[str]) -> list[dict]:
-        return [{k: v for k, v in json.loads(s).items() if k != "seconds"} for s in text]
-
-    assert numbers(log.read_text().splitlines()) == numbers(metrics)
-    assert tables(out) == tables(finished)
+    assert log.read_text() == lines
+    assert main(study_words(copied)) == 0
+    whole = finished / "runs" / run.name
+    assert (run / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
+    steps, expected = (read_jsonl(path / "metrics.jsonl") for path in (run, whole))
+    for row in steps + expected:
+        del row["seconds"]
+    assert steps == expected and tables(copied) == tables(finished)
 
 
 BROKEN = """
@@ -169,7 +148,6 @@ class METHOD:
     def loss(self, model, trajectories, totals):
         return None
 """
-
 NAN = """
 from dataclasses import dataclass
 
@@ -191,63 +169,58 @@ class METHOD(GRPO):
     ("source", "why"),
     [(BROKEN, "mine.py, line 12, in collect"), (NAN, "not finite; lower train.learning_rate")],
 )
-def test_a_failing_method_is_named_and_the_others_stay(finished, tmp_path, source, why):
-    out = tmp_path / "s"
-    shutil.copytree(finished, out)
+def test_a_failing_method_is_named_and_the_others_stay(
+    finished, copied, tmp_path, source, why, capsys
+):
     (tmp_path / "mine.py").write_text(source)
-    done = sgpo(*study_arguments(out, "--method-file", str(tmp_path / "mine.py")))
-    assert done.returncode == 1
-    assert f"FAILED {quick.MODEL}-mine-s0" in done.stdout and why in done.stdout
-    table = (out / "tables" / "table1.csv").read_text()
-    original = (finished / "tables" / "table1.csv").read_text()
-    assert set(original.splitlines()) <= set(table.splitlines())
-    if source == NAN:  # a diverged run stays an error
-        again = sgpo(*study_arguments(out, "--method-file", str(tmp_path / "mine.py")))
-        assert again.returncode == 1 and why in again.stdout
+    for _ in range(1 + (source == NAN)):  # a diverged run stays an error
+        assert main(study_words(copied, "--method-file", tmp_path / "mine.py")) == 1
+        printed = capsys.readouterr().out
+        assert f"FAILED {quick.MODEL}-mine-s0" in printed and why in printed
+    table, original = (set((p / "tables" / "table1.csv").read_text().splitlines())
+                       for p in (copied, finished))  # fmt: skip
+    assert original <= table
 
 
-def test_published_results_do_not_count_as_finished(finished, tmp_path):
+def test_published_results_do_not_count_as_finished(copied):
     """A fresh checkout holds results without samples: they are shown, and run again on demand."""
-    cell = small_study().cells()[0]
-    shutil.copytree(finished / "runs" / cell.run_id, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "samples")
-    assert (tmp_path / "run" / "result.json").exists() and not is_finished(tmp_path / "run")
+    run = copied / "runs" / small_cells()["base"].run_id
+    shutil.rmtree(run / "samples")
+    assert (run / "result.json").exists() and not is_finished(run)
 
 
-def test_a_checkpoint_without_tokenizer_is_named(finished, tmp_path):
-    cell = next(c for c in small_study().cells() if c.config.method == "sft")
-    shutil.copytree(finished / "runs" / cell.run_id / "model", tmp_path / "m")
-    for file in (tmp_path / "m").glob("tokenizer*"):
-        file.unlink()
-    done = sgpo("evaluate", "--model", str(tmp_path / "m"), "--suite", "miniamc",
-                "--out", str(tmp_path / "o"))  # fmt: skip
-    assert done.returncode == 2 and "tokenizer_config.json is missing; save" in done.stderr
-
-
-def test_evaluate_and_grade_agree(finished, tmp_path):
-    cell = next(c for c in small_study().cells() if c.config.method == "sgpo")
-    model = finished / "runs" / cell.run_id / "model"
-    done = sgpo("evaluate", "--model", str(model), "--suite", "miniamc", "--samples", "2",
-                "--out", str(tmp_path / "o"))  # fmt: skip
-    assert done.returncode == 0 and "avg@2" in done.stdout
-    regraded = sgpo("grade", str(tmp_path / "o"))
-    assert regraded.returncode == 0 and "80 samples" in regraded.stdout
-    assert "0 verdicts changed" in regraded.stdout
-
-
-def test_seeds_change_the_address_and_equal_configs_share_it():
-    one, two = planned_study("quick", 2), planned_study("quick", 2)
-    assert [c.run_id for c in one.cells()] == [c.run_id for c in two.cells()]
-    assert len({c.run_id for c in one.cells()}) == len(one.cells())
+def test_a_finished_model_is_evaluated_and_judged_again(finished, tmp_path, capsys):
+    run, out = finished / "runs" / small_cells()["sgpo"].run_id, tmp_path / "o"
+    words = ["evaluate", "--model", str(run), "--suite", "miniamc", "--samples", "2"]
+    assert main([*words, "--problem-limit", "4", "--out", str(out)]) == 0
+    assert "avg@2" in capsys.readouterr().out and main(["grade", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "8 samples" in printed and "0 verdicts changed" in printed
+    assert run.name in (out / "table.md").read_text()
+    shutil.copytree(run / "model", tmp_path / "m", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert main(["evaluate", "--model", str(tmp_path / "m"), *words[3:], "--out", "x"]) == 2
+    assert "tokenizer_config.json is missing; save" in capsys.readouterr().err
 
 
 def test_an_override_changes_every_trained_run_and_its_address():
-    plain = {c.config.method: c for c in planned_study("quick", 1).cells()}
+    plain, again = ({c.config.method: c for c in planned_study("quick", 1).cells()} for _ in "ab")
+    assert [c.run_id for c in plain.values()] == [c.run_id for c in again.values()]
     other = planned_study("quick", 1, overrides=["train.grad_clip=0.5"])
     changed = {c.config.method: c for c in other.cells()}
     assert changed["base"].hash == plain["base"].hash
-    for method in METHODS[1:]:
+    for method in set(plain) - {"base"}:
         assert changed[method].hash != plain[method].hash
-        assert changed[method].config == replace(
-            plain[method].config, train=replace(plain[method].config.train, grad_clip=0.5)
-        )
+        train = replace(plain[method].config.train, grad_clip=0.5)
+        assert changed[method].config == replace(plain[method].config, train=train)
+
+
+@pytest.mark.parametrize("setting", ["checkpoint", "settings.teacher"])
+def test_other_weights_under_the_same_path_are_another_run(tmp_path, setting):
+    """Whatever setting names them: a teacher, or a base model of the user's own."""
+    plain = replace(planned_run("quick", "grpo").config, settings=OPDConfig())
+    config = apply_overrides(plain, [f"{setting}={tmp_path}"])
+    hashes = [Cell(config).hash]
+    for content in (b"a", b"b", b"a"):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        hashes.append(Cell(config).hash)
+    assert hashes[1] == hashes[3] and len(set(hashes)) == 3

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,65 +97,63 @@ def test_two_studies_in_one_directory_are_refused(tmp_path, capsys):
     assert "another study is running in this directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["study", "--profile", "huge"], "unknown profile 'huge': must be one of mini, quick"),
-        (["study", "--models", "gpt", "--dry-run"], "unknown model 'gpt'"),
-        (["study", "--methods", "ppo", "--dry-run"], "unknown method 'ppo'"),
-        (["study", "--methods", "sgpoo", "--dry-run"], "did you mean 'sgpo'?"),
-        (["study", "--models", "qwen-x", "--dry-run"], "did you mean 'qwen-"),
-        (
-            ["study", "--set", "settings.num_samples=6", "--dry-run"],
-            "grpo 6, hpt 6, luffy 6, sgpo 12",
-        ),
-        (["study", "--problems", "none.jsonl", "--dry-run"], "no such file"),
-        (["train", "--model", "qwen-s", "--method", "grpo", "--set", "seed=4"], "use --seed"),
-        (["train", "--model", "qwen-s", "--method", "grpo", "--set", "model=x"], "use --model"),
-        (
-            ["train", "--model", "qwen-s", "--method", "grpo", "--set", "data.source=d"],
-            "no prepared",
-        ),
-        (["train", "--model", "qwen-x", "--method", "grpo"], "unknown model 'qwen-x'"),
-        (
-            ["train", "--model", "qwen-s", "--method", "grpo", "--set", "settings.num_guided=3"],
-            "unknown override key 'settings.num_guided'",
-        ),
-        (["config", "grpo", "--set", "settings.num_guided=3"], "'settings.num_guided'"),
-        (["config", "sgpo", "--set", "kl_threshold=2"], "did you mean 'settings.kl_threshold'?"),
-        (["data", "check", "--data", "nowhere"], "--data nowhere: no such directory"),
-        (["report", "--check", "--out", "nowhere"], "nowhere/study.json"),
-        (["list", "settings"], "say whose"),
-        (["config", "sgpoo"], "did you mean 'sgpo'?"),
-        (["status", "--profile", "huge"], "unknown profile 'huge'"),
-        (["evaluate", "--model", "a/b/c", "--suite", "minimath", "--out", "x"], "no such model"),
-        (["study", "--set", "train.lr=1", "--dry-run"], "unknown override key 'train.lr'"),
-        (["study", "--set", "train.learning_rate=fast", "--dry-run"], "must be of type float"),
-        (["study", "--only", "table99", "--dry-run"], "unknown artefact 'table99'"),
-        (["evaluate", "--model", "nowhere", "--suite", "minimath", "--out", "x"], "no such model"),
-        (["grade", "nowhere"], "no such file"),
-        (["status", "--out", "nowhere"], "no study here yet"),
-    ],
-)
-def test_a_users_mistake_is_one_line_and_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+MISTAKES = [
+    ("study --profile huge", "unknown profile 'huge': must be one of mini, quick"),
+    ("study --models gpt --dry-run", "unknown model 'gpt'"),
+    ("study --methods ppo --dry-run", "unknown method 'ppo'"),
+    ("study --methods sgpoo --dry-run", "did you mean 'sgpo'?"),
+    ("study --models qwen-x --dry-run", "did you mean 'qwen-"),
+    ("study --set settings.num_samples=6 --dry-run", "grpo 6, hpt 6, luffy 6, sgpo 12"),
+    ("study --problems none.jsonl --dry-run", "no such file"),
+    ("study --set train.lr=1 --dry-run", "unknown override key 'train.lr'"),
+    ("study --set train.learning_rate=fast --dry-run", "must be of type float"),
+    ("study --only table99 --dry-run", "unknown artefact 'table99'"),
+    ("study --out file --dry-run", "--out file: is a file, must be a directory"),
+    ("train --model qwen-s --method grpo --set seed=4", "use --seed"),
+    ("train --model qwen-s --method grpo --set model=x", "use --model"),
+    ("train --model qwen-s --method grpo --set data.source=d", "no prepared"),
+    ("train --model qwen-x --method grpo", "unknown model 'qwen-x'"),
+    (
+        "train --model qwen-s --method grpo --set settings.num_guided=3",
+        "unknown override key 'settings.num_guided'",
+    ),
+    ("config grpo --set settings.num_guided=3", "'settings.num_guided'"),
+    ("config sgpo --set kl_threshold=2", "did you mean 'settings.kl_threshold'?"),
+    ("config sgpoo", "did you mean 'sgpo'?"),
+    ("list settings", "say whose"),
+    ("data check --data nowhere", "--data nowhere: no such directory"),
+    ("report --check --out nowhere", "nowhere/study.json"),
+    ("status --profile huge", "unknown profile 'huge'"),
+    ("status --out nowhere", "no study here yet"),
+    ("evaluate --model a/b/c --suite minimath --out x", "no such model"),
+    ("evaluate --model nowhere --suite minimath --out x", "no such model"),
+    ("grade nowhere", "no such file"),
+    ("grade file", "file: no samples file, or a damaged one"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES)
+def test_a_users_mistake_is_one_line_and_code_2(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
+    (tmp_path / "file").write_text("mine")
+    assert main(words.split()) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+    assert "delete it" not in error  # never a file that may be the user's own
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "words",
     [
-        ["train", "--model", "qwen-s", "--method", "grpo", "--seed", "-1"],
-        ["study", "--seeds", "two"],
-        ["study", "--methods", ","],
-        ["strategies", "--data", "d", "--endpoint", "e", "--model", "m", "--price-in", "-3"],
+        "train --model qwen-s --method grpo --seed -1",
+        "study --seeds two",
+        "study --methods ,",
+        "strategies --data d --endpoint e --model m --price-in -3",
     ],
 )
-def test_a_number_or_list_that_makes_no_sense_is_refused(arguments, capsys):
+def test_a_number_or_list_that_makes_no_sense_is_refused(words, capsys):
     with pytest.raises(SystemExit) as end:
-        main(arguments)
+        main(words.split())
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert "must be a " in error or "names nothing" in error
@@ -167,8 +166,9 @@ def test_the_command_itself_exits_with_code_2(tmp_path):
     assert "no such file" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_pipe_that_is_closed_early_ends_quietly(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.cli", "list", "methods"]
+def test_a_pipe_that_is_closed_early_ends_quietly():
+    results = Path(__file__).resolve().parents[2] / "results" / "mini"
+    command = [sys.executable, "-m", "benchmarks.cli", "status", "--out", str(results)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     _, error = process.communicate()

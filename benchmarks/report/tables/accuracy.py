@@ -130,7 +130,11 @@ def shown(
         link = f"runs-{model}-{method}" if study.cells_of(model, method) else ""
         bold = _best(study, rows, model) if best else {}
         texts = [
-            TextCell(cell_text(cell), bold=method in bold.get(cell.benchmark, ()), link=link)
+            TextCell(
+                so_far(study, cell) if cell.status == NOT_RUN else cell_text(cell),
+                bold=method in bold.get(cell.benchmark, ()),
+                link=link,
+            )
             for cell in cells.itertuples()
         ]
         label = labels[method] if labels else study.method_label(method)
@@ -155,6 +159,19 @@ def cell_text(cell) -> str:
         return f"diverged{dagger}"
     mean = f"{cell.mean:+.1f}" if difference else f"{cell.mean:.1f}"
     return f"{mean} [{cell.ci_low:.1f}, {cell.ci_high:.1f}]{dagger}"
+
+
+def so_far(study: Study, cell) -> str:
+    """What a row whose seeds have not all ended says: "52.1 (1 of 5 seeds)", without an interval;
+    "not run" where none has, or where the number is a difference."""
+    runs = [r for r in study.runs_so_far(cell.model, cell.method) if r.accuracy]
+    every = [benchmark.key for benchmark in study.benchmarks]
+    names = every if cell.benchmark == AVERAGE else [cell.benchmark]
+    if cell.benchmark == DIFFERENCE or not runs:
+        return NOT_RUN
+    means = [run.accuracy[name].mean() for run in runs for name in names]
+    planned = len(study.cells_of(cell.model, cell.method))
+    return f"{100 * sum(means) / len(means):.1f} ({len(runs)} of {planned} seeds)"
 
 
 def _best(study: Study, rows: pd.DataFrame, model: str) -> dict[str, set[str]]:
