@@ -17,7 +17,7 @@ SHOWN = {
     "reward": "reward, 0 to 1",
     "entropy": "entropy, nats a token",
     "response_length": "length, tokens",
-    "kl_mean": "KL to the guided model, nats",
+    "kl_mean": "distilled KL, nats",
     "loss": "loss",
     "held_out_loss": "held-out loss",
 }

@@ -56,9 +56,17 @@ def variant_copy(variant_study, tmp_path) -> Path:
     return Path(shutil.copytree(variant_study[0], tmp_path / "mini", ignore=MADE))
 
 
+@pytest.fixture
+def browser(chromium):
+    """A headless Chromium of the size and scheme that it has by itself, or a skip."""
+    yield chromium
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    """A headless Chromium, or a skip that says what is absent."""
+def chromium(tmp_path_factory):
+    """The one that all tests share; the skip says what is absent."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     programs = [shutil.which("chromium") or shutil.which("google-chrome"),
                 shutil.which("chromedriver")]  # fmt: skip
