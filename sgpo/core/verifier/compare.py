@@ -35,6 +35,7 @@ from sgpo.core.verifier.spelling import SIZES, are_counted, words_key
 _P = patterns("compare")
 
 MAX_ITEMS = 200
+MAX_VECTOR_CHARS = 100
 # (gold text, "=" or "set" or a relation's operators, answer text), see symbolic.answer.
 Ask = Callable[[str, str, str], bool | None]
 
@@ -238,7 +239,7 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool | None:
         if gold.kind == "matrix" and (column := _P.binomial.fullmatch(answer.text)):
             entries = tuple(map(parse_form, column.groups()))  # a vector, in some textbooks
             return same_answer(gold, Group("matrix", entries, 1), asker)
-        if gold.kind in ("matrix", "tuple") and re.search(r"[ijk](?![a-zA-Z])", answer.text):
+        if gold.kind in ("matrix", "tuple") and _P.vector.fullmatch(answer.text[:MAX_VECTOR_CHARS]):
             return _same_vector(gold, answer, asker)
         return answer.value is not None and _thousands_as_list(answer, gold, asker)
     if not (isinstance(gold, Group) and isinstance(answer, Group)):
