@@ -324,17 +324,18 @@ def _training_set(config: RunConfig) -> Iterator[str]:
             f"data.source={config.data.source!r}: the files there are {actual} now "
             "(strategies added?); name that, or restore them"
         )
-    elif _is_guided(config) and not (Path(name) / STRATEGIES).is_file():
+        return
+    problems = prepared_problems(Path(name), config.data.split)
+    step = config.train.problems_per_step
+    if _is_guided(config) and not any(problem.strategy for problem in problems):
         yield (
             f"{name}: no {STRATEGIES}, and {config.method} needs strategies; run `sgpo strategies "
             f"--data {name}` first, or leave the method out with --methods"
         )
-    elif (count := len(prepared_problems(Path(name), config.data.split))) < (
-        step := config.train.problems_per_step
-    ):
+    elif len(problems) < step:
         yield (
-            f"{name}: {count} problems in split {config.data.split!r}, a step of {config.method} "
-            f"takes {step}; prepare more, or lower train.problems_per_step"
+            f"{name}: {len(problems)} problems in split {config.data.split!r}, a step of "
+            f"{config.method} takes {step}; prepare more, or lower train.problems_per_step"
         )
 
 

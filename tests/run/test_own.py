@@ -83,14 +83,15 @@ def test_the_steps_of_a_run_follow_a_small_training_set(tmp_path, capsys):
     assert main(["data", "prepare", *map(str, words), "--max-tokens", "2048", "--offline"]) == 0
     assert f"data.source={data_source(data)}" in capsys.readouterr().out
     overrides = [f"data.source={data_source(data)}"]
-    cell = planned_run("single_gpu", "grpo", overrides=overrides)
+    cell = planned_run("quick", "grpo", overrides=overrides)
     for config in (cell.parent.config, cell.config):
         count, train = len(prepared_problems(data, config.data.split)), config.train
         most = count - round(train.held_out_share * count)
         assert 0 < train.problems_per_step == most - most % train.updates_per_step
-    assert preflight.training_sets([cell.parent, cell]) == []
-    chosen = planned_run("single_gpu", "grpo", overrides=[*overrides, "train.problems_per_step=16"])
-    assert "takes 16" in preflight.training_sets([chosen])[0]  # what was asked for is kept
+    preflight.check([cell.parent, cell], tmp_path)  # nothing stands in the way
+    chosen = planned_run("quick", "grpo", overrides=[*overrides, "train.problems_per_step=16"])
+    with pytest.raises(ValueError, match="takes 16"):  # what was asked for is kept
+        preflight.check([chosen], tmp_path)
 
 
 def test_a_train_override_reaches_the_warm_up_as_in_a_study(tmp_path, monkeypatch):
