@@ -186,9 +186,9 @@ def _models(verbs: Verbs) -> None:
     add("--out", required=True, type=Path, help="directory to make")
 
     add = _verb(verbs, "grade", "_grade", "Judge stored samples again, without a model.")
-    add("paths", nargs="+", type=Path, help="samples files or run directories")
-    add("--grader", choices=("ours", "stock", "exact"), default="ours",
-        help="who judges: this verifier, plain math-verify, or normalised text")
+    add("paths", nargs="+", type=Path, help="samples files, runs, or a study")
+    add("--grader", choices=("ours", "stock", "exact", "all"), default="ours",
+        help="who judges: this verifier, plain math-verify, normalised text, or all for a report")
 
 
 def _data(verbs: Verbs) -> None:
@@ -269,6 +269,12 @@ def _results(verbs: Verbs) -> None:
     )
     add("--check", action="store_true", help="write nothing; fail unless the tables follow")
     add = _verb(
+        verbs, "power", "_power",
+        "Tell how many seeds or worlds a difference takes, from the spread of stored runs. "
+        "Example: sgpo power --effect 1.1", *PLACE,
+    )
+    add("--effect", type=float, required=True, help="true difference in points")
+    add = _verb(
         verbs, "compare", "_compare",
         "Show what runs wrote, problem by problem, side by side. "
         "Example: sgpo compare RUN_A RUN_B --only won --html page.html",
@@ -341,6 +347,10 @@ def _origins(verbs: Verbs) -> None:
 def _grade(options: Options) -> int:
     from benchmarks.run.evaluate import regrade_paths
 
+    if options.grader == "all":
+        from benchmarks.run.graders import grade_study
+
+        return max(map(grade_study, options.paths))
     return regrade_paths(options.paths, options.grader)
 
 
@@ -351,6 +361,13 @@ def _report(options: Options) -> int:
     if options.check:
         return check_report(options.out)
     print(build(options.out, options.only).text())
+    return 0
+
+
+def _power(options: Options) -> int:
+    from benchmarks.report.power import power
+
+    print(power(options.out, options.effect), end="")
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +137,34 @@ def run_dir(root: Path, model: str, method: str, seed: int | None) -> Path:
         if (cell["model"], cell["method"], cell["seed"]) == wanted:
             return root / "runs" / cell["run_id"]
     raise AssertionError(wanted)
+
+
+def change(path: Path, edit: Callable[[dict], object]) -> None:
+    """``edit`` a JSON file in place."""
+    value = load(path)
+    edit(value)
+    dump(path, value)
+
+
+def counted(root: Path, model: str, method: str, seeds=(0, 1, 2)) -> dict[str, np.ndarray]:
+    """Benchmark -> share of correct samples in percent [seeds, problems], from the letters."""
+    stored = [load(run_dir(root, model, method, s) / "scores.json") for s in seeds]
+    return {
+        key: np.array([[100 * v.count("c") / k for v in s["benchmarks"][key]["verdicts"]]
+                       for s in stored])
+        for key, _, _, k in BENCHMARKS
+    }  # fmt: skip
+
+
+def average(root: Path, model: str, method: str, seeds=(0, 1, 2)) -> float:
+    """The unweighted mean of the benchmarks, in percent."""
+    return float(np.mean([s.mean() for s in counted(root, model, method, seeds).values()]))
+
+
+def rows_of(root: Path, table: str) -> dict[tuple[str, str, str], dict[str, str]]:
+    """(model, method, benchmark) -> row of a table's CSV file."""
+    with (root / "tables" / f"{table}.csv").open() as file:
+        return {(r["model"], r["method"], r["benchmark"]): r for r in csv.DictReader(file)}
 
 
 def _write_run(root: Path, cell: dict, rng, difficulty: dict, strength: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.config import DataConfig, EvalConfig, Plan, RunConfig
 from benchmarks.data.problems import read_problems, source_problems
 from benchmarks.data.suites import SUITES, load_suite
+from benchmarks.store.records import TYPES_FILE
 from sgpo.core.config import canonical_json
 from sgpo.core.distributed import select_device
 from sgpo.core.files import sha256_of, write_json
@@ -18,6 +19,7 @@ from sgpo.core.models import checkpoint_directory
 from sgpo.core.types import Problem
 from sgpo.mini import suites
 from sgpo.mini.pretrain import ensure_base_model
+from sgpo.mini.problems import TYPES
 
 DEVELOPMENT = "minidev"
 DEVELOPMENT_SAMPLES = 8
@@ -136,8 +138,20 @@ def overlaps(sets: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
 
 
 def record_disjointness(study: Plan, results: Path) -> None:
-    """Write disjointness.json of a study on the mini world; other data are checked where they are
-    prepared."""
+    """Write disjointness.json and types.json of a study on the mini world; other data are checked
+    where they are prepared."""
     entry = study.methods[0]
     if entry.config(study.models[0].key, study.seeds[0]).data.source == "mini":
         write_json(results / "disjointness.json", overlaps(mini_sets()))
+        write_json(results / TYPES_FILE, problem_types())
+
+
+def problem_types() -> dict[str, list[str]]:
+    """Mini benchmark -> the types that each of its problems names, in their order."""
+    return {
+        b.key: [
+            " ".join(t.name for t in TYPES if t.name in p.question)
+            for p in suites.benchmark_problems(b.key)
+        ]
+        for b in suites.BENCHMARKS
+    }

@@ -11,50 +11,22 @@ import filecmp
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report.build import build
 from benchmarks.store.load import load_frame, load_study, stored_hash
 from benchmarks.store.records import Study, read_rows
-from benchmarks.store.runs import (
-    LABELS,
-    SCORES,
-    StoredRun,
-    StudyError,
-    read_object,
-    stored_runs,
-)
+from benchmarks.store.runs import LABELS, SCORES, StoredRun, StudyError, stored_runs
 from benchmarks.store.stats import StatsError
 from sgpo.core.files import inside, sha256_of
 
 # Runs of one model and seed that start from the same weights must have had the same ones.
 SHARED = ("start_weights", "prompt", "evaluation_data")
-
 PAGES = ("CLAIMS.md", "REPORT.md")
-
-
-@dataclass
-class Check:
-    """One thing that was looked at: how often it was right, what was wrong, what was not here."""
-
-    name: str
-    passed: int = 0
-    wrong: list[str] = field(default_factory=list)
-    absent: int = 0
-
-    def add(self, ok: bool, complaint: str) -> None:
-        if ok:
-            self.passed += 1
-        else:
-            self.wrong.append(complaint)
-
-    def line(self) -> str:
-        state = "FAIL" if self.wrong else "ok  "
-        absent = f", {self.absent} not stored here" if self.absent else ""
-        return f"{state} {self.name}: {self.passed} right, {len(self.wrong)} wrong{absent}"
+# Whether one thing was right, None where it is not here to be looked at; and what was wrong.
+Findings = Iterator[tuple[bool | None, str]]
 
 
 def audit(results: Path, recomputed: Callable[[Path, int], dict[str, Any]]) -> int:
@@ -67,126 +39,110 @@ def audit(results: Path, recomputed: Callable[[Path, int], dict[str, Any]]) -> i
     Raises:
         store.StudyError: the directory holds no study.
     """
-    planned, version = _plan(results)
-    trials = stored_runs(results / "tuning")
-    grid = stored_runs(results)
+    study = Study.read(results)
+    planned, version = {cell.run_id for cell in study.cells}, study.suite_version
+    grid, trials = stored_runs(results), stored_runs(results / "tuning")
     runs = [*grid.values(), *trials.values()]
-    checks = [_present(planned, runs), _addresses(runs), _checksums(runs), _versions(runs, version)]
-    checks += [_letters(runs, recomputed), _origins(grid, planned), _labels(results)]
-    together = _together(results)
-    checks += [
-        together,
-        *([] if together.wrong else [_artefacts(results)]),
-        _tuning(results, trials),
-    ]
-    for check in checks:
-        print(check.line())
-        for complaint in check.wrong:
-            print(f"     {complaint}")
+    checks = {
+        "planned runs have a result": _present(planned, runs),
+        "config hash is that of the stored config": _addresses(runs),
+        "files have their checksums": _checksums(runs),
+        f"suite version is {version}": _versions(runs, version),
+        "verdict letters follow from the samples": _letters(runs, recomputed),
+        "runs that are compared share weights, prompts and data": _origins(grid, planned),
+        "verdicts are filed under their run's model, method and seed": _labels(results, grid),
+        "runs may share a table": _together(results),
+        "tables, claims and report follow from the runs": _artefacts(results),
+        "tuning.csv follows from the trials": _tuning(results, trials),
+    }
+    failed = [name for name, findings in checks.items() if not _print(name, findings)]
     sampled = sum((run.path / "samples").is_dir() for run in runs)
     print(
         f"{results}: {len(runs)} runs; tables recomputed from full samples in {sampled} of them, "
         f"from the stored verdict letters in {len(runs) - sampled}"
     )
-    return 1 if any(check.wrong for check in checks) else 0
+    return 1 if failed else 0
 
 
-def _plan(results: Path) -> tuple[set[str], int]:
-    """Run ids of the planned grid, and its suite version."""
-    grid = read_object(results / "study.json")
-    try:
-        return {cell["run_id"] for cell in grid["cells"]}, grid["suite_version"]
-    except (KeyError, TypeError) as error:
-        raise StudyError(f"{results}/study.json does not describe a grid ({error})") from error
+def _print(name: str, findings: Findings) -> bool:
+    """One line a check and one a complaint; whether all was right."""
+    found = list(findings)
+    wrong = [complaint for ok, complaint in found if ok is False]
+    right, absent = sum(ok is True for ok, _ in found), sum(ok is None for ok, _ in found)
+    not_here = f", {absent} not stored here" if absent else ""
+    print(f"{'FAIL' if wrong else 'ok  '} {name}: {right} right, {len(wrong)} wrong{not_here}")
+    for complaint in wrong:
+        print(f"     {complaint}")
+    return not wrong
 
 
-def _together(results: Path) -> Check:
-    """Runs may share a table; where they may not, nothing can be rebuilt from them either."""
-    check = Check("runs may share a table")
-    try:
-        check.passed = len(load_study(results).runs)
-    except (StudyError, StatsError) as error:
-        check.wrong.append(str(error))
-    return check
-
-
-def _present(planned: set[str], runs: list[StoredRun]) -> Check:
-    check = Check("planned runs have a result")
+def _present(planned: set[str], runs: Sequence[StoredRun]) -> Findings:
     found = {run.run_id for run in runs}
-    check.passed = len(planned & found)
-    check.absent = len(planned - found)
-    return check
+    for run_id in planned:
+        yield True if run_id in found else None, run_id
 
 
-def _addresses(runs: list[StoredRun]) -> Check:
+def _addresses(runs: Sequence[StoredRun]) -> Findings:
     """The content address in a run's name is that of its stored config, parent and packages."""
-    check = Check("config hash is that of the stored config")
     for run in runs:
         config, result = run.object("config.json"), run.object("result.json")
         found, name = stored_hash(run, result), run.run_id.rpartition("-")[2]
-        named = {found, config["config_hash"], result["config_hash"], name}
-        check.add(
-            named == {found}, f"{run.path}: the stored config gives {found}, not what names say"
-        )
-    return check
+        same = {found, config["config_hash"], result["config_hash"], name} == {found}
+        yield same, f"{run.path}: the stored config gives {found}, not what names say"
 
 
-def _checksums(runs: list[StoredRun]) -> Check:
+def _checksums(runs: Sequence[StoredRun]) -> Findings:
     """Files are those that were there when the run ended."""
-    check = Check("files have their checksums")
     for run in runs:
         stored: dict[str, str] = run.object("result.json").get("sha256", {})
-        check.absent += not stored
+        if not stored:
+            yield None, run.run_id
         for name, digest in stored.items():
             path = inside(run.path, name)
             if name.partition("/")[0] in ("model", "samples"):
                 # Weights and samples stay where the run was made; everything else is published.
-                here = path.exists() and not digest.endswith("not hashed")
-                found = sha256_of(path) if here else None
-                check.absent += not here
+                if not path.exists() or digest.endswith("not hashed"):
+                    yield None, str(path)
+                    continue
+                found = sha256_of(path)
             else:
                 content = run.content(name)
-                here, found = True, content and hashlib.sha256(content).hexdigest()
-            if here:
-                what = "was changed after the run" if found else "is missing"
-                check.add(found == digest, f"{path}: {what}")
-    return check
+                found = content and hashlib.sha256(content).hexdigest()
+            what = "was changed after the run" if found else "is missing"
+            yield found == digest, f"{path}: {what}"
 
 
-def _versions(runs: list[StoredRun], version: int) -> Check:
-    check = Check(f"suite version is {version}")
+def _versions(runs: Sequence[StoredRun], version: int) -> Findings:
     for run in runs:
         for name in ("result.json", SCORES):
             if run.has(name):
                 found = run.object(name).get("suite_version")
-                check.add(found == version, f"{run.path / name}: suite version {found}")
-    return check
+                yield found == version, f"{run.path / name}: suite version {found}"
 
 
-def _letters(runs: list[StoredRun], recomputed: Callable[[Path, int], dict[str, Any]]) -> Check:
+def _letters(
+    runs: Sequence[StoredRun], recomputed: Callable[[Path, int], dict[str, Any]]
+) -> Findings:
     """scores.json is what the samples say."""
-    check = Check("verdict letters follow from the samples")
     for run in runs:
         for key, stored in run.object(SCORES)["benchmarks"].items():
             path = inside(run.path / "samples", f"{key}.jsonl.gz")
             if not path.exists():
-                check.absent += 1
+                yield None, str(path)
                 continue
             found = recomputed(path, stored["k"])
             same = all(found[name] == stored.get(name) for name in found)
-            check.add(same, f"{run.path / SCORES}: {key} is not what {path.name} gives")
-    return check
+            yield same, f"{run.path / SCORES}: {key} is not what {path.name} gives"
 
 
-def _origins(grid: dict[str, StoredRun], planned: set[str]) -> Check:
+def _origins(grid: Mapping[str, StoredRun], planned: set[str]) -> Findings:
     """Runs of one model, seed and starting point began from the same weights, prompts and data."""
-    check = Check("runs that are compared share weights, prompts and data")
     first: dict[tuple, tuple[str, dict[str, Any]]] = {}
     for run_id, run in grid.items():
         if run_id not in planned:
             continue
         if not run.has("provenance.json"):
-            check.absent += 1
+            yield None, run_id
             continue
         config, record = run.object("config.json"), run.object("provenance.json")
         parent = config["parent"]
@@ -194,59 +150,58 @@ def _origins(grid: dict[str, StoredRun], planned: set[str]) -> Check:
         for name, digest in record["start_weights"].items():
             if f"model/{name}" in left:
                 same = left[f"model/{name}"] == digest
-                check.add(same, f"{run_id} did not start from the weights {parent} left")
-        group = (config["model"], config["seed"], str(config["parent"]))
-        other, expected = first.setdefault(group, (run_id, record))
-        for name in SHARED:
-            same = record[name] == expected[name]
-            check.add(same, f"{run_id} and {other} differ in {name}")
-        data = (*group[:2], str(config["data"]), "training data")
-        other, expected = first.setdefault(data, (run_id, record))
-        same = record.get("training_data") == expected.get("training_data")
-        check.add(same, f"{run_id} and {other} differ in their training data")
-    return check
+                yield same, f"{run_id} did not start from the weights {parent} left"
+        group = (config["model"], config["seed"])
+        for beside, names in (
+            ((*group, str(parent)), SHARED),
+            ((*group, str(config["data"]), "training data"), ("training_data",)),
+        ):
+            other, expected = first.setdefault(beside, (run_id, record))
+            for name in names:
+                same = record.get(name) == expected.get(name)
+                yield same, f"{run_id} and {other} differ in {name}"
 
 
-def _artefacts(results: Path) -> Check:
-    check = Check("tables, claims and report follow from the runs")
+def _labels(results: Path, grid: Mapping[str, StoredRun]) -> Findings:
+    rows = load_frame(results)[list(LABELS)].drop_duplicates()
+    for run_id, *found in rows.itertuples(index=False):
+        config = grid[run_id].object("config.json")
+        yield found == [config[name] for name in LABELS[1:]], f"{run_id}: filed under {found}"
+
+
+def _together(results: Path) -> Findings:
+    """Runs may share a table; where they may not, nothing can be rebuilt from them either."""
+    try:
+        for run_id in load_study(results).runs:
+            yield True, run_id
+    except (StudyError, StatsError) as error:
+        yield False, str(error)
+
+
+def _artefacts(results: Path) -> Findings:
     try:
         total, wrong = differing_artefacts(results)
     except ValueError as error:  # a damaged file of a run: the other checks still count
-        check.wrong = [str(error)]
-        return check
-    check.passed = total - len(wrong)
-    check.wrong = [f"{results / name}: is not what the stored runs give" for name in wrong]
-    return check
+        yield False, str(error)
+        return
+    yield from ((True, "") for _ in range(total - len(wrong)))
+    for name in wrong:
+        yield False, f"{results / name}: is not what the stored runs give"
 
 
-def _labels(results: Path) -> Check:
-    """Model, method and seed beside each verdict are those that its run was configured with."""
-    check = Check("verdicts are filed under their run's model, method and seed")
-    runs = stored_runs(results)
-    rows = load_frame(results)[list(LABELS)].drop_duplicates()
-    for run_id, *found in rows.itertuples(index=False):
-        config = runs[run_id].object("config.json")
-        check.add(found == [config[name] for name in LABELS[1:]], f"{run_id}: filed under {found}")
-    return check
-
-
-def _tuning(results: Path, trials: dict[str, StoredRun]) -> Check:
+def _tuning(results: Path, trials: Mapping[str, StoredRun]) -> Findings:
     """Every trial in tuning.csv has the development accuracy of its run."""
-    check = Check("tuning.csv follows from the trials")
     path = results / "tuning.csv"
-    if not path.exists():
-        return check
-    for row in read_rows(path):
+    for row in read_rows(path) if path.exists() else ():
         if row["run_id"] not in trials:
-            check.absent += 1
+            yield None, row["run_id"]
             continue
         suites = trials[row["run_id"]].object(SCORES)["benchmarks"]
-        check.add(set(suites) == {"minidev"}, f"{row['run_id']}: a trial saw {', '.join(suites)}")
+        yield set(suites) == {"minidev"}, f"{row['run_id']}: a trial saw {', '.join(suites)}"
         shares = [v.count("c") / len(v) for v in suites["minidev"]["verdicts"]]
         accuracy = round(sum(shares) / len(shares), 5)
         same = abs(accuracy - float(row["dev_accuracy"])) < 2e-5
-        check.add(same, f"{path}: trial {row['trial']} has {accuracy}, the table says otherwise")
-    return check
+        yield same, f"{path}: trial {row['trial']} has {accuracy}, the table says otherwise"
 
 
 # Tables and pages, rebuilt ------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.report import claims_page, pages
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.document import is_miniature, to_markdown
+from benchmarks.report.document import to_markdown
 from benchmarks.report.figures import (
     degraded,
     delta_classes,
@@ -30,7 +30,7 @@ from benchmarks.report.figures import (
     training,
 )
 from benchmarks.report.html import to_html
-from benchmarks.report.tables import accuracy, records
+from benchmarks.report.tables import accuracy, graders, records
 from benchmarks.store.load import load_study
 from benchmarks.store.records import Study
 from sgpo.core.files import write_text
@@ -42,7 +42,7 @@ ARTEFACTS = (
     fig2.FIG2, training.FIG3, fig5.FIG5, training.FIG6, training.SFT_LOSS, records.TABLE8,
     passk.PASSK, delta_classes.DELTA, accuracy.KIN.artefact(), accuracy.MASK.artefact(),
     delta_classes.DELTA_CLASSES, maps.DIFFICULTY, maps.SIZE, degraded.DEGRADED,
-    records.REGIME, records.DISJOINTNESS, records.TUNING, records.BUDGET,
+    graders.GRADERS, records.REGIME, records.DISJOINTNESS, records.TUNING, records.BUDGET,
 )  # fmt: skip
 REPORT = "report"
 NAMES = (*(artefact.name for artefact in ARTEFACTS), REPORT)
@@ -189,7 +189,7 @@ def chosen_artefacts(study: Study, only: Sequence[str] | None = None) -> tuple[A
     """The artefacts to build: those that the study plans runs for, or the named ones of them."""
     standing = tuple(
         a for a in ARTEFACTS
-        if a.planned(study) and (is_miniature(study.profile) or not a.miniature)
+        if a.planned(study) and (study.miniature or not a.miniature)
     )  # fmt: skip
     for name in only or ():
         if name not in NAMES:

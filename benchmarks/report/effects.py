@@ -7,7 +7,7 @@ An effect is oriented so that its claim says "above 0". A new one is a function 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from benchmarks.report import estimates, measures
 from benchmarks.report.estimates import AVERAGE, PERCENT, Score
 from benchmarks.report.figures import equal_cost, maps, scaling
 from benchmarks.report.tables.accuracy import REFERENCE, TABLE2
-from benchmarks.store import experiments, stats
+from benchmarks.store import experiments
 from benchmarks.store.records import Run, Study
 
 TIMES = "x"  # unit of an effect that is the logarithm of a factor
@@ -37,12 +37,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Found:
-    """``effect`` is None where runs are missing; ``probability``: the share of bootstrap draws in
-    which the claim is true, where that is not the share of the effect's draws above 0."""
+    """``effect`` is None where runs are missing."""
 
     effect: Score | None
     detail: str = ""
-    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,9 @@ def gain(ours: str, theirs: str) -> Effect:
 
 
 def best_other_row() -> Effect:
-    """SGPO's average minus that of the best other row of Table 1.
-
-    The best other row is chosen by its mean, which favours it: the claim must hold against a
-    winner picked with hindsight. The probability compares with the best other row of each draw.
-    A row that diverged and has no score is named and does not compete.
-    """
+    """SGPO's average minus that of the best other row of Table 1, which is chosen by its mean with
+    hindsight: the claim must hold against it. A row that diverged and has no score is named and
+    does not compete."""
 
     def measure(study: Study, subject: Subject) -> Found:
         model = subject.model
@@ -88,25 +83,18 @@ def best_other_row() -> Effect:
         if absent or not present:
             return Found(None)
         nearest = min(present, key=lambda m: present[m].mean)
-        detail = (
-            f"best other row: {study.method_label(nearest)}; "
-            f"probability of improvement over pairs of runs "
-            f"{_improvement(study, model, REFERENCE, nearest):.2f}"
-        )
+        detail = f"best other row: {study.method_label(nearest)}"
         unscored = [study.method_label(m) for m in others if m not in present]
         if unscored:
             detail += f"; diverged before it could be scored: {', '.join(unscored)}"
-        return Found(present[nearest], detail, _below_all(present.values()))
+        return Found(present[nearest], detail)
 
     return Effect(lambda study, s: [(s.model, m) for m in study.method_order], measure)
 
 
 def largest_loss() -> Effect:
-    """Loss without the proximal constraints minus the largest other loss of Table 2.
-
-    The other one is chosen by its mean, which works against the claim; the probability compares
-    with the largest other loss of each draw. Nothing while any row of Table 2 is missing.
-    """
+    """Loss without the proximal constraints minus the largest other loss of Table 2, chosen by its
+    mean, which works against the claim. Nothing while any row of Table 2 is missing."""
     labels = dict(TABLE2.rows)
     others = [method for method in labels if method not in (REFERENCE, PROXIMAL)]
 
@@ -118,8 +106,7 @@ def largest_loss() -> Effect:
         if len(present) < len(others) or reference is None:
             return Found(None)
         nearest = min(present, key=lambda m: present[m].mean)
-        detail = f"largest other loss: {labels[nearest]}; P: against that of each draw"
-        return Found(present[nearest], detail, _below_all(present.values()))
+        return Found(present[nearest], f"largest other loss: {labels[nearest]}")
 
     return Effect(lambda study, subject: [(subject.model, m) for m in labels], measure)
 
@@ -137,23 +124,6 @@ def better_baseline() -> Effect:
     return Effect(lambda study, subject: [(subject.model, m) for m in reads], measure)
 
 
-def _below_all(gains) -> float:
-    """Share of draws in which even the smallest of several gains is above 0."""
-    return float((np.min([score.draws for score in gains], axis=0) > 0).mean())
-
-
-def _improvement(study: Study, model: str, method: str, other: str) -> float:
-    """Probability of improvement between the per-run averages of two methods."""
-    averages = [
-        [
-            PERCENT * np.mean([run.accuracy[b.key].mean() for b in study.benchmarks])
-            for run in study.runs_of(model, m, scored=True)
-        ]
-        for m in (method, other)
-    ]
-    return stats.probability_of_improvement(np.array(averages[0]), np.array(averages[1]))
-
-
 # Between models and budgets -----------------------------------------------------------------------
 
 
@@ -168,8 +138,8 @@ def scaling_family(study: Study) -> list[str]:
 
 
 def gain_of_sizes() -> Effect:
-    """SGPO's gain over base on the largest minus that on the smallest model of a family. Both
-    share problems, and the bootstrap draws the same seeds for both."""
+    """SGPO's gain over base on the largest minus that on the smallest model of a family; both share
+    problems and seeds."""
 
     def measure(study: Study, subject: Subject) -> Found:
         family = scaling_family(study)
@@ -195,19 +165,16 @@ def gain_of_sizes() -> Effect:
 def equal_tokens() -> Effect:
     """SGPO's accuracy minus SFT+GRPO's at as many scored tokens.
 
-    SFT+GRPO's accuracy between two of its budgets is interpolated on the logarithm of the tokens,
-    draw by draw; no effect where SGPO's spending lies outside its budgets.
+    SFT+GRPO's accuracy between two of its budgets is interpolated on the logarithm of the tokens;
+    no effect where SGPO's spending lies outside its budgets.
     """
 
     def measure(study: Study, subject: Subject) -> Found:
-        model = subject.model
-        seeds = estimates.common_seeds(study, model, [REFERENCE])[: experiments.SEEDS]
+        model, budgets = subject.model, equal_cost.keys(study, BASELINE)
+        seeds = estimates.common_seeds(study, model, [REFERENCE, *budgets])
         ours = estimates.accuracy(study, model, REFERENCE, AVERAGE, seeds)
         spent = _scored_tokens(study, model, REFERENCE, seeds)
-        scores = {
-            key: estimates.accuracy(study, model, key, AVERAGE, seeds)
-            for key in equal_cost.keys(study, BASELINE)
-        }
+        scores = {key: estimates.accuracy(study, model, key, AVERAGE, seeds) for key in budgets}
         points = [(_scored_tokens(study, model, k, seeds), s) for k, s in scores.items() if s]
         theirs = interpolated(points, spent) if spent else None
         detail = f"{spent / 1000:.0f} thousand tokens scored in training" if spent else ""
@@ -232,12 +199,8 @@ def interpolated(points: Sequence[tuple[float, Score]], at: float) -> Score | No
     for (low, below), (high, above) in zip(known, known[1:], strict=False):
         if low <= at <= high:
             part = 0.0 if high == low else float(np.log(at / low) / np.log(high / low))
-            return Score(
-                mean=(1 - part) * below.mean + part * above.mean,
-                draws=(1 - part) * below.draws + part * above.draws,
-                num_seeds=min(below.num_seeds, above.num_seeds),
-                run_ids=below.run_ids + above.run_ids,
-            )
+            of = below.of * (1 - part) + above.of * part
+            return Score(of, below.run_ids + above.run_ids)
     return None
 
 
@@ -352,9 +315,7 @@ def mass_on_decisions() -> Effect:
             f"{mass.mean:.0f}% of the KL mass on {tokens.mean:.0f}% of the tokens; solved problems "
             f"with 0 of 8 autonomous answers right, at the warm-up"
         )
-        # Both come from one generator state, so a draw has the same problems on both sides.
-        effect = replace(mass, mean=mass.mean - tokens.mean, draws=mass.draws - tokens.draws)
-        return Found(effect, detail)
+        return Found(Score(mass.of - tokens.of, mass.run_ids), detail)
 
     return Effect(_inputs_of(measures.STEPS), measure, analysis=measures.STEPS)
 
@@ -368,9 +329,8 @@ def more_on_the_right_plan() -> Effect:
         )
         if ours is None or theirs is None:
             return Found(None)
-        gap = ours - theirs
-        effect = replace(gap, mean=PERCENT * gap.mean, draws=PERCENT * gap.draws)
-        return Found(effect, f"{ours.mean:.2f} against {theirs.mean:.2f}; over seeds only")
+        effect = Score((ours.of - theirs.of) * PERCENT, ours.run_ids + theirs.run_ids)
+        return Found(effect, f"{ours.mean:.2f} against {theirs.mean:.2f}; over seeds and types")
 
     return Effect(_inputs_of(measures.PLANS), measure, analysis=measures.PLANS)
 

@@ -1,8 +1,8 @@
-"""Means with bootstrap draws for cells of a study, in percent (or the metric's own unit).
+"""Means with their intervals for cells of a study, in percent (or the metric's own unit).
 
-The step between the stored records and the tables: every artefact and claim takes its numbers
-from here, so that the same cell shows the same number everywhere. All draws come from the study's
-shared resamples, hence differences of two scores are paired over seeds and problems.
+The step between the stored records and the tables: every artefact and claim takes its numbers from
+here, so that the same cell shows the same number everywhere. Differences are paired: over the units
+that both sides have, and over problems.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.store import stats
 from benchmarks.store.records import Run, Study
+from benchmarks.store.stats import Estimate, Mean
 
 AVERAGE = "average"
 PERCENT = 100.0
@@ -24,24 +24,29 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Score:
-    """``mean`` and bootstrap ``draws`` [D] of one quantity, the seeds and runs they rest on."""
+    """One quantity and the runs it rests on; a ``share`` in percent stays within 0 and 100."""
 
-    mean: float
-    draws: np.ndarray
-    num_seeds: int
+    of: Mean
     run_ids: tuple[str, ...]
+    share: bool = False
 
     @property
-    def interval(self) -> stats.Estimate:
-        return stats.estimate(self.mean, self.draws)
+    def mean(self) -> float:
+        return self.of.mean
+
+    @functools.cached_property
+    def interval(self) -> Estimate:
+        found = self.of.interval()
+        if not self.share:
+            return found
+        return Estimate(found.mean, max(found.low, 0.0), min(found.high, PERCENT))
+
+    @property
+    def num_seeds(self) -> int:
+        return len(self.of.units)
 
     def __sub__(self, other: Score) -> Score:
-        return Score(
-            mean=self.mean - other.mean,
-            draws=self.draws - other.draws,
-            num_seeds=max(self.num_seeds, other.num_seeds),
-            run_ids=self.run_ids + other.run_ids,
-        )
+        return Score(self.of - other.of, self.run_ids + other.run_ids)
 
 
 def once(function: F) -> F:
@@ -95,27 +100,12 @@ def problem_statistic(
     runs = select(study.runs_of(model, method, scored=True), seeds)
     if not runs or any(key not in run.correct for run in runs for key in keys):
         return None
-    seed_weights = study.resamples.seed_weights(len(runs))
-    means, draws = [], []
-    for key in keys:
-        rows = [statistic(run, key) for run in runs]
-        if any(found is None for found in rows):
-            return None
-        scores = PERCENT * np.stack(rows)
-        means.append(scores.mean())
-        draws.append(
-            stats.weighted_means(
-                scores,
-                seed_weights=seed_weights,
-                problem_weights=study.resamples.problem_weights[key],
-            )
-        )
-    return Score(
-        mean=float(np.mean(means)),
-        draws=np.mean(draws, axis=0),
-        num_seeds=len(runs),
-        run_ids=tuple(run.cell.run_id for run in runs),
-    )
+    rows = [[statistic(run, key) for run in runs] for key in keys]
+    if any(found is None for row in rows for found in row):
+        return None
+    tables = [PERCENT * np.stack(row) for row in rows]
+    of = Mean.over_problems(tables, study.clusters(tuple(keys)), shared=not study.own_problems)
+    return Score(of, tuple(run.cell.run_id for run in runs), share=True)
 
 
 def gain(
@@ -148,19 +138,15 @@ def run_statistic(
     statistic: Callable[[Run], float],
     seeds: Sequence[int] | None = None,
 ) -> Score | None:
-    """Mean over seeds of a per-run number (of a training curve), resampling seeds only.
+    """Mean over seeds of a per-run number (of a training curve).
 
     None when a planned run is missing or the number is not finite for one of them.
     """
     runs = select(study.runs_of(model, method, scored=False), seeds)
-    if not runs:
-        return None
     values = np.array([statistic(run) for run in runs])
-    if not np.isfinite(values).all():
+    if not runs or not np.isfinite(values).all():
         return None
-    draws = study.resamples.seed_weights(len(runs)) @ values
-    ids = tuple(run.cell.run_id for run in runs)
-    return Score(mean=float(values.mean()), draws=draws, num_seeds=len(runs), run_ids=ids)
+    return Score(Mean.over_units(values), tuple(run.cell.run_id for run in runs))
 
 
 def select(runs: Sequence[Run], seeds: Sequence[int] | None) -> tuple[Run, ...]:
@@ -168,3 +154,10 @@ def select(runs: Sequence[Run], seeds: Sequence[int] | None) -> tuple[Run, ...]:
     if seeds is None:
         return tuple(runs)
     return tuple(run for run in runs if run.cell.seed is None or run.cell.seed in seeds)
+
+
+def units_text(study: Study, number: int | str) -> str:
+    """What a table's means are over, in words: "5 worlds", "5 seeds of one world", "3 seeds"."""
+    if study.own_problems:
+        return f"{number} worlds"
+    return f"{number} seeds of one world" if study.miniature else f"{number} seeds"

@@ -383,8 +383,9 @@ def results_block(study: Study) -> str:
     papers = [v.verdict for v in claims.evaluate(study) if not v.past]
     parts = [
         Paragraph(
-            f"Average over the four mini benchmarks in percent, {len(study.seeds)} seeds, mean "
-            "and 95% interval (seeds and problems):"
+            "Average over the four mini benchmarks in percent, mean and 95% interval over "
+            f"{estimates.units_text(study, len(study.seeds))} and the problems, those of one type "
+            "together:"
         ),
         _averages(study),
         Paragraph(

@@ -41,9 +41,8 @@ MINI_TOKENS = 96
 PAPER_TOKENS = 32_768  # paper
 PART_SAMPLES = 1024  # two to four times what an engine decodes at once
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-NUM_DRAWS = 2000
 NOTE = (
-    "One checkpoint, one evaluation: intervals are 95% over problems (bootstrap) and say nothing "
+    "One checkpoint, one evaluation: intervals are 95% over problems and say nothing "
     "about another training run. Truncated and no-answer samples count as wrong."
 )
 
@@ -233,17 +232,15 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
     ``accuracy`` is avg@k with ``low`` and ``high``; ``pass_at_k`` unbiased for k = all samples;
     ``truncated``, ``no_answer``, ``judge_failed``: shares of the samples.
     """
-    rng = np.random.default_rng(0)
-    rows, draws = [], []
+    rows, tables = [], []
     for key, entry in scores["benchmarks"].items():
         k, count, letters = entry["k"], len(entry["verdicts"]), "".join(entry["verdicts"])
         correct = stats.correct_matrix(entry["verdicts"], num_problems=count, k=k, where=key)
-        by_problem = correct.mean(axis=1)[None, :]
-        draws.append(stats.two_level_bootstrap(by_problem, rng=rng, num_draws=NUM_DRAWS))
+        tables.append(correct.mean(axis=1)[None, :])
         passed = stats.pass_at_k(correct.sum(axis=1), num_samples=k, k=k)
         rows.append(
             {"suite": key, "problems": count, "k": k}
-            | _interval(stats.avg_at_k(correct), draws[-1])
+            | _accuracy(tables[-1:])
             | {
                 "pass_at_k": float(passed.mean()),
                 "truncated": letters.count("t") / len(letters),
@@ -256,16 +253,18 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
         means = {
             name: float(np.mean([row[name] for row in rows]))
             for name in rows[0]
-            if name not in ("suite", "problems", "k", "low", "high")
+            if name not in ("suite", "problems", "k", "accuracy", "low", "high")
         }
         total = {"suite": "average", "problems": sum(row["problems"] for row in rows), "k": ""}
-        rows.append(total | means | _interval(means["accuracy"], np.mean(draws, axis=0)))
+        rows.append(total | _accuracy(tables) | means)
     return rows
 
 
-def _interval(mean: float, draws: np.ndarray) -> dict[str, float]:
-    found = stats.estimate(mean, draws)
-    return {"accuracy": found.mean, "low": found.low, "high": found.high}
+def _accuracy(tables: list[np.ndarray]) -> dict[str, float]:
+    """Mean over suites [1, N] with its interval over problems."""
+    apart = stats.Clusters.apart([table.shape[1] for table in tables])
+    found = stats.Mean.over_problems(tables, apart).interval()
+    return {"accuracy": found.mean, "low": max(found.low, 0.0), "high": min(found.high, 1.0)}
 
 
 def score_table(scores: dict[str, Any], *, model: str, prompt: str) -> Table:

@@ -32,7 +32,6 @@ DEGRADED = ("wrong_choice", "wrong_type", "open", "leak")
 KIN = ("opsd", "srft")  # baselines of the same idea
 NEWER = ("dr_grpo", "dapo", "relift", "chord", "sdpo")  # those that results/mini has not yet
 MASK_MODELS = ("qwen-m", "llama-m")
-MASK_METHODS = ("sgpo", "sgpo_no_clip", "sgpo_nll", "sgpo_nll_masked")
 SECOND_MODEL = "llama-m"  # where some of SGPO's variants are repeated
 REPEATED = ("sgpo_nll", "sgpo_nll_masked", "sgpo_no_clip", "sgpo_delta3")
 SWEEP = ("sgpo_delta0.1", "sgpo_delta0.3", "sgpo", "sgpo_delta3", "sgpo_no_clip")

@@ -8,7 +8,7 @@ here, before any number is computed. Imports no torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,24 +31,38 @@ from benchmarks.store.runs import (
     verdict_table,
 )
 
+# Keys of config.json that are not the config itself.
+ADDED = ("run_id", "config_hash", "settings_class", "parent", "weights")
+# What a Run has of result.json.
+RESULT = ("config_hash", "status", "diverged_reason", "train_seconds", "eval_seconds", "num_steps",
+          "num_samples", "sampled_tokens")  # fmt: skip
+
 
 def load_study(results_dir: Path) -> Study:
     """The study under ``results_dir`` (``results/<profile>``), checked for consistency.
 
     Raises:
-        StudyError: no or malformed study.json; unequal suite versions,
-            problem sets or protocols within one benchmark.
+        StudyError: no or malformed study.json; unequal suite versions, problem sets or protocols
+            within one benchmark.
         stats.StatsError: sample or problem counts that differ from the benchmark's.
     """
-    planned = Study.read(results_dir)
-    version = planned.suite_version
-    runs, failures = _load_runs(results_dir, planned.cells, planned.benchmarks, version)
-    return replace(
-        planned,
-        runs=runs,
-        failures=failures | _analysis_failures(results_dir, planned.analyses),
-        analyses=tuple(_load_analysis(results_dir, a, version) for a in planned.analyses),
-    )
+    study = Study.read(results_dir)
+    # Calibration runs and runs of other configurations lie beside the grid; the content address
+    # in the name keeps them out of every table.
+    stored = stored_runs(results_dir)
+    runs = {c.run_id: _run(stored[c.run_id], c, study) for c in study.cells if c.run_id in stored}
+    check_columns(runs, study.benchmarks)
+    failed = {c.run_id: results_dir / "runs" / c.run_id / "failed.json" for c in study.cells}
+    failed |= {
+        a.run_id: results_dir / "analyses" / f"{a.run_id}.failed.json" for a in study.analyses
+    }
+    failures = {
+        run_id: str(read_object(path).get("error") or "no reason stored").splitlines()[0]
+        for run_id, path in failed.items()
+        if run_id not in runs and path.exists()
+    }
+    analyses = tuple(_analysis(results_dir, a, study.suite_version) for a in study.analyses)
+    return replace(study, runs=runs, failures=failures, analyses=analyses)
 
 
 def load_frame(results_dir: Path | str) -> pd.DataFrame:
@@ -76,76 +90,39 @@ def _frame(
     runs = stored_runs(results_dir)
     if not runs:
         raise StudyError(f"{results_dir}: no ended run there; name a directory like results/mini")
-    tables = []
-    if any(run.published for run in runs.values()):
-        whole = read_table(results_dir, name)
-        kept = pa.array([run_id for run_id, run in runs.items() if run.published], pa.string())
-        tables.append(whole.filter(pc.is_in(whole["run_id"].cast(pa.string()), kept)))
     fresh = [run for run in runs.values() if not run.published]
-    if fresh or not tables:
-        tables.append(make(fresh))
-    joined = pa.concat_tables(tables, promote_options="permissive")
-    return joined.unify_dictionaries().to_pandas()
+    kept = [run_id for run_id, run in runs.items() if run.published]
+    tables = [make(fresh)] if fresh else []
+    if kept:
+        whole = read_table(results_dir, name)
+        known = pc.is_in(whole["run_id"].cast(pa.string()), pa.array(kept, pa.string()))
+        tables.insert(0, whole.filter(known))
+    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries().to_pandas()
 
 
-def _load_runs(
-    root: Path, cells: tuple[PlannedRun, ...], benchmarks: tuple[Benchmark, ...], version: int
-) -> tuple[dict[str, Run], dict[str, str]]:
-    # Calibration runs and runs of other configurations lie beside the grid; the content address
-    # in the name keeps them out of every table.
-    stored = stored_runs(root)
-    planned = {cell.run_id: cell for cell in cells}
-    runs = {
-        run_id: _load_run(run, planned[run_id], benchmarks, version)
-        for run_id, run in stored.items()
-        if run_id in planned
-    }
-    failures: dict[str, str] = {}
-    for path in sorted((root / "runs").glob("*/failed.json")):
-        run_id = path.parent.name
-        if run_id in planned and run_id not in runs:
-            error = str(read_object(path).get("error", "no reason stored"))
-            failures[run_id] = error.splitlines()[0] if error else "no reason stored"
-    check_columns(runs, benchmarks)
-    return runs, failures
-
-
-def _load_run(
-    stored: StoredRun, cell: PlannedRun, benchmarks: tuple[Benchmark, ...], version: int
-) -> Run:
+def _run(stored: StoredRun, cell: PlannedRun, study: Study) -> Run:
     result = stored.object("result.json")
-    check_result(stored, cell, result, version)
-    tables = {}
-    if stored.has(SCORES):
-        tables = check_scores(stored.object(SCORES), stored.run_id, benchmarks, version)
-    correct = {
-        b.key: stats.correct_matrix(
-            tables[b.key]["verdicts"],
-            num_problems=b.num_problems,
-            k=b.k,
-            where=f"runs/{stored.run_id}/scores.json, {b.key}",
-        )
-        for b in benchmarks
-        if b.key in tables
-    }
-    answers = {
-        key: stats.answer_codes(
-            table["answers"], correct[key], where=f"runs/{stored.run_id}/scores.json, {key}"
-        )
-        for key, table in tables.items()
-        if "answers" in table
-    }
+    check_result(stored, cell, result, study.suite_version)
+    tables = check_scores(stored, study) if stored.has(SCORES) else {}
+    where = f"runs/{stored.run_id}/scores.json"
+    correct, answers = {}, {}
+    for benchmark in study.benchmarks:
+        key = benchmark.key
+        if key in tables:
+            correct[key] = stats.correct_matrix(
+                tables[key]["verdicts"],
+                num_problems=benchmark.num_problems,
+                k=benchmark.k,
+                where=f"{where}, {key}",
+            )
+        if "answers" in tables.get(key, ()):
+            answers[key] = stats.answer_codes(
+                tables[key]["answers"], correct[key], where=f"{where}, {key}"
+            )
     return Run(
         cell=cell,
         stored=stored,
-        config_hash=str(result.get("config_hash", "")),
-        status=result["status"],
-        diverged_reason=result.get("diverged_reason"),
-        train_seconds=float(result.get("train_seconds") or 0.0),
-        eval_seconds=float(result.get("eval_seconds") or 0.0),
-        num_steps=int(result.get("num_steps") or 0),
-        num_samples=result.get("num_samples"),
-        sampled_tokens=int(result.get("sampled_tokens") or 0),
+        **{name: result.get(name) for name in RESULT},
         correct=correct,
         answers=answers,
         protocols={key: table["protocol"] for key, table in tables.items()},
@@ -154,39 +131,24 @@ def _load_run(
     )
 
 
-def _load_analysis(root: Path, planned: Analysis, version: int) -> Analysis:
+def _analysis(root: Path, planned: Analysis, version: int) -> Analysis:
     """``planned`` with what its file holds; as it is where there is no file."""
     path = root / "analyses" / f"{planned.run_id}.json"
     if not path.exists():
         return planned
     stored = read_object(path)
+    again = "remove the file and run the study again"
     if stored.get("suite_version") != version:
         raise StudyError(
             f"analyses/{path.name} has suite version {stored.get('suite_version')}, study.json has "
-            f"{version}; remove the file and run the study again"
+            f"{version}; {again}"
         )
-    lacking = {"run_id", "inputs", "result"} - set(stored)
-    if lacking or stored["run_id"] != planned.run_id:
-        raise StudyError(
-            f"analyses/{path.name} is not the analysis {planned.run_id}; remove the file and run "
-            "the study again"
-        )
+    if not {"inputs", "result"} <= set(stored) or stored.get("run_id") != planned.run_id:
+        raise StudyError(f"analyses/{path.name} is not the analysis {planned.run_id}; {again}")
     return replace(planned, result=stored["result"], made_from=tuple(stored["inputs"]))
 
 
-def _analysis_failures(root: Path, planned: tuple[Analysis, ...]) -> dict[str, str]:
-    paths = {a.run_id: root / "analyses" / f"{a.run_id}.failed.json" for a in planned}
-    return {
-        run_id: str(read_object(path).get("error", "no reason stored"))
-        for run_id, path in paths.items()
-        if path.exists()
-    }
-
-
 # What may stand in a table beside another run ----------------------------------------------------
-
-# Keys of config.json that are not the config itself.
-ADDED = ("run_id", "config_hash", "settings_class", "parent", "weights")
 
 
 def stored_hash(run: StoredRun, result: Mapping[str, Any]) -> str:
@@ -209,19 +171,15 @@ def check_result(run: StoredRun, cell: PlannedRun, result: Mapping[str, Any], ve
     and beside the config that the run is named after."""
     where = f"runs/{run.run_id}"
     planned = {"run_id": cell.run_id, "model": cell.model, "method": cell.method}
+    planned["suite version"] = version
     if cell.seed is not None:  # a base model's result counts for all seeds, whatever it names
         planned["seed"] = cell.seed
     for name, value in planned.items():
-        if result.get(name) != value:
+        if (found := result.get(name.replace(" ", "_"))) != value:
             raise StudyError(
-                f"{where}/result.json has {name} {result.get(name)!r}, study.json plans "
-                f"{value!r}; remove the run and repeat it"
+                f"{where}/result.json has {name} {found!r}, study.json plans {value!r}; they must "
+                "not be mixed in one table: remove the run and repeat it"
             )
-    if result.get("suite_version") != version:
-        raise StudyError(
-            f"{where}/result.json has suite version {result.get('suite_version')}, study.json has "
-            f"{version}; versions must not be mixed in one table: remove the run and repeat it"
-        )
     if result.get("status") not in ("finished", "diverged"):
         raise StudyError(
             f"{where}/result.json has status {result.get('status')!r}; allowed are finished and "
@@ -236,54 +194,42 @@ def check_result(run: StoredRun, cell: PlannedRun, result: Mapping[str, Any], ve
         )
 
 
-def check_scores(
-    scores: Mapping[str, Any], run_id: str, benchmarks: tuple[Benchmark, ...], version: int
-) -> dict[str, Any]:
+def check_scores(run: StoredRun, study: Study) -> dict[str, Any]:
     """Benchmark key -> what scores.json stores for it; StudyError if it is of another run or suite
     version, of an unknown benchmark, incomplete, or has another number of samples."""
-    where = f"runs/{run_id}/scores.json"
-    if scores.get("run_id") != run_id:
-        raise StudyError(f"{where} is of run {scores.get('run_id')!r}; evaluate the run again")
-    if scores.get("suite_version") != version:
-        raise StudyError(
-            f"{where} has suite version {scores.get('suite_version')}, study.json has {version}; "
-            "versions must not be mixed in one table: evaluate the run again"
-        )
-    known = {b.key: b for b in benchmarks}
-    tables = scores.get("benchmarks", {})
-    unknown = sorted(set(tables) - set(known))
-    if unknown:
-        raise StudyError(
-            f"{where} scores benchmark {unknown[0]!r}, which is not in study.json; "
-            f"allowed are {', '.join(known)}"
-        )
-    for key, table in tables.items():
+    where, again = f"runs/{run.run_id}/scores.json", "evaluate the run again"
+    scores, known = run.object(SCORES), {b.key: b for b in study.benchmarks}
+    for name, value in (("run_id", run.run_id), ("suite_version", study.suite_version)):
+        if scores.get(name) != value:
+            words = name.replace("_", " ")
+            raise StudyError(f"{where} has {words} {scores.get(name)}, not {value}; {again}")
+    for key, table in scores.get("benchmarks", {}).items():
+        if key not in known:
+            raise StudyError(
+                f"{where} scores benchmark {key!r}, which is not in study.json; allowed are "
+                f"{', '.join(known)}"
+            )
         lacking = {"k", "verdicts", "protocol", "problem_set_sha256"} - set(table)
         if lacking:
-            raise StudyError(f"{where}, {key}: {min(lacking)} is missing; evaluate the run again")
+            raise StudyError(f"{where}, {key}: {min(lacking)} is missing; {again}")
         if table["k"] != known[key].k:
             raise StudyError(
-                f"{where}, {key}: k is {table['k']}, study.json asks for {known[key].k}; "
-                "evaluate the run again"
+                f"{where}, {key}: k is {table['k']}, study.json asks for {known[key].k}; {again}"
             )
-    return tables
+    return scores.get("benchmarks", {})
 
 
 def check_columns(runs: Mapping[str, Run], benchmarks: tuple[Benchmark, ...]) -> None:
-    """One benchmark column, one problem set and one protocol; one table, one set of package
-    versions; else StudyError naming two runs that differ."""
-    for benchmark in benchmarks:
-        scored = [run for run in runs.values() if benchmark.key in run.accuracy]
-        for run in scored[1:]:
-            for what, first, other in (
-                ("problem_set_sha256", scored[0].problem_sets, run.problem_sets),
-                ("protocol", scored[0].protocols, run.protocols),
-            ):
-                if first[benchmark.key] != other[benchmark.key]:
-                    raise StudyError(
-                        f"{benchmark.key}: runs {scored[0].cell.run_id} and {run.cell.run_id} "
-                        f"differ in {what} and cannot share a column; evaluate one of them again"
-                    )
+    """One benchmark column, one protocol, and one problem set a seed (a world has its own); one
+    table, one set of package versions; else StudyError naming two runs that differ."""
+    for key in (b.key for b in benchmarks):
+        scored = [run for run in runs.values() if key in run.accuracy]
+        of_all = [run for run in scored if run.cell.seed is None][:1]
+        first: dict[int | None, Run] = {}
+        for run in scored:
+            beside = [*of_all, first.setdefault(run.cell.seed, run)]
+            _same(key, "problem_set_sha256", run, beside, lambda r, k=key: r.problem_sets[k])
+            _same(key, "protocol", run, scored[:1], lambda r, k=key: r.protocols[k])
     everything = list(runs.values())
     for run in everything[1:]:
         first, other = (r.environment.get("packages", {}) for r in (everything[0], run))
@@ -294,3 +240,14 @@ def check_columns(runs: Mapping[str, Run], benchmarks: tuple[Benchmark, ...]) ->
                     f"{name} {first.get(name)} and {other.get(name)} and cannot share a table; "
                     "remove one of them and repeat it"
                 )
+
+
+def _same(
+    key: str, what: str, run: Run, others: Iterable[Run], value: Callable[[Run], Any]
+) -> None:
+    for other in others:
+        if value(other) != value(run):
+            raise StudyError(
+                f"{key}: runs {other.cell.run_id} and {run.cell.run_id} differ in {what} and "
+                "cannot share a column; evaluate one of them again"
+            )

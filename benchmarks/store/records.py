@@ -20,9 +20,9 @@ from benchmarks.store import stats
 from benchmarks.store.runs import StoredRun, StudyError, read_object
 from sgpo.core.files import write_json
 
-NUM_DRAWS = 2000
-BOOTSTRAP_SEED = 20260624
 NOT_RUN = "not run"
+GRADERS_FILE = "graders.json"  # verdicts under other graders, where texts are kept
+TYPES_FILE = "types.json"  # benchmark -> the types that each of its problems names
 RL_METHODS = ("grpo", "hpt", "luffy", "sgpo")
 STARTING_POINTS = ("base", "sft", "sft_full")
 METHOD_ORDER = (*STARTING_POINTS, *RL_METHODS)
@@ -53,12 +53,6 @@ class PlannedRun:
     model: str
     method: str
     seed: int | None
-
-    @classmethod
-    def of(cls, cell: Cell) -> PlannedRun:
-        config = cell.config
-        seed = None if config.method == "base" else config.seed
-        return cls(cell.run_id, config.model, config.method, seed)
 
 
 @dataclass(frozen=True)
@@ -120,11 +114,12 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything a table or figure needs. ``runs`` holds ended runs by id; ``failures`` the error
-    line of those that failed. ``models`` and ``methods`` are those of the main comparison, the
-    extra ones serve experiments of their own."""
+    """Everything a table or figure needs. ``grid``: what study.json says; ``runs``: ended runs by
+    id; ``failures``: the error line of those that failed. ``models`` and ``methods`` are those of
+    the main comparison, the extra ones serve experiments of their own."""
 
     root: Path
+    grid: Mapping[str, Any]
     profile: str
     suite_version: int
     seeds: tuple[int, ...]
@@ -154,26 +149,40 @@ class Study:
             analyses: the planned ``benchmarks.analyses`` tasks.
             sizes: model key -> number of weights, as far as known.
         """
+        configs = [(cell.run_id, cell.config) for cell in plan.cells()]
+        bases = Counter(config.model for _, config in configs if config.method == "base")
         models = [
             replace(m, parameters=(sizes or {}).get(m.key)) for m in plan.models + plan.extra_models
         ]
-        methods = [Method(m.key, m.label, extra=m.extra, file=m.file) for m in plan.methods]
-        return cls(
-            root=root,
-            profile=plan.name,
-            suite_version=SUITE_VERSION,
-            seeds=plan.seeds,
-            models=tuple(m for m in models if not m.extra),
-            methods=tuple(m for m in methods if not m.extra),
-            benchmarks=plan.benchmarks,
-            cells=tuple(map(PlannedRun.of, plan.cells())),
-            analyses=tuple(
-                Analysis(t.run_id, t.key, t.model, t.seed, tuple(c.run_id for c in t.inputs))
+        grid = {
+            "profile": plan.name,
+            "suite_version": SUITE_VERSION,
+            "seeds": list(plan.seeds),
+            "models": [_brief(m) for m in sorted(models, key=lambda m: m.extra)],
+            "methods": [
+                _brief(Method(m.key, m.label, extra=m.extra, file=m.file))
+                for m in sorted(plan.methods, key=lambda m: m.extra)
+            ],
+            "benchmarks": [_brief(b) for b in plan.benchmarks],
+            "cells": [
+                {
+                    "run_id": run_id,
+                    "model": config.model,
+                    "method": config.method,
+                    # The one run of an untrained model counts for all seeds.
+                    "seed": None
+                    if config.method == "base" and bases[config.model] == 1
+                    else config.seed,
+                }
+                for run_id, config in configs
+            ],
+            "analyses": [
+                {name: getattr(t, name) for name in ("run_id", "key", "model", "seed")}
+                | {"inputs": [c.run_id for c in t.inputs]}
                 for t in analyses
-            ),
-            extra_models=tuple(m for m in models if m.extra),
-            extra_methods=tuple(m for m in methods if m.extra),
-        )
+            ],
+        }
+        return cls._of(root, grid)
 
     @classmethod
     def read(cls, root: Path) -> Study:
@@ -182,26 +191,8 @@ class Study:
         Raises:
             StudyError: no file, or one that does not describe a grid.
         """
-        grid = read_object(root / "study.json")
         try:
-            models = [Model(**entry) for entry in grid["models"]]
-            methods = [Method(**entry) for entry in grid["methods"]]
-            study = cls(
-                root=root,
-                profile=grid["profile"],
-                suite_version=grid["suite_version"],
-                seeds=tuple(grid["seeds"]),
-                models=tuple(m for m in models if not m.extra),
-                methods=tuple(m for m in methods if not m.extra),
-                benchmarks=tuple(Benchmark(**entry) for entry in grid["benchmarks"]),
-                cells=tuple(PlannedRun(**entry) for entry in grid["cells"]),
-                analyses=tuple(
-                    Analysis(**entry | {"inputs": tuple(entry["inputs"])})
-                    for entry in grid.get("analyses", [])  # absent: a grid without analyses
-                ),
-                extra_models=tuple(m for m in models if m.extra),
-                extra_methods=tuple(m for m in methods if m.extra),
-            )
+            study = cls._of(root, read_object(root / "study.json"))
         except (KeyError, TypeError) as error:
             raise StudyError(
                 f"{root.name}/study.json does not describe a grid ({error}); "
@@ -210,39 +201,64 @@ class Study:
         _check_grid(study)
         return study
 
+    @classmethod
+    def _of(cls, root: Path, grid: dict[str, Any]) -> Study:
+        models = [Model(**entry) for entry in grid["models"]]
+        methods = [Method(**entry) for entry in grid["methods"]]
+        return cls(
+            root=root,
+            grid=grid,
+            profile=grid["profile"],
+            suite_version=grid["suite_version"],
+            seeds=tuple(grid["seeds"]),
+            models=tuple(m for m in models if not m.extra),
+            methods=tuple(m for m in methods if not m.extra),
+            benchmarks=tuple(Benchmark(**entry) for entry in grid["benchmarks"]),
+            cells=tuple(PlannedRun(**entry) for entry in grid["cells"]),
+            analyses=tuple(
+                Analysis(**entry | {"inputs": tuple(entry["inputs"])})
+                for entry in grid.get("analyses", [])  # absent: a grid without analyses
+            ),
+            extra_models=tuple(m for m in models if m.extra),
+            extra_methods=tuple(m for m in methods if m.extra),
+        )
+
     def write(self) -> None:
         """The grid as ``root``/study.json, which :meth:`read` reads."""
-        analyses = ("run_id", "key", "model", "seed", "inputs")
-        write_json(
-            self.root / "study.json",
-            {
-                "profile": self.profile,
-                "suite_version": self.suite_version,
-                "seeds": list(self.seeds),
-                "models": [_brief(m) for m in self.models + self.extra_models],
-                "methods": [_brief(m) for m in self.methods + self.extra_methods],
-                "benchmarks": [_brief(b) for b in self.benchmarks],
-                "cells": [asdict(c) for c in self.cells],
-                "analyses": [{k: getattr(a, k) for k in analyses} for a in self.analyses],
-            },
-        )
+        write_json(self.root / "study.json", self.grid)
 
     @functools.cached_property
     def memo(self) -> dict[Any, Any]:
         """What was worked out of this study already, for whoever asks again."""
         return {}
 
+    @property
+    def miniature(self) -> bool:
+        """Whether the models live in the mini world and not on real problems."""
+        return self.profile not in ("single_gpu", "paper")
+
     @functools.cached_property
-    def resamples(self) -> stats.Resamples:
-        """The bootstrap draws that all artefacts share, from a fixed seed: a rebuild gives the
-        same intervals."""
-        counts = Counter((c.model, c.method) for c in self.cells)
-        return stats.draw_resamples(
-            np.random.default_rng(BOOTSTRAP_SEED),
-            num_seeds=max(counts.values(), default=1),
-            num_problems={b.key: b.num_problems for b in self.benchmarks},
-            num_draws=NUM_DRAWS,
-        )
+    def own_problems(self) -> bool:
+        """Whether each seed is a world with problems of its own."""
+        sets: dict[str, set[str]] = {}
+        for run in self.runs.values():
+            for key, found in run.problem_sets.items():
+                sets.setdefault(key, set()).add(found)
+        return any(len(found) > 1 for found in sets.values())
+
+    def clusters(self, keys: tuple[str, ...]) -> stats.Clusters:
+        """Which problems of the benchmarks ``keys``, in this order, are of one type; a problem of
+        unknown type is by itself."""
+        if ("clusters", keys) not in self.memo:
+            path, sizes = self.root / TYPES_FILE, {b.key: b.num_problems for b in self.benchmarks}
+            types = read_object(path) if path.exists() else {}
+            named = [
+                found[i].split() if (found := types.get(key)) else (f"{key} {i}",)
+                for key in keys
+                for i in range(sizes[key])
+            ]
+            self.memo["clusters", keys] = stats.Clusters.of(named, [sizes[key] for key in keys])
+        return self.memo["clusters", keys]
 
     def model(self, key: str) -> Model:
         return next(model for model in self.models + self.extra_models if model.key == key)

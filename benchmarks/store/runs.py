@@ -10,7 +10,7 @@ result.json hold for both. Imports no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ COUNTS = ("step", "sampled_tokens", "num_samples", "scored_tokens")
 # Verdict letters of scores.json and what they mean.
 REASONS = {"c": "correct", "w": "wrong", "n": "no_answer", "t": "truncated", "o": "timeout",
            "e": "error"}  # fmt: skip
+_NO_ANSWERS = "\0"  # in place of a symbol, where answers were not kept
 
 
 class StudyError(ValueError):
@@ -261,50 +262,44 @@ def _labels(run: StoredRun) -> dict[str, Any]:
 
 def verdict_table(runs: Sequence[StoredRun]) -> pa.Table:
     """A row a judged sample, in the order of runs, benchmarks, problems and samples."""
-    parts: dict[str, list[np.ndarray]] = {}
-    keys: dict[str, int] = {}
-
-    def add(**columns: np.ndarray) -> None:
-        for name, values in columns.items():
-            parts.setdefault(name, []).append(values)
-
-    for index, run in enumerate(runs):
+    blocks, verdicts, answers = [], "", ""
+    for run in runs:
         benchmarks = run.object(SCORES)["benchmarks"] if run.has(SCORES) else {}
         for key, entry in sorted(benchmarks.items()):
             count, k = len(entry["verdicts"]), entry["k"]
-            letters = _code_points("".join(entry["verdicts"]))
-            answers = _code_points(entry.get("answers", "").replace(" ", ""))
-            if len(letters) != count * k or len(answers) not in (0, count * k):
+            letters = "".join(entry["verdicts"])
+            words = entry.get("answers", "").replace(" ", "") or _NO_ANSWERS * count * k
+            if len(letters) != count * k or len(words) != count * k:
                 raise StudyError(
                     f"{run.path / SCORES}, {key}: not {k} samples a problem; evaluate it again"
                 )
-            add(
-                run=np.full(count * k, index, dtype=np.int32),
-                benchmark=np.full(count * k, keys.setdefault(key, len(keys)), dtype=np.int32),
-                problem=np.repeat(np.arange(count, dtype=np.int32), k),
-                sample=np.tile(np.arange(k, dtype=np.int32), count),
-                letter=letters,
-                answer=answers if len(answers) else np.zeros(count * k, dtype=np.uint32),
-            )
-    found = {name: np.concatenate(values) for name, values in parts.items()}
-    empty = np.zeros(0, dtype=np.int32)
-    index, letters = found.get("run", empty), found.get("letter", empty)
-    labels = [_labels(run) for run in runs]
-    columns = {}
-    for name in LABELS[:-1]:
-        values, codes = np.unique([str(label[name]) for label in labels], return_inverse=True)
-        columns[name] = _dictionary(values.tolist(), codes[index])
-    columns["seed"] = pa.array(np.array([label["seed"] or 0 for label in labels] or [0])[index])
-    columns["benchmark"] = _dictionary(list(keys), found.get("benchmark", empty))
-    columns |= {name: pa.array(found.get(name, empty)) for name in ("problem", "sample")}
-    columns["correct"] = pa.array(letters == ord("c"))
-    columns["reason"] = _dictionary(
-        list(REASONS.values()), np.array(["cwntoe".find(chr(c)) for c in range(128)])[letters]
+            blocks.append(_labels(run) | {"benchmark": key, "count": count, "k": k})
+            verdicts, answers = verdicts + letters, answers + words
+    sizes = [block["count"] * block["k"] for block in blocks]
+
+    def repeated(name: str) -> pa.Array:
+        values, codes = np.unique([str(block[name]) for block in blocks], return_inverse=True)
+        return _dictionary(values.tolist(), np.repeat(codes, sizes))
+
+    def places(of: Callable[[int, int], np.ndarray]) -> pa.Array:
+        found = [of(block["count"], block["k"]) for block in blocks]
+        return pa.array(np.concatenate([[], *found]).astype(np.int32))
+
+    letters, codes = _code_points(verdicts), _code_points(answers)
+    reasons = np.array(["".join(REASONS).find(chr(c)) for c in range(128)])
+    symbols, answered = np.unique(codes, return_inverse=True)
+    return pa.table(
+        {name: repeated(name) for name in LABELS[:-1]}
+        | {
+            "seed": pa.array(np.repeat([b["seed"] or 0 for b in blocks], sizes), pa.int64()),
+            "benchmark": repeated("benchmark"),
+            "problem": places(lambda count, k: np.repeat(np.arange(count), k)),
+            "sample": places(lambda count, k: np.tile(np.arange(k), count)),
+            "correct": pa.array(letters == ord("c")),
+            "reason": _dictionary([*REASONS.values()], reasons[letters]),
+            "answer": _dictionary([*map(chr, symbols)], answered, codes == ord(_NO_ANSWERS)),
+        }
     )
-    symbols, codes = np.unique(found.get("answer", empty), return_inverse=True)
-    missing = found.get("answer", empty) == 0
-    columns["answer"] = _dictionary([chr(s) for s in symbols], codes, missing)
-    return pa.table(columns)
 
 
 def metric_table(runs: Sequence[StoredRun]) -> pa.Table:

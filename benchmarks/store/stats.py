@@ -1,32 +1,32 @@
-"""Statistics of accuracies: avg@k, unbiased pass@k, two-level bootstrap, paired differences.
+"""Statistics of accuracies: avg@k, unbiased pass@k, intervals over units and problems, tests.
 
-Everything here is a pure function of arrays. Conventions: ``correct`` is bool [N, K] (N problems,
-K samples each), ``scores`` is float [S, N] (S training seeds, N problems; a problem's share of
-correct samples), both in [0, 1]. Randomness comes from one ``numpy.random.Generator`` passed in,
-so equal generators give equal intervals.
+Everything here is a pure function of arrays. ``correct`` is bool [N, K] (N problems, K samples
+each), ``scores`` is float [S, N] (S units, N problems). A *unit* is one replication of the study: a
+training seed, or a world where each has its own.
 
-The two-level bootstrap resamples seeds and problems, because both are samples of something larger.
-Problems are *crossed* with seeds (every seed is evaluated on the same problems), so one draw takes
-one set of seeds and one set of problems and uses every pair of them (the "pigeonhole bootstrap",
-Owen 2007, arXiv 0712.1111). Drawing other problems for each seed would treat one problem seen by
-three models as three problems and make the intervals too narrow.
-
-Few seeds make the seed level coarse: the bootstrap knows only the S runs it was given, so its
-variance over seeds is (S-1)/S of the truth and its quantiles lie inside the observed runs.
-``seed_level_coverage`` says how often a nominal 95% interval then covers.
+All units may have answered the same problems. Then both are samples of something larger, and the
+variance of the mean is that of the unit means, plus that of the problem means, minus the
+interaction, which both contain (the crossed two-way layout; Searle, Casella and McCulloch 1992,
+Sec. 4.3), with Satterthwaite's degrees of freedom. Problems of one type succeed and fail together,
+so the problem part sums over pairs of problems that share a type: cluster-robust, by inclusion and
+exclusion for problems of two types (Cameron, Gelbach and Miller 2011, JBES 29).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 
 import numpy as np
+from scipy.special import nctdtr, stdtr, stdtrit  # Student's t; scipy.stats takes long to import
 
 LEVEL = 0.95
-MIN_SEEDS_FOR_VERDICT = 3
+POWER = 0.8  # at which a difference counts as detectable
 NO_VOTE = "."  # symbol of a sample without an answer
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+HOLDS, FAILS, EQUIVALENT = "holds", "fails", "equivalent within the margin"
+TOO_LITTLE, BUILT_IN = "too little data", "built in"
 
 
 class StatsError(ValueError):
@@ -43,25 +43,222 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Resamples:
-    """Bootstrap draws shared by every method and model, so that differences are paired.
+class Clusters:
+    """The problems of benchmarks that count equally, and which succeed and fail together.
 
-    ``seed_uniforms``: float [D, S_max] in [0, 1); ``problem_weights``: benchmark key -> float
-    [D, N], rows sum to one. Made once by :func:`draw_resamples`.
+    ``sizes``: problems of each benchmark, in order. ``members``: float [N, G], 1 where a problem
+    belongs to a group: first the types, then the pairs of types, whose problems both types count.
     """
 
-    seed_uniforms: np.ndarray
-    problem_weights: Mapping[str, np.ndarray]
+    sizes: tuple[int, ...]
+    members: np.ndarray
+    number: int
+
+    @classmethod
+    def of(cls, types: Sequence[Sequence[str]], sizes: Sequence[int]) -> Clusters:
+        """From the types that each problem names, at least one; repeated ones count once."""
+        sets = [sorted(set(named)) for named in types]
+        names = sorted({name for named in sets for name in named})
+        pairs = sorted({pair for named in sets for pair in combinations(named, 2)})
+        columns = {group: i for i, group in enumerate([*names, *pairs])}
+        members = np.zeros((len(sets), len(columns)))
+        for row, named in zip(members, sets, strict=True):
+            row[[columns[group] for group in (*named, *combinations(named, 2))]] = 1.0
+        return cls(tuple(sizes), members, len(names))
+
+    @classmethod
+    def apart(cls, sizes: Sequence[int]) -> Clusters:
+        """Every problem by itself."""
+        return cls(tuple(sizes), np.eye(sum(sizes)), sum(sizes))
+
+    @cached_property
+    def signs(self) -> np.ndarray:
+        """[G]: a pair of types is subtracted, for it is in the sums of both."""
+        return np.where(np.arange(self.members.shape[1]) < self.number, 1.0, -1.0)
+
+    def parts(self, tables: Sequence[np.ndarray]) -> np.ndarray:
+        """What each group adds to the mean above the average of its benchmark, [S, G], from scores
+        [S, N_b] of each benchmark."""
+        assert tuple(table.shape[1] for table in tables) == self.sizes, self.sizes
+        weighted = [
+            (table - table.mean(axis=1, keepdims=True)) / (table.shape[1] * len(tables))
+            for table in tables
+        ]
+        return np.concatenate(weighted, axis=1) @ self.members
+
+    @cached_property
+    def small_sample(self) -> tuple[float, float]:
+        """What the sum of squares has to be multiplied by, and its degrees of freedom, if types
+        were independent draws of equal variance (after Bell and McCaffrey 2002, Survey
+        Methodology 28)."""
+        effects = self.members[:, : self.number].T
+        tables = np.split(effects, np.cumsum(self.sizes)[:-1], axis=1)
+        of_mean = np.mean([table.mean(axis=1) for table in tables], axis=0)
+        parts = self.parts(tables)
+        square = (parts * self.signs) @ parts.T
+        trace = float(np.trace(square))
+        if trace <= 0:  # one type alone says nothing about others
+            return 1.0, 1.0
+        return float(of_mean @ of_mean) / trace, trace**2 / float((square**2).sum())
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over units and problems, and what its variance follows from; linear in the scores, so
+    that differences are paired over units and problems.
+
+    ``units``: float [S], the mean of each unit. ``parts``: [S, G] of ``clusters``; None where the
+    problems say nothing further, because each unit has its own.
+    """
+
+    units: np.ndarray
+    parts: np.ndarray | None = None
+    clusters: Clusters | None = None
+
+    @classmethod
+    def over_units(cls, values: Sequence[float]) -> Mean:
+        """Of one number a unit."""
+        return cls(np.asarray(values, dtype=float))
+
+    @classmethod
+    def over_problems(
+        cls, tables: Sequence[np.ndarray], clusters: Clusters, *, shared: bool = True
+    ) -> Mean:
+        """Of benchmarks that count equally.
+
+        Args:
+            tables: scores float [S, N_b] of each.
+            shared: all units answered the same problems; where each has its own, the spread of
+                units has that of problems in it already.
+        """
+        units = np.mean([table.mean(axis=1) for table in tables], axis=0)
+        if not shared and len(units) > 1:
+            return cls(units)
+        return cls(units, clusters.parts(tables), clusters)
+
+    def __add__(self, other: Mean) -> Mean:
+        return self.plus(other, 1.0)
+
+    def __sub__(self, other: Mean) -> Mean:
+        return self.plus(other, -1.0)
+
+    def __mul__(self, factor: float) -> Mean:
+        parts = None if self.parts is None else self.parts * factor
+        return Mean(self.units * factor, parts, self.clusters)
+
+    def plus(self, other: Mean, factor: float) -> Mean:
+        """``self + factor * other``; a single unit (an untrained model) counts beside each."""
+        ours, theirs = len(self.units), len(other.units)
+        assert ours == theirs or 1 in (ours, theirs), (ours, theirs)
+        assert (self.parts is None) == (other.parts is None), "means over different problems"
+        parts = None if self.parts is None else self.parts + factor * other.parts
+        return Mean(self.units + factor * other.units, parts, self.clusters)
+
+    @cached_property
+    def mean(self) -> float:
+        return float(self.units.mean())
+
+    @cached_property
+    def unit_variance(self) -> float:
+        """Of one unit's mean, interaction and sampling included; 0 for a single unit."""
+        return float(self.units.var(ddof=1)) if len(self.units) > 1 else 0.0
+
+    @cached_property
+    def _problem_parts(self) -> tuple[float, float]:
+        """Variance of the mean that problems bring, and the interaction's share of it."""
+        if self.parts is None:
+            return 0.0, 0.0
+        factor, _ = self.clusters.small_sample
+        average, num_units = self.parts.mean(axis=0), len(self.units)
+        problems = factor * float(self.clusters.signs @ average**2)
+        if num_units == 1:
+            return problems, 0.0
+        rest = ((self.parts - average) ** 2).sum(axis=0) / (num_units * (num_units - 1))
+        return problems, factor * float(self.clusters.signs @ rest)
 
     @property
-    def num_draws(self) -> int:
-        return int(self.seed_uniforms.shape[0])
+    def problem_variance(self) -> float:
+        """What problems add to the variance of the mean and more units do not take away."""
+        problems, interaction = self._problem_parts
+        return max(problems - interaction, 0.0)
 
-    def seed_weights(self, num_seeds: int) -> np.ndarray:
-        """Weights float [D, S] of the first ``num_seeds`` runs; rows sum to one."""
-        assert 1 <= num_seeds <= self.seed_uniforms.shape[1], num_seeds
-        index = (self.seed_uniforms[:, :num_seeds] * num_seeds).astype(np.int64)
-        return (index[:, :, None] == np.arange(num_seeds)).mean(axis=1)
+    @cached_property
+    def variance(self) -> float:
+        return self.unit_variance / len(self.units) + self.problem_variance
+
+    @cached_property
+    def freedom(self) -> float:
+        """Degrees of freedom after Satterthwaite; at least 1."""
+        num_units, units = len(self.units), self.unit_variance / len(self.units)
+        problems, interaction = self._problem_parts
+        if problems <= interaction:
+            return max(num_units - 1, 1)
+        _, more = self.clusters.small_sample
+        spread = problems**2 / more
+        if num_units > 1:
+            spread += units**2 / (num_units - 1) + interaction**2 / (more * (num_units - 1))
+        return max(self.variance**2 / spread, 1.0)
+
+    def interval(self, level: float = LEVEL) -> Estimate:
+        """The mean with its t interval."""
+        half = self.variance**0.5 * stdtrit(self.freedom, (1 + level) / 2)
+        return Estimate(self.mean, self.mean - float(half), self.mean + float(half))
+
+    def p_above(self, value: float) -> float:
+        """One-sided p of "the mean is above ``value``": small where the data say so."""
+        if not self.variance:
+            return 0.0 if self.mean > value else 1.0
+        return float(stdtr(self.freedom, (value - self.mean) / self.variance**0.5))
+
+    def p_zero(self, value: float = 0.0) -> float:
+        """Two-sided p of "the mean is ``value``"."""
+        above = self.p_above(value)
+        return min(1.0, 2 * min(above, 1 - above)) if self.variance else float(self.mean == value)
+
+    def detectable(self) -> float:
+        """The true difference from 0 that would be found with a chance of ``POWER``."""
+        quantiles = stdtrit(self.freedom, np.array([(1 + LEVEL) / 2, POWER]))
+        return float(quantiles.sum() * self.variance**0.5)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values after Holm's step-down correction for their number, in their order."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    out = np.empty(len(p))
+    out[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return out.tolist()
+
+
+def equivalent(mean: Mean, margin: float) -> bool:
+    """Two one-sided tests at 5% each: is the mean above ``-margin`` and below ``margin``?"""
+    alpha = 1 - LEVEL
+    return mean.p_above(-margin) < alpha and 1 - mean.p_above(margin) < alpha
+
+
+def units_needed(
+    mean: Mean, effect: float, *, own_problems: bool, most: int = 10_000
+) -> int | None:
+    """The fewest units with which a true difference ``effect`` is found with a chance of ``POWER``.
+
+    ``own_problems``: every further unit brings problems of its own, as a world does; else the
+    problems stay the same, and so does their share of the variance. None where ``most`` are too
+    few, or where one unit says nothing about others.
+    """
+    if len(mean.units) < 2:
+        return None
+    units = np.arange(2, most + 1)
+    ours = (mean.unit_variance + own_problems * mean.problem_variance) / units
+    stays = 0.0 if own_problems else mean.problem_variance
+    if not mean.variance:
+        return 2
+    spread = ours**2 / (units - 1)
+    if stays:
+        spread += stays**2 / mean.clusters.small_sample[1]
+    freedom = (ours + stays) ** 2 / spread
+    limit = stdtrit(freedom, (1 + LEVEL) / 2)
+    enough = 1 - nctdtr(freedom, effect / np.sqrt(ours + stays), limit) >= POWER
+    return int(units[enough.argmax()]) if enough.any() else None
 
 
 def correct_matrix(verdicts: Sequence[str], *, num_problems: int, k: int, where: str) -> np.ndarray:
@@ -128,12 +325,6 @@ def gold_codes(codes: np.ndarray, correct: np.ndarray) -> np.ndarray:
     return np.where(correct.any(axis=1), first, 0)
 
 
-def avg_at_k(correct: np.ndarray) -> float:
-    """Mean accuracy in [0, 1] of bool [N, K]: the mean over problems of the share correct of K."""
-    assert correct.ndim == 2, correct.shape
-    return float(correct.mean(axis=1).mean())
-
-
 def pass_at_k(num_correct: np.ndarray, *, num_samples: int, k: int) -> np.ndarray:
     """Unbiased pass@k per problem: 1 - C(n-c, k) / C(n, k), float, shape of ``num_correct``.
 
@@ -156,96 +347,3 @@ def pass_at_k(num_correct: np.ndarray, *, num_samples: int, k: int) -> np.ndarra
     factors = 1.0 - k / np.arange(num_samples, 0, -1)
     by_count = 1.0 - np.concatenate([[1.0], np.cumprod(factors)])
     return by_count[counts]
-
-
-def draw_resamples(
-    rng: np.random.Generator,
-    *,
-    num_seeds: int,
-    num_problems: Mapping[str, int],
-    num_draws: int,
-) -> Resamples:
-    """All bootstrap draws of a study, taken from ``rng`` in the order of ``num_problems``.
-
-    Drawn once, up front: which tables are built, and in what order, cannot change an interval.
-    """
-    seed_uniforms = rng.random((num_draws, max(num_seeds, 1)))
-    problem_weights = {
-        key: rng.multinomial(n, np.full(n, 1.0 / n), size=num_draws) / n
-        for key, n in num_problems.items()
-    }
-    return Resamples(seed_uniforms=seed_uniforms, problem_weights=problem_weights)
-
-
-def weighted_means(
-    scores: np.ndarray, *, seed_weights: np.ndarray, problem_weights: np.ndarray
-) -> np.ndarray:
-    """Mean of ``scores`` [S, N] under each draw's weights [D, S] and [D, N]: float [D]."""
-    return np.einsum("ds,ds->d", problem_weights @ scores.T, seed_weights)
-
-
-def two_level_bootstrap(
-    scores: np.ndarray, *, rng: np.random.Generator, num_draws: int = 2000
-) -> np.ndarray:
-    """Bootstrap means float [D] of ``scores`` [S, N], resampling seeds and problems (crossed).
-
-    With S = 1 (the base model, which is not trained) only problems are resampled.
-    """
-    if scores.ndim != 2 or 0 in scores.shape:
-        raise StatsError(f"scores must be [seeds, problems], both non-empty, got {scores.shape}")
-    num_seeds, num_problems = scores.shape
-    drawn = draw_resamples(
-        rng, num_seeds=num_seeds, num_problems={"": num_problems}, num_draws=num_draws
-    )
-    return weighted_means(
-        scores,
-        seed_weights=drawn.seed_weights(num_seeds),
-        problem_weights=drawn.problem_weights[""],
-    )
-
-
-def estimate(mean: float, draws: np.ndarray, level: float = LEVEL) -> Estimate:
-    """``mean`` with the percentile interval of its bootstrap ``draws`` [D]."""
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(draws, [tail, 1.0 - tail])
-    return Estimate(mean=float(mean), low=float(low), high=float(high))
-
-
-def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
-    """P(X > Y) + P(X = Y)/2 over all pairs of runs of ``x`` [S] and ``y`` [S'], in [0, 1].
-
-    The Mann-Whitney statistic over its maximum, as in Sec. 4.3 of arXiv 2108.13264.
-    """
-    x, y = np.asarray(x)[:, None], np.asarray(y)[None, :]
-    return float(((x > y) + 0.5 * (x == y)).mean())
-
-
-def verdict(effect: Estimate, *, num_seeds: int) -> str:
-    """ "holds" if the whole interval is above 0, "does not hold" if below, else "undecided".
-
-    Below ``MIN_SEEDS_FOR_VERDICT`` seeds the answer is always "undecided": an interval over
-    problems alone says nothing about another training run.
-    """
-    if num_seeds < MIN_SEEDS_FOR_VERDICT:
-        return UNDECIDED
-    if effect.low > 0:
-        return HOLDS
-    if effect.high < 0:
-        return FAILS
-    return UNDECIDED
-
-
-def seed_level_coverage(
-    num_seeds: int, *, rng: np.random.Generator, num_trials: int = 400, num_draws: int = 500
-) -> float:
-    """How often the nominal 95% interval covers when only (Gaussian) seed noise is present.
-
-    The worst case for few seeds; problems pull the coverage back up where they dominate.
-    """
-    if num_seeds < 2:
-        return 0.0
-    runs = rng.standard_normal((num_trials, num_seeds))
-    index = rng.integers(num_seeds, size=(num_trials, num_draws, num_seeds))
-    means = np.take_along_axis(runs[:, None, :], index, axis=2).mean(axis=2)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
-    return float(((low <= 0) & (high >= 0)).mean())

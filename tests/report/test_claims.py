@@ -6,23 +6,26 @@ import dataclasses
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
 from synthetic_analyses import RIGHT, steps, write_analyses
 from synthetic_experiments import NUM_SEEDS, write_extended
-from synthetic_study import BENCHMARKS, load, run_dir, write_study
+from synthetic_study import average, run_dir, write_study
 
 from benchmarks.report import artefact, claims, claims_page, effects, estimates
 from benchmarks.report import build as report
-from benchmarks.report.claims import MARGIN, Claim, Verdict
+from benchmarks.report.claims import ALLOWED, MARGINS, Claim, Verdict
 from benchmarks.report.effects import TIMES, Effect, Found, Subject, gain
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.figures import axes, equal_cost
+from benchmarks.report.tables import accuracy
 from benchmarks.store import experiments
 from benchmarks.store.load import load_study
 from benchmarks.store.records import Study
+from benchmarks.store.stats import Mean
 
 
 @pytest.fixture(scope="module")
@@ -41,54 +44,91 @@ def found(loaded) -> list:
     return claims.evaluate(loaded)
 
 
-def score(low: float, high: float, seeds: int = 3) -> Score:
-    return Score((low + high) / 2, np.linspace(low, high, 2001), seeds, ("run",))
-
-
-def average(root: Path, model: str, method: str, seeds=(0, 1, 2)) -> float:
-    means = []
-    for seed in seeds:
-        tables = load(run_dir(root, model, method, seed) / "scores.json")["benchmarks"]
-        letters = ["".join(tables[key]["verdicts"]) for key, *_ in BENCHMARKS]
-        means.append(np.mean([100 * text.count("c") / len(text) for text in letters]))
-    return float(np.mean(means))
-
-
 # Verdicts and texts -------------------------------------------------------------------------------
 
 
-def verdict(unit: str = "points", effect: Score | None = None, margin: float = 0.0) -> Verdict:
+def score(mean: float, *, seeds: int = 5, spread: float = 0.3) -> Score:
+    """An effect of which the standard error is ``spread`` over the root of ``seeds``."""
+    values = np.linspace(-1.0, 1.0, seeds) / np.linspace(-1.0, 1.0, max(seeds, 2)).std(ddof=1)
+    return Score(Mean.over_units(mean + spread * values), ("run",))
+
+
+def verdict(
+    effect: Score | None = None, unit: str = "points", miniature: bool = True, **claim: object
+) -> Verdict:
     """The verdict on a claim whose effect is given."""
     measured = Effect(lambda study, subject: [], lambda study, subject: Found(effect), unit)
-    claim = Claim("k", "s", "w", "h", lambda study: [Subject("m", "on")], measured, margin=margin)
-    (found,) = claims.judge(claim, study=None)
+    asked = Claim("k", "s", "w", "h", lambda study: [Subject("m", "on")], measured, **claim)
+    (found,) = claims.judge(asked, study=SimpleNamespace(miniature=miniature))
     return found
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "margin", "words"),
+    ("effect", "claim", "words"),
     [
-        (0.5, 2.0, 0.0, "holds"),
-        (-0.5, 2.0, 0.0, "undecided"),
-        (-2.0, -0.5, 0.0, "does not hold"),
-        (-1.5, 2.0, 2.0, "holds"),  # not below by two points or more
-        (-3.0, 2.0, 2.0, "undecided"),
-        (-5.0, -2.5, 2.0, "does not hold"),
+        (score(2.0), {}, "holds"),
+        (score(-2.0), {}, "fails"),
+        (score(0.1), {}, "equivalent within the margin"),
+        (score(0.9), {"unit": "alpha"}, "holds"),
+        (score(0.0), {"unit": "alpha"}, "too little data"),  # its margin is 0.02
+        (score(1.0, spread=3.0), {}, "too little data"),
+        (score(2.0, seeds=4), {}, "too little data"),
+        (score(2.0, seeds=4), {"miniature": False}, "holds"),
+        (score(2.0, seeds=2), {"miniature": False}, "too little data"),
+        (score(2.0, seeds=1), {"miniature": False}, "one run"),
+        (score(2.0, seeds=1), {}, "too little data"),
+        (score(-1.0), {"allowed": 2.0}, "holds"),  # not below by two points or more
+        (score(-2.1), {"allowed": 2.0}, "too little data"),
+        (score(-3.0), {"allowed": 2.0}, "fails"),
+        (score(2.0), {"built_in": "a formula"}, "built in"),
+        (score(-2.0), {"built_in": "a formula"}, "fails"),
+        (score(2.0), {"built_in": "by the world", "miniature": False}, "holds"),
+        (score(2.0), {"built_in": "a formula", "miniature": False, "everywhere": True}, "built in"),
+        (None, {}, "not run"),
     ],
 )
-def test_a_margin_moves_the_verdict_and_nothing_else(low, high, margin, words):
-    found = verdict(effect=score(low, high), margin=margin)
+def test_verdicts(effect, claim, words):
+    found = verdict(effect, **claim)
     assert found.verdict == words
-    assert found.effect.mean == (low + high) / 2
-    share = np.mean(np.linspace(low, high, 2001) > -margin)
-    assert found.probability == pytest.approx(share)
+    assert (found.effect is None) == (effect is None)
+    if claim.get("built_in") and words == "built in":
+        assert found.p is None and not found.tested and claim["built_in"] in found.detail
+
+
+def test_every_unit_has_a_margin_and_not_below_has_its_own():
+    assert {c.effect.unit for c in claims.CLAIMS} <= set(MARGINS)
+    for claim in claims.CLAIMS:
+        assert claim.margin == (claim.allowed or MARGINS[claim.effect.unit])
+        assert claim.allowed in (0.0, ALLOWED)
+        assert not claim.everywhere or claim.built_in
+
+
+def test_the_papers_claims_are_corrected_for_their_number_and_no_others(monkeypatch, loaded):
+    values = {"a": 10.0, "b": 4.5, "c": 4.2, "past": 4.2}
+
+    def claim(key: str) -> Claim:
+        effect = Effect(lambda *_: [], lambda *_: Found(score(values[key], spread=3.0)))
+        return Claim(key, key, "w", "h", lambda study: [Subject("m", "on")], effect,
+                     past=key == "past")  # fmt: skip
+
+    monkeypatch.setattr(claims, "CLAIMS", [claim(key) for key in values])
+    loaded.memo.clear()
+    found = {v.key: v for v in claims.evaluate(loaded)}
+    loaded.memo.clear()
+    alone = {key: v.p for key, v in found.items()}
+    assert alone["c"] < 0.05 and found["past"].verdict == "holds"
+    assert found["past"].corrected is None
+    assert found["a"].corrected == pytest.approx(3 * alone["a"])
+    assert found["c"].corrected == pytest.approx(max(2 * alone["b"], alone["c"]))
+    assert [found[key].verdict for key in "abc"] == ["holds", "too little data", "too little data"]
 
 
 def test_texts_of_effects():
-    assert verdict("points", score(-0.1, 0.06)).text() == "+0.0 points [-0.1, 0.1]"  # no minus zero
-    assert verdict("alpha", score(0.1, 0.3)).text() == "+0.200 alpha [0.105, 0.295]"
-    low, high = np.log(0.5) / 0.95, np.log(2.0) / 0.95
-    assert verdict(TIMES, score(low, high)).text() == "1.00x [0.50, 2.00]"
+    at_zero = score(-0.02, spread=0.05)
+    assert verdict(at_zero).text().startswith("+0.0 points [-0.1, ")  # no minus zero
+    assert verdict(score(0.2, spread=0.0), "alpha").text() == "+0.200 alpha [0.200, 0.200]"
+    low, mean, high = re.findall(r"[\d.]+", verdict(score(0.0, spread=0.1), TIMES).text())
+    assert float(mean) * float(high) == pytest.approx(1.0, abs=0.02) and low == "1.00"
     assert verdict().text() == verdict().verdict == "not run"
 
 
@@ -161,6 +201,40 @@ def test_every_claim_is_explained_and_those_of_the_paper_come_first(found):
             assert claim.paper != "not measured"
 
 
+def test_effects_are_counted_losses_and_the_papers_stand_beside(variant_study):
+    root, _ = variant_study
+    keys = ("ablation_hurts", "proximal_hurts_most", "kl_beats_sft", "forward_beats_reverse")
+    rows = [c for c in claims.evaluate(load_study(root)) if c.key in keys]
+    sgpo = average(root, "qwen-m", "sgpo")
+    hurts = [c for c in rows if c.key == "ablation_hurts"]
+    expected = {  # method, the paper's 52.1 minus its row
+        "w/o strategy distillation, Qwen-M": ("grpo", "+2.2 points"),
+        "w/o autonomous GRPO, Qwen-M": ("sgpo_no_grpo", "+3.5 points"),
+        "w/o all proximal constraints, Qwen-M": ("sgpo_no_proximal", "+6.8 points"),
+        "w/o KL clipping, Qwen-M": ("sgpo_no_clip", "+3.4 points"),
+        "w/o target selection, Qwen-M": ("sgpo_no_selection", "+4.0 points"),
+        "w/o adaptive weighting, Qwen-M": ("sgpo_fixed_alpha", "+1.2 points"),
+    }
+    assert [c.subject for c in hurts] == list(expected)
+    for claim in hurts:
+        method, paper = expected[claim.subject]
+        assert claim.effect.mean == pytest.approx(sgpo - average(root, "qwen-m", method), abs=1e-6)
+        assert (claim.paper, claim.unit) == (paper, "points")
+    rest = {c.key: c for c in rows if c.key != "ablation_hurts"}
+    found = {m: average(root, "qwen-m", m) for m, _ in accuracy.TABLE2.rows}
+    proximal = found.pop("sgpo_no_proximal")
+    del found["sgpo"]
+    margins = {
+        "proximal_hurts_most": (min(found.values()) - proximal, "+2.8 points"),
+        "kl_beats_sft": (sgpo - average(root, "qwen-m", "sgpo_nll"), "+2.8 points"),
+        "forward_beats_reverse": (sgpo - average(root, "qwen-m", "sgpo_reverse"), "+1.2 points"),
+    }
+    assert list(rest) == list(margins)
+    for key, (effect, paper) in margins.items():
+        assert rest[key].effect.mean == pytest.approx(effect, abs=1e-6)
+        assert rest[key].paper == paper
+
+
 def by_key(found, key: str) -> list:
     return [c for c in found if c.key == key]
 
@@ -205,7 +279,7 @@ def test_bad_strategies_are_compared_on_alpha_and_on_accuracy(extended, found):
         runs = study.runs_of("qwen-m", name, scored=True)[:3]
         means.append(np.mean([np.nanmean(run.metrics["alpha_mean"]) for run in runs]))
     assert lower[0].effect.mean == pytest.approx(means[0] - means[1])
-    assert {c.claim.margin for c in harmless} == {MARGIN}
+    assert {c.claim.allowed for c in harmless} == {ALLOWED}
     expected = average(extended, "qwen-m", method) - average(extended, "qwen-m", "grpo")
     assert harmless[0].effect.mean == pytest.approx(expected, abs=1e-6)
 
@@ -232,11 +306,11 @@ def test_plan_kl_and_pass_claims_are_counted(found, loaded):
     assert over_grpo.effect.mean == pytest.approx(
         100 * (np.mean(RIGHT["sgpo"]) - np.mean(RIGHT["grpo"]))
     )
-    assert over_reverse.effect.mean > over_grpo.effect.mean and over_grpo.verdict == "holds"
+    assert over_reverse.effect.mean > over_grpo.effect.mean
     (mass,) = by_key(found, "kl_on_decisions")
-    problems = [p for seed in range(NUM_SEEDS) for p in steps(seed)["problems"]]
-    share = sum(sum(p["kl"][:2]) for p in problems) / sum(sum(p["kl"]) for p in problems)
-    assert mass.effect.mean == pytest.approx(100 * (share - 6 / 30)) and mass.verdict == "holds"
+    kl = [np.array([p["kl"] for p in steps(seed)["problems"]]) for seed in range(NUM_SEEDS)]
+    share = np.mean([found[:, :2].sum() / found.sum() for found in kl])
+    assert mass.effect.mean == pytest.approx(100 * (share - 6 / 30)) and mass.verdict == "built in"
     assert mass.paper == "shown on one example (Fig. 5)"
     passed = by_key(found, "pass_not_below")
     assert [c.subject for c in passed] == ["mini-Qwen2-S", "mini-Qwen2-M", "mini-Llama-M"]
@@ -250,26 +324,29 @@ def test_plan_kl_and_pass_claims_are_counted(found, loaded):
 # Pages --------------------------------------------------------------------------------------------
 
 
-def test_the_page_has_each_claim_once_in_the_summary_and_once_in_detail(extended, found, loaded):
+def test_the_page_has_each_claim_once_in_the_summary_and_once_in_detail(found, loaded):
     text = claims_page.page(loaded, found)
     assert "no evidence about 7B models" in text.splitlines()[2]
-    head, details = text.split("## Each claim in detail")
-    for words, tests in claims_page.by_statement(found).items():
-        statement = words[0].upper() + words[1:]
-        (line,) = [row for row in head.splitlines() if row.startswith(f"| [{statement}](#claim-")]
-        assert line.count("**") == 2 * len(tests)
-        for test in tests:
-            assert f"**{test.verdict}** [{test.text()}](REPORT.md#runs-" in line
-        assert details.count(f"### {statement} (") == 1
+    assert "One world: seeds only" in text and "fewer than 5 seeds" in text
+    head, details = text.split("## How each claim is measured")
+    rows = [line.split(" | ") for line in head.splitlines() if line.count(" | ") == 7]
+    rows = [cells for cells in rows if cells[2].startswith("**")]
+    assert [cells[1] for cells in rows] == [v.subject for v in found]
+    for cells, test in zip(rows, found, strict=True):
+        assert cells[2] == f"**{test.verdict}**"
+        assert cells[3].startswith(f"[{test.text()}](REPORT.md#runs-")
+    for words in claims_page.by_statement(found):
+        statement = claims_page.sentence(words)
+        assert head.count(f"[{statement}](#claim-") == details.count(f"### {statement} (") == 1
     assert head.index("Claims of the paper") < head.index("Past the paper")
     anchors = set(re.findall(r'<a id="([^"]+)">', text))
-    assert {a for a in re.findall(r"\]\(#([^)]+)\)", text)} <= anchors
-    explained = details[details.index("### KL distillation beats direct SFT") :]
-    taken_apart = explained[explained.index("Taken apart") :].split("\n\n")[1].splitlines()
-    assert [line.split(":")[0] for line in taken_apart] == [
-        "- With the mask on both, KL beats direct SFT",
-        "- With no mask on either, KL beats direct SFT",
-        "- The mask costs direct SFT accuracy",
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+    explained = details[details.index("### KL distillation beats direct SFT") :].split("###")[1]
+    taken_apart = [line for line in explained.splitlines() if "taken apart" in line]
+    assert [line.split(": ")[1] for line in taken_apart] == [
+        "with the mask on both, KL beats direct SFT",
+        "with no mask on either, KL beats direct SFT",
+        "the mask costs direct SFT accuracy",
     ]
     assert taken_apart[2].count("mini-") == 2
 

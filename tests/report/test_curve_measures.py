@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.optimize import isotonic_regression
+from synthetic_study import dump, load, run_dir
 
 from benchmarks.report import measures
-from benchmarks.report.measures import nested_ratio_draws
 from benchmarks.store import stats
+from benchmarks.store.load import load_study
 
 
 def ramp(*, slope: float, num_steps: int = 20) -> np.ndarray:
@@ -22,21 +24,38 @@ def ramp(*, slope: float, num_steps: int = 20) -> np.ndarray:
 # Speed to equal reward ----------------------------------------------------------------------------
 
 
-def test_isotonic_is_scipys(monkeypatch):
-    rng = np.random.default_rng(0)
-    curves = np.concatenate([rng.normal(size=(20, 13)), rng.normal(size=(5, 13)).cumsum(axis=1)])
-    expected = np.stack([isotonic_regression(c).x for c in curves])
-    assert measures.isotonic(curves) == pytest.approx(expected, abs=1e-12)
-    monkeypatch.setattr(measures, "_CHUNK", 1)  # one curve at a time
-    assert measures.isotonic(curves) == pytest.approx(expected, abs=1e-12)
-
-
-def test_twice_the_slope_is_twice_as_fast_and_the_measure_is_antisymmetric():
+def test_twice_the_slope_is_half_the_steps():
     fast, slow = ramp(slope=0.04), ramp(slope=0.02)
-    assert np.exp(measures.log_factor(fast, slow)) == pytest.approx(2.0)
-    assert np.exp(measures.log_factor(slow, fast)) == pytest.approx(0.5)
-    assert measures.log_factor(fast, fast) == pytest.approx(0.0)
     assert [s[0] for s in measures.reach_steps(fast, slow)] == pytest.approx([10.0, 20.0])
+    assert [s[0] for s in measures.reach_steps(slow, fast)] == pytest.approx([20.0, 10.0])
+
+
+def write_rewards(root: Path, method: str, seed: int, rewards: list[float]) -> None:
+    path = run_dir(root, "qwen-m", method, seed) / "metrics.jsonl"
+    rows = [{"step": i, "reward": reward} for i, reward in enumerate(rewards)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_speed_is_the_geometric_mean_of_each_seeds_own_factor(variant_copy):
+    """Seed s of SGPO rises (2 + s) times as steeply as its variant, without noise."""
+    for seed in (0, 1, 2):
+        for method, slope in (("sgpo", 0.01 * (2 + seed)), ("sgpo_nll", 0.01)):
+            write_rewards(variant_copy, method, seed, [slope * (i + 1) for i in range(20)])
+    found = measures.equal_reward(load_study(variant_copy), "qwen-m", "sgpo", "sgpo_nll")
+    assert found.log_factor.num_seeds == 3
+    assert found.factor == pytest.approx(found.steps[1] / found.steps[0])
+    assert found.factor == pytest.approx(24 ** (1 / 3), rel=0.06)  # the ends are smoothed
+    assert found.gain_percent == pytest.approx(200.0)
+
+
+def test_one_lucky_step_is_no_arrival(variant_copy):
+    for seed in (0, 1, 2):
+        for method in ("sgpo", "sgpo_nll"):
+            rewards = [0.02 * (i + 1) for i in range(20)]
+            rewards[3] = 0.39 if method == "sgpo" else rewards[3]  # as high as the very end
+            write_rewards(variant_copy, method, seed, rewards)
+    found = measures.equal_reward(load_study(variant_copy), "qwen-m", "sgpo", "sgpo_nll")
+    assert found.steps == pytest.approx((20.0, 20.0), abs=0.5)
 
 
 def test_a_level_between_two_steps_is_interpolated_and_the_first_step_counts_as_one():
@@ -45,14 +64,6 @@ def test_a_level_between_two_steps_is_interpolated_and_the_first_step_counts_as_
     assert [s[0] for s in measures.reach_steps(ours, theirs)] == pytest.approx([2 + 1 / 3, 3.0])
     flat = np.full((1, 3), 0.5)
     assert [s[0] for s in measures.reach_steps(flat, flat)] == [1.0, 1.0]
-
-
-def test_one_lucky_step_is_no_arrival():
-    curve = ramp(slope=0.02)[0].copy()
-    curve[3] = 0.39  # as high as the very end
-    rising = measures.isotonic(curve[None])
-    steps, _ = measures.reach_steps(rising, ramp(slope=0.02))
-    assert steps[0] > 18
 
 
 # pass@k and maj@k ---------------------------------------------------------------------------------
@@ -121,25 +132,11 @@ def test_answers_that_do_not_fit_the_verdicts_are_refused(words, message):
         codes_of(words, correct)
 
 
-# Shares -------------------------------------------------------------------------------------------
-
-
-def test_nested_draws_spread_as_seeds_and_members_do():
-    rng = np.random.default_rng(3)
-    size, groups = 40, 6
-    means = rng.normal(10, 2, size=groups)
-    tops = [rng.normal(m, 3, size=size) for m in means]
-    bottoms = [np.ones(size) for _ in range(groups)]
-    draws = nested_ratio_draws(tops, bottoms, rng, num_draws=20_000)
-    # With equal sizes the ratio is the mean of group means: the variance of the nested bootstrap
-    # is the groups' (biased, S-1 over S) plus the members' within groups, both over S.
-    observed = np.array([t.mean() for t in tops])
-    within = np.mean([t.var() / size for t in tops])
-    expected = (observed.var() + within) / groups
-    assert draws.mean() == pytest.approx(observed.mean(), abs=0.03)
-    assert draws.var() == pytest.approx(expected, rel=0.05)
-
-
-def test_a_share_of_nothing_is_an_error():
-    with pytest.raises(stats.StatsError, match="a share of nothing"):
-        nested_ratio_draws([np.zeros(3)], [np.zeros(3)], np.random.default_rng(0), num_draws=5)
+def test_a_share_of_nothing_is_one_line(variant_copy):
+    path = next((variant_copy / "analyses").glob("steps-*-s1.json"))
+    stored = load(path)
+    for row in stored["result"]["problems"]:
+        row["kl"] = [0.0] * 4
+    dump(path, stored)
+    with pytest.raises(stats.StatsError, match="steps-qwen-m-s1.json: no kl on any problem"):
+        measures.token_share(load_study(variant_copy), "kl", measures.DECISIONS)

@@ -200,6 +200,10 @@ def test_kin_and_mask_tables_count_right_and_pair_the_difference(built):
         assert int(gap["num_seeds"]) == len(mine)
         score = estimates.gain(loaded, model, method, "sgpo")
         assert float(gap["ci_low"]) == pytest.approx(score.interval.low, abs=1e-6)
+    row = rows_of(root, "mask")["llama-m", "sgpo", "average"]  # SGPO has more, others three
+    assert int(row["num_seeds"]) == 3
+    few = counted(root, "llama-m", "sgpo", seeds=(0, 1, 2)).mean()
+    assert float(row["mean"]) == pytest.approx(few, abs=1e-6)
     models = {model for model, *_ in rows_of(root, "mask")}
     assert models == {"qwen-m", "llama-m"}
     planned = [m for m, _ in accuracy.KIN.rows if m not in experiments.NEWER]

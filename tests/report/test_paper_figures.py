@@ -86,7 +86,8 @@ def test_plan_scores_name_the_run_of_each_seed(stored):
     score = measures.plan_quantity(load_study(stored), "sgpo_reverse", "right")
     assert score.run_ids == tuple(run_dir(stored, "qwen-m", "sgpo_reverse", s).name for s in SEEDS)
     values = [np.mean(RIGHT["sgpo_reverse"]) + s / 100 for s in SEEDS]
-    assert (score.interval.low, score.interval.high) == pytest.approx((min(values), max(values)))
+    assert score.mean == pytest.approx(np.mean(values))
+    assert score.interval.low < min(values) and max(values) < score.interval.high
 
 
 # Figures 3 and 6 ----------------------------------------------------------------------------------
@@ -125,13 +126,9 @@ def test_curves_below_are_differences_of_the_same_seeds(stored):
 
 def test_fig6_says_where_each_reaches_the_lower_final_reward(stored):
     loaded = load_study(stored)
-    ours, theirs = (
-        measures.isotonic(mean_curve(stored, m, "reward")[None])[0] for m in training.FIG6_METHODS
-    )
     found = measures.equal_reward(loaded, "qwen-m", *training.FIG6_METHODS)
-    for curve, step in zip((ours, theirs), found.steps, strict=True):
-        at = np.interp(step, np.arange(1, len(curve) + 1), curve)
-        assert at == pytest.approx(min(ours[-1], theirs[-1]), abs=1e-9)
+    ends = [mean_curve(stored, m, "reward")[-1] for m in training.FIG6_METHODS]
+    assert found.level == pytest.approx(min(ends), abs=0.05)
     assert found.factor == pytest.approx(found.steps[1] / found.steps[0])
     assert f"after {found.steps[0]:.1f} steps" in training.FIG6.caption(loaded)
 
@@ -173,12 +170,12 @@ def test_fig5_bars_are_means_over_the_tokens_of_a_step(stored):
     assert "decisions 20%" in texts(drawn)
 
 
-def test_shares_are_pooled_over_problems_and_seeds(stored):
+def test_shares_are_pooled_over_the_problems_of_each_seed(stored):
     loaded = load_study(stored)
     files = [load(stored / f"analyses/steps-qwen-m-s{seed}.json") for seed in SEEDS]
-    problems = [problem for file in files for problem in file["result"]["problems"]]
-    assert len(problems) == 3 * NUM_PROBLEMS
-    decided = sum(p["kl"][0] + p["kl"][1] for p in problems) / sum(sum(p["kl"]) for p in problems)
+    kl = [np.array([row["kl"] for row in file["result"]["problems"]]) for file in files]
+    assert [len(rows) for rows in kl] == 3 * [NUM_PROBLEMS]
+    decided = np.mean([rows[:, :2].sum() / rows.sum() for rows in kl])
     mass = measures.token_share(loaded, "kl", measures.DECISIONS)
     assert mass.mean == pytest.approx(100 * decided)
     assert mass.interval.low < mass.mean < mass.interval.high

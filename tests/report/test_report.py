@@ -13,7 +13,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import BENCHMARKS, METHODS, MODELS, STEPS, dump, load, run_dir, write_study
+from synthetic_study import (
+    BENCHMARKS,
+    METHODS,
+    MODELS,
+    STEPS,
+    change,
+    counted,
+    dump,
+    load,
+    rows_of,
+    run_dir,
+    write_study,
+)
 
 from benchmarks.cli import main
 from benchmarks.report import build as report
@@ -32,17 +44,6 @@ from benchmarks.store.runs import stored_runs
 TREE = Path(__file__).resolve().parents[2]
 
 
-def rows_of(root: Path) -> dict[tuple[str, str, str], dict[str, str]]:
-    with (root / "tables" / "table1.csv").open() as file:
-        return {(r["model"], r["method"], r["benchmark"]): r for r in csv.DictReader(file)}
-
-
-def change(path: Path, edit) -> None:
-    value = load(path)
-    edit(value)
-    dump(path, value)
-
-
 def share_correct(path: Path, benchmark: str) -> float:
     letters = "".join(load(path / "scores.json")["benchmarks"][benchmark]["verdicts"])
     return 100 * letters.count("c") / len(letters)
@@ -53,7 +54,7 @@ def share_correct(path: Path, benchmark: str) -> float:
 
 def test_table1_means_are_the_counted_shares_of_correct_samples(plain_study):
     root, summary = plain_study
-    rows = rows_of(root)
+    rows = rows_of(root, "table1")
     assert len(rows) == len(MODELS) * len(METHODS) * (len(BENCHMARKS) + 1)
     assert summary.missing == () and summary.commands == ()
     for model, method in (("qwen-s", "sgpo"), ("llama-m", "hpt"), ("qwen-m", "base")):
@@ -71,50 +72,62 @@ def test_table1_means_are_the_counted_shares_of_correct_samples(plain_study):
         assert float(average["mean"]) == pytest.approx(np.mean(means), abs=1e-6)
 
 
-def test_table1_interval_is_the_two_level_bootstrap(plain_study):
+def test_table1_intervals_are_over_seeds_and_problems(plain_study):
     root, _ = plain_study
-    cell = rows_of(root)["qwen-m", "grpo", "minimath"]
-    scores = []
-    for seed in (0, 1, 2):
-        table = load(run_dir(root, "qwen-m", "grpo", seed) / "scores.json")["benchmarks"]
-        scores.append([100 * v.count("c") / len(v) for v in table["minimath"]["verdicts"]])
-    scores = np.array(scores)
-    generator = np.random.default_rng(99)
-    draws = [  # the definition, one draw at a time
-        scores[generator.integers(3, size=3)][:, generator.integers(60, size=60)].mean()
-        for _ in range(6000)
-    ]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    assert float(cell["ci_low"]) == pytest.approx(low, abs=0.6)
-    assert float(cell["ci_high"]) == pytest.approx(high, abs=0.6)
+    tables = [*counted(root, "qwen-m", "grpo").values()]
+    for key, found in (("minimath", tables[:1]), ("average", tables)):
+        cell = rows_of(root, "table1")["qwen-m", "grpo", key]
+        apart = stats.Clusters.apart([table.shape[1] for table in found])
+        interval = stats.Mean.over_problems(found, apart).interval()
+        bounds = float(cell["ci_low"]), float(cell["ci_high"])
+        assert bounds == pytest.approx((interval.low, interval.high), abs=1e-5)
 
 
-def test_average_draws_seeds_once_and_problems_per_benchmark(plain_study):
+def test_problems_of_one_type_are_taken_together(study):
+    """What types.json says of some sets; the problems of the others are each by itself."""
+    dump(study / "types.json", {"minimath": [f"t{i % 5}" for i in range(60)]})
+    loaded = load_study(study)
+    found = estimates.accuracy(loaded, "qwen-m", "grpo", "minimath").of.clusters
+    assert (found.number, found.sizes) == (5, (60,))
+    whole = loaded.clusters(tuple(b.key for b in loaded.benchmarks))
+    assert whole.number == 5 + sum(n for _, _, n, _ in BENCHMARKS[1:])
+
+
+def test_worlds_have_problems_of_their_own(study):
+    for path in study.glob("runs/*-s[12]-*/scores.json"):
+        world = path.parent.name.split("-s")[-1][0]
+
+        def own(scores, world=world):
+            for table in scores["benchmarks"].values():
+                table["problem_set_sha256"] += world
+
+        change(path, own)
+    for model, *_ in MODELS:  # an untrained model belongs to its world, too
+        shutil.rmtree(run_dir(study, model, "base", None))
+    change(study / "study.json",
+           lambda s: s.update(cells=[c for c in s["cells"] if c["method"] != "base"]))  # fmt: skip
+    loaded = load_study(study)
+    found = estimates.gain(loaded, "qwen-m", "sgpo", "grpo")
+    ours, theirs = (counted(study, "qwen-m", m) for m in ("sgpo", "grpo"))
+    gaps = [(ours[key] - theirs[key]).mean(axis=1) for key in ours]
+    expected = stats.Mean.over_units(np.mean(gaps, axis=0))
+    assert (found.of.variance, found.of.freedom) == pytest.approx((expected.variance, 2))
+    assert estimates.units_text(loaded, 3) == "3 worlds"
+
+
+def test_bold_is_above_every_other_rl_method_and_nothing_is_bold_among_ties(plain_study, study):
     root, _ = plain_study
-    cell = rows_of(root)["llama-m", "sgpo", "average"]
-    tables = [load(run_dir(root, "llama-m", "sgpo", s) / "scores.json") for s in (0, 1, 2)]
-    generator = np.random.default_rng(98)
-    draws = np.zeros(6000)
-    seeds = generator.integers(3, size=(6000, 3))
-    for key, _, n, k in BENCHMARKS:
-        verdicts = [table["benchmarks"][key]["verdicts"] for table in tables]
-        scores = np.array([[100 * v.count("c") / k for v in row] for row in verdicts])
-        problems = generator.integers(n, size=(6000, n))
-        draws += scores[seeds[:, :, None], problems[:, None, :]].mean(axis=(1, 2)) / 4
-    low, high = np.quantile(draws, [0.025, 0.975])
-    assert float(cell["ci_low"]) == pytest.approx(low, abs=0.4)
-    assert float(cell["ci_high"]) == pytest.approx(high, abs=0.4)
-
-
-def test_best_rl_method_is_bold_and_only_it(plain_study):
-    root, _ = plain_study
-    rows = rows_of(root)
+    loaded = load_study(root)
     lines = (root / "tables" / "table1.md").read_text().splitlines()
     for model, label, *_ in MODELS:
-        averages = {m: float(rows[model, m, "average"]["mean"]) for m in RL_METHODS}
-        best = dict(METHODS)[max(averages, key=averages.get)]
         mine = [line.split("|") for line in lines if line.startswith(f"| {label} ")]
-        assert [cells[2].strip() for cells in mine if "**" in cells[7]] == [best]
+        bold = [cells[2].strip() for cells in mine if "**" in cells[7]]
+        gains = [estimates.gain(loaded, model, "sgpo", m) for m in RL_METHODS if m != "sgpo"]
+        assert bold == (["SGPO"] if all(g.interval.low > 0 for g in gains) else [])
+    exchange_scores(study, "qwen-m", "sgpo", "grpo", copy=True)
+    report.build(study, only=["table1"])
+    lines = (study / "tables" / "table1.md").read_text().splitlines()
+    assert not [x for x in lines if x.startswith("| Qwen-M ") and "**" in x.split("|")[7]]
 
 
 def test_caption_names_what_the_numbers_rest_on(plain_study):
@@ -122,9 +135,8 @@ def test_caption_names_what_the_numbers_rest_on(plain_study):
     for part in (
         "n=60, avg@4",
         "n=15, avg@8",
-        "Seeds 0, 1, 2 (3 runs a row",
+        "over 3 seeds of one world and the problems, those of one type together",
         "temperature 0.6, top p 0.95, max tokens 96",
-        "2000 draws",
         "no evidence about 7B models",
     ):
         assert part in text
@@ -153,11 +165,11 @@ def test_tex_rows_have_all_columns_and_no_bare_special_character(plain_study):
 
 def test_deleting_a_run_turns_exactly_its_cells_into_not_run(plain_study, study):
     root, _ = plain_study
-    before = rows_of(root)
+    before = rows_of(root, "table1")
     gone = run_dir(study, "qwen-m", "luffy", 1)
     shutil.rmtree(gone)
     summary = report.build(study, figures=False)
-    after = rows_of(study)
+    after = rows_of(study, "table1")
     changed = {key for key in before if before[key] != after[key]}
     keys = [key for key, *_ in BENCHMARKS] + ["average"]
     assert changed == {("qwen-m", "luffy", key) for key in keys}
@@ -209,7 +221,7 @@ def test_a_trained_run_without_scores_is_not_in_the_table_but_in_the_curves(stud
     summary = report.build(study, only=["table1", "fig4"])
     assert [c.reason for c in summary.missing] == ["trained, not evaluated"]
     assert summary.missing[0].artefacts == ("table1",)
-    assert rows_of(study)["qwen-m", "sgpo", "average"]["mean"] == "not run"
+    assert rows_of(study, "table1")["qwen-m", "sgpo", "average"]["mean"] == "not run"
 
 
 def test_a_diverged_run_is_marked_and_kept(study):
@@ -218,14 +230,14 @@ def test_a_diverged_run_is_marked_and_kept(study):
     change(path / "result.json", lambda r: r.update(broken))
     before = share_correct(path, "minimath")
     report.build(study, only=["table1"])
-    cell = rows_of(study)["qwen-s", "hpt", "minimath"]
+    cell = rows_of(study, "table1")["qwen-s", "hpt", "minimath"]
     others = [share_correct(run_dir(study, "qwen-s", "hpt", s), "minimath") for s in (0, 2)]
     assert float(cell["mean"]) == pytest.approx((before + sum(others)) / 3, abs=1e-6)
     assert cell["status"] == "diverged"
     assert len(re.findall("†", (study / "tables" / "table1.md").read_text())) == 1 + 5
     (path / "scores.json").unlink()
     assert report.build(study, only=["table1"]).missing == ()
-    assert rows_of(study)["qwen-s", "hpt", "minimath"]["mean"] == "diverged"
+    assert rows_of(study, "table1")["qwen-s", "hpt", "minimath"]["mean"] == "diverged"
     assert "| diverged† |" in (study / "tables" / "table1.md").read_text()
     assert "NaN loss at step 7" in pages.diverged(load_study(study))
 
@@ -276,7 +288,7 @@ def other_packages(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (scores_edit(lambda s: s.update(suite_version=2)), "suite version 2, study.json has 1"),
+        (scores_edit(lambda s: s.update(suite_version=2)), "has suite version 2, not 1"),
         (
             scores_edit(lambda s: s["benchmarks"]["miniamc"].update(problem_set_sha256="x")),
             "miniamc: runs .* differ in problem_set_sha256",
@@ -302,7 +314,7 @@ def other_packages(root: Path) -> None:
         (other_seed, "has seed 2, study.json plans 1"),
         (
             result_edit(lambda r: r.update(suite_version=2)),
-            "result.json has suite version 2, study.json has 1",
+            "result.json has suite version 2, study.json plans 1",
         ),
         (
             lambda root: change(
@@ -511,15 +523,29 @@ def test_text_of_runs_cannot_act_as_markup():
 # Claims and figures -------------------------------------------------------------------------------
 
 
-def test_claims_hold_where_the_world_was_built_so(plain_study):
-    found = claims.evaluate(load_study(plain_study[0]))
+@pytest.fixture(scope="module")
+def five(tmp_path_factory) -> Path:
+    """As many seeds as a verdict takes."""
+    root = write_study(tmp_path_factory.mktemp("five") / "mini", seeds=(0, 1, 2, 3, 4))
+    report.build(root, only=["table1"])
+    return root
+
+
+@pytest.fixture
+def five_copy(five, tmp_path) -> Path:
+    return Path(shutil.copytree(five, tmp_path / "mini"))
+
+
+def test_claims_hold_where_the_world_was_built_so(five):
+    found = claims.evaluate(load_study(five))
     assert [c.key for c in found] == (
         ["best_on_average"] * 3 + ["gain_grows"] + ["alpha_falls"] * 3 + ["entropy_above"] * 3
         + ["pass_not_below"] * 3
     )  # fmt: skip
-    built_in = [c for c in found if c.key not in ("gain_grows", "pass_not_below")]
-    assert {c.verdict for c in built_in} == {stats.HOLDS}
-    rows = rows_of(plain_study[0])
+    verdicts = {key: {c.verdict for c in found if c.key == key} for key in (c.key for c in found)}
+    assert verdicts["best_on_average"] == verdicts["entropy_above"] == {stats.HOLDS}
+    assert verdicts["alpha_falls"] == verdicts["gain_grows"] == {stats.BUILT_IN}
+    rows = rows_of(five, "table1")
     best = next(c for c in found if c.key == "best_on_average")
     averages = {m: float(rows["qwen-s", m, "average"]["mean"]) for m, _ in METHODS}
     margin = averages.pop("sgpo") - max(averages.values())
@@ -548,7 +574,8 @@ def test_alpha_and_entropy_effects_are_the_means_of_the_curves(plain_study):
         gaps.append(ours.entropy[STEPS // 2 :].mean() - grpo.entropy[STEPS // 2 :].mean())
     alpha = found["alpha_falls", "Qwen-M"].effect
     assert alpha.mean == pytest.approx(np.mean(falls))
-    assert (alpha.interval.low, alpha.interval.high) == pytest.approx((min(falls), max(falls)))
+    expected = stats.Mean.over_units(falls).interval()
+    assert (alpha.interval.low, alpha.interval.high) == pytest.approx((expected.low, expected.high))
     assert found["entropy_above", "Qwen-M"].effect.mean == pytest.approx(np.mean(gaps))
 
 
@@ -569,40 +596,54 @@ def test_methods_with_different_seeds_are_compared_on_the_common_ones(study):
     assert found.num_seeds == 2
 
 
-def exchange_scores(root: Path, model: str, first: str, second: str) -> None:
-    for seed in (0, 1, 2):
-        a, b = (run_dir(root, model, m, seed) / "scores.json" for m in (first, second))
-        tables = load(a)["benchmarks"], load(b)["benchmarks"]
-        for path, table in zip((a, b), reversed(tables), strict=True):
-            change(path, lambda s, table=table: s.update(benchmarks=table))
+def exchange_scores(root: Path, model: str, first: str, second: str, *, copy: bool = False) -> None:
+    """``copy``: the second gets the first's and keeps nothing of its own."""
+    for cell in load(root / "study.json")["cells"]:
+        if (cell["model"], cell["method"]) == (model, first):
+            a, b = (run_dir(root, model, m, cell["seed"]) / "scores.json" for m in (first, second))
+            tables = load(a)["benchmarks"], load(b)["benchmarks"]
+            change(b, lambda s, table=tables[0]: s.update(benchmarks=table))
+            if not copy:
+                change(a, lambda s, table=tables[1]: s.update(benchmarks=table))
 
 
-def test_a_reversed_ranking_does_not_hold_and_the_report_says_so(study):
-    exchange_scores(study, "qwen-m", "sgpo", "hpt")
-    loaded = load_study(study)
+def test_a_reversed_ranking_fails_and_the_report_says_so(five_copy):
+    exchange_scores(five_copy, "qwen-m", "sgpo", "hpt")
+    loaded = load_study(five_copy)
     claim = next(c for c in claims.evaluate(loaded) if c.subject == "Qwen-M")
-    assert (claim.verdict, claim.probability) == (stats.FAILS, 0.0)
+    assert claim.verdict == stats.FAILS and claim.corrected >= claim.p
     words = [c.verdict for c in claims.evaluate(loaded) if c.key == "best_on_average"]
     head = pages.headline(loaded, claims.evaluate(loaded))
     assert f"{words[0]} on Qwen-S (" in head and f"; {claim.verdict} on Qwen-M (-" in head
 
 
-def test_equal_scores_are_undecided(study):
-    for seed in (0, 1, 2):
-        table = load(run_dir(study, "qwen-m", "sgpo", seed) / "scores.json")["benchmarks"]
-        path = run_dir(study, "qwen-m", "grpo", seed) / "scores.json"
-        change(path, lambda s, table=table: s.update(benchmarks=table))
-    claim = next(c for c in claims.evaluate(load_study(study)) if c.subject == "Qwen-M")
+def test_equal_scores_are_equivalent(five_copy):
+    exchange_scores(five_copy, "qwen-m", "sgpo", "grpo", copy=True)
+    claim = next(c for c in claims.evaluate(load_study(five_copy)) if c.subject == "Qwen-M")
     interval = claim.effect.interval
     assert (interval.mean, interval.low, interval.high) == pytest.approx((0, 0, 0), abs=1e-9)
-    assert claim.verdict == stats.UNDECIDED
+    assert claim.verdict == stats.EQUIVALENT and claim.effect.of.detectable() == 0.0
 
 
-def test_one_seed_decides_nothing(tmp_path):
-    root = write_study(tmp_path / "mini", seeds=(0,))
-    found = claims.evaluate(load_study(root))
-    assert {c.verdict for c in found} == {stats.UNDECIDED}
-    assert {c.effect.num_seeds for c in found} == {1}
+def test_few_seeds_decide_nothing_in_the_miniature(plain_study, tmp_path):
+    one = write_study(tmp_path / "mini", seeds=(0,))
+    for root, number in ((one, 1), (plain_study[0], 3)):
+        found = claims.evaluate(load_study(root))
+        assert {c.verdict for c in found} <= {stats.TOO_LITTLE, stats.BUILT_IN}
+        assert {c.effect.num_seeds for c in found} == {number}
+
+
+def test_a_real_profile_says_one_run_and_decides_from_three(tmp_path):
+    for seeds in ((0,), (0, 1, 2)):
+        root = write_study(tmp_path / str(len(seeds)) / "paper", seeds=seeds)
+        change(root / "study.json", lambda s: s.update(profile="paper"))
+        found = [c for c in claims.evaluate(load_study(root)) if c.key == "best_on_average"]
+        assert all(c.effect.interval.low < c.effect.mean for c in found)
+        if len(seeds) == 1:
+            assert {c.verdict for c in found} == {claims.ONE_RUN}
+        else:
+            assert all(c.p < 0.05 for c in found)
+            assert stats.HOLDS in {c.verdict for c in found}
 
 
 def test_smoothing_is_the_centred_rolling_mean():

@@ -44,7 +44,7 @@ def needs(study: Study) -> list[Need]:
 
 def difference(study: Study, method: str) -> Score | None:
     """Average accuracy minus SFT+GRPO's, paired, over the seeds that every row has."""
-    seeds = estimates.common_seeds(study, MODEL, (method, BASELINE))[: experiments.SEEDS]
+    seeds = estimates.common_seeds(study, MODEL, [m for _, m in needs(study)])
     ours, theirs = (
         estimates.accuracy(study, MODEL, m, AVERAGE, seeds) if seeds else None
         for m in (method, BASELINE)
@@ -75,14 +75,14 @@ def figure(study: Study) -> Figure:
 
 def caption(study: Study) -> str:
     return (
-        f"SGPO with spoilt strategies in all training problems ({study.profile} profile, "
-        f"{experiments.SEEDS} seeds). One choice wrong: one of the plan's three. Another type's "
+        f"SGPO with spoilt strategies in all training problems ({study.profile} profile). "
+        f"One choice wrong: one of the plan's three. Another type's "
         f"plan: type and plan of a problem that is solved otherwise. Vague: no choice is named. "
         f"Answer given away: the right plan with the boxed answer behind it; the base model never "
         f"saw an answer in a strategy, so it has not learned to copy one, which a larger model "
         f"would: its guided pass rate shows that it cannot use that text at all, so this row says "
         f"nothing about copied answers. Left: average of the benchmarks minus that of SFT+GRPO, "
-        f"which distils nothing, paired over seeds and problems, 95% intervals; dotted: the "
+        f"which distils nothing, paired over common seeds and problems, 95% intervals; dotted: the "
         f"margin of {MARGIN:g} points within which a strategy counts as harmless. Curves: mean "
         f"over seeds, 5 steps smoothed; band: range of the seeds. Appendix H of the paper says "
         f"that α switches bad strategies off."

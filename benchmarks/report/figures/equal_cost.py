@@ -51,8 +51,8 @@ def needs(study: Study) -> list[Need]:
 
 
 def score(study: Study, key: str) -> Score | None:
-    """Average accuracy over the first seeds, as many as every budget has."""
-    seeds = estimates.common_seeds(study, MODEL, [key])[: experiments.SEEDS]
+    """Average accuracy over the seeds that every method has at every budget."""
+    seeds = estimates.common_seeds(study, MODEL, [other for _, other in needs(study)])
     return estimates.accuracy(study, MODEL, key, AVERAGE, seeds) if seeds else None
 
 
@@ -111,7 +111,8 @@ def caption(study: Study) -> str:
     steps = budgets(study)
     return (
         f"Accuracy at equal budget ({study.profile} profile, {study.model(MODEL).label}): the same "
-        f"methods trained for {', '.join(map(str, steps))} steps, {experiments.SEEDS} seeds. "
+        f"methods trained for {', '.join(map(str, steps))} steps, over the seeds "
+        f"that all have. "
         f"Right: SGPO minus each other method after as many steps, paired over seeds and problems, "
         f"95% intervals, in the other's colour and mark. Every method samples the same number of "
         f"completions a step; tokens scored in a loss or a choice, and training time beside other "

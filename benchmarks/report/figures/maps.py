@@ -30,11 +30,13 @@ class MapCell:
 def gains(study: Study, model: str, gap: float) -> dict[str, Score] | None:
     """Baseline -> SGPO's gain over it at a teacher gap; None when a run is missing.
 
-    Seeds are the first ``experiments.SEEDS`` for every cell, those that the study ran more of
-    included, so that all intervals rest on the same number.
+    Seeds are those that the cells of every gap have, so that all rest on the same ones.
     """
+    everywhere = [
+        experiments.gap_method(m, g) for g in experiments.GAPS for m in experiments.MAP_METHODS
+    ]
     keys = {m: experiments.gap_method(m, gap) for m in experiments.MAP_METHODS}
-    seeds = estimates.common_seeds(study, model, list(keys.values()))[: experiments.SEEDS]
+    seeds = estimates.common_seeds(study, model, everywhere)
     scores = {m: estimates.accuracy(study, model, key, AVERAGE, seeds) for m, key in keys.items()}
     if not seeds or any(score is None for score in scores.values()):
         return None
@@ -116,7 +118,7 @@ def _caption(study: Study, title: str) -> str:
     names = " and ".join(study.method_label(m) for m in BASELINES)
     return (
         f"{title} ({study.profile} profile). Average accuracy of SGPO minus that of {names}, in "
-        f"points, paired over {experiments.SEEDS} seeds and the problems, 95% intervals. "
+        f"points, paired over the seeds that all cells have and the problems, 95% intervals. "
         f"Teacher gap: chance that the expert leaves out a step; warm-up and RL both use that "
         f"expert. Rows carry the base model's mean unguided pass rate at temperature 1, measured "
         f"on training problems before any training. All settings are those tuned on the study's "

@@ -51,7 +51,8 @@ def model_of(study: Study) -> str | None:
 
 def accuracy_rows(study: Study, needs: Sequence[Need], *, difference: bool = False) -> pd.DataFrame:
     """One row a cell of a table in percent, then with ``difference`` one row a pair with its
-    average minus SGPO's in points, paired over seeds and problems.
+    average minus SGPO's in points, paired over seeds and problems. Rows of one model are over the
+    seeds that all of them have.
 
     Columns: model, method, benchmark, mean, ci_low, ci_high, num_seeds, num_problems, k, status
     ("finished", "diverged" or "not run", which also stands for a number that does not exist),
@@ -60,50 +61,48 @@ def accuracy_rows(study: Study, needs: Sequence[Need], *, difference: bool = Fal
     sizes = {b.key: (b.num_problems, str(b.k)) for b in study.benchmarks}
     counts, samples = zip(*sizes.values(), strict=True)
     sizes[AVERAGE] = sum(counts), "/".join(samples)
+    seeds = {
+        model: estimates.common_seeds(study, model, [m for key, m in needs if key == model])
+        for model, _ in needs
+    }
+
+    def runs_of(model: str, *methods: str) -> tuple[Run, ...]:
+        groups = [study.runs_of(model, m, scored=True) for m in dict.fromkeys(methods)]
+        found = [estimates.select(group, seeds[model]) for group in groups]
+        return tuple(run for group in found for run in group) if all(found) else ()
+
     found = []
     for model, method in needs:
-        runs = study.runs_of(model, method, scored=True)
         for key in sizes:
-            score = estimates.accuracy(study, model, method, key)
-            found.append(_record((model, method, key), score, runs, len(runs), sizes[key]))
+            score = estimates.accuracy(study, model, method, key, seeds[model])
+            found.append(_record((model, method, key), score, runs_of(model, method), sizes[key]))
     for model, method in needs if difference else ():
-        runs = _paired_runs(study, model, method)
-        score = estimates.gain(study, model, method, REFERENCE) if runs else None
-        seeds = score.num_seeds if score else 0
-        found.append(_record((model, method, DIFFERENCE), score, runs, seeds, sizes[AVERAGE]))
+        runs, place = runs_of(model, method, REFERENCE), (model, method, DIFFERENCE)
+        ours, theirs = (
+            estimates.accuracy(study, model, m, AVERAGE, seeds[model]) for m in (method, REFERENCE)
+        )
+        score = ours - theirs if runs and ours and theirs else None
+        found.append(_record(place, score, runs, sizes[AVERAGE]))
     return frame(found)
 
 
 def _record(
-    place: tuple[str, str, str],
-    score: Score | None,
-    runs: Sequence[Run],
-    num_seeds: int,
-    size: tuple[int, str],
+    place: tuple[str, str, str], score: Score | None, runs: Sequence[Run], size: tuple[int, str]
 ) -> dict[str, object]:
     diverged = any(run.diverged for run in runs)
-    interval = score.interval if score else None
     absent = "diverged" if diverged else NOT_RUN
+    interval = score.interval if score else None
     return {
         **dict(zip(("model", "method", "benchmark"), place, strict=True)),
-        "mean": score.mean if score else absent,
+        "mean": interval.mean if interval else absent,
         "ci_low": interval.low if interval else absent,
         "ci_high": interval.high if interval else absent,
-        "num_seeds": num_seeds,
+        "num_seeds": score.num_seeds if score else 0,
         "num_problems": size[0],
         "k": size[1],
         "status": "diverged" if diverged else ("finished" if score else NOT_RUN),
         "run_ids": " ".join(run.cell.run_id for run in runs) or NOT_RUN,
     }
-
-
-def _paired_runs(study: Study, model: str, method: str) -> tuple[Run, ...]:
-    """The runs behind a difference: the row's, then SGPO's; () unless both are complete."""
-    methods = tuple(dict.fromkeys((method, REFERENCE)))
-    seeds = estimates.common_seeds(study, model, methods)
-    groups = [study.runs_of(model, m, scored=True) for m in methods]
-    found = [estimates.select(group, seeds) for group in groups]
-    return tuple(run for group in found for run in group) if all(found) else ()
 
 
 def shown(
@@ -119,7 +118,7 @@ def shown(
     Args:
         labels: method -> name in this table; None: the study's.
         one_model: leave the model's column out.
-        best: the best RL method of a model in each column in bold.
+        best: the RL method of a model that is above all others of a column in bold.
     """
     keys = {b.key: b.label for b in study.benchmarks} | {AVERAGE: "Average"}
     if DIFFERENCE in set(rows["benchmark"]):
@@ -175,14 +174,16 @@ def so_far(study: Study, cell) -> str:
 
 
 def _best(study: Study, rows: pd.DataFrame, model: str) -> dict[str, set[str]]:
-    """Column -> the RL methods whose printed mean is the highest (more than one when equal)."""
+    """Column -> the RL method that is above every other one there; none among ties."""
     mine = rows[(rows["model"] == model) & rows["method"].isin(study.rl_methods)]
     best = {}
     for column, cells in mine.groupby("benchmark"):
-        means = {
-            c.method: round(c.mean, 1) for c in cells.itertuples() if not isinstance(c.mean, str)
-        }
-        best[column] = {m for m, mean in means.items() if mean == max(means.values())}
+        means = {c.method: c.mean for c in cells.itertuples() if not isinstance(c.mean, str)}
+        if means:
+            first = max(means, key=means.get)
+            gains = [estimates.gain(study, model, first, m, column) for m in means if m != first]
+            if all(gain is not None and gain.interval.low > 0 for gain in gains):
+                best[column] = {first}
     return best
 
 
@@ -211,29 +212,28 @@ def _sets(study: Study) -> str:
     return "; ".join(f"{b.label} n={b.num_problems}, avg@{b.k}" for b in study.benchmarks)
 
 
-def _numbers_of_seeds(study: Study, needs: Sequence[Need]) -> str:
-    counts = sorted({len(study.cells_of(*need)) for need in needs} - {0})
-    return " or ".join(map(str, counts)) or "no"
+def _over(study: Study, needs: Sequence[Need]) -> str:
+    """What means and intervals are over: the seeds that all rows of a model have."""
+    counts = set()
+    for model in dict.fromkeys(model for model, _ in needs):
+        methods = [m for key, m in needs if key == model]
+        counts.add(len(estimates.common_seeds(study, model, methods)))
+    number = " or ".join(map(str, sorted(counts - {0}))) or "no"
+    return f"{estimates.units_text(study, number)} and the problems, those of one type together"
 
 
 def _main_caption(study: Study) -> str:
-    planned = [study.cells_of(*need) for need in _main_needs(study)]
-    seeds = sorted({c.seed for cells in planned for c in cells if c.seed is not None})
-    counts = sorted({len(cells) for cells in planned if cells and cells[0].seed is not None})
+    base = "Base is not trained: one run, its interval is over problems only"
+    needs = _main_needs(study)
+    alone = any(c.seed is None for need in needs for c in study.cells_of(*need))
     return (
-        f"Table 1 ({study.profile} profile). Accuracy in percent, mean and 95% interval. "
-        f"{_sets(study)}; "
-        f"Average: unweighted mean of the benchmarks. Seeds {_join(seeds)} ({_join(counts)} "
-        f"runs a row; Base is not trained: one run, its interval is over problems only). "
-        f"Sampling: {protocol_text(study)}. Intervals: two-level bootstrap over seeds and "
-        f"problems, {study.resamples.num_draws} draws. Bold: best RL method of a model in a "
-        f'column. †: a run diverged and is not dropped. "{NOT_RUN}": a planned run is missing; '
-        f"made by: {study.command('table1')}"
+        f"Table 1 ({study.profile} profile). Accuracy in percent, mean and 95% interval over "
+        f"{_over(study, needs)}{f' ({base})' if alone else ''}. {_sets(study)}; Average: "
+        f"unweighted mean of the benchmarks. Sampling: {protocol_text(study)}. Bold: the RL method "
+        f"of a model that is above each other one, its paired interval above 0. †: a run diverged "
+        f'and is not dropped. "{NOT_RUN}": a planned run is missing; made by: '
+        f"{study.command('table1')}"
     )
-
-
-def _join(values: Sequence[object]) -> str:
-    return ", ".join(str(value) for value in values) or NOT_RUN
 
 
 @dataclass(frozen=True)
@@ -256,22 +256,19 @@ class Comparison:
         return [(model, method) for model in self.on(study) for method in rows]
 
     def caption(self, study: Study) -> str:
-        seeds = _numbers_of_seeds(study, self.needs(study))
-        draws = f"{study.resamples.num_draws} bootstrap draws. †: a run diverged and is not dropped"
-        missing = f'"{NOT_RUN}": a planned run is missing; made by: {study.command(self.name)}'
-        title = f"{self.title} ({study.profile} profile)"
         measured = (
-            f"Accuracy in percent, mean and 95% interval over {seeds} seeds and the problems."
+            f"Accuracy in percent, mean and 95% interval over {_over(study, self.needs(study))}. "
+            f"Difference: average minus SGPO's in points, paired over seeds and problems. †: a run "
+            f'diverged and is not dropped. "{NOT_RUN}": a planned run is missing; made by: '
+            f"{study.command(self.name)}"
         )
-        difference = "Difference: average minus SGPO's in points, paired over seeds and problems."
-        if not self.variants:
-            return f"{title}. {self.about} {measured} {difference} {draws}. {missing}"
-        label = study.model(self.on(study)[0]).label
-        return (
-            f"{title}, {label}. {measured} {_sets(study)}. {difference} Every variant has the "
-            f"learning rate that was tuned for SGPO as a whole. {self.about}Sampling: "
-            f"{protocol_text(study)}. {draws}. {missing}"
+        model = (
+            f"{study.model(self.on(study)[0]).label}. {_sets(study)}. Every variant has the "
+            f"learning rate that was tuned for SGPO as a whole. Sampling: {protocol_text(study)}."
         )
+        title = f"{self.title} ({study.profile} profile)."
+        parts = (title, model if self.variants else "", self.about, measured)
+        return " ".join(filter(None, parts))
 
     def artefact(self) -> Artefact:
         return Artefact(
@@ -358,7 +355,7 @@ TABLE2 = Comparison(
     ),
     on=_variant_model,
     about="w/o strategy distillation is SFT+GRPO of Table 1, with its own tuned learning rate and "
-    "all samples autonomous. ",
+    "all samples autonomous.",
     variants=True,
 )
 TABLE3 = Comparison(

@@ -4,7 +4,7 @@ problem sets share, tuning trials, and Table 8 (the quality of the strategies)."
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,24 +20,31 @@ def _or_not_run(records: list[dict[str, Any]], *columns: str) -> pd.DataFrame:
     return frame(records or [dict.fromkeys(columns, NOT_RUN)])
 
 
-def _empty(rows: pd.DataFrame) -> bool:
-    return bool((rows.iloc[0] == NOT_RUN).all())
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows but for the one that says "not run"."""
+    return [r for r in rows.to_dict("records") if set(r.values()) != {NOT_RUN}]
+
+
+def _table(header: Sequence[str], lines: Sequence[tuple], *numeric: int) -> Table:
+    whole = tuple(lines) or (row(*[NOT_RUN] * len(header)),)
+    return Table(tuple(header), whole, numeric=frozenset(numeric))
 
 
 # Budgets: steps, samples, sampled tokens and wall time --------------------------------------------
 
-SPENT: dict[str, tuple[str, Callable[[Run], float | None]]] = {
-    "num_steps": ("Steps", lambda run: run.num_steps),
-    "num_samples": ("Samples", lambda run: run.num_samples),
-    "sampled_tokens": ("Sampled tokens", lambda run: run.sampled_tokens),
-    "train_seconds": ("Training, s", lambda run: run.train_seconds),
-    "eval_seconds": ("Evaluation, s", lambda run: run.eval_seconds),
+SPENT = {
+    "num_steps": "Steps",
+    "num_samples": "Samples",
+    "sampled_tokens": "Sampled tokens",
+    "train_seconds": "Training, s",
+    "eval_seconds": "Evaluation, s",
 }
 
 
 def _trained(study: Study) -> list[Need]:
     """Every planned model and method that is trained."""
-    return list(dict.fromkeys((c.model, c.method) for c in study.cells if c.seed is not None))
+    trained = (c for c in study.cells if c.seed is not None and c.method != "base")
+    return list(dict.fromkeys((c.model, c.method) for c in trained))
 
 
 def budget_rows(study: Study) -> pd.DataFrame:
@@ -46,24 +53,22 @@ def budget_rows(study: Study) -> pd.DataFrame:
     for model, method in _trained(study):
         runs = study.runs_of(model, method, scored=False)
         entry = {"model": model, "method": method, "num_runs": len(runs)}
-        entry |= {name: _mean(runs, value) for name, (_, value) in SPENT.items()}
+        entry |= {name: _mean(runs, name) for name in SPENT}
         found.append(entry | {"run_ids": " ".join(run.cell.run_id for run in runs) or NOT_RUN})
     return frame(found)
 
 
-def _mean(runs: tuple[Run, ...], value: Callable[[Run], float | None]) -> float | str:
-    values = [value(run) for run in runs]
+def _mean(runs: tuple[Run, ...], name: str) -> float | str:
+    values = [getattr(run, name) for run in runs]
     if not runs:
         return NOT_RUN
-    known = [v for v in values if v is not None]
-    return round(sum(known) / len(runs), 3) if len(known) == len(runs) else "not recorded"
+    return "not recorded" if None in values else round(sum(values) / len(runs), 3)
 
 
 def _budget_table(study: Study, rows: pd.DataFrame) -> Table:
     def text(value: object) -> str:
         return f"{value:,.0f}" if isinstance(value, float) else str(value)
 
-    header = ("Model", "Method", "Runs", *(label for label, _ in SPENT.values()))
     lines = [
         row(
             study.model(r["model"]).label,
@@ -73,7 +78,7 @@ def _budget_table(study: Study, rows: pd.DataFrame) -> Table:
         )
         for r in rows.to_dict("records")
     ]
-    return Table(header, tuple(lines), numeric=frozenset(range(2, len(header))))
+    return _table(("Model", "Method", "Runs", *SPENT.values()), lines, *range(2, 3 + len(SPENT)))
 
 
 BUDGET = Artefact(
@@ -94,46 +99,37 @@ BUDGET = Artefact(
 # Problem sets and what they share -----------------------------------------------------------------
 
 
-def _stored(study: Study, name: str, key: str, remedy: str) -> Any:
-    """What a file of the study holds under ``key``; None where there is no file."""
+def _stored(study: Study, name: str, remedy: str, *keys: str) -> dict[str, Any]:
+    """What a file of the study holds; {} where there is no file."""
     path = study.root / name
-    if not path.exists():
-        return None
-    stored = read_object(path)
-    if key not in stored:
-        raise StudyError(f"{name} lacks {key!r}; {remedy}")
-    return stored[key]
+    stored = read_object(path) if path.exists() else {}
+    for key in keys if path.exists() else ():
+        if key not in stored:
+            raise StudyError(f"{name} lacks {key!r}; {remedy}")
+    return stored
 
 
-AGAIN = "remove it and run the study again"
+def _sets(study: Study) -> dict[str, Any]:
+    again = "remove it and run the study again"
+    return _stored(study, "disjointness.json", again, "shared", "sets")
 
 
 def shared_questions(study: Study) -> pd.DataFrame:
     """One row a pair of problem sets with the number of questions that both have."""
-    columns = ("first", "second", "questions")
-    try:
-        pairs = _stored(study, "disjointness.json", "shared", AGAIN) or []
-        return _or_not_run([{name: pair[name] for name in columns} for pair in pairs], *columns)
-    except (KeyError, TypeError) as error:
-        raise StudyError(f"disjointness.json lacks {error}; {AGAIN}") from error
+    return _or_not_run(_sets(study).get("shared", []), "first", "second", "questions")
 
 
 def _sets_table(study: Study, rows: pd.DataFrame) -> Table:
     lines = []
-    if not _empty(rows):
-        for name, entry in _stored(study, "disjointness.json", "sets", AGAIN).items():
-            pairs = rows[((rows["first"] == name) | (rows["second"] == name)) & rows["questions"]]
-            text = ", ".join(
-                f"{p.questions} with {p.second if p.first == name else p.first}"
-                for p in pairs.itertuples()
-            )
-            cell = TextCell(text, bold=True) if text else TextCell("none")
-            lines.append(row(name, str(entry["problems"]), entry["sha256"][:12], cell))
-    return Table(
-        header=("Set", "Problems", "sha256", "Questions shared with another set"),
-        rows=tuple(lines) or (row(*[NOT_RUN] * 4),),
-        numeric=frozenset({1}),
-    )
+    for name, entry in _sets(study).get("sets", {}).items():
+        text = ", ".join(
+            f"{p['questions']} with {p['second'] if p['first'] == name else p['first']}"
+            for p in _records(rows)
+            if name in (p["first"], p["second"]) and p["questions"]
+        )
+        cell = TextCell(text or "none", bold=bool(text))
+        lines.append(row(name, str(entry["problems"]), entry["sha256"][:12], cell))
+    return _table(("Set", "Problems", "sha256", "Questions shared with another set"), lines, 1)
 
 
 DISJOINTNESS = Artefact(
@@ -162,33 +158,22 @@ def conditions(study: Study) -> list[dict[str, object]]:
 
     Conditions come first; what is only reported follows, ``passed`` being "reported" too.
     """
-    remedy = "measure it again with sgpo mini check"
+    remedy, found = "measure it again with sgpo mini check", []
     try:
-        return [
-            record
-            for model, measured in (_stored(study, "regime.json", "models", remedy) or {}).items()
-            for record in [
-                *(_condition(model, **entry) for entry in measured["conditions"]),
-                *(
-                    _condition(model, name, value, REPORTED, None)
-                    for name, value in _flat(measured.get("reported", {}))
-                ),
-            ]
-        ]
+        measured = _stored(study, "regime.json", remedy, "models").get("models", {})
+        for model, numbers in measured.items():
+            for condition in numbers["conditions"]:
+                name, value, requirement, passed = (
+                    condition[key] for key in ("name", "value", "requirement", "passed")
+                )
+                passed = REPORTED if passed is None else passed
+                found.append((model, name, value, requirement, passed))
+            reported = _flat(numbers.get("reported", {}))
+            found += [(model, name, value, REPORTED, REPORTED) for name, value in reported]
     except (KeyError, TypeError, AttributeError) as error:
         raise StudyError(f"regime.json lacks {error}; {remedy}") from error
-
-
-def _condition(
-    model: str, name: str, value: object, requirement: str, passed: bool | None
-) -> dict[str, object]:
-    return {
-        "model": model,
-        "condition": name,
-        "value": value,
-        "requirement": requirement,
-        "passed": REPORTED if passed is None else passed,
-    }
+    columns = ("model", "condition", "value", "requirement", "passed")
+    return [dict(zip(columns, values, strict=True)) for values in found]
 
 
 def _flat(reported: Mapping[str, object]) -> list[tuple[str, object]]:
@@ -208,11 +193,9 @@ def _flat(reported: Mapping[str, object]) -> list[tuple[str, object]]:
 
 def _short(value: object) -> str:
     """A measured value in short form; lists and nested values as they are."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
     if isinstance(value, list):
-        return ", ".join(_short(item) for item in value)
-    return str(value)
+        return ", ".join(map(_short, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _regime_table(study: Study, rows: pd.DataFrame) -> Table:
@@ -226,13 +209,9 @@ def _regime_table(study: Study, rows: pd.DataFrame) -> Table:
             c["requirement"],
             outcomes.get(c["passed"], TextCell("FAILED", bold=True)),
         )
-        for c in ([] if _empty(rows) else rows.to_dict("records"))
+        for c in _records(rows)
     ]
-    return Table(
-        header=("Model", "Condition", "Measured", "Required", "Outcome"),
-        rows=tuple(lines) or (row(*[NOT_RUN] * 5),),
-        numeric=frozenset({2}),
-    )
+    return _table(("Model", "Condition", "Measured", "Required", "Outcome"), lines, 2)
 
 
 REGIME = Artefact(
@@ -253,7 +232,7 @@ REGIME = Artefact(
 # Table 8: quality of the strategies ---------------------------------------------------------------
 
 STRATEGIES = "strategies"  # the analysis
-BANDS = (("High", "[0.8, 1.0]"), ("Medium", "[0.5, 0.8)"), ("Low", "[0.0, 0.5)"))
+BANDS = {"High": "[0.8, 1.0]", "Medium": "[0.5, 0.8)", "Low": "[0.0, 0.5)"}
 CRITERIA = {"type": "Type right", "strategy": "Strategy apt", "steps": "Steps named",
             "no_leak": "No leak"}  # fmt: skip
 GROUPS = {"chosen": "Kept: best of 5", "candidates": "All candidates"}
@@ -277,8 +256,8 @@ def strategy_rows(study: Study) -> pd.DataFrame:
     """The kept strategies, all candidates, and these by what was wrong with them, with the counts
     behind the shares."""
     stored = _scored(study)
-    names = ["count", *(name.lower() for name, _ in BANDS), "mean", *CRITERIA, "made_from"]
     if stored is None:
+        names = ("count", *map(str.lower, BANDS), "mean", *CRITERIA, "made_from")
         absent = dict.fromkeys(names, NOT_RUN)
         return frame([{"strategies": label, **absent} for label in GROUPS.values()])
     summaries = {label: stored[key] for key, label in GROUPS.items()}
@@ -286,7 +265,7 @@ def strategy_rows(study: Study) -> pd.DataFrame:
     return frame(
         [
             {"strategies": label, "count": s["count"]}
-            | {name.lower(): s["bands"][name] for name, _ in BANDS}
+            | {name.lower(): s["bands"][name] for name in BANDS}
             | {"mean": s["mean"], **{key: s["by_criterion"][key] for key in CRITERIA}}
             | {"made_from": STRATEGIES}
             for label, s in summaries.items()
@@ -300,16 +279,12 @@ def _strategy_table(study: Study, rows: pd.DataFrame) -> Table:
         if r["count"] == NOT_RUN:
             lines.append(row(r["strategies"], *[NOT_RUN] * (2 + len(BANDS) + len(CRITERIA))))
             continue
-        shares = (100 * r[name.lower()] / r["count"] for name, _ in BANDS)
-        means = (r[name] for name in ("mean", *CRITERIA))
-        texts = (*(f"{share:.1f}" for share in shares), *(f"{mean:.2f}" for mean in means))
-        lines.append(row(r["strategies"], str(r["count"]), *texts))
-    bands = (f"{name} {limits}, %" for name, limits in BANDS)
-    return Table(
-        header=("Strategies", "Number", *bands, "Mean score", *CRITERIA.values()),
-        rows=tuple(lines),
-        numeric=frozenset(range(1, 3 + len(BANDS) + len(CRITERIA))),
-    )
+        shares = (f"{100 * r[name.lower()] / r['count']:.1f}" for name in BANDS)
+        means = (f"{r[name]:.2f}" for name in ("mean", *CRITERIA))
+        lines.append(row(r["strategies"], str(r["count"]), *shares, *means))
+    bands = (f"{name} {limits}, %" for name, limits in BANDS.items())
+    header = ("Strategies", "Number", *bands, "Mean score", *CRITERIA.values())
+    return _table(header, lines, *range(1, len(header)))
 
 
 def _strategy_caption(study: Study) -> str:
@@ -376,29 +351,23 @@ def trials(study: Study) -> list[dict[str, str]]:
         lacking = [name for name in TRIAL if trial.get(name) is None]
         if lacking:
             raise StudyError(f"tuning.csv lacks column {lacking[0]!r}; repeat the tuning")
-        where = f"tuning.csv, {trial['method']} trial {trial['trial']}"
         try:
             json.loads(trial["settings"])
             accuracy = float(trial["dev_accuracy"])
+            if not 0.0 <= accuracy <= 1.0:
+                raise ValueError(f"dev_accuracy {accuracy} must be a share in [0, 1]")
         except ValueError as error:
+            where = f"tuning.csv, {trial['method']} trial {trial['trial']}"
             raise StudyError(f"{where}: {error}; repeat the trial") from error
-        if not 0.0 <= accuracy <= 1.0:
-            raise StudyError(
-                f"{where}: dev_accuracy {accuracy} must be a share in [0, 1]; repeat the trial"
-            )
     return stored
 
 
 def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
     """Rows method x trial; the chosen trial of a method in bold."""
     lines = []
-    for trial in [] if _empty(rows) else rows.to_dict("records"):
+    for trial in _records(rows):
         chosen = trial["chosen"].strip().lower() in ("1", "true", "yes")
         settings = json.loads(trial["settings"])
-        if isinstance(settings, dict):
-            text = ", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults"
-        else:
-            text = trial["settings"]
         low, mean, high = (
             f"{PERCENT * float(trial[name]):.1f}"
             for name in ("dev_ci_low", "dev_accuracy", "dev_ci_high")
@@ -408,17 +377,14 @@ def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
                 study.method_label(trial["method"]),
                 trial["trial"],
                 trial["learning_rate"],
-                text,
+                ", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults",
                 TextCell(f"{mean} [{low}, {high}]", bold=chosen),
                 "chosen" if chosen else "",
                 trial["run_id"],
             )
         )
-    return Table(
-        header=("Method", "Trial", "Learning rate", "Settings", "Dev accuracy", "", "Run"),
-        rows=tuple(lines) or (row(*[NOT_RUN] * 7),),
-        numeric=frozenset({1, 2, 4}),
-    )
+    header = ("Method", "Trial", "Learning rate", "Settings", "Dev accuracy", "", "Run")
+    return _table(header, lines, 1, 2, 4)
 
 
 def _tuning_caption(study: Study) -> str:

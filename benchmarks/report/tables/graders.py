@@ -1,0 +1,150 @@
+"""Does it matter whose grader it is? Accuracy under ours, plain Math-Verify and exact text, what
+they disagree on, and the claims under each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import claims, estimates
+from benchmarks.report.artefact import Artefact, Made, nothing
+from benchmarks.report.document import (
+    Block,
+    Bullets,
+    Paragraph,
+    Table,
+    csv_text,
+    frame,
+    row,
+    standing_note,
+    to_markdown,
+)
+from benchmarks.report.estimates import AVERAGE
+from benchmarks.store import stats
+from benchmarks.store.records import GRADERS_FILE, NOT_RUN, Study, read_object
+from sgpo.core.files import write_text
+
+LABELS = {"ours": "ours", "stock": "Math-Verify", "exact": "exact text"}
+
+
+def graded(study: Study) -> dict[str, Study]:
+    """Grader -> the study with its verdicts, over the runs that all graders judged; empty where
+    none did."""
+    path = study.root / GRADERS_FILE
+    found = read_object(path)["runs"] if path.exists() else {}
+    runs = {run_id: run for run_id, run in study.runs.items() if run_id in found}
+    if not runs:
+        return {}
+    sizes = {b.key: b for b in study.benchmarks}
+
+    def correct(run_id: str, grader: str) -> Mapping[str, Any]:
+        return {
+            key: stats.correct_matrix(
+                letters[grader],
+                num_problems=sizes[key].num_problems,
+                k=sizes[key].k,
+                where=f"{GRADERS_FILE}, {run_id}, {key}",
+            )
+            for key, letters in found[run_id].items()
+        }
+
+    others = {
+        grader: {i: replace(run, correct=correct(i, grader), answers={}) for i, run in runs.items()}
+        for grader in ("stock", "exact")
+    }
+    return {g: replace(study, runs=r) for g, r in ({"ours": runs} | others).items()}
+
+
+def rows(study: Study, studies: Mapping[str, Study]) -> list[dict[str, object]]:
+    """Accuracy in percent of every method on every benchmark under each grader."""
+    needs = list(dict.fromkeys((c.model, c.method) for c in study.cells))
+    keys = [*(b.key for b in study.benchmarks), AVERAGE]
+    found = []
+    for model, method in needs:
+        for key in keys:
+            for grader in LABELS:
+                score = None
+                if grader in studies:
+                    score = estimates.accuracy(studies[grader], model, method, key)
+                place = {"model": model, "method": method, "benchmark": key, "grader": grader}
+                found.append(place | {"mean": round(score.mean, 6) if score else NOT_RUN})
+    return found
+
+
+def _accuracy_table(study: Study, found: list[dict[str, object]]) -> Table:
+    means = {tuple(r[n] for n in ("model", "method", "benchmark", "grader")): r["mean"]
+             for r in found}  # fmt: skip
+    labels = {b.key: b.label for b in study.benchmarks} | {AVERAGE: "Average"}
+    lines = []
+    for model, method in dict.fromkeys((r["model"], r["method"]) for r in found):
+        cells = [[means[model, method, key, grader] for grader in LABELS] for key in labels]
+        if NOT_RUN not in (value for cell in cells for value in cell):
+            texts = (" / ".join(f"{value:.1f}" for value in cell) for cell in cells)
+            lines.append(row(study.model(model).label, study.method_label(method), *texts))
+    order = " / ".join(LABELS.values())
+    return Table(
+        ("Model", "Method", *labels.values()),
+        tuple(lines) or (row(*[NOT_RUN] * (2 + len(labels))),),
+        caption=f"Accuracy in percent under three graders: {order}.",
+        numeric=frozenset(range(2, 2 + len(labels))),
+    )
+
+
+def _disagreements(study: Study) -> Table:
+    lines = []
+    for kind in read_object(study.root / GRADERS_FILE)["disagreements"]:
+        examples = "; ".join(f"gold {e['gold']}, answer {e['answer']}" for e in kind["examples"])
+        right = "ours" if kind["ours_right"] else LABELS[kind["grader"]]
+        label = LABELS[kind["grader"]]
+        lines.append(row(label, right, kind["kind"], str(kind["count"]), examples))
+    return Table(
+        ("Grader", "Says right", "Kind (the rule by which ours decided)", "Samples", "Examples"),
+        tuple(lines) or (row("both", "", "no disagreement", "0", ""),),
+        caption="Verdicts that differ from ours, by kind.",
+        numeric=frozenset({3}),
+    )
+
+
+def _changes(studies: Mapping[str, Study]) -> list[Block]:
+    """Claims whose verdict another grader changes."""
+    words = {
+        grader: {(v.statement, v.subject): v for v in claims.evaluate(found)}
+        for grader, found in studies.items()
+    }
+    lines = []
+    for place, ours in words["ours"].items():
+        for grader in ("stock", "exact"):
+            theirs = words[grader].get(place, ours)
+            if theirs.verdict != ours.verdict:
+                lines.append(
+                    f"{place[0]}, {place[1]}: {ours.verdict} ({ours.text()}) under ours, "
+                    f"{theirs.verdict} ({theirs.text()}) under {LABELS[grader]}"
+                )
+    if not lines:
+        return [Paragraph(f"No verdict of {len(words['ours'])} tests changes with the grader.")]
+    return [Paragraph("Verdicts that change with the grader:"), Bullets(tuple(lines))]
+
+
+def make(study: Study, out_dir: Path) -> Made:
+    """tables/graders.md and .csv."""
+    studies = graded(study)
+    found = rows(study, studies)
+    if studies:
+        blocks = [_accuracy_table(study, found), _disagreements(study), *_changes(studies)]
+    elif any(not run.stored.published for run in study.runs.values()):
+        command = f"sgpo grade results/{study.profile} --grader all"
+        blocks = [Paragraph(f"Other graders: {NOT_RUN}; made by: {command}")]
+    else:
+        blocks = [Paragraph(f"Other graders: {NOT_RUN}: texts are not kept here.")]
+    text = to_markdown([Paragraph(standing_note(study.profile)), *blocks])
+    stem = out_dir / "tables" / "graders"
+    paths = [
+        write_text(stem.with_suffix(".md"), text),
+        write_text(stem.with_suffix(".csv"), csv_text(frame(found))),
+    ]
+    return Made(paths, blocks)
+
+
+GRADERS = Artefact("graders", "Whose grader", "scores", nothing, own=make)

@@ -1,0 +1,96 @@
+"""Accuracy and verdicts under other graders, on a small study with scripted samples."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from synthetic_study import BENCHMARKS, dump, load, run_dir, write_study
+
+from benchmarks.cli import main
+from benchmarks.report.tables import graders
+from benchmarks.run.evaluate import write_samples
+from benchmarks.store.load import load_study
+from benchmarks.store.publish import publish
+
+SEEDS = (0, 1, 2, 3, 4)
+METHODS = ("base", "grpo", "sgpo")
+GOLD = r"\frac{1}{2}"
+# How each method spells a right answer: SGPO's is equal to the gold answer and another text.
+RIGHT = {"base": GOLD, "grpo": GOLD, "sgpo": "0.5"}
+
+
+def write_texts(run: Path, method: str) -> None:
+    """Samples that say what the run's verdict letters say."""
+    texts = {"c": rf"so \boxed{{{RIGHT[method]}}}", "w": r"so \boxed{7}", "n": "I give up"}
+    for key, entry in load(run / "scores.json")["benchmarks"].items():
+        rows = [
+            {"problem_id": f"{key}-{i}", "sample": j, "gold": GOLD, "num_tokens": 5,
+             "text": texts.get(letter, texts["c"]), "reason": "", "correct": letter == "c",
+             "finish_reason": "length" if letter == "t" else "stop"}
+            for i, word in enumerate(entry["verdicts"])
+            for j, letter in enumerate(word)
+        ]  # fmt: skip
+        (run / "samples").mkdir(exist_ok=True)
+        write_samples(run / "samples" / f"{key}.jsonl.gz", rows)
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory) -> Path:
+    root = write_study(tmp_path_factory.mktemp("graders") / "mini", seeds=SEEDS)
+    plan = load(root / "study.json")
+    plan["cells"] = [c for c in plan["cells"] if c["model"] == "qwen-m" and c["method"] in METHODS]
+    dump(root / "study.json", plan)
+    for cell in plan["cells"]:
+        write_texts(root / "runs" / cell["run_id"], cell["method"])
+    assert main(["grade", str(root), "--grader", "all"]) == 0
+    return root
+
+
+def test_the_table_has_every_method_under_every_grader(graded, tmp_path):
+    made = graders.GRADERS.make(load_study(graded), tmp_path)
+    assert [path.name for path in made.paths] == ["graders.md", "graders.csv"]
+    with made.paths[1].open() as file:
+        means = {
+            (r["method"], r["benchmark"], r["grader"]): r["mean"] for r in csv.DictReader(file)
+        }
+    assert len(means) == len(METHODS) * (len(BENCHMARKS) + 1) * 3
+    for method in METHODS:
+        seeds = (None,) if method == "base" else SEEDS
+        paths = [run_dir(graded, "qwen-m", method, seed) / "scores.json" for seed in seeds]
+        letters = "".join("".join(load(p)["benchmarks"]["minimath"]["verdicts"]) for p in paths)
+        share = pytest.approx(100 * letters.count("c") / len(letters), abs=1e-5)
+        assert float(means[method, "minimath", "ours"]) == share
+        assert float(means[method, "minimath", "stock"]) == share
+        exact = float(means[method, "minimath", "exact"])
+        assert exact == (0.0 if method == "sgpo" else share)
+
+
+def test_disagreements_have_examples_and_changed_verdicts_are_named(graded, tmp_path):
+    graders.GRADERS.make(load_study(graded), tmp_path)
+    text = (tmp_path / "tables" / "graders.md").read_text()
+    (line,) = [x for x in text.splitlines() if x.startswith("| exact text | ours | ")]
+    right = sum("".join(e["verdicts"]).count("c") for seed in SEEDS for e in
+                load(run_dir(graded, "qwen-m", "sgpo", seed) / "scores.json")["benchmarks"].values()
+                )  # fmt: skip
+    assert f"numbers | {right} | gold \\\\frac{{1}}{{2}}, answer 0.5 |" in line
+    assert "SGPO is best on average, Qwen-M: holds (" in text
+    assert "under ours, fails (" in text and "under exact text" in text
+    assert "under Math-Verify" not in text
+
+
+def test_without_texts_it_says_so(graded, plain_study, tmp_path):
+    text = (plain_study[0] / "tables" / "graders.md").read_text()
+    assert "not run; made by: sgpo grade results/mini --grader all" in text
+    root = write_study(tmp_path / "mini", seeds=(0,))
+    publish(root)
+    made = graders.GRADERS.make(load_study(root), tmp_path)
+    assert "not run: texts are not kept here" in made.paths[0].read_text()
+    with pytest.raises(SystemExit):
+        main(["grade", str(root), "--grader", "mine"])
+
+
+def test_a_study_without_samples_is_one_line(plain_study, capsys):
+    assert main(["grade", str(plain_study[0]), "--grader", "all"]) == 2
+    assert "no samples below runs/" in capsys.readouterr().err

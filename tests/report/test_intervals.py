@@ -1,0 +1,202 @@
+"""The t intervals on simulated studies that vary as the stored one does, and what follows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from benchmarks.store import stats
+from benchmarks.store.stats import Clusters, Mean
+
+TRIALS = 1500
+NUM_TYPES = 16
+# Standard deviations in points of one problem's value by source: seed, type, seed x type, problem,
+# seed x problem (sampling included). Estimated by the method of moments on MiniMATH in
+# results/mini/verdicts.parquet (edition 1: 5 seeds, 16 types, 500 problems).
+COMPONENTS = {
+    "SGPO, mini-Qwen2-S": (5.1, 35.7, 6.7, 7.7, 18.5),
+    "SGPO - SFT+GRPO, mini-Qwen2-S": (5.3, 5.6, 6.8, 2.4, 22.3),
+    "SGPO - SFT+GRPO, mini-Qwen2-M": (1.7, 9.2, 6.6, 2.6, 20.9),
+    "SGPO - HPT, mini-Qwen2-M": (2.5, 26.1, 3.1, 10.9, 26.1),
+    "SGPO - LUFFY, mini-Llama-M": (0.0, 6.0, 9.1, 1.2, 12.5),
+}
+
+
+def exam(rng: np.random.Generator) -> tuple[list[list[int]], list[int]]:
+    """Types of the problems of two sets of single types and two of compositions, as in the world:
+    every (outer) type in turn, the inner one at random; and the sizes of the sets."""
+    single = [[i % NUM_TYPES] for i in range(80)]
+    composed = [[i % NUM_TYPES, int(rng.integers(NUM_TYPES))] for i in range(80)]
+    return [*single, *single[:32], *composed, *composed[:32]], [80, 32, 80, 32]
+
+
+def simulated(
+    components: tuple[float, ...], num_units: int, *, own: bool = False
+) -> tuple[np.ndarray, Clusters]:
+    """Studies [TRIALS, units, problems] with a true mean of 0; ``own``: every unit is a world with
+    types and problems of its own."""
+    rng = np.random.default_rng([num_units, own])
+    named, sizes = exam(rng)
+    clusters = Clusters.of([[str(t) for t in types] for types in named], sizes)
+    holds = np.zeros((len(named), NUM_TYPES))
+    for row, types in zip(holds, named, strict=True):
+        np.add.at(row, types, 1.0)
+    unit, kind, both, problem, rest = components
+    shape = (TRIALS, num_units if own else 1)
+
+    def normal(*size: int) -> np.ndarray:
+        return rng.standard_normal(size, dtype=np.float32)
+
+    by_type = kind * normal(*shape, NUM_TYPES) + both * normal(TRIALS, num_units, NUM_TYPES)
+    scores = unit * normal(TRIALS, num_units, 1) + by_type @ holds.T
+    scores += problem * normal(*shape, len(named)) + rest * normal(*scores.shape)
+    return scores, clusters
+
+
+def means(scores: np.ndarray, clusters: Clusters, *, shared: bool = True) -> list[Mean]:
+    trials, units, problems = scores.shape
+    flat = np.split(scores.reshape(-1, problems), np.cumsum(clusters.sizes)[:-1], axis=1)
+    whole = Mean.over_problems(flat, clusters)
+    rows = whole.units.reshape(trials, units), whole.parts.reshape(trials, units, -1)
+    return [Mean(u, p, clusters) if shared else Mean(u) for u, p in zip(*rows, strict=True)]
+
+
+def coverage(found: list[Mean]) -> float:
+    return float(np.mean([m.interval().low <= 0 <= m.interval().high for m in found]))
+
+
+@pytest.mark.parametrize("num_units", [5, 8, 20])
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_95_percent_interval_covers_in_95_of_100_studies(name, num_units):
+    assert 0.93 <= coverage(means(*simulated(COMPONENTS[name], num_units))) <= 0.97
+
+
+@pytest.mark.parametrize("num_units", [5, 20])
+def test_worlds_with_problems_of_their_own_are_covered_by_their_spread(num_units):
+    scores, clusters = simulated(COMPONENTS["SGPO - HPT, mini-Qwen2-M"], num_units, own=True)
+    assert 0.93 <= coverage(means(scores, clusters, shared=False)) <= 0.97
+
+
+def test_one_unit_covers_over_problems_and_a_difference_to_it_too():
+    components = COMPONENTS["SGPO, mini-Qwen2-S"]
+    scores, clusters = simulated((0.0, *components[1:]), 1)
+    assert 0.93 <= coverage(means(scores, clusters)) <= 0.97
+
+
+# Formulas -----------------------------------------------------------------------------------------
+
+SCORES = np.random.default_rng(1).random((4, 30)) * 100
+APART = Clusters.apart([30])
+
+
+def test_variance_and_freedom_are_those_of_the_crossed_two_way_layout():
+    found = Mean.over_problems([SCORES], APART)
+    units, problems = SCORES.mean(axis=1), SCORES.mean(axis=0)
+    rest = SCORES - units[:, None] - problems + SCORES.mean()
+    parts = np.array([units.var(ddof=1) / 4, problems.var(ddof=1) / 30,
+                      (rest**2).sum() / (3 * 29) / (4 * 30)])  # fmt: skip
+    expected = parts @ [1, 1, -1] if parts[1] > parts[2] else parts[0]
+    assert found.variance == pytest.approx(expected)
+    if parts[1] > parts[2]:
+        assert found.freedom == pytest.approx(expected**2 / (parts**2 / [3, 29, 87]).sum())
+    half = scipy.stats.t.ppf(0.975, found.freedom) * expected**0.5
+    interval = found.interval()
+    assert (interval.low, interval.high) == pytest.approx(
+        (SCORES.mean() - half, SCORES.mean() + half)
+    )
+
+
+def test_one_unit_is_a_t_interval_over_problems_and_no_problems_one_over_units():
+    for found, values in (
+        (Mean.over_problems([SCORES[:1]], APART), SCORES[0]),
+        (Mean.over_units(SCORES[:, 0]), SCORES[:, 0]),
+        (Mean.over_problems([SCORES], APART, shared=False), SCORES.mean(axis=1)),
+    ):
+        test = scipy.stats.ttest_1samp(values, 40.0)
+        assert found.p_zero(40.0) == pytest.approx(test.pvalue)
+        low, high = test.confidence_interval()
+        assert (found.interval().low, found.interval().high) == pytest.approx((low, high))
+
+
+def test_a_difference_is_paired_over_units_and_problems():
+    other = SCORES * 0.9 + np.random.default_rng(2).random((4, 30))
+    ours, theirs = (Mean.over_problems([s], APART) for s in (SCORES, other))
+    direct = Mean.over_problems([SCORES - other], APART)
+    assert (ours - theirs).variance == pytest.approx(direct.variance)
+    assert ((ours - theirs) * 2.0).interval().high == pytest.approx(2 * direct.interval().high)
+    untrained = Mean.over_problems([other[:1]], APART)
+    direct = Mean.over_problems([SCORES - other[:1]], APART)
+    assert (ours - untrained).variance == pytest.approx(direct.variance)
+
+
+def test_equal_rows_are_one_row_and_problems_of_one_type_are_one_problem():
+    one, four = (Mean.over_problems([np.repeat(SCORES[:1], n, axis=0)], APART) for n in (1, 4))
+    assert four.variance == pytest.approx(one.variance)
+    types = [[str(i // 3)] for i in range(30)]
+    typed = Mean.over_problems([np.repeat(SCORES[:1, ::3], 3, axis=1)], Clusters.of(types, [30]))
+    alone = Mean.over_problems([SCORES[:1, ::3]], Clusters.apart([10]))
+    assert typed.variance == pytest.approx(alone.variance)
+    assert typed.freedom == pytest.approx(alone.freedom)
+
+
+def test_two_types_of_a_problem_are_counted_once():
+    # Pairs of problems that share a type, listed one by one.
+    types = [["a"], ["b"], ["a", "b"], ["b", "a"], ["a", "c"], ["c", "c"], ["b", "c"]]
+    clusters = Clusters.of(types, [7])
+    values = np.random.default_rng(3).random((1, 7))
+    rest = (values[0] - values.mean()) / 7
+    together = [[bool(set(one) & set(other)) for other in types] for one in types]
+    expected = rest @ np.array(together) @ rest
+    parts = clusters.parts([values])
+    assert float((parts**2 @ clusters.signs)[0]) == pytest.approx(expected)
+
+
+# Tests and power ----------------------------------------------------------------------------------
+
+
+def test_holm_steps_down():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.6, 0.9]) == [1.0, 1.0]
+    assert stats.holm([]) == []
+
+
+def test_equivalence_is_two_one_sided_tests():
+    values = np.array([-0.2, 0.1, 0.3, 0.0, 0.1])
+    found = Mean.over_units(values)
+    edge = abs(values.mean()) + scipy.stats.t.ppf(0.95, 4) * scipy.stats.sem(values)
+    assert stats.equivalent(found, edge * 1.01) and not stats.equivalent(found, edge * 0.99)
+    nothing = Mean.over_units(np.zeros(5))
+    assert stats.equivalent(nothing, 0.1) and nothing.p_zero() == 1.0
+
+
+def test_power_is_that_of_the_noncentral_t():
+    found = Mean.over_problems([SCORES / 10], APART)
+
+    def power(units: int) -> float:
+        """Of worlds, each with problems of its own."""
+        variance = (found.unit_variance + found.problem_variance) / units
+        limit = scipy.stats.t.ppf(0.975, units - 1)
+        return scipy.stats.nct.sf(limit, units - 1, 0.5 / variance**0.5)
+
+    needed = stats.units_needed(found, 0.5, own_problems=True)
+    assert power(needed) >= 0.8 > power(needed - 1)
+    assert stats.units_needed(found, 1e-6, own_problems=True) is None
+    same = stats.units_needed(Mean.over_units(SCORES[:, 0] / 10), 1.5, own_problems=False)
+    assert same == stats.units_needed(Mean.over_units(SCORES[:, 0] / 10), 1.5, own_problems=True)
+
+
+def test_problems_that_stay_can_hide_an_effect_from_any_number_of_seeds():
+    by_problem = np.tile(np.linspace(-9, 9, 30), (4, 1)) + np.array([[0.1], [0.0], [-0.1], [0.2]])
+    found = Mean.over_problems([by_problem], APART)
+    assert stats.units_needed(found, 1.0, own_problems=False) is None
+    assert stats.units_needed(found, 1.0, own_problems=True) is not None
+
+
+def test_the_detectable_difference_is_found_in_80_of_100_studies():
+    rng = np.random.default_rng(4)
+    true = float(np.mean([Mean.over_units(v).detectable() for v in rng.standard_normal((400, 8))]))
+    found = np.mean(
+        [Mean.over_units(v + true).p_zero() < 0.05 for v in rng.standard_normal((2000, 8))]
+    )
+    assert 0.75 <= found <= 0.85
