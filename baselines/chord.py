@@ -14,22 +14,15 @@ Deviation: the traces are those of the step's problems, not a data set of their 
 as one of the comparison's 12 samples. The schedule is in shares of the run instead of steps.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.config import RolloutConfig, check_fields, require_clip
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
+from sgpo.core.config import check_fields, require_clip
 from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -69,16 +62,15 @@ def mu_at(done: float, config: CHORDConfig) -> float:
 class CHORD:
     """The ``Method`` of CHORD. mu travels in the weight of the step's trajectories."""
 
+    totals = staticmethod(step_totals)
+
     def __init__(self, config: CHORDConfig) -> None:
         self.config = config
-        self.num_steps = 1
 
-    def begin(
-        self, model: Any, num_steps: int, rollout_config: RolloutConfig, tokenizer: Any
-    ) -> None:
+    def begin(self, model, num_steps, rollout_config, tokenizer):
         self.num_steps = num_steps
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """Samples with standardised advantages, and the expert's traces."""
         mu = mu_at((rollout.step - 1) / self.num_steps, self.config)
         groups = rollout.groups(problems, self.config.num_samples)
@@ -86,30 +78,22 @@ class CHORD:
         demos = rollout.demonstrations(problems)
         return [t.with_(weight=1 - mu) for t in own] + [t.with_(weight=mu) for t in demos]
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """(1 - mu) L_GRPO + mu L_SFT of the micro-batch."""
-        config = self.config
+        clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
         scores = score_policy(model, trajectories)
         weight = torch.tensor([[t.weight] for t in trajectories]).to(scores.logprobs)
         demo = scores.completion_mask & scores.is_demo[:, None]
-        own = scores.completion_mask & ~scores.is_demo[:, None]
-        clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
         reinforce = losses.clipped_surrogate(
             logprobs=scores.logprobs,
             old_logprobs=scores.old_logprobs,
             advantages=weight * scores.advantages[:, None],
-            completion_mask=own,
-            reduction="sequence_mean",
+            completion_mask=scores.completion_mask & ~demo,
             denominator=totals["autonomous"],
             **clip,
         )
-        probability = scores.logprobs.detach().exp()
-        phi = probability * (1 - probability) if config.phi else torch.ones_like(probability)
+        p = scores.logprobs.detach().exp()
+        phi = p * (1 - p) if self.config.phi else torch.ones_like(p)
         imitate = losses.negative_log_likelihood(
             logprobs=weight * phi * scores.logprobs,
             completion_mask=demo,

@@ -16,21 +16,14 @@ group has 8 samples and at most half as many problems again are drawn; what the 
 fill stays empty. The authors draw up to 10 batches of 16 samples a problem.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.config import RolloutConfig, check_fields, require_clip
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
+from sgpo.core.config import check_fields, require_clip
 from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,7 @@ class DAPOConfig:
             raise ValueError(f"cache_share={self.cache_share}: must be at least 0 and below 1")
 
 
-def overlong_penalty(lengths: torch.Tensor, *, max_tokens: int, cache_share: float) -> torch.Tensor:
+def overlong_penalty(lengths: torch.Tensor, max_tokens: int, cache_share: float) -> torch.Tensor:
     """R_length of completions of ``lengths`` [G] tokens, in [-1, 0] (Eq. 13)."""
     cache = cache_share * max_tokens
     if not cache:
@@ -63,43 +56,35 @@ def overlong_penalty(lengths: torch.Tensor, *, max_tokens: int, cache_share: flo
 class DAPO:
     """The ``Method`` of DAPO."""
 
+    totals = staticmethod(step_totals)
+
     def __init__(self, config: DAPOConfig) -> None:
         self.config = config
-        self.max_tokens = 0
 
-    def begin(
-        self, model: Any, num_steps: int, rollout_config: RolloutConfig, tokenizer: Any
-    ) -> None:
+    def begin(self, model, num_steps, rollout_config, tokenizer):
         self.max_tokens = rollout_config.max_tokens
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """The groups with right and wrong samples, with advantages of their shaped rewards."""
-        groups = rollout.groups(problems, self.config.num_samples)
-        mixed = [group for group in groups if len({t.reward for t in group}) > 1]
-        return [t for group in mixed for t in self._valued(group)]
+        collected = []
+        for group in rollout.groups(problems, self.config.num_samples):
+            rewards = torch.tensor([t.reward for t in group])
+            if len(set(rewards.tolist())) == 1:
+                continue
+            lengths = torch.tensor([len(t.completion_ids) for t in group])
+            penalty = overlong_penalty(lengths, self.max_tokens, self.config.cache_share)
+            shaped = 2 * rewards - 1 + penalty
+            advantages = losses.group_standardized(shaped).tolist()
+            collected += [t.with_(advantage=a) for t, a in zip(group, advantages, strict=True)]
+        return collected
 
-    def _valued(self, group: Sequence[Trajectory]) -> list[Trajectory]:
-        lengths = torch.tensor([len(t.completion_ids) for t in group])
-        punished = overlong_penalty(
-            lengths, max_tokens=self.max_tokens, cache_share=self.config.cache_share
-        )
-        shaped = 2 * torch.tensor([t.reward for t in group]) - 1 + punished
-        advantages = losses.group_standardized(shaped)
-        return [t.with_(advantage=float(a)) for t, a in zip(group, advantages, strict=True)]
-
-    def more_problems(self, trajectories: Sequence[Trajectory], wanted: int) -> int:
+    def more_problems(self, trajectories, wanted):
         """How many groups the step still lacks."""
         return wanted - len({t.problem_id for t in trajectories})
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """The clipped surrogate as a mean over the update's tokens."""
-        config = self.config
+        clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
         scores = score_policy(model, trajectories, surrogate_only=True)
-        clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
         loss = scores.surrogate(reduction="token_mean", denominator=totals["tokens"], **clip)
         return LossOutput(loss, scores.metrics(**clip))

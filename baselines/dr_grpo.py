@@ -9,20 +9,12 @@ by a constant (no weight on short right and long wrong answers)::
 N is the number of samples of the update, L_max the longest completion that can be sampled.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.config import RolloutConfig, check_fields, require_clip
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
+from sgpo.core.config import check_fields, require_clip
 from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -44,31 +36,23 @@ class DrGRPOConfig:
 class DrGRPO:
     """The ``Method`` of Dr. GRPO."""
 
+    totals = staticmethod(step_totals)
+
     def __init__(self, config: DrGRPOConfig) -> None:
         self.config = config
-        self.max_tokens = 0
 
-    def begin(
-        self, model: Any, num_steps: int, rollout_config: RolloutConfig, tokenizer: Any
-    ) -> None:
+    def begin(self, model, num_steps, rollout_config, tokenizer):
         self.max_tokens = rollout_config.max_tokens
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """Autonomous samples with centred advantages."""
         groups = rollout.groups(problems, self.config.num_samples)
         return losses.with_advantages(groups, losses.group_centered)
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """The clipped surrogate over a constant length."""
-        config = self.config
+        clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
         scores = score_policy(model, trajectories, surrogate_only=True)
-        clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-        loss = scores.surrogate(
-            reduction="constant", denominator=totals["trajectories"] * self.max_tokens, **clip
-        )
+        constant = totals["trajectories"] * self.max_tokens
+        loss = scores.surrogate(reduction="constant", denominator=constant, **clip)
         return LossOutput(loss, scores.metrics(**clip))

@@ -4,19 +4,12 @@ Implements Eq. 1 of arXiv 2606.24064 (GRPO, arXiv 2402.03300, with DAPO's asymme
 reference KL), the row "SFT+GRPO" of its Table 1.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from transformers import PreTrainedModel
 
 from sgpo.core import losses
 from sgpo.core.config import check_fields, require_clip
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -37,22 +30,19 @@ class GRPOConfig:
 class GRPO:
     """The ``Method`` of SFT+GRPO."""
 
+    totals = staticmethod(step_totals)
+
     def __init__(self, config: GRPOConfig) -> None:
         self.config = config
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """Autonomous samples with advantages standardised within their group."""
         groups = rollout.groups(problems, self.config.num_samples)
         return losses.with_advantages(groups, losses.group_standardized)
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
-        count = totals["trajectories"]
         scores = score_policy(model, trajectories, surrogate_only=True)
+        count = totals["trajectories"]
         loss = scores.surrogate(reduction="sequence_mean", denominator=count, **clip)
         return LossOutput(loss, scores.metrics(**clip))

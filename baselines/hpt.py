@@ -6,20 +6,13 @@ policy gradient with centred advantages (no standard deviation), no clipping and
 over a constant length; an entropy bonus is added. Problems are averaged.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from transformers import PreTrainedModel
-
 from sgpo.core import losses
 from sgpo.core.config import added, check_fields, require_positive
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -56,10 +49,12 @@ class HPTConfig:
 class HPT:
     """The ``Method`` of HPT."""
 
+    totals = staticmethod(step_totals)
+
     def __init__(self, config: HPTConfig) -> None:
         self.config = config
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """Per problem the expert's trace, or the on-policy group with centred advantages."""
         collected = []
         groups = rollout.groups(problems, self.config.num_samples)
@@ -70,25 +65,18 @@ class HPT:
                 collected += losses.with_advantages([group], losses.group_centered)
         return collected
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """Mean over problems of (coefficient * SFT loss of the trace) or the RL loss."""
-        config = self.config
+        config, as_authors = self.config, self.config.scaling == "authors"
         scores = score_policy(model, trajectories, entropy="loss")
-        own = scores.completion_mask & ~scores.is_demo[:, None]
         demo = scores.completion_mask & scores.is_demo[:, None]
         ratio = losses.importance_ratio(scores.logprobs, scores.old_logprobs)
         reinforce = -losses.reduce_tokens(
             ratio * scores.advantages[:, None],
-            own,
+            scores.completion_mask & ~demo,
             reduction="constant",
             denominator=config.max_tokens * totals["problems"],
         )
-        as_authors = config.scaling == "authors"
         expert_tokens = max(1.0, totals["tokens"] - totals["autonomous_tokens"])
         imitate = losses.negative_log_likelihood(
             logprobs=scores.logprobs,

@@ -9,21 +9,15 @@ the problems of the update.
 Deviation: 11 on-policy samples and 1 trace instead of 7 and 1, the comparison's 12 per problem.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from sgpo.core import losses
 from sgpo.core.config import added, check_fields, require_positive
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -51,30 +45,17 @@ class LUFFYConfig:
 
 
 def luffy_loss(
-    *,
-    logprobs: torch.Tensor,
-    old_logprobs: torch.Tensor,
-    advantages: torch.Tensor,
-    completion_mask: torch.Tensor,
-    is_demo: torch.Tensor,
-    shaping: float = 0.1,
-    normalizer: float,
+    *, logprobs, old_logprobs, advantages, completion_mask, is_demo, normalizer, shaping=0.1
 ) -> torch.Tensor:
     """The mixed-policy loss to minimise, a scalar: ``-sum(weight * advantage) / normalizer``.
 
-    Args:
-        logprobs, old_logprobs, completion_mask: [B, T]; ``old_logprobs`` of demonstration tokens
-            is not read.
-        advantages, is_demo: [B] or [B, T].
-        normalizer: constant divisor of the sum over all tokens.
+    Tensors are [B, T], ``advantages`` and ``is_demo`` may be [B]; ``old_logprobs`` of
+    demonstration tokens is not read.
     """
-    if advantages.dim() == 1:
-        advantages = advantages[:, None]
-    if is_demo.dim() == 1:
-        is_demo = is_demo[:, None]
-    probability = logprobs.exp()
-    shaped = probability / (probability + shaping)
-    weight = torch.where(is_demo.bool(), shaped, losses.importance_ratio(logprobs, old_logprobs))
+    advantages, is_demo = (x[:, None] if x.dim() == 1 else x for x in (advantages, is_demo))
+    p = logprobs.exp()
+    ratio = losses.importance_ratio(logprobs, old_logprobs)
+    weight = torch.where(is_demo.bool(), p / (p + shaping), ratio)
     return -losses.reduce_tokens(
         weight * advantages, completion_mask, reduction="constant", denominator=normalizer
     )
@@ -83,22 +64,19 @@ def luffy_loss(
 class LUFFY:
     """The ``Method`` of LUFFY."""
 
+    totals = staticmethod(step_totals)
+
     def __init__(self, config: LUFFYConfig) -> None:
         self.config = config
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """On-policy samples and the expert's trace, with advantages over their joint group."""
         groups = rollout.groups(problems, self.config.num_samples)
         demos = rollout.demonstrations(problems)
         joined = [[*group, demo] for group, demo in zip(groups, demos, strict=True)]
         return losses.with_advantages(joined, losses.group_centered)
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         config = self.config
         scores = score_policy(model, trajectories, entropy="loss")
         loss = luffy_loss(
@@ -110,7 +88,6 @@ class LUFFY:
             shaping=config.shaping,
             normalizer=config.max_tokens * totals["problems"],
         )
-        bonus = scores.mean_entropy(totals, config.entropy_over)
-        loss = loss - config.entropy_coefficient * bonus
+        loss = loss - config.entropy_coefficient * scores.mean_entropy(totals, config.entropy_over)
         loss = loss * (losses.AUTHORS_SCALE if config.scaling == "authors" else 1.0)
         return LossOutput(loss, scores.metrics(clip_low=0.2, clip_high=0.28))

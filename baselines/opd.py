@@ -12,22 +12,15 @@ Deviation: the divergence is over the full vocabulary, where many recipes use th
 log-ratio as a reward: the same gradient in expectation, without its noise.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from transformers import PreTrainedModel
-
 from sgpo.core import losses
-from sgpo.core.config import check_fields
+from sgpo.core.config import check_fields, require_positive
 from sgpo.core.logprobs import completion_kl
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import padded, step_totals
 from sgpo.core.teacher import Teacher
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -45,18 +38,15 @@ class OPDConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples={self.num_samples}: must be at least 1")
+        require_positive(self, "num_samples")
         if not 0 < self.beta < 1:
             raise ValueError(f"beta={self.beta}: must be above 0 and below 1")
 
 
 class OPD:
-    """The ``Method`` of on-policy distillation.
+    """The ``Method`` of on-policy distillation. ValueError when no teacher is named."""
 
-    Raises:
-        ValueError: no teacher is named.
-    """
+    totals = staticmethod(step_totals)
 
     def __init__(self, config: OPDConfig) -> None:
         if not config.teacher:
@@ -64,19 +54,13 @@ class OPD:
                 "settings.teacher: names no checkpoint; set it to the directory or hub name of a "
                 "stronger model with the same tokenizer"
             )
-        self.config = config
-        self.teacher = Teacher(config.teacher)
+        self.config, self.teacher = config, Teacher(config.teacher)
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """The student's samples. Rewards are only logged."""
         return [t for group in rollout.groups(problems, self.config.num_samples) for t in group]
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """Mean divergence over the sampled tokens of the update, in nats."""
         student = padded(trajectories).to(model.device)
         divergence, _ = completion_kl(
@@ -87,9 +71,7 @@ class OPD:
             beta=self.config.beta,
             teacher=self.teacher,
         )
-        mask = student.completion_mask
-        loss = losses.reduce_tokens(
-            divergence, mask, reduction="token_mean", denominator=totals["tokens"]
-        )
-        mass, tokens = float(divergence.detach()[mask].sum()), float(mask.sum())
-        return LossOutput(loss, {"divergence_mean": (mass, tokens)})
+        mask, count = student.completion_mask, totals["tokens"]
+        loss = losses.reduce_tokens(divergence, mask, reduction="token_mean", denominator=count)
+        mass = float(divergence.detach()[mask].sum())
+        return LossOutput(loss, {"divergence_mean": (mass, float(mask.sum()))})

@@ -16,22 +16,15 @@ Deviation: the sum over tokens is a mean over the update's tokens. The authors s
 first weights are those without a low-rank adapter, which alone is trained; here all weights are.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from transformers import PreTrainedModel
-
 from sgpo.core import losses
-from sgpo.core.config import added, check_fields
+from sgpo.core.config import added, check_fields, require_positive
 from sgpo.core.logprobs import completion_kl
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import padded, step_totals
 from sgpo.core.teacher import Teacher
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -52,8 +45,7 @@ class OPSDConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples={self.num_samples}: must be at least 1")
+        require_positive(self, "num_samples")
         if not 0 < self.beta < 1:
             raise ValueError(f"beta={self.beta}: must be above 0 and below 1")
 
@@ -61,38 +53,30 @@ class OPSDConfig:
 class OPSD:
     """The ``Method`` of on-policy self-distillation."""
 
+    totals = staticmethod(step_totals)
+
     def __init__(self, config: OPSDConfig) -> None:
-        self.config = config
+        self.config, self.shows = config, (config.context,)
         self.teacher = Teacher() if config.teacher == "initial" else None
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """On-policy samples; the teacher's prompt is their second one. Rewards are only logged."""
         groups = rollout.groups(problems, self.config.num_samples)
         seen = rollout.prompts(problems, shown=self.config.context)
-        return [
-            t.with_(second_prompt_ids=prompt)
-            for group, prompt in zip(groups, seen, strict=True)
-            for t in group
-        ]
+        pairs = zip(groups, seen, strict=True)
+        return [t.with_(second_prompt_ids=prompt) for group, prompt in pairs for t in group]
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """Mean divergence over all sampled tokens of the update, in nats."""
         student = padded(trajectories).to(model.device)
-        shown = padded(trajectories, second_prompt=True).to(model.device)
         kl, _ = completion_kl(
             model,
             student,
-            shown,
+            padded(trajectories, second_prompt=True).to(model.device),
             direction=self.config.direction,
             beta=self.config.beta,
             teacher=self.teacher,
         )
-        mask = student.completion_mask
-        loss = losses.reduce_tokens(kl, mask, reduction="token_mean", denominator=totals["tokens"])
-        mass, tokens = float(kl.detach()[mask].sum()), float(mask.sum())
-        return LossOutput(loss, {"kl_mean": (mass, tokens)})
+        mask, count = student.completion_mask, totals["tokens"]
+        loss = losses.reduce_tokens(kl, mask, reduction="token_mean", denominator=count)
+        return LossOutput(loss, {"kl_mean": (float(kl.detach()[mask].sum()), float(mask.sum()))})

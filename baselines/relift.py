@@ -12,20 +12,12 @@ adds; the authors' script leaves out the standard deviation and the clip and div
 Both kinds of update share one optimiser and one learning rate (two of 1e-6 each there).
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PreTrainedModel
 
 from sgpo.core import losses
 from sgpo.core.config import check_fields, require_clip
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput, Problem, Role, Trajectory
+from sgpo.core.types import LossOutput, Role, Trajectory
 
 
 @dataclass(frozen=True)
@@ -49,67 +41,65 @@ class ReLIFTConfig:
 
 
 class ReLIFT:
-    """The ``Method`` of ReLIFT. The buffer is the same on every rank, newest trace first."""
+    """The ``Method`` of ReLIFT. The buffer is the same on every rank, newest trace first; the
+    traces of one step lie in the order of its problems, whatever rank had them."""
+
+    totals = staticmethod(step_totals)
 
     def __init__(self, config: ReLIFTConfig) -> None:
         self.config = config
-        self.buffer: list[dict[str, Any]] = []
+        self.buffer = []  # (problem id, prompt, trace) each
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """Samples with advantages, and this rank's share of the traces that are due."""
         groups = rollout.groups(problems, self.config.num_samples)
-        own = losses.with_advantages(groups, losses.group_standardized)
-        unsolved = {group[0].problem_id for group in groups if not any(t.reward for t in group)}
-        hard = rollout.demonstrations([p for p in problems if p.id in unsolved])
-        found = [
-            {"id": t.problem_id, "prompt": list(t.prompt_ids), "trace": list(t.completion_ids)}
-            for t in hard
+        unsolved = [
+            problem
+            for problem, group in zip(problems, groups, strict=True)
+            if not any(t.reward for t in group)
         ]
-        self.buffer = rollout.gather(found) + self.buffer
-        due = self.buffer[: self.config.buffer_size]
-        if len(due) < self.config.buffer_size:
-            return own
-        self.buffer = self.buffer[self.config.buffer_size :]
-        return own + [_demonstration(due[i]) for i in rollout.ranks.share(len(due))]
+        found = [
+            (rollout.places.get(t.problem_id, 0), [t.problem_id, t.prompt_ids, t.completion_ids])
+            for t in rollout.demonstrations(unsolved)
+        ]
+        found = sorted(rollout.gather(found), key=lambda placed: placed[0])
+        self.buffer = [entry for _, entry in found] + self.buffer
+        collected = losses.with_advantages(groups, losses.group_standardized)
+        size = self.config.buffer_size
+        if len(self.buffer) < size:
+            return collected
+        due, self.buffer = self.buffer[:size], self.buffer[size:]
+        return collected + [_demonstration(*due[i]) for i in rollout.ranks.share(size)]
 
-    def separate(
-        self, trajectories: Sequence[Trajectory]
-    ) -> tuple[list[Trajectory], list[Trajectory]]:
+    def separate(self, trajectories):
         """The RL update's trajectories, and the traces of the update that follows it."""
         demos = [t for t in trajectories if t.role is Role.DEMO]
         return [t for t in trajectories if t.role is not Role.DEMO], demos
 
-    def state(self) -> dict[str, Any]:
+    def state(self):
         return {"buffer": self.buffer}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state):
         self.buffer = state["buffer"]
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """Of the RL update, or of the fine-tuning update; a batch is of one kind."""
-        config = self.config
+        count = totals["trajectories"]
         if trajectories[0].role is not Role.DEMO:
             scores = score_policy(model, trajectories, surrogate_only=True)
-            clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-            count = totals["trajectories"]
+            clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
             loss = scores.surrogate(reduction="sequence_mean", denominator=count, **clip)
             return LossOutput(loss, scores.metrics(**clip))
         scores = score_policy(model, trajectories, entropy="loss")
         loss = -losses.reduce_tokens(
-            scores.logprobs + config.entropy_coefficient * scores.entropy,
+            scores.logprobs + self.config.entropy_coefficient * scores.entropy,
             scores.completion_mask,
             reduction="token_mean",
             denominator=totals["tokens"],
         )
-        count = float(len(trajectories))
-        return LossOutput(loss, {"replayed_traces": (count, count / totals["trajectories"])})
+        replayed = float(len(trajectories))
+        return LossOutput(loss, {"replayed_traces": (replayed, replayed / count)})
 
 
-def _demonstration(entry: dict[str, Any]) -> Trajectory:
-    prompt, trace = tuple(entry["prompt"]), tuple(entry["trace"])
-    return Trajectory(entry["id"], Role.DEMO, prompt, trace, reward=1.0)
+def _demonstration(problem_id, prompt, trace) -> Trajectory:
+    return Trajectory(problem_id, Role.DEMO, tuple(prompt), tuple(trace), reward=1.0)

@@ -14,22 +14,15 @@ Deviation: the comparison's 12 samples. The sibling stands in the prompt as an e
 would (the prompt spec's ``solved`` form), in words of the spec instead of the authors' template.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from transformers import PreTrainedModel
 
 from sgpo.core import losses
 from sgpo.core.config import check_fields
 from sgpo.core.logprobs import TopK, completion_kl
-from sgpo.core.method import Totals
 from sgpo.core.prompts import special_token_in
-from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import old_values, padded, step_totals
 from sgpo.core.teacher import Teacher
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -61,17 +54,20 @@ class SDPOConfig:
 class SDPO:
     """The ``Method`` of SDPO."""
 
+    totals = staticmethod(step_totals)
+    shows = ("sample",)
+
     def __init__(self, config: SDPOConfig) -> None:
         self.config = config
         self.teacher = Teacher(ema=config.teacher_rate)
         self.compared = TopK(config.top_k, of="student")
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """The samples with a right sibling; the teacher's prompt is their second one."""
-        groups = rollout.groups(problems, self.config.num_samples)
         taught, shown = [], []
+        groups = rollout.groups(problems, self.config.num_samples)
         for problem, group in zip(problems, groups, strict=True):
-            right = [(t, _text(t, rollout)) for t in group if t.reward == 1.0]
+            right = [(t, _text(t, rollout.tokenizer)) for t in group if t.reward == 1.0]
             for t in group:
                 text = next((x for other, x in right if other is not t and x), None)
                 if text is not None:
@@ -80,35 +76,31 @@ class SDPO:
         prompts = rollout.prompts(shown, shown="solution")
         return [t.with_(second_prompt_ids=p) for t, p in zip(taught, prompts, strict=True)]
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """Mean divergence over the taught tokens of the update, in nats."""
         student = padded(trajectories).to(model.device)
-        shown = padded(trajectories, second_prompt=True).to(model.device)
         divergence, logprobs = completion_kl(
             model,
             student,
-            shown,
+            padded(trajectories, second_prompt=True).to(model.device),
             direction="jensen_shannon",
             beta=self.config.beta,
             top_k=self.compared,
             teacher=self.teacher,
         )
-        old = old_values(trajectories, logprobs.detach())
-        ratio = losses.importance_ratio(logprobs.detach(), old).clamp(max=self.config.max_ratio)
-        mask = student.completion_mask
+        logprobs, mask = logprobs.detach(), student.completion_mask
+        ratio = losses.importance_ratio(logprobs, old_values(trajectories, logprobs))
         loss = losses.reduce_tokens(
-            ratio * divergence, mask, reduction="token_mean", denominator=totals["tokens"]
+            ratio.clamp(max=self.config.max_ratio) * divergence,
+            mask,
+            reduction="token_mean",
+            denominator=totals["tokens"],
         )
-        mass, tokens = float(divergence.detach()[mask].sum()), float(mask.sum())
-        return LossOutput(loss, {"divergence_mean": (mass, tokens)})
+        mass = float(divergence.detach()[mask].sum())
+        return LossOutput(loss, {"divergence_mean": (mass, float(mask.sum()))})
 
 
-def _text(trajectory: Trajectory, rollout: Rollout) -> str:
+def _text(trajectory, tokenizer) -> str:
     """What a prompt may show of ``trajectory``; nothing where it spells a special token."""
-    text = rollout.tokenizer.decode(trajectory.completion_ids, skip_special_tokens=True)
-    return "" if special_token_in(rollout.tokenizer, text) else text.strip()
+    text = tokenizer.decode(trajectory.completion_ids, skip_special_tokens=True)
+    return "" if special_token_in(tokenizer, text) else text.strip()

@@ -1,21 +1,14 @@
 """SFT on expert traces: the warm-up of every RL method, and the row "SFT" of Table 1.
 
-Standard maximum likelihood of the expert's tokens given the unguided prompt.
+Standard maximum likelihood of the expert's tokens given the unguided prompt; it samples nothing.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from transformers import PreTrainedModel
 
 from sgpo.core import losses
 from sgpo.core.logprobs import token_stats
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import padded, step_totals
-from sgpo.core.types import LossOutput, Problem, Trajectory
+from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
@@ -24,27 +17,22 @@ class SFTConfig:
 
 
 class SFT:
-    """The ``Method`` of supervised fine-tuning; it samples nothing."""
+    """The ``Method`` of supervised fine-tuning."""
+
+    totals = staticmethod(step_totals)
 
     def __init__(self, config: SFTConfig) -> None:
         self.config = config
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         return rollout.demonstrations(problems)
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """Mean negative log-likelihood over all expert tokens of the update."""
         batch = padded(trajectories).to(model.device)
-        logprobs = token_stats(model, batch, entropy="none").logprobs
         loss = losses.negative_log_likelihood(
-            logprobs=logprobs,
+            logprobs=token_stats(model, batch, entropy="none").logprobs,
             completion_mask=batch.completion_mask,
-            reduction="token_mean",
             denominator=totals["tokens"],
         )
         return LossOutput(loss)

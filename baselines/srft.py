@@ -1,51 +1,38 @@
-"""SRFT (arXiv 2506.19767): supervised and reinforcement fine-tuning in one stage, weighted by
-entropy.
+"""SRFT (arXiv 2506.19767): SFT and reinforcement learning in one stage, weighted by entropy.
 
 Three terms are added up, H the policy's entropy and sg a stopped gradient::
 
     L_SFT  = E_demo[ -w_SFT log pi(y|q) ],     w_SFT = 0.5 sg[exp(-H)]                    (Eq. 8)
     L_demo = -E_demo[ min(r A, clip(r) A) ],   r = pi / pi_b with pi_b = 1
-    L_self = E_self[ -w A log pi(y|q) ],       w = w_RL = 0.1 sg[exp(H)] where A > 0, else 1
-                                                                                     (Eq. 11, 12)
+    L_self = E_self[ -w A log pi(y|q) ],  w = 0.1 sg[exp(H)] where A > 0, else 1     (Eq. 11, 12)
 
 A in L_demo is the group-relative advantage over samples and demonstration together (LUFFY's mixed
-group, standardised); in L_self the paper has rewards of +1 and -1 in its place.
-
-The authors' own repository could not be had; the code that HPT's authors published for SRFT was
-read instead. It has exp(-H) with H the mean entropy of the sequence, and +1 and -1 in L_self
-(``entropy_level="sequence"``, ``self_signal="reward"``, as the comparison runs it). The field
-defaults, H at the token and the group's advantage, are those of the first published runs.
+group, standardised); in L_self the paper has rewards of +1 and -1 in its place. The authors' own
+repository could not be had; in the code of SRFT that HPT's authors published H is a mean over the
+sequence and A of L_self the reward. Field defaults are those of the first published runs.
 
 Deviation: L_self has the clipped ratio of GRPO's Eq. 1, which is 1 in a single update. Each term is
 a mean over sequences of the mean over tokens. The run starts from the comparison's common warm-up
 checkpoint, not from the base model, and has 11 samples and 1 trace a problem instead of 8 and 1.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from sgpo.core import losses
-from sgpo.core.config import added, check_fields, require_clip
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
+from sgpo.core.config import added, check_fields, require_clip, require_positive
 from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput, Problem, Role, Trajectory
+from sgpo.core.types import LossOutput, Role
 
 
 @dataclass(frozen=True)
 class SRFTConfig:
     """Args:
     num_samples: on-policy samples per problem; the expert's trace comes on top.
-    sft_scale, sft_entropy_sign: w_SFT = scale * exp(sign * H).
-    positive_scale: w_RL = scale * exp(H), the weight of samples with a positive advantage.
-    clip_low, clip_high: trust region of both policy-gradient terms.
-    entropy_coefficient: weight of the mean token entropy.
+    sft_scale, sft_entropy_sign: w_SFT = scale * exp(sign * H); positive_scale: w_RL's scale.
+    clip_low, clip_high: trust region; entropy_coefficient: weight of the mean token entropy.
     entropy_over: tokens of that mean: of on-policy ``samples``, or of every ``response``.
     entropy_level: H of both weights: of the ``token``, or its mean over the ``sequence``.
     self_signal: A of L_self: the group's ``advantage``, or the ``reward`` as +1 or -1.
@@ -64,82 +51,59 @@ class SRFTConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples={self.num_samples}: must be at least 1")
+        require_positive(self, "num_samples")
         require_clip(self)
-
-
-def self_weights(
-    *, advantages: torch.Tensor, entropy: torch.Tensor, positive_scale: float
-) -> torch.Tensor:
-    """Weight of each sampled token in L_self, [B, T]: ``positive_scale * exp(H)`` in samples with
-    a positive advantage [B], 1 in all others; carries no gradient (Eq. 12)."""
-    eager = positive_scale * entropy.detach().exp()
-    return torch.where(advantages[:, None] > 0, eager, torch.ones_like(eager))
 
 
 class SRFT:
     """The ``Method`` of SRFT."""
 
+    totals = staticmethod(step_totals)
+
     def __init__(self, config: SRFTConfig) -> None:
         self.config = config
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """On-policy samples and the expert's trace, with advantages over their joint group."""
         groups = rollout.groups(problems, self.config.num_samples)
         demos = rollout.demonstrations(problems)
         joined = [[*group, demo] for group, demo in zip(groups, demos, strict=True)]
         collected = losses.with_advantages(joined, losses.group_standardized)
-        if self.config.self_signal == "reward":
-            collected = [
-                t if t.role is Role.DEMO else t.with_(advantage=2.0 * t.reward - 1.0)
-                for t in collected
-            ]
-        return collected
+        own_reward = self.config.self_signal == "reward"
+        return [
+            t.with_(advantage=2.0 * t.reward - 1.0) if own_reward and t.role is not Role.DEMO else t
+            for t in collected
+        ]
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        return step_totals(trajectories)
-
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """L_SFT + L_demo + L_self of the micro-batch, minus the entropy bonus."""
         config = self.config
         scores = score_policy(model, trajectories, entropy="loss")
         mask, is_demo = scores.completion_mask, scores.is_demo[:, None]
-        own, demo = mask & ~is_demo, mask & is_demo
+        demo, own, advantages = mask & is_demo, mask & ~is_demo, scores.advantages[:, None]
         entropy = scores.entropy.detach()
         if config.entropy_level == "sequence":
-            entropy = entropy.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)
-            entropy = entropy.expand(mask.shape)
-        sft_weights = config.sft_scale * (config.sft_entropy_sign * entropy).exp()
-        imitate = -losses.reduce_tokens(
-            sft_weights * scores.logprobs,
-            demo,
+            entropy = (entropy.sum(-1) / mask.sum(-1))[:, None].expand(mask.shape)
+        sft = config.sft_scale * (config.sft_entropy_sign * entropy).exp()
+        loss = losses.negative_log_likelihood(
+            logprobs=sft * scores.logprobs,
+            completion_mask=demo,
             reduction="sequence_mean",
             denominator=totals["problems"],
         )
-        weights = self_weights(
-            advantages=scores.advantages, entropy=entropy, positive_scale=config.positive_scale
-        )
-        advantages = scores.advantages[:, None] * torch.where(is_demo, 1.0, weights)
-        # pi_b = 1: the log-probability of the demonstration under its writer is taken as 0.
-        old = scores.old_logprobs.masked_fill(is_demo, 0.0)
-        reinforce = [
-            losses.clipped_surrogate(
+        eager = (advantages > 0) & ~is_demo
+        weights = torch.where(eager, config.positive_scale * entropy.exp(), 1.0)
+        clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
+        for part, count in ((demo, totals["problems"]), (own, totals["autonomous"])):
+            loss = loss + losses.clipped_surrogate(
                 logprobs=scores.logprobs,
-                old_logprobs=old,
-                advantages=advantages,
+                # pi_b = 1: a demonstration's log-probability under its writer is taken as 0.
+                old_logprobs=scores.old_logprobs.masked_fill(is_demo, 0.0),
+                advantages=weights * advantages,
                 completion_mask=part,
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-                reduction="sequence_mean",
                 denominator=count,
+                **clip,
             )
-            for part, count in ((demo, totals["problems"]), (own, totals["autonomous"]))
-        ]
-        bonus = scores.mean_entropy(totals, config.entropy_over)
-        loss = imitate + reinforce[0] + reinforce[1] - config.entropy_coefficient * bonus
-        metrics = scores.metrics(clip_low=config.clip_low, clip_high=config.clip_high)
-        weight = float(sft_weights[demo].sum())
-        return LossOutput(loss, metrics | {"sft_weight": (weight, float(demo.sum()))})
+        loss = loss - config.entropy_coefficient * scores.mean_entropy(totals, config.entropy_over)
+        weight = float(sft[demo].sum()), float(demo.sum())
+        return LossOutput(loss, scores.metrics(**clip) | {"sft_weight": weight})

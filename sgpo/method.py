@@ -8,22 +8,18 @@ problem by how much guidance helped (Eq. 6). Every ablation of the paper is a fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from transformers import PreTrainedModel
 
 from sgpo import objective
 from sgpo.core import losses
 from sgpo.core.config import added, check_fields, require_clip, require_positive
 from sgpo.core.logprobs import completion_kl
-from sgpo.core.method import Totals
-from sgpo.core.rollout import Rollout
 from sgpo.core.scoring import padded, score_policy, step_totals
 from sgpo.core.teacher import Teacher
-from sgpo.core.types import LossOutput, Problem, Role, Trajectory
+from sgpo.core.types import LossOutput, Role, Trajectory
 
 
 @dataclass(frozen=True)
@@ -102,15 +98,8 @@ class Ledger(Protocol):
 
     sums: Any
 
-    def add(
-        self,
-        problem_ids: Sequence[str],
-        targets: torch.Tensor,
-        mask: torch.Tensor,
-        kl: torch.Tensor,
-        dropped: torch.Tensor,
-    ) -> None:
-        """Count completions: token ids, mask, KL and what Eq. 5 drops, each [B, T]."""
+    def add(self, problem_ids: list[str], targets, mask, kl, dropped) -> None:
+        """Count completions: token ids, mask, KL and what Eq. 5 drops, tensors [B, T]."""
         ...
 
 
@@ -134,18 +123,19 @@ class SGPO:
                 "for; elsewhere first or nothing"
             )
         self.config, self.classifier, self.ledger = config, classifier, ledger
+        self.shows = () if config.alpha_mode == "zero" else ("strategy",)
         self.teacher = Teacher() if config.teacher == "initial" else None
 
-    def state(self) -> dict[str, Any]:
+    def state(self):
         """What the ledger has counted."""
         return {"ledger": self.ledger.sums} if self.ledger else {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state):
         """Go on counting from there."""
         if self.ledger:
             self.ledger.sums = state["ledger"]
 
-    def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
+    def collect(self, problems, rollout):
         """Autonomous trajectories with their advantages, then the guided targets, whose
         ``weight`` is alpha(q) (divided by |C| where all of C is distilled)."""
         autonomous = rollout.groups(problems, self.config.num_autonomous)
@@ -153,15 +143,14 @@ class SGPO:
         if self.config.alpha_mode == "zero":
             return collected
         guided = rollout.groups(problems, self.config.num_guided, guided=True)
-        for own, helped, targets in zip(
-            autonomous, guided, self._targets(guided, rollout), strict=True
-        ):
+        chosen = self._targets(guided, rollout)
+        for own, helped, targets in zip(autonomous, guided, chosen, strict=True):
             if targets:
-                alpha = self._alpha(own, helped, targets[0].reward)
+                alpha = self._alpha(own, helped)
                 collected += [t.with_(weight=alpha / len(targets)) for t in targets]
         return collected
 
-    def _targets(self, guided: list[list[Trajectory]], rollout: Rollout) -> list[list[Trajectory]]:
+    def _targets(self, guided: list[list[Trajectory]], rollout) -> list[list[Trajectory]]:
         """Per problem the guided completions to distil: Eq. 4's one, all of C, or none."""
         trusted = not self.config.verified
         correct = [[t for t in group if trusted or t.reward == 1.0] for group in guided]
@@ -169,86 +158,69 @@ class SGPO:
             return correct
         contested = [t for group in correct if len(group) > 1 for t in group]
         scores = iter(rollout.logprobs(contested))
-        targets = []
+        mean = self.config.length_normalized_selection
         for group in correct:
             if len(group) > 1:
                 rows = [next(scores) for _ in group]
-                normal = self.config.length_normalized_selection
-                values = [float(r.mean() if normal else r.sum()) for r in rows]
-                best = objective.select_reachable(sum_logprobs=values, correct=[True] * len(group))
-                group = [] if best is None else [group[best]]
-            targets.append(group)
-        return targets
+                best = objective.select_reachable(
+                    sum_logprobs=[float(r.mean() if mean else r.sum()) for r in rows],
+                    correct=[True] * len(group),
+                )
+                group[:] = [] if best is None else [group[best]]
+        return correct
 
-    def _alpha(
-        self, own: list[Trajectory], helped: list[Trajectory], selected_reward: float
-    ) -> float:
+    def _alpha(self, own: list[Trajectory], helped: list[Trajectory]) -> float:
         config = self.config
-        rewards = torch.tensor([t.reward for t in own])
         if config.alpha_mode == "fixed":
             return config.alpha_fixed
+        rewards, of_helped = (torch.tensor([t.reward for t in group]) for group in (own, helped))
         if config.alpha_mode == "group_advantage":
-            return float(
-                objective.group_advantage_weight(
-                    rewards=rewards, selected_reward=selected_reward, maximum=config.alpha_max
-                )
+            weight = objective.group_advantage_weight(
+                rewards=rewards, selected_reward=1.0, maximum=config.alpha_max
             )
-        return float(
-            objective.adaptive_weight(
-                pass_guided=torch.tensor([t.reward for t in helped]).mean(),
+        else:
+            weight = objective.adaptive_weight(
+                pass_guided=of_helped.mean(),
                 pass_autonomous=rewards.mean(),
                 base=config.alpha_base,
                 smoothing=config.alpha_smoothing,
                 maximum=config.alpha_max,
             )
-        )
+        return float(weight)
 
-    def totals(self, trajectories: Sequence[Trajectory]) -> Totals:
-        """Problems, autonomous sequences and trajectories of the update."""
-        return step_totals(trajectories)
+    def totals(self, trajectories):
+        """The counts of ``step_totals``, and ``taught``: the problems with a target."""
+        taught = {t.problem_id for t in trajectories if t.role is Role.GUIDED}
+        return step_totals(trajectories) | {"taught": float(len(taught))}
 
-    def loss(
-        self, model: PreTrainedModel, trajectories: Sequence[Trajectory], totals: Totals
-    ) -> LossOutput:
+    def loss(self, model, trajectories, totals):
         """Share of Eq. 7: L_GRPO + alpha * L_KD, averaged over the update's problems."""
         own = [t for t in trajectories if t.role is Role.AUTONOMOUS]
         targets = [t for t in trajectories if t.role is Role.GUIDED]
         terms, sums = [], {}
-        if own:
-            term, metrics = self._autonomous_loss(model, own, totals)
-            terms, sums = [term], metrics
-        if targets:
-            term, metrics = self._distillation_loss(model, targets, totals)
-            terms.append(term)
-            sums |= metrics
+        for term, part in ((self._autonomous_loss, own), (self._distillation_loss, targets)):
+            if part:
+                loss, metrics = term(model, part, totals)
+                terms.append(loss)
+                sums |= metrics
         if self.config.alpha_mode != "zero":
             share = len(trajectories) / totals["trajectories"]
             alpha = sum(t.weight for t in targets)
             sums["alpha_mean"] = (alpha / totals["problems"], share)
             # Eq. 6 has a value for every problem; only those with a target use it.
-            sums["alpha_of_targets"] = (alpha, float(len({t.problem_id for t in targets})))
+            sums["alpha_of_targets"] = (alpha, totals["taught"] * share)
         return LossOutput(torch.stack(terms).sum(), sums)
 
     def _autonomous_loss(self, model, trajectories, totals):
         """Eq. 1 over the update's autonomous sequences; groups are of one size, so the mean over
         sequences is the mean over problems of the group mean."""
-        config = self.config
-        with torch.set_grad_enabled(config.autonomous_term and torch.is_grad_enabled()):
+        trained = self.config.autonomous_term
+        clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             scores = score_policy(model, trajectories, surrogate_only=True)
-            loss = losses.clipped_surrogate(
-                logprobs=scores.logprobs,
-                old_logprobs=scores.old_logprobs,
-                advantages=scores.advantages,
-                completion_mask=scores.completion_mask,
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-                reduction="sequence_mean",
-                denominator=totals["autonomous"],
-            )
-        metrics = scores.metrics(clip_low=config.clip_low, clip_high=config.clip_high)
-        if not config.autonomous_term:
-            loss = torch.zeros_like(loss)
-        return loss, metrics
+            count = totals["autonomous"]
+            loss = scores.surrogate(reduction="sequence_mean", denominator=count, **clip)
+        return loss if trained else torch.zeros_like(loss), scores.metrics(**clip)
 
     def _distillation_loss(self, model, trajectories, totals):
         """alpha * Eq. 5 summed over the given targets, over the update's problems."""
@@ -262,8 +234,7 @@ class SGPO:
             teacher=self.teacher,
             sharpness=self.config.sharpness,
         )
-        mask = student.completion_mask
-        threshold = self.config.kl_threshold
+        mask, threshold = student.completion_mask, self.config.kl_threshold
         teaching = self._teaching(student.targets)
         if self.config.distillation == "kl":
             per_sequence = objective.clipped_distillation(
@@ -274,7 +245,7 @@ class SGPO:
             kept = mask if plain else mask & objective.proximal_mask(kl, threshold).bool()
             per_sequence = -(logprobs * (kept & teaching)).sum(-1) / mask.sum(-1)
         weights = kl.new_tensor([t.weight for t in trajectories])
-        metrics = self._kl_metrics(kl.detach(), mask, student.targets)
+        metrics = self._kl_metrics(kl.detach()[mask], student.targets, mask)
         if self.ledger:
             dropped = objective.proximal_mask(kl.detach(), threshold) == 0
             ids = [t.problem_id for t in trajectories]
@@ -292,23 +263,21 @@ class SGPO:
             left_out = self.classifier(targets) == place
         return ~left_out
 
-    def _kl_metrics(
-        self, kl: torch.Tensor, mask: torch.Tensor, targets: torch.Tensor
-    ) -> dict[str, tuple[float, float]]:
-        """Where the KL [B, T] lies and what Eq. 5 masks of it. ``kl_mass_<class>`` and
-        ``kl_masked_<class>`` are shares of the whole mass, so that they add up over classes."""
-        values = kl[mask]
-        dropped = objective.proximal_mask(values, self.config.kl_threshold) == 0
-        tokens, mass = float(len(values)), float(values.sum())
+    def _kl_metrics(self, kl: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor):
+        """Where the ``kl`` [N] of the unmasked ``targets`` lies and what Eq. 5 masks of it.
+        ``kl_mass_<class>`` and ``kl_masked_<class>`` are shares of the whole mass, so that they add
+        up over classes."""
+        dropped = objective.proximal_mask(kl, self.config.kl_threshold) == 0
+        tokens, mass = float(len(kl)), float(kl.sum())
         metrics = {
             "kl_mean": (mass, tokens),
-            "kl_masked_share": (float(values[dropped].sum()), mass),
+            "kl_masked_share": (float(kl[dropped].sum()), mass),
             "kl_masked_token_share": (float(dropped.sum()), tokens),
         }
         if self.classifier:
             names, classes = self.classifier.names, self.classifier(targets)[mask]
             for what, chosen in (("mass", classes >= 0), ("masked", dropped)):
-                sums = torch.bincount(classes[chosen], values[chosen], minlength=len(names))
+                sums = torch.bincount(classes[chosen], kl[chosen], minlength=len(names))
                 for name, value in zip(names, sums.tolist(), strict=True):
                     metrics[f"kl_{what}_{name}"] = (value, mass)
         return metrics

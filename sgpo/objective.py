@@ -27,8 +27,6 @@ def adaptive_weight(
     Guidance that lifts the pass rate is distilled strongly, guidance that does not is ignored:
     ``clip(base * (p_guided - p_auto + smoothing) / (p_auto + smoothing), 0, maximum)``.
     """
-    pass_guided = torch.as_tensor(pass_guided)
-    pass_autonomous = torch.as_tensor(pass_autonomous)
     gain = (pass_guided - pass_autonomous + smoothing) / (pass_autonomous + smoothing)
     return (base * gain).clamp(0.0, maximum)
 
@@ -36,20 +34,13 @@ def adaptive_weight(
 def group_advantage_weight(
     *, rewards: torch.Tensor, selected_reward: float, maximum: float = 0.8
 ) -> torch.Tensor:
-    """The alternative weight of Eq. 8 in [0, maximum], a scalar.
-
-    The selected guided completion joins the autonomous group [G]; its normalised advantage in
-    that group of G + 1, clipped, is the weight.
-    """
+    """The alternative weight of Eq. 8 in [0, maximum], a scalar: the selected guided completion
+    joins the autonomous group [G]; its normalised advantage there, clipped, is the weight."""
     joined = torch.cat([rewards, rewards.new_tensor([selected_reward])])
     return group_standardized(joined)[-1].clamp(0.0, maximum)
 
 
-def select_reachable(
-    *,
-    sum_logprobs: Sequence[float] | torch.Tensor,
-    correct: Sequence[bool] | torch.Tensor,
-) -> int | None:
+def select_reachable(*, sum_logprobs: Sequence[float], correct: Sequence[bool]) -> int | None:
     """Index of the reachable target o+ of Eq. 4, or None where no guided completion is correct.
 
     The correct completion that the *unguided* policy finds most likely. The sum is over tokens
@@ -57,10 +48,8 @@ def select_reachable(
     first of equals wins; a NaN is never selected.
     """
     values = [float(value) for value in sum_logprobs]
-    allowed = [
-        index for index, right in enumerate(correct) if right and not math.isnan(values[index])
-    ]
-    assert len(values) == len(correct)
+    pairs = enumerate(zip(values, correct, strict=True))
+    allowed = [index for index, (value, right) in pairs if right and not math.isnan(value)]
     return max(allowed, key=values.__getitem__, default=None)
 
 
@@ -72,17 +61,14 @@ def proximal_mask(kl: torch.Tensor, kl_threshold: float) -> torch.Tensor:
 def clipped_distillation(
     *, kl: torch.Tensor, completion_mask: torch.Tensor, kl_threshold: float
 ) -> torch.Tensor:
-    """Distillation loss per completion, [...] in nats.
+    """Distillation loss per completion [...] in nats, of ``kl`` and mask [..., T]; 0 where it has
+    no tokens.
 
     Implements Eq. 5: tokens above ``kl_threshold`` are masked out, and the divisor stays the
     completion's full length, masked tokens included. ``kl_threshold=inf`` is the ablation
     without KL clipping.
-
-    Args:
-        kl, completion_mask: [..., T]. A completion without tokens gives 0.
     """
-    mask = completion_mask.to(kl.dtype)
     # Selected, not multiplied: a masked token may have an infinite divergence.
     within = completion_mask.bool() & proximal_mask(kl, kl_threshold).bool()
     kept = torch.where(within, kl, 0.0)
-    return kept.sum(-1) / mask.sum(-1).clamp(min=1)
+    return kept.sum(-1) / completion_mask.to(kl.dtype).sum(-1).clamp(min=1)

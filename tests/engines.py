@@ -74,7 +74,7 @@ class CopyEngine:
         self.requests = list(requests)
         groups = []
         for r in requests:
-            params = replace(r.params, seed=r.seed, logprobs=False, places=None)
+            params = replace(r.params, seed=r.seed, logprobs=False, places=None, stop_texts=())
             sampler = TransformersSampler(self.model, TOKENIZER, stop_ids=r.stop_ids or [999])
             (drawn,) = sampler.sample([r.prompt], r.n, params, progress)
             groups.append([self._raw(r, completion) for completion in drawn])

@@ -75,7 +75,7 @@ def test_the_rules_below_see_the_files():
     assert {"sgpo.core.trainer", "sgpo.method", "baselines.grpo", "benchmarks.store.stats"} <= set(
         FILES
     )
-    assert "sgpo.core.rollout" in ARROWS["baselines.grpo"]
+    assert "sgpo.core.scoring" in ARROWS["baselines.grpo"]
     assert room_of("sgpo.core.verifier.pool") == "sgpo.core.verifier"
 
 

@@ -6,8 +6,12 @@ and completion, so that groups have mixed rewards from the first step on.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +36,7 @@ from baselines.dr_grpo import DrGRPO, DrGRPOConfig
 from baselines.grpo import GRPO, GRPOConfig
 from baselines.hpt import HPT, HPTConfig
 from baselines.luffy import LUFFY, LUFFYConfig
+from baselines.opd import OPD, OPDConfig
 from baselines.opsd import OPSD, OPSDConfig
 from baselines.relift import ReLIFT, ReLIFTConfig
 from baselines.sdpo import SDPO, SDPOConfig
@@ -126,6 +131,23 @@ class Hooked:
 
     def load_state(self, state):
         self.updates = state["updates"]
+
+
+@functools.cache
+def teacher_directory() -> str:
+    """Another random model with its tokenizer, on disk as long as the process lives."""
+    directory = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    build_model(seed=5).save_pretrained(directory)
+    build_tokenizer().save_pretrained(directory)
+    return directory
+
+
+# What must survive a kill and run on two ranks: a teacher of its own and every hook as well.
+RESUMED = METHODS | {
+    "opd": lambda: OPD(OPDConfig(teacher_directory(), num_samples=4)),
+    "hooked": Hooked,
+}
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.config import Cell, RunConfig
+from benchmarks.config import Cell, RunConfig, build_method
 from benchmarks.data.checkpoints import CHECKPOINTS
 from benchmarks.data.hub import fetch_dataset
 from benchmarks.data.problems import STRATEGIES, data_source, prepared_problems
 from benchmarks.data.suites import SUITES, local_file
 from benchmarks.plan import cost
 from benchmarks.plan.cost import GB, GIB, PROMPT_ROOM, Gpu, shape_of
+from sgpo.core.method import shown_in_prompts
 from sgpo.core.models import checkpoint_directory, context_length, read_config, rope_settings
 
 RANK_CHOICES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -305,7 +306,7 @@ def _training_sets(left: Sequence[Cell]) -> Iterator[str]:
 
 
 def _is_guided(config: RunConfig) -> bool:
-    return getattr(config.settings, "num_guided", 0) > 0
+    return "strategy" in shown_in_prompts(build_method(config))
 
 
 def _training_set(config: RunConfig) -> Iterator[str]:

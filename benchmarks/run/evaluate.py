@@ -82,6 +82,7 @@ def evaluate(
             temperature=config.temperature,
             top_p=config.top_p,
             seed=derive_seed(seed, "eval", key, *names),
+            stop_texts=prompt_spec.stop_texts,
         )
         prompts = [prompt_spec.prompt_ids(tokenizer, p) for p in problems]
         groups = sampler.sample(prompts, k, params, report)

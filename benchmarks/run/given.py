@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.config import Cell, RunConfig, weights_record
+from benchmarks.config import Cell, RunConfig, build_method, weights_record
 from benchmarks.data.problems import check_readable
 from benchmarks.data.sources import base_model, evaluation_problems, training_problems
 from benchmarks.run.evaluate import Suites
 from sgpo.core.distributed import select_device
 from sgpo.core.files import read_json
+from sgpo.core.method import shown_in_prompts
 from sgpo.core.models import context_length, load_tokenizer, read_config
 from sgpo.core.prompts import PromptSpec, prompt_spec
 from sgpo.core.types import Problem
@@ -76,27 +77,39 @@ def check_prompts(given: Given) -> None:
     limit = context_length(read_config(given.base))
     if config.sampler == "vllm" and config.vllm.max_model_len is not None:
         limit = min(limit, config.vllm.max_model_len)
-    for key, name, longest, tokens in _lengths(given):
-        if longest + tokens > limit:
+    for key, name, longest, tokens, completions in _lengths(given):
+        if longest + completions * tokens > limit:
+            both = "both" if completions == 1 else "it and two completions, one shown in it,"
             raise ValueError(
-                f"{key}={tokens}: the longest prompt of {name} has {longest} tokens, and both must "
-                f"fit {limit} positions; lower it to {max(0, limit - longest)} or less"
+                f"{key}={tokens}: the longest prompt of {name} has {longest} tokens, and {both} "
+                f"must fit {limit} positions; lower it to "
+                f"{max(0, (limit - longest) // completions)} or less"
                 + (", or raise vllm.max_model_len" if limit == config.vllm.max_model_len else "")
             )
 
 
-def _lengths(given: Given) -> Iterator[tuple[str, str, int, int]]:
-    """Setting, name of a problem set, tokens of its longest prompt, tokens of a completion."""
+def _lengths(given: Given) -> Iterator[tuple[str, str, int, int, int]]:
+    """Setting, name of a problem set, tokens of its longest prompt, tokens of a completion, and how
+    many completions must fit behind that prompt."""
     config, spec = given.config, given.prompt_spec
 
-    def longest(problems: list[Problem], guided: bool = False) -> int:
-        return max(len(spec.prompt_ids(given.tokenizer, p, guided=guided)) for p in problems)
+    def longest(problems: list[Problem], **shown: bool) -> int:
+        return max(len(spec.prompt_ids(given.tokenizer, p, **shown)) for p in problems)
 
     for key, (problems, _) in given.suites.items():
-        yield "evaluation.max_tokens", key, longest(problems), config.evaluation.max_tokens
-    if config.train is not None and config.data.split not in SUPERVISED:
-        length = longest(given.problems, getattr(config.settings, "num_guided", 0) > 0)
-        yield "rollout.max_tokens", "the training set", length, config.rollout.max_tokens
+        yield "evaluation.max_tokens", key, longest(problems), config.evaluation.max_tokens, 1
+    if config.train is None or config.data.split in SUPERVISED:
+        return
+    start, tokens = ("rollout.max_tokens", "the training set"), config.rollout.max_tokens
+    yield *start, longest(given.problems), tokens, 1
+    shows = shown_in_prompts(build_method(config))
+    if "strategy" in shows:
+        yield *start, longest(given.problems, guided=True), tokens, 1
+    if "solution" in shows:
+        yield *start, longest(given.problems, solved=True), tokens, 1
+    if "sample" in shows:
+        bare = [replace(p, expert="\n") for p in given.problems]
+        yield *start, longest(bare, solved=True), tokens, 2
 
 
 def check_weights(run_dir: Path) -> None:

@@ -16,6 +16,7 @@ from sgpo.core.types import LossOutput, Problem, Trajectory
 
 Totals = dict[str, float]
 REQUIRED = ("collect", "totals", "loss")
+SHOWABLE = ("strategy", "solution", "sample")  # of the problem, the expert, the policy itself
 
 
 class Method(Protocol):
@@ -24,8 +25,8 @@ class Method(Protocol):
     Optional, by name: ``begin(model, num_steps, rollout_config, tokenizer)`` before the first step;
     ``more_problems(trajectories, wanted)`` for dynamic sampling; ``separate(trajectories)``, the
     step's trajectories and those for an update of their own after them; ``after_update(model)``;
-    ``state()`` with ``load_state(state)`` for what must outlive a kill; and the attribute
-    ``teacher``, a ``sgpo.core.teacher.Teacher``.
+    ``state()`` with ``load_state(state)`` for what must outlive a kill; and the attributes
+    ``teacher``, a ``sgpo.core.teacher.Teacher``, and ``shows``, see ``shown_in_prompts``.
     """
 
     def collect(self, problems: Sequence[Problem], rollout: Rollout) -> list[Trajectory]:
@@ -59,6 +60,23 @@ def check_hooks(method: Any) -> None:
     have, lack = ("state", "load_state") if hasattr(method, "state") else ("load_state", "state")
     if hasattr(method, have) and not hasattr(method, lack):
         raise ValueError(f"{name}: has {have} without {lack}; define both, or neither")
+
+
+def shown_in_prompts(method: Any) -> tuple[str, ...]:
+    """What prompts of ``method`` show beside the question, by its attribute ``shows``: of
+    ``SHOWABLE``. Such prompts must fit the context, and strategies must be there.
+
+    Raises:
+        ValueError: it names something else.
+    """
+    shows = tuple(getattr(method, "shows", ()))
+    unknown = [name for name in shows if name not in SHOWABLE]
+    if unknown:
+        raise ValueError(
+            f"{type(method).__name__}.shows: holds {unknown[0]!r}; it is a tuple of "
+            f"{', '.join(SHOWABLE)}"
+        )
+    return shows
 
 
 def check_collected(method: Any, trajectories: Any) -> list[Trajectory]:

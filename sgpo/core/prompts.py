@@ -17,12 +17,16 @@ from pathlib import Path
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from sgpo.core.config import added
 from sgpo.core.types import Problem
 
 DATE_FORMAT = "%d %b %Y"
-# A new turn or question at the start of a line, behind some text.
+# A new turn or question at the start of a line, behind some text; sampling ends at the plain ones.
 _NEXT_QUESTION = re.compile(
     r"(?<=\S)\s*\n\s*(?:#+ *|\*\*)?(?:(?:Question|Problem|Exercise|Q) *\d*|Human|User) *(?:\*\*)?:"
+)
+_NEXT_TEXTS = tuple(
+    f"\n{word}:" for word in ("Question", "Problem", "Exercise", "Q", "Human", "User")
 )
 
 
@@ -46,6 +50,7 @@ class PromptSpec:
             run does not change overnight.
         solved: user turn with the expert's solution; holds ``{solution}`` and ``{question}``. Only
             a self-distillation teacher reads it.
+        stop_texts: texts that end a completion in evaluation, where no end of turn does.
     """
 
     name: str
@@ -59,6 +64,7 @@ class PromptSpec:
     chat: bool = True
     date: str | None = None
     solved: str = "{solution}\n{question}"
+    stop_texts: tuple[str, ...] = added(())
 
     def prompt_ids(
         self,
@@ -250,10 +256,10 @@ PROMPT_SPECS: dict[str, PromptSpec] = {
         PromptSpec("mini", None, "", "{strategy}\n{question}", "", "<|end|>"),
         _QWEN,
         replace(_QWEN, name="qwen2.5-instruct-think", prefill=_THINK),
-        replace(_QWEN, name="qwen2.5-none", suffix="", chat=False),
+        replace(_QWEN, name="qwen2.5-none", suffix="", chat=False, stop_texts=_NEXT_TEXTS),
         _LLAMA,
         replace(_LLAMA, name="llama-3-instruct-think", prefill=_THINK),
-        replace(_LLAMA, name="llama-3-none", suffix="", chat=False),
+        replace(_LLAMA, name="llama-3-none", suffix="", chat=False, stop_texts=_NEXT_TEXTS),
     )
 }
 NATIVE = "native"  # the spec that follows from the checkpoint

@@ -51,8 +51,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled answer. ``token_ids`` hold the stop token, if one ended it; ``text`` has no
-    special tokens. ``sampler_logprobs``: of every token as an engine with weights of its own
+    """One sampled answer. ``token_ids`` hold the stop token or stop text, if one ended it; ``text``
+    has no special tokens. ``sampler_logprobs``: of every token as an engine with weights of its own
     computed it (full softmax, temperature 1); None where there is none."""
 
     token_ids: tuple[int, ...]

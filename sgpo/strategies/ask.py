@@ -12,17 +12,16 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sgpo.core.config import canonical_json, require_positive
+from sgpo.core.files import jsonl_rows
 from sgpo.core.types import Problem
 from sgpo.strategies.text import (
     Scored,
-    best,
     extraction_request,
     leaks,
     parse_candidates,
@@ -122,16 +121,12 @@ class EndpointDown(ValueError):
     """The endpoint refuses or cannot be reached; asking it more is of no use."""
 
 
-class RequestRefused(ValueError):
-    """The endpoint takes this one request for invalid, e.g. too long; others may work."""
+class NoReply(ValueError):
+    """This one request failed: for good (``final``, e.g. too long), or for now."""
 
-
-class RequestFailed(ValueError):
-    """This request failed in spite of every repetition; it may work later."""
-
-
-class OutOfBudget(ValueError):
-    """The budget of this run is spent."""
+    def __init__(self, line: str, *, final: bool = False) -> None:
+        super().__init__(line)
+        self.final = final
 
 
 class ReplyCache:
@@ -140,21 +135,16 @@ class ReplyCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.replies: dict[str, Reply] = {}
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        for number, line in enumerate(lines, start=1):
+        if not path.exists():
+            return
+        whole = path.read_bytes()
+        if not whole.endswith(b"\n"):  # cut off when the machine stopped
+            path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        for where, row in jsonl_rows(path):
             try:
-                row = json.loads(line)
                 self.replies[row["key"]] = Reply(**row["reply"])
-            except (ValueError, KeyError, TypeError) as error:
-                if number == len(lines):  # cut off when the machine stopped
-                    path.write_bytes(b"".join(lines[:-1]))
-                    return
-                raise ValueError(
-                    f"{path}, line {number}: damaged ({error}); remove that line and repeat"
-                ) from error
-        if lines and not lines[-1].endswith(b"\n"):
-            with path.open("ab") as file:
-                file.write(b"\n")
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"{where}: damaged ({error}); remove that line") from error
 
     def put(self, key: str, problem_id: str, reply: Reply) -> None:
         """Keep ``reply`` and have it on the disk before returning."""
@@ -182,8 +172,7 @@ class Endpoint:
                 "asking a model needs the openai client; install the extra: "
                 "pip install 'sgpo[strategies]'"
             ) from error
-        self._openai = openai
-        self.settings, self.cache = settings, cache
+        self._openai, self.settings, self.cache = openai, settings, cache
         self.spent, self.total = Spent(), Spent()
         self.client = openai.AsyncOpenAI(
             base_url=settings.base_url,
@@ -202,10 +191,7 @@ class Endpoint:
         self, problem_id: str, request: str, *, attempt: int, temperature: float, max_tokens: int
     ) -> Reply:
         """The reply to ``request``, from the cache if it was asked before with the same attempt.
-
-        Raises:
-            EndpointDown, RequestRefused, RequestFailed: one line that says why.
-        """
+        EndpointDown or NoReply with one line that says why."""
         body = {
             "model": self.settings.model,
             "messages": [{"role": "user", "content": request}],
@@ -223,46 +209,40 @@ class Endpoint:
         return reply
 
     async def _ask(self, body: dict[str, Any]) -> Reply:
+        openai = self._openai
         for attempt in range(BAD_BODY_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(BAD_BODY_PAUSE * 2 ** (attempt - 1))
-            with self._as_one_line():
-                try:
-                    answer = await self.client.chat.completions.create(**body)
-                except (self._openai.APIResponseValidationError, json.JSONDecodeError):
-                    continue  # the body was cut off on its way
-                choices = getattr(answer, "choices", None)
-                if not choices or choices[0].message is None or choices[0].message.content is None:
-                    continue
+            try:
+                answer = await self.client.chat.completions.create(**body)
+            except (openai.APIResponseValidationError, json.JSONDecodeError):
+                continue  # the body was cut off on its way
+            except openai.APIError as error:
+                raise self._failure(error) from error
+            choices = getattr(answer, "choices", None)
+            message = choices[0].message if choices else None
+            if message is not None and message.content is not None:
+                usage = answer.usage
                 return Reply(
-                    text=choices[0].message.content,
+                    text=message.content,
                     finish_reason=str(choices[0].finish_reason),
-                    prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
-                    completion_tokens=answer.usage.completion_tokens if answer.usage else 0,
+                    prompt_tokens=usage.prompt_tokens if usage else 0,
+                    completion_tokens=usage.completion_tokens if usage else 0,
                 )
-        raise RequestFailed(
-            f"{self.settings.base_url}: {BAD_BODY_ATTEMPTS} replies were unreadable"
-        )
+        raise NoReply(f"{self.settings.base_url}: {BAD_BODY_ATTEMPTS} replies were unreadable")
 
-    @contextmanager
-    def _as_one_line(self) -> Iterator[None]:
-        """The client's errors as ours."""
+    def _failure(self, error: Exception) -> ValueError:
+        """The client's error as one of ours."""
         openai, where = self._openai, f"{self.settings.base_url}, model {self.settings.model!r}"
-        try:
-            yield
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        said = " ".join(str(error).split())[:200]
+        if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
             variable = self.settings.key_variable
-            raise EndpointDown(f"{where}: access refused; set {variable} to a valid key") from error
-        except openai.NotFoundError as error:
-            raise EndpointDown(f"{where}: the endpoint knows no such model or path") from error
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            raise RequestRefused(f"{where}: request refused ({_line(error)})") from error
-        except openai.APIError as error:
-            raise RequestFailed(f"{where}: {type(error).__name__} ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+            return EndpointDown(f"{where}: access refused; set {variable} to a valid key")
+        if isinstance(error, openai.NotFoundError):
+            return EndpointDown(f"{where}: the endpoint knows no such model or path")
+        if isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError)):
+            return NoReply(f"{where}: request refused ({said})", final=True)
+        return NoReply(f"{where}: {type(error).__name__} ({said})")
 
 
 async def strategy_of(
@@ -272,24 +252,22 @@ async def strategy_of(
     candidates: list[str] = []
     for attempt in range(settings.attempts):
         missing = settings.candidates - len(candidates)
-        if missing <= 0:
-            break
-        reply = await proposer.ask(
-            problem.id,
-            extraction_request(problem, missing),
-            attempt=attempt,
-            temperature=settings.temperature,
-            max_tokens=settings.max_tokens,
-        )
-        new = parse_candidates(reply.text)
-        candidates += [text for text in new if text not in candidates][:missing]
-    if not candidates:
-        return Outcome(problem.id, None, "no candidate could be read", final=True)
-    reasons = [leaks(text, problem) for text in candidates]
-    leaking = tuple(why[0] for why in reasons if why)
-    clean = [text for text, why in zip(candidates, reasons, strict=True) if not why]
+        if missing > 0:
+            reply = await proposer.ask(
+                problem.id,
+                extraction_request(problem, missing),
+                attempt=attempt,
+                temperature=settings.temperature,
+                max_tokens=settings.max_tokens,
+            )
+            new = parse_candidates(reply.text)
+            candidates += [text for text in new if text not in candidates][:missing]
+    reasons = {text: leaks(text, problem) for text in candidates}
+    clean = [text for text in candidates if not reasons[text]]
+    counts = len(candidates), tuple(why[0] for why in reasons.values() if why)
     if not clean:
-        return Outcome(problem.id, None, "every candidate leaks", True, len(candidates), leaking)
+        why = "every candidate leaks" if candidates else "no candidate could be read"
+        return Outcome(problem.id, None, why, True, *counts)
     for attempt in range(settings.attempts):
         reply = await scorer.ask(
             problem.id,
@@ -301,9 +279,9 @@ async def strategy_of(
         scores = parse_scores(reply.text, len(clean))
         if scores is not None:
             scored = [Scored(text, row) for text, row in zip(clean, scores, strict=True)]
-            kept = scored[best(scored)]
-            return Outcome(problem.id, kept, "", True, len(candidates), leaking)
-    return Outcome(problem.id, None, "no scores could be read", True, len(candidates), leaking)
+            best = max(scored, key=lambda s: s.mean)  # the first of several
+            return Outcome(problem.id, best, "", True, *counts)
+    return Outcome(problem.id, None, "no scores could be read", True, *counts)
 
 
 async def extract(
@@ -317,51 +295,49 @@ async def extract(
 
     Raises:
         EndpointDown: it refuses, or ``FAILURES_IN_A_ROW`` problems failed one after another.
-        OutOfBudget: the budget is spent. Replies so far are in the cache either way.
+        ValueError: the budget is spent. Replies so far are in the cache either way.
     """
     outcomes: dict[str, Outcome] = {}
     waiting = iter(problems)
-    failures: list[str] = []
     down: list[EndpointDown] = []
+    failed = 0  # in a row
 
     def spent() -> float:
         return sum(endpoint.spent.cost(endpoint.settings) for endpoint in (proposer, scorer))
 
     async def worker() -> None:
+        nonlocal failed
         for problem in waiting:  # shared: every worker takes the next one
             if down or (settings.budget is not None and spent() >= settings.budget):
                 return  # replies under way are paid for: the other workers wait for theirs
             try:
                 outcome = await strategy_of(problem, proposer, scorer, settings)
-                failures.clear()
+                failed = 0
             except EndpointDown as error:
                 down.append(error)
                 return
-            except RequestRefused as error:
-                outcome = Outcome(problem.id, None, str(error), final=True)
-            except RequestFailed as error:
-                failures.append(str(error))
-                if len(failures) >= FAILURES_IN_A_ROW:
+            except NoReply as error:
+                outcome = Outcome(problem.id, None, str(error), error.final)
+                failed += not error.final
+                if failed >= FAILURES_IN_A_ROW:
                     down.append(
                         EndpointDown(
-                            f"{error}; {len(failures)} problems failed in a row: repeat the "
-                            "command when the endpoint answers again, finished replies are kept"
+                            f"{error}; {failed} problems failed in a row: repeat the command when "
+                            "the endpoint answers again, finished replies are kept"
                         )
                     )
                     return
-                outcome = Outcome(problem.id, None, str(error), final=False)
             outcomes[problem.id] = outcome
             if progress:
                 progress(len(outcomes), len(problems))
 
-    count = max(1, min(proposer.settings.concurrency, len(problems)))
     async with asyncio.TaskGroup() as group:
-        for _ in range(count):
+        for _ in range(max(1, min(proposer.settings.concurrency, len(problems)))):
             group.create_task(worker())
     if down:
         raise down[0]
     if len(outcomes) < len(problems):
-        raise OutOfBudget(
+        raise ValueError(
             f"--budget {settings.budget}: {spent():.2f} is spent on {len(outcomes)} of "
             f"{len(problems)} problems; replies are kept, repeat the command to go on"
         )

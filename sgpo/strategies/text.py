@@ -112,7 +112,6 @@ class Scored:
 
 def extraction_request(problem: Problem, count: int) -> str:
     """The request for ``count`` strategies of a problem, from its expert trace."""
-    assert problem.expert, f"problem {problem.id} has no expert trace"
     return EXTRACTION_PROMPT.format(
         count=count, question=problem.question, solution=problem.expert.strip()
     )
@@ -132,50 +131,29 @@ def scoring_request(problem: Problem, candidates: Sequence[str]) -> str:
 def parse_candidates(reply: str) -> list[str]:
     """The strategies of a reply in one spelling; a block that lacks a part, or its end, is left
     out, as is a repetition."""
-    text = after_thinking(reply)
-    found: list[str] = []
-    for block in _BLOCK.findall(text or ""):
-        parts = _parts(block)
-        if parts is not None:
-            text_of = "\n".join((f"Problem type: {parts[0]}", f"Strategy: {parts[1]}", "Steps:",
-                                 parts[2]))  # fmt: skip
-            if text_of not in found:
-                found.append(text_of)
-    return found
-
-
-def _parts(block: str) -> tuple[str, str, str] | None:
-    headings = list(_HEADINGS.finditer(block))
-    names = [h.group(1).lower().removeprefix("procedural ") for h in headings]
-    if names != ["problem type", "strategy", "steps"]:
-        return None
-    ends = [h.start() for h in headings[1:]] + [len(block)]
-    texts = [block[h.end() : end].strip() for h, end in zip(headings, ends, strict=True)]
-    return (texts[0], texts[1], texts[2]) if all(texts) else None
+    found = []
+    for block in _BLOCK.findall(after_thinking(reply) or ""):
+        _, *parts = _HEADINGS.split(block)
+        names = [name.lower().removeprefix("procedural ") for name in parts[::2]]
+        texts = [text.strip() for text in parts[1::2]]
+        if names == ["problem type", "strategy", "steps"] and all(texts):
+            found.append("Problem type: {}\nStrategy: {}\nSteps:\n{}".format(*texts))
+    return list(dict.fromkeys(found))
 
 
 def parse_scores(reply: str, count: int) -> list[dict[str, float]] | None:
     """The scores of a reply, one dict of ``CRITERIA`` a candidate; None unless there are exactly
     ``count`` of them and every one is a number in [0, 1]."""
-    text = after_thinking(reply)
-    start = text.find("{") if text else -1
-    if not text or start < 0:
-        return None
+    text = after_thinking(reply) or ""
     try:
-        value, _ = json.JSONDecoder().raw_decode(text, start)
-    except json.JSONDecodeError:
+        value, _ = json.JSONDecoder().raw_decode(text[max(0, text.find("{")) :])
+        rows = [[row[name] for name in CRITERIA] for row in value["scores"]]
+    except (json.JSONDecodeError, TypeError, KeyError):
         return None
-    rows = value.get("scores") if isinstance(value, dict) else None
-    if not isinstance(rows, list) or len(rows) != count:
+    values = [value for row in rows for value in row]
+    if len(rows) != count or not all(type(v) in (int, float) and 0 <= v <= 1 for v in values):
         return None
-    for row in rows:
-        if not isinstance(row, dict) or not all(_is_score(row.get(name)) for name in CRITERIA):
-            return None
-    return [{name: float(row[name]) for name in CRITERIA} for row in rows]
-
-
-def _is_score(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return [dict(zip(CRITERIA, map(float, row), strict=True)) for row in rows]
 
 
 def leaks(strategy: str, problem: Problem) -> list[str]:
@@ -252,11 +230,6 @@ def _spans(text: str) -> list[str]:
     spans += [_ROOT_SIGN.sub(r"\\sqrt{\1}", m.group()) for m in _BARE.finditer(text)]
     parts = [part for span in spans for part in re.split(r"=|\\approx|≈", span)]
     return list(dict.fromkeys(part.strip() for part in [*spans, *parts] if part.strip()))
-
-
-def best(candidates: Sequence[Scored]) -> int:
-    """Index of the candidate with the highest mean score, the first of several."""
-    return max(range(len(candidates)), key=lambda i: (candidates[i].mean, -i))
 
 
 def quality_bands(means: Sequence[float]) -> dict[str, int]:

@@ -178,6 +178,29 @@ def test_the_peak_grows_with_the_chunk_and_not_with_the_tokens(name):
     assert found[32, 1024] < whole[1024] / 8
 
 
+def with_a_teacher(name, head, student, teacher, targets, mask, weights):
+    """The same loss, taught by another model with a head of its own."""
+    other = SimpleNamespace(model=Head(torch.nn.Linear(HIDDEN, ROWS, bias=False), teacher))
+    other.scored_tokens = 0
+    positions = torch.arange(targets.shape[1]).expand_as(targets)
+    batch = PaddedSequences(targets, positions, targets, mask)
+    how = {"direction": name, "teacher": other}
+    return (completion_kl(Head(head, student), batch, batch, **how)[0] * weights).sum()
+
+
+@pytest.mark.parametrize(("tokens", "share"), [(2048, 1 / 4), (16384, 1 / 8)])
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [(ours, "jensen_shannon"), (with_a_teacher, "jensen_shannon"), (with_a_teacher, "forward")],
+)
+def test_divergences_keep_the_memory_of_the_chunks(loss, name, tokens, share):
+    """In chunks of the size that 152k entries get on a CPU; the dense peak is one of 512 tokens, as
+    often as it goes into ``tokens``."""
+    chunk = chunked_head.MAX_LOGITS["cpu"] // 151_936
+    whole = peak(dense, name, 512) * tokens / 512
+    assert peak(loss, name, tokens, chunk) < share * whole
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_value_and_gradients_equal_the_dense_ones(name):
     results = []

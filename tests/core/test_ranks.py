@@ -10,8 +10,8 @@ import torch
 from rank_processes import launch, sharded_trainer
 from tiny import (
     METHODS,
+    RESUMED,
     SPEC,
-    Hooked,
     Killed,
     at_step,
     build_model,
@@ -40,10 +40,10 @@ VARIANTS = {
     "uneven": ("sgpo", UNEVEN),
     "uneven-hpt": ("hpt", UNEVEN),
     "updates": ("sgpo", {"updates_per_step": 2}),
+    "buffer": ("relift", {"updates_per_step": 2}),
     "held-out": ("sft", {"held_out_share": 0.25}),
     "recompute": ("sgpo", {"activation_checkpointing": True}),
 }
-RESUMED = {**METHODS, "hooked": Hooked}
 ALL = {**{name: (name, {}) for name in RESUMED}, **VARIANTS}
 
 

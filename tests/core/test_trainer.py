@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import (
     METHODS,
-    Hooked,
+    RESUMED,
     Killed,
     at_step,
     build_model,
@@ -27,16 +27,15 @@ from sgpo.core.types import LossOutput
 from sgpo.core.verifier import Verdict
 
 STEPS = 6
-RESUMED = {
-    **{name: (make, {}) for name, make in METHODS.items()},
-    "hooked": (Hooked, {}),
+CASES = {
+    **{name: (make, {}) for name, make in RESUMED.items()},
     "two-updates": (METHODS["sgpo"], {"updates_per_step": 2}),
     "held-out": (METHODS["sft"], {"held_out_share": 0.25, "learning_rate": 0.05}),
 }
 
 
 def trainer_of(name, run_dir, **changes):
-    make, own = RESUMED[name]
+    make, own = CASES[name]
     return build_trainer(make(), run_dir, **{"num_steps": STEPS, **own, **changes})
 
 
@@ -56,7 +55,7 @@ def die_at(step, trainer):
 def uninterrupted(tmp_path_factory):
     """Final weights and metrics of every run, never interrupted."""
     finals, start = {}, weights_of(build_model())
-    for name in RESUMED:
+    for name in CASES:
         run_dir = tmp_path_factory.mktemp(name)
         finals[name] = weights_of(finish(name, run_dir).model), metrics(run_dir)
         assert not equal_weights(finals[name][0], start)
@@ -69,7 +68,7 @@ def assert_same(trainer, expected):
     assert metrics(trainer.run_dir) == expected[1]
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("step", [1, 4, 6])
 def test_killed_and_resumed_equals_uninterrupted(name, step, tmp_path, uninterrupted):
     """Bit for bit, for every method: before the first state, between states, at the last step."""

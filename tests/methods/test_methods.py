@@ -1,13 +1,17 @@
-"""Identities that the methods must keep, whatever their numbers: on a tiny random model."""
+"""What methods promise beyond their formulas: identities, what they collect, what they refuse."""
 
 import math
+import re
+from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from tiny import (
     MAX_TOKENS,
     METHODS,
+    RESUMED,
     SPEC,
     STRATEGY_WORDS,
     VOCABULARY,
@@ -15,7 +19,6 @@ from tiny import (
     build_model,
     build_problems,
     build_rollout,
-    build_tokenizer,
     build_trainer,
     collected,
     dense_logprobs,
@@ -25,86 +28,106 @@ from tiny import (
     weights_of,
 )
 
+import baselines
+from baselines.chord import CHORD, CHORDConfig
+from baselines.dapo import DAPO, DAPOConfig
+from baselines.dr_grpo import DrGRPOConfig
 from baselines.grpo import GRPO, GRPOConfig
 from baselines.hpt import HPT, HPTConfig
 from baselines.luffy import LUFFY, LUFFYConfig
+from baselines.opd import OPD, OPDConfig
 from baselines.opsd import OPSD, OPSDConfig
-from baselines.srft import SRFT, SRFTConfig
-from sgpo.core import scoring as batching
+from baselines.relift import ReLIFT, ReLIFTConfig
+from baselines.sdpo import SDPO, SDPOConfig
+from baselines.srft import SRFTConfig
+from benchmarks.config import load_method_file
+from sgpo.core import scoring
 from sgpo.core.config import RolloutConfig
-from sgpo.core.losses import group_centered
-from sgpo.core.types import Role, Sums, Trajectory
-from sgpo.core.verifier import Verdict
+from sgpo.core.distributed import Ranks, places_of
+from sgpo.core.method import shown_in_prompts
+from sgpo.core.types import Role, Sums
 from sgpo.method import SGPO, SGPOConfig
 
-ENTROPY = 0.05  # an entropy bonus large enough to show in a gradient
+
+def graded(right):
+    """A grader that judges sample i of a call by ``right(i, gold)``; traces are always right."""
+
+    def grade(pairs, *, truncated=None):
+        verdicts = grader(pairs, truncated=truncated)
+        if truncated is None:
+            return verdicts
+        return [
+            replace(v, correct=bool(right(i, gold)))
+            for i, (v, (gold, _)) in enumerate(zip(verdicts, pairs, strict=True))
+        ]
+
+    return grade
 
 
-def rewards_of(trajectories, problem_id, role=Role.AUTONOMOUS):
-    return [t.reward for t in trajectories if t.problem_id == problem_id and t.role is role]
+ALL_WRONG = graded(lambda i, gold: False)
+HALF_RIGHT = graded(lambda i, gold: i % 2 == 0)
+SOME_GROUPS_RIGHT = graded(lambda i, gold: int(gold[1:]) % 2 == 0 or i % 2 == 0)
+
+# --- identities ---------------------------------------------------------------------------------
+
+SAME = {
+    "sgpo without distillation": (
+        lambda: SGPO(SGPOConfig(num_autonomous=12, num_guided=0, alpha_mode="zero")),
+        grader,
+    ),
+    "chord with mu 0": (
+        lambda: CHORD(CHORDConfig(num_samples=12, mu_peak=0.0, mu_valley=0.0)),
+        grader,
+    ),
+    "relift with an empty buffer": (
+        lambda: ReLIFT(ReLIFTConfig(num_samples=12, buffer_size=1)),
+        HALF_RIGHT,
+    ),
+}
 
 
-def test_sgpo_without_distillation_is_grpo_bit_for_bit(tmp_path):
-    methods = {
-        "grpo": GRPO(GRPOConfig(num_samples=12)),
-        "sgpo": SGPO(SGPOConfig(num_autonomous=12, num_guided=0, alpha_mode="zero")),
-    }
-    finals, losses = {}, {}
-    for name, method in methods.items():
-        trainer = build_trainer(method, tmp_path / name)
+@pytest.mark.parametrize("name", SAME)
+def test_what_is_grpo_in_the_limit_is_grpo(name, tmp_path):
+    """SGPO and ReLIFT to the bit; CHORD's terms, one of them 0, are added in another order."""
+    make, grade = SAME[name]
+    finals, losses = [], []
+    for method in (make(), GRPO(GRPOConfig(num_samples=12))):
+        trainer = build_trainer(method, tmp_path / str(len(finals)), grade=grade)
         start = weights_of(trainer.model)
         records = [trainer.step(step) for step in (1, 2, 3)]
-        losses[name] = [(r["loss"], r["entropy"], r["grad_norm"], r["reward"]) for r in records]
-        finals[name] = weights_of(trainer.model)
-        assert not equal_weights(start, finals[name])
-    assert losses["grpo"] == losses["sgpo"]
-    assert equal_weights(finals["grpo"], finals["sgpo"])
-    assert any(0 < reward < 1 for *_, reward in losses["grpo"])
+        losses.append([(r["loss"], r["entropy"], r["grad_norm"], r["reward"]) for r in records])
+        finals.append(weights_of(trainer.model))
+        assert not equal_weights(start, finals[-1])
+    assert any(0 < reward < 1 for *_, reward in losses[0])
+    if name.startswith("chord"):
+        for ours, theirs in zip(*(weights.values() for weights in finals), strict=True):
+            assert ((ours - theirs).abs() > 1e-4).float().mean() < 0.02
+        assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5, abs=1e-7)
+    else:
+        assert losses[0] == losses[1] and equal_weights(*finals)
 
 
-def test_strategy_never_stands_in_the_prompt_that_is_trained():
-    strategy_ids = {VOCABULARY.index(word) for word in STRATEGY_WORDS}
-    for name, make in METHODS.items():
-        trajectories, _ = collected(make())
-        for t in trajectories:
-            assert not strategy_ids & set(t.prompt_ids), name
-            if t.role is Role.GUIDED:
-                assert strategy_ids & set(t.second_prompt_ids)
-                assert t.prompt_ids[-3:] == t.second_prompt_ids[-3:]  # only the prefix differs
-            elif not name.startswith(
-                ("opsd", "sdpo")
-            ):  # its teacher reads the solution in a second prompt
-                assert t.second_prompt_ids is None
-    assert any(t.role is Role.GUIDED for t in trajectories)
+@pytest.mark.parametrize("method", [OPSD(OPSDConfig(num_samples=4, direction="reverse")),
+                                    SDPO(SDPOConfig(num_samples=6))])  # fmt: skip
+def test_self_distillation_rests_where_the_teacher_sees_what_the_student_sees(method):
+    trajectories, model = collected(method)
+    blind = [t.with_(second_prompt_ids=t.prompt_ids) for t in trajectories]
+    loss, grad = gradient(method, model, [blind], method.totals(blind))
+    assert loss == pytest.approx(0.0, abs=1e-7) and grad.abs().max() < 1e-6
 
 
-def test_luffy_advantages_are_centred_over_samples_and_trace_together():
-    trajectories, _ = collected(LUFFY(LUFFYConfig(max_tokens=MAX_TOKENS, num_samples=5)))
-    for problem in {t.problem_id for t in trajectories}:
-        group = [t for t in trajectories if t.problem_id == problem]
-        assert [t.role for t in group].count(Role.DEMO) == 1 and len(group) == 6
-        rewards = torch.tensor([t.reward for t in group])
-        expected = group_centered(rewards).tolist()
-        assert [t.advantage for t in group] == pytest.approx(expected, abs=1e-7)
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "luffy"])
+def test_equal_rewards_have_no_policy_gradient(name, right):
+    def grade(pairs, *, truncated=None):  # traces too
+        return [replace(v, correct=right) for v in grader(pairs)]
 
-
-def test_hpt_gate_on_both_sides():
-    method = HPT(HPTConfig(max_tokens=MAX_TOKENS, num_samples=6, gate=2))
-    problems = build_problems(12)
-    trajectories, model = collected(method, problems=problems)
-    rollout = build_rollout(model)
-    rollout.begin_step(1)
-    groups = rollout.groups(problems, 6)
-    counts = [int(sum(t.reward for t in group)) for group in groups]
-    assert {2, 3} <= set(counts), "both sides of the gate's edge must occur"
-    for problem, group, count in zip(problems, groups, counts, strict=True):
-        mine = [t for t in trajectories if t.problem_id == problem.id]
-        if count <= 2:
-            assert [t.role for t in mine] == [Role.DEMO]
-        else:
-            assert [t.completion_ids for t in mine] == [t.completion_ids for t in group]
-            expected = [t.reward - count / 6 for t in group]
-            assert [t.advantage for t in mine] == pytest.approx(expected, abs=1e-6)
+    method = METHODS[name]()
+    if name == "luffy":
+        method = LUFFY(replace(method.config, entropy_coefficient=0.0))
+    trajectories, model = collected(method, grade=grade)
+    loss, grad = gradient(method, model, [trajectories], method.totals(trajectories))
+    assert loss == 0.0 and not grad.any()
 
 
 def moved(trajectories):
@@ -118,30 +141,35 @@ def moved(trajectories):
     ]
 
 
-def of_one_update(method, trajectories):
-    return method.separate(trajectories)[0] if hasattr(method, "separate") else trajectories
-
-
-@pytest.mark.parametrize("name", [*METHODS, "sgpo_no_selection"])
-def test_split_order_and_padding_change_nothing(name):
-    method = (METHODS | {"sgpo_no_selection": lambda: SGPO(
-        SGPOConfig(num_autonomous=4, num_guided=4, select_target=False)
-    )})[name]()  # fmt: skip
+def of_one_update(method):
     trajectories, model = collected(method, problems=build_problems(6))
-    trajectories = moved(of_one_update(method, trajectories))
+    return method.separate(trajectories)[0] if hasattr(method, "separate") else trajectories, model
+
+
+SPLIT = RESUMED | {
+    "sgpo_no_selection": lambda: SGPO(
+        SGPOConfig(num_autonomous=4, num_guided=4, select_target=False)
+    )
+}
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_split_order_and_padding_change_nothing(name):
+    method = SPLIT[name]()
+    trajectories, model = of_one_update(method)
+    trajectories = moved(trajectories)
     totals = method.totals(trajectories)
     loss, grad = gradient(method, model, [trajectories], totals)
     order = torch.randperm(len(trajectories), generator=torch.Generator().manual_seed(1)).tolist()
     shuffled = [trajectories[i] for i in order]
     by_length = sorted(trajectories, key=lambda t: len(t.prompt_ids) + len(t.completion_ids))
+    half = len(by_length) // 2
     assert totals == method.totals(shuffled)
     splits = {
         "one by one": [[t] for t in trajectories],
         "shuffled": [shuffled],
         "shuffled thirds": [shuffled[i::3] for i in range(3)],
-        "long with short": [
-            by_length[i :: len(by_length) // 2] for i in range(len(by_length) // 2)
-        ],
+        "long with short": [by_length[i::half] for i in range(half)],
     }
     for what, batches in splits.items():
         assert sum(map(len, batches)) == len(trajectories), what
@@ -149,24 +177,14 @@ def test_split_order_and_padding_change_nothing(name):
         assert other_loss == pytest.approx(loss, abs=2e-6), what
         torch.testing.assert_close(other, grad, rtol=1e-4, atol=2e-6, msg=what)
     assert grad.abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_metrics_do_not_depend_on_the_split(name):
-    method = METHODS[name]()
-    trajectories, model = collected(method, problems=build_problems(6))
-    trajectories = of_one_update(method, trajectories)
-    totals = method.totals(trajectories)
     whole = method.loss(model, trajectories, totals).sums
-    parts: dict[str, list[float]] = {}
+    parts = defaultdict(lambda: [0.0, 0.0])
     for t in trajectories:
-        for key, (numerator, denominator) in method.loss(model, [t], totals).sums.items():
-            entry = parts.setdefault(key, [0.0, 0.0])
-            entry[0] += numerator
-            entry[1] += denominator
+        for key, pair in method.loss(model, [t], totals).sums.items():
+            parts[key] = [a + b for a, b in zip(parts[key], pair, strict=True)]
     assert parts.keys() == whole.keys()
-    for key, (numerator, denominator) in whole.items():
-        assert parts[key] == pytest.approx([numerator, denominator], rel=1e-4, abs=1e-5), key
+    for key, pair in whole.items():
+        assert parts[key] == pytest.approx(pair, rel=1e-4, abs=1e-5), key
 
 
 @pytest.mark.parametrize("name", ["grpo", "luffy", "hpt", "sgpo"])
@@ -197,97 +215,16 @@ def test_two_updates_use_the_log_probabilities_of_the_policy_that_sampled(tmp_pa
         assert share == 0 if i == 0 else share > 0, "first update: ratio 1; second: moved"
 
 
-def test_one_update_equals_explicit_old_log_probabilities_of_the_same_policy():
-    method = METHODS["grpo"]()
-    trajectories, model = collected(method)
-    with torch.no_grad():
-        explicit = [
-            t.with_(old_logprobs=dense_logprobs(model, t.prompt_ids, t.completion_ids))
-            for t in trajectories
-        ]
-    totals = method.totals(trajectories)
-    a, b = (gradient(method, model, [rows], totals)[1] for rows in (trajectories, explicit))
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_group_advantage_and_adaptive_weights_reach_the_trajectories():
-    problems = build_problems(6)
-    for mode in ("adaptive", "group_advantage"):
-        config = SGPOConfig(num_autonomous=4, num_guided=4, alpha_mode=mode)
-        trajectories, model = collected(SGPO(config), problems=problems)
-        rollout = build_rollout(model)
-        rollout.begin_step(1)
-        guided = rollout.groups(problems, 4, guided=True)
-        weights = {t.problem_id: t.weight for t in trajectories if t.role is Role.GUIDED}
-        assert weights
-        for problem, group in zip(problems, guided, strict=True):
-            helped = [t.reward for t in group]
-            if not any(helped):
-                assert problem.id not in weights  # C is empty: nothing to distil
-                continue
-            own = rewards_of(trajectories, problem.id)
-            p, q = sum(helped) / 4, sum(own) / 4
-            if mode == "adaptive":
-                expected = min(max(0.5 * (p - q + 0.1) / (q + 0.1), 0), 0.8)
-            else:
-                joined = torch.tensor([*own, 1.0])
-                deviation = float(joined.std(correction=1))
-                raw = (1 - float(joined.mean())) / (deviation + 1e-6) if deviation else 0.0
-                expected = min(max(raw, 0), 0.8)
-            assert weights[problem.id] == pytest.approx(expected, abs=1e-6)
-
-
-def test_unselected_targets_share_the_weight_of_their_problem():
-    config = SGPOConfig(num_autonomous=4, num_guided=4, select_target=False, alpha_mode="fixed")
-    trajectories, _ = collected(SGPO(config), problems=build_problems(6))
-    sums: dict[str, list[float]] = {}
-    for t in trajectories:
-        if t.role is Role.GUIDED:
-            assert t.reward == 1.0
-            sums.setdefault(t.problem_id, []).append(t.weight)
-    assert max(map(len, sums.values())) > 1
-    assert all(sum(w) == pytest.approx(1.0) for w in sums.values())
-
-
-def all_wrong(pairs, *, truncated=None):
-    return [Verdict(False, "wrong", None) for _ in pairs]
-
-
-def all_right(pairs, *, truncated=None):
-    return [Verdict(True, "correct", None) for _ in pairs]
-
-
-@pytest.mark.parametrize("grade", [all_wrong, all_right])
-@pytest.mark.parametrize("name", ["grpo", "luffy"])
-def test_equal_rewards_have_no_policy_gradient(name, grade):
-    config = {"entropy_coefficient": 0.0} if name == "luffy" else {}
-    method = METHODS[name]()
-    method = type(method)(replace(method.config, **config))
-    trajectories, model = collected(method, grade=grade)
-    loss, grad = gradient(method, model, [trajectories], method.totals(trajectories))
-    assert loss == 0.0 and not grad.any()
-
-
-def some_groups_right(pairs, *, truncated=None):
-    """All samples of a gold answer with an even number are right; else about half are."""
-    verdicts = []
-    for gold, text in pairs:
-        right = int(gold[1:]) % 2 == 0 or len(text) % 2 == 0
-        verdicts.append(Verdict(right, "correct" if right else "wrong", None))
-    return verdicts
-
-
 @pytest.mark.parametrize("name", ["grpo", "sgpo"])
 def test_rows_without_advantage_are_left_out_of_the_graph_alone(name, monkeypatch):
     """Same loss, metrics and gradient as with a graph for every row, in float64."""
     method = METHODS[name]()
-    trajectories, _ = collected(method, problems=build_problems(6), grade=some_groups_right)
+    trajectories, _ = collected(method, problems=build_problems(6), grade=SOME_GROUPS_RIGHT)
     own = [t for t in trajectories if t.role is Role.AUTONOMOUS]
     still = [t for t in own if t.advantage == 0]
     assert still and len(still) < len(own)
     model, totals = build_double(), method.totals(trajectories)
-    with_graph = []
-    stats = batching.token_stats
+    with_graph, stats = [], scoring.token_stats
 
     def counted(model, batch, **options):
         result = stats(model, batch, **options)
@@ -295,14 +232,12 @@ def test_rows_without_advantage_are_left_out_of_the_graph_alone(name, monkeypatc
             with_graph.append(len(result.logprobs))
         return result
 
-    monkeypatch.setattr(batching, "token_stats", counted)
+    monkeypatch.setattr(scoring, "token_stats", counted)
     lean = method.loss(model, trajectories, totals)
     assert with_graph == [len(own) - len(still)]
     _, lean_grad = gradient(method, model, [trajectories], totals)
     monkeypatch.setattr(  # nothing is skipped
-        batching,
-        "_stats_of_moving",
-        lambda model, batch, moving: batching.token_stats(model, batch),
+        scoring, "_stats_of_moving", lambda model, batch, moving: scoring.token_stats(model, batch)
     )
     full = method.loss(model, trajectories, totals)
     assert with_graph[-1] == len(own)
@@ -318,17 +253,12 @@ def test_rows_without_advantage_are_left_out_of_the_graph_alone(name, monkeypatc
 def test_a_step_without_gradient_still_moves_by_its_momentum(tmp_path):
     """AdamW after one gradient g and one of zero: the second step is
     lr * (b1 m / (1 - b1^2)) / (sqrt(b2 v / (1 - b2^2)) + eps) with m, v of the first."""
-    wrong = []
-
-    def grade(pairs, *, truncated=None):
-        return all_wrong(pairs) if wrong else grader(pairs, truncated=truncated)
-
-    trainer = build_trainer(METHODS["grpo"](), tmp_path, grade=grade, num_steps=2)
+    trainer = build_trainer(METHODS["grpo"](), tmp_path, num_steps=2)
     trainer.step(1)
     before = weights_of(trainer.model)
     moments = {n: trainer.optimizer.state[p] for n, p in trainer.model.named_parameters()}
     first = {n: (s["exp_avg"].clone(), s["exp_avg_sq"].clone()) for n, s in moments.items()}
-    wrong.append(True)
+    trainer.rollout.grader = ALL_WRONG
     assert trainer.step(2)["grad_norm"] == 0
     rate = trainer.learning_rate(2)
     for name, parameter in trainer.model.named_parameters():
@@ -342,10 +272,149 @@ def test_a_step_without_gradient_still_moves_by_its_momentum(tmp_path):
 
 def test_without_autonomous_term_and_without_targets_nothing_moves(tmp_path):
     method = SGPO(SGPOConfig(num_autonomous=4, num_guided=4, autonomous_term=False))
-    trainer = build_trainer(method, tmp_path, grade=all_wrong, collapse_patience=99)
+    trainer = build_trainer(method, tmp_path, grade=ALL_WRONG, collapse_patience=99)
     start = weights_of(trainer.model)
     trainer.run()
     assert equal_weights(start, weights_of(trainer.model))
+
+
+# --- what is collected --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_strategy_never_stands_in_the_prompt_that_is_trained(name):
+    strategy_ids = {VOCABULARY.index(word) for word in STRATEGY_WORDS}
+    method = METHODS[name]()
+    trajectories, _ = collected(method)
+    shows = getattr(method, "shows", ())
+    for t in trajectories:
+        assert not strategy_ids & set(t.prompt_ids)
+        if t.role is Role.GUIDED:
+            assert strategy_ids & set(t.second_prompt_ids)
+            assert t.prompt_ids[-3:] == t.second_prompt_ids[-3:]  # only the prefix differs
+        else:  # a second prompt is a self-distillation teacher's
+            assert (t.second_prompt_ids is not None) == (shows in [("solution",), ("sample",)])
+    assert any(t.role is Role.GUIDED for t in trajectories) == (shows == ("strategy",))
+
+
+def test_hpt_gate_on_both_sides():
+    method = HPT(HPTConfig(max_tokens=MAX_TOKENS, num_samples=6, gate=2))
+    problems = build_problems(12)
+    trajectories, model = collected(method, problems=problems)
+    counts = set()
+    for problem, group in zip(problems, drawn_again(model, problems, 6), strict=True):
+        mine = [t for t in trajectories if t.problem_id == problem.id]
+        count = int(sum(t.reward for t in group))
+        counts.add(count)
+        if count <= 2:
+            assert [t.role for t in mine] == [Role.DEMO]
+        else:
+            assert [t.completion_ids for t in mine] == [t.completion_ids for t in group]
+    assert {2, 3} <= counts, "both sides of the gate's edge must occur"
+
+
+def drawn_again(model, problems, n, **how):
+    rollout = build_rollout(model)
+    rollout.begin_step(1)
+    return rollout.groups(problems, n, **how)
+
+
+def test_opsd_samples_without_the_solution():
+    """Its samples are those that SFT+GRPO would draw."""
+    problems = build_problems(4)
+    trajectories, model = collected(OPSD(OPSDConfig(num_samples=4)), problems=problems)
+    plain = [t for group in drawn_again(model, problems, 4) for t in group]
+    solved = {p.id: SPEC.prompt_ids(build_rollout(model).tokenizer, p, solved=True)
+              for p in problems}  # fmt: skip
+    assert trajectories == [t.with_(second_prompt_ids=solved[t.problem_id]) for t in plain]
+
+
+def test_sdpo_shows_another_right_sample_and_leaves_out_who_has_none():
+    problems = build_problems(6)
+    trajectories, model = collected(SDPO(SDPOConfig(num_samples=6)), problems=problems)
+    tokenizer = build_rollout(model).tokenizer
+    for problem, group in zip(problems, drawn_again(model, problems, 6), strict=True):
+        expected = {}
+        for t in group:
+            others = [r for r in group if r.reward == 1.0 and r is not t]
+            texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in others]
+            for text in [text for text in texts if text][:1]:
+                shown = replace(problem, expert=text)
+                expected[t.completion_ids] = SPEC.prompt_ids(tokenizer, shown, solved=True)
+        taught = [t for t in trajectories if t.problem_id == problem.id]
+        assert {t.completion_ids: t.second_prompt_ids for t in taught} == expected
+
+
+def test_dapo_draws_other_problems_within_the_budget(tmp_path):
+    """12 samples a problem: 4 problems pay for 6 groups of 8. One problem of the step that nobody
+    solves is made up for by another; where nothing is solved the budget ends the search."""
+    trainer = build_trainer(DAPO(DAPOConfig(num_samples=8)), tmp_path)
+    unsolved = trainer.step_problems(1)[0].answer
+    trainer.rollout.grader = graded(lambda i, gold: i % 2 == 0 and gold != unsolved)
+    record = trainer.step(1)
+    assert (record["extra_problems"], record["num_samples"]) == (1, 40)
+    hopeless = build_trainer(DAPO(DAPOConfig(num_samples=8)), tmp_path / "none", grade=ALL_WRONG)
+    record = hopeless.step(1)
+    assert (record["extra_problems"], record["num_samples"]) == (2, 48)
+
+
+def buffered(method):
+    return [entry[0] for entry in method.buffer]
+
+
+def test_relift_buffers_what_it_cannot_solve_and_learns_the_newest_traces(tmp_path):
+    method = ReLIFT(ReLIFTConfig(num_samples=4, buffer_size=3, entropy_coefficient=0.1))
+    trainer = build_trainer(method, tmp_path, grade=ALL_WRONG, problems=build_problems(12))
+    first = trainer.step(1)
+    seen = [p.id for p in trainer.step_problems(1)]
+    assert first["replayed_traces"] == 3 and buffered(method) == seen[3:]
+    trainer.step(2)  # 1 + 4 traces: the newest 3 are learned
+    newest = [p.id for p in trainer.step_problems(2)]
+    assert buffered(method) == [newest[3], seen[3]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("updates", [1, 2])
+def test_relifts_buffer_lies_in_the_order_of_the_step_on_any_number_of_ranks(updates, size):
+    """Ranks hold parts of every update: what they hand in is put back into the step's order."""
+    problems, handed_in = build_problems(8), []
+
+    def collect(rank, gather):
+        method = ReLIFT(ReLIFTConfig(num_samples=2, buffer_size=99))
+        rollout = build_rollout(build_model(), grade=ALL_WRONG)
+        places = places_of(Ranks(rank, size), len(problems), updates)
+        rollout.begin_step(1, {problems[i].id: i for i in places})
+        rollout.gather = gather
+        method.collect([problems[i] for i in places], rollout)
+        return buffered(method)
+
+    for rank in range(size):
+        collect(rank, lambda values: handed_in.extend(values) or values)
+    assert len(handed_in) == len(problems)
+    for rank in range(size):
+        assert collect(rank, lambda values: list(handed_in)) == [p.id for p in problems]
+
+
+def test_sample_budget_is_the_papers_for_every_method():
+    """12 per problem; LUFFY, SRFT and CHORD add the expert's trace, DAPO may draw for more."""
+    problems = build_problems(3)
+    drawn = {}
+    for name, make in METHODS.items():
+        kind = type(make())
+        config = type(make().config)
+        sized = {"max_tokens": MAX_TOKENS} if config in (HPTConfig, LUFFYConfig) else {}
+        rollout = build_rollout(build_model())
+        rollout.begin_step(1)
+        method = kind(config(**sized))
+        if hasattr(method, "begin"):
+            method.begin(rollout.model, 3, rollout.config, rollout.tokenizer)
+        method.collect(problems, rollout)
+        drawn[name] = rollout.spent.num_samples / len(problems)
+    other = {"sft": 0, "luffy": 11, "srft": 11, "chord": 11, "dapo": 8}
+    assert drawn == {name: other.get(name, 12) for name in METHODS}
+
+
+# --- what is refused ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -357,13 +426,30 @@ def test_without_autonomous_term_and_without_targets_nothing_moves(tmp_path):
         (SGPOConfig, {"alpha_smoothing": 0}, "alpha_smoothing=0: must be above 0"),
         (SGPOConfig, {"num_guided": -1}, "num_guided=-1: must be at least 0"),
         (SGPOConfig, {"num_autonomous": 1.5}, "num_autonomous=1.5: must be a whole number"),
+        (SGPOConfig, {"num_guided": 0}, "num_guided=0 with alpha_mode='adaptive'"),
+        (SGPOConfig, {"alpha_mode": "zero"}, "num_guided=4 with alpha_mode='zero'"),
+        (SGPOConfig, {"kl_threshold": math.nan}, "kl_threshold=nan"),
+        (GRPOConfig, {"num_samples": 1}, "num_samples=1"),
         (GRPOConfig, {"clip_high": math.nan}, "clip_high=nan: NaN is not a setting"),
         (GRPOConfig, {"num_samples": "12"}, "num_samples='12': must be a whole number"),
+        (DrGRPOConfig, {"clip_high": -0.5}, "clip_high=-0.5"),
+        (DAPOConfig, {"num_samples": 1}, "num_samples=1"),
+        (DAPOConfig, {"cache_share": 1.0}, "cache_share=1.0"),
+        (OPSDConfig, {"num_samples": 0}, "num_samples=0"),
         (OPSDConfig, {"direction": "sideways"}, "direction='sideways': must be 'forward' or"),
         (OPSDConfig, {"beta": 1.0}, "beta=1.0: must be above 0 and below 1"),
+        (OPDConfig, {"beta": 0.0}, "beta=0.0"),
+        (OPDConfig, {"direction": "sideways"}, "direction='sideways'"),
+        (SDPOConfig, {"beta": 1.0}, "beta=1.0"),
+        (SRFTConfig, {"num_samples": 0}, "num_samples=0"),
+        (SRFTConfig, {"sft_entropy_sign": 2}, "sft_entropy_sign=2: must be -1 or 1"),
         (SRFTConfig, {"entropy_level": "batch"}, "entropy_level='batch': must be 'token' or"),
+        (CHORDConfig, {"mu_peak": 1.5}, "mu_peak=1.5"),
+        (ReLIFTConfig, {"buffer_size": 0}, "buffer_size=0"),
         (LUFFYConfig, {"max_tokens": 8, "scaling": "sum"}, "scaling='sum': must be 'problems'"),
+        (LUFFYConfig, {"max_tokens": 8, "shaping": 0.0}, "shaping=0"),
         (HPTConfig, {"max_tokens": 0}, "max_tokens=0: must be above 0"),
+        (HPTConfig, {"max_tokens": 8, "gate": 12}, "gate=12.*num_samples=12"),
         (RolloutConfig, {"max_tokens": 8, "temperature": 0.6}, "temperature=0.6: must be 1 in tra"),
     ],
 )
@@ -372,61 +458,32 @@ def test_a_config_is_checked_wherever_it_is_made(kind, changes, line):
         kind(**changes)
 
 
-def test_methods_refuse_impossible_settings():
-    with pytest.raises(ValueError, match="num_samples=1"):
-        GRPOConfig(num_samples=1)
-    with pytest.raises(ValueError, match="gate=12.*num_samples=12"):
-        HPTConfig(max_tokens=8, gate=12)
-    with pytest.raises(ValueError, match="shaping=0"):
-        LUFFYConfig(max_tokens=8, shaping=0.0)
-    with pytest.raises(ValueError, match="num_guided=0 with alpha_mode='adaptive'"):
-        SGPOConfig(num_guided=0)
-    with pytest.raises(ValueError, match="num_guided=4 with alpha_mode='zero'"):
-        SGPOConfig(alpha_mode="zero")
-    with pytest.raises(ValueError, match="kl_threshold=nan"):
-        SGPOConfig(kl_threshold=math.nan)
+def test_what_a_method_may_show_is_one_of_three_things():
+    assert shown_in_prompts(METHODS["grpo"]()) == ()
+    other = type("Other", (), {"shows": ("hint",)})()
+    with pytest.raises(ValueError, match="Other.shows: holds 'hint'; it is a tuple of strategy,"):
+        shown_in_prompts(other)
 
 
-@pytest.mark.parametrize("name", ["sft", "luffy", "hpt", "opsd", "srft"])
-def test_missing_traces_are_named(name):
-    problems = [replace(p, expert=None) if p.id == "p2" else p for p in build_problems(4)]
-    with pytest.raises(ValueError, match="problem 'p2' has no expert trace"):
+def test_opd_names_its_missing_teacher():
+    with pytest.raises(ValueError, match="settings.teacher: names no checkpoint"):
+        OPD(OPDConfig())
+
+
+@pytest.mark.parametrize("name", ["sft", "luffy", "hpt", "opsd", "srft", "chord", "sgpo"])
+def test_missing_traces_and_strategies_are_named(name):
+    problems = [
+        replace(p, expert=None, strategy=None) if p.id == "p2" else p for p in build_problems(4)
+    ]
+    what = "strategy" if name == "sgpo" else "expert trace"
+    with pytest.raises(ValueError, match=f"problem 'p2' has no {what}"):
         collected(METHODS[name](), problems=problems)
 
 
-def test_sgpo_names_the_problem_without_a_strategy():
-    problems = [replace(p, strategy=None) if p.id == "p1" else p for p in build_problems(4)]
-    with pytest.raises(ValueError, match="problem 'p1' has no strategy"):
-        collected(METHODS["sgpo"](), problems=problems)
-
-
-def test_sample_budget_is_the_papers_for_every_method():
-    """12 per problem: what each method draws; LUFFY and SRFT add the expert's trace."""
-    problems = build_problems(3)
-    defaults = {
-        "grpo": GRPO(GRPOConfig()),
-        "hpt": HPT(HPTConfig(max_tokens=MAX_TOKENS)),
-        "luffy": LUFFY(LUFFYConfig(max_tokens=MAX_TOKENS)),
-        "opsd": OPSD(OPSDConfig()),
-        "srft": SRFT(SRFTConfig()),
-        "sgpo": SGPO(SGPOConfig()),
-    }
-    drawn = {}
-    for name, method in defaults.items():
-        rollout = build_rollout(build_model())
-        rollout.begin_step(1)
-        method.collect(problems, rollout)
-        drawn[name] = rollout.spent.num_samples / len(problems)
-    assert drawn == {"grpo": 12, "hpt": 12, "luffy": 11, "opsd": 12, "srft": 11, "sgpo": 12}
-
-
-def test_rollout_trajectories_carry_prompt_and_completion_apart():
-    tokenizer, problems = build_tokenizer(), build_problems(3)
-    rollout = build_rollout(build_model())
-    rollout.begin_step(1)
-    for problem, group in zip(problems, rollout.groups(problems, 4), strict=True):
-        assert {t.prompt_ids for t in group} == {SPEC.prompt_ids(tokenizer, problem)}
-        assert {type(t) for t in group} == {Trajectory}
-        assert {t.problem_id for t in group} == {problem.id}
-    reward = rollout.sums.means()["reward"]
-    assert 0 < reward < 1 and rollout.spent.num_samples == 12
+def test_the_documented_file_makes_a_distillation_of_ones_own(tmp_path):
+    readme = Path(baselines.__file__).with_name("README.md").read_text()
+    file = tmp_path / "opd_qwen_l.py"
+    file.write_text(re.search(r"```python\n(.*?)```", readme, re.DOTALL).group(1))
+    module = load_method_file(file)
+    method = module.METHOD(module.CONFIG())
+    assert isinstance(method, OPD) and method.teacher.checkpoint.endswith("RUN_ID/model")

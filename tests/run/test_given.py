@@ -9,6 +9,8 @@ import pytest
 import standin
 import torch
 
+from baselines.opsd import OPSDConfig
+from baselines.sdpo import SDPOConfig
 from benchmarks.profiles.planned import planned_study
 from benchmarks.run.given import Given, check_prompts
 from sgpo.core.config import apply_overrides
@@ -25,8 +27,9 @@ def test_prompts_that_leave_no_room_stop_a_run_before_it_trains(tmp_path):
     asked = Problem("e", "What is it?" + "?" * 100, "1")
     taught = [Problem(str(i), f"{i}+1?", "1", "Add.", expert="x") for i in range(9)]
 
-    def check(method, *settings):
+    def check(method, *settings, own=None):
         config = apply_overrides(CONFIG[method], [f"checkpoint={path}", *settings])
+        config = config if own is None else replace(config, settings=own)
         problems = taught if config.train else []
         suites = {"math500": ([asked], 1)}
         device = torch.device("cpu")
@@ -52,3 +55,10 @@ def test_prompts_that_leave_no_room_stop_a_run_before_it_trains(tmp_path):
     check("grpo", *settings)
     with pytest.raises(ValueError, match="the longest prompt of the training set has"):
         check("sgpo", *settings)
+    # So do a solution and a sample in the prompts of self-distillation.
+    with pytest.raises(ValueError, match="the longest prompt of the training set has"):
+        check("grpo", *settings, own=OPSDConfig())
+    settings = ("evaluation.max_tokens=9", "sampler=transformers", "rollout.max_tokens=20000")
+    check("grpo", *settings, own=OPSDConfig())
+    with pytest.raises(ValueError, match="and it and two completions, one shown in it, must fit"):
+        check("grpo", *settings, own=SDPOConfig())

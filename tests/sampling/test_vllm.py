@@ -70,7 +70,7 @@ def test_the_head_travels_although_it_is_tied():
         assert set(sent) == set(model.state_dict())
 
 
-def test_stale_weights_are_detected(make_engine_sampler):
+def test_stale_weights_and_a_diverged_model_are_detected(make_engine_sampler):
     model = build()
     sampler = make_engine_sampler(model)
     sampler.sync(model)
@@ -80,20 +80,15 @@ def test_stale_weights_are_detected(make_engine_sampler):
         sampler.probe()
     sampler.sync(model)
     assert sampler.probe() < 1e-4
-
-
-def test_a_diverged_model_is_not_taken_for_a_match(make_engine_sampler):
-    model = build()
-    sampler = make_engine_sampler(model)
-    sampler.sync(model)
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(WeightsDiffer, match="nan nats"):
         sampler.probe()
 
 
-def test_a_head_left_behind_is_detected(vllm_engine, monkeypatch):
-    """What vLLM's CPU backend does with a tied head that does not come under its own name."""
+@pytest.mark.parametrize("left", ["head", "prefix cache"])
+def test_what_is_left_behind_is_detected(vllm_engine, monkeypatch, left):
+    """The head: what vLLM's CPU backend does with a tied one that does not come under its name."""
     model = build(seed=4)
     sampler = VLLMSampler(model, TOKENIZER, stop_ids=STOP, engine=vllm_engine)
     sampler.sync(model)
@@ -102,17 +97,10 @@ def test_a_head_left_behind_is_detected(vllm_engine, monkeypatch):
     def without_head(model, dtype):
         return ((n, t) for n, t in full_weights(model, dtype) if n != "lm_head.weight")
 
-    monkeypatch.setattr(vllm_sampler, "full_weights", without_head)
-    with pytest.raises(WeightsDiffer):
-        sampler.sync(model)
-
-
-def test_a_prefix_cache_left_behind_is_detected(vllm_engine, monkeypatch):
-    engine, model = vllm_engine, build(seed=5)
-    sampler = VLLMSampler(model, TOKENIZER, stop_ids=STOP, engine=engine)
-    sampler.sync(model)
-    perturb(model)
-    monkeypatch.setattr(engine._llm, "reset_prefix_cache", lambda: True)
+    if left == "head":
+        monkeypatch.setattr(vllm_sampler, "full_weights", without_head)
+    else:
+        monkeypatch.setattr(vllm_engine._llm, "reset_prefix_cache", lambda: True)
     with pytest.raises(WeightsDiffer):
         sampler.sync(model)
     monkeypatch.undo()
@@ -195,36 +183,30 @@ def test_without_vllm_the_sampler_says_what_to_install(monkeypatch):
 # --- engines that die or hang -------------------------------------------------------------------
 
 
-def test_an_engine_that_dies_is_one_line_and_stays_dead(vllm_engine, monkeypatch):
-    engine = vllm_engine
-    sampler = VLLMSampler(build(), TOKENIZER, stop_ids=STOP, engine=engine)
-    sampler.sync(build())
-
-    def die():
-        raise RuntimeError("CUDA error: an illegal memory access\nand a page of advice")
-
-    monkeypatch.setattr(engine._llm.llm_engine, "step", die)
-    with pytest.raises(EngineFailed) as caught:
-        sampler.sample(PROMPTS, 2, SamplingParams(max_tokens=4))
-    message = str(caught.value)
-    assert "while sampling: CUDA error: an illegal memory access;" in message
-    assert "\n" not in message and "same command again" in message
-    with pytest.raises(EngineFailed, match="failed earlier"):
-        sampler.sample(PROMPTS, 2, SamplingParams(max_tokens=4))
-    monkeypatch.undo()
-    engine._llm.llm_engine.abort_request([str(i) for i in range(len(PROMPTS))])
-    engine._broken = False
-    sampler.sync(build())
+def die():
+    raise RuntimeError("CUDA error: an illegal memory access\nand a page of advice")
 
 
-def test_an_engine_that_stalls_is_given_up(vllm_engine, monkeypatch):
-    """Steps that return and finish nothing, as after a half-loaded set of weights."""
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (die, "while sampling: CUDA error: an illegal memory access;.*same command again"),
+        # Steps that return and finish nothing, as after a half-loaded set of weights.
+        (lambda: [], "no completion finished for 0.3 s"),
+    ],
+)
+def test_an_engine_that_dies_or_stalls_is_one_line_and_stays_dead(
+    vllm_engine, monkeypatch, step, message
+):
     engine = vllm_engine
     sampler = VLLMSampler(build(), TOKENIZER, stop_ids=STOP, engine=engine)
     sampler.sync(build())
     monkeypatch.setattr(engine, "_settings", VLLMSettings(stall_seconds=0.3))
-    monkeypatch.setattr(engine._llm.llm_engine, "step", lambda: [])
-    with pytest.raises(EngineFailed, match="no completion finished for 0.3 s"):
+    monkeypatch.setattr(engine._llm.llm_engine, "step", step)
+    with pytest.raises(EngineFailed, match=message) as caught:
+        sampler.sample(PROMPTS, 2, SamplingParams(max_tokens=4))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(EngineFailed, match="failed earlier"):
         sampler.sample(PROMPTS, 2, SamplingParams(max_tokens=4))
     monkeypatch.undo()
     engine._llm.llm_engine.abort_request([str(i) for i in range(len(PROMPTS))])

@@ -60,7 +60,7 @@ def test_weights_travel_and_completions_come_back_in_order(server, tied, tmp_pat
     model = build(tie_word_embeddings=tied)
     sampler = make(server.url, model, sync_dir=str(tmp_path))
     counts = []
-    params = SamplingParams(max_tokens=6, seed=1, logprobs=True)
+    params = SamplingParams(max_tokens=6, seed=1, logprobs=True, stop_texts=("w11",))
     groups = sampler.sample(PROMPTS, 3, params, counts.append)
     assert sum(counts) == 12
     for prompt, group in zip(PROMPTS, groups, strict=True):
@@ -78,6 +78,7 @@ def test_weights_travel_and_completions_come_back_in_order(server, tied, tmp_pat
     assert list(tmp_path.iterdir()) == []  # nothing of a set of weights stays behind
     body = server.seen[-1][1]
     assert body["ignore_eos"] and body["stop_token_ids"] == list(STOP)
+    assert body["stop"] == ["w11"] and body["include_stop_str_in_output"]
     assert body["repetition_penalty"] == 1.0 and body["top_k"] == 0 and body["return_token_ids"]
 
 
@@ -105,15 +106,14 @@ def test_a_failing_server_is_one_line_within_seconds(server, fault, message, mon
     assert server.open == 0, "the requests in flight are broken off, not waited for"
 
 
-def test_a_cache_that_cannot_be_cleared_stops_the_run(server):
-    server.fault = "cache in use"
-    with pytest.raises(EngineFailed, match="prefix cache cannot be cleared"):
-        make(server.url, build()).sync(build())
-
-
-def test_a_server_of_other_weights_is_found_out(server, monkeypatch):
+def test_a_cache_that_cannot_be_cleared_and_weights_that_did_not_arrive(server, monkeypatch):
     model = build()
     sampler = make(server.url, model)
+    server.fault = "cache in use"
+    with pytest.raises(EngineFailed, match="prefix cache cannot be cleared"):
+        sampler.sync(model)
+    server.fault = None
+    perturb(model)
     monkeypatch.setattr(server.engine, "load", lambda weights: None)
     with pytest.raises(WeightsDiffer):
         sampler.sync(model)

@@ -10,8 +10,6 @@ from scripted_endpoint import candidate
 from sgpo.core.types import Problem
 from sgpo.strategies.text import (
     CRITERIA,
-    Scored,
-    best,
     extraction_request,
     leaks,
     parse_candidates,
@@ -52,59 +50,51 @@ def test_candidates_are_read_with_their_latex_and_in_one_spelling():
 
 
 @pytest.mark.parametrize(
-    "block",
+    "reply",
     [
-        "Problem type: x\nStrategy: y",
-        "Problem type: x\nStrategy:\nSteps:\n1. a",
-        "Strategy: y\nProblem type: x\nSteps:\n1. a",
-        "",
+        "<candidate>Problem type: x\nStrategy: y</candidate>",
+        "<candidate>Problem type: x\nStrategy:\nSteps:\n1. a</candidate>",
+        "<candidate>Strategy: y\nProblem type: x\nSteps:\n1. a</candidate>",
+        "<candidate></candidate>",
+        "<think>" + candidate("a", "b"),  # a thought that was never closed
     ],
 )
-def test_a_block_without_its_three_parts_is_left_out(block):
-    assert parse_candidates(f"<candidate>{block}</candidate>") == []
+def test_a_block_without_its_three_parts_is_left_out(reply):
+    assert parse_candidates(reply) == []
 
 
-def test_an_unfinished_thought_holds_no_candidates():
-    assert parse_candidates("<think>" + candidate("a", "b")) == []
+ROW = dict.fromkeys(CRITERIA, 0.5)
 
 
 def test_scores_are_read_strictly():
-    row = dict.fromkeys(CRITERIA, 0.5)
-    good = json.dumps({"scores": [row, row | {"type": 1}]})
-    assert parse_scores(f"<think>{{}}</think>Here: {good} done", 2) == [row, row | {"type": 1.0}]
+    good = json.dumps({"scores": [ROW, ROW | {"type": 1}]})
+    assert parse_scores(f"<think>{{}}</think>Here: {good} done", 2) == [ROW, ROW | {"type": 1.0}]
     assert parse_scores(good, 3) is None
-    for bad in (
-        good[:-5],
-        "no scores",
-        json.dumps([row, row]),
-        json.dumps({"scores": [row, row | {"type": 1.2}]}),
-        json.dumps({"scores": [row, row | {"type": "1"}]}),
-        json.dumps({"scores": [row, row | {"type": True}]}),
-        json.dumps({"scores": [row, {"type": 1}]}),
-        json.dumps({"scores": [row, None]}),
-        "<think>" + good,
-    ):
+    for second in (*(ROW | {"type": bad} for bad in (1.2, "1", True)), {"type": 1}, None):
+        assert parse_scores(json.dumps({"scores": [ROW, second]}), 2) is None, second
+    for bad in (good[:-5], "no scores", "", "[1]", '{"scores": 2}', '{"scores": {"a": 1}}',
+                json.dumps([ROW, ROW]), "<think>" + good):  # fmt: skip
         assert parse_scores(bad, 2) is None, bad
 
 
-LEAKS = {
-    "The minimum is then 119.": "the final answer",
-    "Show that $119$ can be reached.": "the final answer",
-    "So \\boxed{x}.": "a box",
-    "Divide: 2023 / 17 = n": None,  # nothing carried out
-    "Note that 2 + 3 = 5 first.": "a calculation",
-    "Use $2^{10} \\cdot 3 = 3072$ here.": "a calculation",
-    "Sixteen of them make 1904 at least.": "the intermediate result 1904",
-    "Angles add up to 180 degrees; the list has 17 numbers with sum 2023.": None,
-    "1. Find the mean.\n2. Compare.\n119. Stop.": "the final answer",
-    "Set x = 0 and solve x + 3 = y.": None,
-    "Try n = 12 and 13 cases.": None,
-}
-
-
-@pytest.mark.parametrize("text", LEAKS)
-def test_leaks_are_found_and_named(text):
-    expected, found = LEAKS[text], leaks(text, PROBLEM)
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The minimum is then 119.", "the final answer"),
+        ("Show that $119$ can be reached.", "the final answer"),
+        ("So \\boxed{x}.", "a box"),
+        ("Divide: 2023 / 17 = n", None),  # nothing carried out
+        ("Note that 2 + 3 = 5 first.", "a calculation"),
+        ("Use $2^{10} \\cdot 3 = 3072$ here.", "a calculation"),
+        ("Sixteen of them make 1904 at least.", "the intermediate result 1904"),
+        ("Angles add up to 180 degrees; the list has 17 numbers with sum 2023.", None),
+        ("1. Find the mean.\n2. Compare.\n119. Stop.", "the final answer"),
+        ("Set x = 0 and solve x + 3 = y.", None),
+        ("Try n = 12 and 13 cases.", None),
+    ],
+)
+def test_leaks_are_found_and_named(text, expected):
+    found = leaks(text, PROBLEM)
     assert (not found) if expected is None else found[0].startswith(expected), found
 
 
@@ -140,27 +130,15 @@ def test_leaks_are_found_and_named(text):
         ("B", "Which?", "this is option B", True),
         ("\\text{(B)}", "Which?", "the choice (B) fits", True),
         ("B", "Which?", "from A to B draw a line", False),
+        # intermediate results of two digits and more
+        ("900", "Of 12 boxes?", "so 47 are left", True),
+        ("900", "Of 12 boxes?", "so 46 are left", False),
+        ("900", "Of 12 boxes?", "take 12 of", False),
     ],
 )
 def test_answers_of_every_kind(answer, question, text, leaking):
-    assert bool(leaks(text, Problem("a", question, answer))) is leaking
-
-
-@pytest.mark.parametrize(
-    ("text", "leaking"),
-    [("so 47 are left", True), ("so 46 are left", False), ("take 12 of", False)],
-)
-def test_intermediate_results_of_two_digits_and_more(text, leaking):
-    problem = Problem("a", "Of 12 boxes?", "900", expert="There are 47 left, of 12, so 900.")
+    problem = Problem("a", question, answer, expert="There are 47 left, of 12.")
     assert bool(leaks(text, problem)) is leaking
-
-
-def test_the_best_mean_wins_and_the_first_of_equals():
-    def scored(*values):
-        return Scored("t", dict(zip(CRITERIA, values, strict=True)))
-
-    rows = [scored(1, 0, 1, 1), scored(0.8, 0.8, 0.8, 0.8), scored(0.8, 0.8, 0.8, 0.8)]
-    assert [r.mean for r in rows] == [0.75, 0.8, 0.8] and best(rows) == 1
 
 
 def test_bands_are_the_papers():

@@ -22,9 +22,11 @@ from sgpo.core.sampling.sampler import (
     Groups,
     Progress,
     Prompts,
+    Sampler,
     SamplingParams,
     draw,
     make_completion,
+    reads_stop_text,
     uniform_draws,
 )
 
@@ -34,14 +36,11 @@ LEAST_ROWS = 16  # of a batch with static shapes, whose sizes are powers of two
 STEPS_UNASKED = 8  # a GPU is asked this often how many rows are done: asking waits for it
 
 
-class CompactSampler:
+class CompactSampler(Sampler):
     """``Sampler`` for one device: same distribution as ``generate``, less overhead.
 
-    Draws are taken from one generator in submission order before decoding starts, so a sample
-    depends on its place in the call and not on which rows were batched with it.
+    A sample depends on its place in the call and not on which rows were batched with it.
     """
-
-    own_weights = False  # see ReplicaSampler
 
     def __init__(
         self,
@@ -51,6 +50,7 @@ class CompactSampler:
         stop_ids: Sequence[int],
         max_batch: int = 512,
     ) -> None:
+        super().__init__(model, tokenizer, stop_ids=stop_ids, max_batch=max_batch)
         unsupported = unsupported_setting(model.config)
         if unsupported is not None:
             raise ValueError(f"{unsupported} for the compact sampler; use sampler=transformers")
@@ -59,15 +59,6 @@ class CompactSampler:
                 f"dtype={model.dtype}: must be {' or '.join(map(str, DTYPES))} for the compact "
                 "sampler; load the model so or use sampler=transformers"
             )
-        self.model, self.tokenizer, self.max_batch = model, tokenizer, max_batch
-        self.stop_ids = frozenset(stop_ids)
-        self._stop = torch.tensor(sorted(self.stop_ids))
-
-    def sync(self, model: PreTrainedModel) -> None:
-        self.model = model
-
-    def release(self) -> None:
-        """Nothing to release: the weights are the trainer's own."""
 
     @torch.inference_mode()
     def sample(
@@ -88,9 +79,9 @@ class CompactSampler:
             noise = uniforms[part].reshape(len(part) * n, -1)
             with place:
                 rows = self._decode(decoder, [prompts[i] for i in part], n, noise, params)
-            made = [make_completion(ids, self.stop_ids, self.tokenizer, lp) for ids, lp in rows]
-            for j, i in enumerate(part):
-                results[i] = made[j * n : (j + 1) * n]
+            for j, row in enumerate(rows):
+                made = make_completion(row[0], self.stop_ids, self.tokenizer, params, row[1])
+                results[part[j // n]].append(made)
             if progress:
                 progress(len(part) * n)
         return results
@@ -104,10 +95,11 @@ class CompactSampler:
         params: SamplingParams,
     ) -> list[tuple[list[int], list[float] | None]]:
         """Raw generated ids of ``len(prompts) * n`` rows and, where they are to be reported, their
-        log-probabilities; what stands after a stop token is undefined."""
+        log-probabilities; what stands after a stop token or text is undefined."""
         batch = _Batch(decoder, prompts, params.max_tokens, static=_static(noise.device))
         batch.repeat(n)
-        head, stop = self.model.get_output_embeddings(), self._stop.to(noise.device)
+        head = self.model.get_output_embeddings()
+        stop = torch.tensor(sorted(self.stop_ids), device=noise.device)
         out = torch.zeros(noise.shape, dtype=torch.long)
         logprobs = torch.zeros(noise.shape) if params.logprobs and self.own_weights else None
         live = torch.arange(len(noise))
@@ -122,6 +114,8 @@ class CompactSampler:
                 picked = logits.gather(1, tokens[:, None]).squeeze(1)
                 logprobs[live, t] = (picked - logits.logsumexp(-1)).to(logprobs.dtype)
             done |= torch.isin(tokens, stop)
+            if params.stop_texts:
+                done |= reads_stop_text(out[live, : t + 1], params, self.tokenizer)
             if t + 1 == params.max_tokens:
                 break
             if t % asked_every == 0:
@@ -235,17 +229,9 @@ class _Batch:
             x = torch.addmm(x, F.silu(gate).mul_(up), layer.down.T)
         return decoder.finish(x)
 
-    def _attend(
-        self,
-        qkv: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        turns: torch.Tensor,
-    ) -> torch.Tensor:
-        """Attention [B, H] of the new tokens over the cache, which they extend in place.
-
-        Two batched products are faster here than the fused kernel, which is made for many queries.
-        """
+    def _attend(self, qkv, keys, values, turns) -> torch.Tensor:
+        """Attention [B, H] of the new tokens over the cache, which they extend in place. Two
+        products are faster here than the fused kernel, which is made for many queries."""
         decoder = self.decoder
         size, turned = decoder.head_size, decoder.num_heads + decoder.num_kv
         heads = qkv.unflatten(-1, (-1, size))

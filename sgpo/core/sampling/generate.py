@@ -11,19 +11,26 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
 from sgpo.core.sampling.sampler import (
     Groups,
     Progress,
     Prompts,
+    Sampler,
     SamplingParams,
     draw,
     make_completion,
+    reads_stop_text,
     uniform_draws,
 )
 from sgpo.core.types import Completion
+
+# Rows times the square of the longest prompt in one batch of ``generate``: its attention masks, and
+# on some devices its scores, grow with that. One of a thousand tokens among 256 rows filled 24 GiB.
+MAX_BATCH_PAIRS = 2**25
 
 
 @contextmanager
@@ -37,23 +44,16 @@ def _no_defaults(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = saved
 
 
-# Rows times the square of the longest prompt in one batch of ``generate``: its attention masks, and
-# on some devices its scores, grow with that. One of a thousand tokens among 256 rows filled 24 GiB.
-MAX_BATCH_PAIRS = 2**25
-
-
 def _batches(rows: Sequence[list[int]], max_batch: int) -> Iterator[list[list[int]]]:
     """``rows`` in their order, at most ``max_batch`` and ``MAX_BATCH_PAIRS`` at a time; a row that
     alone exceeds it is a batch of its own."""
     batch: list[list[int]] = []
-    width = 0
     for row in rows:
-        wider = max(width, len(row))
-        if batch and (len(batch) == max_batch or (len(batch) + 1) * wider**2 > MAX_BATCH_PAIRS):
+        width = max(map(len, [*batch, row]))
+        if batch and (len(batch) == max_batch or (len(batch) + 1) * width**2 > MAX_BATCH_PAIRS):
             yield batch
-            batch, wider = [], len(row)
+            batch = []
         batch.append(row)
-        width = wider
     if batch:
         yield batch
 
@@ -80,27 +80,18 @@ class _Drawing(LogitsProcessor):
         return torch.stack(self.kept, 1).tolist() if self.keep else [None] * len(self.uniforms)
 
 
-class TransformersSampler:
+class _Reading(StoppingCriteria):
+    """Ends the rows whose completions, behind ``width`` tokens of prompt, spell a stop text."""
+
+    def __init__(self, width: int, params: SamplingParams, tokenizer) -> None:
+        self.width, self.params, self.tokenizer = width, params, tokenizer
+
+    def __call__(self, input_ids: torch.Tensor, scores, **_) -> torch.Tensor:
+        return reads_stop_text(input_ids[:, self.width :], self.params, self.tokenizer)
+
+
+class TransformersSampler(Sampler):
     """Samples with ``model.generate``; shares its weights with the trainer, so sync is free."""
-
-    own_weights = False  # see ReplicaSampler
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        stop_ids: Sequence[int],
-        max_batch: int = 256,
-    ) -> None:
-        self.model, self.tokenizer, self.max_batch = model, tokenizer, max_batch
-        self.stop_ids = frozenset(stop_ids)
-
-    def sync(self, model: PreTrainedModel) -> None:
-        self.model = model
-
-    def release(self) -> None:
-        """Nothing to release: the weights are the trainer's own."""
 
     @torch.no_grad()
     def sample(
@@ -109,36 +100,43 @@ class TransformersSampler:
         """See ``Sampler.sample``."""
         rows = [list(p) for p in prompts for _ in range(n)]
         uniforms = uniform_draws(params, len(prompts), n).flatten(0, 1)
-        # Padding is masked, so any id will do where the tokenizer has none (Llama 3).
-        pad = self.tokenizer.pad_token_id
-        pad = min(self.stop_ids) if pad is None else pad
-        generation = GenerationConfig(
-            max_new_tokens=params.max_tokens,
-            do_sample=False,
-            eos_token_id=sorted(self.stop_ids),
-            pad_token_id=pad,
-        )
         completions: list[Completion] = []
-        was_training, device = self.model.training, self.model.device
+        was_training = self.model.training
         self.model.eval()
         with _no_defaults(self.model):
             for part in _batches(rows, self.max_batch):
-                width, done = max(map(len, part)), len(completions)
-                ids = torch.tensor([[pad] * (width - len(r)) + r for r in part])
-                mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in part])
-                noise = uniforms[done : done + len(part)].to(device)
-                drawing = _Drawing(noise, params, params.logprobs and self.own_weights)
-                out = self.model.generate(
-                    input_ids=ids.to(device),
-                    attention_mask=mask.to(device),
-                    generation_config=generation,
-                    logits_processor=LogitsProcessorList([drawing]),
-                )
-                completions += [
-                    make_completion(row, self.stop_ids, self.tokenizer, values)
-                    for row, values in zip(out[:, width:].tolist(), drawing.logprobs(), strict=True)
-                ]
+                done = len(completions)
+                completions += self._generate(part, uniforms[done : done + len(part)], params)
                 if progress:
                     progress(len(part))
         self.model.train(was_training)
         return [completions[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def _generate(
+        self, rows: list[list[int]], uniforms: torch.Tensor, params: SamplingParams
+    ) -> list[Completion]:
+        """One completion of every row, in one batch padded on the left."""
+        # Padding is masked, so any id will do where the tokenizer has none (Llama 3).
+        pad = self.tokenizer.pad_token_id
+        pad = min(self.stop_ids) if pad is None else pad
+        width, device = max(map(len, rows)), self.model.device
+        ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows])
+        mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+        drawing = _Drawing(uniforms.to(device), params, params.logprobs and self.own_weights)
+        reading = [_Reading(width, params, self.tokenizer)] if params.stop_texts else []
+        out = self.model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=GenerationConfig(
+                max_new_tokens=params.max_tokens,
+                do_sample=False,
+                eos_token_id=sorted(self.stop_ids),
+                pad_token_id=pad,
+            ),
+            logits_processor=LogitsProcessorList([drawing]),
+            stopping_criteria=StoppingCriteriaList(reading),
+        )
+        return [
+            make_completion(row, self.stop_ids, self.tokenizer, params, values)
+            for row, values in zip(out[:, width:].tolist(), drawing.logprobs(), strict=True)
+        ]

@@ -11,23 +11,22 @@ import torch
 from transformers import PreTrainedModel
 
 from sgpo.core.distributed import Ranks
-from sgpo.core.sampling.compact import CompactSampler
-from sgpo.core.sampling.generate import TransformersSampler
 from sgpo.core.sampling.sampler import Groups, Progress, Prompts, Sampler, SamplingParams
 from sgpo.core.sharding import full_state
 
+T = TypeVar("T")
 
-class ReplicaSampler:
+
+class ReplicaSampler(Sampler):
     """A ``Sampler`` that works on whole weights of its own, for a policy that lives in shards.
 
     In another precision than the float32 master weights its numbers are not the trainer's, and
     ``sampler`` is told to report them.
     """
 
-    def __init__(
-        self, replica: PreTrainedModel, sampler: CompactSampler | TransformersSampler
-    ) -> None:
+    def __init__(self, replica: PreTrainedModel, sampler: Sampler) -> None:
         self.replica, self.sampler = replica, sampler
+        self.sample, self.release = sampler.sample, sampler.release
         sampler.own_weights = replica.dtype != torch.float32
 
     @torch.no_grad()
@@ -37,19 +36,6 @@ class ReplicaSampler:
         for name, tensor in full_state(model):
             own[name].copy_(tensor)
         self.sampler.sync(self.replica)
-
-    def release(self) -> None:
-        """See ``Sampler.release``."""
-        self.sampler.release()
-
-    def sample(
-        self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
-    ) -> Groups:
-        """See ``Sampler.sample``."""
-        return self.sampler.sample(prompts, n, params, progress)
-
-
-T = TypeVar("T")
 
 
 class SharedSampler:
@@ -62,20 +48,6 @@ class SharedSampler:
     def __init__(self, sampler: Sampler, ranks: Ranks) -> None:
         self.sampler, self.ranks = sampler, ranks
 
-    def sample(
-        self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
-    ) -> Groups:
-        """See ``Sampler.sample``. Progress counts this rank's samples as they come and the other
-        ranks' at the end."""
-        assert self.ranks.first
-        prompts = [tuple(prompt) for prompt in prompts]
-        if self.ranks.size > 1:
-            self.ranks.from_first((prompts, n, params))
-        groups = self._share(prompts, n, params, progress)
-        if progress and self.ranks.size > 1:
-            progress((len(prompts) - len(self.ranks.share(len(prompts)))) * n)
-        return groups
-
     def lead(self, work: Callable[[], T]) -> T | None:
         """What ``work``, which samples from here, returns on rank 0; the other ranks serve it
         until it is done and get None."""
@@ -85,6 +57,21 @@ class SharedSampler:
         result = work()
         self.close()
         return result
+
+    def sample(
+        self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
+    ) -> Groups:
+        """See ``Sampler.sample``. Progress counts this rank's samples as they come and the other
+        ranks' at the end."""
+        assert self.ranks.first
+        if self.ranks.size == 1:
+            return self.sampler.sample(prompts, n, params, progress)
+        prompts = [tuple(prompt) for prompt in prompts]
+        self.ranks.from_first((prompts, n, params))
+        groups = self._share(prompts, n, params, progress)
+        if progress:
+            progress((len(prompts) - len(self.ranks.share(len(prompts)))) * n)
+        return groups
 
     def serve(self) -> None:
         """Draw this rank's share of every call of rank 0 until it closes."""
@@ -99,9 +86,7 @@ class SharedSampler:
     def _share(
         self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
     ) -> Groups:
-        if self.ranks.size == 1:
-            return self.sampler.sample(prompts, n, params, progress)
         own = self.ranks.share(len(prompts))
-        params = replace(params, places=tuple(own))
-        groups = self.sampler.sample([prompts[i] for i in own], n, params, progress)
+        placed = replace(params, places=tuple(own))
+        groups = self.sampler.sample([prompts[i] for i in own], n, placed, progress)
         return [group for part in self.ranks.gather(groups) for group in part]

@@ -6,9 +6,9 @@ trainer scores exactly what the sampler saw.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,15 +22,19 @@ Groups = list[list[Completion]]  # [i][j] is sample j of prompt i
 
 SORTED_WHOLE = 1024  # entries of a vocabulary that are sorted without looking first
 FIRST_LOOK, WIDER = 128, 32  # most probable tokens looked at, and how many times more then
+READ_EVERY = 8  # tokens between two looks for stop texts: reading a batch costs like drawing it
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. ``seed`` fixes the draws of the whole call: equal seeds, equal samples.
-    ``logprobs`` asks a sampler with weights of its own for ``Completion.sampler_logprobs``.
+    """How to sample.
 
-    ``places``: where each prompt of this call stands in a larger one that was split over ranks;
-    it gets the draws that it would get there. None: this call is the whole one.
+    Args:
+        seed: fixes the draws of the whole call: equal seeds, equal samples.
+        logprobs: asks a sampler with weights of its own for ``Completion.sampler_logprobs``.
+        places: where each prompt of this call stands in a larger one that was split over ranks;
+            it gets the draws that it would get there. None: this call is the whole one.
+        stop_texts: a completion ends with the token that completes one of them.
     """
 
     max_tokens: int
@@ -39,9 +43,44 @@ class SamplingParams:
     seed: int = 0
     logprobs: bool = False
     places: tuple[int, ...] | None = None
+    stop_texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_decoding(self)
+
+    def stops(self, text: str) -> bool:
+        return any(stop in text for stop in self.stop_texts)
+
+
+class Sampler:
+    """Draws completions from the policy ``model``, whose weights are the trainer's own; one with
+    weights of its own (an engine, a replica) has its own ``sync`` and ``release``."""
+
+    own_weights = False  # set by ReplicaSampler
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        stop_ids: Sequence[int],
+        max_batch: int = 256,
+    ) -> None:
+        self.model, self.tokenizer, self.max_batch = model, tokenizer, max_batch
+        self.stop_ids = frozenset(stop_ids)
+
+    def sample(
+        self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
+    ) -> Groups:
+        """``n`` completions of every prompt, in submission order."""
+        ...
+
+    def sync(self, model: PreTrainedModel) -> None:
+        """Make the weights of ``model`` the ones that the next ``sample`` uses."""
+        self.model = model
+
+    def release(self) -> None:
+        """The step's samples are drawn: leave the memory to the trainer until the next ``sync``."""
 
 
 def uniform_draws(params: SamplingParams, num_prompts: int, n: int) -> torch.Tensor:
@@ -105,38 +144,40 @@ def _invert(probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return within
 
 
-class Sampler(Protocol):
-    """Draws completions from the current policy."""
-
-    def sample(
-        self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
-    ) -> Groups:
-        """``n`` completions of every prompt, in submission order."""
-        ...
-
-    def sync(self, model: PreTrainedModel) -> None:
-        """Make the weights of ``model`` the ones that the next ``sample`` uses."""
-        ...
-
-    def release(self) -> None:
-        """The step's samples are drawn: leave the memory to the trainer until the next ``sync``.
-        Nothing to do where sampler and trainer share their weights."""
-        ...
+def reads_stop_text(
+    ids: torch.Tensor, params: SamplingParams, tokenizer: PreTrainedTokenizerBase
+) -> torch.Tensor:
+    """Whether the end of each row of generated ``ids`` [B, t] spells a stop text, [B] bool; it is
+    read after every ``READ_EVERY`` tokens, False in between. ``make_completion`` cuts exactly."""
+    if ids.shape[1] % READ_EVERY:
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    end = ids[:, -max(map(len, params.stop_texts)) - READ_EVERY :]
+    texts = tokenizer.batch_decode(end, skip_special_tokens=True)
+    return torch.tensor([params.stops(text) for text in texts], device=ids.device)
 
 
 def make_completion(
     ids: list[int],
     stop_ids: frozenset[int],
     tokenizer: PreTrainedTokenizerBase,
+    params: SamplingParams,
     logprobs: Sequence[float] | None = None,
 ) -> Completion:
-    """The completion of raw generated ``ids``: cut after the first stop token, which is kept.
-    ``logprobs``: those of ``ids`` as the sampler computed them."""
-    reason = FinishReason.LENGTH
-    for position, token in enumerate(ids):
-        if token in stop_ids:
-            ids, reason = ids[: position + 1], FinishReason.STOP
-            break
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    kept = None if logprobs is None else tuple(logprobs[: len(ids)])
-    return Completion(token_ids=tuple(ids), text=text, finish_reason=reason, sampler_logprobs=kept)
+    """The completion of raw generated ``ids``, with ``logprobs`` as the sampler computed them: cut
+    after the first stop token or stop text, which are kept."""
+
+    def text_of(count: int) -> str:
+        return tokenizer.decode(ids[:count], skip_special_tokens=True)
+
+    end = next((i + 1 for i, token in enumerate(ids) if token in stop_ids), None)
+    count, stopped = len(ids) if end is None else end, end is not None
+    text = text_of(count)
+    if params.stops(text):
+        count = bisect_left(range(count), True, key=lambda n: params.stops(text_of(n)))
+        text, stopped = text_of(count), True
+    return Completion(
+        token_ids=tuple(ids[:count]),
+        text=text,
+        finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
+        sampler_logprobs=None if logprobs is None else tuple(logprobs[:count]),
+    )

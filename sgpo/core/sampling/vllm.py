@@ -15,8 +15,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core import sharding
 from sgpo.core.config import PROBE_TOLERANCE, VLLMSettings
-from sgpo.core.sampling.sampler import Groups, Progress, Prompts, SamplingParams, make_completion
-from sgpo.core.sampling.vllm_engine import Engine, InProcessEngine, RawCompletion, Request
+from sgpo.core.sampling.sampler import (
+    Groups,
+    Progress,
+    Prompts,
+    Sampler,
+    SamplingParams,
+    make_completion,
+)
+from sgpo.core.sampling.vllm_engine import InProcessEngine, RawCompletion, Request
 from sgpo.core.sampling.vllm_server import ServerEngine
 from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed, generator
@@ -24,8 +31,7 @@ from sgpo.core.types import Completion, Role, Trajectory
 
 MIN_TEMPERATURE = 0.01  # vLLM silently raises lower ones to this
 _PROBE_LENGTHS = (160, 33, 7)  # a prefix cache block has at most 128 tokens
-_PROBE_TOKENS = 8
-_PROBE_SAMPLES = 2
+_PROBE_TOKENS, _PROBE_SAMPLES = 8, 2
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -33,13 +39,13 @@ class WeightsDiffer(RuntimeError):
     """The engine does not compute what the trainer computes."""
 
 
-class VLLMSampler:
+class VLLMSampler(Sampler):
     """``Sampler`` on a vLLM engine.
 
     Sample j of prompt i has a seed of its own that follows from ``SamplingParams.seed``, i and j.
-    Completions carry the engine's log-probabilities when asked for; they serve the mismatch
-    metric only. Every rank of a distributed run has its own engine and calls ``sync`` together
-    with the others, because gathering sharded weights takes all of them.
+    Every rank of a distributed run has its own engine and calls ``sync`` together with the others,
+    because gathering sharded weights takes all of them. Whatever the engine does wrong is an
+    ``EngineFailed``.
     """
 
     def __init__(
@@ -49,59 +55,39 @@ class VLLMSampler:
         *,
         stop_ids: Sequence[int],
         settings: VLLMSettings | None = None,
-        engine: Engine | None = None,
+        engine: InProcessEngine | ServerEngine | None = None,
     ) -> None:
-        """Starts the engine (seconds on a CPU, up to minutes on a GPU) unless one is given.
-
-        Raises:
-            ValueError: vLLM is not installed.
-            EngineFailed: the engine does not start, or the server does not answer.
-        """
+        """Starts the engine (seconds on a CPU, up to minutes on a GPU) unless one is given;
+        ValueError when vLLM is not installed."""
         self.settings = settings or VLLMSettings()
         self.model, self.tokenizer, self.stop_ids = model, tokenizer, frozenset(stop_ids)
         if engine is None and self.settings.server:
             engine = ServerEngine(self.settings)
         self.engine = engine or InProcessEngine(model.config, self.settings)
+        self.release = self.engine.release
         self._synced = False
 
     def sync(self, model: PreTrainedModel) -> None:
-        """See ``Sampler.sync``.
-
-        Raises:
-            WeightsDiffer: the probe failed; nothing may be sampled from this engine.
-            EngineFailed: the engine died, stalled or refused.
-        """
+        """See ``Sampler.sync``; WeightsDiffer when the probe fails, and nothing may be sampled."""
         self.model = model
         self.engine.load(full_weights(model, _DTYPES.get(self.engine.dtype)))
         self.probe()
         self._synced = True
 
-    def release(self) -> None:
-        """See ``Sampler.release``."""
-        self.engine.release()
-
     def sample(
         self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
     ) -> Groups:
-        """See ``Sampler.sample``.
-
-        Raises:
-            ValueError: a prompt with ``params.max_tokens`` exceeds the engine's context, or the
-                temperature is one that vLLM would change.
-            EngineFailed: the engine died or stalled.
-        """
+        """See ``Sampler.sample``; ValueError when a prompt with ``params.max_tokens`` exceeds the
+        engine's context, or the temperature is one that vLLM would change."""
         self._refuse(prompts, params)
         if not self._synced:
             self.sync(self.model)
         groups = self._generate(prompts, n, params, sorted(self.stop_ids), progress)
-        return [[self._completion(raw) for raw in group] for group in groups]
+        return [[self._completion(raw, params) for raw in group] for group in groups]
 
     def probe(self) -> float:
-        """Mean |difference| in nats between engine and trainer on the probe's tokens.
-
-        Raises:
-            WeightsDiffer: it is beyond the tolerance, or not a number.
-        """
+        """Mean |difference| in nats between engine and trainer on the probe's tokens; WeightsDiffer
+        when it is beyond the tolerance, or not a number."""
         limit = self.engine.max_model_len - _PROBE_TOKENS
         vocabulary = self.model.config.get_text_config().vocab_size
         draws = generator(0, "probe")
@@ -120,7 +106,9 @@ class VLLMSampler:
         ours = torch.cat(own_logprobs(self.model, rows, token_budget=1 << 20)).cpu()
         engines = torch.tensor([x for group in groups for raw in group for x in raw.logprobs])
         gap = (ours - engines).abs()
-        mean, tolerance = float(gap.mean()), self._tolerance()
+        mean, tolerance = float(gap.mean()), self.settings.probe_tolerance
+        if tolerance is None:
+            tolerance = PROBE_TOLERANCE[self.engine.dtype]
         if not mean <= tolerance:  # NaN fails too
             raise WeightsDiffer(
                 f"the vLLM engine's log-probabilities are not the trainer's: they differ by "
@@ -129,11 +117,6 @@ class VLLMSampler:
                 "this architecture differently (use sampler=transformers)"
             )
         return mean
-
-    def _tolerance(self) -> float:
-        if self.settings.probe_tolerance is not None:
-            return self.settings.probe_tolerance
-        return PROBE_TOLERANCE[self.engine.dtype]
 
     def _refuse(self, prompts: Prompts, params: SamplingParams) -> None:
         if params.temperature < MIN_TEMPERATURE:
@@ -161,10 +144,14 @@ class VLLMSampler:
         assert [len(group) for group in groups] == [n] * len(prompts)
         return groups
 
-    def _completion(self, raw: RawCompletion) -> Completion:
-        made = make_completion(raw.token_ids, self.stop_ids, self.tokenizer, raw.logprobs)
-        # Engine and suite must agree on where and why a completion ends.
-        assert made.finish_reason == raw.finish_reason and len(made.token_ids) == len(raw.token_ids)
+    def _completion(self, raw: RawCompletion, params: SamplingParams) -> Completion:
+        made = make_completion(raw.token_ids, self.stop_ids, self.tokenizer, params, raw.logprobs)
+        # Engine and suite must agree on where and why a completion ends, but for stop texts, which
+        # an engine without a tokenizer does not see.
+        agree = made.finish_reason == raw.finish_reason and len(made.token_ids) == len(
+            raw.token_ids
+        )
+        assert agree or params.stops(made.text)
         return made
 
 

