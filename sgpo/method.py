@@ -146,7 +146,7 @@ class SGPO:
         chosen = self._targets(guided, rollout)
         for own, helped, targets in zip(autonomous, guided, chosen, strict=True):
             if targets:
-                alpha = self._alpha(own, helped)
+                alpha = self._alpha(own, helped, targets[0].reward)
                 collected += [t.with_(weight=alpha / len(targets)) for t in targets]
         return collected
 
@@ -169,14 +169,14 @@ class SGPO:
                 group[:] = [] if best is None else [group[best]]
         return correct
 
-    def _alpha(self, own: list[Trajectory], helped: list[Trajectory]) -> float:
+    def _alpha(self, own, helped, selected_reward: float) -> float:
         config = self.config
         if config.alpha_mode == "fixed":
             return config.alpha_fixed
         rewards, of_helped = (torch.tensor([t.reward for t in group]) for group in (own, helped))
         if config.alpha_mode == "group_advantage":
             weight = objective.group_advantage_weight(
-                rewards=rewards, selected_reward=1.0, maximum=config.alpha_max
+                rewards=rewards, selected_reward=selected_reward, maximum=config.alpha_max
             )
         else:
             weight = objective.adaptive_weight(
