@@ -20,6 +20,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -135,12 +136,15 @@ class Hooked:
 
 @functools.cache
 def teacher_directory() -> str:
-    """Another random model with its tokenizer, on disk as long as the process lives."""
-    directory = tempfile.mkdtemp()
+    """Another random model with its tokenizer, on disk as long as the process lives. Written by
+    hand: ``save_pretrained`` writes on the first rank alone."""
+    directory = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    build_model(seed=5).save_pretrained(directory)
+    model = build_model(seed=5)
+    (directory / "config.json").write_text(model.config.to_json_string())
+    save_model(model, str(directory / "model.safetensors"), metadata={"format": "pt"})
     build_tokenizer().save_pretrained(directory)
-    return directory
+    return str(directory)
 
 
 # What must survive a kill and run on two ranks: a teacher of its own and every hook as well.
