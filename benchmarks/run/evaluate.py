@@ -77,13 +77,7 @@ def evaluate(
 
     def draw(key: str, k: int, problems: Sequence[Problem], *names: int) -> list[Row]:
         """Judged samples; ``names`` are those of the part in its seed."""
-        params = SamplingParams(
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            seed=derive_seed(seed, "eval", key, *names),
-            stop_texts=prompt_spec.stop_texts,
-        )
+        params = _sampling(config, prompt_spec, derive_seed(seed, "eval", key, *names))
         prompts = [prompt_spec.prompt_ids(tokenizer, p) for p in problems]
         groups = sampler.sample(prompts, k, params, report)
         return judged(sample_rows(problems, groups, prompt_spec))
@@ -112,6 +106,16 @@ def evaluate(
         report(0)
     shutil.rmtree(samples_dir / "parts", ignore_errors=True)
     return {"suite_version": SUITE_VERSION, "benchmarks": scores}
+
+
+def _sampling(config: EvalConfig, prompt_spec: PromptSpec, seed: int) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=seed,
+        stop_texts=prompt_spec.stop_texts,
+    )
 
 
 def _in_parts(
