@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
 
 from benchmarks.reliability import __main__ as command
 from benchmarks.reliability import faults, fuzz
@@ -38,9 +39,9 @@ def test_fuzz_fails_on_an_exception_and_when_an_answer_is_executed(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(fuzz, "grade_many", gullible)
-        attempts = fuzz.code_attempts
-        patch.setattr(fuzz, "completions", lambda path: attempts(path).map(lambda t: ("1", t)))
-        figures, passed = fuzz.fuzz(50, print)
+        attack = "__import__('os').system('touch {}')"
+        patch.setattr(fuzz, "completions", lambda path: st.just(("1", attack.format(path))))
+        figures, passed = fuzz.fuzz(1, print)
     assert not passed and figures["executed"] >= 1
     monkeypatch.setattr(fuzz, "extract", fragile)
     figures, passed = fuzz.fuzz(50, print)
