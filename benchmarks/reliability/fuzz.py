@@ -124,6 +124,8 @@ class _Search:
 
     def judge(self) -> None:
         pairs, self.pairs = self.pairs, []
+        if not pairs:
+            return
         began = time.monotonic()
         try:
             verdicts = grade_many(pairs, deadline_seconds=BATCH_SECONDS)
