@@ -80,7 +80,7 @@ class ReLIFT:
         return {"buffer": self.buffer}
 
     def load_state(self, state):
-        self.buffer = state["buffer"]
+        self.buffer = [[entry[0], entry[1], entry[2]] for entry in state["buffer"]]
 
     def loss(self, model, trajectories, totals):
         """Of the RL update, or of the fine-tuning update; a batch is of one kind."""

@@ -81,6 +81,20 @@ class SGPOConfig:
                 f"num_guided={self.num_guided} with alpha_mode={self.alpha_mode!r}: guided samples "
                 "are drawn exactly when something is distilled from them"
             )
+        given = [name for name in _INTERVENTIONS if getattr(self, name) != _INTERVENTIONS[name]]
+        if given and self.alpha_mode == "zero":
+            raise ValueError(
+                f"{given[0]}={getattr(self, given[0])}: changes what is distilled, and with "
+                "alpha_mode=zero nothing is"
+            )
+        if not self.verified and not self.select_target and self.alpha_mode == "group_advantage":
+            raise ValueError(
+                "verified=False with select_target=False: Eq. 8 weighs one target by its reward, "
+                "and these differ in theirs; take another alpha_mode"
+            )
+
+
+_INTERVENTIONS = {"leave_out": "nothing", "teacher": "current", "sharpness": 1.0, "verified": True}
 
 
 class TokenClassifier(Protocol):
@@ -107,7 +121,7 @@ class SGPO:
     """The ``Method`` of arXiv 2606.24064; see ``SGPOConfig`` for its variants.
 
     With a ``classifier`` the KL mass and its masked part are logged for each class of tokens, with
-    a ``ledger`` they are summed over the run; but for ``leave_out`` no number of the training
+    a ``ledger`` this rank's are summed over the run; but for ``leave_out`` no number of the training
     depends on either.
     """
 
@@ -132,7 +146,7 @@ class SGPO:
 
     def load_state(self, state):
         """Go on counting from there."""
-        if self.ledger:
+        if self.ledger and state.get("ledger") is not None:
             self.ledger.sums = state["ledger"]
 
     def collect(self, problems, rollout):

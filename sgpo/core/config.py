@@ -101,6 +101,11 @@ class TrainConfig:
         require(self, "warmup_share", least=0, most=1)
         require(self, "held_out_share", least=0, below=1)
         require(self, "weight_decay", least=0)
+        if self.budget_steps is not None and self.decay != "constant":
+            raise ValueError(
+                f"decay={self.decay}: falls to 0 at the last step, and budget_steps="
+                f"{self.budget_steps} ends the run with the weights of another; take constant"
+            )
         if self.budget_steps is not None and self.held_out_share:
             raise ValueError(
                 f"budget_steps={self.budget_steps}: the run ends with these weights, and with "
@@ -211,7 +216,7 @@ def require(config: Any, names: str, **bounds: float) -> None:
             continue
         if len(bounds) == 1:
             [(kind, bound)] = bounds.items()
-            allowed = f"{_BOUNDS[kind][1]} {bound}"
+            allowed = "finite" if math.isinf(bound) else f"{_BOUNDS[kind][1]} {bound}"
         else:
             (low, least), (high, most) = bounds.items()
             allowed = f"in {_BOUNDS[low][2]}{least}, {most}{_BOUNDS[high][2]}"

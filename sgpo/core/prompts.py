@@ -21,7 +21,8 @@ from sgpo.core.config import added
 from sgpo.core.types import Problem
 
 DATE_FORMAT = "%d %b %Y"
-# A new turn or question at the start of a line, behind some text; sampling ends at the plain ones.
+# A new turn or question at the start of a line, behind some text; sampling ends at the plain ones
+# (a vLLM server's also where nothing stands before it).
 _NEXT_QUESTION = re.compile(
     r"(?<=\S)\s*\n\s*(?:#+ *|\*\*)?(?:(?:Question|Problem|Exercise|Q) *\d*|Human|User) *(?:\*\*)?:"
 )

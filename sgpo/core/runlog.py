@@ -17,7 +17,7 @@ from sgpo.core.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 # Files that decide numbers. Results, caches and documents change all the time and do not.
-SOURCES = ("*.py", "pyproject.toml", "reproduce.sh")
+SOURCES = ("*.py", "*.toml", "sgpo/*.txt", "reproduce.sh")
 MAX_PATCH_BYTES = 200_000
 # Versions of these decide numbers; they enter the run id.
 PACKAGES_THAT_MATTER = ("torch", "transformers", "tokenizers", "math-verify", "numpy")
@@ -31,11 +31,13 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def source_digest() -> str:
-    """First 12 hex digits of the sha256 over the source of the packages that make results: kept
-    with a run, so that an edited loss does not pass for the one that made the numbers."""
+    """First 12 hex digits of the sha256 over the source of the packages that make results, the
+    verifier's tables among it: kept with a run, so that an edited loss or rule does not pass for
+    the one that made the numbers."""
     digest = hashlib.sha256()
     for folder in ("sgpo", "baselines"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
+        files = (ROOT / folder).rglob("*")
+        for path in sorted(p for p in files if p.suffix in (".py", ".toml", ".txt")):
             digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -75,12 +77,14 @@ def _patch(root: Path) -> str:
         return "# git could not make the patch\n"
     patch = changed
     for name in filter(None, added.split("\0")):
-        # Differences from nothing: git says 1 where it finds one.
-        patch += (
-            _git(root, "diff", "--no-color", "--no-index", "/dev/null", name, ends=(0, 1)) or ""
-        )
-    size = len(patch.encode())
-    if size > MAX_PATCH_BYTES:
+        against = ("--no-color", "--no-ext-diff", "--no-index", "--", "/dev/null", name)
+        new = _git(root, "diff", *against, ends=(0, 1))  # 1: they differ
+        if new is None:
+            return "# git could not make the patch\n"
+        patch += new
+        if len(patch.encode()) > MAX_PATCH_BYTES:
+            break
+    if len(patch.encode()) > MAX_PATCH_BYTES:
         return f"# not stored: the patch is over the limit of {MAX_PATCH_BYTES} bytes\n"
     return patch
 

@@ -122,6 +122,17 @@ class Trainer:
         path = self.run_dir / "metrics.jsonl"
         log = MetricsLog(path, resume_after=start) if self.ranks.first else None
         self.rollout.sampler.sync(self.model)
+        try:
+            self._steps(start, log)
+        except Diverged:
+            # What comes after the budget is looked at; the weights at the budget are unharmed.
+            if self.config.budget_steps is None or self.best is None:
+                raise
+        if self.best is not None:
+            self._restore_best()
+        self.progress(self.config.num_steps, self.config.num_steps)
+
+    def _steps(self, start: int, log: MetricsLog | None) -> None:
         for step in range(start + 1, self.config.num_steps + 1):
             self.progress(step - 1, self.config.num_steps)
             began = time.perf_counter()
@@ -141,9 +152,6 @@ class Trainer:
                 self._save(step, record)
             if stop:
                 raise Stopped
-        if self.best is not None:
-            self._restore_best()
-        self.progress(self.config.num_steps, self.config.num_steps)
 
     def begin(self) -> None:
         """Place the teacher and tell the method what is to come; the weights are the first ones,
@@ -153,8 +161,11 @@ class Trainer:
         if self.teacher is not None:
             self.teacher.place(self.model, tokenizer)
             self.states.teacher = self.teacher.model if self.teacher.ema else None
-        steps = self.config.budget_steps or self.config.num_steps
-        call_optional(self.method, "begin", self.model, steps, config, tokenizer)
+        call_optional(self.method, "begin", self.model, self._scheduled(), config, tokenizer)
+
+    def _scheduled(self) -> int:
+        """Steps that schedules count: to the weights that the run ends with."""
+        return min(self.config.budget_steps or self.config.num_steps, self.config.num_steps)
 
     def _save(self, step: int, record: Mapping[str, float | int]) -> None:
         extra = {
@@ -351,7 +362,7 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         """Rate of ``step`` (from 1): a linear rise over the warm-up share, then constant or down to
         0 at the step after the last, linearly or along half a cosine."""
-        rise = math.ceil(self.config.warmup_share * self.config.num_steps)
+        rise = math.ceil(self.config.warmup_share * self._scheduled())
         if step <= rise:
             return self.config.learning_rate * (step / rise)
         done = (step - rise) / (self.config.num_steps - rise + 1)

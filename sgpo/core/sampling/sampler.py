@@ -6,6 +6,7 @@ trainer scores exactly what the sampler saw.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class SamplingParams:
         check_decoding(self)
 
     def stops(self, text: str) -> bool:
-        return any(stop in text for stop in self.stop_texts)
+        """Whether a stop text stands in ``text``, behind more than blanks."""
+        return any(re.search(rf"\S\s*{re.escape(stop)}", text) for stop in self.stop_texts)
 
 
 class Sampler:
