@@ -438,7 +438,8 @@ def _seed(text: str) -> int:
 
 def _seconds(text: str) -> float:
     units = {"s": 1, "m": 60, "h": 3600}
-    value = _number(text.rstrip("smh"), float, "a time such as 90s, 8m or 2h", 1e-9)
+    number = text[:-1] if text[-1:] in units else text
+    value = _number(number, float, "a time such as 90s, 8m or 2h", 1e-9)
     return value * units.get(text[-1], 1)
 
 

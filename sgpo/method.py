@@ -120,8 +120,8 @@ class Ledger(Protocol):
 class SGPO:
     """The ``Method`` of arXiv 2606.24064; see ``SGPOConfig`` for its variants.
 
-    With a ``classifier`` the KL mass and its masked part are logged for each class of tokens, with
-    a ``ledger`` this rank's are summed over the run; but for ``leave_out`` no number of the training
+    With a ``classifier`` the KL mass and its masked part are logged for each class of tokens; a
+    ``ledger`` sums those of this rank over the run. But for ``leave_out`` no number of the training
     depends on either.
     """
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -117,6 +118,13 @@ def test_every_package_says_who_may_use_it():
     for module, path in FILES.items():
         if path.name == "__init__.py":
             assert ast.get_docstring(ast.parse(path.read_text())), module
+
+
+def test_every_table_of_the_verifier_is_installed_with_it():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folder = ROOT / "sgpo" / "core" / "verifier"
+    tables = {p.name for p in folder.iterdir() if p.suffix in (".toml", ".txt")}
+    assert tables == set(listed["package-data"]["sgpo.core.verifier"])
 
 
 def test_functions_fit_on_a_screen():

@@ -97,7 +97,8 @@ def check_command(options: argparse.Namespace) -> int:
         raise ValueError(f"--data {options.data}: no such directory; `sgpo data prepare` makes one")
     report: dict[str, Any] = {"benchmarks": {}}
     for key in options.suite:
-        suite, problems = SUITES[key], load_suite(key)
+        problems = load_suite(key)  # names what there is if there is no such key
+        suite = SUITES[key]
         golds = failed_golds(problems)
         report["benchmarks"][key] = {
             "problems": len(problems),

@@ -49,7 +49,7 @@ def run_cell(
     Args:
         progress: told the stage, how much of it is done, of how much, and perhaps a note.
         stop: asked after every training step and benchmark.
-        log: where to send the metrics besides the run's directory (``tracking.WRITERS``).
+        log: where to send the metrics besides the run's directory (``tracking.MODULES``).
 
     Raises:
         Stopped: ``stop`` was true and something is left to do.
@@ -77,9 +77,10 @@ def run_cell(
 
     began, shared = time.perf_counter(), SharedSampler(sampler, ranks)
     scores = shared.lead(lambda: evaluate_cell(shared, run, given, progress, stop))
-    result = run.finish(scores, given, num_parameters, time.perf_counter() - began)
-    tracker.close(scores)
-    return result
+    try:
+        return run.finish(scores, given, num_parameters, time.perf_counter() - began)
+    finally:  # of a run that diverged too
+        tracker.close(scores)
 
 
 def measure_regime(run: RunDir, given: Given, progress: Progress) -> None:

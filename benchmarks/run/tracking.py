@@ -97,7 +97,8 @@ def _project(name: str, run_dir: Path) -> tuple[Callable, Callable]:
     """trackio and wandb, which have one interface."""
     tracker = importlib.import_module(name)
     config = read_json(run_dir / "config.json")
-    tracker.init(project=PROJECT, name=run_dir.name, config=config, resume="allow")
+    again = {"resume": "allow"} | ({"id": run_dir.name} if name == "wandb" else {})
+    tracker.init(project=PROJECT, name=run_dir.name, config=config, **again)
 
     def write(step: int, values: dict[str, float], samples: str) -> None:
         tracker.log(values | ({"samples": samples} if samples else {}), step=step)

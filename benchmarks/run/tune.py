@@ -24,6 +24,7 @@ from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles import mini
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
+from benchmarks.run.tracking import check_tracker
 from benchmarks.store.locks import locked
 from benchmarks.store.records import read_rows
 from sgpo.core.files import read_json, write_text
@@ -93,6 +94,7 @@ def tune_command(options: argparse.Namespace) -> int:
     Raises:
         ValueError: a method that is not tuned.
     """
+    check_tracker(options.log)
     results, methods = options.out, options.methods
     for name in methods or []:
         if name not in KNOBS:

@@ -298,6 +298,20 @@ def test_a_run_ends_with_the_weights_of_its_budget_whatever_comes_after(tmp_path
         build_trainer(METHODS["sft"](), tmp_path / "no", held_out_share=0.25, **budget)
 
 
+def test_what_diverges_past_its_budget_ends_with_the_weights_of_the_budget(tmp_path):
+    changes = {"num_steps": 5, "nonfinite_patience": 1, "warmup_share": 0.9}
+    twin = build_trainer(METHODS["sft"](), tmp_path / "twin", **changes | {"num_steps": 2})
+    twin.run()
+    trainer = build_trainer(Exploding(4), tmp_path / "run", budget_steps=2, **changes)
+    trainer.run()
+    assert [r["step"] for r in metrics(tmp_path / "run")] == [1, 2, 3]
+    assert equal_weights(weights_of(trainer.model), weights_of(twin.model))
+    with pytest.raises(Diverged):  # before its budget there is nothing to end with
+        build_trainer(Exploding(1), tmp_path / "early", budget_steps=2, **changes).run()
+    with pytest.raises(ValueError, match="decay=linear: falls to 0 at the last step"):
+        build_trainer(METHODS["sft"](), tmp_path / "no", budget_steps=2, decay="linear")
+
+
 def test_an_update_above_the_limit_is_skipped_and_counted(tmp_path):
     """The clip does not hide the norm: what is compared is the norm before it."""
     for limit, moves in ((1e-3, False), (1e3, True)):

@@ -276,7 +276,6 @@ def test_the_ten_lines_of_the_readme_are_prepared_at_the_first_try(tmp_path, cap
     assert main(command) == 0
     out = capsys.readouterr().out
     assert data_source(tmp_path / "out") in out
-    assert "add --set train.problems_per_step=3 or less" in out
     problems = {p.id: p for p in prepared_problems(tmp_path / "out", "all")}
     assert len(problems) == 10 and {"3", "half"} < set(problems)
     report = json.loads((tmp_path / "out" / "report.json").read_text())

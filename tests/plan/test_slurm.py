@@ -206,7 +206,7 @@ def test_a_launch_holds_the_directory_and_leaves_a_running_study_its_plan(tmp_pa
         raise KeyboardInterrupt
 
     study = planned_study("single_gpu", None, overrides=["device=cpu"])
-    monkeypatch.setattr(together, "_run_one", interrupted)
+    monkeypatch.setattr(together, "_result", interrupted)
     as_torchrun_starts_it(monkeypatch)
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -40,14 +40,14 @@ def test_prompts_that_leave_no_room_stop_a_run_before_it_trains(tmp_path):
     spec = PROMPT_SPECS["qwen2.5-instruct"]
     longest = len(spec.prompt_ids(tokenizer, asked))
     fits = 1000 - longest
-    base = ("vllm.max_model_len=1000", f"evaluation.max_tokens={fits}")
-    check("base", *base)
+    room = "vllm.max_model_len=1000"
+    check("base", room, f"evaluation.max_tokens={fits}")
     message = (
         f"evaluation.max_tokens={fits + 1}: the longest prompt of math500 has {longest} tokens, "
         f"and both must fit 1000 positions; lower it to {fits} or less, or raise vllm.max_model_len"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        check("base", *base, f"evaluation.max_tokens={fits + 1}")
+        check("base", room, f"evaluation.max_tokens={fits + 1}")
     # The strategy stands in SGPO's prompts and not in GRPO's.
     plain = max(len(spec.prompt_ids(tokenizer, replace(p, strategy=None))) for p in taught)
     room = f"rollout.max_tokens={32_768 - plain}"

@@ -72,7 +72,7 @@ def test_a_time_is_read(text, seconds):
     assert _parser().parse_args(["study", "--time-limit", text]).time_limit == seconds
 
 
-@pytest.mark.parametrize("text", ["soon", "0m", "0"])
+@pytest.mark.parametrize("text", ["soon", "0m", "0", "5hm"])
 def test_no_time_is_refused(text, capsys):
     with pytest.raises(SystemExit):
         _parser().parse_args(["study", "--time-limit", text])

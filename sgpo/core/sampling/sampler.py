@@ -6,7 +6,6 @@ trainer scores exactly what the sampler saw.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,7 +50,8 @@ class SamplingParams:
 
     def stops(self, text: str) -> bool:
         """Whether a stop text stands in ``text``, behind more than blanks."""
-        return any(re.search(rf"\S\s*{re.escape(stop)}", text) for stop in self.stop_texts)
+        rest = text.lstrip()[1:]
+        return any(stop in rest for stop in self.stop_texts)
 
 
 class Sampler:
