@@ -403,7 +403,12 @@ def _audit(options: Options) -> int:
 
         return recomputed(path, k, anew=options.regrade)
 
-    return audit(options.results, recomputed)
+    def problem_types() -> dict[str, list[str]]:
+        from benchmarks.data.sources import problem_types  # needs torch, and only for a miniature
+
+        return problem_types()
+
+    return audit(options.results, recomputed, problem_types)
 
 
 def _publish(options: Options) -> int:

@@ -138,11 +138,16 @@ def overlaps(sets: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
 
 
 def record_disjointness(study: Plan, results: Path) -> None:
-    """Write disjointness.json and types.json of a study on the mini world; other data are checked
-    where they are prepared."""
+    """Write disjointness.json of a study on the mini world; other data are checked where they are
+    prepared."""
     entry = study.methods[0]
     if entry.config(study.models[0].key, study.seeds[0]).data.source == "mini":
         write_json(results / "disjointness.json", overlaps(mini_sets()))
+
+
+def record_types(study: Plan, results: Path) -> None:
+    """Write types.json of a study that evaluates on the mini world; no interval goes without it."""
+    if {b.key for b in study.benchmarks} & {b.key for b in suites.BENCHMARKS}:
         write_json(results / TYPES_FILE, problem_types())
 
 

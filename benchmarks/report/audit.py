@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.report.build import build
 from benchmarks.store.load import load_frame, load_study, stored_hash
-from benchmarks.store.records import Study, read_rows
+from benchmarks.store.records import TYPES_FILE, Study, read_object, read_rows
 from benchmarks.store.runs import LABELS, SCORES, StoredRun, StudyError, stored_runs
 from benchmarks.store.stats import StatsError
 from sgpo.core.files import inside, sha256_of
@@ -29,12 +29,18 @@ PAGES = ("CLAIMS.md", "REPORT.md")
 Findings = Iterator[tuple[bool | None, str]]
 
 
-def audit(results: Path, recomputed: Callable[[Path, int], dict[str, Any]]) -> int:
+def audit(
+    results: Path,
+    recomputed: Callable[[Path, int], dict[str, Any]],
+    problem_types: Callable[[], Mapping[str, Sequence[str]]],
+) -> int:
     """Print every check of ``results`` (``results/<profile>``); 1 when one fails, else 0.
 
     Args:
         recomputed: (samples file, samples a problem) -> what scores.json must say of them; asked
             only for samples that are on this machine.
+        problem_types: () -> mini benchmark -> what types.json must say of it; asked only for a
+            miniature.
 
     Raises:
         store.StudyError: the directory holds no study.
@@ -52,6 +58,7 @@ def audit(results: Path, recomputed: Callable[[Path, int], dict[str, Any]]) -> i
         "runs that are compared share weights, prompts and data": _origins(grid, planned),
         "verdicts are filed under their run's model, method and seed": _labels(results, grid),
         "runs may share a table": _together(results),
+        "types of problems are those of the problem sets": _types(study, problem_types),
         "tables, claims and report follow from the runs": _artefacts(results),
         "tuning.csv follows from the trials": _tuning(results, trials),
     }
@@ -176,6 +183,19 @@ def _together(results: Path) -> Findings:
             yield True, run_id
     except (StudyError, StatsError) as error:
         yield False, str(error)
+
+
+def _types(study: Study, problem_types: Callable[[], Mapping[str, Sequence[str]]]) -> Findings:
+    """What intervals take together is what the questions name."""
+    own = [b.key for b in study.benchmarks if not b.file]
+    if not study.miniature or not own:
+        return
+    path, expected = study.root / TYPES_FILE, problem_types()
+    stored = read_object(path) if path.exists() else {}
+    for key in own:
+        if key in stored or key in expected:
+            same = stored.get(key) == expected.get(key)
+            yield same, f"{path}: {key} is not what its problems name"
 
 
 def _artefacts(results: Path) -> Findings:

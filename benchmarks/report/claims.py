@@ -99,15 +99,15 @@ class Verdict:
         return self.verdict in (HOLDS, FAILS, EQUIVALENT, TOO_LITTLE) and self.p is not None
 
     def text(self) -> str:
-        """ "+3.1 points [1.0, 5.2]", "1.33x [1.02, 1.46]" or "not run"."""
+        """ "+3.1 points [1.0, 5.2]", "1.33x [1.02, 1.46]", "+3.1 points" or "not run"."""
         if self.effect is None:
             return NOT_RUN
         e = self.effect.interval
-        mean, low, high = (self.number(value) for value in (e.mean, e.low, e.high))
+        mean, interval = self.number(e.mean), stats.interval_text(e.low, e.high, self.number)
         if self.unit == TIMES:
-            return f"{mean}x [{low}, {high}]"
+            return f"{mean}x{interval}"
         sign = "+" if not mean.startswith("-") else ""
-        return f"{sign}{mean} {self.unit} [{low}, {high}]"
+        return f"{sign}{mean} {self.unit}{interval}"
 
     def number(self, value: float) -> str:
         """``value`` in the claim's unit: a factor for a logarithm; -0.0 is 0.0."""
@@ -145,15 +145,15 @@ def judge(claim: Claim, study: Study) -> list[Verdict]:
 def _verdict(claim: Claim, study: Study, subject: Subject) -> Verdict:
     found = claim.effect.measure(study, subject)
     built_in = claim.built_in if claim.everywhere or study.miniature else ""
-    words, p = NOT_RUN, None
+    words, p, sign = NOT_RUN, None, ""
     if found.effect is not None:
         enough = found.effect.num_seeds >= units_for_a_verdict(study)
         p = found.effect.of.p_zero(-claim.allowed) if enough else None
         words = decision(claim, found.effect, p)
         if found.effect.num_seeds == 1 and not study.miniature:
             words = ONE_RUN
-        if built_in and words != FAILS:
-            words, p = BUILT_IN, None
+        if built_in:
+            words, p, sign = BUILT_IN, None, _sign(claim, found.effect)
     return Verdict(
         claim=claim,
         statement=claim.statement if isinstance(claim.statement, str) else claim.statement(study),
@@ -161,19 +161,29 @@ def _verdict(claim: Claim, study: Study, subject: Subject) -> Verdict:
         effect=found.effect,
         verdict=words,
         paper=claim.paper if isinstance(claim.paper, str) else claim.paper(subject),
-        detail="; ".join(filter(None, (built_in, found.detail))),
+        detail="; ".join(filter(None, (built_in, sign, found.detail))),
         p=p,
     )
 
 
+def _sign(claim: Claim, effect: Score) -> str:
+    """On which side of no effect one lies that is not tested."""
+    none = 1 if claim.effect.unit == TIMES else 0
+    text = f"the effect is {'above' if effect.mean > 0 else 'not above'} {none}"
+    if effect.interval.low <= 0 <= effect.interval.high:
+        return f"{text}, its interval holds {none}"
+    return text
+
+
 def decision(claim: Claim, effect: Score, p: float | None) -> str:
-    """The verdict at ``p``; None where there are too few units."""
+    """The verdict at ``p``; None where there are too few units. Equivalence goes first: an effect
+    that is as good as none neither holds nor fails, however surely it is not 0."""
     if p is None:
         return TOO_LITTLE
-    if p < 1 - stats.LEVEL:
-        return HOLDS if effect.mean > -claim.allowed else FAILS
     if not claim.allowed and stats.equivalent(effect.of, claim.margin):
         return EQUIVALENT
+    if p < 1 - stats.LEVEL:
+        return HOLDS if effect.mean > -claim.allowed else FAILS
     return TOO_LITTLE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,8 +62,9 @@ def summary_tables(study: Study, verdicts: Sequence[Verdict]) -> list[Table]:
 def _row(study: Study, verdict: Verdict, name: str):
     """``name``: of the claim, in the first row of its tests."""
     effect, p = verdict.effect, verdict.p if verdict.corrected is None else verdict.corrected
-    link = ""
+    link, detectable = "", math.nan
     if effect is not None:
+        detectable = effect.of.detectable()
         cell = study.runs[effect.run_ids[0]].cell
         link = f"runs-{cell.model}-{cell.method}"
     return row(
@@ -72,7 +74,7 @@ def _row(study: Study, verdict: Verdict, name: str):
         TextCell(verdict.text(), link=link),
         verdict.paper,
         "" if p is None else ("<0.001" if p < 0.001 else f"{p:.3f}"),
-        "" if effect is None else verdict.number(effect.of.detectable()),
+        "" if math.isnan(detectable) else verdict.number(detectable),
         verdict.number(verdict.claim.margin),
     )
 
@@ -90,7 +92,7 @@ def _caption(study: Study, tests: Sequence[Verdict], past: bool) -> str:
             f"effect must be above -{ALLOWED:g}, and that is its margin."
         )
     family = [v for v in tests if v.corrected is not None]
-    lost = sum(v.p < 0.05 <= v.corrected for v in family)
+    lost = sum(v.p < 0.05 <= v.corrected and v.verdict == stats.TOO_LITTLE for v in family)
     return (
         "Claims of the paper. Every effect is taken so that the claim says it is above 0 (a "
         f"factor: above 1). p is two-sided, after Holm's correction for {len(family)} tests, which "
@@ -102,6 +104,7 @@ def legend(study: Study) -> str:
     """What a verdict means and what it is over."""
     needed = units_for_a_verdict(study)
     over = estimates.units_text(study, "the")
+    units = "worlds" if study.own_problems else "seeds"
     one_world = (
         " One world: seeds only, so nothing here says how another world would come out, except "
         "that the problem types are taken as a sample of possible ones."
@@ -109,12 +112,12 @@ def legend(study: Study) -> str:
         else ""
     )
     return (
-        f"Verdicts: holds or fails, p below 0.05; {stats.EQUIVALENT}, two one-sided tests at 5% "
-        f"each; {stats.TOO_LITTLE}, neither, or fewer than {needed} "
-        f"{'worlds' if study.own_problems else 'seeds'}; {stats.BUILT_IN}, the effect follows from "
-        f"a formula or from how the miniature is made. Intervals and p: t over {over} and the "
-        f"problems, those of one type together.{one_world} Detectable: the true effect that would "
-        f"be found in 80 of 100 such studies; margin: what is as good as none."
+        f"Verdicts: {stats.EQUIVALENT}, two one-sided tests at 5% each, asked first and not "
+        f"corrected for number; holds or fails, p below 0.05; {stats.TOO_LITTLE}, neither, or "
+        f"fewer than {needed} {units}; {stats.BUILT_IN}, the effect follows from a formula or from "
+        f"how the miniature is made. Intervals and p: t over {over} and the problems, those of one "
+        f"type together.{one_world} Detectable: the true effect that would be found in 80 of 100 "
+        f"such studies; margin: what is as good as none."
     )
 
 
@@ -157,7 +160,8 @@ def page(study: Study, verdicts: Sequence[Verdict]) -> str:
 
 
 def records(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
-    """One record a test, for machines; the effect of a factor is its logarithm."""
+    """One record a test, for machines; the effect of a factor is its logarithm. A mean alone leaves
+    its interval empty."""
     found = []
     for v in verdicts:
         numbers = dict.fromkeys(("effect", "ci_low", "ci_high", "detectable"), NOT_RUN)

@@ -33,6 +33,7 @@ from benchmarks.report.tables import accuracy
 from benchmarks.report.tables.records import conditions
 from benchmarks.store import experiments
 from benchmarks.store.records import NOT_RUN, PlannedRun, Study
+from benchmarks.store.stats import interval_text
 
 # The figures of the main part: of each group the first that the study has.
 LEAD = (("equal_cost", "curves"),)
@@ -133,8 +134,8 @@ def gap_text(gap: estimates.Score | None) -> str:
     """ "+4.4 [1.2, 7.6]" or "not run"."""
     if gap is None:
         return NOT_RUN
-    interval = gap.interval
-    return f"{interval.mean:+.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+    found = gap.interval
+    return f"{found.mean:+.1f}" + interval_text(found.low, found.high, "{:.1f}".format)
 
 
 def counted(found: Sequence[Verdict]) -> str:

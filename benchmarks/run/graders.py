@@ -25,13 +25,16 @@ def grade_study(results: Path) -> int:
     Raises:
         ValueError: no study, or no samples below it.
     """
+    if not (results / "study.json").exists():
+        raise ValueError(f"{results}: --grader all takes a study's directory")
     planned, stored = Study.read(results), stored_runs(results)
     runs: dict[str, dict[str, Any]] = {}
     kinds: dict[tuple[str, bool, str], dict[str, Any]] = {}
     for run_id in (cell.run_id for cell in planned.cells if cell.run_id in stored):
         for path in sorted((stored[run_id].path / "samples").glob("*.jsonl.gz")):
             rows = read_samples(path)
-            runs.setdefault(run_id, {})[path.name.split(".")[0]] = _letters(rows, kinds)
+            key = path.name.removesuffix(".jsonl.gz")
+            runs.setdefault(run_id, {})[key] = _letters(rows, kinds)
     if not runs:
         raise ValueError(f"{results}: no samples below runs/; texts are kept where runs are made")
     found = sorted(kinds.values(), key=lambda kind: -kind["count"])

@@ -247,18 +247,33 @@ class Study:
         return any(len(found) > 1 for found in sets.values())
 
     def clusters(self, keys: tuple[str, ...]) -> stats.Clusters:
-        """Which problems of the benchmarks ``keys``, in this order, are of one type; a problem of
-        unknown type is by itself."""
+        """Which problems of the benchmarks ``keys``, in this order, are of one type."""
         if ("clusters", keys) not in self.memo:
-            path, sizes = self.root / TYPES_FILE, {b.key: b.num_problems for b in self.benchmarks}
-            types = read_object(path) if path.exists() else {}
-            named = [
-                found[i].split() if (found := types.get(key)) else (f"{key} {i}",)
-                for key in keys
-                for i in range(sizes[key])
-            ]
-            self.memo["clusters", keys] = stats.Clusters.of(named, [sizes[key] for key in keys])
+            known = {b.key: b for b in self.benchmarks}
+            named = [self._types(known[key]) for key in keys]
+            self.memo["clusters", keys] = stats.Clusters.of(
+                [types for problems in named for types in problems], [*map(len, named)]
+            )
         return self.memo["clusters", keys]
+
+    def _types(self, benchmark: Benchmark) -> list[list[str]]:
+        """The types that each problem names; one outside the mini world is by itself.
+
+        Raises:
+            StudyError: types.json lacks a benchmark of the mini world. Taking its problems for
+                independent would make every interval too short.
+        """
+        key, number = benchmark.key, benchmark.num_problems
+        if not self.miniature or benchmark.file:
+            return [[f"{key} {i}"] for i in range(number)]
+        path = self.root / TYPES_FILE
+        found = read_object(path).get(key, ()) if path.exists() else ()
+        if len(found) < number or not all(found):
+            raise StudyError(
+                f"{self.root.name}/{TYPES_FILE} lacks the types of the problems of {key}; run sgpo "
+                "study again, sgpo report is not possible without it"
+            )
+        return [found[i].split() for i in range(number)]
 
     def model(self, key: str) -> Model:
         return next(model for model in self.models + self.extra_models if model.key == key)

@@ -14,7 +14,8 @@ exclusion for problems of two types (Cameron, Gelbach and Miller 2011, JBES 29).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -35,11 +36,17 @@ class StatsError(ValueError):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval, in the unit of what was averaged."""
+    """A mean with its interval, in the unit of what was averaged; the bounds of a mean alone are
+    NaN."""
 
     mean: float
     low: float
     high: float
+
+
+def interval_text(low: float, high: float, number: Callable[[float], str]) -> str:
+    """ " [1.0, 5.2]", or nothing for bounds that are NaN."""
+    return "" if math.isnan(low) else f" [{number(low)}, {number(high)}]"
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,10 @@ class Clusters:
 
     @classmethod
     def of(cls, types: Sequence[Sequence[str]], sizes: Sequence[int]) -> Clusters:
-        """From the types that each problem names, at least one; repeated ones count once."""
+        """From the types that each problem names, one or two; repeated ones count once."""
         sets = [sorted(set(named)) for named in types]
+        # Of three, what is in all of them would have to be added again.
+        assert all(1 <= len(named) <= 2 for named in sets), "a problem is of one type or two"
         names = sorted({name for named in sets for name in named})
         pairs = sorted({pair for named in sets for pair in combinations(named, 2)})
         columns = {group: i for i, group in enumerate([*names, *pairs])}
@@ -97,7 +106,8 @@ class Clusters:
         parts = self.parts(tables)
         square = (parts * self.signs) @ parts.T
         trace = float(np.trace(square))
-        if trace <= 0:  # one type alone says nothing about others
+        # One type alone says nothing about others; its parts are 0 but for rounding.
+        if trace <= 1e-12 * float(of_mean @ of_mean):
             return 1.0, 1.0
         return float(of_mean @ of_mean) / trace, trace**2 / float((square**2).sum())
 
@@ -160,7 +170,8 @@ class Mean:
 
     @cached_property
     def unit_variance(self) -> float:
-        """Of one unit's mean, interaction and sampling included; 0 for a single unit."""
+        """Of one unit's mean, interaction and sampling included; 0 for a single unit, whose
+        problems alone can say something."""
         return float(self.units.var(ddof=1)) if len(self.units) > 1 else 0.0
 
     @cached_property
@@ -184,6 +195,10 @@ class Mean:
 
     @cached_property
     def variance(self) -> float:
+        """Of the mean; NaN, and with it all that follows, where nothing says what it varies by: one
+        unit of one number."""
+        if self.parts is None and len(self.units) < 2:
+            return float("nan")
         return self.unit_variance / len(self.units) + self.problem_variance
 
     @cached_property
@@ -213,7 +228,9 @@ class Mean:
     def p_zero(self, value: float = 0.0) -> float:
         """Two-sided p of "the mean is ``value``"."""
         above = self.p_above(value)
-        return min(1.0, 2 * min(above, 1 - above)) if self.variance else float(self.mean == value)
+        if not self.variance:
+            return float(self.mean == value)
+        return float(np.minimum(1.0, 2 * np.minimum(above, 1 - above)))
 
     def detectable(self) -> float:
         """The true difference from 0 that would be found with a chance of ``POWER``."""

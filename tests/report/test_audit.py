@@ -124,6 +124,14 @@ def change_start(results: Path) -> None:
     edit(path, lambda p: p.update(start_weights={"model.safetensors": "0" * 64}))
 
 
+def change_types(results: Path) -> None:
+    edit(results / "types.json", lambda t: t["miniaime"].reverse())
+
+
+def remove_types(results: Path) -> None:
+    (results / "types.json").unlink()
+
+
 @pytest.mark.parametrize(
     ("tamper", "complaint"),
     [
@@ -136,6 +144,8 @@ def change_start(results: Path) -> None:
         (flip_weight_bit, "model.safetensors: was changed after the run"),
         (change_sample_verdict, "miniamc is not what miniamc.jsonl.gz gives"),
         (change_start, "did not start from the weights"),
+        (change_types, "types.json: miniaime is not what its problems name"),
+        (remove_types, "types.json: minimath is not what its problems name"),
     ],
 )
 def test_one_change_fails_and_is_named(copy, capsys, no_rebuild, tamper, complaint):

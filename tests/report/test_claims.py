@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import re
 import shutil
@@ -18,6 +19,7 @@ from synthetic_study import average, run_dir, write_study
 from benchmarks.report import artefact, claims, claims_page, effects, estimates
 from benchmarks.report import build as report
 from benchmarks.report.claims import ALLOWED, MARGINS, Claim, Verdict
+from benchmarks.report.document import csv_text, frame
 from benchmarks.report.effects import TIMES, Effect, Found, Subject, gain
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.figures import axes, equal_cost
@@ -81,7 +83,9 @@ def verdict(
         (score(-2.1), {"allowed": 2.0}, "too little data"),
         (score(-3.0), {"allowed": 2.0}, "fails"),
         (score(2.0), {"built_in": "a formula"}, "built in"),
-        (score(-2.0), {"built_in": "a formula"}, "fails"),
+        (score(-2.0), {"built_in": "a formula"}, "built in"),
+        (score(-0.006, spread=0.001), {"unit": "nats"}, "equivalent within the margin"),
+        (score(-0.016, spread=0.001), {"unit": "nats"}, "fails"),
         (score(2.0), {"built_in": "by the world", "miniature": False}, "holds"),
         (score(2.0), {"built_in": "a formula", "miniature": False, "everywhere": True}, "built in"),
         (None, {}, "not run"),
@@ -93,6 +97,7 @@ def test_verdicts(effect, claim, words):
     assert (found.effect is None) == (effect is None)
     if claim.get("built_in") and words == "built in":
         assert found.p is None and not found.tested and claim["built_in"] in found.detail
+        assert f"is {'above' if effect.mean > 0 else 'not above'} 0" in found.detail
 
 
 def test_every_unit_has_a_margin_and_not_below_has_its_own():
@@ -121,6 +126,18 @@ def test_the_papers_claims_are_corrected_for_their_number_and_no_others(monkeypa
     assert found["a"].corrected == pytest.approx(3 * alone["a"])
     assert found["c"].corrected == pytest.approx(max(2 * alone["b"], alone["c"]))
     assert [found[key].verdict for key in "abc"] == ["holds", "too little data", "too little data"]
+
+
+def test_a_mean_alone_has_no_interval_anywhere(monkeypatch, loaded):
+    alone = Score(Mean.over_units([3.0]), (next(iter(loaded.runs)),))
+    found = verdict(alone)
+    assert found.text() == "+3.0 points" and found.verdict == "too little data"
+    assert verdict(Score(Mean.over_units([0.0]), ("run",)), TIMES).text() == "1.00x"
+    (line,) = claims_page.summary_tables(loaded, [found])[0].rows
+    assert line[3].text == "+3.0 points" and line[6].text == ""
+    (record,) = csv.DictReader(csv_text(frame(claims_page.records([found]))).splitlines())
+    assert record["effect"] == "3.0"
+    assert record["ci_low"] == record["ci_high"] == record["detectable"] == ""
 
 
 def test_texts_of_effects():

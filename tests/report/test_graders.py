@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_study import BENCHMARKS, dump, load, run_dir, write_study
+from synthetic_study import BENCHMARKS, change, dump, load, run_dir, write_study
 
 from benchmarks.cli import main
 from benchmarks.report.tables import graders
 from benchmarks.run.evaluate import write_samples
 from benchmarks.store.load import load_study
 from benchmarks.store.publish import publish
+from benchmarks.store.runs import StudyError
 
 SEEDS = (0, 1, 2, 3, 4)
 METHODS = ("base", "grpo", "sgpo")
@@ -89,6 +91,35 @@ def test_without_texts_it_says_so(graded, plain_study, tmp_path):
     assert "not run: texts are not kept here" in made.paths[0].read_text()
     with pytest.raises(SystemExit):
         main(["grade", str(root), "--grader", "mine"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda by: by.update(gone=by["minimath"]), "gone: study.json has no such benchmark"),
+        (lambda by: by["minimath"]["stock"].pop(), "59 problems are scored, the benchmark has 60"),
+    ],
+)
+def test_verdicts_of_other_problems_ask_to_grade_again(graded, tmp_path, edit, words):
+    root = Path(shutil.copytree(graded, tmp_path / "mini"))
+    change(root / "graders.json", lambda found: edit(next(iter(found["runs"].values()))))
+    with pytest.raises(StudyError, match=f"{words}; run sgpo grade .* --grader all again$"):
+        graders.graded(load_study(root))
+
+
+def test_a_dot_in_a_benchmarks_name_is_kept(graded, tmp_path):
+    root = Path(shutil.copytree(graded, tmp_path / "mini"))
+    for path in root.glob("runs/*/samples/minimath.jsonl.gz"):
+        path.rename(path.with_name("my.math.jsonl.gz"))
+    assert main(["grade", str(root), "--grader", "all"]) == 0
+    assert all("my.math" in by for by in load(root / "graders.json")["runs"].values())
+
+
+def test_all_graders_take_a_study(graded, capsys):
+    run = run_dir(graded, "qwen-m", "sgpo", 0)
+    for path in (run, run / "samples" / "minimath.jsonl.gz"):
+        assert main(["grade", str(path), "--grader", "all"]) == 2
+        assert f"{path}: --grader all takes a study's directory" in capsys.readouterr().err
 
 
 def test_a_study_without_samples_is_one_line(plain_study, capsys):

@@ -140,6 +140,28 @@ def test_equal_rows_are_one_row_and_problems_of_one_type_are_one_problem():
     assert typed.freedom == pytest.approx(alone.freedom)
 
 
+def test_one_unit_of_one_number_is_a_mean_alone():
+    found = Mean.over_units([3.0])
+    interval = found.interval()
+    assert interval.mean == 3.0 and np.isnan([interval.low, interval.high]).all()
+    assert np.isnan([found.detectable(), found.p_zero(), found.p_above(0.0)]).all()
+    assert not stats.equivalent(found, 100.0)
+    assert stats.interval_text(interval.low, interval.high, str) == ""
+
+
+def test_one_type_alone_has_no_small_sample_correction():
+    # Sevenths do not sum to 0 but for rounding, which must not pass for a spread of types.
+    for number in (7, 30, 49):
+        assert Clusters.of([["a"]] * number, [number]).small_sample == (1.0, 1.0)
+        both = Clusters.of([["a"]] * number + [["a"]] * 3, [number, 3])
+        assert both.small_sample == (1.0, 1.0)
+
+
+def test_a_problem_of_three_types_is_refused():
+    with pytest.raises(AssertionError, match="one type or two"):
+        Clusters.of([["a", "b", "c"]], [1])
+
+
 def test_two_types_of_a_problem_are_counted_once():
     # Pairs of problems that share a type, listed one by one.
     types = [["a"], ["b"], ["a", "b"], ["b", "a"], ["a", "c"], ["c", "c"], ["b", "c"]]

@@ -28,6 +28,7 @@ from synthetic_study import (
 )
 
 from benchmarks.cli import main
+from benchmarks.profiles.planned import planned_study
 from benchmarks.report import build as report
 from benchmarks.report import claims, estimates, pages
 from benchmarks.report.document import Heading, Paragraph, Table, row, to_markdown
@@ -36,9 +37,10 @@ from benchmarks.report.figures.axes import seed_curves
 from benchmarks.report.html import to_html
 from benchmarks.report.measures import smooth
 from benchmarks.report.tables import records
+from benchmarks.run.study import write_plan
 from benchmarks.store import stats
 from benchmarks.store.load import load_study, stored_hash
-from benchmarks.store.records import RL_METHODS, StudyError
+from benchmarks.store.records import RL_METHODS, Study, StudyError
 from benchmarks.store.runs import stored_runs
 
 TREE = Path(__file__).resolve().parents[2]
@@ -84,13 +86,34 @@ def test_table1_intervals_are_over_seeds_and_problems(plain_study):
 
 
 def test_problems_of_one_type_are_taken_together(study):
-    """What types.json says of some sets; the problems of the others are each by itself."""
-    dump(study / "types.json", {"minimath": [f"t{i % 5}" for i in range(60)]})
+    """As types.json says; the problems of a set of the user's own are each by itself."""
+    change(study / "types.json", lambda t: t.update(minimath=[f"t{i % 5}" for i in range(60)]))
+    change(study / "types.json", lambda t: t.pop("miniaime"))
+    change(study / "study.json", lambda s: s["benchmarks"][3].update(file="/mine/miniaime.jsonl"))
     loaded = load_study(study)
     found = estimates.accuracy(loaded, "qwen-m", "grpo", "minimath").of.clusters
     assert (found.number, found.sizes) == (5, (60,))
     whole = loaded.clusters(tuple(b.key for b in loaded.benchmarks))
     assert whole.number == 5 + sum(n for _, _, n, _ in BENCHMARKS[1:])
+
+
+@pytest.mark.parametrize("left", [None, 0, 19])
+def test_a_miniature_without_types_of_problems_has_no_intervals(study, left):
+    if left is None:
+        (study / "types.json").unlink()
+    else:
+        change(study / "types.json", lambda t: t.update(miniamc=t["miniamc"][:left]))
+    loaded = load_study(study)
+    with pytest.raises(StudyError, match="types.json lacks the types of .*; run sgpo study again"):
+        loaded.clusters(("miniamc",))
+    change(study / "study.json", lambda s: s.update(profile="single_gpu"))
+    assert load_study(study).clusters(("miniamc",)).number == 20
+
+
+def test_a_plan_brings_the_types_of_its_problems(tmp_path):
+    write_plan(planned_study("quick", 1), tmp_path)
+    loaded = Study.read(tmp_path)
+    assert loaded.clusters(tuple(b.key for b in loaded.benchmarks)).number == 16
 
 
 def test_worlds_have_problems_of_their_own(study):

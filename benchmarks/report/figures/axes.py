@@ -174,11 +174,13 @@ def _place(value: float | Score) -> float:
 
 
 def _arms(values: Sequence[float | Score]) -> np.ndarray | None:
-    """Lengths below and above the means, [2, N]; rounding can put a bound a hair inside."""
+    """Lengths below and above the means, [2, N], 0 for a mean alone; rounding can put a bound a
+    hair inside."""
     if not values or not all(isinstance(v, Score) for v in values):
         return None
     found = [v.interval for v in values]
-    return np.maximum([[i.mean - i.low for i in found], [i.high - i.mean for i in found]], 0.0)
+    lengths = [[i.mean - i.low for i in found], [i.high - i.mean for i in found]]
+    return np.nan_to_num(np.maximum(lengths, 0.0))
 
 
 def seed_curves(runs: Sequence[Run], metric: str, window: int = WINDOW) -> pd.DataFrame:

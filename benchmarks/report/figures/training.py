@@ -22,6 +22,7 @@ from benchmarks.report.figures.axes import (
 )
 from benchmarks.report.tables.accuracy import REFERENCE, TABLE2, model_of, models
 from benchmarks.store.records import Study
+from benchmarks.store.stats import interval_text
 
 UNITS = {
     "entropy": ("Policy entropy", "nats a token"),
@@ -142,12 +143,12 @@ def _race_sentence(study: Study, model: str, first: str, second: str) -> str:
         return "Steps to equal reward: not run."
     names = [study.method_label(method) for method in (first, second)]
     interval = found.log_factor.interval
-    low, high = np.exp([interval.low, interval.high])
+    shown = interval_text(interval.low, interval.high, lambda value: f"{np.exp(value):.2f}")
+    over = "95% interval over seeds; " if shown else ""
     return (
         f"The lower of the two final rewards, {found.level:.2f}, is reached by {names[0]} after "
         f"{found.steps[0]:.1f} steps and by {names[1]} after {found.steps[1]:.1f}: a factor of "
-        f"{found.factor:.2f}x [{low:.2f}, {high:.2f}] (95% interval over seeds; above 1 "
-        f"{names[0]} is the faster)."
+        f"{found.factor:.2f}x{shown} ({over}above 1 {names[0]} is the faster)."
     )
 
 

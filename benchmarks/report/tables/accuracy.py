@@ -21,6 +21,7 @@ from benchmarks.report.document import Table, TextCell, frame, row
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.store import experiments
 from benchmarks.store.records import NOT_RUN, SGPO_VARIANTS, Run, Study, read_rows
+from benchmarks.store.stats import interval_text
 
 PAPER_RESULTS = Path(__file__).resolve().parents[3] / "results" / "paper" / "results.csv"
 REFERENCE = "sgpo"
@@ -157,7 +158,7 @@ def cell_text(cell) -> str:
     if isinstance(cell.mean, str):
         return f"diverged{dagger}"
     mean = f"{cell.mean:+.1f}" if difference else f"{cell.mean:.1f}"
-    return f"{mean} [{cell.ci_low:.1f}, {cell.ci_high:.1f}]{dagger}"
+    return mean + interval_text(cell.ci_low, cell.ci_high, "{:.1f}".format) + dagger
 
 
 def so_far(study: Study, cell) -> str:

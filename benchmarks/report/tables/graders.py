@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from benchmarks.report import claims, estimates
 from benchmarks.report.artefact import Artefact, Made, nothing
@@ -24,6 +25,7 @@ from benchmarks.report.document import (
 from benchmarks.report.estimates import AVERAGE
 from benchmarks.store import stats
 from benchmarks.store.records import GRADERS_FILE, NOT_RUN, Study, read_object
+from benchmarks.store.runs import StudyError
 from sgpo.core.files import write_text
 
 LABELS = {"ours": "ours", "stock": "Math-Verify", "exact": "exact text"}
@@ -31,7 +33,11 @@ LABELS = {"ours": "ours", "stock": "Math-Verify", "exact": "exact text"}
 
 def graded(study: Study) -> dict[str, Study]:
     """Grader -> the study with its verdicts, over the runs that all graders judged; empty where
-    none did."""
+    none did.
+
+    Raises:
+        StudyError: the stored verdicts are of other problems than the study's.
+    """
     path = study.root / GRADERS_FILE
     found = read_object(path)["runs"] if path.exists() else {}
     runs = {run_id: run for run_id, run in study.runs.items() if run_id in found}
@@ -39,22 +45,29 @@ def graded(study: Study) -> dict[str, Study]:
         return {}
     sizes = {b.key: b for b in study.benchmarks}
 
-    def correct(run_id: str, grader: str) -> Mapping[str, Any]:
-        return {
-            key: stats.correct_matrix(
-                letters[grader],
-                num_problems=sizes[key].num_problems,
-                k=sizes[key].k,
-                where=f"{GRADERS_FILE}, {run_id}, {key}",
-            )
-            for key, letters in found[run_id].items()
-        }
+    def matrix(run_id: str, key: str, letters: list[str]) -> np.ndarray:
+        where, again = f"{GRADERS_FILE}, {run_id}, {key}", f"{_command(study)} again"
+        if key not in sizes:
+            raise StudyError(f"{where}: study.json has no such benchmark; run {again}")
+        number, k = sizes[key].num_problems, sizes[key].k
+        try:
+            return stats.correct_matrix(letters, num_problems=number, k=k, where=where)
+        except stats.StatsError as error:
+            what = str(error).removesuffix("; evaluate the run again")
+            raise StudyError(f"{what}; run {again}") from error
+
+    def correct(run_id: str, grader: str) -> Mapping[str, np.ndarray]:
+        return {key: matrix(run_id, key, by[grader]) for key, by in found[run_id].items()}
 
     others = {
         grader: {i: replace(run, correct=correct(i, grader), answers={}) for i, run in runs.items()}
         for grader in ("stock", "exact")
     }
     return {g: replace(study, runs=r) for g, r in ({"ours": runs} | others).items()}
+
+
+def _command(study: Study) -> str:
+    return f"sgpo grade results/{study.profile} --grader all"
 
 
 def rows(study: Study, studies: Mapping[str, Study]) -> list[dict[str, object]]:
@@ -134,8 +147,7 @@ def make(study: Study, out_dir: Path) -> Made:
     if studies:
         blocks = [_accuracy_table(study, found), _disagreements(study), *_changes(studies)]
     elif any(not run.stored.published for run in study.runs.values()):
-        command = f"sgpo grade results/{study.profile} --grader all"
-        blocks = [Paragraph(f"Other graders: {NOT_RUN}; made by: {command}")]
+        blocks = [Paragraph(f"Other graders: {NOT_RUN}; made by: {_command(study)}")]
     else:
         blocks = [Paragraph(f"Other graders: {NOT_RUN}: texts are not kept here.")]
     text = to_markdown([Paragraph(standing_note(study.profile)), *blocks])
