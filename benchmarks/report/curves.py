@@ -98,6 +98,8 @@ def draw(curves: dict[str, pd.DataFrame], out: Path) -> None:
 
 def show_curves(names: Sequence[str], out: Path | None, results: Path) -> int:
     """``sgpo curves``: print the curves, or draw them to the PNG ``out``; 0."""
+    if out is not None and out.suffix != ".png":
+        raise ValueError(f"--out {out}: must end in .png")
     curves = read(names, results)
     if out is None:
         print(terminal(curves))

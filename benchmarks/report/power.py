@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from pathlib import Path
 
@@ -20,8 +21,8 @@ def power(results: Path, effect: float) -> str:
     Raises:
         ValueError: an effect of 0 or less, or no pair of methods with two units.
     """
-    if not effect > 0:
-        raise ValueError(f"--effect {effect:g}: must be above 0 points")
+    if not 0 < effect < math.inf:
+        raise ValueError(f"--effect {effect:g}: must be a number of points above 0")
     study = load_study(results)
     rows = [line for model in models(study) for line in _pairs(study, model, effect)]
     if not rows:

@@ -45,7 +45,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise StudyError(f"{path} does not exist; run bash reproduce.sh first") from error
+        raise StudyError(f"{path} does not exist; run the study of this directory first") from error
     return parse_object(text, path)
 
 

@@ -45,6 +45,7 @@ def test_a_png_is_drawn(study, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("SGPO_RESULTS", str(study.parent))
     names = [run_dir(study, "qwen-m", m, 0).name for m in ("sgpo", "sft")]
     assert main(["curves", *names, "--out", str(tmp_path / "c.png")]) == 0
+    assert main(["curves", *names, "--out", str(tmp_path / "c.bmp")]) == 2
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert "c.png: 2 runs" in capsys.readouterr().out
 

@@ -23,5 +23,5 @@ def test_every_pair_has_a_row_with_what_it_needs(plain_study, capsys):
 
 def test_what_cannot_be_asked_is_one_line(plain_study, tmp_path, capsys):
     assert main(["power", "--effect", "0", "--out", str(plain_study[0])]) == 2
-    assert "--effect 0: must be above 0 points" in capsys.readouterr().err
+    assert "--effect 0: must be a number of points above 0" in capsys.readouterr().err
     assert main(["power", "--effect", "1", "--out", str(tmp_path)]) == 2
