@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from benchmarks.data.checkpoints import CHECKPOINTS, Shape
@@ -326,26 +326,21 @@ def _gpu_draws(model: PreTrainedModel, count: int, max_tokens: int) -> dict[str,
         if hasattr(sampler, "max_batch"):
             sampler.max_batch = count
         calls[name] = partial(sampler.sample, prompts, SAMPLES, params)
-    calls["paged"] = partial(
-        model.generate_batch,
-        inputs=[prompt for prompt in prompts for _ in range(SAMPLES)],
-        generation_config=GenerationConfig(
-            max_new_tokens=max_tokens, do_sample=True, top_p=TOP_P, top_k=0, eos_token_id=last
-        ),
-        continuous_batching_config=_cache_on_cpu(count) if model.device.type == "cpu" else None,
-        progress_bar=False,
-    )
+    if model.device.type == "cuda":  # its cache is sized by what a GPU has free
+        calls["paged"] = partial(
+            model.generate_batch,
+            inputs=[prompt for prompt in prompts for _ in range(SAMPLES)],
+            generation_config=GenerationConfig(
+                max_new_tokens=max_tokens, do_sample=True, top_p=TOP_P, top_k=0, eos_token_id=last
+            ),
+            progress_bar=False,
+        )
 
     def draw(call: Callable[[], object], seed: int) -> tuple[float, list[int]]:
         seconds = timed(lambda: (call(), common.synchronize(model.device)))
         return seconds, [max_tokens] * count
 
     return {name: partial(draw, call) for name, call in calls.items()}
-
-
-def _cache_on_cpu(count: int) -> ContinuousBatchingConfig:
-    """Sizes for ``count`` short sequences: transformers derives them from free GPU memory."""
-    return ContinuousBatchingConfig(num_blocks=4 * count, max_batch_tokens=count * PROMPT_TOKENS)
 
 
 if __name__ == "__main__":

@@ -134,10 +134,10 @@ def test_vllm_is_measured_on_models_that_it_takes():
     assert large == {"compact", "transformers", *sampling.VLLM_DTYPES}
 
 
-def test_gpu_sampling_runs_every_engine_tiny_on_a_cpu():
+def test_gpu_sampling_runs_tiny_on_a_cpu():
     shape = Shape(512, 32, 48, 2, 4, 2, 128, 1e4, True, True)
     (row,) = sampling.run_gpu(1, device="cpu", shape=shape, sequences=[4], max_tokens=4)["rows"]
-    assert {"compact", "transformers", "paged"} <= set(row["tokens_per_second"])
+    assert {"compact", "transformers"} <= set(row["tokens_per_second"])
 
 
 def test_verifier_rates_and_counts(monkeypatch):
