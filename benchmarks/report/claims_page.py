@@ -12,10 +12,10 @@ from benchmarks.report.claims import ALLOWED, TIMES, Verdict, units_for_a_verdic
 from benchmarks.report.document import (
     Block,
     Bullets,
+    Cell,
     Heading,
     Paragraph,
     Table,
-    TextCell,
     csv_text,
     frame,
     row,
@@ -68,10 +68,10 @@ def _row(study: Study, verdict: Verdict, name: str):
         cell = study.runs[effect.run_ids[0]].cell
         link = f"runs-{cell.model}-{cell.method}"
     return row(
-        TextCell(name, link=_anchor(verdict) if name else ""),
+        Cell(name, link=_anchor(verdict) if name else ""),
         verdict.subject,
-        TextCell(verdict.verdict, bold=True),
-        TextCell(verdict.text(), link=link),
+        Cell(verdict.verdict, bold=True),
+        Cell(verdict.text(), link=link),
         verdict.paper,
         "" if p is None else ("<0.001" if p < 0.001 else f"{p:.3f}"),
         "" if math.isnan(detectable) else verdict.number(detectable),

@@ -44,22 +44,12 @@ class Code:
 
 
 @dataclass(frozen=True)
-class TextCell:
+class Cell:
     """One table cell; ``link`` is an anchor of the same document."""
 
     text: str
     bold: bool = False
     link: str = ""
-
-
-@dataclass(frozen=True)
-class Lines:
-    """A table cell of several lines, each of a few texts."""
-
-    items: tuple[tuple[TextCell, ...], ...]
-
-
-Cell = TextCell | Lines
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ def standing_note(profile: str) -> str:
 
 def row(*values: str | Cell) -> tuple[Cell, ...]:
     """A table row; plain strings become cells without markup."""
-    return tuple(TextCell(v) if isinstance(v, str) else v for v in values)
+    return tuple(Cell(v) if isinstance(v, str) else v for v in values)
 
 
 # Markdown -----------------------------------------------------------------------------------------
@@ -168,9 +158,6 @@ def table_markdown(table: Table, *, links: bool = True, escape: Escape = escape_
 
 
 def _cell_markdown(cell: Cell, links: bool, escape: Escape) -> str:
-    if isinstance(cell, Lines):
-        lines = ([_cell_markdown(text, links, escape) for text in line] for line in cell.items)
-        return "<br>".join(" ".join(texts) for texts in lines)
     text = escape(cell.text)
     text = f"**{text}**" if cell.bold and text else text
     return f"[{text}](#{slug(cell.link)})" if cell.link and links else text
@@ -231,8 +218,6 @@ def table_tex(table: Table, *, label: str) -> str:
 
 
 def _cell_tex(cell: Cell) -> str:
-    if isinstance(cell, Lines):
-        return "; ".join(" ".join(_cell_tex(text) for text in line) for line in cell.items)
     # A bracket that opens a row's first cell would be read as the optional argument of \\.
     text = escape_tex(cell.text)
     text = f"{{{text}}}" if text.startswith("[") else text

@@ -247,19 +247,6 @@ def plan_quantity(
     return Score(of, tuple(_run_of(study, a, method) for a in found))
 
 
-def plan_mass(study: Study, method: str) -> np.ndarray | None:
-    """Probability of the likeliest, second likeliest, ... plan of a type, float [seeds, 64]: each
-    type's plans are sorted by themselves, then averaged over the types."""
-    found = study.analyses_of(PLANS)
-    if not found:
-        return None
-    rows = [
-        np.mean([np.sort(t["plans"])[::-1] for t in a.result["methods"][method].values()], axis=0)
-        for a in found
-    ]
-    return np.array(rows)
-
-
 def _run_of(study: Study, analysis: Analysis, method: str) -> str:
     return next(i for i in analysis.inputs if study.runs[i].cell.method == method)
 

@@ -16,11 +16,11 @@ from benchmarks.report.claims import Verdict
 from benchmarks.report.document import (
     Block,
     Bullets,
+    Cell,
     Code,
     Heading,
     Paragraph,
     Table,
-    TextCell,
     is_miniature,
     row,
     standing_note,
@@ -343,7 +343,7 @@ def run_list(study: Study) -> list[Block]:
             environments.setdefault(json.dumps(e, sort_keys=True), f"E{len(environments) + 1}")
             for e in made
         ]
-        first = TextCell(names[0], link=f"environment-{names[0]}") if len(set(names)) == 1 else ""
+        first = Cell(names[0], link=f"environment-{names[0]}") if len(set(names)) == 1 else ""
         rows.append(
             row(study.model(model).label, study.method_label(method), _states(study, cells),
                 f"{model}-{method}-: " + " ".join(_tail(c) for c in cells),

@@ -18,7 +18,7 @@ from benchmarks.config import EvalConfig
 from benchmarks.data.problems import check_readable, read_problems
 from benchmarks.data.sources import evaluation_problems
 from benchmarks.data.suites import SUITES
-from benchmarks.report.document import Table, TextCell, csv_text, frame, table_markdown
+from benchmarks.report.document import Cell, Table, csv_text, frame, table_markdown
 from benchmarks.run.evaluate import Suites, evaluate
 from benchmarks.store import stats
 from sgpo.core.config import canonical_json, to_dict
@@ -278,7 +278,7 @@ def score_table(scores: dict[str, Any], *, model: str, prompt: str) -> Table:
             _percent(row["pass_at_k"]), _percent(row["truncated"]), _percent(row["no_answer"]),
             _percent(row["judge_failed"]), f"{row['mean_tokens']:.0f}",
         )  # fmt: skip
-        cells.append(tuple(TextCell(text) for text in texts))
+        cells.append(tuple(Cell(text) for text in texts))
     header = ("Suite", "Problems", "Metric", "Accuracy % [95%]", "pass@k %", "Truncated %",
               "No answer %", "Judge failed %", "Mean tokens")  # fmt: skip
     caption = f"{model}, prompt spec {prompt}"

@@ -6,9 +6,6 @@ that they cannot disagree. Imports no torch.
 
 from __future__ import annotations
 
-# Tables and figures of the experiments, by name.
-ARTEFACTS = ("kin", "mask", "delta_classes", "map_difficulty", "map_size", "equal_cost",
-             "degraded", "eq4")  # fmt: skip
 SEEDS = 3  # of an experiment's runs, where the study has that many
 
 # Teacher gap: expert_gap of warm-up and RL run; the study's own gap has the study's own runs.

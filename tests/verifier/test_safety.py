@@ -13,11 +13,11 @@ from benchmarks.cli import main
 from benchmarks.report.build import build
 from benchmarks.report.document import (
     Bullets,
+    Cell,
     Code,
     Heading,
     Paragraph,
     Table,
-    TextCell,
     to_markdown,
 )
 from benchmarks.report.html import to_html
@@ -143,7 +143,7 @@ def test_the_probe_sees_an_attack():
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_no_text_in_any_block_becomes_markup(attack):
-    cells = (TextCell(attack), TextCell(attack, bold=True), TextCell(attack, link=attack))
+    cells = (Cell(attack), Cell(attack, bold=True), Cell(attack, link=attack))
     blocks = [
         Heading(2, attack, "anchor"),
         Heading(3, "plain", attack),

@@ -17,7 +17,7 @@ import pandas as pd
 
 from benchmarks.report import estimates
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.document import Table, TextCell, frame, row
+from benchmarks.report.document import Cell, Table, frame, row
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.store import experiments
 from benchmarks.store.records import NOT_RUN, SGPO_VARIANTS, Run, Study, read_rows
@@ -130,7 +130,7 @@ def shown(
         link = f"runs-{model}-{method}" if study.cells_of(model, method) else ""
         bold = _best(study, rows, model) if best else {}
         texts = [
-            TextCell(
+            Cell(
                 so_far(study, cell) if cell.status == NOT_RUN else cell_text(cell),
                 bold=method in bold.get(cell.benchmark, ()),
                 link=link,

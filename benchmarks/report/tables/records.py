@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.report.artefact import Artefact, Need, nothing
-from benchmarks.report.document import Table, TextCell, frame, row
+from benchmarks.report.document import Cell, Table, frame, row
 from benchmarks.report.estimates import PERCENT
 from benchmarks.report.tables.accuracy import paper_records
 from benchmarks.store.records import NOT_RUN, Run, Study, StudyError, read_object, read_rows
@@ -73,7 +73,7 @@ def _budget_table(study: Study, rows: pd.DataFrame) -> Table:
         row(
             study.model(r["model"]).label,
             study.method_label(r["method"]),
-            TextCell(str(r["num_runs"]), link=f"runs-{r['model']}-{r['method']}"),
+            Cell(str(r["num_runs"]), link=f"runs-{r['model']}-{r['method']}"),
             *(text(r[name]) for name in SPENT),
         )
         for r in rows.to_dict("records")
@@ -127,7 +127,7 @@ def _sets_table(study: Study, rows: pd.DataFrame) -> Table:
             for p in _records(rows)
             if name in (p["first"], p["second"]) and p["questions"]
         )
-        cell = TextCell(text or "none", bold=bool(text))
+        cell = Cell(text or "none", bold=bool(text))
         lines.append(row(name, str(entry["problems"]), entry["sha256"][:12], cell))
     return _table(("Set", "Problems", "sha256", "Questions shared with another set"), lines, 1)
 
@@ -200,14 +200,14 @@ def _short(value: object) -> str:
 
 def _regime_table(study: Study, rows: pd.DataFrame) -> Table:
     labels = {model.key: model.label for model in study.models}
-    outcomes = {REPORTED: TextCell(""), True: TextCell("passed")}
+    outcomes = {REPORTED: Cell(""), True: Cell("passed")}
     lines = [
         row(
             labels.get(c["model"], c["model"]),
             c["condition"],
             _short(c["value"]),
             c["requirement"],
-            outcomes.get(c["passed"], TextCell("FAILED", bold=True)),
+            outcomes.get(c["passed"], Cell("FAILED", bold=True)),
         )
         for c in _records(rows)
     ]
@@ -378,7 +378,7 @@ def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
                 trial["trial"],
                 trial["learning_rate"],
                 ", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults",
-                TextCell(f"{mean} [{low}, {high}]", bold=chosen),
+                Cell(f"{mean} [{low}, {high}]", bold=chosen),
                 "chosen" if chosen else "",
                 trial["run_id"],
             )
