@@ -165,7 +165,7 @@ def _models(verbs: Verbs) -> None:
         "--seed", "--problems",
     )
     add("--model", required=True, help="a directory, a run's directory, or a name on the hub")
-    add("--suite", type=_names, default=[], help="e.g. minimath or math500,amc23")
+    add("--suite", type=_names, default=[], help="e.g. trained or math500,amc23")
     add("--out", required=True, type=Path, help="where samples, scores and the table go")
     add("--samples", type=_positive, help="at most this many a problem (default: the protocol's)")
     add("--problem-limit", type=_positive, help="only the first problems of each suite")
@@ -403,10 +403,10 @@ def _audit(options: Options) -> int:
 
         return recomputed(path, k, anew=options.regrade)
 
-    def problem_types() -> dict[str, list[str]]:
+    def problem_types(seed: int) -> dict[str, list[str]]:
         from benchmarks.data.sources import problem_types  # needs torch, and only for a miniature
 
-        return problem_types()
+        return problem_types(seed)
 
     return audit(options.results, recomputed, problem_types)
 

@@ -42,7 +42,8 @@ class DataConfig:
     """Where problems come from and which part of the training pool a run sees.
 
     Args:
-        source: ``mini``, or a prepared training set as ``DIRECTORY@HASH``.
+        source: ``mini``, the world of the run's seed, or a prepared training set as
+            ``DIRECTORY@HASH``.
         split: ``warmup`` a third of the pool, ``rl`` the rest, ``all`` both, ``none`` no training.
         expert_gap: mini world: probability that the expert leaves out an intermediate step.
         strategy: mini world: the strategies that the extraction kept, or bad ones: of another type,
@@ -122,6 +123,11 @@ class RunConfig:
         check_fields(self)
         require(self, "seed", least=0)
         require_positive(self, "pretrain_steps")
+
+
+def of_a_world(config: RunConfig) -> bool:
+    """Whether the run's seed is a world of the miniature, which draws model and problems too."""
+    return config.data.source == "mini"
 
 
 def addressed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -287,16 +293,17 @@ class Plan:
     extra_models: tuple[Model, ...] = ()
 
     def cells(self) -> list[Cell]:
-        """The grid in the order of dependence, first seeds first; base models have one run."""
+        """The grid in the order of dependence, first seeds first. A mini base model has a run in
+        every world, another one a single run."""
         cells: dict[tuple[str, str, int], Cell] = {}
         for index, seed in enumerate(self.seeds):
             for model in self.models + self.extra_models:
                 for entry in self.methods:
-                    if entry.key == "base" and index:
-                        continue
                     if index >= entry.num_seeds(self, model.key):
                         continue
-                    self._add(cells, entry, model.key, 0 if entry.key == "base" else seed)
+                    once = entry.key == "base" and not of_a_world(entry.config(model.key, seed))
+                    if not once or not index:
+                        self._add(cells, entry, model.key, 0 if once else seed)
         return list(cells.values())
 
     def _add(self, cells: dict, entry: MethodEntry, model: str, seed: int) -> Cell:
@@ -327,17 +334,20 @@ def unknown(what: str, name: str, known: Sequence[str], shown: str) -> str:
     return f"unknown {what} {name!r}: {few}"
 
 
-def build_method(config: RunConfig, tokenizer: Any = None) -> Any:
+def build_method(config: RunConfig, tokenizer: Any = None, problems: Sequence[Any] = ()) -> Any:
     """The ``Method`` of a run: the class ``X`` beside ``XConfig``, or ``METHOD`` of a user's file.
-    With the mini world's ``tokenizer`` SGPO logs its KL by that world's token classes."""
+    With the mini world's ``tokenizer`` SGPO logs its KL by that world's token classes, and keeps a
+    ledger of it by the types of the training ``problems``."""
     from sgpo.method import SGPOConfig
+    from sgpo.mini.ledger import Ledger
     from sgpo.mini.probes import MiniTokenClassifier
 
     kind = type(config.settings)
     name = kind.__name__.removesuffix("Config")
     method = getattr(sys.modules[kind.__module__], "METHOD" if name == "CONFIG" else name)
-    if kind is SGPOConfig and tokenizer is not None and config.data.source == "mini":
-        return method(config.settings, MiniTokenClassifier(tokenizer))
+    if kind is SGPOConfig and tokenizer is not None and of_a_world(config):
+        ledger = Ledger(tokenizer, problems) if problems else None
+        return method(config.settings, MiniTokenClassifier(tokenizer), ledger)
     return method(config.settings)
 
 

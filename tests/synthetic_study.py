@@ -12,10 +12,10 @@ import numpy as np
 from sgpo.core.config import config_hash
 
 BENCHMARKS = (
-    ("minimath", "MiniMATH", 60, 4),
-    ("miniamc", "MiniAMC", 20, 8),
-    ("miniolympiad", "MiniOlympiad", 50, 4),
-    ("miniaime", "MiniAIME", 15, 8),
+    ("trained", "Trained levels", 60, 4),
+    ("harder", "Harder level", 20, 8),
+    ("composed", "Compositions", 50, 4),
+    ("long", "Long compositions", 15, 8),
 )
 MODELS = (
     ("qwen-s", "Qwen-S", "qwen2", 51_234),
@@ -183,6 +183,8 @@ def _write_run(root: Path, cell: dict, rng, difficulty: dict, strength: float) -
             "mean_length": 31.2,
         }
     trained = cell["seed"] is not None
+    if cell["method"] in ("grpo", "hpt", "luffy", "sgpo"):
+        scores |= _other_budgets(scores, path.name)
     dump(
         path / "scores.json",
         {"run_id": cell["run_id"], "suite_version": 1, "benchmarks": scores},
@@ -213,6 +215,19 @@ def _write_run(root: Path, cell: dict, rng, difficulty: dict, strength: float) -
     dump(path / "environment.json", environment)
     if trained:
         _write_metrics(path, cell["method"], rng)
+
+
+def _other_budgets(scores: dict, name: str) -> dict:
+    """Scores at a quarter, a half and twice the budget: fewer or more right answers."""
+    rng, found = np.random.default_rng(len(name)), {}
+    for key, table in scores.items():
+        for budget, keeps in ((0.25, 0.6), (0.5, 0.8), (2, 1.0)):
+            words = [
+                "".join(c if c != "c" or rng.random() < keeps else "w" for c in word)
+                for word in table["verdicts"]
+            ]
+            found[f"{key}@{budget:g}"] = table | {"verdicts": words}
+    return found
 
 
 def _skill(method: str) -> float:

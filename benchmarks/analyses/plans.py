@@ -8,28 +8,28 @@ from typing import Any
 
 from benchmarks.analyses import AnalysisTask
 from sgpo.core.models import load_model, load_tokenizer
-from sgpo.mini.probes import PLANS, held_out_tasks, plan_mass
-from sgpo.mini.problems import TYPES
+from sgpo.mini.probes import held_out_tasks, plan_mass
+from sgpo.mini.world import PLANS, draw_world
 
-PER_LEVEL = 4  # tasks of each type and level
+PER_LEVEL = 1  # tasks of each type and level
 DIGITS = 5
 
 
 def analyse(
     task: AnalysisTask, directories: dict[str, Path], progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """``methods``: method -> type -> mean over its tasks of ``plans`` (64 probabilities in the
+    """``methods``: method -> type -> mean over its tasks of ``plans`` (probabilities in the
     order of ``plans`` at the top), ``right`` (the right plan's), ``entropy`` (nats, of each task's
     distribution), ``go_on``, ``off_options``; see ``sgpo.mini.probes``."""
-    tasks = held_out_tasks(PER_LEVEL)
+    types, tasks = draw_world(task.seed).types, held_out_tasks(PER_LEVEL)
     found: dict[str, dict] = {}
     for done, (method, directory) in enumerate(directories.items()):
         progress(done, len(directories))
         mass = plan_mass(load_model(directory), load_tokenizer(directory), tasks)
         entropy = -(mass.plans * mass.plans.clamp_min(1e-300).log()).sum(-1)
         found[method] = {}
-        for kind in TYPES:
-            rows = [i for i, task in enumerate(tasks) if task.kind == kind.name]
+        for kind in types:
+            rows = [i for i, t in enumerate(tasks) if t.kind == kind.name]
             plans = mass.plans[rows].mean(0)
             found[method][kind.name] = {
                 "plans": [round(p, DIGITS) for p in plans.tolist()],
@@ -41,7 +41,7 @@ def analyse(
     progress(len(directories), len(directories))
     return {
         "plans": [" ".join(plan.choices) for plan in PLANS],
-        "right_plan": {kind.name: " ".join(kind.plan.choices) for kind in TYPES},
-        "tasks_per_type": len(tasks) // len(TYPES),
+        "right_plan": {kind.name: " ".join(kind.plan.choices) for kind in types},
+        "tasks_per_type": len(tasks) // len(types),
         "methods": found,
     }

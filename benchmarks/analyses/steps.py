@@ -22,7 +22,7 @@ from sgpo.core.sampling import make_sampler
 from sgpo.core.seeding import derive_seed
 from sgpo.core.types import Problem, Trajectory
 from sgpo.mini.probes import TokenProfile, derivation_steps, reachable, token_profiles
-from sgpo.mini.text import TOKEN_CLASSES
+from sgpo.mini.writing import TOKEN_CLASSES
 
 NUM_AUTONOMOUS, NUM_GUIDED = 8, 4  # the paper's groups
 WANTED = 200
@@ -52,7 +52,7 @@ def analyse(
     example: dict[str, Any] | None = None
     records: list[dict[str, Any]] = []
     looked_at = 0
-    pool = training_problems(replace(cell.config.data, split="rl"))
+    pool = training_problems(replace(cell.config.data, split="rl"), cell.config.seed)
     for problem, alone, guided in _sampled(rollout, pool):
         progress(len(records), WANTED)
         looked_at += 1

@@ -1,6 +1,6 @@
 """Table 8: the quality of 500 strategies, judged by a scorer that is not the extractor.
 
-The extractor (``sgpo.mini.expert``) compares words with the plan it had in mind. The scorer here
+The extractor (``sgpo.mini.teacher``) compares words with the plan it had in mind. The scorer here
 reads nothing but the strategy's text, the problem and the rules of the arithmetic: it carries the
 strategy out on other lists and looks whether the right answers come out. They share no code but
 that arithmetic, so a flaw of one is not a flaw of the other.
@@ -19,10 +19,11 @@ from typing import Any
 
 from benchmarks.analyses import AnalysisTask
 from sgpo.core.types import Problem
-from sgpo.mini.problems import MODULUS, SLOTS, TYPE_BY_NAME, Plan, apply_plan
-from sgpo.mini.suites import training_records
+from sgpo.mini.sets import training_candidates, training_problems
+from sgpo.mini.world import MODULUS, SLOTS, Plan, World, apply_plan, draw_world
 
 NUM_STRATEGIES = 500  # paper
+WORLDS = (0, 1)  # the strong model is the same in every world; one has fewer problems
 CRITERIA = ("type", "strategy", "steps", "no_leak")
 BANDS = (("High", 0.8), ("Medium", 0.5), ("Low", 0.0))  # name, lower limit; the paper's
 STAGES = ("order", "combine", "finish")
@@ -35,27 +36,33 @@ def analyse(
     """``chosen``, ``candidates`` and ``by_flaw`` (candidates by the flaw that the expert built in)
     as :func:`summary` gives them; ``best_kept``: share of problems whose kept strategy no other
     candidate beats by this scorer."""
-    records = training_records("rl", expert_gap=0.0)[:NUM_STRATEGIES]
+    asked = [
+        (world, problem, proposed)
+        for world in map(draw_world, WORLDS)
+        for problem, proposed in zip(
+            training_problems(world, "rl", 0.0), training_candidates(world, "rl"), strict=True
+        )
+    ][:NUM_STRATEGIES]
     chosen: list[dict[str, float]] = []
     by_flaw: dict[str, list[dict[str, float]]] = defaultdict(list)
     best = 0
-    for done, (problem, record) in enumerate(records, 1):
-        scores = [score_text(problem, candidate.text) for candidate in record.candidates]
-        chosen.append(scores[record.kept])
-        best += total(scores[record.kept]) >= max(map(total, scores))
-        for candidate, score in zip(record.candidates, scores, strict=True):
+    for done, (world, problem, proposed) in enumerate(asked, 1):
+        scores = [score_text(world, problem, candidate.text) for candidate in proposed]
+        chosen.append(score_text(world, problem, problem.strategy))
+        best += total(chosen[-1]) >= max(map(total, scores))
+        for candidate, score in zip(proposed, scores, strict=True):
             by_flaw[candidate.quality].append(score)
-        progress(done, len(records))
+        progress(done, len(asked))
     return {
         "criteria": list(CRITERIA),
         "chosen": summary(chosen),
         "candidates": summary([score for scores in by_flaw.values() for score in scores]),
-        "best_kept": best / len(records),
+        "best_kept": best / len(asked),
         "by_flaw": {name: summary(rows) for name, rows in sorted(by_flaw.items())},
     }
 
 
-def score_text(problem: Problem, strategy: str) -> dict[str, float]:
+def score_text(world: World, problem: Problem, strategy: str) -> dict[str, float]:
     """Scores in [0, 1] of a strategy text for a problem of one task, on the four criteria.
 
     type: the named type is the question's. strategy: how often the named plan, carried out, gives
@@ -71,13 +78,13 @@ def score_text(problem: Problem, strategy: str) -> dict[str, float]:
     words = re.findall(r"\w+", stages[1]) if stages else []
     return {
         "type": float(bool(named) and named[1] == kind),
-        "strategy": success(kind, strategy),
+        "strategy": success(world, kind, strategy),
         "steps": _in_order(words),
         "no_leak": float(not re.search(r"\d", strategy)),
     }
 
 
-def success(kind: str, strategy: str) -> float:
+def success(world: World, kind: str, strategy: str) -> float:
     """How often the plan of a strategy text solves a problem of ``kind``, in [0, 1]."""
     plan_line = re.search(r"^Strategy (\w+) then (\w+) then (\w+)$", strategy, re.MULTILINE)
     if plan_line is None:
@@ -86,7 +93,7 @@ def success(kind: str, strategy: str) -> float:
         [word] if word in options else list(options)
         for word, options in zip(plan_line.groups(), SLOTS, strict=True)
     ]
-    right = TYPE_BY_NAME[kind].plan
+    right = world.type(kind).plan
     rng = random.Random("strategy-probes")
     lists = [tuple(rng.randrange(MODULUS) for _ in range(3 + i % 3)) for i in range(PROBES)]
     return mean(

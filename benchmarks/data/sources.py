@@ -17,9 +17,9 @@ from sgpo.core.distributed import select_device
 from sgpo.core.files import sha256_of, write_json
 from sgpo.core.models import checkpoint_directory
 from sgpo.core.types import Problem
-from sgpo.mini import suites
-from sgpo.mini.pretrain import ensure_base_model
-from sgpo.mini.problems import TYPES
+from sgpo.mini import sets
+from sgpo.mini.foundation import ensure_world_model
+from sgpo.mini.world import draw_world
 
 DEVELOPMENT = "minidev"
 DEVELOPMENT_SAMPLES = 8
@@ -29,8 +29,8 @@ OWN_SAMPLES = 8  # of a problem of the user's own
 def base_model(
     config: RunConfig, cache: Path, progress: Callable[[int, int], None] | None = None
 ) -> Path:
-    """Directory of the run's base model; a mini one is made and cached below ``cache``, one from
-    the hub is downloaded, if it is absent.
+    """Directory of the run's base model; a mini one, of the world of the run's seed, is made and
+    cached below ``cache``, one from the hub is downloaded, if it is absent.
 
     Raises:
         ValueError: the checkpoint is no complete directory, or cannot be had from the hub.
@@ -39,39 +39,42 @@ def base_model(
         return checkpoint_directory(config.checkpoint, config.revision)
     report = (lambda step, steps, loss: progress(step, steps)) if progress else None
     device = select_device(config.device)
-    return ensure_base_model(
-        config.model, cache, report, num_steps=config.pretrain_steps, device=device
+    return ensure_world_model(
+        config.model, config.seed, cache, report, num_steps=config.pretrain_steps, device=device
     )
 
 
-def training_problems(config: DataConfig) -> list[Problem]:
-    """The training problems of a run, with strategies and expert traces."""
+def training_problems(config: DataConfig, world: int) -> list[Problem]:
+    """The training problems of a run, with strategies and expert traces; ``world``: its seed."""
     if config.source != "mini":
         return [] if config.split == "none" else source_problems(config.source, config.split)
     splits = {"warmup": ["warmup"], "rl": ["rl"], "all": ["warmup", "rl"], "none": []}
     return [
         problem
         for split in splits[config.split]
-        for problem in suites.training_problems(split, config.expert_gap, strategy=config.strategy)
+        for problem in sets.training_problems(
+            draw_world(world), split, config.expert_gap, config.strategy
+        )
     ]
 
 
-def evaluation_problems(key: str, config: EvalConfig) -> tuple[list[Problem], int]:
-    """The problems of one suite and the samples per problem, after the config's limits.
+def evaluation_problems(key: str, config: EvalConfig, world: int = 0) -> tuple[list[Problem], int]:
+    """The problems of one suite and the samples per problem, after the config's limits; ``world``
+    is the one that a mini suite is drawn from.
 
     Raises:
         ValueError: unknown suite.
     """
     own = {Path(item.rpartition("@")[0]).stem: item for item in config.files}
-    mini = {b.key: b for b in suites.BENCHMARKS}
+    mini = {t.key: t for t in sets.TEST_SETS}
     if key in own:
         problems, samples = _own_problems(own[key]), OWN_SAMPLES
     elif key == DEVELOPMENT:
-        problems, samples = suites.development_problems(), DEVELOPMENT_SAMPLES
+        problems, samples = sets.development_problems(draw_world(world)), DEVELOPMENT_SAMPLES
     elif key in SUITES:
         problems, samples = load_suite(key), SUITES[key].k
     elif key in mini:
-        problems, samples = suites.benchmark_problems(key), mini[key].k
+        problems, samples = sets.test_problems(draw_world(world), key), mini[key].k
     else:
         names = ", ".join([*mini, DEVELOPMENT, *SUITES])
         raise ValueError(f"unknown benchmark {key!r}: must be one of {names}")
@@ -91,10 +94,11 @@ def _own_problems(source: str) -> list[Problem]:
     return read_problems(path)
 
 
-def known_problems(key: str) -> Sequence[Problem]:
+def known_problems(key: str, world: int = 0) -> Sequence[Problem]:
     """The problems of a suite in their order; none where it is unknown or cannot be had here."""
+    suite = key.partition("@")[0]  # what follows is a budget
     try:
-        return evaluation_problems(key, EvalConfig(suites=(key,), max_tokens=1))[0]
+        return evaluation_problems(suite, EvalConfig(suites=(suite,), max_tokens=1), world)[0]
     except (ValueError, OSError):
         return ()
 
@@ -105,58 +109,61 @@ def problem_set_sha256(problems: Sequence[Problem]) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-def mini_sets() -> dict[str, list[Problem]]:
-    """Every problem set of the mini world by name."""
+def mini_sets(seed: int) -> dict[str, list[Problem]]:
+    """Every problem set of a world by name."""
+    world = draw_world(seed)
     return {
-        "training, warm-up": suites.training_problems("warmup", 0.0),
-        "training, RL": suites.training_problems("rl", 0.0),
-        "development": suites.development_problems(),
-    } | {f"test, {b.label}": suites.benchmark_problems(b.key) for b in suites.BENCHMARKS}
+        "training, warm-up": sets.training_problems(world, "warmup", 0.0),
+        "training, RL": sets.training_problems(world, "rl", 0.0),
+        "development": sets.development_problems(world),
+    } | {f"test, {t.label}": sets.test_problems(world, t.key) for t in sets.TEST_SETS}
 
 
-def overlaps(sets: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
+def overlaps(found: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
     """Sizes and hashes of the sets, and for every pair how many questions both hold, equal but for
     case, spacing and punctuation."""
     questions = {
-        name: {"".join(filter(str.isalnum, p.question.casefold())) for p in found}
-        for name, found in sets.items()
+        name: {"".join(filter(str.isalnum, p.question.casefold())) for p in problems}
+        for name, problems in found.items()
     }
     return {
         "sets": {
             name: {
-                "problems": len(found),
+                "problems": len(problems),
                 "distinct_questions": len(questions[name]),
-                "sha256": problem_set_sha256(found),
+                "sha256": problem_set_sha256(problems),
             }
-            for name, found in sets.items()
+            for name, problems in found.items()
         },
         "shared": [
             {"first": a, "second": b, "questions": len(questions[a] & questions[b])}
-            for a, b in combinations(sets, 2)
+            for a, b in combinations(found, 2)
         ],
     }
 
 
 def record_disjointness(study: Plan, results: Path) -> None:
-    """Write disjointness.json of a study on the mini world; other data are checked where they are
-    prepared."""
-    entry = study.methods[0]
-    if entry.config(study.models[0].key, study.seeds[0]).data.source == "mini":
-        write_json(results / "disjointness.json", overlaps(mini_sets()))
+    """Write disjointness.json of a study on the mini world, of its first world (the others are
+    drawn alike); other data are checked where they are prepared."""
+    entry, seed = study.methods[0], study.seeds[0]
+    if entry.config(study.models[0].key, seed).data.source == "mini":
+        write_json(results / "disjointness.json", overlaps(mini_sets(seed)))
 
 
 def record_types(study: Plan, results: Path) -> None:
-    """Write types.json of a study that evaluates on the mini world; no interval goes without it."""
-    if {b.key for b in study.benchmarks} & {b.key for b in suites.BENCHMARKS}:
-        write_json(results / TYPES_FILE, problem_types())
+    """Write types.json of a study that evaluates on the mini world, of its first world: no interval
+    over problems goes without it, and several worlds need none."""
+    if {b.key for b in study.benchmarks} & {t.key for t in sets.TEST_SETS}:
+        write_json(results / TYPES_FILE, problem_types(study.seeds[0]))
 
 
-def problem_types() -> dict[str, list[str]]:
-    """Mini benchmark -> the types that each of its problems names, in their order."""
+def problem_types(seed: int) -> dict[str, list[str]]:
+    """Mini test set of a world -> the types that each of its problems names, in their order."""
+    world = draw_world(seed)
     return {
-        b.key: [
-            " ".join(t.name for t in TYPES if t.name in p.question)
-            for p in suites.benchmark_problems(b.key)
+        t.key: [
+            " ".join(kind.name for kind in world.types if kind.name in p.question)
+            for p in sets.test_problems(world, t.key)
         ]
-        for b in suites.BENCHMARKS
+        for t in sets.TEST_SETS
     }

@@ -29,12 +29,13 @@ from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.sampling import Sampler, SamplingParams, make_sampler
 from sgpo.mini.models import MODELS as MINI_MODELS
 from sgpo.mini.models import ModelSpec, build_model, build_tokenizer
-from sgpo.mini.suites import benchmark_problems
+from sgpo.mini.sets import test_problems
+from sgpo.mini.world import draw_world
 
 LARGE = "qwen-100m"
 SPECS = {
     **MINI_MODELS,
-    LARGE: ModelSpec(LARGE, "Qwen2, 98M", "qwen2", 768, 2048, 16, 12, 2, 0, 1.0),
+    LARGE: ModelSpec(LARGE, "Qwen2, 98M", "qwen2", 768, 2048, 16, 12, 2),
 }
 MODELS = ("qwen-s", "qwen-m", "qwen-l", LARGE)
 SEQUENCES = (128, 512)
@@ -43,7 +44,7 @@ MAX_TOKENS = 96
 LARGE_MAX_TOKENS = 32  # a hundred times the work a token, and the first of SEQUENCES alone
 LARGE_REPEATS = 3
 STOP_PIECES = ("0", "1", "2")
-SUITE = "minimath"
+SUITE = "trained"
 MIN_HEAD = 32  # vLLM's attention on a CPU takes no smaller heads
 VLLM_DTYPES = {"vllm": "float32", "vllm bf16": "bfloat16"}
 VLLM_MISSING = (
@@ -103,7 +104,7 @@ class Workload:
         self.tokenizer = build_tokenizer()
         self.stop_ids = self.tokenizer.convert_tokens_to_ids(list(STOP_PIECES))
         assert self.tokenizer.unk_token_id not in self.stop_ids
-        problems = benchmark_problems(SUITE)[: count // SAMPLES]
+        problems = test_problems(draw_world(0), SUITE)[: count // SAMPLES]
         self.prompts = [PROMPT_SPECS["mini"].prompt_ids(self.tokenizer, p) for p in problems]
         self.count = len(self.prompts) * SAMPLES
 

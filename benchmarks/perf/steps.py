@@ -37,7 +37,8 @@ from sgpo.core.types import Problem
 from sgpo.core.verifier import Verdict
 from sgpo.method import SGPO, SGPOConfig
 from sgpo.mini.models import build_model, build_tokenizer, model_spec
-from sgpo.mini.suites import training_problems
+from sgpo.mini.sets import training_problems
+from sgpo.mini.world import draw_world
 
 NUM_THREADS = 2
 LEARNING_RATE = 1e-4
@@ -199,7 +200,7 @@ def _build(shape: StepShape) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def _problems(shape: StepShape) -> list[Problem]:
-    problems = training_problems("rl", expert_gap=0.0)[: shape.num_problems]
+    problems = training_problems(draw_world(0), "rl", expert_gap=0.0)[: shape.num_problems]
     assert len(problems) == shape.num_problems
     return problems
 

@@ -134,7 +134,7 @@ def step_stages(directory: Path, method: str, repeats: int) -> dict[str, Any]:
             model=model,
             method=build_method(config),
             rollout=rollout,
-            problems=training_problems(config.data),
+            problems=training_problems(config.data, config.seed),
             config=config.train,
             seed=0,
             run_dir=directory / "perf",

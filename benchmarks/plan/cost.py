@@ -23,10 +23,10 @@ from benchmarks.data.checkpoints import CHECKPOINTS, Shape
 from benchmarks.data.suites import SUITES
 from benchmarks.profiles import profile_module
 from sgpo.core.models import context_length, read_config, rope_settings
-from sgpo.mini.suites import BENCHMARKS
+from sgpo.mini.sets import TEST_SETS
 
 GIB, GB = 2**30, 1e9
-_SETS = {b.key: b for b in BENCHMARKS} | SUITES
+_SETS = {b.key: b for b in TEST_SETS} | SUITES
 
 
 class Gpu(NamedTuple):

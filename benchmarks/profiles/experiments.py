@@ -34,7 +34,7 @@ def with_experiments(study: Plan) -> Plan:
             Model(k, MODELS[k].label, MODELS[k].family, extra=True) for k in names.extra_models()
         ),
     )
-    added = (*_masked(study), *_gaps(study), *_budgets(study), *_degraded(study))
+    added = (*_masked(study), *_gaps(study), *_degraded(study))
     return replace(study, methods=study.methods + added)
 
 
@@ -42,12 +42,8 @@ def _placed(study: Plan) -> dict[str, dict[str, int]]:
     """Method -> further models with their number of seeds, for methods that the study has."""
     placed: dict[str, dict[str, int]] = {entry.key: {} for entry in study.methods}
     for model in names.extra_models():
-        methods = (*names.MAP_METHODS, WARMUP)
-        if model == names.STYLE_MODEL:
-            methods = ("grpo", WARMUP, *names.SWEEP)
-        for method in methods:
+        for method in ("base", *names.MAP_METHODS, WARMUP):
             placed[method][model] = names.SEEDS
-        placed["base"][model] = 1
     for method in names.REPEATED:
         placed.setdefault(method, {})[names.SECOND_MODEL] = names.SEEDS
     return placed
@@ -67,7 +63,7 @@ def _masked(study: Plan) -> list[MethodEntry]:
 
 def _gaps(study: Plan) -> list[MethodEntry]:
     """Warm-up and methods of the maps at the other teacher gaps."""
-    models = dict.fromkeys((*names.DIFFICULTY_MODELS, *names.SIZE_MODELS), names.SEEDS)
+    models = dict.fromkeys(names.SIZE_MODELS, names.SEEDS)
     return [
         _at_gap(study.entry(method), gap, models)
         for gap in names.GAPS
@@ -83,22 +79,6 @@ def _at_gap(entry: MethodEntry, gap: float, models: Mapping[str, int]) -> Method
     key, label = names.gap_method(entry.key, gap), f"{entry.label}, gap {gap:g}"
     parent = names.gap_method(WARMUP, gap)
     return _experiment(entry, change, key, label, also_on=models, parent=parent)
-
-
-def _budgets(study: Plan) -> list[MethodEntry]:
-    return [
-        _with_steps(study.entry(method), steps)
-        for steps in names.BUDGETS
-        for method in names.BUDGET_METHODS
-    ]
-
-
-def _with_steps(entry: MethodEntry, steps: int) -> MethodEntry:
-    def change(plain: RunConfig) -> RunConfig:
-        return replace(plain, train=replace(plain.train, num_steps=steps))
-
-    key, label = names.budget_method(entry.key, steps), f"{entry.label}, {steps} steps"
-    return _experiment(entry, change, key, label, also_on={names.BUDGET_MODEL: names.SEEDS})
 
 
 def _degraded(study: Plan) -> list[MethodEntry]:

@@ -35,8 +35,10 @@ _SUPERVISED = {
     "init": "starts from the base model",
     "data.split": "sees the part of the pool that RL does not use, or all of it",
     "train.num_steps": "epochs over its own split",
+    "train.budget_steps": "its epochs are its budget",
+    "train.updates_per_step": "it samples nothing",
     "train.problems_per_step": "paper: batch of 64",
-    "train.learning_rate": "tuned (all data), or condition 6 of the regime (warm-up)",
+    "train.learning_rate": "tuned (all data), or near the base (warm-up)",
     "train.warmup_share": "paper: 0.1 in SFT",
     "train.held_out_share": "paper: a tenth chooses the checkpoint of the SFT stage",
 }
@@ -53,7 +55,6 @@ ALLOWED: dict[str, dict[str, str]] = {
     "sft_full": _SUPERVISED,
     "hpt": RL
     | {
-        "train.grad_clip": "edition 1: the authors' script's limit to skip at, taken for the clip",
         "train.skip_above": "authors' script: an update of a norm above 80 is skipped on Qwen",
     },
 }
@@ -102,7 +103,7 @@ def stored_or_planned(name: str, profile: str, model: str | None, results: Path)
     for runs in map(stored_runs, (results, results / "tuning")):
         if name in runs:
             return runs[name].object("config.json")
-    study = planned_study(profile, 1, variants=True, newer=True)
+    study = planned_study(profile, 1, variants=True)
     entries = {entry.key: entry for entry in study.methods}
     if name not in entries:
         near = difflib.get_close_matches(name, entries, 1)

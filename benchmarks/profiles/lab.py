@@ -5,8 +5,8 @@ minutes on one data-centre GPU, and one that is cut off goes on where it stopped
 kept as a whole, training from its last resume state, evaluation by benchmark.
 
 Nothing here was tuned: learning rates lie on the line (in logarithms of weights and rate) through
-the mini study's tuned rate at 0.16M weights and the paper's 1e-6 at 7B. What knowledge the
-pretraining text gives is the same at all sizes, so a scaling with size is not built in.
+the mini study's tuned rate at 0.16M weights and the paper's 1e-6 at 7B. What a world teaches is
+the same at all sizes, so a scaling with size is not built in.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from benchmarks.config import Benchmark, Model, Plan, RunConfig
+from benchmarks.config import Model, Plan, RunConfig
 from benchmarks.profiles import mini
 from benchmarks.profiles.variants import derived, with_variants
 from sgpo.mini.models import LAB_MODELS
-from sgpo.mini.suites import BENCHMARKS
 
 PROFILE = "lab"
 VARIANT_MODELS = ("lab-qwen-4m",)  # ours
-RL_STEPS = 60  # ours: about two passes over the RL problems
-PROBLEMS_PER_STEP = 32  # ours (mini: 16; paper, inferred: 128)
+RL_STEPS = 60  # ours: six passes over the RL problems
 MICRO_BATCH_TOKENS = 65_536  # ours: fits the largest model
 CHECKPOINT_EVERY = 10  # ours: steps between resume states
 MINI_WEIGHTS = 160_000  # of qwen-m, which the mini study was tuned on
@@ -54,12 +52,11 @@ def _enlarged(small: RunConfig) -> RunConfig:
             checkpoint_every=CHECKPOINT_EVERY,
         )
         if small.init == "warmup":
-            train = replace(train, num_steps=RL_STEPS, problems_per_step=PROBLEMS_PER_STEP)
+            train = replace(train, num_steps=2 * RL_STEPS, budget_steps=RL_STEPS)
     return replace(small, profile=PROFILE, device="cuda", train=train)
 
 
 KIN = tuple(derived(entry, _enlarged) for entry in mini.KIN)
-NEWER = tuple(derived(entry, _enlarged) for entry in mini.NEWER)
 
 
 def study(num_seeds: int = 5) -> Plan:
@@ -69,7 +66,7 @@ def study(num_seeds: int = 5) -> Plan:
         models=tuple(Model(m.key, m.label, m.family) for m in LAB_MODELS.values()),
         methods=tuple(derived(entry, _enlarged) for entry in mini.METHODS),
         seeds=tuple(range(num_seeds)),
-        benchmarks=tuple(Benchmark(b.key, b.label, b.num_problems, b.k) for b in BENCHMARKS),
+        benchmarks=mini.BENCHMARKS,
     )
 
 

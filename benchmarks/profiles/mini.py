@@ -1,7 +1,7 @@
 """The embedded miniature study: every value with its source.
 
-Source tags: paper (arXiv 2606.24064), authors' script (LUFFY, HPT), tuned (results/mini/tuning.csv,
-development set), ours (a choice of this suite).
+Source tags: paper (arXiv 2606.24064), authors' script or code (LUFFY, HPT, SRFT, OPSD), tuned
+(results/mini/tuning.csv, in the first edition's one world of 16 types), ours.
 """
 
 from __future__ import annotations
@@ -34,20 +34,18 @@ from benchmarks.profiles.experiments import with_experiments
 from benchmarks.profiles.variants import with_variants
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.method import SGPOConfig
-from sgpo.mini.models import MODELS
-from sgpo.mini.suites import BENCHMARKS
+from sgpo.mini.models import MODELS, model_spec
+from sgpo.mini.sets import RL_PROBLEMS, TEST_SETS, WARMUP_PROBLEMS
 
 PROFILE = "mini"
-# Which values the study has. 1: those of the runs in results/mini. 2: those that the authors' code
-# has and edition 1 had not (``corrected``). Raise it together with a new run of the whole study.
-EDITION = 1
-HELD_OUT = 0.1 if EDITION > 1 else 0.0  # paper: the warm-up's checkpoint is chosen on a tenth
 TABLE_MODELS = ("qwen-s", "qwen-m", "llama-m")
 VARIANT_MODELS = ("qwen-m",)  # ours (paper: Qwen2.5-7B-Instruct only)
 MAX_TOKENS = 96  # ours: longest derivation of the world, with room
-EXPERT_GAP = 0.1  # ours: condition 6 of `sgpo mini check`
-RL_STEPS = 28  # ours: condition 5, SFT+GRPO must not saturate (judged by training reward)
-WARMUP_RATE, WARMUP_EPOCHS = 5e-5, 3  # ours: condition 6, the warm-up must stay near the base
+EXPERT_GAP = 0.1  # ours: the warm-up must stay near the base (`sgpo mini check`)
+HELD_OUT = 0.1  # paper: the warm-up's checkpoint is chosen on a tenth
+WARMUP_RATE, WARMUP_EPOCHS = 5e-5, 3  # ours: the warm-up must stay near the base
+RL_STEPS = 12  # ours: SFT+GRPO must leave types open (`sgpo mini check`)
+PROBLEMS_PER_STEP, UPDATES_PER_STEP = 32, 2  # ours (paper, inferred: 128 and more than one)
 LEARNING_RATE = {  # tuned
     "sft_full": 8e-4,
     "grpo": 2e-4,
@@ -57,9 +55,10 @@ LEARNING_RATE = {  # tuned
     "opsd": 1e-4,
     "srft": 2e-4,
 }
-NEWER_RATE = 2e-4  # ours: SFT+GRPO's, until `sgpo tune` has chosen for them too
+NEWER_RATE = 2e-4  # ours: SFT+GRPO's
 
-EVALUATION = EvalConfig(suites=tuple(b.key for b in BENCHMARKS), max_tokens=MAX_TOKENS)
+EVALUATION = EvalConfig(suites=tuple(t.key for t in TEST_SETS), max_tokens=MAX_TOKENS)
+BENCHMARKS = tuple(Benchmark(t.key, t.label, t.num_problems, t.k) for t in TEST_SETS)
 ROLLOUT = RolloutConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_p=0.95)  # paper
 
 
@@ -71,55 +70,29 @@ def sft_train(num_problems: int, num_epochs: int, learning_rate: float) -> Train
         problems_per_step=64,  # paper
         learning_rate=learning_rate,
         warmup_share=0.1,  # paper
-        grad_clip=1.0,  # ours
+        nonfinite_patience=3,  # ours
         held_out_share=HELD_OUT,
     )
 
 
-def rl_train(learning_rate: float, grad_clip: float) -> TrainConfig:
-    """RL recipe, the same number of problems and steps for every method."""
+def rl_train(method: str, model: str) -> TrainConfig:
+    """RL recipe, the same number of problems and steps for every method. Twice the budget is
+    trained, and the weights at the budget are the run's."""
+    skips = method == "hpt" and model_spec(model).family == "qwen2"
     return TrainConfig(
-        num_steps=RL_STEPS,
-        problems_per_step=16,  # ours (paper, inferred: 128)
-        learning_rate=learning_rate,
-        grad_clip=grad_clip,
+        num_steps=2 * RL_STEPS,
+        budget_steps=RL_STEPS,
+        problems_per_step=PROBLEMS_PER_STEP,
+        updates_per_step=UPDATES_PER_STEP,
+        learning_rate=LEARNING_RATE.get(method, NEWER_RATE),
+        nonfinite_patience=3,  # ours
+        skip_above=80.0 if skips else None,  # authors' script (Qwen)
+        samples_per_problem=12 if method == "dapo" else None,  # paper: the budget
     )
 
 
-# What edition 2 changes in the methods' own settings, to what their authors' code does.
-AUTHORS: dict[str, dict[str, Any]] = {
-    "hpt": {"entropy_over": "response", "scaling": "authors"},
-    "luffy": {"entropy_over": "response", "scaling": "authors"},
-    "srft": {
-        "sft_entropy_sign": -1,
-        "entropy_over": "response",
-        "entropy_level": "sequence",
-        "self_signal": "reward",
-    },
-    # Its context stays the strategy: the bases never saw a solution in a prompt.
-    "opsd": {"direction": "jensen_shannon", "teacher": "initial"},
-}
-
-
-def corrected(entry: MethodEntry) -> MethodEntry:
-    """``entry`` of edition 1 as edition 2 has it."""
-
-    def config(model: str, seed: int) -> RunConfig:
-        plain = entry.config(model, seed)
-        if plain.train is None:
-            return plain
-        train = replace(plain.train, nonfinite_patience=3)  # ours
-        if entry.key == "hpt":  # authors' script: clipped as everyone's; Qwen skips above 80
-            skip = 80.0 if MODELS[model].family == "qwen2" else None
-            train = replace(train, grad_clip=1.0, skip_above=skip)
-        settings = replace(plain.settings, **AUTHORS.get(entry.key, {}))
-        return replace(plain, train=train, settings=settings)
-
-    return replace(entry, config=config)
-
-
 def base(model: str, seed: int) -> RunConfig:
-    """The pretrained model as it is."""
+    """The base model of the world ``seed`` as it is."""
     return RunConfig(
         profile=PROFILE,
         model=model,
@@ -148,7 +121,7 @@ def supervised(
     )
 
 
-def reinforced(method: str, settings: Any, grad_clip: float, model: str, seed: int) -> RunConfig:
+def reinforced(method: str, settings: Any, model: str, seed: int) -> RunConfig:
     """An RL method, from the warm-up checkpoint."""
     return replace(
         base(model, seed),
@@ -156,7 +129,7 @@ def reinforced(method: str, settings: Any, grad_clip: float, model: str, seed: i
         init="warmup",
         data=DataConfig(split="rl", expert_gap=EXPERT_GAP),
         settings=settings,
-        train=rl_train(LEARNING_RATE.get(method, NEWER_RATE), grad_clip),
+        train=rl_train(method, model),
         rollout=ROLLOUT,
     )
 
@@ -165,24 +138,26 @@ def _sft(key: str, label: str, *recipe: Any) -> MethodEntry:
     return MethodEntry(key, label, partial(supervised, key, *recipe))
 
 
-def _rl(
-    key: str, label: str, settings: Any, *, grad_clip: float = 1.0, extra: bool = False
-) -> MethodEntry:
-    return MethodEntry(key, label, partial(reinforced, key, settings, grad_clip), extra=extra)
+def _rl(key: str, label: str, settings: Any, extra: bool = False) -> MethodEntry:
+    return MethodEntry(key, label, partial(reinforced, key, settings), extra=extra)
 
 
+AUTHORS_ENTROPY = {"entropy_over": "response", "scaling": "authors"}  # authors' code
 METHODS = (
     MethodEntry("base", "Base", base),
-    _sft("sft", "SFT (warm-up)", "warmup", 512, WARMUP_EPOCHS),
-    _sft("sft_full", "SFT (all data)", "all", 1536, 2),  # 2 epochs: ours
+    _sft("sft", "SFT (warm-up)", "warmup", WARMUP_PROBLEMS, WARMUP_EPOCHS),
+    _sft("sft_full", "SFT (all data)", "all", WARMUP_PROBLEMS + RL_PROBLEMS, 4),  # epochs: ours
     _rl("grpo", "SFT+GRPO", GRPOConfig()),
     _rl(
         "hpt",
         "HPT",
-        HPTConfig(max_tokens=MAX_TOKENS, gate=2, sft_coefficient=1.0),  # tuned
-        grad_clip=80.0,  # authors' script (Qwen)
+        HPTConfig(max_tokens=MAX_TOKENS, gate=2, sft_coefficient=1.0, **AUTHORS_ENTROPY),  # tuned
     ),
-    _rl("luffy", "LUFFY", LUFFYConfig(max_tokens=MAX_TOKENS, entropy_coefficient=0.01)),  # tuned
+    _rl(
+        "luffy",
+        "LUFFY",
+        LUFFYConfig(max_tokens=MAX_TOKENS, entropy_coefficient=0.01, **AUTHORS_ENTROPY),  # tuned
+    ),
     _rl("sgpo", "SGPO", SGPOConfig()),
 )
 
@@ -191,40 +166,37 @@ KIN = (
     _rl(
         "opsd",
         "On-policy self-distillation",
-        OPSDConfig(direction="reverse", context="strategy"),  # tuned
+        # Its context stays the strategy: the bases never saw a solution in a prompt.
+        OPSDConfig(direction="jensen_shannon", context="strategy", teacher="initial"),  # authors
         extra=True,
     ),
-    _rl("srft", "SRFT", SRFTConfig(sft_entropy_sign=1), extra=True),  # tuned
-)
-
-
-def _within_budget(model: str, seed: int) -> RunConfig:
-    plain = reinforced("dapo", DAPOConfig(), 1.0, model, seed)
-    return replace(plain, train=replace(plain.train, samples_per_problem=12))  # paper: the budget
-
-
-# In the comparison from edition 2 on; until then by name (``sgpo train``, ``--methods``).
-NEWER = (
+    _rl(
+        "srft",
+        "SRFT",
+        SRFTConfig(  # authors' code
+            sft_entropy_sign=-1,
+            entropy_over="response",
+            entropy_level="sequence",
+            self_signal="reward",
+        ),
+        extra=True,
+    ),
     _rl("dr_grpo", "Dr. GRPO", DrGRPOConfig(), extra=True),
-    MethodEntry("dapo", "DAPO", _within_budget, extra=True),
+    _rl("dapo", "DAPO", DAPOConfig(), extra=True),
     _rl("relift", "ReLIFT", ReLIFTConfig(), extra=True),
     _rl("chord", "CHORD", CHORDConfig(), extra=True),
     _rl("sdpo", "SDPO", SDPOConfig(), extra=True),
 )
 
-if EDITION > 1:
-    METHODS, KIN = (tuple(map(corrected, entries)) for entries in (METHODS, KIN + NEWER))
-    NEWER = ()
-
 
 def study(num_seeds: int = 5) -> Plan:
-    """Five methods and their starting points on three models."""
+    """Five methods and their starting points on three models; a seed is a world."""
     return Plan(
         name=PROFILE,
         models=tuple(Model(key, MODELS[key].label, MODELS[key].family) for key in TABLE_MODELS),
         methods=METHODS,
         seeds=tuple(range(num_seeds)),
-        benchmarks=tuple(Benchmark(b.key, b.label, b.num_problems, b.k) for b in BENCHMARKS),
+        benchmarks=BENCHMARKS,
     )
 
 

@@ -28,7 +28,7 @@ from benchmarks.config import (
 from benchmarks.data.checkpoints import CHECKPOINTS, Checkpoint
 from benchmarks.data.problems import data_source
 from benchmarks.data.suites import SUITES
-from benchmarks.profiles.mini import AUTHORS
+from benchmarks.profiles.mini import AUTHORS_ENTROPY
 from benchmarks.profiles.variants import with_variants
 from sgpo.core.config import RolloutConfig, TrainConfig, VLLMSettings
 from sgpo.method import SGPOConfig
@@ -203,10 +203,10 @@ def settings_of(recipe: Recipe, method: str, model: str) -> Any:
             max_tokens=recipe.rollout_tokens,
             gate=HPT_GATE[CHECKPOINTS[model].family],
             sft_coefficient=HPT_COEFFICIENT.get(model, 1.0),
-            **AUTHORS["hpt"],
+            **AUTHORS_ENTROPY,
         )
     if method == "luffy":
-        return LUFFYConfig(max_tokens=recipe.rollout_tokens, **AUTHORS["luffy"])
+        return LUFFYConfig(max_tokens=recipe.rollout_tokens, **AUTHORS_ENTROPY)
     return {"grpo": GRPOConfig, "sgpo": SGPOConfig}[method]()
 
 
@@ -243,7 +243,6 @@ def table_study(recipe: Recipe, models: tuple[str, ...], num_seeds: int) -> Plan
     )
 
 
-NEWER: tuple[MethodEntry, ...] = ()
 KIN: tuple[MethodEntry, ...] = ()  # the baselines of the same idea are compared in the miniature
 
 

@@ -37,18 +37,14 @@ def planned_study(
     variants: bool = False,
     models: Sequence[str] | None = None,
     problems: Sequence[Path] = (),
-    newer: bool = False,
 ) -> Plan:
     """The profile's study with the user's methods and problems, the overrides, and with
     ``variants`` SGPO's variants and the experiments past the paper in it. ``models``: those that
-    the user asked for, None for all; the study still plans all. ``newer``: with the baselines that
-    the profile's comparison does not have yet."""
+    the user asked for, None for all; the study still plans all."""
     module = profile_module(profile)
     study = module.study(num_seeds) if num_seeds else module.study()
     if variants:
         study = replace(study, methods=study.methods + module.KIN)
-    if newer:
-        study = replace(study, methods=study.methods + module.NEWER)
     for path in method_files:
         study = replace(study, methods=(*study.methods, user_method(study, path)))
     if problems:
@@ -63,7 +59,7 @@ def planned_study(
 def user_method(study: Plan, path: Path) -> MethodEntry:
     """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
     planned = {entry.key for entry in study.methods} | set(SGPO_VARIANTS)
-    if path.stem in planned | {*experiments.methods(), *experiments.NEWER}:
+    if path.stem in planned | {*experiments.methods()}:
         raise ValueError(
             f"method file {str(path)!r}: {path.stem!r} is a method of this profile already; "
             "rename the file"
@@ -122,7 +118,6 @@ def planned_run(
         variants=True,
         models=None if model is None else [model],
         problems=problems,
-        newer=True,
     )
     entry = study.entry(own[0].stem if own else method)
     models = [m.key for m in study.models + study.extra_models]

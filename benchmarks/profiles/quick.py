@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.config import Benchmark, Model, Plan, RunConfig
+from benchmarks.config import Model, Plan, RunConfig
 from benchmarks.profiles import mini
 from benchmarks.profiles.variants import derived, with_variants
 from sgpo.mini.models import MODELS
-from sgpo.mini.suites import BENCHMARKS
 
 MODEL = "qwen-s"
 VARIANT_MODELS = (MODEL,)
 PRETRAIN_STEPS = 120
 TRAIN_STEPS = 6
-LIMITS = {"problem_limit": 40, "sample_limit": 4}
+LIMITS = {"problem_limit": 40}
 
 
 def _shortened(full: RunConfig) -> RunConfig:
-    train = full.train and replace(full.train, num_steps=TRAIN_STEPS, checkpoint_every=2)
+    budget = TRAIN_STEPS // 2 if full.init == "warmup" else None
+    train = full.train and replace(
+        full.train, num_steps=TRAIN_STEPS, budget_steps=budget, checkpoint_every=2
+    )
     return replace(
         full,
         profile="quick",
@@ -32,20 +34,17 @@ def _shortened(full: RunConfig) -> RunConfig:
 
 
 def study(num_seeds: int = 2) -> Plan:
-    """Every method of the mini study on its smallest model, two seeds."""
+    """Every method of the mini study on its smallest model, two worlds."""
     return Plan(
         name="quick",
         models=(Model(MODEL, MODELS[MODEL].label, MODELS[MODEL].family),),
         methods=tuple(derived(entry, _shortened) for entry in mini.METHODS),
         seeds=tuple(range(num_seeds)),
-        benchmarks=tuple(
-            Benchmark(b.key, b.label, min(b.num_problems, 40), min(b.k, 4)) for b in BENCHMARKS
-        ),
+        benchmarks=tuple(replace(b, num_problems=40) for b in mini.BENCHMARKS),
     )
 
 
 KIN = tuple(derived(entry, _shortened) for entry in mini.KIN)
-NEWER = tuple(derived(entry, _shortened) for entry in mini.NEWER)
 
 
 def extended(plain: Plan) -> Plan:

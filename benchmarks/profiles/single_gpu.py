@@ -28,7 +28,6 @@ RECIPE = Recipe(
     micro_batch_tokens=16_384,  # ours: fits 80 GB with 1.5B weights
 )
 KIN: tuple[MethodEntry, ...] = ()
-NEWER: tuple[MethodEntry, ...] = ()
 
 
 def study(num_seeds: int = 1) -> Plan:

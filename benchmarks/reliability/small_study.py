@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.config import Benchmark, MethodEntry, Plan, RunConfig
 from benchmarks.profiles import quick
-from sgpo.mini.suites import BENCHMARKS
+from sgpo.mini.sets import TEST_SETS
 
 # One method of each kind of data flow; tests kill every method in training.
 METHODS = ("base", "sft", "grpo", "luffy", "sgpo")
@@ -42,7 +42,7 @@ def small_study() -> Plan:
     return replace(
         plain,
         methods=tuple(_shortened(e) for e in plain.methods if e.key in METHODS),
-        benchmarks=tuple(Benchmark(b.key, b.label, PROBLEMS, SAMPLES) for b in BENCHMARKS),
+        benchmarks=tuple(Benchmark(b.key, b.label, PROBLEMS, SAMPLES) for b in TEST_SETS),
     )
 
 

@@ -32,14 +32,14 @@ Findings = Iterator[tuple[bool | None, str]]
 def audit(
     results: Path,
     recomputed: Callable[[Path, int], dict[str, Any]],
-    problem_types: Callable[[], Mapping[str, Sequence[str]]],
+    problem_types: Callable[[int], Mapping[str, Sequence[str]]],
 ) -> int:
     """Print every check of ``results`` (``results/<profile>``); 1 when one fails, else 0.
 
     Args:
         recomputed: (samples file, samples a problem) -> what scores.json must say of them; asked
             only for samples that are on this machine.
-        problem_types: () -> mini benchmark -> what types.json must say of it; asked only for a
+        problem_types: world -> mini test set -> what types.json must say of it; asked only for a
             miniature.
 
     Raises:
@@ -185,12 +185,12 @@ def _together(results: Path) -> Findings:
         yield False, str(error)
 
 
-def _types(study: Study, problem_types: Callable[[], Mapping[str, Sequence[str]]]) -> Findings:
-    """What intervals take together is what the questions name."""
+def _types(study: Study, problem_types: Callable[[int], Mapping[str, Sequence[str]]]) -> Findings:
+    """What intervals take together is what the questions of the first world name."""
     own = [b.key for b in study.benchmarks if not b.file]
     if not study.miniature or not own:
         return
-    path, expected = study.root / TYPES_FILE, problem_types()
+    path, expected = study.root / TYPES_FILE, problem_types(study.seeds[0])
     stored = read_object(path) if path.exists() else {}
     for key in own:
         if key in stored or key in expected:

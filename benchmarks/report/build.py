@@ -41,7 +41,7 @@ ARTEFACTS = (
     scaling.SCALING, *(table.artefact() for table in accuracy.VARIANT_TABLES),
     fig2.FIG2, training.FIG3, fig5.FIG5, training.FIG6, training.SFT_LOSS, records.TABLE8,
     passk.PASSK, delta_classes.DELTA, accuracy.KIN.artefact(), accuracy.MASK.artefact(),
-    delta_classes.DELTA_CLASSES, maps.DIFFICULTY, maps.SIZE, degraded.DEGRADED,
+    maps.SIZE, degraded.DEGRADED,
     graders.GRADERS, records.REGIME, records.DISJOINTNESS, records.TUNING, records.BUDGET,
 )  # fmt: skip
 REPORT = "report"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from benchmarks.report import effects, estimates, measures
 from benchmarks.report.effects import ROW, TIMES, Effect, Need, Subject, gain
 from benchmarks.report.estimates import Score
-from benchmarks.report.figures import degraded, delta_classes, equal_cost, maps, scaling
+from benchmarks.report.figures import degraded, delta_classes, equal_cost, scaling
 from benchmarks.report.tables import accuracy
 from benchmarks.report.tables.accuracy import KIN, MASK, TABLE2, TABLE3, TABLE6
 from benchmarks.store import experiments, stats
@@ -249,24 +249,12 @@ def _on_steps(study: Study) -> list[str]:
 
 def _delta_models(study: Study) -> list[str]:
     """Models on which delta=3 is planned: the variants' own first, then the experiments'."""
-    candidates = [*VARIANT_MODEL(study), *delta_classes.WORLDS, delta_classes.SECOND]
+    candidates = [*VARIANT_MODEL(study), delta_classes.SECOND]
     return [m for m in dict.fromkeys(candidates) if study.cells_of(m, "sgpo_delta3")]
-
-
-def _hardest(study: Study) -> list[Subject]:
-    """The base model that is hardest to explore, where the map of difficulty is planned."""
-    if not maps.DIFFICULTY.needs(study):
-        return []
-    model = experiments.DIFFICULTY_MODELS[-1]
-    rate, text = maps.pass_rate(study, model), study.model(model).label
-    if rate is not None:  # measured; the label has the rate that the world was aimed at
-        text = f"{text.split(',')[0]} with an unguided pass rate of {rate:.3f}"
-    return [Subject(model, text)]
 
 
 COMPARED = accuracy.models  # models of Table 1
 VARIANT_MODEL = TABLE2.on  # the one that SGPO's variants run on
-WITH_STYLE = _planned("sgpo_no_clip", experiments.STYLE_MODEL)
 SPOILT = _rows(list(degraded.ROWS[1:]), _planned(degraded.ROWS[1][0], experiments.DEGRADED_MODEL))
 
 
@@ -339,7 +327,7 @@ CLAIMS = (
         on=_models(COMPARED),
         effect=effects.best_other_row(),
         paper=_printed_margins,
-        apart=("hardest_exploration", "equal_tokens", "delta_three"),
+        apart=("equal_tokens", "delta_three"),
     ),
     Claim(
         "gain_grows",
@@ -380,7 +368,7 @@ CLAIMS = (
         on=_rows([(m, label) for m, label in TABLE2.rows if m != "sgpo"], VARIANT_MODEL),
         effect=gain("sgpo", ROW),
         paper=_printed_loss(TABLE2),
-        apart=("clip_with_style", "delta_three", "bad_is_harmless"),
+        apart=("delta_three", "bad_is_harmless"),
     ),
     Claim(
         "proximal_hurts_most",
@@ -391,7 +379,7 @@ CLAIMS = (
         on=_models(VARIANT_MODEL),
         effect=effects.largest_loss(),
         paper=_printed_largest_loss,
-        apart=("clip_with_style", "delta_three"),
+        apart=("delta_three",),
     ),
     Claim(
         "kl_beats_sft",
@@ -499,17 +487,6 @@ CLAIMS = (
         past=True,
     ),
     Claim(
-        "clip_with_style",
-        "KL clipping helps where every guided text opens with style",
-        NOWHERE,
-        "Average accuracy of SGPO minus that without KL clipping, on a base model all of whose "
-        "guided texts open with a line of style: high KL, no use.",
-        on=_models(WITH_STYLE),
-        effect=gain("sgpo", "sgpo_no_clip"),
-        past=True,
-        built_in="the world was made so that style has high KL and no use",
-    ),
-    Claim(
         "delta_three",
         "delta=3 beats delta=1",
         NOWHERE,
@@ -543,24 +520,11 @@ CLAIMS = (
         allowed=ALLOWED,
     ),
     Claim(
-        "hardest_exploration",
-        lambda study: (
-            f"SGPO beats {' and '.join(map(study.method_label, experiments.MAP_BASELINES))} "
-            "where exploration is hardest"
-        ),
-        NOWHERE,
-        "Average accuracy of SGPO minus that of the better baseline, on the base model with the "
-        "lowest unguided pass rate.",
-        on=_hardest,
-        effect=effects.better_baseline(),
-        past=True,
-    ),
-    Claim(
         "equal_tokens",
         "SGPO beats SFT+GRPO at equal scored tokens",
         NOWHERE,
         "Average accuracy of SGPO minus that of SFT+GRPO trained for so many steps that both score "
-        "as many tokens, interpolated between budgets that were run.",
+        "as many tokens, interpolated between budgets.",
         on=_models(lambda study: [equal_cost.MODEL] if equal_cost.needs(study) else []),
         effect=effects.equal_tokens(),
         past=True,

@@ -39,7 +39,7 @@ class Problem:
 
 
 # benchmark -> its problems in their order; empty where they cannot be had.
-ProblemsOf = Callable[[str], Sequence[Problem]]
+ProblemsOf = Callable[[str, int], Sequence[Problem]]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def compare(
         raise ValueError(f"--benchmark {benchmark!r}: the runs share {', '.join(keys)}")
     items = []
     for key in keys if benchmark is None else [benchmark]:
-        known = {p.id: p for p in problems_of(key)}
+        known = {p.id: p for p in problems_of(key, _world(runs[0]))}
         for name, (gold, _) in by_run[0][key].items():
             if problem_id in (None, name) and all(name in found[key] for found in by_run):
                 problem = known.get(name) or Problem(name, "", gold or "")
@@ -165,11 +165,16 @@ def _verdicts(run: StoredRun, problems_of: ProblemsOf) -> dict[str, Answers]:
                 samples.append(Sample(row["reason"], row["text"], row["num_tokens"]))
         return found
     for key, entry in run.object(SCORES)["benchmarks"].items():
-        known = [p.id for p in problems_of(key)]
+        known = [p.id for p in problems_of(key, _world(run))]
         for i, word in enumerate(entry["verdicts"]):
             name = known[i] if i < len(known) else f"{key}-{i:04d}"
             found.setdefault(key, {})[name] = (None, [Sample(REASONS[c]) for c in word])
     return found
+
+
+def _world(run: StoredRun) -> int:
+    """The world whose problems a run of the miniature answered: its seed."""
+    return run.object("config.json")["seed"] if run.has("config.json") else 0
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.report import estimates, measures
 from benchmarks.report.estimates import AVERAGE, PERCENT, Score
-from benchmarks.report.figures import equal_cost, maps, scaling
+from benchmarks.report.figures import equal_cost, scaling
 from benchmarks.report.tables.accuracy import REFERENCE, TABLE2
 from benchmarks.store import experiments
 from benchmarks.store.records import Run, Study
@@ -111,19 +111,6 @@ def largest_loss() -> Effect:
     return Effect(lambda study, subject: [(subject.model, m) for m in labels], measure)
 
 
-def better_baseline() -> Effect:
-    """SGPO minus the better baseline at the study's own teacher gap."""
-
-    def measure(study: Study, subject: Subject) -> Found:
-        cell = maps.map_cell(study, subject.model, experiments.STUDY_GAP)
-        if cell is None:
-            return Found(None)
-        return Found(cell.gain, f"better baseline: {study.method_label(cell.baseline)}")
-
-    reads = ("base", *experiments.MAP_METHODS)
-    return Effect(lambda study, subject: [(subject.model, m) for m in reads], measure)
-
-
 # Between models and budgets -----------------------------------------------------------------------
 
 
@@ -170,27 +157,16 @@ def equal_tokens() -> Effect:
     """
 
     def measure(study: Study, subject: Subject) -> Found:
-        model, budgets = subject.model, equal_cost.keys(study, BASELINE)
-        seeds = estimates.common_seeds(study, model, [REFERENCE, *budgets])
-        ours = estimates.accuracy(study, model, REFERENCE, AVERAGE, seeds)
-        spent = _scored_tokens(study, model, REFERENCE, seeds)
-        scores = {key: estimates.accuracy(study, model, key, AVERAGE, seeds) for key in budgets}
-        points = [(_scored_tokens(study, model, k, seeds), s) for k, s in scores.items() if s]
-        theirs = interpolated(points, spent) if spent else None
-        detail = f"{spent / 1000:.0f} thousand tokens scored in training" if spent else ""
-        return Found(None if ours is None or theirs is None else ours - theirs, detail)
+        ours = equal_cost.at_cost(study, REFERENCE, 1.0)
+        others = [equal_cost.at_cost(study, BASELINE, budget) for budget in experiments.BUDGETS]
+        theirs = interpolated([point for point in others if point], ours[0]) if ours else None
+        detail = f"{ours[0] / 1000:.0f} thousand tokens scored in training" if ours else ""
+        return Found(None if theirs is None else ours[1] - theirs, detail)
 
     def reads(study: Study, subject: Subject) -> list[Need]:
-        return [(subject.model, m) for m in (REFERENCE, *equal_cost.keys(study, BASELINE))]
+        return [(subject.model, m) for m in (REFERENCE, BASELINE)]
 
     return Effect(reads, measure)
-
-
-def _scored_tokens(study: Study, model: str, method: str, seeds: Sequence[int]) -> float:
-    """Mean over runs of the tokens scored in training; 0 where one is missing or did not say."""
-    runs = estimates.select(study.runs_of(model, method, scored=True), seeds)
-    values = equal_cost.last_values(runs, "scored_tokens")
-    return float(np.mean(values)) if values and len(values) == len(runs) else 0.0
 
 
 def interpolated(points: Sequence[tuple[float, Score]], at: float) -> Score | None:

@@ -65,7 +65,12 @@ def once(function: F) -> F:
 
 @once
 def accuracy(
-    study: Study, model: str, method: str, benchmark: str, seeds: Sequence[int] | None = None
+    study: Study,
+    model: str,
+    method: str,
+    benchmark: str,
+    seeds: Sequence[int] | None = None,
+    budget: float = 1.0,
 ) -> Score | None:
     """avg@k in percent of one cell of a table, or None when it cannot be computed.
 
@@ -73,11 +78,17 @@ def accuracy(
         benchmark: a benchmark key, or ``AVERAGE``: the unweighted mean of the benchmarks.
         seeds: use only these seeds (to pair with a method that has fewer); a base model's single
             run belongs to every seed.
+        budget: training steps over the study's own number.
 
     None: a planned run is missing, or diverged before it could be evaluated.
     """
     keys = [b.key for b in study.benchmarks] if benchmark == AVERAGE else [benchmark]
-    return problem_statistic(study, model, method, keys, lambda run, key: run.accuracy[key], seeds)
+
+    def share(run: Run, key: str) -> np.ndarray | None:
+        found = run.budgets.get(budget, {}).get(key)
+        return None if found is None else found.mean(axis=1)
+
+    return problem_statistic(study, model, method, keys, share, seeds)
 
 
 def problem_statistic(

@@ -37,10 +37,10 @@ from benchmarks.store.stats import interval_text
 
 # The figures of the main part: of each group the first that the study has.
 LEAD = (("equal_cost", "curves"),)
-WHY = (("fig5",), ("delta_classes", "delta"))
-WHERE = (("map_difficulty", "scaling"),)
+WHY = (("fig5",), ("delta",))
+WHERE = (("map_size", "scaling"),)
 # Claims past the paper that take the mechanism apart.
-TAKEN_APART = ("same_mask", "no_mask", "mask_costs", "clip_with_style", "right_plan")
+TAKEN_APART = ("same_mask", "no_mask", "mask_costs", "right_plan")
 
 
 def title(study: Study) -> str:
@@ -124,8 +124,8 @@ def over_budgets(study: Study) -> str:
     """SGPO minus SFT+GRPO at every budget; without budgets the methods of each model in order."""
     if not equal_cost.needs(study):
         return " ".join(ranking(study, model) for model in accuracy.models(study))
-    gaps = {n: equal_cost.difference(study, "grpo", n) for n in equal_cost.budgets(study)}
-    texts = [f"{gap_text(gap)} after {steps} steps" for steps, gap in gaps.items()]
+    gaps = {b: equal_cost.difference(study, "grpo", b) for b in equal_cost.BUDGETS}
+    texts = [f"{gap_text(gap)} at {budget:g} times the budget" for budget, gap in gaps.items()]
     label = study.model(equal_cost.MODEL).label
     return f"Against SFT+GRPO on {label} it is at {_join(texts)}, in points, paired."
 
@@ -253,9 +253,9 @@ def selection(study: Study) -> list[str]:
 
 def where(study: Study) -> str:
     """In how many cells of the map SGPO is above both baselines, or below one of them."""
-    if not maps.DIFFICULTY.needs(study):
-        return f"The map of difficulty and teacher was {NOT_RUN}."
-    places = [(model, gap) for model in experiments.DIFFICULTY_MODELS for gap in experiments.GAPS]
+    if not maps.SIZE.needs(study):
+        return f"The map of model size and teacher was {NOT_RUN}."
+    places = [(model, gap) for model in experiments.SIZE_MODELS for gap in experiments.GAPS]
     cells = [cell for place in places if (cell := maps.gains(study, *place))]
     above = sum(all(gap.interval.low > 0 for gap in cell.values()) for cell in cells)
     below = sum(any(gap.interval.high < 0 for gap in cell.values()) for cell in cells)

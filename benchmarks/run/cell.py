@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from transformers import logging as transformers_logging
 from benchmarks.config import Cell, RunConfig, build_method
 from benchmarks.data.checkpoints import Shape
 from benchmarks.plan.cost import GIB, keeps_activations, work_bytes
-from benchmarks.run.evaluate import evaluate
+from benchmarks.run.evaluate import Suites, evaluate
 from benchmarks.run.given import Given, Progress, gather
 from benchmarks.run.rundir import RunDir
 from benchmarks.run.tracking import Tracker
 from sgpo.core import sampling, sharding
+from sgpo.core.config import TrainConfig
 from sgpo.core.distributed import Ranks
 from sgpo.core.models import load_model
 from sgpo.core.prompts import prompt_spec
@@ -29,7 +31,11 @@ from sgpo.core.sampling import Sampler
 from sgpo.core.sampling.ranks import ReplicaSampler, SharedSampler
 from sgpo.core.seeding import derive_seed
 from sgpo.core.trainer import Diverged, Trainer
-from sgpo.mini import regime
+from sgpo.mini.window import type_rates, window
+from sgpo.mini.world import draw_world
+
+BUDGETS = (0.25, 0.5, 2.0)  # beside 1: where a run's training is evaluated, in ``budget_steps``
+MEASURED = ("base", "sft", "grpo")  # methods after which the world is measured type by type
 
 Stop = Callable[[], bool]
 
@@ -63,7 +69,6 @@ def run_cell(
         run.open()
         given = gather(cell, study_dir, progress)
         run.begin(given)
-        measure_regime(run, given, progress)
 
     trained = run.is_trained()
     model = load_model(run.model if trained else given.weights)
@@ -74,6 +79,7 @@ def run_cell(
     else:
         sampler = training_sampler(model, given, ranks)
         train(model, sampler, run, given, progress, stop, tracker)
+    measure_regime(model, run, given, progress)
 
     began, shared = time.perf_counter(), SharedSampler(sampler, ranks)
     scores = shared.lead(lambda: evaluate_cell(shared, run, given, progress, stop))
@@ -83,11 +89,18 @@ def run_cell(
         tracker.close(scores)
 
 
-def measure_regime(run: RunDir, given: Given, progress: Progress) -> None:
-    """What the mini world promises of its base models, measured once for each."""
-    if given.config.method == "base" and given.config.data.source == "mini":
-        progress("regime", 0, 1)
-        run.measure("regime.json", lambda: regime.measure(given.base, device=given.device))
+def measure_regime(model: PreTrainedModel, run: RunDir, given: Given, progress: Progress) -> None:
+    """What a mini world leaves to learn, type by type, at the stages that ``MEASURED`` names."""
+    config = given.config
+    if config.method not in MEASURED or config.data.source != "mini":
+        return
+
+    def measured() -> dict[str, Any]:
+        rates = type_rates(model, given.tokenizer, draw_world(config.seed))
+        return {"types": [asdict(rate) for rate in rates], "window": window(rates)}
+
+    progress("regime", 0, 1)
+    run.measure("regime.json", measured)
 
 
 def train(
@@ -99,8 +112,19 @@ def train(
     stop: Stop | None,
     tracker: Tracker,
 ) -> None:
-    """Train ``model`` and store its last weights; of a run that diverges, the last before that."""
+    """Train ``model`` and store its last weights; of a run that diverges, the last before that.
+    Weights of other budgets are evaluated when they are reached."""
     config, seed = given.config, derive_seed(given.config.seed, "train")
+    budgets, shared = budget_of_step(config.train), SharedSampler(sampler, run.ranks)
+    method = build_method(config, given.tokenizer, given.problems)
+    last = min(config.train.budget_steps or math.inf, config.train.num_steps)
+
+    def after_step(step: int) -> None:
+        if step == last and getattr(method, "ledger", None):
+            run.measure("ledger.json", method.ledger.record)
+        if step in budgets:
+            asked = at_budget(given.suites, budgets[step])
+            shared.lead(lambda: evaluate_cell(shared, run, given, progress, None, asked))
 
     def report(done: int, total: int) -> None:
         tracker.follow()
@@ -118,7 +142,7 @@ def train(
     )
     trainer = Trainer(
         model=model,
-        method=build_method(config, given.tokenizer),
+        method=method,
         rollout=rollout,
         problems=given.problems,
         config=config.train,
@@ -127,6 +151,7 @@ def train(
         progress=report,
         ranks=run.ranks,
         stop=stop,
+        after_step=after_step,
     )
     diverged = None
     try:
@@ -137,16 +162,43 @@ def train(
     run.store(model, given.tokenizer, diverged)
 
 
+def budget_of_step(train: TrainConfig) -> dict[int, float]:
+    """Step -> budget, of those of ``BUDGETS`` that the training reaches; none without
+    ``budget_steps``."""
+    if train.budget_steps is None:
+        return {}
+    steps = {round(train.budget_steps * budget): budget for budget in BUDGETS}
+    return {step: budget for step, budget in steps.items() if 0 < step <= train.num_steps}
+
+
+def at_budget(suites: Suites, budget: float) -> Suites:
+    """``suites`` under the names that their scores at another budget have, with half the samples: a
+    curve needs fewer than a table."""
+    return {f"{key}@{budget:g}": (found, max(1, k // 2)) for key, (found, k) in suites.items()}
+
+
 def evaluate_cell(
-    sampler: Sampler, run: RunDir, given: Given, progress: Progress, stop: Stop | None
+    sampler: Sampler,
+    run: RunDir,
+    given: Given,
+    progress: Progress,
+    stop: Stop | None,
+    suites: Suites | None = None,
 ) -> dict[str, Any]:
-    """The scores of the weights that ``sampler`` holds."""
+    """The scores of the weights that ``sampler`` holds; without ``suites`` those of the run's own,
+    and what other budgets have left."""
+    if suites is None:
+        budgets = budget_of_step(given.config.train).values() if given.config.train else ()
+        suites = dict(given.suites)
+        for budget in budgets:
+            past = at_budget(given.suites, budget)
+            suites |= {k: v for k, v in past.items() if (run.samples / f"{k}.jsonl.gz").exists()}
     return evaluate(
         sampler=sampler,
         tokenizer=given.tokenizer,
         prompt_spec=given.prompt_spec,
         config=given.config.evaluation,
-        suites=given.suites,
+        suites=suites,
         seed=given.config.seed,
         samples_dir=run.samples,
         stop=stop,

@@ -124,7 +124,8 @@ def _asked_for(options: argparse.Namespace) -> tuple[EvalConfig, Suites]:
         problem_limit=options.problem_limit,
         sample_limit=options.samples,
     )
-    suites = {key: evaluation_problems(key, config) for key in config.suites}
+    world = world_of(options.model, options.seed)
+    suites = {key: evaluation_problems(key, config, world) for key in config.suites}
     for path in options.problems:
         if path.stem in suites:
             raise ValueError(f"two problem sets are called {path.stem!r}: rename {str(path)!r}")
@@ -132,6 +133,14 @@ def _asked_for(options: argparse.Namespace) -> tuple[EvalConfig, Suites]:
     if not suites:
         raise ValueError("nothing to evaluate on: name --suite or --problems")
     return config, suites
+
+
+def world_of(model: Path, seed: int) -> int:
+    """The world whose problems the weights are judged on in a mini suite: that of the run in whose
+    directory they lie, else ``seed``."""
+    path = model.parent / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    return config["seed"] if config.get("data", {}).get("source") == "mini" else seed
 
 
 def _real(options: argparse.Namespace) -> bool:

@@ -60,8 +60,11 @@ def gather(cell: Cell, study_dir: Path, progress: Progress) -> Given:
         base=base,
         weights=weights,
         tokenizer=load_tokenizer(base),
-        problems=training_problems(config.data) if config.train else [],
-        suites={k: evaluation_problems(k, config.evaluation) for k in config.evaluation.suites},
+        problems=training_problems(config.data, config.seed) if config.train else [],
+        suites={
+            k: evaluation_problems(k, config.evaluation, config.seed)
+            for k in config.evaluation.suites
+        },
     )
     for own in config.evaluation.files:
         check_readable(given.suites[Path(own.rpartition("@")[0]).stem][0], given.tokenizer)

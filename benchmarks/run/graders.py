@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.run.evaluate import judged, read_samples, summarize
 from benchmarks.store.records import GRADERS_FILE, Study
-from benchmarks.store.runs import stored_runs
+from benchmarks.store.runs import AT, stored_runs
 from sgpo.core.files import write_json
 from sgpo.core.verifier.explain import explain
 
@@ -32,9 +32,9 @@ def grade_study(results: Path) -> int:
     kinds: dict[tuple[str, bool, str], dict[str, Any]] = {}
     for run_id in (cell.run_id for cell in planned.cells if cell.run_id in stored):
         for path in sorted((stored[run_id].path / "samples").glob("*.jsonl.gz")):
-            rows = read_samples(path)
             key = path.name.removesuffix(".jsonl.gz")
-            runs.setdefault(run_id, {})[key] = _letters(rows, kinds)
+            if AT not in key:  # what the run scored at another budget is in no table
+                runs.setdefault(run_id, {})[key] = _letters(read_samples(path), kinds)
     if not runs:
         raise ValueError(f"{results}: no samples below runs/; texts are kept where runs are made")
     found = sorted(kinds.values(), key=lambda kind: -kind["count"])

@@ -26,7 +26,7 @@ from benchmarks.profiles.planned import planned_run, planned_study
 from benchmarks.report import build as report
 from benchmarks.run.checkpoint import print_scores
 from benchmarks.run.progress import StudyProgress, clock, expected_cost
-from benchmarks.run.regime import calibration_cells, record_regimes
+from benchmarks.run.regime import record_regimes
 from benchmarks.run.scoreboard import print_scoreboard
 from benchmarks.run.study import Outcome, Task, is_done, needs, run_study, write_plan
 from benchmarks.run.torchrun import run_together
@@ -100,7 +100,6 @@ def asked_for(options: argparse.Namespace, results: Path) -> Plan:
         _with_remembered(options.method_file, listed.get("methods", ())),
         options.overrides,
         variants=wants_variants(options, results),
-        newer=bool(set(options.methods or ()) & set(experiments.NEWER)),
         models=options.models,
         problems=_with_remembered(options.problems, listed.get("benchmarks", ())),
     )
@@ -176,11 +175,7 @@ def selected(study: Plan, results: Path, options: argparse.Namespace) -> list[Ce
                 wanted.setdefault(part.run_id, part)
     if not wanted and not selected_analyses(study, options):
         raise ValueError("no cell of the grid matches --methods, --models and --only")
-    cells = list(wanted.values())
-    if study.name == "mini" and not (options.only or methods or models):
-        for model in study.models:  # condition 6 of the report's regime table
-            cells += calibration_cells(model.key).values()
-    return cells
+    return list(wanted.values())
 
 
 def _check_names(study: Plan, options: argparse.Namespace) -> None:

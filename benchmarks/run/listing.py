@@ -13,7 +13,7 @@ from benchmarks.data.suites import SUITES
 from benchmarks.profiles import PROFILES, profile_module
 from benchmarks.profiles.planned import planned_run, planned_study
 from sgpo.core.config import dotted_names
-from sgpo.mini.suites import BENCHMARKS
+from sgpo.mini.sets import TEST_SETS
 
 WIDTH = 28
 IDENTITY = ("profile", "model", "method", "seed", "init")  # no settings: options choose them
@@ -27,7 +27,7 @@ def list_command(options: argparse.Namespace) -> int:
     if options.what in rows:
         found = rows[options.what]()
     else:
-        plan = planned_study(options.profile, 1, variants=True, newer=True)
+        plan = planned_study(options.profile, 1, variants=True)
         every = {"methods": plan.methods, "models": plan.models + plan.extra_models}
         found = [(entry.key, entry.label) for entry in every[options.what]]
     for name, text in found:
@@ -44,7 +44,7 @@ def _artefacts() -> list[tuple[str, str]]:
 def _benchmarks() -> list[tuple[str, str]]:
     rows = [
         (b.key, f"{b.label}, {b.num_problems} problems, avg@{b.k}")
-        for b in (*BENCHMARKS, *SUITES.values())
+        for b in (*TEST_SETS, *SUITES.values())
     ]
     return [*rows, (DEVELOPMENT, f"development set of the mini world, avg@{DEVELOPMENT_SAMPLES}")]
 

@@ -19,9 +19,9 @@ Planned = Cell | AnalysisTask
 SECONDS_A_LINE = 60.0  # between two lines of a running cell where there is no terminal
 SHOWN = {"reward": "reward", "entropy": "entropy", "response_length": "length", "loss": "loss"}
 # Rough seconds of a cell on one core, only used to weigh cells against each other.
-COST_OF_BASE, BASE_STEPS = 160.0, 1000  # of a whole pretraining, and about its steps
-COST_OF_EVALUATION = 6.0
-COST_OF_SFT_STEP, COST_OF_RL_STEP = 0.13, 0.4
+COST_OF_BASE, BASE_STEPS = 60.0, 900  # a lesson with its share of a foundation; steps of that
+COST_OF_EVALUATION = 6.0  # of one budget
+COST_OF_SFT_STEP, COST_OF_RL_STEP = 0.13, 1.0
 COST_OF_ANALYSIS = {"steps": 12.0, "plans": 14.0, "strategies": 3.0}
 # stage -> where in a cell it starts and how much of it it takes
 SPANS = {
@@ -42,8 +42,9 @@ def expected_cost(cell: Planned) -> float:
     if config.checkpoint is not None:
         return 3600 * gpu_hours(shape_of(config), config)
     limits = config.evaluation
-    share = (limits.problem_limit or 100) / 100 * (limits.sample_limit or 16) / 16
-    cost = COST_OF_EVALUATION * min(1.0, share)
+    share = (limits.problem_limit or 256) / 256 * (limits.sample_limit or 4) / 4
+    budgets = 4 if config.train and config.train.budget_steps else 1
+    cost = budgets * COST_OF_EVALUATION * min(1.0, share)
     if config.train is None:
         cost += COST_OF_BASE * min(1.0, (config.pretrain_steps or BASE_STEPS) / BASE_STEPS)
     else:

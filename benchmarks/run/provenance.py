@@ -27,7 +27,7 @@ from sgpo.core.types import Problem
 FILE = "provenance.json"
 KEPT_FILES = (
     "config.json", "environment.json", FILE, "source.patch", "method.py", "metrics.jsonl",
-    "train.json", "regime.json", "scores.json",
+    "train.json", "regime.json", "ledger.json", "scores.json",
 )  # fmt: skip
 
 

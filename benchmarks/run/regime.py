@@ -1,8 +1,8 @@
-"""The six conditions of the mini world, gathered from runs: ``sgpo mini check``.
+"""Is the miniature informative? What every world leaves to learn, by stage: ``sgpo mini check``.
 
-Conditions 1 to 4 are measured on each base model when its cell runs, before anything is trained.
-Condition 5 reads the training reward of SFT+GRPO, condition 6 the development accuracy of the
-warm-up at five expert gaps; the cells for those are ``calibration_cells``.
+The base model, the warm-up and SFT+GRPO at its budget are each measured type by type when their
+runs end (``sgpo.mini.window``); here the conditions are judged on the means over worlds, with the
+numbers of every world beside them. No world is chosen by what comes out.
 """
 
 from __future__ import annotations
@@ -18,91 +18,89 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.config import Cell, Plan, unknown
-from benchmarks.data.sources import DEVELOPMENT
+from benchmarks.config import Plan, unknown
 from benchmarks.profiles import mini
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
 from benchmarks.store.locks import locked
-from benchmarks.store.runs import SCORES, StoredRun, stored_runs
+from benchmarks.store.runs import StoredRun, stored_runs
 from sgpo.core.files import write_json
-from sgpo.mini import regime
 
-LAST_STEPS = 8  # steps over which the final training reward is averaged
-TOLERANCE = 0.03  # accuracy by which the warm-up may differ from the base
-
-
-def calibration_cells(model: str) -> dict[float | None, Cell]:
-    """Cells judged on the development set only: the warm-up at each expert gap, and under None
-    the base model."""
-    evaluation = replace(mini.EVALUATION, suites=(DEVELOPMENT,))
-    base = replace(mini.base(model, 0), method="base_dev", evaluation=evaluation)
-    cells: dict[float | None, Cell] = {None: Cell(base)}
-    warmup = next(e for e in mini.METHODS if e.key == "sft").config(model, 0)
-    for gap in regime.EXPERT_GAPS:
-        data = replace(warmup.data, expert_gap=gap)
-        plain = replace(warmup, method=f"sft_gap{gap:g}", data=data, evaluation=evaluation)
-        cells[gap] = Cell(plain)
-    return cells
-
-
-def dev_accuracy(run: StoredRun | None) -> float | None:
-    """Share of correct development samples of a run, None where it was not run."""
-    if run is None or not run.has(SCORES):
-        return None
-    letters = "".join(run.object(SCORES)["benchmarks"][DEVELOPMENT]["verdicts"])
-    return letters.count("c") / len(letters)
+STAGES = ("base", "sft", "grpo")
+Windows = Mapping[str, Sequence[Mapping[str, float]]]  # stage -> of every world that was measured
+# name, value from the windows of the stages, lowest and highest allowed
+CONDITIONS = (
+    ("1 base, share of types below 1/12 unguided", lambda w: _mean(w["base"], "hard"), 0.25, 1.0),
+    ("2 base, pass rate unguided", lambda w: _mean(w["base"], "mean_unguided"), 0.05, 0.3),
+    ("3 warm-up, pass rate guided", lambda w: _mean(w["sft"], "mean_guided"), 0.6, 1.0),
+    (
+        "4 base, foreign over own strategy",
+        lambda w: _mean(w["base"], "mean_foreign") / max(_mean(w["base"], "mean_guided"), 1e-9),
+        0.0,
+        0.5,
+    ),
+    ("5 SFT+GRPO, share of types between .15 and .85", lambda w: _mean(w["grpo"], "open"), 0.5, 1),
+    (
+        "6 warm-up minus base, pass rate unguided",
+        lambda w: _mean(w["sft"], "mean_unguided") - _mean(w["base"], "mean_unguided"),
+        -0.05,
+        0.05,
+    ),
+)
 
 
-def conditions_of(
-    model: str, grpo: Sequence[Cell], base: Cell, runs: Mapping[str, StoredRun]
-) -> dict[str, Any]:
-    """What is known of one model: conditions that must hold, and what is only reported."""
-    record: dict[str, Any] = {"conditions": [], "reported": {}}
-    if base.run_id in runs and runs[base.run_id].has("regime.json"):
-        record = runs[base.run_id].object("regime.json")
-    conditions, reported = list(record["conditions"]), dict(record["reported"])
-    steps = [runs[c.run_id].metrics()[-LAST_STEPS:] for c in grpo if c.run_id in runs]
-    if steps:
-        reward = mean(mean(step["reward"] for step in last) for last in steps)
-        conditions.append(regime.saturation_condition(reward).to_json())
-    cells = calibration_cells(model)
-    accuracy = {gap: dev_accuracy(runs.get(cell.run_id)) for gap, cell in cells.items()}
-    if all(value is not None for value in accuracy.values()):
-        start = accuracy.pop(None)
-        near = [gap for gap, a in accuracy.items() if abs(a - start) <= TOLERANCE]
-        name = f"6 warm-up minus base at expert gap {mini.EXPERT_GAP:g}"
-        change = accuracy[mini.EXPERT_GAP] - start
-        conditions.append(regime.within(name, change, -TOLERANCE, TOLERANCE).to_json())
-        reported |= {
-            "largest_gap_near_base": max(near, default=-1.0),
-            "dev_accuracy_base": start,
-            "dev_accuracy_by_gap": {f"{g:g}": a for g, a in accuracy.items()},
-        }
+def _mean(windows: Sequence[Mapping[str, float]], name: str) -> float:
+    return mean(window[name] for window in windows)
+
+
+def conditions_of(windows: Windows) -> dict[str, Any]:
+    """What is known of one model: conditions that must hold, and the numbers of every world."""
+    conditions = []
+    for name, value_of, low, high in CONDITIONS:
+        if all(windows[stage] for stage in STAGES):
+            value = value_of(windows)
+            conditions.append(
+                {
+                    "name": name,
+                    "value": value,
+                    "requirement": f"{low:g} to {high:g}",
+                    "passed": low <= value <= high,
+                }
+            )
+    reported = {
+        f"{stage}, {name}": {str(i): round(w[name], 4) for i, w in enumerate(windows[stage])}
+        for stage in STAGES
+        for name in ("mean_unguided", "mean_guided", "open", "hard", "easy")
+        if windows[stage]
+    }
     return {"conditions": conditions, "reported": reported}
+
+
+def windows_of(study: Plan, model: str, runs: Mapping[str, StoredRun]) -> Windows:
+    """What the runs of ``study`` have measured of a model, in the order of worlds."""
+    found: dict[str, list[Mapping[str, float]]] = {stage: [] for stage in STAGES}
+    for cell in study.cells():
+        run, config = runs.get(cell.run_id), cell.config
+        if config.model == model and config.method in STAGES and run and run.has("regime.json"):
+            found[config.method].append(run.object("regime.json")["window"])
+    return found
 
 
 def record_regimes(study: Plan, results: Path) -> dict[str, Any]:
     """Write and return ``regime.json`` of a mini study from the runs that are there; other worlds
     have no such conditions."""
-    cells, runs = study.cells(), stored_runs(results)
-    if cells[0].config.data.source != "mini":
+    if study.cells()[0].config.data.source != "mini":
         return {}
-    models = {}
-    for model in [m.key for m in study.models]:
-        base, grpo = (
-            [c for c in cells if (c.config.model, c.config.method) == (model, method)]
-            for method in ("base", "grpo")
-        )
-        models[model] = conditions_of(model, grpo, base[0], runs)
-    content = {"models": models}
+    runs = stored_runs(results)
+    models = [m.key for m in study.models]
+    content = {"models": {m: conditions_of(windows_of(study, m, runs)) for m in models}}
     write_json(results / "regime.json", content)
     return content
 
 
 def check_command(options: argparse.Namespace) -> int:
     """``sgpo mini check``: run what the conditions need and print them; 0 when all hold."""
-    full, results = mini.study(1), options.out
+    full, results = mini.study(), options.out
     known = [m.key for m in full.models]
     for name in options.models or []:
         if name not in known:
@@ -111,15 +109,13 @@ def check_command(options: argparse.Namespace) -> int:
     study = replace(
         full,
         models=tuple(m for m in full.models if m.key in chosen),
-        methods=tuple(e for e in full.methods if e.key in ("base", "sft", "grpo")),
+        methods=tuple(e for e in full.methods if e.key in STAGES),
     )
     cells = study.cells()
-    for model in chosen:
-        cells += calibration_cells(model).values()
     with locked(results):
         with StudyProgress(cells, runs=results / "runs") as progress:
             outcome = run_study(cells, results, options.jobs or os.cpu_count() or 1, progress)
-        content = record_regimes(mini.study(), results)  # all that is known, not only this
+        content = record_regimes(full, results)
     outcome.print_failures()
     failed = sum(print_conditions(m, content["models"][m]) for m in chosen)
     return 0 if outcome.ok and not failed else 1
@@ -128,21 +124,16 @@ def check_command(options: argparse.Namespace) -> int:
 def print_conditions(model: str, record: dict[str, Any]) -> int:
     """Print every condition of a model; how many fail or are missing."""
     title = f"{model}: is the miniature informative?"
-    table = Table("condition", "measured", "required", "", title=title)
+    table = Table("condition", "mean over worlds", "required", "", title=title)
     for c in record["conditions"]:
         verdict = "holds" if c["passed"] else "FAILS"
         table.add_row(c["name"], f"{c['value']:.4f}", c["requirement"], verdict)
     console = Console()
     console.print(table)
-    missing = sorted(set("12456") - {c["name"][0] for c in record["conditions"]})
-    for number in missing:
-        console.print(f"condition {number}: not run")
-    for name, value in record["reported"].items():
-        console.print(f"reported, {name}: {_short(value)}", highlight=False)
-    return len(missing) + sum(not c["passed"] for c in record["conditions"])
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    for name, worlds in record["reported"].items():
+        numbers = ", ".join(f"{value:.2f}" for value in worlds.values())
+        console.print(f"by world, {name}: {numbers}", highlight=False)
+    missing = len(CONDITIONS) - len(record["conditions"])
+    if missing:
+        console.print("not run: the conditions need base, sft and grpo of one world at least")
+    return missing + sum(not c["passed"] for c in record["conditions"])

@@ -59,7 +59,7 @@ Trial = tuple[str, float, dict[str, Any], Cell]  # method, learning rate, knobs,
 
 def trials(methods: Sequence[str] | None = None) -> list[Trial]:
     """Every tuning run, or those of ``methods``."""
-    entries = {e.key: e for e in mini.METHODS + mini.KIN + mini.NEWER}
+    entries = {e.key: e for e in mini.METHODS + mini.KIN}
     evaluation = replace(mini.EVALUATION, suites=(DEVELOPMENT,))
 
     def cell(method: str, rate: float, knob: dict[str, Any], seed: int) -> Cell:
@@ -68,7 +68,11 @@ def trials(methods: Sequence[str] | None = None) -> list[Trial]:
             plain,
             evaluation=evaluation,
             settings=replace(plain.settings, **knob),
-            train=replace(plain.train, learning_rate=rate),
+            train=replace(
+                plain.train,
+                learning_rate=rate,
+                num_steps=plain.train.budget_steps or plain.train.num_steps,
+            ),
         )
         if config.init != "warmup":
             return Cell(config)

@@ -24,6 +24,7 @@ from benchmarks.store.runs import (
     SCORES,
     StoredRun,
     StudyError,
+    benchmark_and_budget,
     metric_table,
     read_object,
     read_table,
@@ -68,11 +69,13 @@ def load_study(results_dir: Path) -> Study:
 def load_frame(results_dir: Path | str) -> pd.DataFrame:
     """All judged samples of the runs below ``results_dir``, one row each, to group and plot.
 
-    Columns: ``run_id``, ``model``, ``method``, ``benchmark`` (categories), ``seed``, ``problem``
-    and ``sample`` (int, from 0), ``correct`` (bool), ``reason`` (category: correct, wrong,
-    no_answer, truncated, timeout or error), ``answer`` (category: equal symbols are equal answers
-    among the samples of one run and problem, ``.`` is none; missing where answers were not kept).
-    A base model's run has seed 0 and counts for all seeds.
+    Columns: ``run_id``, ``model``, ``method``, ``benchmark`` (categories), ``seed``, ``budget``,
+    ``problem`` and ``sample`` (int, from 0), ``correct`` (bool), ``reason`` (category: correct,
+    wrong, no_answer, truncated, timeout or error), ``answer`` (category: equal symbols are equal
+    answers among the samples of one run and problem, ``.`` is none; missing where answers were not
+    kept). In the miniature a seed is a world, with problems of its own. ``budget``: training steps
+    over the study's own number when the weights were judged; tables show budget 1. A base model
+    outside of the miniature has one run, of seed 0, that counts for all seeds.
     """
     return _frame(results_dir, "verdicts", verdict_table)
 
@@ -105,30 +108,43 @@ def _run(stored: StoredRun, cell: PlannedRun, study: Study) -> Run:
     check_result(stored, cell, result, study.suite_version)
     tables = check_scores(stored, study) if stored.has(SCORES) else {}
     where = f"runs/{stored.run_id}/scores.json"
-    correct, answers = {}, {}
-    for benchmark in study.benchmarks:
-        key = benchmark.key
-        if key in tables:
-            correct[key] = stats.correct_matrix(
-                tables[key]["verdicts"],
-                num_problems=benchmark.num_problems,
-                k=benchmark.k,
-                where=f"{where}, {key}",
-            )
-        if "answers" in tables.get(key, ()):
-            answers[key] = stats.answer_codes(
-                tables[key]["answers"], correct[key], where=f"{where}, {key}"
-            )
+    known = {b.key: b for b in study.benchmarks}
+    budgets, answers = {}, {}
+    for key, table in tables.items():
+        name, budget = benchmark_and_budget(key)
+        matrix = stats.correct_matrix(
+            table["verdicts"],
+            num_problems=known[name].num_problems,
+            k=table["k"],
+            where=f"{where}, {key}",
+        )
+        budgets.setdefault(budget, {})[name] = matrix
+        if budget == 1 and "answers" in table:
+            answers[name] = stats.answer_codes(table["answers"], matrix, where=f"{where}, {key}")
     return Run(
         cell=cell,
         stored=stored,
-        **{name: result.get(name) for name in RESULT},
-        correct=correct,
+        **{name: result.get(name) for name in RESULT} | _within_budget(stored),
+        budgets=budgets,
         answers=answers,
-        protocols={key: table["protocol"] for key, table in tables.items()},
-        problem_sets={key: table["problem_set_sha256"] for key, table in tables.items()},
+        protocols={key: tables[key]["protocol"] for key in budgets.get(1.0, ())},
+        problem_sets={key: tables[key]["problem_set_sha256"] for key in budgets.get(1.0, ())},
         environment=stored.object("environment.json"),
     )
+
+
+def _within_budget(stored: StoredRun) -> dict[str, Any]:
+    """What the training of the run's weights took, where it went on past their budget; else {}."""
+    limit = (stored.object("config.json").get("train") or {}).get("budget_steps")
+    rows = stored.metrics()[:limit] if limit else []
+    if not rows:
+        return {}
+    return {
+        "train_seconds": sum(row["seconds"] for row in rows),
+        "num_steps": len(rows),
+        "num_samples": rows[-1].get("num_samples"),
+        "sampled_tokens": int(rows[-1].get("sampled_tokens", 0)),
+    }
 
 
 def _analysis(root: Path, planned: Analysis, version: int) -> Analysis:
@@ -204,15 +220,16 @@ def check_scores(run: StoredRun, study: Study) -> dict[str, Any]:
             words = name.replace("_", " ")
             raise StudyError(f"{where} has {words} {scores.get(name)}, not {value}; {again}")
     for key, table in scores.get("benchmarks", {}).items():
-        if key not in known:
+        benchmark = benchmark_and_budget(key)[0]
+        if benchmark not in known:
             raise StudyError(
-                f"{where} scores benchmark {key!r}, which is not in study.json; allowed are "
+                f"{where} scores benchmark {benchmark!r}, which is not in study.json; allowed are "
                 f"{', '.join(known)}"
             )
         lacking = {"k", "verdicts", "protocol", "problem_set_sha256"} - set(table)
         if lacking:
             raise StudyError(f"{where}, {key}: {min(lacking)} is missing; {again}")
-        if table["k"] != known[key].k:
+        if key in known and table["k"] != known[key].k:
             raise StudyError(
                 f"{where}, {key}: k is {table['k']}, study.json asks for {known[key].k}; {again}"
             )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.config import SUITE_VERSION, Benchmark, Cell, Method, Model, Plan
+from benchmarks.config import SUITE_VERSION, Benchmark, Cell, Method, Model, Plan, of_a_world
 from benchmarks.store import stats
 from benchmarks.store.runs import StoredRun, StudyError, read_object
 from sgpo.core.files import write_json
@@ -46,8 +45,8 @@ SGPO_VARIANTS = (
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A cell of the plan as study.json keeps it. ``seed`` is None for a base model: it is not
-    trained, so it counts for all seeds."""
+    """A cell of the plan as study.json keeps it. ``seed`` is None for a base model outside of the
+    miniature: it is not trained, so it counts for all seeds."""
 
     run_id: str
     model: str
@@ -57,10 +56,10 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Run:
-    """One run that ended. ``correct``: benchmark key -> bool [N, K], verdicts of the samples;
-    empty where the run was not evaluated. ``answers``: benchmark key -> int [N, K], equal
-    numbers in a row for samples that agree; lacks a key that was scored without keeping answers.
-    Times in seconds."""
+    """One run that ended. ``budgets``: budget -> benchmark key -> bool [N, K], verdicts of the
+    samples; empty where the run was not evaluated. ``answers``: benchmark key -> int [N, K] at
+    budget 1, equal numbers in a row for samples that agree; lacks a key that was scored without
+    keeping answers. Times in seconds."""
 
     cell: PlannedRun
     stored: StoredRun
@@ -72,7 +71,7 @@ class Run:
     num_steps: int
     num_samples: int | None
     sampled_tokens: int
-    correct: Mapping[str, np.ndarray]
+    budgets: Mapping[float, Mapping[str, np.ndarray]]
     answers: Mapping[str, np.ndarray]
     protocols: Mapping[str, Mapping[str, Any]]
     problem_sets: Mapping[str, str]
@@ -82,15 +81,31 @@ class Run:
     def diverged(self) -> bool:
         return self.status == "diverged"
 
+    @property
+    def correct(self) -> Mapping[str, np.ndarray]:
+        """``budgets`` at budget 1, which tables show."""
+        return self.budgets.get(1.0, {})
+
     @functools.cached_property
     def accuracy(self) -> dict[str, np.ndarray]:
         """Benchmark key -> float [N], a problem's share of correct samples."""
         return {key: correct.mean(axis=1) for key, correct in self.correct.items()}
 
+    def spent(self, budget: float, metric: str) -> float | None:
+        """A running total of metrics.jsonl, or the seconds, up to a budget; None where the run
+        does not have it."""
+        rows = self.stored.metrics()[: round(budget * self.num_steps)]
+        if not rows or metric not in rows[-1]:
+            return None
+        if metric == "seconds":
+            return sum(row["seconds"] for row in rows)
+        return float(rows[-1][metric])
+
     @functools.cached_property
     def metrics(self) -> dict[str, np.ndarray]:
-        """metrics.jsonl as columns: name -> float [steps]; absent or null values are NaN."""
-        rows = self.stored.metrics()
+        """metrics.jsonl up to budget 1 as columns: name -> float [steps]; absent or null values are
+        NaN."""
+        rows = self.stored.metrics()[: self.num_steps]
         names = {name: None for row in rows for name in row}
         return {
             name: np.array([_number(row.get(name)) for row in rows], dtype=np.float64)
@@ -150,7 +165,6 @@ class Study:
             sizes: model key -> number of weights, as far as known.
         """
         configs = [(cell.run_id, cell.config) for cell in plan.cells()]
-        bases = Counter(config.model for _, config in configs if config.method == "base")
         models = [
             replace(m, parameters=(sizes or {}).get(m.key)) for m in plan.models + plan.extra_models
         ]
@@ -169,9 +183,9 @@ class Study:
                     "run_id": run_id,
                     "model": config.model,
                     "method": config.method,
-                    # The one run of an untrained model counts for all seeds.
+                    # The one run of an untrained model counts for all seeds but worlds.
                     "seed": None
-                    if config.method == "base" and bases[config.model] == 1
+                    if config.method == "base" and not of_a_world(config)
                     else config.seed,
                 }
                 for run_id, config in configs

@@ -25,11 +25,14 @@ from sgpo.core.files import read_json, read_jsonl
 
 TABLES = ("runs", "verdicts", "metrics")
 SCORES, METRICS = "scores.json", "metrics.jsonl"
-TEXTS = ("config.json", "environment.json", "method.py", "provenance.json", "regime.json",
+TEXTS = ("config.json", "environment.json", "ledger.json", "method.py", "provenance.json",
+         "regime.json",
          "result.json", "source.patch", "train.json")  # fmt: skip
 LABELS = ("run_id", "model", "method", "seed")
 # The metrics that count something: whole numbers. All others are published as floats.
 COUNTS = ("step", "sampled_tokens", "num_samples", "scored_tokens")
+# scores.json files what a run scored at another budget than 1 under BENCHMARK@BUDGET.
+AT = "@"
 # Verdict letters of scores.json and what they mean.
 REASONS = {"c": "correct", "w": "wrong", "n": "no_answer", "t": "truncated", "o": "timeout",
            "e": "error"}  # fmt: skip
@@ -172,18 +175,20 @@ class Published:
 
     @cached_property
     def _verdicts(self) -> dict[tuple[str, str], tuple[str, str]]:
-        """(run, benchmark) -> all its verdict letters in a row and all its answer symbols."""
+        """(run, key of scores.json) -> all its verdict letters in a row and all its answer
+        symbols."""
         table = read_table(self.root, "verdicts")
         (runs, run_ids), (benchmarks, keys), (reasons, words), (answers, symbols) = (
             _codes(table, name) for name in ("run_id", "benchmark", "reason", "answer")
         )
+        budgets = table.column("budget").to_numpy()
         letter = {word: ord(letter) for letter, word in REASONS.items()}
         letters = np.array([letter[word] for word in words], dtype="<u4")[reasons]
         answered = np.array([*map(ord, symbols), 0], dtype="<u4")[answers]  # -1, none, is the last
-        change = (np.diff(runs) != 0) | (np.diff(benchmarks) != 0)
+        change = (np.diff(runs) != 0) | (np.diff(benchmarks) != 0) | (np.diff(budgets) != 0)
         bounds = [0, *(np.flatnonzero(change) + 1), len(runs)] if len(runs) else [0]
         return {
-            (run_ids[runs[a]], keys[benchmarks[a]]): (
+            (run_ids[runs[a]], scored_as(keys[benchmarks[a]], budgets[a])): (
                 letters[a:b].tobytes().decode("utf-32-le"),
                 answered[a:b].tobytes().decode("utf-32-le") if answered[a] else "",
             )
@@ -196,6 +201,17 @@ class Published:
         for row in read_table(self.root, "metrics").to_pylist():
             found.setdefault(row["run_id"], []).append(row)
         return found
+
+
+def scored_as(benchmark: str, budget: float) -> str:
+    """The key of scores.json for a benchmark at a budget."""
+    return benchmark if budget == 1 else f"{benchmark}{AT}{budget:g}"
+
+
+def benchmark_and_budget(key: str) -> tuple[str, float]:
+    """What a key of scores.json is about."""
+    benchmark, _, budget = key.partition(AT)
+    return benchmark, float(budget or 1)
 
 
 def metrics_text(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -261,7 +277,7 @@ def _labels(run: StoredRun) -> dict[str, Any]:
 
 
 def verdict_table(runs: Sequence[StoredRun]) -> pa.Table:
-    """A row a judged sample, in the order of runs, benchmarks, problems and samples."""
+    """A row a judged sample, in the order of runs, benchmarks, budgets, problems and samples."""
     blocks, verdicts, answers = [], "", ""
     for run in runs:
         benchmarks = run.object(SCORES)["benchmarks"] if run.has(SCORES) else {}
@@ -273,7 +289,9 @@ def verdict_table(runs: Sequence[StoredRun]) -> pa.Table:
                 raise StudyError(
                     f"{run.path / SCORES}, {key}: not {k} samples a problem; evaluate it again"
                 )
-            blocks.append(_labels(run) | {"benchmark": key, "count": count, "k": k})
+            benchmark, budget = benchmark_and_budget(key)
+            place = {"benchmark": benchmark, "budget": budget, "count": count, "k": k}
+            blocks.append(_labels(run) | place)
             verdicts, answers = verdicts + letters, answers + words
     sizes = [block["count"] * block["k"] for block in blocks]
 
@@ -293,6 +311,7 @@ def verdict_table(runs: Sequence[StoredRun]) -> pa.Table:
         | {
             "seed": pa.array(np.repeat([b["seed"] or 0 for b in blocks], sizes), pa.int64()),
             "benchmark": repeated("benchmark"),
+            "budget": pa.array(np.repeat([b["budget"] for b in blocks], sizes), pa.float64()),
             "problem": places(lambda count, k: np.repeat(np.arange(count), k)),
             "sample": places(lambda count, k: np.tile(np.arange(k), count)),
             "correct": pa.array(letters == ord("c")),

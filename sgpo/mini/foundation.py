@@ -1,11 +1,11 @@
-"""Base models of the second edition: a foundation per architecture, then one short lesson a world.
+"""Base models: a foundation per architecture, then one short lesson a world.
 
-The foundation knows what all worlds share: the arithmetic, and how to carry out any plan that a
-prompt names. It learns that in throwaway worlds that change every few steps, so that it knows where
-in a text a type's plan is decided and takes to another mapping quickly. A base model is the
-foundation after the lesson of its world: which choices its writers make for each type, how
-faithfully they follow a strategy, how often they refer to it. Both are cached on disk under a hash
-of what went into them.
+The foundation knows what all worlds share: the arithmetic, how to carry out any plan that a prompt
+names, and how to read from the vector of a type's name which choices writers make for it. It learns
+that in throwaway worlds that change every few steps. A base model is the foundation with the
+vectors of its world's types and after the lesson of that world: how its writers go about each type,
+how faithfully they follow a strategy, how often they refer to it. Both are cached on disk under a
+hash of what went into them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,11 +23,11 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 
 from sgpo.core.files import whole_directory
+from sgpo.core.logprobs import completion_hidden, pad_sequences
 from sgpo.mini.models import (
     ASSISTANT,
     END,
-    PAD,
-    SPECIALS,
+    PIECES,
     USER,
     ModelSpec,
     build_model,
@@ -35,28 +35,32 @@ from sgpo.mini.models import (
     model_spec,
 )
 from sgpo.mini.sets import LEVELS, random_task
-from sgpo.mini.world import NAMES, World, draw_world, throwaway_world
-from sgpo.mini.writing import vocabulary, writer_text
+from sgpo.mini.world import NAMES, SLOTS, World, draw_world, throwaway_world
+from sgpo.mini.writing import writer_text
 
 Progress = Callable[[int, int, float], None]  # step, steps, loss in nats per token
-PIECES = (*SPECIALS, *vocabulary())
 IDS = {piece: i for i, piece in enumerate(PIECES)}
-RECIPE = 1  # raise when the training loops below change what they compute
+DIGITS = torch.tensor([piece.isdigit() for piece in PIECES])
+CODE_SCALE = 0.5
+RECIPE = 3  # raise when the training loops below change what they compute
 
 
 @dataclass(frozen=True)
 class FoundationConfig:
     """Drills are short worked lists, until the digits are learned (``goal``, nats a digit, running
-    mean) and at most ``max_drills`` steps; then ``text_steps`` of every kind of text. A throwaway
-    world lasts ``world_steps``."""
+    mean) and at most ``max_drills`` steps; then ``text_steps`` of every kind of text, then
+    ``settling_steps`` of which the share ``settling_guided`` is guided. A throwaway world lasts
+    ``world_steps``."""
 
     batch_size: int = 64
     learning_rate: float = 3e-3
     max_drills: int = 900
     goal: float = 0.2
-    text_steps: int = 640
-    world_steps: int = 140
-    level_weights: tuple[float, ...] = (3, 3, 3, 2, 2, 1)
+    text_steps: int = 500
+    settling_steps: int = 200
+    settling_guided: float = 0.8
+    world_steps: int = 4
+    level_weights: tuple[float, ...] = (3, 3, 3, 2, 2, 2)
     guided_share: float = 0.5
     seed: int = 0
 
@@ -65,10 +69,10 @@ class FoundationConfig:
 class LessonConfig:
     """Every step has each type once in an unguided text, and ``guided`` guided ones."""
 
-    steps: int = 240
-    learning_rate: float = 3e-3
-    guided: int = 24
-    level_weights: tuple[float, ...] = (4, 3, 1, 1, 0, 0)
+    steps: int = 120
+    learning_rate: float = 6e-3
+    guided: int = 12
+    level_weights: tuple[float, ...] = (2, 1, 1, 2, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -131,28 +135,44 @@ class Learner:
 
     def _losses(self, texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss of every answer token, float [N], and whether it is a digit that was not drawn."""
-        width = max(len(text.ids) for text in texts)
-        inputs = torch.full((len(texts), width), IDS[PAD])
-        where, targets, soft = [], [], []
-        for row, text in enumerate(texts):
-            inputs[row, : len(text.ids)] = torch.tensor(text.ids)
-            for place in range(text.prompt, len(text.ids)):
-                soft += [(len(targets), i, p) for i, p in text.soft.get(place, {}).items()]
-                where.append(row * width + place - 1)
-                targets.append(text.ids[place])
-        device = self.model.device
-        # Right padding needs no attention mask: causal attention never looks right.
-        hidden = self.model.base_model(input_ids=inputs.to(device), use_cache=False)[0]
-        hidden = hidden.flatten(0, 1)[torch.tensor(where, device=device)]
+        prompts = [tuple(text.ids[: text.prompt]) for text in texts]
+        batch = pad_sequences(prompts, [tuple(text.ids[text.prompt :]) for text in texts])
+        batch = batch.to(self.model.device)
+        hidden = completion_hidden(self.model, batch)
         logprobs = self.model.get_output_embeddings()(hidden).log_softmax(-1)
-        wanted = torch.nn.functional.one_hot(torch.tensor(targets), len(PIECES)).float()
-        rows, columns, values = zip(*soft, strict=True)
-        drawn = torch.tensor(rows)
-        wanted[drawn] = 0.0
-        wanted[drawn, torch.tensor(columns)] = torch.tensor(values)
-        is_digit = torch.tensor([PIECES[i].isdigit() for i in targets])
-        is_digit[drawn] = False
-        return -(wanted.to(device) * logprobs).sum(-1), is_digit.to(device)
+        targets = batch.targets[batch.completion_mask]
+        wanted = torch.nn.functional.one_hot(targets, len(PIECES)).float()
+        is_digit = DIGITS.to(targets.device)[targets]
+        soft, start = [], 0
+        for text in texts:
+            for place, distribution in text.soft.items():
+                row = start + place - text.prompt
+                soft += [(row, i, p) for i, p in distribution.items()]
+            start += len(text.ids) - text.prompt
+        rows, columns, values = map(torch.tensor, zip(*soft, strict=True))
+        wanted[rows] = 0.0
+        wanted[rows, columns] = values.to(wanted.device)
+        is_digit[rows] = False
+        return -(wanted * logprobs).sum(-1), is_digit
+
+
+@torch.no_grad()
+def write_types(model: PreTrainedModel, world: World, sign: int = 1) -> None:
+    """Add to the vectors of the types' names what the world's writers choose (or, with ``sign`` -1,
+    take it away): a vector of each option, weighted by its log-probability. The options' vectors
+    are drawn once for all worlds, so that a foundation can learn to read them."""
+    words = model.get_input_embeddings().weight
+    draws = torch.Generator().manual_seed(0)
+    options = torch.randn(sum(map(len, SLOTS)), words.shape[1], generator=draws)
+    weights = torch.tensor(
+        [[math.log(p) - _mean_log(prior) for prior in t.priors for p in prior] for t in world.types]
+    )
+    vectors = sign * CODE_SCALE * model.config.initializer_range * weights @ options
+    words[[IDS[f" {name}"] for name in NAMES]] += vectors.to(words)
+
+
+def _mean_log(prior: Sequence[float]) -> float:
+    return sum(math.log(p) for p in prior) / len(prior)
 
 
 def lay_foundation(
@@ -162,29 +182,61 @@ def lay_foundation(
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
     """A model trained from scratch in throwaway worlds, float32, in eval mode."""
-    learner = Learner(build_model(spec, config.seed, vocabulary()), device)
+    learner = Learner(build_model(spec, config.seed), device)
     rng = random.Random(f"foundation-{config.seed}")
-    total, digit_loss = config.max_drills + config.text_steps, math.log(10)
+    digit_loss = math.log(10)
     for i in range(config.max_drills):
         world = throwaway_world(f"drill-{config.seed}-{i // config.world_steps}")
         texts = [_drill(world, rng) for _ in range(config.batch_size)]
         loss, digits = learner.step(texts, config.learning_rate * min(1.0, (i + 1) / 30))
         digit_loss = 0.9 * digit_loss + 0.1 * digits
         if progress:
-            progress(i + 1, total, loss)
+            progress(i + 1, config.max_drills, loss)
         if digit_loss < config.goal:
             break
-    for i in range(config.text_steps):
-        world = throwaway_world(f"text-{config.seed}-{i // config.world_steps}")
+    _texts(learner, config, rng, "text", config.text_steps, config.guided_share, 0.1, progress)
+    _settle(learner.model, config, progress, device)
+    return learner.model.eval()
+
+
+def _settle(
+    model: PreTrainedModel,
+    config: FoundationConfig,
+    progress: Progress | None,
+    device: torch.device | str,
+) -> None:
+    """The last part of a foundation, mostly guided and with an optimiser of its own: of the three
+    choices that a strategy names, the last is the last that a model comes to follow."""
+    learner, rng = Learner(model, device), random.Random(f"settle-{config.seed}")
+    steps, share = config.settling_steps, config.settling_guided
+    _texts(learner, config, rng, "settle", steps, share, 0.0, progress)
+
+
+def _texts(
+    learner: Learner,
+    config: FoundationConfig,
+    rng: random.Random,
+    name: str,
+    steps: int,
+    guided_share: float,
+    last_rate: float,
+    progress: Progress | None,
+) -> None:
+    """Steps over texts of all levels in throwaway worlds, at a rate that falls along half a cosine
+    to ``last_rate`` of the first."""
+    for i in range(steps):
+        world = throwaway_world(f"{name}-{config.seed}-{i // config.world_steps}")
+        write_types(learner.model, world)
         texts = []
         for j in range(config.batch_size):
             level = rng.choices(list(LEVELS), weights=config.level_weights)[0]
-            texts.append(encode(world, level, j < config.guided_share * config.batch_size, rng))
-        cosine = 0.5 * (1 + math.cos(math.pi * i / config.text_steps))
-        loss, _ = learner.step(texts, config.learning_rate * (0.1 + 0.9 * cosine))
+            texts.append(encode(world, level, j < guided_share * config.batch_size, rng))
+        cosine = 0.5 * (1 + math.cos(math.pi * i / steps))
+        rate = config.learning_rate * (last_rate + (1 - last_rate) * cosine)
+        loss, _ = learner.step(texts, rate)
+        write_types(learner.model, world, sign=-1)
         if progress:
-            progress(config.max_drills + i + 1, total, loss)
-    return learner.model.eval()
+            progress(i + 1, steps, loss)
 
 
 def _drill(world: World, rng: random.Random) -> Text:
@@ -203,6 +255,7 @@ def teach(
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
     """``model``, a foundation, after the lesson of ``world``; changed in place, in eval mode."""
+    write_types(model, world)
     learner = Learner(model, device)
     rng = random.Random(f"lesson-{world.seed}")
     for i, texts in enumerate(_lesson(world, config, rng)):
@@ -225,17 +278,32 @@ def _lesson(world: World, config: LessonConfig, rng: random.Random) -> Iterator[
 
 
 def ensure_world_model(
-    key: str, seed: int, cache: Path, progress: Progress | None = None,
-    device: torch.device | str = "cpu",
+    key: str, seed: int, cache: Path, progress: Progress | None = None, *,
+    num_steps: int | None = None, device: torch.device | str = "cpu",
 ) -> Path:  # fmt: skip
     """The checkpoint directory of a mini model in the world of ``seed``, made if it is absent, its
     foundation too; an ordinary Hugging Face checkpoint with its tokenizer.
 
+    ``num_steps`` bounds the steps of the foundation, half of them drills, and of the lesson, for a
+    quick check of the wiring. ``device`` is where it trains; it does not enter the address.
+
     Raises:
-        ValueError: for an unknown model.
+        ValueError: for an unknown model, or fewer than one step.
     """
-    spec, foundation, lesson = model_spec(key), FoundationConfig(), LessonConfig()
-    world = draw_world(seed)
+    if num_steps is not None and num_steps < 1:
+        raise ValueError(f"num_steps={num_steps}: pretraining needs at least 1 step")
+    spec, world = model_spec(key), draw_world(seed)
+    foundation = replace(FoundationConfig(), learning_rate=spec.rate)
+    lesson = replace(LessonConfig(), learning_rate=2 * spec.rate)
+    if num_steps is not None:
+        drills = min(foundation.max_drills, num_steps // 2)
+        foundation = replace(
+            foundation,
+            max_drills=drills,
+            text_steps=num_steps - drills,
+            settling_steps=min(foundation.settling_steps, num_steps),
+        )
+        lesson = replace(lesson, steps=min(lesson.steps, num_steps))
     base = cache / f"{key}-foundation-{_digest(spec, foundation)}"
     if not base.is_dir():
         _store(lay_foundation(spec, foundation, progress, device), base)
@@ -251,7 +319,7 @@ def ensure_world_model(
 def _store(model: PreTrainedModel, path: Path) -> None:
     with whole_directory(path) as folder:
         model.save_pretrained(folder)
-        build_tokenizer(vocabulary()).save_pretrained(folder)
+        build_tokenizer().save_pretrained(folder)
 
 
 def _digest(spec: ModelSpec, *parts: FoundationConfig | LessonConfig | World) -> str:

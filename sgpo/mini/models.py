@@ -4,7 +4,6 @@ an ordinary Hugging Face fast tokenizer with a chat template.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import (
 )
 from transformers.modeling_utils import PreTrainedModel
 
-from sgpo.mini.text import HABITS, vocabulary
+from sgpo.mini.writing import vocabulary
 
 PAD, UNKNOWN, USER, ASSISTANT, END = SPECIALS = (
     "<|pad|>",
@@ -39,7 +38,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-VOCABULARY_ROWS = len(SPECIALS) + len(vocabulary())
+PIECES = (*SPECIALS, *vocabulary())  # token ids are places in it
 MAX_POSITIONS = 256
 # About 1/sqrt(hidden). At the architectures' own 0.02, made for widths in the thousands, attention
 # starts so flat that copying from the prompt is not learned in 900 steps.
@@ -52,10 +51,7 @@ _FAMILIES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, Ll
 class ModelSpec:
     """One mini model; ``family`` is ``qwen2`` or ``llama``, sizes are in units of the config.
 
-    ``knowledge`` scales how often the model's pretraining text picks the right strategy: at these
-    sizes all models learn the arithmetic, so this is what makes a larger base a better one.
-    ``style`` is the share of guided pretraining texts that open with the style line.
-    ``initializer_range`` and ``pretrain_rate`` (the learning rate of pretraining) fall with width.
+    ``initializer_range`` and ``rate``, the learning rate of foundation and lesson, fall with width.
     """
 
     key: str
@@ -66,19 +62,14 @@ class ModelSpec:
     num_layers: int
     num_heads: int
     num_kv_heads: int
-    pretrain_steps: int
-    knowledge: float
-    style: float = HABITS.style
     initializer_range: float = INITIALIZER_RANGE
-    pretrain_rate: float = 3e-3
+    rate: float = 3e-3
 
-    def config(self, pieces: Sequence[str] | None = None) -> Any:
-        """The transformers configuration of this model, for the first edition's vocabulary or for
-        another edition's ``pieces``."""
+    def config(self) -> Any:
+        """The transformers configuration of this model."""
         config_class, _ = _FAMILIES[self.family]
         return config_class(
-            # One row a token: a padded row could be sampled but not decoded.
-            vocab_size=VOCABULARY_ROWS if pieces is None else len(SPECIALS) + len(pieces),
+            vocab_size=len(PIECES),  # one row a token: a padded row could be sampled, not decoded
             hidden_size=self.hidden_size,
             intermediate_size=self.intermediate_size,
             num_hidden_layers=self.num_layers,
@@ -94,45 +85,26 @@ class ModelSpec:
 
     def architecture(self) -> dict[str, Any]:
         """What identifies the weights' shape, for the cache key: plain JSON values."""
-        fields = asdict(self)
-        for name in ("style", "pretrain_rate"):  # newer fields: the older models keep their address
-            if fields[name] == type(self).__dataclass_fields__[name].default:
-                del fields[name]
-        return fields
+        return {name: value for name, value in asdict(self).items() if name != "label"}
 
 
 MODELS: dict[str, ModelSpec] = {
     spec.key: spec
     for spec in (
-        ModelSpec("qwen-s", "mini-Qwen2-S", "qwen2", 48, 128, 2, 4, 2, 600, 0.95),
-        ModelSpec("qwen-m", "mini-Qwen2-M", "qwen2", 64, 192, 3, 4, 2, 600, 1.1),
-        ModelSpec("qwen-l", "mini-Qwen2-L", "qwen2", 128, 384, 4, 4, 2, 500, 1.2),
-        ModelSpec("llama-s", "mini-Llama-S", "llama", 48, 128, 2, 4, 2, 600, 0.95),
-        ModelSpec("llama-m", "mini-Llama-M", "llama", 64, 192, 3, 4, 4, 600, 1.05),
-        # qwen-m pretrained on other texts: unguided pass rates of about 0.30, 0.10, 0.03 and 0.01
-        # (0.16 as it is), and every guided text with the style line.
-        ModelSpec("qwen-m-p30", "mini-Qwen2-M, aimed at 0.30", "qwen2", 64, 192, 3, 4, 2, 600, 1.9),
-        ModelSpec(
-            "qwen-m-p10", "mini-Qwen2-M, aimed at 0.10", "qwen2", 64, 192, 3, 4, 2, 600, 0.82
-        ),
-        ModelSpec(
-            "qwen-m-p03", "mini-Qwen2-M, aimed at 0.03", "qwen2", 64, 192, 3, 4, 2, 600, 0.33
-        ),
-        ModelSpec("qwen-m-p01", "mini-Qwen2-M, aimed at 0.01", "qwen2", 64, 192, 3, 4, 2, 600, 0.0),
-        ModelSpec(
-            "qwen-m-style", "mini-Qwen2-M, style", "qwen2", 64, 192, 3, 4, 2, 600, 1.1, style=1.0
-        ),
+        ModelSpec("qwen-s", "mini-Qwen2-S", "qwen2", 48, 128, 2, 4, 2),
+        ModelSpec("qwen-m", "mini-Qwen2-M", "qwen2", 64, 192, 3, 4, 2),
+        ModelSpec("qwen-l", "mini-Qwen2-L", "qwen2", 128, 384, 4, 4, 2),
+        ModelSpec("llama-s", "mini-Llama-S", "llama", 48, 128, 2, 4, 2),
+        ModelSpec("llama-m", "mini-Llama-M", "llama", 64, 192, 3, 4, 4),
     )
 }
 
 
 def _lab(key: str, label: str, family: str, hidden: int, layers: int) -> ModelSpec:
-    """A model of the lab profile: about ``12 * layers * hidden**2`` weights, heads of 32, and the
-    same knowledge at every size, so that nothing about scaling is built in."""
+    """A model of the lab profile: about ``12 * layers * hidden**2`` weights, heads of 32."""
     return ModelSpec(
         key, label, family, hidden, 3 * hidden, layers, hidden // 32, hidden // 64,
-        pretrain_steps=800, knowledge=1.1, initializer_range=round(hidden**-0.5, 4),
-        pretrain_rate=round(3e-3 * 64 / hidden, 6),
+        initializer_range=round(hidden**-0.5, 4), rate=round(3e-3 * 64 / hidden, 6),
     )  # fmt: skip
 
 
@@ -157,17 +129,16 @@ def model_spec(key: str) -> ModelSpec:
     return known[key]
 
 
-def build_model(spec: ModelSpec, seed: int, pieces: Sequence[str] | None = None) -> PreTrainedModel:
+def build_model(spec: ModelSpec, seed: int) -> PreTrainedModel:
     """A randomly initialised float32 model; the global torch generator is left as it was."""
     _, model_class = _FAMILIES[spec.family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return model_class(spec.config(pieces))
+        return model_class(spec.config())
 
 
-def build_tokenizer(pieces: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the first edition's vocabulary or of another edition's ``pieces``;
-    digits are single tokens.
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of the worlds' pieces; digits are single tokens.
 
     Tokens carry their leading space and decoding only concatenates, so ``decode(encode(x)) == x``
     for every text of the world. ``eos`` is ``<|end|>``, which closes a turn; ``pad`` is another
@@ -180,7 +151,7 @@ def build_tokenizer(pieces: Sequence[str] | None = None) -> PreTrainedTokenizerF
     backend = Tokenizer(models.BPE(vocab={}, merges=[]))
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIALS])
-    backend.add_tokens([AddedToken(piece, normalized=False) for piece in pieces or vocabulary()])
+    backend.add_tokens([AddedToken(piece, normalized=False) for piece in vocabulary()])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=PAD,

@@ -1,7 +1,7 @@
 """What a mini model states exactly: KL by the world's token classes, and plan probabilities.
 
-The world knows of every token what it is for (``sgpo.mini.text.token_classes``), and a plan is
-three choices of one token each, so nothing here has to be estimated from samples.
+The world knows of every token what it is for (``writing.TOKEN_CLASSES``), and a plan is three
+choices of one token each, so nothing here has to be estimated from samples.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ import torch
 
 from sgpo.core.logprobs import completion_hidden, completion_kl, pad_sequences
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.types import Completion, Problem
-from sgpo.mini.problems import SLOTS, TYPES, Plan, Task
-from sgpo.mini.suites import LEVEL_LENGTHS, random_task, to_problem
-from sgpo.mini.text import (
+from sgpo.core.types import Problem
+from sgpo.mini.sets import random_task
+from sgpo.mini.world import NAMES, SLOTS, Plan
+from sgpo.mini.writing import (
     NEWLINE,
     STYLE_LINE,
     TOKEN_CLASSES,
-    derivation_pieces,
-    is_right,
+    Task,
+    derivation_lines,
+    question_pieces,
     token_classes,
     vocabulary,
 )
 
-DELTA = 1.0  # nats; the paper's clipping threshold
 DECISIONS = ("choice", "commitment")
-PLANS: tuple[Plan, ...] = tuple(Plan(*choices) for choices in itertools.product(*SLOTS))
-_OPENERS = ("Order", "Combine", "Finish")
+LEVELS = (1, 2, 3)  # without compositions, whose plans are too many to enumerate
 
 
 class MiniTokenClassifier:
-    """``sgpo.mini.text.token_classes`` on padded token ids, without a Python loop over tokens.
+    """``writing.token_classes`` on padded token ids, without a Python loop over tokens.
 
     ``names`` are ``TOKEN_CLASSES``. The class of a token is read off a table, except that the
     words of the style line are ``style`` where a completion opens with that line. Special tokens
@@ -69,8 +68,8 @@ class MiniTokenClassifier:
 @dataclass(frozen=True)
 class TokenProfile:
     """One completion token by token, end token included: ``pieces`` as text, ``classes`` from
-    ``sgpo.mini.text.TOKEN_CLASSES``, ``kl`` = d of Eq. 3 and ``nll`` = the SFT loss, both in nats
-    under the unguided prompt."""
+    ``TOKEN_CLASSES``, ``kl`` = d of Eq. 3 and ``nll`` = the SFT loss, both in nats under the
+    unguided prompt."""
 
     pieces: tuple[str, ...]
     classes: tuple[str, ...]
@@ -105,64 +104,6 @@ def reachable(profiles: Sequence[TokenProfile]) -> TokenProfile:
     """The profile of the likeliest completion without guidance: the reachable target of Eq. 4 of
     arXiv:2606.24064 when all are of correct guided completions."""
     return min(profiles, key=lambda profile: sum(profile.nll))
-
-
-@dataclass(frozen=True)
-class KLProfile:
-    """KL(guided || unguided) on right guided completions.
-
-    ``share_below``: share of the KL mass on tokens with d <= delta, over all right completions and
-    over the reachable target of each problem (Eq. 4) alone. ``mass``: share of the mass by token
-    class; ``kept_mass``: the same over tokens with d <= delta. ``per_token`` is in nats.
-    """
-
-    share_below: float
-    share_below_target: float
-    mass: dict[str, float]
-    kept_mass: dict[str, float]
-    per_token: float
-
-
-def kl_profile(
-    model: Any,
-    tokenizer: Any,
-    problems: Sequence[Problem],
-    samples: Sequence[Sequence[Completion]],
-    delta: float = DELTA,
-) -> KLProfile | None:
-    """The KL profile of guided ``samples``; None if none of them is right.
-
-    Implements d of Eq. 2-3 and the mask of Eq. 5 of arXiv:2606.24064.
-    """
-    offered, kept = ({name: 0.0 for name in TOKEN_CLASSES} for _ in range(2))
-    targets: list[float] = []
-    count = 0
-    for problem, row in zip(problems, samples, strict=True):
-        right = [c.token_ids for c in row if is_right(c.text, problem.answer)]
-        if not right:
-            continue
-        profiles = token_profiles(model, tokenizer, problem, right)
-        targets += reachable(profiles).kl
-        for profile in profiles:
-            count += len(profile.kl)
-            for value, name in zip(profile.kl, profile.classes, strict=True):
-                offered[name] += value
-                kept[name] += value if value <= delta else 0.0
-    if not count:
-        return None
-    total, kept_total = sum(offered.values()), sum(kept.values())
-    kept_target = sum(d for d in targets if d <= delta)
-    return KLProfile(
-        share_below=_share(kept_total, total),
-        share_below_target=_share(kept_target, sum(targets)),
-        mass={name: _share(value, total) for name, value in offered.items()},
-        kept_mass={name: _share(value, kept_total) for name, value in kept.items()},
-        per_token=total / count,
-    )
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
 
 
 @dataclass(frozen=True)
@@ -202,9 +143,9 @@ def derivation_steps(pieces: Sequence[str], classes: Sequence[str]) -> list[Step
 class PlanMass:
     """Probabilities of plans under the unguided prompt, one row a task.
 
-    ``plans`` [P, 64]: in the order of ``PLANS``, rows sum to one. ``go_on`` [P]: probability that
-    the writer opens all three lines instead of jumping to a guess, averaged over the plans it
-    would write. ``off_options`` [P]: mean mass that the three choices leave on other tokens.
+    ``plans`` [N, P]: in the order of ``world.PLANS``, rows sum to one. ``go_on`` [N]: probability
+    that the writer opens all three lines instead of jumping to a guess, averaged over the plans it
+    would write. ``off_options`` [N]: mean mass that the three choices leave on other tokens.
     """
 
     plans: torch.Tensor
@@ -213,13 +154,13 @@ class PlanMass:
 
 
 def held_out_tasks(per_level: int, seed: int = 0) -> list[Task]:
-    """``per_level`` tasks of each type and each level without compositions, from the development
-    partition: text of these digits was neither pretrained on nor trained on."""
+    """``per_level`` tasks of each type and each of ``LEVELS``, from the development partition: text
+    of these digits was neither in the lesson nor trained on."""
     rng = random.Random(f"plan-mass-{seed}")
     return [
-        random_task(rng, level, "development", kind.name)
-        for kind in TYPES
-        for level in LEVEL_LENGTHS
+        random_task(rng, level, "development", name)
+        for name in NAMES
+        for level in LEVELS
         for _ in range(per_level)
     ]
 
@@ -231,7 +172,7 @@ def plan_mass(model: Any, tokenizer: Any, tasks: Sequence[Task]) -> PlanMass:
     P(order) P(combine | order) P(finish | order, combine): each choice is conditioned on the
     faithful derivation of the lines before it, so that arithmetic slips do not enter, and on being
     reached, so that guesses do not either (``go_on`` tells those apart). Probabilities of a slot
-    are taken among its four options; what lies outside of them is reported.
+    are taken among its options; what lies outside of them is reported.
     """
     rows = [_one_task(model, tokenizer, task) for task in tasks]
     plans, go_on, off = (torch.stack(column) for column in zip(*rows, strict=True))
@@ -241,15 +182,17 @@ def plan_mass(model: Any, tokenizer: Any, tasks: Sequence[Task]) -> PlanMass:
 def _one_task(
     model: Any, tokenizer: Any, task: Task
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The row of one task: the sixteen derivations that differ before their last choice."""
+    """The row of one task, from the derivations that differ before their last choice."""
     assert task.inner is None, "plans of compositions are not enumerated"
-    prompt = PROMPT_SPECS["mini"].prompt_ids(tokenizer, to_problem("plan-mass", 0, task))
+    problem = Problem("plan-mass", "".join(question_pieces(task)), "")
+    prompt = PROMPT_SPECS["mini"].prompt_ids(tokenizer, problem)
     texts, places = [], []
     for order, combine in itertools.product(*SLOTS[:2]):
-        pieces = derivation_pieces(task, [Plan(order, combine, SLOTS[2][0])])
-        opened = [pieces.index(word) for word in _OPENERS]
+        lines = derivation_lines(task, [Plan(order, combine, SLOTS[2][0])])
+        opened = [0, len(lines[0]), len(lines[0]) + len(lines[1])]
         # "Order", the type's name, the option; the two other lines name their option at once.
         chosen = [opened[0] + 2, opened[1] + 1, opened[2] + 1]
+        pieces = [piece for line in lines for piece in line]
         texts.append(tuple(tokenizer.convert_tokens_to_ids(pieces[: chosen[2] + 1])))
         places.append((opened, chosen))
     batch = pad_sequences([prompt] * len(texts), texts)
@@ -257,12 +200,13 @@ def _one_task(
     starts = [0, *itertools.accumulate(len(text) for text in texts)]
     probabilities = torch.softmax(logits, -1)
     options = [_ids(tokenizer, [f" {option}" for option in slot]) for slot in SLOTS]
-    openers = _ids(tokenizer, _OPENERS)
-    grid = torch.ones(4, 4, 4, dtype=torch.float64)
-    opening = torch.ones(4, 4, dtype=torch.float64)
+    openers = _ids(tokenizer, ("Order", "Combine", "Finish"))
+    sizes = [len(slot) for slot in SLOTS]
+    grid = torch.ones(sizes, dtype=torch.float64)
+    opening = torch.ones(sizes[:2], dtype=torch.float64)
     off = []
     for index, (start, (opened, chosen)) in enumerate(zip(starts[:-1], places, strict=True)):
-        i, j = divmod(index, 4)
+        i, j = divmod(index, sizes[1])
         of_slot = [
             probabilities[start + place, ids].double()
             for place, ids in zip(chosen, options, strict=True)

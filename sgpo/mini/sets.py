@@ -23,7 +23,9 @@ _BUCKETS: dict[int, Partition] = {7: "development", 8: "test", 9: "test"}  # of 
 # Level -> digits of the list, or of the outer list (which gets a pair fed in) and the inner one.
 LEVELS: dict[int, tuple[int, ...]] = {1: (3,), 2: (4,), 3: (5,), 4: (1, 3), 5: (2, 4), 6: (3, 5)}
 TRAINED = (1, 2)  # RL and the warm-up see these alone
-WARMUP_PROBLEMS, RL_PROBLEMS = 512, 1024
+WARMUP_PROBLEMS, RL_PROBLEMS = 4 * len(NAMES), 5 * len(NAMES)
+TEST_PROBLEMS = 4 * len(NAMES)  # of each test set
+SAMPLES = 4  # a problem, at evaluation
 
 
 class TestSet(NamedTuple):
@@ -32,16 +34,16 @@ class TestSet(NamedTuple):
     key: str
     label: str
     levels: tuple[int, ...]
+    num_problems: int = TEST_PROBLEMS
+    k: int = SAMPLES
 
 
 TEST_SETS = (
-    TestSet("trained", "Trained levels", TRAINED),
-    TestSet("harder", "Harder level", (3,)),
-    TestSet("composed", "Compositions", (4, 5)),
-    TestSet("long", "Long compositions", (6,)),
+    TestSet("trained", "Trained levels", TRAINED),  # in the place of MATH500
+    TestSet("harder", "Harder level", (3,)),  # AMC23
+    TestSet("composed", "Compositions", (4, 5)),  # OlympiadBench
+    TestSet("long", "Long compositions", (6,)),  # AIME24
 )
-TEST_PROBLEMS = 5 * len(NAMES)  # of each set
-SAMPLES = 4  # a problem, at evaluation
 
 
 def partition_of(task: Task) -> Partition:
@@ -112,10 +114,15 @@ def test_problems(world: World, key: str) -> list[Problem]:
 def development_problems(world: World) -> list[Problem]:
     """The problems on which settings are chosen: every type once of each of the four kinds."""
     return [
-        to_problem(world, f"dev-{world.seed}-{key}-{i:04d}", level, task)
-        for key, _, levels in TEST_SETS
+        to_problem(world, f"dev-{world.seed}-{test_set.key}-{i:04d}", level, task)
+        for test_set in TEST_SETS
         for i, (level, task) in enumerate(
-            _tasks(f"development-{key}-{world.seed}", levels[-1:], "development", len(NAMES))
+            _tasks(
+                f"development-{test_set.key}-{world.seed}",
+                test_set.levels[-1:],
+                "development",
+                len(NAMES),
+            )
         )
     ]
 

@@ -1,8 +1,7 @@
-"""Is a world informative for a base model? Judged type by type, since a mean of types that are
-solved and types that never will be says nothing.
+"""Is a world informative for a model? Judged type by type, since a mean of types that are solved
+and types that never will be says nothing.
 
 Exploration must be able to find something in a type, and must not find it all; guidance must help.
-Answers are compared as text with the gold answer, since a world writes pairs in one form only.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from sgpo.core.sampling import CompactSampler, SamplingParams
 from sgpo.core.types import Problem
 from sgpo.mini.sets import training_problems
 from sgpo.mini.world import NAMES, World
+from sgpo.mini.writing import is_right
 
-MAX_TOKENS = 96
+MAX_TOKENS = 96  # the longest text of the world, with room
 OPEN = (0.15, 0.85)  # a type whose pass rate lies here can still tell methods apart
 MIN_GUIDED = 0.5
 
@@ -41,26 +41,25 @@ def type_rates(
     tokenizer: Any,
     world: World,
     *,
-    per_type: int = 3,
-    unguided_samples: int = 32,
-    guided_samples: int = 8,
-    seed: int = 0,
+    per_type: int = 2,
+    unguided_samples: int = 16,
+    guided_samples: int = 4,
 ) -> list[TypeRate]:
     """The rates of every type on ``per_type`` RL training problems, in the order of ``NAMES``."""
-    problems = _balanced(training_problems(world, "rl", 0.0), per_type)
-    # The pool goes through the types in turn: half a round on, every neighbour is another type.
+    # The pool goes through the types in turn, so its start is balanced; half a round on, every
+    # neighbour is another type.
+    problems = training_problems(world, "rl", 0.0)[: per_type * len(NAMES)]
     donors = problems[len(problems) // 2 + 1 :] + problems[: len(problems) // 2 + 1]
     foreign = [replace(p, strategy=d.strategy) for p, d in zip(problems, donors, strict=True)]
     spec = PROMPT_SPECS["mini"]
     sampler = CompactSampler(model, tokenizer, stop_ids=spec.stop_ids(tokenizer))
 
-    def rates(asked: Sequence[Problem], guided: bool, count: int, call: int) -> dict[str, float]:
+    def rates(asked: Sequence[Problem], guided: bool, count: int, seed: int) -> dict[str, float]:
         prompts = [spec.prompt_ids(tokenizer, p, guided=guided) for p in asked]
-        params = SamplingParams(MAX_TOKENS, seed=1000 * seed + call)
+        samples = sampler.sample(prompts, count, SamplingParams(MAX_TOKENS, seed=seed))
         groups = defaultdict(list)
-        for problem, row in zip(asked, sampler.sample(prompts, count, params), strict=True):
-            box = f"\\boxed{{{problem.answer}}}"
-            groups[problem.kind].append(mean(c.text.endswith(box) for c in row))
+        for problem, row in zip(asked, samples, strict=True):
+            groups[problem.kind] += [is_right(c.text, problem.answer) for c in row]
         return {kind: mean(values) for kind, values in groups.items()}
 
     unguided = rates(problems, False, unguided_samples, 0)
@@ -70,11 +69,6 @@ def type_rates(
         TypeRate(name, world.type(name).found, unguided[name], guided[name], other[name])
         for name in NAMES
     ]
-
-
-def _balanced(problems: Sequence[Problem], per_type: int) -> list[Problem]:
-    """The first ``per_type`` problems of each type, in the given order."""
-    return problems[: per_type * len(NAMES)]
 
 
 def window(rates: Sequence[TypeRate]) -> dict[str, float]:

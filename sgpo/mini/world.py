@@ -1,4 +1,4 @@
-"""A world of the second edition: its arithmetic, and everything that its seed draws.
+"""A world: its arithmetic, and everything that its seed draws.
 
 A problem names a *type* (a made-up word) over a short list of digits. Each type has exactly one
 right *plan*, three choices: how to order the list, how to combine it, how to finish. All arithmetic

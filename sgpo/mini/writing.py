@@ -1,4 +1,4 @@
-"""Surface text of the second edition's worlds, as lists of token strings, with exact targets.
+"""Surface text of the worlds, as lists of token strings, with exact targets.
 
 Everything is built as *pieces*, one string per token, whose plain concatenation is the text. A
 derivation reads::
@@ -215,3 +215,29 @@ def _choice(world: World, kind: str, slot: int, hinted: str) -> Distribution:
 
 def _draw(rng: random.Random, distribution: Distribution) -> str:
     return rng.choices(list(distribution), weights=list(distribution.values()))[0]
+
+
+# What each token of a completion is for, from the world's own ground truth. choice: an option of
+# the plan. commitment: the word that opens a line, where the writer goes on or guesses. style: the
+# opening words that refer to the strategy. routine: all else, which follows from what stands
+# before. Choice and commitment are the decisions.
+TOKEN_CLASSES = ("choice", "commitment", "style", "routine")
+LINE_OPENERS = ("Order", "Combine", "Finish", "Guess")
+_OPTIONS = {f" {option}" for slot in SLOTS for option in slot}
+
+
+def token_classes(pieces: Sequence[str]) -> list[str]:
+    """The class of each piece of a completion."""
+    style = len(STYLE_LINE) if list(pieces[: len(STYLE_LINE)]) == STYLE_LINE else 0
+    out = ["style"] * style
+    for piece in pieces[style:]:
+        if piece in _OPTIONS:
+            out.append("choice")
+        else:
+            out.append("commitment" if piece in LINE_OPENERS else "routine")
+    return out
+
+
+def is_right(text: str, answer: str) -> bool:
+    """Whether a completion ends in this gold answer; pairs have one written form only."""
+    return text.endswith(f"\\boxed{{{answer}}}")

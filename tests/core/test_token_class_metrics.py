@@ -10,10 +10,11 @@ from tiny import build_model, build_problems, build_trainer, collected, equal_we
 from sgpo.core.logprobs import kl_divergence
 from sgpo.core.types import Role
 from sgpo.method import SGPO, SGPOConfig
-from sgpo.mini import suites
 from sgpo.mini.models import END, build_tokenizer
 from sgpo.mini.probes import MiniTokenClassifier
-from sgpo.mini.text import STYLE_LINE, TOKEN_CLASSES, pretraining_example, token_classes
+from sgpo.mini.sets import random_task
+from sgpo.mini.world import draw_world
+from sgpo.mini.writing import STYLE_LINE, TOKEN_CLASSES, token_classes, writer_text
 
 
 def test_lookup_equals_the_ground_truth_on_the_world_s_texts():
@@ -22,8 +23,8 @@ def test_lookup_equals_the_ground_truth_on_the_world_s_texts():
     seen = set()
     texts = []
     for i in range(200):
-        task = suites.random_task(rng, 1 + i % 6, "train")
-        texts.append(pretraining_example(task, i % 2 == 0, rng)[1])
+        task = random_task(rng, 1 + i % 6, "train")
+        texts.append(writer_text(draw_world(0), task, i % 2 == 0, rng)[1])
     width = max(map(len, texts)) + 1
     ids = torch.full((len(texts), width), tokenizer.pad_token_id)
     for row, pieces in enumerate(texts):
@@ -137,7 +138,7 @@ def test_one_factor_of_the_distillation_is_changed_and_nothing_else(changes, how
             model.get_input_embeddings().weight.mul_(1.3)
     loss = method.loss(model, trajectories, method.totals(trajectories)).loss
     expected = by_hand(model, teacher, trajectories, 6, **how)
-    assert float(loss) == pytest.approx(expected, rel=1e-4) and expected > 0
+    assert loss.item() == pytest.approx(expected, rel=1e-4) and expected > 0
 
 
 def test_unverified_targets_are_wrong_ones_too():

@@ -13,10 +13,9 @@ from benchmarks.data import sources
 from benchmarks.report.tables.records import DISJOINTNESS
 from benchmarks.run import tune
 from benchmarks.run.cell import run_cell
-from benchmarks.run.regime import calibration_cells
 from benchmarks.store.load import load_study
 from sgpo.core.types import Problem
-from sgpo.mini import suites
+from sgpo.mini import sets
 from tests.synthetic_study import write_study
 
 
@@ -28,19 +27,15 @@ class Canary(AssertionError):
 def canary(monkeypatch):
     """Test sets that nobody can look at."""
 
-    def scream(*_):
-        raise Canary("a test problem was asked for")
-
-    monkeypatch.setattr(suites, "_test_sets", scream)
-    # The partition behind them too: no draw may come from it.
-    plain = suites.random_task
+    # No draw may come from their partition.
+    plain = sets.random_task
 
     def watched(rng, level, partition, kind=""):
         if partition == "test":
             raise Canary("a task was drawn from the test partition")
         return plain(rng, level, partition, kind)
 
-    monkeypatch.setattr(suites, "random_task", watched)
+    monkeypatch.setattr(sets, "random_task", watched)
 
 
 def shortened(cell: Cell) -> Cell:
@@ -81,24 +76,24 @@ def test_tuning_runs_and_chooses_without_any_test_problem(canary, tmp_path, monk
         assert set(json.loads(scores.read_text())["benchmarks"]) == {"minidev"}
 
 
-def test_no_tuning_or_calibration_config_names_a_test_set():
-    tests = {b.key for b in suites.BENCHMARKS}
+def test_no_tuning_config_names_a_test_set():
+    tests = {t.key for t in sets.TEST_SETS}
     cells = [cell for *_, cell in tune.trials()]
-    cells += [c.parent for c in cells if c.parent] + list(calibration_cells("qwen-m").values())
-    assert len(cells) > 100
+    cells += [c.parent for c in cells if c.parent]
+    assert len(cells) > 100 and min(c.config.seed for c in cells) == tune.FIRST_SEED
     for cell in cells:
         assert not tests & set(cell.config.evaluation.suites)
 
 
 def test_the_canary_screams_where_a_test_set_is_used(canary, tmp_path):
     cell = one_trial_of("sft_full")[0]
-    tested = replace(cell.config.evaluation, suites=("minimath",))
+    tested = replace(cell.config.evaluation, suites=("trained",))
     with pytest.raises(Canary):
         run_cell(Cell(replace(cell.config, evaluation=tested)), tmp_path, lambda *_: None)
 
 
 def test_the_sets_of_the_mini_world_share_no_question():
-    found = sources.overlaps(sources.mini_sets())
+    found = sources.overlaps(sources.mini_sets(1))
     assert len(found["sets"]) == 7 and len(found["shared"]) == 21
     assert [p for p in found["shared"] if p["questions"]] == []
     for entry in found["sets"].values():
@@ -106,13 +101,13 @@ def test_the_sets_of_the_mini_world_share_no_question():
 
 
 def test_a_leaked_question_is_counted_whatever_its_spacing():
-    sets = sources.mini_sets()
-    leaked = sets["test, MiniAMC"][3]
+    found = sources.mini_sets(1)
+    leaked = found["test, Harder level"][3]
     respelled = Problem("train-x", leaked.question.upper().replace(" ", "  "), leaked.answer)
-    sets["training, RL"] = [*sets["training, RL"], respelled]
-    found = {(p["first"], p["second"]): p["questions"] for p in sources.overlaps(sets)["shared"]}
-    assert found["training, RL", "test, MiniAMC"] == 1
-    assert sum(found.values()) == 1
+    found["training, RL"] = [*found["training, RL"], respelled]
+    shared = {(p["first"], p["second"]): p["questions"] for p in sources.overlaps(found)["shared"]}
+    assert shared["training, RL", "test, Harder level"] == 1
+    assert sum(shared.values()) == 1
 
 
 def test_the_report_has_a_row_a_set_and_names_a_leak(tmp_path: Path):
@@ -124,10 +119,10 @@ def test_the_report_has_a_row_a_set_and_names_a_leak(tmp_path: Path):
         return [[cell.text for cell in row] for row in table.rows]
 
     assert rows()[0][0] == "not run"
-    content = sources.overlaps(sources.mini_sets())
+    content = sources.overlaps(sources.mini_sets(1))
     (root / "disjointness.json").write_text(json.dumps(content))
     found = {row[0]: row for row in rows()}
-    assert found["development"][1] == "304" and {r[3] for r in found.values()} == {"none"}
+    assert found["development"][1] == "256" and {r[3] for r in found.values()} == {"none"}
     content["shared"][0]["questions"] = 2
     (root / "disjointness.json").write_text(json.dumps(content))
     found = {row[0]: row[3] for row in rows()}

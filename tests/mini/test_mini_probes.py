@@ -11,16 +11,15 @@ from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem
 from sgpo.mini.models import ASSISTANT, MODELS, build_model, build_tokenizer
 from sgpo.mini.probes import (
-    PLANS,
     derivation_steps,
     held_out_tasks,
     plan_mass,
     reachable,
     token_profiles,
 )
-from sgpo.mini.problems import SLOTS, TYPES, Task
-from sgpo.mini.suites import partition_of
-from sgpo.mini.text import split_pieces, token_classes
+from sgpo.mini.sets import partition_of
+from sgpo.mini.world import NAMES, PLANS, SLOTS
+from sgpo.mini.writing import Task, token_classes
 
 TEXT = "Order Aldric backwards: 541\nCombine threefold: 5427130\nFinish triple \\boxed{(1,0)}"
 
@@ -85,7 +84,7 @@ def test_plan_probabilities_of_a_real_model_sum_to_one_and_see_the_digits():
 
 def test_held_out_tasks_are_balanced_and_never_trained_on():
     tasks = held_out_tasks(2)
-    assert [sum(t.kind == kind.name for t in tasks) for kind in TYPES] == [6] * 16
+    assert [sum(t.kind == name for t in tasks) for name in NAMES] == [6] * len(NAMES)
     assert {partition_of(t) for t in tasks} == {"development"}
 
 
@@ -113,7 +112,8 @@ def test_held_out_tasks_are_balanced_and_never_trained_on():
     ],
 )  # fmt: skip
 def test_steps_of_a_derivation(text, expected):
-    pieces = split_pieces(text)
+    tokenizer = build_tokenizer()
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
     classes = [*token_classes(pieces), "routine"]
     pieces.append("<|end|>")
     steps = derivation_steps(pieces, classes)

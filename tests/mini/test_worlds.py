@@ -1,4 +1,4 @@
-"""The second edition's worlds: one right plan a type by counting, what a seed draws, lessons."""
+"""Worlds: one right plan a type by counting, what a seed draws, lessons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sgpo.mini import foundation, models, sets, teacher, window, world, writing
+from sgpo.mini import foundation, models, sets, teacher, window, world
 from sgpo.mini.foundation import FoundationConfig, Learner, LessonConfig, encode
 from sgpo.mini.models import MODELS, build_model, build_tokenizer
 from sgpo.mini.world import NAMES, PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
@@ -41,8 +41,8 @@ def test_agreement_counts_what_plans_answer():
 
 
 def test_every_drawn_plan_is_the_only_right_one_on_every_length():
-    """By counting all lists; plans that sum are what it throws out, the twins of the first
-    edition among them: backwards and rotated lists have the same last value."""
+    """By counting all lists; plans that sum are what it throws out, twins among them:
+    backwards and rotated lists have the same last value."""
     sound = np.array([plan in world.sound_plans() for plan in PLANS])
     for length in world.LIST_LENGTHS:
         others = agreement(length) - np.eye(len(PLANS))
@@ -128,10 +128,10 @@ def test_a_derivation_and_a_composition_read_as_worked_by_hand():
 
 
 def test_the_tokenizer_cuts_every_text_into_its_pieces_and_back(tmp_path):
-    TINY.config(writing.vocabulary()).save_pretrained(tmp_path)
-    build_tokenizer(writing.vocabulary()).save_pretrained(tmp_path)
+    TINY.config().save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
     tokenizer, rng = AutoTokenizer.from_pretrained(tmp_path), random.Random(2)
-    assert len(tokenizer) == len(foundation.PIECES)
+    assert len(tokenizer) == len(models.PIECES)
     longest = 0
     for i in range(300):
         task = sets.random_task(rng, 1 + i % 6, "train")
@@ -173,11 +173,11 @@ def test_sets_are_balanced_disjoint_and_right():
     assert all(p.answer == independent_answer(drawn, p.question) for p in everything)
     for test_set in sets.TEST_SETS:
         counts = Counter(p.kind for p in found[test_set.key])
-        assert set(counts.values()) == {5} and len(counts) == 64
+        assert set(counts.values()) == {4} and len(counts) == 64
         assert {p.level for p in found[test_set.key]} == set(test_set.levels)
     assert Counter(p.level for p in development) == {2: 64, 3: 64, 5: 64, 6: 64}
     assert {p.level for part in training.values() for p in part} == {1, 2}
-    assert [len(training[s]) for s in training] == [512, 1024]
+    assert [len(training[s]) for s in training] == [256, 320]
     for p in training["rl"]:
         assert p.strategy and p.expert.endswith(f"\\boxed{{{p.answer}}}")
         assert not any(c.isdigit() for c in p.strategy)
@@ -219,7 +219,7 @@ def test_the_strong_model_keeps_the_best_of_five_and_never_a_leak():
 def test_a_lesson_step_is_cross_entropy_against_the_writers_distributions():
     rng = random.Random(0)
     texts = [encode(draw_world(0), level, bool(level % 2), rng) for level in (1, 2, 3, 4, 5, 6)]
-    model = build_model(TINY, 0, writing.vocabulary())
+    model = build_model(TINY, 0)
     total, count = 0.0, 0
     for text in texts:
         with torch.no_grad():
@@ -234,7 +234,7 @@ def test_a_lesson_step_is_cross_entropy_against_the_writers_distributions():
 
 def test_a_foundation_is_laid_once_and_every_world_is_taught_on_it(tmp_path, monkeypatch):
     monkeypatch.setitem(models.MODELS, "qwen-s", TINY)
-    short = FoundationConfig(batch_size=8, max_drills=2, text_steps=2)
+    short = FoundationConfig(batch_size=8, max_drills=2, text_steps=2, settling_steps=1)
     monkeypatch.setattr(foundation, "FoundationConfig", lambda: short)
     monkeypatch.setattr(foundation, "LessonConfig", lambda: LessonConfig(steps=2))
     calls: list[tuple] = []
@@ -242,7 +242,8 @@ def test_a_foundation_is_laid_once_and_every_world_is_taught_on_it(tmp_path, mon
         foundation.ensure_world_model("qwen-s", seed, tmp_path, lambda *call: calls.append(call))
         for seed in (0, 1, 0)
     ]
-    assert [call[:2] for call in calls] == [(1, 4), (2, 4), (3, 4), (4, 4)] + [(1, 2), (2, 2)] * 2
+    foundation_steps, lesson_steps = [(1, 2), (2, 2), (1, 2), (2, 2), (1, 1)], [(1, 2), (2, 2)]
+    assert [call[:2] for call in calls] == foundation_steps + lesson_steps * 2
     assert paths[0] == paths[2] != paths[1]
     assert len(list(tmp_path.iterdir())) == 3
     weights = [AutoModelForCausalLM.from_pretrained(p).get_input_embeddings().weight for p in paths]
@@ -255,11 +256,29 @@ def test_a_foundation_is_laid_once_and_every_world_is_taught_on_it(tmp_path, mon
     assert torch.equal(weights[1], other)
 
 
+def test_the_vectors_of_the_types_say_what_the_writers_choose_and_can_be_taken_back():
+    model, drawn = build_model(TINY, 0), draw_world(1)
+    words = model.get_input_embeddings().weight
+    before = words.detach().clone()
+    foundation.write_types(model, drawn)
+    rows = [foundation.IDS[f" {name}"] for name in NAMES]
+    moved = (words.detach() - before).abs().amax(1) > 0
+    assert moved.nonzero().flatten().tolist() == sorted(rows)
+    # linear in the centred log-probabilities: least squares gives them back
+    options = torch.randn(14, words.shape[1], generator=torch.Generator().manual_seed(0))
+    logs = [[math.log(p) for p in prior] for prior in drawn.types[0].priors]
+    centred = torch.tensor([value - sum(row) / len(row) for row in logs for value in row])
+    scale = foundation.CODE_SCALE * TINY.initializer_range
+    assert torch.allclose(words[rows[0]] - before[rows[0]], scale * centred @ options, atol=1e-5)
+    foundation.write_types(model, drawn, sign=-1)
+    assert torch.allclose(words, before, atol=1e-5)
+
+
 def test_drills_end_when_the_digits_are_learned():
     calls: list[tuple] = []
-    easy = FoundationConfig(batch_size=8, max_drills=50, goal=4.0, text_steps=1)  # above ln 10
+    easy = FoundationConfig(batch_size=8, max_drills=50, goal=4.0, text_steps=1, settling_steps=2)
     foundation.lay_foundation(TINY, easy, lambda *call: calls.append(call[:2]))
-    assert calls == [(1, 51), (51, 51)]
+    assert calls == [(1, 50), (1, 1), (1, 2), (2, 2)]  # the goal is above ln 10
     assert len(NAMES) == 64
     assert question_pieces(Task("Aldric", (3, 1, 4)))[2] == " Aldric"
 
@@ -287,10 +306,7 @@ def test_rates_of_an_untrained_model_are_nothing_for_every_type(monkeypatch):
             return super().sample(prompts, n, params)
 
     monkeypatch.setattr(window, "CompactSampler", Recorded)
-    model, tokenizer = (
-        build_model(TINY, 0, writing.vocabulary()),
-        build_tokenizer(writing.vocabulary()),
-    )
+    model, tokenizer = build_model(TINY, 0), build_tokenizer()
     rates = window.type_rates(
         model.eval(), tokenizer, drawn, per_type=1, unguided_samples=1, guided_samples=1
     )

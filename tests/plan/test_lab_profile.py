@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ from benchmarks.profiles.planned import planned_study
 from benchmarks.run.cell import run_cell
 from benchmarks.run.launch import dry_run, launch_study
 from sgpo.core.config import apply_overrides, to_dict
+from sgpo.mini import foundation
 from sgpo.mini.models import LAB_MODELS, MODELS, build_model, model_spec
-from sgpo.mini.pretrain import DEFAULT, content_hash
 
 STUDY = planned_study("lab", None, variants=True)
 CELLS = {(c.config.model, c.config.method, c.config.seed): c for c in STUDY.cells()}
@@ -37,8 +36,6 @@ def test_sizes_families_and_seeds():
         assert weights == pytest.approx(named[key.rsplit("-", 1)[1]], rel=0.05)
         assert weights == pytest.approx(lab.num_weights(key), rel=0.05)
         assert spec.hidden_size % spec.num_heads == 0 and spec.num_heads % spec.num_kv_heads == 0
-    assert len({content_hash(spec, DEFAULT) for spec in LAB_MODELS.values()}) == len(LAB_MODELS)
-    assert len({spec.knowledge for spec in LAB_MODELS.values()}) == 1  # scaling is not built in
 
 
 def test_learning_rates_go_through_the_two_known_points():
@@ -53,10 +50,10 @@ def test_learning_rates_go_through_the_two_known_points():
 
 
 def test_a_lab_run_differs_from_the_mini_study_s_in_size_and_budget_alone():
-    small = {(e.key, 3): e.config("qwen-m", 3) for e in mini.METHODS + mini.KIN}
+    small = {(e.key, 3): e.config("llama-m", 3) for e in mini.METHODS + mini.KIN}
     for (method, seed), config in small.items():
         mine, theirs = (
-            to_dict(CELLS["lab-llama-16m", method, 0 if method == "base" else seed].config),
+            to_dict(CELLS["lab-llama-16m", method, seed].config),
             to_dict(config),
         )
         assert (mine["profile"], mine["device"]) == ("lab", "cuda")
@@ -71,7 +68,7 @@ def test_a_lab_run_differs_from_the_mini_study_s_in_size_and_budget_alone():
         if value != to_dict(CELLS["lab-llama-16m", method, 3].config.train)[name]
     }
     assert changed == {
-        "learning_rate", "num_steps", "problems_per_step", "micro_batch_tokens", "checkpoint_every",
+        "learning_rate", "num_steps", "budget_steps", "micro_batch_tokens", "checkpoint_every",
     }  # fmt: skip
 
 
@@ -104,23 +101,18 @@ def test_scaled_down_cells_run_on_the_cpu(tmp_path):
         assert result["num_parameters"] == pytest.approx(1e6, rel=0.05)
         stored = json.loads((tmp_path / "runs" / planned.run_id / "environment.json").read_text())
         assert stored["device"] == "cpu"
-    assert len(list((tmp_path / "cache").glob("lab-qwen-1m-*"))) == 1
+    assert len(list((tmp_path / "cache").glob("lab-qwen-1m-world-1-*"))) == 1
 
 
-def test_the_pretraining_rate_of_a_lab_model_is_its_own(monkeypatch, tmp_path):
-    from sgpo.mini import pretrain
-
+def test_the_learning_rate_of_a_foundation_is_its_model_s_own(monkeypatch, tmp_path):
     seen = []
 
     def stop(spec, config, progress, device):
         seen.append((config.learning_rate, str(device)))
         raise InterruptedError
 
-    monkeypatch.setattr(pretrain, "pretrain", stop)
+    monkeypatch.setattr(foundation, "lay_foundation", stop)
     for key in ("qwen-m", "lab-qwen-16m"):
         with pytest.raises(InterruptedError):
-            pretrain.ensure_base_model(key, tmp_path, device="cpu")
+            foundation.ensure_world_model(key, 0, tmp_path, device="cpu")
     assert seen == [(3e-3, "cpu"), (5e-4, "cpu")]
-    assert replace(LAB_MODELS["lab-qwen-16m"], pretrain_rate=3e-3).architecture() != (
-        LAB_MODELS["lab-qwen-16m"].architecture()
-    )

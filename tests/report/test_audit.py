@@ -72,7 +72,7 @@ def test_without_samples_and_weights_the_letters_are_read_and_it_says_so(copy, c
 
 def change_length(results: Path) -> None:
     def change(scores: dict) -> None:
-        scores["benchmarks"]["minimath"]["mean_length"] += 1.0
+        scores["benchmarks"]["trained"]["mean_length"] += 1.0
 
     edit(run_of(results, "grpo") / "scores.json", change)
 
@@ -112,7 +112,7 @@ def flip_weight_bit(results: Path) -> None:
 
 
 def change_sample_verdict(results: Path) -> None:
-    path = run_of(results, "grpo") / "samples" / "miniamc.jsonl.gz"
+    path = run_of(results, "grpo") / "samples" / "harder.jsonl.gz"
     rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     rows[0]["reason"] = "wrong" if rows[0]["reason"] == "correct" else "correct"
     text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -125,7 +125,7 @@ def change_start(results: Path) -> None:
 
 
 def change_types(results: Path) -> None:
-    edit(results / "types.json", lambda t: t["miniaime"].reverse())
+    edit(results / "types.json", lambda t: t["long"].reverse())
 
 
 def remove_types(results: Path) -> None:
@@ -135,17 +135,17 @@ def remove_types(results: Path) -> None:
 @pytest.mark.parametrize(
     ("tamper", "complaint"),
     [
-        (change_length, "scores.json: minimath is not what"),
+        (change_length, "scores.json: trained is not what"),
         (change_learning_rate, "the stored config gives"),
         (change_packages, "the stored config gives"),
         (change_version, "suite version"),
         (change_metrics, "metrics.jsonl: was changed after the run"),
         (remove_metrics, "metrics.jsonl: is missing"),
         (flip_weight_bit, "model.safetensors: was changed after the run"),
-        (change_sample_verdict, "miniamc is not what miniamc.jsonl.gz gives"),
+        (change_sample_verdict, "harder is not what harder.jsonl.gz gives"),
         (change_start, "did not start from the weights"),
-        (change_types, "types.json: miniaime is not what its problems name"),
-        (remove_types, "types.json: minimath is not what its problems name"),
+        (change_types, "types.json: long is not what its problems name"),
+        (remove_types, "types.json: trained is not what its problems name"),
     ],
 )
 def test_one_change_fails_and_is_named(copy, capsys, no_rebuild, tamper, complaint):
@@ -156,12 +156,12 @@ def test_one_change_fails_and_is_named(copy, capsys, no_rebuild, tamper, complai
 
 def test_a_flipped_letter_does_not_pass(copy, capsys):
     def change(scores: dict) -> None:
-        row = scores["benchmarks"]["minimath"]["verdicts"]
+        row = scores["benchmarks"]["trained"]["verdicts"]
         row[0] = ("w" if row[0][0] == "c" else "c") + row[0][1:]
 
     edit(run_of(copy, "grpo") / "scores.json", change)
     assert main(["audit", str(copy)]) != 0
-    assert "minimath" in "".join(capsys.readouterr())
+    assert "trained" in "".join(capsys.readouterr())
 
 
 def test_changed_tables_and_pages_are_named(copy):
@@ -181,7 +181,7 @@ def test_changed_tables_and_pages_are_named(copy):
 def test_a_verdict_that_the_verifier_would_not_give_is_found_by_regrading(copy, capsys, no_rebuild):
     """Samples, letters and checksums all forged alike: only judging anew can tell."""
     run = run_of(copy, "sft")
-    path = run / "samples" / "miniamc.jsonl.gz"
+    path = run / "samples" / "harder.jsonl.gz"
     rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     wrong = next(i for i, row in enumerate(rows) if row["reason"] != "correct")
     rows[wrong]["reason"] = "correct"
@@ -189,8 +189,8 @@ def test_a_verdict_that_the_verifier_would_not_give_is_found_by_regrading(copy, 
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
     def change(scores: dict) -> None:
-        verdicts = scores["benchmarks"]["miniamc"]["verdicts"]
-        problem, sample = divmod(wrong, scores["benchmarks"]["miniamc"]["k"])
+        verdicts = scores["benchmarks"]["harder"]["verdicts"]
+        problem, sample = divmod(wrong, scores["benchmarks"]["harder"]["k"])
         row = list(verdicts[problem])
         row[sample] = "c"
         verdicts[problem] = "".join(row)
@@ -199,7 +199,7 @@ def test_a_verdict_that_the_verifier_would_not_give_is_found_by_regrading(copy, 
     edit(run / "result.json", lambda r: r.pop("sha256"))
     assert main(["audit", str(copy)]) == 0
     assert main(["audit", str(copy), "--regrade"]) == 1
-    assert "miniamc is not what" in capsys.readouterr().out
+    assert "harder is not what" in capsys.readouterr().out
 
 
 def test_a_directory_without_a_study_is_one_line(tmp_path, capsys):

@@ -16,7 +16,6 @@ from benchmarks.config import RunConfig
 from benchmarks.profiles import mini
 from benchmarks.profiles.planned import planned_study
 from benchmarks.run import tune
-from benchmarks.store import experiments
 from benchmarks.store.load import ADDED
 from benchmarks.store.runs import TABLES, stored_runs
 from sgpo.core.config import to_dict
@@ -44,7 +43,7 @@ def chosen() -> dict[str, dict]:
         return {row["method"]: row for row in csv.DictReader(file) if row["chosen"] == "True"}
 
 
-TUNED = [m for m in tune.KNOBS if m not in experiments.NEWER]  # those of this edition
+TUNED = ("sft_full", "grpo", "hpt", "luffy", "sgpo", "opsd", "srft")
 
 
 @pytest.mark.parametrize("method", TUNED)
@@ -53,7 +52,8 @@ def test_the_profile_has_the_settings_that_tuning_chose(method):
     row = chosen()[method]
     assert config.train.learning_rate == float(row["learning_rate"])
     knobs = json.loads(row["settings"])
-    assert {k: getattr(config.settings, k) for k in knobs} == knobs
+    if method not in ("opsd", "srft"):  # whose settings are their authors' by now
+        assert {k: getattr(config.settings, k) for k in knobs} == knobs
 
 
 def test_every_method_had_the_same_number_of_trials_and_none_saw_a_test_set():
@@ -76,6 +76,7 @@ def test_the_documented_lines_give_the_numbers_of_table_1(monkeypatch, capsys):
     for example in readme_examples():
         exec(example, names)
     frame = names["verdicts"]
+    assert set(frame.budget) == {1.0}
     counts = frame.groupby(["model", "method", "benchmark"], observed=True).correct.mean()
     table = pd.read_csv(RESULTS / "tables" / "table1.csv")
     cells = table[(table.benchmark != "average") & (table.status == "finished")]

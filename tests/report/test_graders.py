@@ -61,11 +61,11 @@ def test_the_table_has_every_method_under_every_grader(graded, tmp_path):
     for method in METHODS:
         seeds = (None,) if method == "base" else SEEDS
         paths = [run_dir(graded, "qwen-m", method, seed) / "scores.json" for seed in seeds]
-        letters = "".join("".join(load(p)["benchmarks"]["minimath"]["verdicts"]) for p in paths)
+        letters = "".join("".join(load(p)["benchmarks"]["trained"]["verdicts"]) for p in paths)
         share = pytest.approx(100 * letters.count("c") / len(letters), abs=1e-5)
-        assert float(means[method, "minimath", "ours"]) == share
-        assert float(means[method, "minimath", "stock"]) == share
-        exact = float(means[method, "minimath", "exact"])
+        assert float(means[method, "trained", "ours"]) == share
+        assert float(means[method, "trained", "stock"]) == share
+        exact = float(means[method, "trained", "exact"])
         assert exact == (0.0 if method == "sgpo" else share)
 
 
@@ -96,8 +96,8 @@ def test_without_texts_it_says_so(graded, plain_study, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda by: by.update(gone=by["minimath"]), "gone: study.json has no such benchmark"),
-        (lambda by: by["minimath"]["stock"].pop(), "59 problems are scored, the benchmark has 60"),
+        (lambda by: by.update(gone=by["trained"]), "gone: study.json has no such benchmark"),
+        (lambda by: by["trained"]["stock"].pop(), "59 problems are scored, the benchmark has 60"),
     ],
 )
 def test_verdicts_of_other_problems_ask_to_grade_again(graded, tmp_path, edit, words):
@@ -109,7 +109,7 @@ def test_verdicts_of_other_problems_ask_to_grade_again(graded, tmp_path, edit, w
 
 def test_a_dot_in_a_benchmarks_name_is_kept(graded, tmp_path):
     root = Path(shutil.copytree(graded, tmp_path / "mini"))
-    for path in root.glob("runs/*/samples/minimath.jsonl.gz"):
+    for path in root.glob("runs/*/samples/trained.jsonl.gz"):
         path.rename(path.with_name("my.math.jsonl.gz"))
     assert main(["grade", str(root), "--grader", "all"]) == 0
     assert all("my.math" in by for by in load(root / "graders.json")["runs"].values())
@@ -117,7 +117,7 @@ def test_a_dot_in_a_benchmarks_name_is_kept(graded, tmp_path):
 
 def test_all_graders_take_a_study(graded, capsys):
     run = run_dir(graded, "qwen-m", "sgpo", 0)
-    for path in (run, run / "samples" / "minimath.jsonl.gz"):
+    for path in (run, run / "samples" / "trained.jsonl.gz"):
         assert main(["grade", str(path), "--grader", "all"]) == 2
         assert f"{path}: --grader all takes a study's directory" in capsys.readouterr().err
 

@@ -104,8 +104,8 @@ def test_the_frame_has_a_row_a_verdict(whole, published, form):
     run = run_dir(whole, *RUN)
     rows = frame[(frame.model == "qwen-m") & (frame.method == "sgpo") & (frame.seed == 1)]
     assert set(rows.run_id) == {run.name}
-    stored = load(run / "scores.json")["benchmarks"]["miniamc"]
-    own = rows[rows.benchmark == "miniamc"].set_index(["problem", "sample"])
+    stored = load(run / "scores.json")["benchmarks"]["harder"]
+    own = rows[rows.benchmark == "harder"].set_index(["problem", "sample"])
     for problem, word in enumerate(stored["verdicts"]):
         assert "".join("c" if c else "-" for c in own.correct[problem]) == "".join(
             "c" if letter == "c" else "-" for letter in word
@@ -198,16 +198,16 @@ def test_a_run_that_was_made_again_takes_the_place_of_its_rows(study):
     shutil.copytree(run, study.parent / "again")
     publish.publish(study)
     scores = load(study.parent / "again" / "scores.json")
-    word = scores["benchmarks"]["miniamc"]["verdicts"][0]
+    word = scores["benchmarks"]["harder"]["verdicts"][0]
     changed = ("w" if word[0] == "c" else "c") + word[1:]
-    scores["benchmarks"]["miniamc"]["verdicts"][0] = changed
-    del scores["benchmarks"]["miniamc"]["answers"]
+    scores["benchmarks"]["harder"]["verdicts"][0] = changed
+    del scores["benchmarks"]["harder"]["answers"]
     dump(study.parent / "again" / "scores.json", scores)
     shutil.copytree(study.parent / "again", run)
     seal(run)
     for _ in ("in its directory", "in the tables"):
         frame = load_frame(study)
-        rows = frame[(frame.run_id == run.name) & (frame.benchmark == "miniamc")]
+        rows = frame[(frame.run_id == run.name) & (frame.benchmark == "harder")]
         assert bool(rows.correct.iloc[0]) == (changed[0] == "c")
         assert len(rows) == 20 * 8
         publish.publish(study)

@@ -77,7 +77,7 @@ def test_table1_means_are_the_counted_shares_of_correct_samples(plain_study):
 def test_table1_intervals_are_over_seeds_and_problems(plain_study):
     root, _ = plain_study
     tables = [*counted(root, "qwen-m", "grpo").values()]
-    for key, found in (("minimath", tables[:1]), ("average", tables)):
+    for key, found in (("trained", tables[:1]), ("average", tables)):
         cell = rows_of(root, "table1")["qwen-m", "grpo", key]
         apart = stats.Clusters.apart([table.shape[1] for table in found])
         interval = stats.Mean.over_problems(found, apart).interval()
@@ -87,11 +87,11 @@ def test_table1_intervals_are_over_seeds_and_problems(plain_study):
 
 def test_problems_of_one_type_are_taken_together(study):
     """As types.json says; the problems of a set of the user's own are each by itself."""
-    change(study / "types.json", lambda t: t.update(minimath=[f"t{i % 5}" for i in range(60)]))
-    change(study / "types.json", lambda t: t.pop("miniaime"))
-    change(study / "study.json", lambda s: s["benchmarks"][3].update(file="/mine/miniaime.jsonl"))
+    change(study / "types.json", lambda t: t.update(trained=[f"t{i % 5}" for i in range(60)]))
+    change(study / "types.json", lambda t: t.pop("long"))
+    change(study / "study.json", lambda s: s["benchmarks"][3].update(file="/mine/long.jsonl"))
     loaded = load_study(study)
-    found = estimates.accuracy(loaded, "qwen-m", "grpo", "minimath").of.clusters
+    found = estimates.accuracy(loaded, "qwen-m", "grpo", "trained").of.clusters
     assert (found.number, found.sizes) == (5, (60,))
     whole = loaded.clusters(tuple(b.key for b in loaded.benchmarks))
     assert whole.number == 5 + sum(n for _, _, n, _ in BENCHMARKS[1:])
@@ -102,18 +102,19 @@ def test_a_miniature_without_types_of_problems_has_no_intervals(study, left):
     if left is None:
         (study / "types.json").unlink()
     else:
-        change(study / "types.json", lambda t: t.update(miniamc=t["miniamc"][:left]))
+        change(study / "types.json", lambda t: t.update(harder=t["harder"][:left]))
     loaded = load_study(study)
     with pytest.raises(StudyError, match="types.json lacks the types of .*; run sgpo study again"):
-        loaded.clusters(("miniamc",))
+        loaded.clusters(("harder",))
     change(study / "study.json", lambda s: s.update(profile="single_gpu"))
-    assert load_study(study).clusters(("miniamc",)).number == 20
+    assert load_study(study).clusters(("harder",)).number == 20
 
 
 def test_a_plan_brings_the_types_of_its_problems(tmp_path):
     write_plan(planned_study("quick", 1), tmp_path)
     loaded = Study.read(tmp_path)
-    assert loaded.clusters(tuple(b.key for b in loaded.benchmarks)).number == 16
+    number = loaded.clusters(tuple(b.key for b in loaded.benchmarks)).number
+    assert number == 62  # of 64, in the first 40 problems of each set
 
 
 def test_worlds_have_problems_of_their_own(study):
@@ -251,16 +252,16 @@ def test_a_diverged_run_is_marked_and_kept(study):
     path = run_dir(study, "qwen-s", "hpt", 1)
     broken = {"status": "diverged", "diverged_reason": "NaN loss at step 7"}
     change(path / "result.json", lambda r: r.update(broken))
-    before = share_correct(path, "minimath")
+    before = share_correct(path, "trained")
     report.build(study, only=["table1"])
-    cell = rows_of(study, "table1")["qwen-s", "hpt", "minimath"]
-    others = [share_correct(run_dir(study, "qwen-s", "hpt", s), "minimath") for s in (0, 2)]
+    cell = rows_of(study, "table1")["qwen-s", "hpt", "trained"]
+    others = [share_correct(run_dir(study, "qwen-s", "hpt", s), "trained") for s in (0, 2)]
     assert float(cell["mean"]) == pytest.approx((before + sum(others)) / 3, abs=1e-6)
     assert cell["status"] == "diverged"
     assert len(re.findall("†", (study / "tables" / "table1.md").read_text())) == 1 + 5
     (path / "scores.json").unlink()
     assert report.build(study, only=["table1"]).missing == ()
-    assert rows_of(study, "table1")["qwen-s", "hpt", "minimath"]["mean"] == "diverged"
+    assert rows_of(study, "table1")["qwen-s", "hpt", "trained"]["mean"] == "diverged"
     assert "| diverged† |" in (study / "tables" / "table1.md").read_text()
     assert "NaN loss at step 7" in pages.diverged(load_study(study))
 
@@ -313,24 +314,24 @@ def other_packages(root: Path) -> None:
     [
         (scores_edit(lambda s: s.update(suite_version=2)), "has suite version 2, not 1"),
         (
-            scores_edit(lambda s: s["benchmarks"]["miniamc"].update(problem_set_sha256="x")),
-            "miniamc: runs .* differ in problem_set_sha256",
+            scores_edit(lambda s: s["benchmarks"]["harder"].update(problem_set_sha256="x")),
+            "harder: runs .* differ in problem_set_sha256",
         ),
         (
-            scores_edit(lambda s: s["benchmarks"]["miniaime"]["protocol"].update(top_p=1.0)),
-            "miniaime: runs .* differ in protocol",
+            scores_edit(lambda s: s["benchmarks"]["long"]["protocol"].update(top_p=1.0)),
+            "long: runs .* differ in protocol",
         ),
         (
-            scores_edit(lambda s: s["benchmarks"]["miniamc"]["verdicts"].pop()),
+            scores_edit(lambda s: s["benchmarks"]["harder"]["verdicts"].pop()),
             "19 problems are scored, the benchmark has 20",
         ),
         (
-            scores_edit(lambda s: s["benchmarks"]["miniamc"]["verdicts"].__setitem__(3, "ccw")),
+            scores_edit(lambda s: s["benchmarks"]["harder"]["verdicts"].__setitem__(3, "ccw")),
             "problem 3 has 3 verdicts, avg@8 needs exactly 8",
         ),
-        (scores_edit(lambda s: s["benchmarks"]["miniamc"].update(k=4)), "k is 4, .* asks for 8"),
+        (scores_edit(lambda s: s["benchmarks"]["harder"].update(k=4)), "k is 4, .* asks for 8"),
         (
-            scores_edit(lambda s: s["benchmarks"].update(other=s["benchmarks"]["miniamc"])),
+            scores_edit(lambda s: s["benchmarks"].update(other=s["benchmarks"]["harder"])),
             "benchmark 'other', which is not in study.json",
         ),
         (half_a_file, "result.json is not valid JSON"),
@@ -375,7 +376,7 @@ def test_a_run_outside_the_grid_changes_no_table(study):
     before = (study / "tables" / "table1.csv").read_bytes()
     stray = study / "runs" / "qwen-m-grpo-s1-ffffffff"
     shutil.copytree(run_dir(study, "qwen-m", "grpo", 1), stray)
-    change(stray / "scores.json", lambda s: s["benchmarks"]["miniamc"].update(k=4))
+    change(stray / "scores.json", lambda s: s["benchmarks"]["harder"].update(k=4))
     report.build(study, only=["table1"])
     assert (study / "tables" / "table1.csv").read_bytes() == before
 
@@ -610,9 +611,9 @@ def test_methods_with_different_seeds_are_compared_on_the_common_ones(study):
         plan["cells"] = [c for c in plan["cells"] if c["run_id"] != gone.name]
 
     change(study / "study.json", drop)
-    found = estimates.gain(load_study(study), "qwen-s", "sgpo", "luffy", "miniamc")
+    found = estimates.gain(load_study(study), "qwen-s", "sgpo", "luffy", "harder")
     ours, theirs = (
-        np.mean([share_correct(run_dir(study, "qwen-s", m, s), "miniamc") for s in (0, 1)])
+        np.mean([share_correct(run_dir(study, "qwen-s", m, s), "harder") for s in (0, 1)])
         for m in ("sgpo", "luffy")
     )
     assert found.mean == pytest.approx(ours - theirs)

@@ -109,21 +109,21 @@ def test_a_damaged_samples_file_is_named(tmp_path, damage):
 
 
 def test_limits_cut_problems_and_samples_and_nothing_else():
-    full = EvalConfig(suites=("miniamc",), max_tokens=8)
-    problems, k = evaluation_problems("miniamc", full)
-    assert (len(problems), k) == (40, 32)
-    cut = EvalConfig(suites=("miniamc",), max_tokens=8, problem_limit=7, sample_limit=3)
-    fewer, few = evaluation_problems("miniamc", cut)
+    full = EvalConfig(suites=("harder",), max_tokens=8)
+    problems, k = evaluation_problems("harder", full)
+    assert (len(problems), k) == (256, 4)
+    cut = EvalConfig(suites=("harder",), max_tokens=8, problem_limit=7, sample_limit=3)
+    fewer, few = evaluation_problems("harder", cut)
     assert (fewer, few) == (problems[:7], 3)
     assert problem_set_sha256(fewer) != problem_set_sha256(problems)
 
 
 def test_an_unknown_suite_names_the_known_ones():
-    with pytest.raises(ValueError, match="unknown benchmark 'minimaht': must be one of minimath"):
+    with pytest.raises(ValueError, match="unknown benchmark 'minimaht': must be one of trained"):
         evaluation_problems("minimaht", EvalConfig(suites=(), max_tokens=8))
 
 
 def test_test_problems_carry_nothing_to_learn_from():
-    for key in ("minimath", "miniamc", "miniolympiad", "miniaime"):
+    for key in ("trained", "harder", "composed", "long"):
         problems, _ = evaluation_problems(key, EvalConfig(suites=(key,), max_tokens=8))
         assert all(p.strategy is None and p.expert is None for p in problems)

@@ -124,7 +124,7 @@ def test_equal_sample_budgets_are_accepted(tmp_path):
     [
         (["list", "methods"], ("sgpo ", "sgpo_no_clip", "SRFT")),
         (["list", "models"], ("qwen-m ", "qwen-l")),
-        (["list", "benchmarks"], ("minimath", "math500", "minidev")),
+        (["list", "benchmarks"], ("trained", "math500", "minidev")),
         (["list", "artefacts"], ("table1", "fig4")),
         (["list", "profiles"], ("mini ", "single_gpu")),
         (["list", "settings", "sgpo"], ("settings.kl_threshold        1.0   (paper)",)),

@@ -106,11 +106,11 @@ def test_a_run_names_its_data_prompts_seeds_and_starting_weights(run):
     cell, out = run
     record = stored(run, "provenance.json")
     assert record["training_data"]["num_problems"] == 512
-    assert record["evaluation_data"]["miniaime"]["num_problems"] == 4
+    assert record["evaluation_data"]["long"]["num_problems"] == 4
     scores = stored(run, "scores.json")["benchmarks"]
     for key, entry in record["evaluation_data"].items():
         assert entry["sha256"] == scores[key]["problem_set_sha256"]
-    assert record["seeds"]["eval/miniamc"] == derive_seed(0, "eval", "miniamc")
+    assert record["seeds"]["eval/harder"] == derive_seed(0, "eval", "harder")
     base = base_model(cell.config, out / "cache")
     weights = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
     assert record["start_weights"] == {"model.safetensors": weights}
@@ -137,7 +137,7 @@ def test_a_result_names_device_time_tokens_and_the_checksum_of_every_file(run):
     assert result["evaluation_tokens"] == pytest.approx(texts, abs=0.5)
     sums = result["sha256"]
     assert {"config.json", "provenance.json", "metrics.jsonl", "scores.json",
-            "model/model.safetensors", "samples/minimath.jsonl.gz"} <= set(sums)  # fmt: skip
+            "model/model.safetensors", "samples/trained.jsonl.gz"} <= set(sums)  # fmt: skip
     for name, value in sums.items():
         assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == value, name
 
@@ -158,7 +158,7 @@ def test_the_hashes_are_of_the_lists_that_were_evaluated(run, tmp_path, monkeypa
     cell, out = run
     reads, sampled = [], {}
 
-    def changing(key, config):
+    def changing(key, config, world):
         reads.append(key)
         answers = [str(len(reads) + i) for i in range(2)]
         return [
@@ -194,7 +194,7 @@ def test_hashes_see_a_changed_trace_and_a_changed_prompt(run):
     assert plain["spec_sha256"] == changed["spec_sha256"]
     assert plain["chat_template_sha256"] != changed["chat_template_sha256"]
 
-    problems = training_problems(cell.config.data)
+    problems = training_problems(cell.config.data, cell.config.seed)
     altered = [replace(problems[0], expert=problems[0].expert + " "), *problems[1:]]
     hashes = [provenance.training_record(found) for found in (problems, altered)]
     assert hashes[0] == stored(run, "provenance.json")["training_data"]

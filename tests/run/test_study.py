@@ -66,8 +66,8 @@ def test_a_models_directory_says_what_it_is_and_others_may_read_it(finished):
     run = finished / "runs" / small_cells()["sgpo"].run_id
     card = (run / "model" / "README.md").read_text()
     assert f"# {run.name}" in card and "This is a miniature" in card
-    letters = "".join(read_json(run / "scores.json")["benchmarks"]["minimath"]["verdicts"])
-    assert f"| minimath | 4 | 2 | {100 * letters.count('c') / 8:.1f} |" in card
+    letters = "".join(read_json(run / "scores.json")["benchmarks"]["trained"]["verdicts"])
+    assert f"| trained | 4 | 2 | {100 * letters.count('c') / 8:.1f} |" in card
     for path in (run, *run.rglob("*")):
         mode = 0o777 if path.is_dir() else 0o666
         assert stat.S_IMODE(path.stat().st_mode) == mode & ~UMASK, path
@@ -191,7 +191,7 @@ def test_published_results_do_not_count_as_finished(copied):
 
 def test_a_finished_model_is_evaluated_and_judged_again(finished, tmp_path, capsys):
     run, out = finished / "runs" / small_cells()["sgpo"].run_id, tmp_path / "o"
-    words = ["evaluate", "--model", str(run), "--suite", "miniamc", "--samples", "2"]
+    words = ["evaluate", "--model", str(run), "--suite", "harder", "--samples", "2"]
     assert main([*words, "--problem-limit", "4", "--out", str(out)]) == 0
     assert "avg@2" in capsys.readouterr().out and main(["grade", str(out)]) == 0
     printed = capsys.readouterr().out

@@ -125,8 +125,8 @@ MISTAKES = [
     ("report --check --out nowhere", "nowhere/study.json"),
     ("status --profile huge", "unknown profile 'huge'"),
     ("status --out nowhere", "no study here yet"),
-    ("evaluate --model a/b/c --suite minimath --out x", "no such model"),
-    ("evaluate --model nowhere --suite minimath --out x", "no such model"),
+    ("evaluate --model a/b/c --suite trained --out x", "no such model"),
+    ("evaluate --model nowhere --suite trained --out x", "no such model"),
     ("grade nowhere", "no such file"),
     ("grade file", "file: no samples file, or a damaged one"),
 ]

@@ -29,21 +29,12 @@ from benchmarks.store.records import Run, Study
 BASELINE = "grpo"
 DELTAS = (0.1, 0.3, 1.0, 3.0, math.inf)  # of experiments.SWEEP; SGPO has the paper's 1
 SWEEP = experiments.SWEEP
-WORLDS = {
-    "qwen-m": "30% of guided texts open\nwith a style line (the study)",
-    experiments.STYLE_MODEL: "all guided texts open\nwith a style line",
-}
 SECOND = experiments.SECOND_MODEL  # where claims repeat some thresholds
 
 
 def needs(study: Study, worlds: Sequence[str]) -> list[Need]:
     """SGPO at every delta and SFT+GRPO on every model."""
     return [(model, method) for model in worlds for method in (BASELINE, *SWEEP)]
-
-
-def worlds_of(study: Study) -> list[str]:
-    """The models of both worlds; none where the study does not plan the experiment."""
-    return [*WORLDS] if study.cells_of(experiments.STYLE_MODEL, REFERENCE) else []
 
 
 def masked_share(runs: Sequence[Run], kind: str) -> float | None:
@@ -63,8 +54,7 @@ def figure(study: Study, worlds: Sequence[str]) -> Figure:
     for (above, below), model in zip(axes.T, worlds, strict=True):
         _differences(above, study, model)
         _masked(below, study, model)
-        about = WORLDS.get(model, "") if len(worlds) > 1 else ""
-        above.set_title("\n".join(filter(None, [study.model(model).label, about])), fontsize=8.5)
+        above.set_title(study.model(model).label, fontsize=8.5)
         below.set_xticks(range(len(DELTAS)), ["∞" if math.isinf(d) else f"{d:g}" for d in DELTAS])
         below.set_xlabel("threshold δ, nats")
     axes[0, 0].set_ylabel("accuracy minus δ=1's,\npaired, points")
@@ -126,15 +116,6 @@ def _delta_caption(study: Study) -> str:
     )
 
 
-def caption(study: Study) -> str:
-    return (
-        f"Threshold δ of Eq. 5 ({study.profile} profile), {_seeds(study, worlds_of(study))} seeds. "
-        f"{READING} Choices and commitments (the word that opens a line: go on or guess) are the "
-        f"decisions. With a style line in 30% of the guided texts Eq. 4 hardly ever selects one "
-        f"that has it; where all have it, it cannot avoid them."
-    )
-
-
 def _sweep_models(study: Study) -> list[str]:
     model = model_of(study)
     return [model] if model else []
@@ -152,15 +133,5 @@ DELTA = Artefact(
     _delta_caption,
     draw=lambda study: figure(study, _sweep_models(study)),
     alt=ALT,
-    extended=True,
-)
-DELTA_CLASSES = Artefact(
-    "delta_classes",
-    "Past the paper: what delta masks",
-    "scores",
-    lambda study: needs(study, worlds_of(study)),
-    caption,
-    draw=lambda study: figure(study, worlds_of(study)),
-    alt=f"{ALT}, by world",
     extended=True,
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,51 +13,43 @@ from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.figures.axes import absent, legend, look, marks, new_figure, points, zero
 from benchmarks.report.tables.accuracy import REFERENCE
 from benchmarks.store import experiments
-from benchmarks.store.records import Run, Study
+from benchmarks.store.records import Study
 
 MODEL = experiments.BUDGET_MODEL
 METHODS = experiments.BUDGET_METHODS
-OWN_STEPS = 28  # of the study's runs, where there is none to ask
-
-
-def last_values(runs: Sequence[Run], metric: str) -> list[float]:
-    """The value of ``metric`` at each run's last step; a run without it is left out."""
-    return [float(r.metrics[metric][-1]) for r in runs if metric in r.metrics]
-
-
-def budgets(study: Study) -> list[int]:
-    """Numbers of steps that the methods were trained for, the study's own among them."""
-    runs = study.runs_of(MODEL, REFERENCE, scored=False)
-    return sorted({*experiments.BUDGETS, runs[0].num_steps if runs else OWN_STEPS})
-
-
-def key_at(method: str, steps: int) -> str:
-    """Key of the method at a budget: its own key at the study's own."""
-    return experiments.budget_method(method, steps) if steps in experiments.BUDGETS else method
-
-
-def keys(study: Study, method: str) -> list[str]:
-    """The method at every budget in the order of steps."""
-    return [key_at(method, steps) for steps in budgets(study)]
+BUDGETS = experiments.BUDGETS
 
 
 def needs(study: Study) -> list[Need]:
-    """Every method at every budget; none where the study does not plan the experiment."""
-    if not study.cells_of(MODEL, key_at(METHODS[0], experiments.BUDGETS[0])):
-        return []
-    return [(MODEL, key) for method in METHODS for key in keys(study, method)]
+    """Every method; none where the study does not plan them all."""
+    found = [(MODEL, method) for method in METHODS]
+    return found if all(study.cells_of(*need) for need in found) else []
 
 
-def score(study: Study, key: str) -> Score | None:
-    """Average accuracy over the seeds that every method has at every budget."""
-    seeds = estimates.common_seeds(study, MODEL, [other for _, other in needs(study)])
-    return estimates.accuracy(study, MODEL, key, AVERAGE, seeds) if seeds else None
+def seeds_of(study: Study) -> list[int]:
+    """The seeds that every method has."""
+    return estimates.common_seeds(study, MODEL, METHODS)
 
 
-def difference(study: Study, other: str, steps: int) -> Score | None:
-    """SGPO's accuracy minus another's after as many steps, paired over seeds and problems."""
-    ours, theirs = (score(study, key_at(method, steps)) for method in (REFERENCE, other))
+def score(study: Study, method: str, budget: float) -> Score | None:
+    """Average accuracy at a budget over the seeds that every method has."""
+    seeds = seeds_of(study)
+    return estimates.accuracy(study, MODEL, method, AVERAGE, seeds, budget) if seeds else None
+
+
+def difference(study: Study, other: str, budget: float) -> Score | None:
+    """SGPO's accuracy minus another's at a budget, paired over seeds and problems."""
+    ours, theirs = (score(study, method, budget) for method in (REFERENCE, other))
     return None if ours is None or theirs is None else ours - theirs
+
+
+def at_cost(study: Study, method: str, budget: float) -> tuple[float, Score] | None:
+    """Mean tokens scored in training up to a budget, and the accuracy there; None where a run lacks
+    either."""
+    found = score(study, method, budget)
+    runs = estimates.select(study.runs_of(MODEL, method, scored=True), seeds_of(study))
+    tokens = [run.spent(budget, "scored_tokens") for run in runs]
+    return None if found is None or None in tokens else (float(np.mean(tokens)), found)
 
 
 def figure(study: Study) -> Figure:
@@ -67,31 +57,31 @@ def figure(study: Study) -> Figure:
     left, right = axes[0]
     left.set(title="Accuracy", ylabel="average accuracy, %")
     for method in METHODS:
-        found = {steps: score(study, key_at(method, steps)) for steps in budgets(study)}
-        known = {steps: s.mean for steps, s in found.items() if s}
+        found = {budget: score(study, method, budget) for budget in BUDGETS}
+        known = {budget: s.mean for budget, s in found.items() if s}
         left.plot([*known], [*known.values()], label=study.method_label(method),
                   **look(method, marker=True))  # fmt: skip
-        for steps in (steps for steps, s in found.items() if s is None):
-            absent(left, f"{study.method_label(method)}, {steps} steps")
+        for budget in (budget for budget, s in found.items() if s is None):
+            absent(left, f"{study.method_label(method)}, {budget:g}")
     right.set(title="SGPO minus the other, paired", ylabel="points")
     others = [method for method in METHODS if method != REFERENCE]
     for method, shift in zip(others, (0.93, 1.0, 1.075), strict=True):
-        places = [steps * shift for steps in budgets(study)]
-        scores = [difference(study, method, steps) for steps in budgets(study)]
+        places = [budget * shift for budget in BUDGETS]
+        scores = [difference(study, method, budget) for budget in BUDGETS]
         points(right, places, scores, **marks(method))
     zero(right)
     for axis in axes[0]:
-        _budget_axis(axis, budgets(study))
+        _budget_axis(axis)
     legend(drawn, [left])
     return drawn
 
 
-def _budget_axis(axis: Axes, steps: Sequence[int]) -> None:
+def _budget_axis(axis: Axes) -> None:
     axis.set_xscale("log")
-    axis.set_xticks(steps, [str(n) for n in steps])
+    axis.set_xticks(BUDGETS, [f"{budget:g}" for budget in BUDGETS])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlim(steps[0] / 1.3, steps[-1] * 1.3)
-    axis.set_xlabel("budget: training steps (log scale)")
+    axis.set_xlim(BUDGETS[0] / 1.3, BUDGETS[-1] * 1.3)
+    axis.set_xlabel("budget: training steps over the study's own (log scale)")
 
 
 def spent(study: Study) -> str:
@@ -99,8 +89,8 @@ def spent(study: Study) -> str:
     costs = []
     for method in METHODS:
         runs = study.runs_of(MODEL, method, scored=False)
-        tokens = last_values(runs, "scored_tokens")
-        if runs and len(tokens) == len(runs):
+        tokens = [run.spent(1.0, "scored_tokens") for run in runs]
+        if runs and None not in tokens:
             seconds = np.mean([run.train_seconds for run in runs])
             label = study.method_label(method)
             costs.append(f"{label} {np.mean(tokens) / 1000:.0f} thousand, {seconds:.1f} s")
@@ -108,16 +98,15 @@ def spent(study: Study) -> str:
 
 
 def caption(study: Study) -> str:
-    steps = budgets(study)
+    over = estimates.units_text(study, len(seeds_of(study)))
     return (
-        f"Accuracy at equal budget ({study.profile} profile, {study.model(MODEL).label}): the same "
-        f"methods trained for {', '.join(map(str, steps))} steps, over the seeds "
-        f"that all have. "
-        f"Right: SGPO minus each other method after as many steps, paired over seeds and problems, "
-        f"95% intervals, in the other's colour and mark. Every method samples the same number of "
-        f"completions a step; tokens scored in a loss or a choice, and training time beside other "
-        f"runs on one machine, over the study's own number of steps: {spent(study)}. Learning "
-        f"rates are those tuned at the study's own number of steps."
+        f"Accuracy at equal budget ({study.profile} profile, {study.model(MODEL).label}): the "
+        f"weights of the same runs after {', '.join(f'{b:g}' for b in BUDGETS)} times the study's "
+        f"number of steps, over the {over} that all methods have. Right: SGPO minus each other "
+        f"method at the same budget, paired over seeds and problems, 95% intervals, in the other's "
+        f"colour and mark. Every method samples the same number of completions a step; tokens "
+        f"scored in a loss or a choice, and training time beside other runs on one machine, at "
+        f"budget 1: {spent(study)}."
     )
 
 
@@ -128,7 +117,6 @@ EQUAL_COST = Artefact(
     needs,
     caption,
     draw=figure,
-    alt="Average accuracy of four methods after 7 to 56 training steps, and SGPO's paired "
+    alt="Average accuracy of four methods at a quarter to twice the budget, and SGPO's paired "
     "difference to each of the others",
-    extended=True,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import estimates
@@ -12,9 +13,8 @@ from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.figures.axes import absent, legend, marks, new_figure, points, zero
 from benchmarks.store import experiments
-from benchmarks.store.records import NOT_RUN, Study, StudyError
+from benchmarks.store.records import NOT_RUN, Study
 
-PASS_RATE = "2 unguided pass rate"
 TRAINED = ("sft", *experiments.MAP_METHODS)
 BASELINES = experiments.MAP_BASELINES
 
@@ -53,21 +53,13 @@ def map_cell(study: Study, model: str, gap: float) -> MapCell | None:
 
 
 def pass_rate(study: Study, model: str) -> float | None:
-    """Mean unguided pass rate of the base model at temperature 1 in [0, 1], as its run measured
-    it; None when that is missing.
-
-    Raises:
-        StudyError: the stored file is not what the run writes.
-    """
-    for run in study.runs_of(model, "base", scored=False):
-        if run.stored.has("regime.json"):
-            try:
-                conditions = run.stored.object("regime.json")["conditions"]
-                return next(float(c["value"]) for c in conditions if c["name"] == PASS_RATE)
-            except (ValueError, KeyError, TypeError, StopIteration) as error:
-                path = run.stored.path / "regime.json"
-                raise StudyError(f"{path} is damaged ({error}); remove the run") from error
-    return None
+    """Mean unguided pass rate of the base models at temperature 1 in [0, 1], as their runs measured
+    it; None when one is missing."""
+    runs = study.runs_of(model, "base", scored=False)
+    if not runs or not all(run.stored.has("regime.json") for run in runs):
+        return None
+    windows = [run.stored.object("regime.json")["window"] for run in runs]
+    return float(np.mean([window["mean_unguided"] for window in windows]))
 
 
 def needs(study: Study, models: tuple[str, ...]) -> list[Need]:
@@ -140,12 +132,6 @@ def _map(name: str, title: str, models: tuple[str, ...], vary: str) -> Artefact:
     )
 
 
-DIFFICULTY = _map(
-    "map_difficulty",
-    "Past the paper: exploration difficulty x teacher gap",
-    experiments.DIFFICULTY_MODELS,
-    "base model's pass rate",
-)
 SIZE = _map(
     "map_size",
     "Past the paper: model size x teacher gap",

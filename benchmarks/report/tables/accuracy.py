@@ -252,9 +252,7 @@ class Comparison:
     variants: bool = False
 
     def needs(self, study: Study) -> list[Need]:
-        planned = {cell.method for cell in study.cells}
-        rows = [m for m, _ in self.rows if m in planned or m not in experiments.NEWER]
-        return [(model, method) for model in self.on(study) for method in rows]
+        return [(model, method) for model in self.on(study) for method, _ in self.rows]
 
     def caption(self, study: Study) -> str:
         measured = (

@@ -60,7 +60,10 @@ def graded(study: Study) -> dict[str, Study]:
         return {key: matrix(run_id, key, by[grader]) for key, by in found[run_id].items()}
 
     others = {
-        grader: {i: replace(run, correct=correct(i, grader), answers={}) for i, run in runs.items()}
+        grader: {
+            i: replace(run, budgets={1.0: correct(i, grader)}, answers={})
+            for i, run in runs.items()
+        }
         for grader in ("stock", "exact")
     }
     return {g: replace(study, runs=r) for g, r in ({"ours": runs} | others).items()}
