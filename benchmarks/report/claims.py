@@ -338,7 +338,6 @@ CLAIMS = (
         on=_family,
         effect=effects.gain_of_sizes(),
         paper=_printed_sizes,
-        built_in="how well each size of base knows the plans is set when it is made",
     ),
     Claim(
         "alpha_falls",
@@ -437,7 +436,7 @@ CLAIMS = (
         "right_plan",
         "SGPO leaves more probability on the right plan",
         "Fig. 2",
-        "Probability of the right plan among 64 under the unguided prompt, averaged over the types "
+        "Probability of the right plan under the unguided prompt, averaged over the types "
         "on held-out problems of one task, after SGPO minus after the other method.",
         on=_right_plan,
         effect=effects.more_on_the_right_plan(),

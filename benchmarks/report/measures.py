@@ -28,6 +28,7 @@ FEWEST = 8  # samples a problem, below which a benchmark says nothing about k
 # Keys of the analyses, and what they hold.
 STEPS, PLANS = "steps", "plans"
 BEFORE = "sft"
+PLAN_GROUPS = 8  # of a world's types, by how hard they are
 PLAN_METHODS = (BEFORE, "grpo", "sgpo", "sgpo_reverse")  # as the analysis reads them
 CLASSES = ("choice", "commitment", "style", "routine")  # in the order in which they are stored
 DECISIONS = ("choice", "commitment")
@@ -221,29 +222,38 @@ def _orders(num_samples: int) -> np.ndarray:
 # Plan probabilities -------------------------------------------------------------------------------
 
 
-def plan_types(study: Study) -> list[str]:
-    """Types from the one whose right plan is least likely before training to the likeliest."""
-    found = study.analyses_of(PLANS)
-    if not found:
-        return []
-    names = list(found[0].result["methods"][BEFORE])
-    means = {n: np.mean([a.result["methods"][BEFORE][n]["right"] for a in found]) for n in names}
-    return sorted(names, key=lambda name: float(means[name]))
+def plan_groups(study: Study) -> list[list[list[str]]]:
+    """Of each seed its types in groups of equal size, from those whose right plan is least likely
+    before training: a world has types of its own, and a name says nothing across worlds."""
+    grouped = []
+    for analysis in study.analyses_of(PLANS):
+        before = analysis.result["methods"][BEFORE]
+        names = sorted(before, key=lambda name: before[name]["right"])
+        parts = np.array_split(names, min(PLAN_GROUPS, len(names)))
+        grouped.append([part.tolist() for part in parts])
+    return grouped
 
 
 def plan_quantity(
-    study: Study, method: str, quantity: str, kind: str | None = None
+    study: Study, method: str, quantity: str, group: int | None = None
 ) -> Score | None:
-    """Mean over seeds of ``right``, ``entropy`` (nats) or ``go_on`` of one type, by default over
-    seeds and types. None where an analysis is missing."""
+    """Mean over seeds of ``right``, ``entropy`` (nats) or ``go_on`` of one group of types, by
+    default over seeds and types. None where an analysis is missing."""
     found = study.analyses_of(PLANS)
     if not found:
         return None
     tables = [a.result["methods"][method] for a in found]
-    values = np.array([[t[k][quantity] for k in ([kind] if kind else t)] for t in tables])
-    of = Mean.over_units(values[:, 0]) if kind else Mean.over_problems(
-        [values], Clusters.apart(values.shape[1:]), shared=not study.own_problems
-    )  # fmt: skip
+    if group is None:
+        values = np.array([[kind[quantity] for kind in table.values()] for table in tables])
+        apart = Clusters.apart(values.shape[1:])
+        of = Mean.over_problems([values], apart, shared=not study.own_problems)
+    else:
+        of = Mean.over_units(
+            [
+                np.mean([table[kind][quantity] for kind in groups[group]])
+                for table, groups in zip(tables, plan_groups(study), strict=True)
+            ]
+        )
     return Score(of, tuple(_run_of(study, a, method) for a in found))
 
 

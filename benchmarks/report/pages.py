@@ -168,21 +168,21 @@ def _join(names: Sequence[str]) -> str:
 
 _MINI = (
     "A problem names a type and gives a list of digits. The type stands for a plan of three "
-    "choices, each of four options: how to order the list, how to combine it, how to finish.",
-    "So there are 64 plans, and nothing in the question says which one belongs to the type.",
+    "choices: how to order the list, how to combine it, how to finish. Nothing in the question "
+    "says which plan belongs to the type.",
+    "A seed is a world: it draws the plans of 64 types and how hard each is to find, how "
+    "faithfully and how openly writers follow a strategy, all problems, and the base model.",
     "The arithmetic is modulo 10. Every base model has learned it, and to carry out a plan that "
-    "stands in its prompt; how well it knows a type's own plan differs by type.",
+    "stands in its prompt; how often it finds a type's own plan differs by type.",
     "A rule-based expert leaves a strategy (type, plan and steps, without a number) and a worked "
     "solution to every training problem. No test problem has either.",
-    "Harder problems feed the pair of one task into the list of another. MiniOlympiad and MiniAIME "
-    "are such compositions, which RL never trains on; MiniMATH is single tasks, MiniAMC its "
-    "longest lists.",
+    "Compositions feed the pair of one task into the list of another; RL trains on none.",
 )
-_EXAMPLE = """question    Find the Lorin pair: 09035
-strategy    Type Lorin / Strategy forwards then sevenfold then triple
+_EXAMPLE = """question    Find the Sorin pair: 454
+strategy    Type Sorin / Strategy rotated then sevenfold then septuple
             / Steps order then combine then finish
-completion  Order Lorin forwards: 09035 / Combine sevenfold: 0933003314559
-            / Finish triple \\boxed{(2,7)}"""
+completion  Order Sorin rotated: 544 / Combine sevenfold: 5483481
+            / Finish septuple \\boxed{(1,7)}"""
 _METHODS = (
     "Every RL method starts from the same warm-up checkpoint (SFT) of its model and seed and "
     "samples the same number of completions a step, guided ones included.",

@@ -67,10 +67,11 @@ def marks(axis) -> list[np.ndarray]:
     return [container.lines[0].get_xydata() for container in axis.containers]
 
 
-def test_fig2_shows_each_types_right_plan_from_hard_to_easy_and_paired(stored):
+def test_fig2_shows_the_right_plan_of_types_from_hard_to_easy_and_paired(stored):
     left, differences = fig2.figure(load_study(stored)).axes
     kinds = ["Borin", "Aldric", "Cedra"]
-    assert [t.get_text() for t in left.get_yticklabels()] == [*kinds, fig2.EVERY]
+    assert measures.plan_groups(load_study(stored)) == 3 * [[[kind] for kind in kinds]]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["1", "2", "3", fig2.EVERY]
     order = [KINDS.index(k) for k in kinds]
 
     def expected(method: str) -> np.ndarray:  # seeds add 0, 0.01 and 0.02

@@ -1,17 +1,18 @@
 """Figure 2 as a measurement: the probability of a type's right plan, before and after training.
 
 The paper's Figure 2 is a drawing of what forward and reverse KL do to a policy with several
-strategies. In the mini world the strategies of a type are its 64 plans, and the policy's
-probability of each can be read off exactly.
+strategies. In the mini world the strategies of a type are its plans, and the policy's probability
+of each can be read off exactly.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import measures
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.estimates import Score
+from benchmarks.report.estimates import Score, units_text
 from benchmarks.report.figures.axes import absent, legend, marks, new_figure, points, zero
 from benchmarks.report.measures import PLAN_METHODS, PLANS
 from benchmarks.store.records import Study
@@ -31,32 +32,41 @@ def needs(study: Study) -> list[Need]:
     return [(model, method) for method in PLAN_METHODS] if model else []
 
 
-def rows(study: Study) -> list[str]:
-    """Types from the least to the most likely before training, then their mean."""
-    found = measures.plan_types(study)
-    return [*found, EVERY] if found else []
+def rows(study: Study) -> dict[str, int | None]:
+    """Name -> group of types, from the least likely before training; and the mean of all."""
+    found = measures.plan_groups(study)
+    if not found:
+        return {}
+    ends = np.cumsum([len(group) for group in found[0]]).tolist()
+    starts = [1, *(end + 1 for end in ends[:-1])]
+    names = [f"{a} to {b}" if a < b else f"{a}" for a, b in zip(starts, ends, strict=True)]
+    return {name: group for group, name in enumerate(names)} | {EVERY: None}
 
 
-def right(study: Study, method: str, kind: str) -> Score | None:
-    """Probability of the right plan of a type, or of their mean."""
-    return measures.plan_quantity(study, method, "right", None if kind == EVERY else kind)
+def right(study: Study, method: str, group: int | None) -> Score | None:
+    """Probability of the right plan in a group of types, or in all."""
+    return measures.plan_quantity(study, method, "right", group)
 
 
 def figure(study: Study) -> Figure:
-    """A row a type: the probability after each method, and the forward KL's paired difference."""
+    """A row a group of types: the probability after each method, and the forward KL's paired
+    difference."""
     kinds = rows(study)
     drawn, axes = new_figure(1, 2, width=7.2, height=1.5 + 0.27 * len(kinds), sharey=True)
     left, differences = axes[0]
     for method, shift in zip(PLAN_METHODS, (-0.27, -0.09, 0.09, 0.27), strict=True):
-        scores = [right(study, method, kind) for kind in kinds]
+        scores = [right(study, method, group) for group in kinds.values()]
         places = [y + shift for y in range(len(kinds))]
         points(left, scores, places, label=LABELS[method], **marks(method), markersize=4)
     for method, shift in zip(OTHERS, (-0.15, 0.15), strict=True):
-        gaps = [right(study, "sgpo", kind) - right(study, method, kind) for kind in kinds]
+        gaps = [
+            right(study, "sgpo", group) - right(study, method, group) for group in kinds.values()
+        ]
         points(differences, gaps, [y + shift for y in range(len(kinds))], **marks(method))
     left.set(title="Probability of the one right plan", xlabel="probability, 0 to 1")
     left.set_xlim(-0.02, 1.02)
-    left.set_yticks(range(len(kinds)), kinds)
+    left.set_yticks(range(len(kinds)), list(kinds))
+    left.set_ylabel("types, hardest first")
     left.invert_yaxis()
     differences.set(title="Forward KL minus the other, paired", xlabel="difference in probability")
     zero(differences, upright=True)
@@ -74,15 +84,17 @@ def caption(study: Study) -> str:
     found = study.analyses_of(PLANS)
     if not found:
         return f"{FIG2.title}: not run. Made by: {study.command(FIG2.name)}"
+    result = found[0].result
     before, after = (
         measures.plan_quantity(study, method, "entropy").mean for method in ("sft", "sgpo")
     )
     return (
         f"Figure 2 as a measurement ({study.profile} profile), {study.model(model).label}, "
-        f"{len(found)} seeds. A plan is three choices of four options each, so a type has 64 and "
-        f"one of them is right. Its probability under the unguided prompt is exact: the product "
-        f"of the model's choice probabilities along the faithful derivation, mean over "
-        f"{found[0].result['tasks_per_type']} held-out problems a type. Whiskers: 95% intervals "
+        f"{units_text(study, len(found))}. A plan is three choices; one of {len(result['plans'])} "
+        f"is right for a type. Its probability under the unguided prompt is exact: the product "
+        f"of the model's choice probabilities along the faithful derivation, mean over the "
+        f"held-out problems ({result['tasks_per_type']} a type). Rows: the types of each seed in "
+        f"groups, from those whose right plan was least likely before. Whiskers: 95% intervals "
         f"over seeds; right: paired by seed, in the other's colour and mark. Entropy over the "
         f"plans falls from {before:.2f} to {after:.2f} nats with SGPO."
     )
@@ -95,8 +107,8 @@ FIG2 = Artefact(
     needs,
     caption,
     draw=figure,
-    alt="Probability of the right plan by problem type before training and after SFT+GRPO and SGPO "
-    "with forward and reverse KL, and the paired differences",
+    alt="Probability of the right plan by difficulty of the type before training and after "
+    "SFT+GRPO and SGPO with forward and reverse KL, and the paired differences",
     analyses=(PLANS,),
     extended=True,
     miniature=True,

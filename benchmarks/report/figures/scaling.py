@@ -12,8 +12,6 @@ from benchmarks.report.figures.axes import absent, new_figure, points, zero
 from benchmarks.report.tables.accuracy import paper_records
 from benchmarks.store.records import Study
 
-# Sizes of the mini world learn the arithmetic equally well; what a base knows about plans is set.
-MINIATURES = ("mini", "quick")
 FAMILY_LOOKS = (("#0072B2", "o"), ("#D55E00", "^"), ("#009E73", "s"), ("#CC79A7", "D"))
 
 
@@ -79,19 +77,12 @@ def figure(study: Study) -> Figure:
     return drawn
 
 
-BUILT_IN = (
-    " In the mini world the order of the base scores is built in (how well the pretraining text "
-    "knows each type's plan is set per size), so this is no evidence on scaling with size."
-)
-
-
 def caption(study: Study) -> str:
     return (
         f"Gain of SGPO over its base model against the base model's score, average of the "
         f"benchmarks ({study.profile} profile). Left: our models, 95% intervals on both axes "
         f"(base: over problems; gain: over seeds and problems, paired). Right: the paper's three "
         f"models as printed; other models and problems, so only the shape can be compared."
-        f"{BUILT_IN if study.profile in MINIATURES else ''}"
     )
 
 

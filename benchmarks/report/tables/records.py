@@ -138,9 +138,10 @@ DISJOINTNESS = Artefact(
     "scores",
     nothing,
     lambda study: (
-        "Every problem set of the study. Questions are compared in lower case without "
-        "spacing and punctuation; pretraining text is drawn from the training partition, which a "
-        "hash of the digits keeps apart from development and test."
+        "Every problem set of the study's first world; the others are drawn alike. Questions are "
+        "compared in lower case without spacing and punctuation; what base models learn from is "
+        "drawn from the training partition, which a hash of the digits keeps apart from "
+        "development and test."
     ),
     rows=shared_questions,
     table=_sets_table,
@@ -220,8 +221,8 @@ REGIME = Artefact(
     "scores",
     nothing,
     lambda study: (
-        "Conditions under which the miniature can tell methods apart, measured on each "
-        "base model. Made by: sgpo mini check"
+        "Conditions under which the miniature can tell methods apart: means over worlds, measured "
+        "type by type on base model, warm-up and SFT+GRPO. Made by: sgpo mini check"
     ),
     rows=lambda study: _or_not_run(conditions(study), "model", "condition", "value", "requirement"),
     table=_regime_table,
