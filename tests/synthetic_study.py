@@ -250,6 +250,7 @@ def _write_metrics(path: Path, method: str, rng) -> None:
                 "entropy": float(0.6 - 0.3 * share + 0.1 * (method == "sgpo") * share),
                 "response_length": float(30 + 4 * share + rng.normal(0, 0.5)),
                 "alpha_mean": None,
+                "scored_tokens": 7000 * (step + 1),
             }
         if method.split("_")[0] == "sgpo":
             record["alpha_mean"] = float(0.7 - 0.4 * share + rng.normal(0, 0.02))

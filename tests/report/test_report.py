@@ -206,7 +206,8 @@ def test_deleting_a_run_turns_exactly_its_cells_into_not_run(plain_study, study)
     )
     assert line.count(" (2 of 3 seeds) |") == 5  # what is finished so far, without an interval
     assert [(c.run_id, c.reason) for c in summary.missing] == [(gone.name, "not run")]
-    assert summary.missing[0].artefacts == ("claims", "table1", "curves", "passk", "budget")
+    names = ("claims", "table1", "equal_cost", "curves", "passk", "budget")
+    assert summary.missing[0].artefacts == names
     assert "bash reproduce.sh --profile mini --only table1" in summary.commands
     page = (study / "REPORT.md").read_text()
     assert gone.name in page and "\nbash reproduce.sh --profile mini --only table1\n" in page
@@ -564,7 +565,7 @@ def test_claims_hold_where_the_world_was_built_so(five):
     found = claims.evaluate(load_study(five))
     assert [c.key for c in found] == (
         ["best_on_average"] * 3 + ["gain_grows"] + ["alpha_falls"] * 3 + ["entropy_above"] * 3
-        + ["pass_not_below"] * 3
+        + ["pass_not_below"] * 3 + ["equal_tokens"]
     )  # fmt: skip
     verdicts = {key: {c.verdict for c in found if c.key == key} for key in (c.key for c in found)}
     assert verdicts["best_on_average"] == verdicts["entropy_above"] == {stats.HOLDS}

@@ -132,8 +132,8 @@ def _changes(studies: Mapping[str, Study]) -> list[Block]:
     lines = []
     for place, ours in words["ours"].items():
         for grader in ("stock", "exact"):
-            theirs = words[grader].get(place, ours)
-            if theirs.verdict != ours.verdict:
+            theirs = words[grader].get(place, ours)  # no effect: it reads other budgets, too
+            if theirs.effect is not None and theirs.verdict != ours.verdict:
                 lines.append(
                     f"{place[0]}, {place[1]}: {ours.verdict} ({ours.text()}) under ours, "
                     f"{theirs.verdict} ({theirs.text()}) under {LABELS[grader]}"
