@@ -81,7 +81,7 @@ def _budget_axis(axis: Axes) -> None:
     axis.set_xticks(BUDGETS, [f"{budget:g}" for budget in BUDGETS])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlim(BUDGETS[0] / 1.3, BUDGETS[-1] * 1.3)
-    axis.set_xlabel("budget: training steps over the study's own (log scale)")
+    axis.set_xlabel("budget, times the study's steps (log scale)")
 
 
 def spent(study: Study) -> str:
