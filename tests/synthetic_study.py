@@ -48,8 +48,10 @@ VARIANTS = {
     "sgpo_group_alpha": ("SGPO, group-advantage alpha", 1.7, 0.5),
     "sgpo_nll": ("SGPO, direct SFT", 1.1, 0.5),
     "sgpo_reverse": ("SGPO, reverse KL", 1.4, 0.5),
-    "sgpo_delta0.1": ("SGPO, delta=0.1", 1.3, 0.9),
-    "sgpo_delta0.3": ("SGPO, delta=0.3", 1.5, 0.7),
+    "sgpo_delta0.5": ("SGPO, delta=0.5", 1.3, 0.9),
+    "sgpo_delta1.2": ("SGPO, delta=1.2", 1.5, 0.7),
+    "sgpo_delta1.5": ("SGPO, delta=1.5", 1.6, 0.6),
+    "sgpo_delta2": ("SGPO, delta=2", 2.0, 0.4),
     "sgpo_delta3": ("SGPO, delta=3", 2.4, 0.2),
     "sgpo_meanlogp": ("SGPO, length-normalised selection", 1.8, 0.5),
 }

@@ -36,8 +36,10 @@ VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ),
     ("sgpo_nll", "SGPO, direct SFT", {"distillation": "nll"}),  # paper, Table 3
     ("sgpo_reverse", "SGPO, reverse KL", {"direction": "reverse"}),  # paper, Table 6
-    ("sgpo_delta0.1", "SGPO, delta=0.1", {"kl_threshold": 0.1}),  # ours
-    ("sgpo_delta0.3", "SGPO, delta=0.3", {"kl_threshold": 0.3}),  # ours
+    ("sgpo_delta0.5", "SGPO, delta=0.5", {"kl_threshold": 0.5}),  # ours
+    ("sgpo_delta1.2", "SGPO, delta=1.2", {"kl_threshold": 1.2}),  # ours
+    ("sgpo_delta1.5", "SGPO, delta=1.5", {"kl_threshold": 1.5}),  # ours
+    ("sgpo_delta2", "SGPO, delta=2", {"kl_threshold": 2.0}),  # ours
     ("sgpo_delta3", "SGPO, delta=3", {"kl_threshold": 3.0}),  # ours
     (
         "sgpo_meanlogp",

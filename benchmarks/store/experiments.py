@@ -27,7 +27,15 @@ KIN = ("opsd", "srft", "dr_grpo", "dapo", "relift", "chord", "sdpo")
 MASK_MODELS = ("qwen-m", "llama-m")
 SECOND_MODEL = "llama-m"  # where some of SGPO's variants are repeated
 REPEATED = ("sgpo_nll", "sgpo_nll_masked", "sgpo_no_clip", "sgpo_delta3")
-SWEEP = ("sgpo_delta0.1", "sgpo_delta0.3", "sgpo", "sgpo_delta3", "sgpo_no_clip")
+SWEEP = (
+    "sgpo_delta0.5",
+    "sgpo",
+    "sgpo_delta1.2",
+    "sgpo_delta1.5",
+    "sgpo_delta2",
+    "sgpo_delta3",
+    "sgpo_no_clip",
+)
 
 
 def gap_method(method: str, gap: float) -> str:

@@ -36,8 +36,10 @@ SGPO_VARIANTS = (
     "sgpo_group_alpha",
     "sgpo_nll",
     "sgpo_reverse",
-    "sgpo_delta0.1",
-    "sgpo_delta0.3",
+    "sgpo_delta0.5",
+    "sgpo_delta1.2",
+    "sgpo_delta1.5",
+    "sgpo_delta2",
     "sgpo_delta3",
     "sgpo_meanlogp",
 )

@@ -80,7 +80,7 @@ def test_no_tuning_config_names_a_test_set():
     tests = {t.key for t in sets.TEST_SETS}
     cells = [cell for *_, cell in tune.trials()]
     cells += [c.parent for c in cells if c.parent]
-    assert len(cells) > 100 and min(c.config.seed for c in cells) == tune.FIRST_SEED
+    assert len(cells) > 100 and min(c.config.seed for c in cells) == tune.FIRST_WORLD
     for cell in cells:
         assert not tests & set(cell.config.evaluation.suites)
 

@@ -25,8 +25,10 @@ CHANGES = {  # the paper's ablations and ours, as fields of the run's config
     "sgpo_group_alpha": {"settings.alpha_mode": "group_advantage"},
     "sgpo_nll": {"settings.distillation": "nll"},
     "sgpo_reverse": {"settings.direction": "reverse"},
-    "sgpo_delta0.1": {"settings.kl_threshold": 0.1},
-    "sgpo_delta0.3": {"settings.kl_threshold": 0.3},
+    "sgpo_delta0.5": {"settings.kl_threshold": 0.5},
+    "sgpo_delta1.2": {"settings.kl_threshold": 1.2},
+    "sgpo_delta1.5": {"settings.kl_threshold": 1.5},
+    "sgpo_delta2": {"settings.kl_threshold": 2.0},
     "sgpo_delta3": {"settings.kl_threshold": 3.0},
     "sgpo_meanlogp": {"settings.length_normalized_selection": True},
 }

@@ -10,12 +10,12 @@ from synthetic_study import average, change, counted, rows_of, run_dir
 
 from benchmarks.report import build as report
 from benchmarks.report.figures import delta_classes
-from benchmarks.store import stats
+from benchmarks.store import experiments, stats
 from benchmarks.store.load import load_study
 
 SEEDS = (0, 1, 2)
 TABLES = ("table2", "table3", "table6", "table7", "beyond")
-DELTA_METHODS = ("sgpo_delta0.1", "sgpo_delta0.3", "sgpo", "sgpo_delta3", "sgpo_no_clip")
+DELTA_METHODS = experiments.SWEEP
 
 
 def test_means_are_counted_and_the_difference_is_paired(variant_study):
@@ -113,14 +113,22 @@ def test_a_diverged_variant_is_marked(variant_copy):
 
 def test_the_delta_figure_has_every_delta_and_says_what_is_missing(variant_copy):
     means = [average(variant_copy, "qwen-m", m) for m in DELTA_METHODS if m != "sgpo"]
-    shutil.rmtree(run_dir(variant_copy, "qwen-m", "sgpo_delta0.3", 2))
+    shutil.rmtree(run_dir(variant_copy, "qwen-m", "sgpo_delta1.2", 2))
     above, below = delta_classes.DELTA.draw(load_study(variant_copy)).axes
-    assert [t.get_text() for t in below.get_xticklabels()] == ["0.1", "0.3", "1", "3", "∞"]
+    assert [t.get_text() for t in below.get_xticklabels()] == [
+        "0.5",
+        "1",
+        "1.2",
+        "1.5",
+        "2",
+        "3",
+        "∞",
+    ]
     places = above.containers[0].lines[0].get_xydata()
     own = average(variant_copy, "qwen-m", "sgpo")
-    assert places[:, 0].tolist() == [0, 3, 4]
-    assert places[:, 1] == pytest.approx([means[i] - own for i in (0, 2, 3)])
-    assert "SGPO, delta=0.3: not run" in [t.get_text() for t in above.texts]
+    assert places[:, 0].tolist() == [0, 3, 4, 5, 6]
+    assert places[:, 1] == pytest.approx([means[i] - own for i in (0, 2, 3, 4, 5)])
+    assert "SGPO, delta=1.2: not run" in [t.get_text() for t in above.texts]
     bars = {round(p.get_x() + p.get_width() / 2): p.get_height() for p in below.patches}
     assert bars[0] == pytest.approx(np.mean([0.9 * (1 - s / 80) for s in range(40)]))
-    assert 1 not in bars and bars[4] == 0
+    assert 1 not in bars and bars[6] == 0

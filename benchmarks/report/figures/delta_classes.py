@@ -27,7 +27,7 @@ from benchmarks.store import experiments
 from benchmarks.store.records import Run, Study
 
 BASELINE = "grpo"
-DELTAS = (0.1, 0.3, 1.0, 3.0, math.inf)  # of experiments.SWEEP; SGPO has the paper's 1
+DELTAS = (0.5, 1.0, 1.2, 1.5, 2.0, 3.0, math.inf)  # of experiments.SWEEP; SGPO has the paper's 1
 SWEEP = experiments.SWEEP
 SECOND = experiments.SECOND_MODEL  # where claims repeat some thresholds
 

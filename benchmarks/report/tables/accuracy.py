@@ -387,8 +387,10 @@ BEYOND = Comparison(
     "Past the paper: the threshold delta and the selection of Eq. 4",
     (
         (REFERENCE, "SGPO (delta=1, Eq. 4 sums)"),
-        ("sgpo_delta0.1", "delta=0.1"),
-        ("sgpo_delta0.3", "delta=0.3"),
+        ("sgpo_delta0.5", "delta=0.5"),
+        ("sgpo_delta1.2", "delta=1.2"),
+        ("sgpo_delta1.5", "delta=1.5"),
+        ("sgpo_delta2", "delta=2"),
         ("sgpo_delta3", "delta=3"),
         ("sgpo_no_clip", "delta=inf"),
         ("sgpo_meanlogp", "Eq. 4 with the mean log-probability"),
