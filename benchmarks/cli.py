@@ -143,12 +143,14 @@ def _runs(verbs: Verbs) -> None:
     )
     add("--model", required=True, help="a model key of the profile")
     add("--method", required=True, help="a method key, or a method file (.py)")
-    _verb(
+    add = _verb(
         verbs, "tune", "run.tune:tune_command",
         "Run the tuning trials of every method on the development set. The same number "
         "of trials for each.",
-        *PLACE, "--jobs", "--methods", "--log",
+        *PLACE, "--jobs", "--methods", "--log", "--set",
     )
+    add("--method-file", type=Path, action="append", default=[],
+        help="tune the method of this file (may be repeated)")
     mini = _group(verbs, "mini", "The embedded world.")
     _verb(
         mini, "check", "run.regime:check_command",

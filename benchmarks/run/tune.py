@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.config import Cell, unknown
+from benchmarks.config import Cell, Plan, RunConfig, unknown
 from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles import mini
+from benchmarks.profiles.planned import planned_study
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
 from benchmarks.run.tracking import check_tracker
@@ -51,32 +52,20 @@ KNOBS: dict[str, tuple[dict[str, Any], ...]] = {
 Trial = tuple[str, float, dict[str, Any], Cell]  # method, learning rate, knobs, run
 
 
-def trials(methods: Sequence[str] | None = None) -> list[Trial]:
-    """Every tuning run, or those of ``methods``."""
-    entries = {e.key: e for e in mini.METHODS + mini.KIN}
-    evaluation = replace(mini.EVALUATION, suites=(DEVELOPMENT,))
-
-    def cell(method: str, rate: float, knob: dict[str, Any], seed: int) -> Cell:
-        plain = entries[method].config(MODEL, seed)
-        config = replace(
-            plain,
-            evaluation=evaluation,
-            settings=replace(plain.settings, **knob),
-            train=replace(
-                plain.train,
-                learning_rate=rate,
-                num_steps=plain.train.budget_steps or plain.train.num_steps,
-            ),
-        )
-        if config.init != "warmup":
-            return Cell(config)
-        return Cell(
-            config, Cell(replace(entries["sft"].config(MODEL, seed), evaluation=evaluation))
-        )
-
+def trials(
+    methods: Sequence[str] | None = None,
+    method_files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+) -> list[Trial]:
+    """Every tuning run, or those of ``methods``; a user's method has one setting a rate."""
+    study = planned_study(mini.PROFILE, None, method_files, overrides, variants=True)
+    grid = KNOBS | {path.stem: ({},) for path in method_files}
+    for name in methods or ():
+        if name not in grid:
+            raise ValueError(unknown("method", name, list(grid), "`sgpo tune --help`"))
     return [
-        (method, rate, knob, cell(method, rate, knob, FIRST_WORLD + index))
-        for method, knobs in KNOBS.items()
+        (method, rate, knob, _trial(study, method, rate, knob, FIRST_WORLD + index))
+        for method, knobs in grid.items()
         if methods is None or method in methods
         for rate in LEARNING_RATES
         for knob in knobs
@@ -84,20 +73,34 @@ def trials(methods: Sequence[str] | None = None) -> list[Trial]:
     ]
 
 
+def _trial(study: Plan, method: str, rate: float, knob: dict[str, Any], world: int) -> Cell:
+    """One run up to the budget, judged on the development set alone, and its warm-up."""
+
+    def judged(config: RunConfig) -> RunConfig:
+        return replace(config, evaluation=replace(config.evaluation, suites=(DEVELOPMENT,)))
+
+    entry = study.entry(method)
+    plain = judged(entry.config(MODEL, world))
+    steps = plain.train.budget_steps or plain.train.num_steps
+    config = replace(
+        plain,
+        settings=replace(plain.settings, **knob),
+        train=replace(plain.train, learning_rate=rate, num_steps=steps),
+    )
+    if config.init != "warmup":
+        return Cell(config)
+    return Cell(config, Cell(judged(study.entry(entry.parent).config(MODEL, world))))
+
+
 def tune_command(options: argparse.Namespace) -> int:
-    """``sgpo tune``: run all trials below ``results/tuning`` and write ``results/tuning.csv``.
+    """``sgpo tune``: run all trials below ``OUT/tuning`` and write ``OUT/tuning.csv``.
 
     With ``--methods`` only theirs are run, and the rows of the others stay as they are.
-
-    Raises:
-        ValueError: a method that is not tuned.
     """
     check_tracker(options.log)
-    results, methods = options.out, options.methods
-    for name in methods or []:
-        if name not in KNOBS:
-            raise ValueError(unknown("method", name, list(KNOBS), "`sgpo tune --help`"))
-    directory, planned = results / "tuning", trials(methods)
+    results, files = options.out, options.method_file
+    methods = options.methods or ([path.stem for path in files] or None)
+    directory, planned = results / "tuning", trials(methods, files, options.overrides)
     cells: dict[str, Cell] = {}
     for *_, cell in planned:
         for task in filter(None, (cell.parent, cell)):
