@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from benchmarks.config import MethodEntry, Model, Plan, RunConfig
-from benchmarks.profiles.variants import derived
+from benchmarks.profiles.variants import derived, to_budget
 from benchmarks.store import experiments as names
 from sgpo.mini.models import MODELS
 
@@ -106,8 +106,8 @@ def _experiment(
 ) -> MethodEntry:
     """``entry`` with one thing changed, planned on the models of the experiment alone."""
 
-    def config(plain: RunConfig) -> RunConfig:
-        return replace(change(plain), method=key)
+    def config(full: RunConfig) -> RunConfig:
+        return replace(change(to_budget(full)), method=key)
 
     placed = {"models": models, "also_on": also_on, "parent": parent}
     return derived(entry, config, key=key, label=label, extra=True, **placed)

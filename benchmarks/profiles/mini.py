@@ -31,7 +31,7 @@ from benchmarks.config import (
     RunConfig,
 )
 from benchmarks.profiles.experiments import with_experiments
-from benchmarks.profiles.variants import with_variants
+from benchmarks.profiles.variants import to_budget, with_variants
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.method import SGPOConfig
 from sgpo.mini.models import MODELS, model_spec
@@ -138,8 +138,15 @@ def _sft(key: str, label: str, *recipe: Any) -> MethodEntry:
     return MethodEntry(key, label, partial(supervised, key, *recipe))
 
 
-def _rl(key: str, label: str, settings: Any, extra: bool = False) -> MethodEntry:
-    return MethodEntry(key, label, partial(reinforced, key, settings), extra=extra)
+def _rl(key: str, label: str, settings: Any) -> MethodEntry:
+    return MethodEntry(key, label, partial(reinforced, key, settings))
+
+
+def _kin(key: str, label: str, settings: Any) -> MethodEntry:
+    def config(model: str, seed: int) -> RunConfig:
+        return to_budget(reinforced(key, settings, model, seed))
+
+    return MethodEntry(key, label, config, extra=True)
 
 
 AUTHORS_ENTROPY = {"entropy_over": "response", "scaling": "authors"}  # authors' code
@@ -163,14 +170,13 @@ METHODS = (
 
 # Baselines of the same idea: in a table of their own, Table 1 has the paper's rows.
 KIN = (
-    _rl(
+    _kin(
         "opsd",
         "On-policy self-distillation",
         # Its context stays the strategy: the bases never saw a solution in a prompt.
         OPSDConfig(direction="jensen_shannon", context="strategy", teacher="initial"),  # authors
-        extra=True,
     ),
-    _rl(
+    _kin(
         "srft",
         "SRFT",
         SRFTConfig(  # authors' code
@@ -179,13 +185,12 @@ KIN = (
             entropy_level="sequence",
             self_signal="reward",
         ),
-        extra=True,
     ),
-    _rl("dr_grpo", "Dr. GRPO", DrGRPOConfig(), extra=True),
-    _rl("dapo", "DAPO", DAPOConfig(), extra=True),
-    _rl("relift", "ReLIFT", ReLIFTConfig(), extra=True),
-    _rl("chord", "CHORD", CHORDConfig(), extra=True),
-    _rl("sdpo", "SDPO", SDPOConfig(), extra=True),
+    _kin("dr_grpo", "Dr. GRPO", DrGRPOConfig()),
+    _kin("dapo", "DAPO", DAPOConfig()),
+    _kin("relift", "ReLIFT", ReLIFTConfig()),
+    _kin("chord", "CHORD", CHORDConfig()),
+    _kin("sdpo", "SDPO", SDPOConfig()),
 )
 
 

@@ -63,10 +63,19 @@ def with_variants(study: Plan, models: tuple[str, ...]) -> Plan:
 def _variant(
     sgpo: MethodEntry, models: tuple[str, ...], key: str, label: str, changes: dict[str, Any]
 ) -> MethodEntry:
-    def change(plain: RunConfig) -> RunConfig:
+    def change(full: RunConfig) -> RunConfig:
+        plain = to_budget(full)
         return replace(plain, method=key, settings=replace(plain.settings, **changes))
 
     return derived(sgpo, change, key=key, label=label, models=models)
+
+
+def to_budget(full: RunConfig) -> RunConfig:
+    """``full``, not trained or judged past the study's own number of steps or on the way there."""
+    train = full.train
+    if train is None or train.budget_steps is None:
+        return full
+    return replace(full, train=replace(train, num_steps=train.budget_steps, budget_steps=None))
 
 
 def derived(

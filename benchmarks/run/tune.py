@@ -23,6 +23,7 @@ from benchmarks.config import Cell, Plan, RunConfig, unknown
 from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles import mini
 from benchmarks.profiles.planned import planned_study
+from benchmarks.profiles.variants import to_budget
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
 from benchmarks.run.tracking import check_tracker
@@ -80,12 +81,11 @@ def _trial(study: Plan, method: str, rate: float, knob: dict[str, Any], world: i
         return replace(config, evaluation=replace(config.evaluation, suites=(DEVELOPMENT,)))
 
     entry = study.entry(method)
-    plain = judged(entry.config(MODEL, world))
-    steps = plain.train.budget_steps or plain.train.num_steps
+    plain = to_budget(judged(entry.config(MODEL, world)))
     config = replace(
         plain,
         settings=replace(plain.settings, **knob),
-        train=replace(plain.train, learning_rate=rate, num_steps=steps),
+        train=replace(plain.train, learning_rate=rate),
     )
     if config.init != "warmup":
         return Cell(config)
