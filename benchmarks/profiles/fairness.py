@@ -27,6 +27,8 @@ RL = {
     "settings": "the method's own",
     "train.learning_rate": "tuned with the same number of trials for every method",
 }
+# Where one of two is a variant or one of the kin: the weights at the budget are compared.
+TO_BUDGET = dict.fromkeys(("train.num_steps", "train.budget_steps"), "trained to the budget alone")
 # Settings of this name mean the same in every method that has them, and must be equal.
 COMMON_SETTINGS = ("clip_low", "clip_high")
 # SFT replaces the RL stage or comes before it, so its recipe is its own.
@@ -128,7 +130,7 @@ def differences_command(options: argparse.Namespace) -> int:
     methods = {first["method"], second["method"]}
     allowed: Mapping[str, str] = {}
     if "grpo" in methods and len(methods) == 2:
-        allowed = ALLOWED.get((methods - {"grpo"}).pop(), RL)
+        allowed = ALLOWED.get((methods - {"grpo"}).pop(), RL | TO_BUDGET)
     for key, left, right in rows:
         why = reason(key, allowed)
         print(f"{key}: {left} -> {right}" + (f"   ({why})" if why else ""))
