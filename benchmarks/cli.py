@@ -405,12 +405,12 @@ def _audit(options: Options) -> int:
 
         return recomputed(path, k, anew=options.regrade)
 
-    def problem_types(seed: int) -> dict[str, list[str]]:
-        from benchmarks.data.sources import problem_types  # needs torch, and only for a miniature
+    def problem_table(seeds: Sequence[int]) -> Any:
+        from benchmarks.data.sources import problem_table  # needs torch, and only for a miniature
 
-        return problem_types(seed)
+        return problem_table(seeds)
 
-    return audit(options.results, recomputed, problem_types)
+    return audit(options.results, recomputed, problem_table)
 
 
 def _publish(options: Options) -> int:

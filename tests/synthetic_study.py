@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from sgpo.core.config import config_hash
 
@@ -261,9 +262,27 @@ def _write_metrics(path: Path, method: str, rng) -> None:
     (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def write_problems(root: Path, types: dict[str, list[str]]) -> None:
+    """problems.parquet: of each benchmark the types of its problems, the same in every world; the
+    further a type stands behind, the harder it is."""
+    rows = [
+        {"seed": seed, "benchmark": key, "problem": i, "types": named, "prior": 0.5 / (1 + i),
+         "fidelity": 0.8 + 0.03 * seed, "style": (0.5 + 0.3 * seed) % 1.0}
+        for seed in load(root / "study.json")["seeds"]
+        for key, names in types.items()
+        for i, named in enumerate(names)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(root / "problems.parquet")
+
+
+def change_problems(root: Path, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """``edit`` the rows of problems.parquet."""
+    path = root / "problems.parquet"
+    edit(pd.read_parquet(path)).to_parquet(path)
+
+
 def _write_extras(root: Path) -> None:
-    alone = {key: [f"{key}-{i}" for i in range(n)] for key, _, n, _ in BENCHMARKS}
-    dump(root / "types.json", alone)  # every problem by itself
+    write_problems(root, {key: [f"{key}-{i}" for i in range(n)] for key, _, n, _ in BENCHMARKS})
     conditions = [
         {"name": "blind guess", "value": 0.004, "requirement": "<= 0.01", "passed": True},
         {"name": "guided pass rate", "value": 0.88, "requirement": ">= 0.6", "passed": True},

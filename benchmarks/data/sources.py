@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from benchmarks.config import DataConfig, EvalConfig, Plan, RunConfig
 from benchmarks.data.problems import read_problems, source_problems
 from benchmarks.data.suites import SUITES, load_suite
-from benchmarks.store.records import TYPES_FILE
+from benchmarks.store.runs import PROBLEMS_FILE
 from sgpo.core.config import canonical_json
 from sgpo.core.distributed import select_device
-from sgpo.core.files import sha256_of, write_json
+from sgpo.core.files import sha256_of, write_bytes, write_json
 from sgpo.core.models import checkpoint_directory
 from sgpo.core.types import Problem
 from sgpo.mini import sets
@@ -150,20 +154,31 @@ def record_disjointness(study: Plan, results: Path) -> None:
         write_json(results / "disjointness.json", overlaps(mini_sets(seed)))
 
 
-def record_types(study: Plan, results: Path) -> None:
-    """Write types.json of a study that evaluates on the mini world, of its first world: no interval
-    over problems goes without it, and several worlds need none."""
+def record_problems(study: Plan, results: Path) -> None:
+    """Write problems.parquet of a study that evaluates on mini worlds: what the report knows of
+    them."""
     if {b.key for b in study.benchmarks} & {t.key for t in sets.TEST_SETS}:
-        write_json(results / TYPES_FILE, problem_types(study.seeds[0]))
+        buffer = io.BytesIO()
+        problem_table(study.seeds).to_parquet(buffer, compression="zstd", index=False)
+        write_bytes(results / PROBLEMS_FILE, buffer.getvalue())
 
 
-def problem_types(seed: int) -> dict[str, list[str]]:
-    """Mini test set of a world -> the types that each of its problems names, in their order."""
-    world = draw_world(seed)
-    return {
-        t.key: [
-            " ".join(kind.name for kind in world.types if kind.name in p.question)
-            for p in sets.test_problems(world, t.key)
-        ]
-        for t in sets.TEST_SETS
-    }
+def problem_table(seeds: Sequence[int]) -> pd.DataFrame:
+    """A row a test problem of every world: the ``types`` that it names, the ``prior`` with which a
+    writer without a strategy finds all their plans, ``fidelity`` and ``style`` of the world."""
+    rows = []
+    for seed in seeds:
+        world = draw_world(seed)
+        drawn = {"fidelity": world.fidelity, "style": world.style}
+        for test_set in sets.TEST_SETS:
+            for number, problem in enumerate(sets.test_problems(world, test_set.key)):
+                named = [kind for kind in world.types if kind.name in problem.question]
+                asked = {
+                    "seed": seed,
+                    "benchmark": test_set.key,
+                    "problem": number,
+                    "types": " ".join(kind.name for kind in named),
+                    "prior": math.prod(kind.found for kind in named),
+                }
+                rows.append(asked | drawn)
+    return pd.DataFrame(rows)

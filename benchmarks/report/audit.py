@@ -15,10 +15,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from benchmarks.report.build import build
-from benchmarks.store.load import load_frame, load_study, stored_hash
-from benchmarks.store.records import TYPES_FILE, Study, read_object, read_rows
-from benchmarks.store.runs import LABELS, SCORES, StoredRun, StudyError, stored_runs
+from benchmarks.store.load import load_frame, load_ledger, load_study, stored_hash
+from benchmarks.store.records import Study, read_rows
+from benchmarks.store.runs import (
+    LABELS,
+    PROBLEMS_FILE,
+    SCORES,
+    StoredRun,
+    StudyError,
+    stored_runs,
+)
 from benchmarks.store.stats import StatsError
 from sgpo.core.files import inside, sha256_of
 
@@ -32,15 +41,14 @@ Findings = Iterator[tuple[bool | None, str]]
 def audit(
     results: Path,
     recomputed: Callable[[Path, int], dict[str, Any]],
-    problem_types: Callable[[int], Mapping[str, Sequence[str]]],
+    problem_table: Callable[[Sequence[int]], pd.DataFrame],
 ) -> int:
     """Print every check of ``results`` (``results/<profile>``); 1 when one fails, else 0.
 
     Args:
         recomputed: (samples file, samples a problem) -> what scores.json must say of them; asked
             only for samples that are on this machine.
-        problem_types: world -> mini test set -> what types.json must say of it; asked only for a
-            miniature.
+        problem_table: worlds -> what problems.parquet must say of them; asked only for a miniature.
 
     Raises:
         store.StudyError: the directory holds no study.
@@ -56,9 +64,9 @@ def audit(
         f"suite version is {version}": _versions(runs, version),
         "verdict letters follow from the samples": _letters(runs, recomputed),
         "runs that are compared share weights, prompts and data": _origins(grid, planned),
-        "verdicts are filed under their run's model, method and seed": _labels(results, grid),
+        "verdicts and ledgers are under their run's model, method and seed": _labels(results, grid),
         "runs may share a table": _together(results),
-        "types of problems are those of the problem sets": _types(study, problem_types),
+        "problems are those of their worlds": _problems(study, problem_table),
         "tables, claims and report follow from the runs": _artefacts(results),
         "tuning.csv follows from the trials": _tuning(results, trials),
     }
@@ -170,8 +178,8 @@ def _origins(grid: Mapping[str, StoredRun], planned: set[str]) -> Findings:
 
 
 def _labels(results: Path, grid: Mapping[str, StoredRun]) -> Findings:
-    rows = load_frame(results)[list(LABELS)].drop_duplicates()
-    for run_id, *found in rows.itertuples(index=False):
+    frames = [load(results)[list(LABELS)] for load in (load_frame, load_ledger)]
+    for run_id, *found in pd.concat(frames).drop_duplicates().itertuples(index=False):
         config = grid[run_id].object("config.json")
         yield found == [config[name] for name in LABELS[1:]], f"{run_id}: filed under {found}"
 
@@ -185,17 +193,17 @@ def _together(results: Path) -> Findings:
         yield False, str(error)
 
 
-def _types(study: Study, problem_types: Callable[[int], Mapping[str, Sequence[str]]]) -> Findings:
-    """What intervals take together is what the questions of the first world name."""
+def _problems(study: Study, problem_table: Callable[[Sequence[int]], pd.DataFrame]) -> Findings:
+    """What is said of the problems of each benchmark is what their worlds say."""
     own = [b.key for b in study.benchmarks if not b.file]
     if not study.miniature or not own:
         return
-    path, expected = study.root / TYPES_FILE, problem_types(study.seeds[0])
-    stored = read_object(path) if path.exists() else {}
+    expected, stored = problem_table(study.seeds), study.problems.reset_index()
     for key in own:
-        if key in stored or key in expected:
-            same = stored.get(key) == expected.get(key)
-            yield same, f"{path}: {key} is not what its problems name"
+        sides = [side[side["benchmark"] == key] for side in (expected, stored)]
+        if any(map(len, sides)):
+            left, right = (side.sort_values(["seed", "problem"]).to_dict("list") for side in sides)
+            yield left == right, f"{study.root / PROBLEMS_FILE}: {key} is not what its worlds say"
 
 
 def _artefacts(results: Path) -> Findings:

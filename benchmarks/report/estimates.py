@@ -115,7 +115,9 @@ def problem_statistic(
     if any(found is None for row in rows for found in row):
         return None
     tables = [PERCENT * np.stack(row) for row in rows]
-    of = Mean.over_problems(tables, study.clusters(tuple(keys)), shared=not study.own_problems)
+    world = runs[0].cell.seed if study.own_problems else None
+    clusters = study.clusters(tuple(keys), world)
+    of = Mean.over_problems(tables, clusters, shared=not study.own_problems)
     return Score(of, tuple(run.cell.run_id for run in runs), share=True)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.analyses import AnalysisTask, analysis_tasks
 from benchmarks.analyses import run as analyses
 from benchmarks.config import Cell, Plan, load_method_file, user_method_file
-from benchmarks.data.sources import record_types
+from benchmarks.data.sources import record_problems
 from benchmarks.run.cell import run_cell
 from benchmarks.run.failures import record_failure, summary_of
 from benchmarks.run.progress import StudyProgress, at_intervals, expected_cost
@@ -314,8 +314,8 @@ def _die_with(lifeline: connection.Connection) -> None:
 
 
 def write_plan(study: Plan, study_dir: Path) -> None:
-    """``study.json``, the grid as the report reads it, and beside it the types of its problems."""
-    record_types(study, study_dir)
+    """``study.json``, the grid as the report reads it, beside it what it asks."""
+    record_problems(study, study_dir)
     stored = stored_runs(study_dir)
     sizes = {
         cell.config.model: stored[cell.run_id].object("result.json")["num_parameters"]

@@ -25,6 +25,7 @@ from benchmarks.store.runs import (
     StoredRun,
     StudyError,
     benchmark_and_budget,
+    ledger_table,
     metric_table,
     read_object,
     read_table,
@@ -84,6 +85,13 @@ def load_metrics(results_dir: Path | str) -> pd.DataFrame:
     """All training steps of the runs below ``results_dir``, one row each: ``run_id``, ``model``,
     ``method``, ``seed``, ``step``, and a column a metric, missing where a run does not log it."""
     return _frame(results_dir, "metrics", metric_table)
+
+
+def load_ledger(results_dir: Path | str) -> pd.DataFrame:
+    """What SGPO's runs below ``results_dir`` distilled, a row a run, ``type`` and ``place`` of
+    tokens: number of ``tokens``, the ``kl`` that they offered and the part of it above delta,
+    ``kl_masked``, summed over the run; ``prior`` of the type, ``token_class`` of the place."""
+    return _frame(results_dir, "ledger", ledger_table)
 
 
 def _frame(

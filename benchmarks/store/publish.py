@@ -1,6 +1,6 @@
 """Make a study small enough to keep in version control: ``sgpo publish``.
 
-Every ended run below ``results/<profile>`` and its ``tuning`` becomes rows of three tables
+Every ended run below ``results/<profile>`` and its ``tuning`` becomes rows of four tables
 (``benchmarks.store.runs``), and its directory goes. The numbers of metrics.jsonl lose all but their
 first ``DIGITS`` significant digits; everything else is kept to the byte. result.json then holds the
 checksums of the files as published, and under ``before_publishing`` those of the files as the run
@@ -22,12 +22,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.store.locks import locked
 from benchmarks.store.runs import (
+    LEDGER,
     METRICS,
     SCORES,
     TEXTS,
     Published,
     StoredRun,
     StudyError,
+    ledger_table,
     metric_table,
     metrics_text,
     read_object,
@@ -70,7 +72,8 @@ def _publish(root: Path) -> int:
     before = _size(root)
     for run in fresh:
         _shrink(run.path)
-    for name, make in (("verdicts", verdict_table), ("metrics", metric_table), ("runs", run_table)):
+    tables = {"verdicts": verdict_table, "metrics": metric_table, "ledger": ledger_table}
+    for name, make in (tables | {"runs": run_table}).items():
         _write_table(root, name, make(list(runs.values())))
     tables = Published(root)
     for run in runs.values():
@@ -91,7 +94,7 @@ def _is_in(run: StoredRun, known: dict[str, dict[str, Any]]) -> bool:
 
 def _size(root: Path) -> int:
     """Bytes of what is or would be committed of the runs of ``root``."""
-    names = (*TEXTS, SCORES, METRICS)
+    names = (*TEXTS, SCORES, METRICS, LEDGER)
     files = [path for path in root.glob("runs/*/*") if path.name in names]
     files += [path for name in ("*.parquet", "*.parquet/*") for path in root.glob(name)]
     return sum(path.stat().st_size for path in files if path.is_file())
@@ -120,7 +123,7 @@ def _bytes(table: pa.Table) -> bytes:
 
 def _check(run: StoredRun, tables: Published) -> None:
     """StudyError unless the tables give every file of ``run`` back as it is."""
-    for name in (*TEXTS, SCORES, METRICS):
+    for name in (*TEXTS, SCORES, METRICS, LEDGER):
         if run.content(name) != tables.content(run.run_id, name):
             raise StudyError(
                 f"{run.path / name}: the tables do not give it back; the directory was kept"

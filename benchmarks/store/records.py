@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.config import SUITE_VERSION, Benchmark, Cell, Method, Model, Plan, of_a_world
 from benchmarks.store import stats
-from benchmarks.store.runs import StoredRun, StudyError, read_object
+from benchmarks.store.runs import PROBLEMS_FILE, StoredRun, StudyError, read_object
 from sgpo.core.files import write_json
 
 NOT_RUN = "not run"
 GRADERS_FILE = "graders.json"  # verdicts under other graders, where texts are kept
-TYPES_FILE = "types.json"  # benchmark -> the types that each of its problems names
 RL_METHODS = ("grpo", "hpt", "luffy", "sgpo")
 STARTING_POINTS = ("base", "sft", "sft_full")
 METHOD_ORDER = (*STARTING_POINTS, *RL_METHODS)
@@ -262,34 +262,51 @@ class Study:
                 sets.setdefault(key, set()).add(found)
         return any(len(found) > 1 for found in sets.values())
 
-    def clusters(self, keys: tuple[str, ...]) -> stats.Clusters:
-        """Which problems of the benchmarks ``keys``, in this order, are of one type."""
-        if ("clusters", keys) not in self.memo:
-            known = {b.key: b for b in self.benchmarks}
-            named = [self._types(known[key]) for key in keys]
-            self.memo["clusters", keys] = stats.Clusters.of(
-                [types for problems in named for types in problems], [*map(len, named)]
-            )
-        return self.memo["clusters", keys]
+    @functools.cached_property
+    def problems(self) -> pd.DataFrame:
+        """problems.parquet, by world (``seed``), benchmark and problem; empty where there is none:
+        ``types`` that a problem names, ``prior`` with which writers find their plans, ``fidelity``
+        and ``style`` of the world."""
+        path, index = self.root / PROBLEMS_FILE, ["seed", "benchmark", "problem"]
+        if not path.exists():
+            return pd.DataFrame(columns=[*index, "types", "prior"]).set_index(index)
+        return pd.read_parquet(path).set_index(index).sort_index()
 
-    def _types(self, benchmark: Benchmark) -> list[list[str]]:
-        """The types that each problem names; one outside the mini world is by itself.
+    def problems_of(self, seed: int, key: str) -> pd.DataFrame:
+        """``problems`` of a benchmark in a world, as many as are asked, in their order.
 
         Raises:
-            StudyError: types.json lacks a benchmark of the mini world. Taking its problems for
-                independent would make every interval too short.
+            StudyError: they are not recorded.
         """
-        key, number = benchmark.key, benchmark.num_problems
-        if not self.miniature or benchmark.file:
-            return [[f"{key} {i}"] for i in range(number)]
-        path = self.root / TYPES_FILE
-        found = read_object(path).get(key, ()) if path.exists() else ()
-        if len(found) < number or not all(found):
+        number = next(b.num_problems for b in self.benchmarks if b.key == key)
+        known = self.problems.index.droplevel("problem")
+        found = self.problems.loc[(seed, key)] if (seed, key) in known else ()
+        if len(found) < number:
             raise StudyError(
-                f"{self.root.name}/{TYPES_FILE} lacks the types of the problems of {key}; run sgpo "
-                "study again, sgpo report is not possible without it"
+                f"{self.root.name}/{PROBLEMS_FILE} lacks the types of the problems of {key}, world "
+                f"{seed}; run sgpo study again, this is not possible without it"
             )
-        return [found[i].split() for i in range(number)]
+        return found.iloc[:number]
+
+    def clusters(self, keys: tuple[str, ...], seed: int | None = None) -> stats.Clusters:
+        """Which problems of the benchmarks ``keys``, in this order, are of one type, in the world
+        ``seed``, by default the first. Taking those of the mini world for independent would make
+        every interval too short, so there is no cluster without ``problems``."""
+        seed = self.seeds[0] if seed is None else seed
+        if ("clusters", keys, seed) not in self.memo:
+            known = {b.key: b for b in self.benchmarks}
+            named = [self._types(known[key], seed) for key in keys]
+            self.memo["clusters", keys, seed] = stats.Clusters.of(
+                [types for problems in named for types in problems], [*map(len, named)]
+            )
+        return self.memo["clusters", keys, seed]
+
+    def _types(self, benchmark: Benchmark, seed: int) -> list[list[str]]:
+        """The types that each problem names; one outside the mini world is by itself."""
+        key = benchmark.key
+        if not self.miniature or benchmark.file:
+            return [[f"{key} {i}"] for i in range(benchmark.num_problems)]
+        return [types.split() for types in self.problems_of(seed, key)["types"]]
 
     def model(self, key: str) -> Model:
         return next(model for model in self.models + self.extra_models if model.key == key)

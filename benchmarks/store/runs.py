@@ -1,10 +1,10 @@
-"""Stored runs: a directory of small files each, or together the three tables of a published study.
+"""Stored runs: a directory of small files each, or together the four tables of a published study.
 
 A run leaves a directory (``benchmarks.run.cell``). ``sgpo publish`` moves the directories of a
 study into ``runs.parquet`` (a row a run with the text of its files), ``verdicts.parquet`` (a row a
-judged sample: what scores.json says) and ``metrics.parquet`` (a row a training step: what
-metrics.jsonl says). A file reads the same in either form, byte for byte, so that the checksums in
-result.json hold for both. Imports no torch.
+judged sample: scores.json), ``metrics.parquet`` (a row a training step: metrics.jsonl) and
+``ledger.parquet`` (a row a type and place of tokens: ledger.json). A file reads the same in either
+form, byte for byte, so that the checksums in result.json hold for both. Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ import pyarrow.parquet as pq
 from sgpo.core.config import canonical_json
 from sgpo.core.files import read_json, read_jsonl
 
-TABLES = ("runs", "verdicts", "metrics")
-SCORES, METRICS = "scores.json", "metrics.jsonl"
-TEXTS = ("config.json", "environment.json", "ledger.json", "method.py", "provenance.json",
-         "regime.json",
+TABLES = ("runs", "verdicts", "metrics", "ledger")
+SCORES, METRICS, LEDGER = "scores.json", "metrics.jsonl", "ledger.json"
+TEXTS = ("config.json", "environment.json", "method.py", "provenance.json", "regime.json",
          "result.json", "source.patch", "train.json")  # fmt: skip
 LABELS = ("run_id", "model", "method", "seed")
 # The metrics that count something: whole numbers. All others are published as floats.
 COUNTS = ("step", "sampled_tokens", "num_samples", "scored_tokens")
+# What ledger.json sums by type and place; the places of a plan's choices.
+SUMS = ("tokens", "kl", "kl_masked")
+CHOICES = ("order", "combine", "finish")
+PROBLEMS_FILE = "problems.parquet"  # a row a problem of each world; beside the runs
 # scores.json files what a run scored at another budget than 1 under BENCHMARK@BUDGET.
 AT = "@"
 # Verdict letters of scores.json and what they mean.
@@ -83,8 +86,8 @@ class StoredRun:
 
     def object(self, name: str) -> dict[str, Any]:
         """The JSON object in one of its files, or StudyError naming the file."""
-        if self.published and name == SCORES:
-            return self.published.scores(self.run_id)
+        if self.published and name in (SCORES, LEDGER) and self.has(name):
+            return getattr(self.published, name.removesuffix(".json"))(self.run_id)
         content = self.content(name)
         if content is None:
             raise StudyError(f"{self.path / name} does not exist; run bash reproduce.sh first")
@@ -154,6 +157,9 @@ class Published:
             return f"{canonical_json(self.scores(run_id))}\n".encode()
         if name == METRICS:
             return metrics_text(self.metrics(run_id))
+        if name == LEDGER:
+            text = json.dumps(self.ledger(run_id), indent=1, sort_keys=True)
+            return f"{text}\n".encode()  # as sgpo.core.files.write_json does
         return self.rows[run_id][name].encode()
 
     def scores(self, run_id: str) -> dict[str, Any]:
@@ -172,6 +178,13 @@ class Published:
         """The rows of metrics.jsonl of a run."""
         names, rows = self.rows[run_id]["metric_names"], self._metrics.get(run_id, [])
         return [{n: row[n] for n in names if row[n] is not None} for row in rows]
+
+    def ledger(self, run_id: str) -> dict[str, dict[str, dict[str, float]]]:
+        """ledger.json of a run: type -> place -> its sums."""
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for row in self._ledger.get(run_id, []):
+            found.setdefault(row["type"], {})[row["place"]] = {name: row[name] for name in SUMS}
+        return found
 
     @cached_property
     def _verdicts(self) -> dict[tuple[str, str], tuple[str, str]]:
@@ -197,8 +210,15 @@ class Published:
 
     @cached_property
     def _metrics(self) -> dict[str, list[dict[str, Any]]]:
+        return self._rows("metrics")
+
+    @cached_property
+    def _ledger(self) -> dict[str, list[dict[str, Any]]]:
+        return self._rows("ledger")
+
+    def _rows(self, name: str) -> dict[str, list[dict[str, Any]]]:
         found: dict[str, list[dict[str, Any]]] = {}
-        for row in read_table(self.root, "metrics").to_pylist():
+        for row in read_table(self.root, name).to_pylist():
             found.setdefault(row["run_id"], []).append(row)
         return found
 
@@ -247,8 +267,9 @@ def _codes(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
 
 
 def run_table(runs: Sequence[StoredRun]) -> pa.Table:
-    """A row a run: its labels, how it ended, and the text of each of its files. Of scores.json and
-    metrics.jsonl only what the other tables lack: sizes and protocol, and the order of names."""
+    """A row a run: its labels, how it ended, and the text of each of its files. Of those that have
+    tables only what the tables lack: sizes and protocol, the order of metrics, whether there was a
+    ledger."""
     rows = []
     for run in runs:
         result = run.object("result.json")
@@ -260,9 +281,11 @@ def run_table(runs: Sequence[StoredRun]) -> pa.Table:
                 for key, entry in scores["benchmarks"].items()
             }
             texts[SCORES] = canonical_json(scores | {"benchmarks": brief})
+        if run.has(LEDGER):
+            texts[LEDGER] = "{}"
         names = metric_names(run.metrics()) if run.has(METRICS) else None
         rows.append({**_labels(run), "status": result["status"], **texts, "metric_names": names})
-    text = [(name, pa.string()) for name in ("status", *TEXTS, SCORES)]
+    text = [(name, pa.string()) for name in ("status", *TEXTS, SCORES, LEDGER)]
     schema = [*_LABEL_TYPES, *text, ("metric_names", pa.list_(pa.string()))]
     return pa.Table.from_pylist(rows, schema=pa.schema(schema))
 
@@ -338,9 +361,41 @@ def metric_table(runs: Sequence[StoredRun]) -> pa.Table:
             rows.append(row | labels)
     names = [name for name in metric_names(rows) if name not in LABELS]
     kinds = [(name, pa.int64() if name in COUNTS else pa.float64()) for name in names]
-    table = pa.Table.from_pylist(rows, schema=pa.schema([*_LABEL_TYPES, *kinds]))
-    for place, name in enumerate(LABELS[:-1]):
-        table = table.set_column(place, name, table.column(name).dictionary_encode())
+    return _encoded(pa.Table.from_pylist(rows, schema=pa.schema([*_LABEL_TYPES, *kinds])))
+
+
+def ledger_table(runs: Sequence[StoredRun]) -> pa.Table:
+    """A row a run, type and place that a distilled token had. ``prior``: of the type in the run's
+    world, null where problems.parquet does not know the world."""
+    rows, known = [], priors(runs[0].path.parents[1]) if runs else {}
+    for run in runs:
+        labels = _labels(run)
+        for kind, places in run.object(LEDGER).items() if run.has(LEDGER) else ():
+            for place, sums in places.items():
+                what = "choice" if place in CHOICES else place
+                place = {"type": kind, "place": place, "token_class": what}
+                rows.append(labels | place | sums | {"prior": known.get((labels["seed"], kind))})
+    texts = [(name, pa.string()) for name in ("type", "place", "token_class")]
+    numbers = [(name, pa.float64()) for name in ("prior", *SUMS)]
+    schema = pa.schema([*_LABEL_TYPES, *texts, *numbers])
+    return _encoded(pa.Table.from_pylist(rows, schema=schema))
+
+
+def priors(root: Path) -> dict[tuple[int, str], float]:
+    """(world, type) -> how often its writers find the type's plan without a strategy; {} where no
+    world was recorded."""
+    if not (root / PROBLEMS_FILE).exists():
+        return {}
+    rows = pq.read_table(root / PROBLEMS_FILE, columns=["seed", "types", "prior"]).to_pylist()
+    return {(row["seed"], row["types"]): row["prior"] for row in rows if " " not in row["types"]}
+
+
+def _encoded(table: pa.Table) -> pa.Table:
+    """``table`` with its columns of text as dictionaries."""
+    for place, field in enumerate(table.schema):
+        if field.type == pa.string():
+            column = table.column(place).dictionary_encode()
+            table = table.set_column(place, field.name, column)
     return table.combine_chunks()
 
 

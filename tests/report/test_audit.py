@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from benchmarks.cli import main
@@ -125,11 +126,13 @@ def change_start(results: Path) -> None:
 
 
 def change_types(results: Path) -> None:
-    edit(results / "types.json", lambda t: t["long"].reverse())
+    rows = pd.read_parquet(results / "problems.parquet")
+    rows.loc[rows.benchmark == "long", "types"] = "Aldric"
+    rows.to_parquet(results / "problems.parquet")
 
 
 def remove_types(results: Path) -> None:
-    (results / "types.json").unlink()
+    (results / "problems.parquet").unlink()
 
 
 @pytest.mark.parametrize(
@@ -144,8 +147,8 @@ def remove_types(results: Path) -> None:
         (flip_weight_bit, "model.safetensors: was changed after the run"),
         (change_sample_verdict, "harder is not what harder.jsonl.gz gives"),
         (change_start, "did not start from the weights"),
-        (change_types, "types.json: long is not what its problems name"),
-        (remove_types, "types.json: trained is not what its problems name"),
+        (change_types, "problems.parquet: long is not what its worlds say"),
+        (remove_types, "problems.parquet: trained is not what its worlds say"),
     ],
 )
 def test_one_change_fails_and_is_named(copy, capsys, no_rebuild, tamper, complaint):

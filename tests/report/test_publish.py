@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from synthetic_study import BENCHMARKS, MODELS, dump, load, run_dir, write_study
@@ -14,15 +15,24 @@ from synthetic_study import BENCHMARKS, MODELS, dump, load, run_dir, write_study
 from benchmarks.cli import main
 from benchmarks.report.build import build
 from benchmarks.store import publish
-from benchmarks.store.load import load_frame, load_metrics, load_study
+from benchmarks.store.load import load_frame, load_ledger, load_metrics, load_study
 from benchmarks.store.locks import locked
-from benchmarks.store.runs import StudyError, stored_runs
+from benchmarks.store.runs import TABLES, StudyError, stored_runs
+from sgpo.core.files import write_json
 
 RUN = ("qwen-m", "sgpo", 1)
 METRICS = [
     {"step": 1, "reward": 0.123456789, "seconds": 1234567.0, "num_samples": 19_200_001},
     {"step": 2, "kl": 1e-9 / 3, "reward": None, "seconds": 2, "num_samples": 19_200_002},
 ]
+
+LEDGER = {
+    "trained-3": {
+        "opening": {"tokens": 1.0, "kl": 2.0, "kl_masked": 2.0},
+        "order": {"tokens": 3.0, "kl": 0.0018, "kl_masked": 0.0005},
+    },
+    "nowhere": {"routine": {"tokens": 7.0, "kl": 0.1, "kl_masked": 0.0}},
+}
 
 
 def sha(content: bytes) -> str:
@@ -32,7 +42,7 @@ def sha(content: bytes) -> str:
 def seal(run: Path) -> None:
     """Checksums in result.json, as a run leaves them."""
     result = load(run / "result.json")
-    names = ("config.json", "environment.json", "metrics.jsonl", "scores.json")
+    names = ("config.json", "environment.json", "ledger.json", "metrics.jsonl", "scores.json")
     sums = {n: sha((run / n).read_bytes()) for n in names if (run / n).exists()}
     dump(run / "result.json", result | {"sha256": sums})
 
@@ -43,6 +53,7 @@ def whole(tmp_path_factory) -> Path:
     root = write_study(tmp_path_factory.mktemp("publish") / "mini")
     run = run_dir(root, *RUN)
     (run / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in METRICS))
+    write_json(run / "ledger.json", LEDGER)
     scores = load(run / "scores.json")
     for entry in scores["benchmarks"].values():
         words = (row.translate(str.maketrans("cwnt", "ab..")) for row in entry["verdicts"])
@@ -70,11 +81,11 @@ def files(root: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def test_three_tables_take_the_place_of_the_directories(whole, published):
+def test_four_tables_take_the_place_of_the_directories(whole, published):
     assert not (published / "runs").exists() and not (published / "tuning" / "runs").exists()
     for root in (published, published / "tuning"):
         names = {p.name for p in root.glob("*.parquet")}
-        assert names == {"runs.parquet", "verdicts.parquet", "metrics.parquet"}
+        assert names - {"problems.parquet"} == {f"{name}.parquet" for name in TABLES}
         assert {*stored_runs(root)} == {*stored_runs(whole / root.relative_to(published))}
 
 
@@ -98,8 +109,26 @@ def test_numbers_keep_six_digits_and_counts_stay_whole(published):
 
 
 @pytest.mark.parametrize("form", ["directories", "tables"])
+def test_the_ledger_is_a_row_a_type_and_place(whole, published, form):
+    root, run = (whole if form == "directories" else published), run_dir(whole, *RUN)
+    frame = load_ledger(root)
+    assert set(frame.run_id) == {run.name} and len(frame) == 3
+    rows = frame.set_index(["type", "place"])
+    order = rows.loc[("trained-3", "order")]
+    assert (order.token_class, order.tokens, order.kl, order.kl_masked) == (
+        "choice", 3.0, 0.0018, 0.0005)  # fmt: skip
+    assert order.prior == 0.5 / 4 and np.isnan(rows.loc[("nowhere", "routine")].prior)
+    stored = stored_runs(root)
+    assert stored[run.name].object("ledger.json") == LEDGER
+    assert stored[run.name].content("ledger.json") == (run / "ledger.json").read_bytes()
+    others = (r for name, r in stored.items() if name != run.name)
+    assert not any(r.has("ledger.json") or r.content("ledger.json") for r in others)
+
+
+@pytest.mark.parametrize("form", ["directories", "tables"])
 def test_the_frame_has_a_row_a_verdict(whole, published, form):
     frame = load_frame(whole if form == "directories" else published)
+    frame = frame[frame.budget == 1]
     assert len(frame) == len(stored_runs(whole)) * sum(n * k for _, _, n, k in BENCHMARKS)
     run = run_dir(whole, *RUN)
     rows = frame[(frame.model == "qwen-m") & (frame.method == "sgpo") & (frame.seed == 1)]
@@ -207,7 +236,8 @@ def test_a_run_that_was_made_again_takes_the_place_of_its_rows(study):
     seal(run)
     for _ in ("in its directory", "in the tables"):
         frame = load_frame(study)
-        rows = frame[(frame.run_id == run.name) & (frame.benchmark == "harder")]
+        frame = frame[(frame.run_id == run.name) & (frame.budget == 1)]
+        rows = frame[frame.benchmark == "harder"]
         assert bool(rows.correct.iloc[0]) == (changed[0] == "c")
         assert len(rows) == 20 * 8
         publish.publish(study)

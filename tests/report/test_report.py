@@ -19,11 +19,13 @@ from synthetic_study import (
     MODELS,
     STEPS,
     change,
+    change_problems,
     counted,
     dump,
     load,
     rows_of,
     run_dir,
+    write_problems,
     write_study,
 )
 
@@ -86,9 +88,9 @@ def test_table1_intervals_are_over_seeds_and_problems(plain_study):
 
 
 def test_problems_of_one_type_are_taken_together(study):
-    """As types.json says; the problems of a set of the user's own are each by itself."""
-    change(study / "types.json", lambda t: t.update(trained=[f"t{i % 5}" for i in range(60)]))
-    change(study / "types.json", lambda t: t.pop("long"))
+    """As problems.parquet says; the problems of a set of the user's own are each by itself."""
+    names = {key: [f"{key}-{i}" for i in range(n)] for key, _, n, _ in BENCHMARKS[:3]}
+    write_problems(study, names | {"trained": [f"t{i % 5}" for i in range(60)]})
     change(study / "study.json", lambda s: s["benchmarks"][3].update(file="/mine/long.jsonl"))
     loaded = load_study(study)
     found = estimates.accuracy(loaded, "qwen-m", "grpo", "trained").of.clusters
@@ -100,11 +102,12 @@ def test_problems_of_one_type_are_taken_together(study):
 @pytest.mark.parametrize("left", [None, 0, 19])
 def test_a_miniature_without_types_of_problems_has_no_intervals(study, left):
     if left is None:
-        (study / "types.json").unlink()
+        (study / "problems.parquet").unlink()
     else:
-        change(study / "types.json", lambda t: t.update(harder=t["harder"][:left]))
+        change_problems(study, lambda p: p[(p.benchmark != "harder") | (p.problem < left)])
     loaded = load_study(study)
-    with pytest.raises(StudyError, match="types.json lacks the types of .*; run sgpo study again"):
+    lacks = "problems.parquet lacks the types of .*; run sgpo study again"
+    with pytest.raises(StudyError, match=lacks):
         loaded.clusters(("harder",))
     change(study / "study.json", lambda s: s.update(profile="single_gpu"))
     assert load_study(study).clusters(("harder",)).number == 20
