@@ -64,11 +64,12 @@ def write_study(
     seeds: tuple[int, ...] = (0, 1, 2),
     rng_seed: int = 7,
     variants: bool = False,
+    worlds: bool = False,
 ) -> Path:
     """Writes a complete study under ``root`` and returns ``root``.
 
     ``variants`` adds SGPO's variants on ``VARIANT_MODEL``, drawn after everything else, so that
-    the other runs are the same with and without them.
+    the other runs are the same with and without them. ``worlds``: a base model a seed.
     """
     rng = np.random.default_rng(rng_seed)
     difficulty = {
@@ -80,7 +81,7 @@ def write_study(
     strength = {model: 0.5 * index - 1.0 for index, (model, *_) in enumerate(MODELS)}
     cells = []
     for model, method in grid:
-        for seed in (None,) if method == "base" else seeds:
+        for seed in (None,) if method == "base" and not worlds else seeds:
             tail = "base" if seed is None else f"s{seed}"
             config = {"model": model, "method": method, "seed": seed, "number": len(cells)}
             cell = {
@@ -185,7 +186,7 @@ def _write_run(root: Path, cell: dict, rng, difficulty: dict, strength: float) -
             "verdicts": ["".join(row) for row in letters],
             "mean_length": 31.2,
         }
-    trained = cell["seed"] is not None
+    trained = cell["method"] != "base"
     if cell["method"] in ("grpo", "hpt", "luffy", "sgpo"):
         scores |= _other_budgets(scores, path.name)
     dump(

@@ -1,0 +1,76 @@
+"""What mini worlds and SGPO's ledgers tell of a study: how hard each type and problem is, and the
+KL that was offered and masked on tokens of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.report import estimates
+from benchmarks.report.estimates import PERCENT, Score
+from benchmarks.store.records import Run, Study
+from benchmarks.store.runs import CHOICES, LEDGER, SUMS
+
+THIRDS = ("hard", "middle", "easy")  # of a world's types or problems, by their prior
+CLASSES = {  # of distilled tokens; the choices of a plan by the third that its type is in
+    "hard": "choices, hardest third of types",
+    "middle": "choices, middle third",
+    "easy": "choices, easiest third",
+    "opening": "first token",
+    "style": "style line",
+    "commitment": "openers of later lines",
+    "routine": "all other tokens",
+}
+
+
+@estimates.once
+def thirds_of_types(study: Study, seed: int) -> dict[str, str]:
+    """Type -> its third of ``THIRDS`` in a world; StudyError where the world is not recorded."""
+    rows = pd.concat([study.problems_of(seed, b.key) for b in study.benchmarks if not b.file])
+    known = rows.drop_duplicates("types").set_index("types")["prior"]
+    known = known[~known.index.str.contains(" ")].sort_values(kind="stable")
+    parts = np.array_split(np.arange(len(known)), len(THIRDS))
+    return {known.index[i]: third for third, part in zip(THIRDS, parts, strict=True) for i in part}
+
+
+@estimates.once
+def thirds_of_problems(study: Study, seed: int, key: str) -> np.ndarray:
+    """Index into ``THIRDS`` of each problem of a benchmark in a world, int [N], by how often its
+    writers find all plans that the problem needs."""
+    prior = study.problems_of(seed, key)["prior"].to_numpy()
+    found = np.empty(len(prior), dtype=int)
+    for third, part in enumerate(np.array_split(prior.argsort(kind="stable"), len(THIRDS))):
+        found[part] = third
+    return found
+
+
+def kl_by_class(study: Study, run: Run) -> dict[str, np.ndarray]:
+    """Class -> tokens, KL offered and KL masked of a run, float [3]; {} where it has no ledger."""
+    if not run.stored.has(LEDGER):
+        return {}
+    thirds, found = thirds_of_types(study, run.cell.seed), {name: np.zeros(3) for name in CLASSES}
+    for kind, places in run.stored.object(LEDGER).items():
+        for place, sums in places.items():
+            name = thirds[kind] if place in CHOICES else place
+            found[name] += [sums[column] for column in SUMS]
+    return found
+
+
+def masked_share(
+    study: Study,
+    model: str,
+    method: str,
+    classes: Sequence[str],
+    seeds: Sequence[int] | None = None,
+) -> Score | None:
+    """Share in percent of the KL offered on tokens of ``classes`` that lay above delta, mean over
+    worlds; None where a run is missing, has no ledger or offered none."""
+
+    def share(run: Run) -> float:
+        found = kl_by_class(study, run)
+        _, offered, masked = sum(found[name] for name in classes) if found else np.zeros(3)
+        return PERCENT * masked / offered if offered else float("nan")
+
+    return estimates.run_statistic(study, model, method, share, seeds)
