@@ -1,15 +1,13 @@
-"""Fair tuning on the development set: the same number of full-length runs for every method.
+"""Fair tuning on the development set: the same rates in the same worlds for every method.
 
-Every method has the same learning rates; a knob that a baseline's authors themselves varied is in
-that method's grid. Methods with fewer settings spend the rest of their runs on more seeds, so the
-budget is equal and their choice is the better measured one. Test sets are not reachable from
-here: the only suite that these configs name is the development set.
+A trial is a run up to the budget in a world that no study has. Other settings are the paper's and
+the authors'. Test sets are not reachable from here: the only suite that these configs name is the
+development set.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,24 +31,13 @@ from sgpo.core.files import read_json, write_text
 
 MODEL = "qwen-m"
 LEARNING_RATES = (1e-4, 2e-4, 4e-4, 8e-4)
-RUNS_PER_METHOD = 24  # every setting in three worlds at least
-FIRST_WORLD = 1000  # tuning worlds and study worlds never meet
-KNOBS: dict[str, tuple[dict[str, Any], ...]] = {
-    "sft_full": ({},),
-    "grpo": ({},),
-    "hpt": ({"gate": 0}, {"gate": 2}),  # authors' scripts: Qwen, Llama
-    "luffy": ({"entropy_coefficient": 0.001}, {"entropy_coefficient": 0.01}),  # script, paper
-    "sgpo": ({}, {"kl_threshold": 3.0}),  # paper; ours: a hard choice lies below it
-    "opsd": ({"direction": "jensen_shannon"}, {"direction": "forward"}),  # 2601.18734
-    "srft": tuple({"sft_entropy_sign": s} for s in (-1, 1)),  # paper, authors' script
-    "dr_grpo": ({},),
-    "dapo": ({},),
-    "relift": ({},),
-    "chord": tuple({"phi": phi} for phi in (True, False)),  # 2508.11408 has both variants
-    "sdpo": ({},),
-}
+WORLDS = (1000, 1001, 1002)  # no study has a seed that high
+METHODS = (
+    "sft_full", "grpo", "hpt", "luffy", "sgpo",
+    "opsd", "srft", "dr_grpo", "dapo", "relift", "chord", "sdpo",
+)  # fmt: skip
 
-Trial = tuple[str, float, dict[str, Any], Cell]  # method, learning rate, knobs, run
+Trial = tuple[str, float, Cell]  # method, learning rate, run
 
 
 def trials(
@@ -58,23 +45,22 @@ def trials(
     method_files: Sequence[Path] = (),
     overrides: Sequence[str] = (),
 ) -> list[Trial]:
-    """Every tuning run, or those of ``methods``; a user's method has one setting a rate."""
+    """Every tuning run, or those of ``methods``: each rate in each world."""
     study = planned_study(mini.PROFILE, None, method_files, overrides, variants=True)
-    grid = KNOBS | {path.stem: ({},) for path in method_files}
+    tuned = (*METHODS, *(path.stem for path in method_files))
     for name in methods or ():
-        if name not in grid:
-            raise ValueError(unknown("method", name, list(grid), "`sgpo tune --help`"))
+        if name not in tuned:
+            raise ValueError(unknown("method", name, list(tuned), "`sgpo tune --help`"))
     return [
-        (method, rate, knob, _trial(study, method, rate, knob, FIRST_WORLD + index))
-        for method, knobs in grid.items()
+        (method, rate, _trial(study, method, rate, world))
+        for method in tuned
         if methods is None or method in methods
         for rate in LEARNING_RATES
-        for knob in knobs
-        for index in range(RUNS_PER_METHOD // (len(LEARNING_RATES) * len(knobs)))
+        for world in WORLDS
     ]
 
 
-def _trial(study: Plan, method: str, rate: float, knob: dict[str, Any], world: int) -> Cell:
+def _trial(study: Plan, method: str, rate: float, world: int) -> Cell:
     """One run up to the budget, judged on the development set alone, and its warm-up."""
 
     def judged(config: RunConfig) -> RunConfig:
@@ -82,11 +68,7 @@ def _trial(study: Plan, method: str, rate: float, knob: dict[str, Any], world: i
 
     entry = study.entry(method)
     plain = to_budget(judged(entry.config(MODEL, world)))
-    config = replace(
-        plain,
-        settings=replace(plain.settings, **knob),
-        train=replace(plain.train, learning_rate=rate),
-    )
+    config = replace(plain, train=replace(plain.train, learning_rate=rate))
     if config.init != "warmup":
         return Cell(config)
     return Cell(config, Cell(judged(study.entry(entry.parent).config(MODEL, world))))
@@ -121,11 +103,11 @@ def tune_command(options: argparse.Namespace) -> int:
 
 
 def table(planned: Sequence[Trial], runs: Path, others: Sequence[dict[str, Any]] = ()) -> str:
-    """CSV of all trials; the setting with the highest mean development accuracy over its seeds
-    is marked chosen (the lower learning rate among equals). ``others``: rows taken over, which
+    """CSV of all trials; the rate with the highest mean development accuracy over the worlds is
+    marked chosen (the lower among equals). ``others``: rows taken over, which
     come first; trials are numbered on from there."""
     rows = []
-    for number, (method, rate, knob, cell) in enumerate(planned, len(others)):
+    for number, (method, rate, cell) in enumerate(planned, len(others)):
         scores = read_json(runs / cell.run_id / "scores.json")["benchmarks"][DEVELOPMENT]
         rates = np.array([v.count("c") / len(v) for v in scores["verdicts"]])
         half = 1.96 * rates.std(ddof=1) / np.sqrt(len(rates))
@@ -133,7 +115,6 @@ def table(planned: Sequence[Trial], runs: Path, others: Sequence[dict[str, Any]]
             {
                 "method": method,
                 "trial": number,
-                "settings": json.dumps(knob, sort_keys=True),
                 "learning_rate": rate,
                 "seed": cell.config.seed,
                 "dev_accuracy": round(float(rates.mean()), 5),
@@ -143,9 +124,9 @@ def table(planned: Sequence[Trial], runs: Path, others: Sequence[dict[str, Any]]
             }
         )
     found = pd.DataFrame(rows)
-    setting = ["method", "learning_rate", "settings"]
+    setting = ["method", "learning_rate"]
     means = found.groupby(setting, sort=False)["dev_accuracy"].mean().reset_index()
-    # A stable sort: of equal means the lower rate, then the earlier setting comes first.
+    # A stable sort: of equal means the lower rate comes first.
     means = means.sort_values(
         ["dev_accuracy", "learning_rate"], ascending=[False, True], kind="stable"
     )

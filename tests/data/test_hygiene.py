@@ -55,7 +55,7 @@ def shortened(cell: Cell) -> Cell:
 
 def one_trial_of(*methods: str) -> list[Cell]:
     chosen = {}
-    for method, _, _, cell in tune.trials():
+    for method, _, cell in tune.trials():
         chosen.setdefault(method, cell)
     return [shortened(chosen[method]) for method in methods]
 
@@ -63,13 +63,13 @@ def one_trial_of(*methods: str) -> list[Cell]:
 def test_tuning_runs_and_chooses_without_any_test_problem(canary, tmp_path, monkeypatch):
     """Whole trials with their parents: training, checkpoints, evaluation, and the table."""
     methods = ("sft_full", "luffy", "sgpo")
-    monkeypatch.setattr(tune, "KNOBS", {m: tune.KNOBS[m] for m in methods})
+    monkeypatch.setattr(tune, "METHODS", methods)
     cells = one_trial_of(*methods)
     for cell in cells:
         for one in (cell.parent, cell):
             if one and not (tmp_path / "runs" / one.run_id / "result.json").exists():
                 run_cell(one, tmp_path, lambda *_: None)
-    planned = [(c.config.method, c.config.train.learning_rate, {}, c) for c in cells]
+    planned = [(c.config.method, c.config.train.learning_rate, c) for c in cells]
     text = tune.table(planned, tmp_path / "runs")
     assert text.count("True") == len(methods)
     for scores in tmp_path.glob("runs/*/scores.json"):
@@ -80,7 +80,7 @@ def test_no_tuning_config_names_a_test_set():
     tests = {t.key for t in sets.TEST_SETS}
     cells = [cell for *_, cell in tune.trials()]
     cells += [c.parent for c in cells if c.parent]
-    assert len(cells) > 100 and min(c.config.seed for c in cells) == tune.FIRST_WORLD
+    assert len(cells) > 100 and min(c.config.seed for c in cells) == tune.WORLDS[0]
     for cell in cells:
         assert not tests & set(cell.config.evaluation.suites)
 

@@ -3,7 +3,6 @@ problem sets share, tuning trials, and Table 8 (the quality of the strategies)."
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -336,15 +335,15 @@ TABLE8 = Artefact(
 
 # Tuning: what each method was given to choose from, and what was chosen ---------------------------
 
-TRIAL = ("method", "trial", "settings", "learning_rate", "dev_accuracy", "dev_ci_low",
-         "dev_ci_high", "chosen", "run_id")  # fmt: skip
+TRIAL = ("method", "trial", "learning_rate", "seed", "dev_accuracy", "dev_ci_low", "dev_ci_high",
+         "chosen", "run_id")  # fmt: skip
 
 
 def trials(study: Study) -> list[dict[str, str]]:
     """Rows of tuning.csv, checked; empty when nothing was tuned.
 
     Raises:
-        StudyError: a missing column, settings that are not JSON, or an accuracy outside [0, 1].
+        StudyError: a missing column, or an accuracy outside [0, 1].
     """
     path = study.root / "tuning.csv"
     stored = read_rows(path) if path.exists() else []
@@ -353,7 +352,6 @@ def trials(study: Study) -> list[dict[str, str]]:
         if lacking:
             raise StudyError(f"tuning.csv lacks column {lacking[0]!r}; repeat the tuning")
         try:
-            json.loads(trial["settings"])
             accuracy = float(trial["dev_accuracy"])
             if not 0.0 <= accuracy <= 1.0:
                 raise ValueError(f"dev_accuracy {accuracy} must be a share in [0, 1]")
@@ -368,7 +366,6 @@ def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
     lines = []
     for trial in _records(rows):
         chosen = trial["chosen"].strip().lower() in ("1", "true", "yes")
-        settings = json.loads(trial["settings"])
         low, mean, high = (
             f"{PERCENT * float(trial[name]):.1f}"
             for name in ("dev_ci_low", "dev_accuracy", "dev_ci_high")
@@ -378,13 +375,13 @@ def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
                 study.method_label(trial["method"]),
                 trial["trial"],
                 trial["learning_rate"],
-                ", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults",
+                trial["seed"],
                 Cell(f"{mean} [{low}, {high}]", bold=chosen),
                 "chosen" if chosen else "",
                 trial["run_id"],
             )
         )
-    header = ("Method", "Trial", "Learning rate", "Settings", "Dev accuracy", "", "Run")
+    header = ("Method", "Trial", "Learning rate", "Seed", "Dev accuracy", "", "Run")
     return _table(header, lines, 1, 2, 4)
 
 
