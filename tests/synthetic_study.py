@@ -290,7 +290,7 @@ def _write_extras(root: Path) -> None:
     ]
     dump(root / "regime.json", {"models": {m[0]: {"conditions": conditions} for m in MODELS}})
     (root / "tuning.csv").write_text(
-        "method,trial,settings,learning_rate,dev_accuracy,dev_ci_low,dev_ci_high,chosen,run_id\n"
-        'grpo,0,"{}",1e-4,0.51,0.48,0.54,true,tune-grpo-0\n'
-        'hpt,0,"{""sft_coefficient"": 0.3}",1e-4,0.31,0.28,0.34,false,tune-hpt-0\n'
+        "method,trial,learning_rate,seed,dev_accuracy,dev_ci_low,dev_ci_high,chosen,run_id\n"
+        "grpo,0,1e-4,1000,0.51,0.48,0.54,true,tune-grpo-0\n"
+        "hpt,0,1e-4,1000,0.31,0.28,0.34,false,tune-hpt-0\n"
     )
