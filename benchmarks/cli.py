@@ -277,6 +277,15 @@ def _results(verbs: Verbs) -> None:
     )
     add("--effect", type=float, required=True, help="true difference in points")
     add = _verb(
+        verbs, "explain-gap", "_explain_gap",
+        "Tell where the difference between two methods, or two runs, comes from. "
+        "Example: sgpo explain-gap sgpo sgpo_nll --figure gap.png", *PLACE,
+    )
+    add("a", help="a method of the study, or the id of a run")
+    add("b", help="another, which is taken off")
+    add("--model", help="of two methods (default: the one with most runs)")
+    add("--figure", type=Path, metavar="FILE", help="draw it there, too (PNG)")
+    add = _verb(
         verbs, "compare", "_compare",
         "Show what runs wrote, problem by problem, side by side. "
         "Example: sgpo compare RUN_A RUN_B --only won --html page.html",
@@ -371,6 +380,12 @@ def _power(options: Options) -> int:
 
     print(power(options.out, options.effect), end="")
     return 0
+
+
+def _explain_gap(options: Options) -> int:
+    from benchmarks.report.explain_gap import explain_gap
+
+    return explain_gap(options.out, options.a, options.b, options.model, options.figure)
 
 
 def _compare(options: Options) -> int:

@@ -47,7 +47,9 @@ def thirds_of_problems(study: Study, seed: int, key: str) -> np.ndarray:
 
 
 def kl_by_class(study: Study, run: Run) -> dict[str, np.ndarray]:
-    """Class -> tokens, KL offered and KL masked of a run, float [3]; {} where it has no ledger."""
+    """Class -> tokens, KL offered and KL that taught nothing of a run, float [3]; {} where it has
+    no ledger. A ledger counts what Eq. 5 would mask: direct SFT masks nothing, and ``leave_out``
+    takes out a class whole."""
     if not run.stored.has(LEDGER):
         return {}
     thirds, found = thirds_of_types(study, run.cell.seed), {name: np.zeros(3) for name in CLASSES}
@@ -55,6 +57,13 @@ def kl_by_class(study: Study, run: Run) -> dict[str, np.ndarray]:
         for place, sums in places.items():
             name = thirds[kind] if place in CHOICES else place
             found[name] += [sums[column] for column in SUMS]
+    settings = run.stored.object("config.json").get("settings") or {}
+    left_out = settings.get("leave_out", "nothing")
+    for name, sums in found.items():
+        if settings.get("distillation") == "nll":
+            sums[2] = 0.0
+        if left_out in (name, {"opening": "first"}.get(name, "choice" if name in THIRDS else name)):
+            sums[2] = sums[1]
     return found
 
 

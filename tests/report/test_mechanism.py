@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+from synthetic_study import change, load, run_dir
 from synthetic_worlds import FLAT, SEEDS, TYPES, offered, prior, write_worlds
 
-from benchmarks.report import worlds
+from benchmarks.cli import main
+from benchmarks.report import explain_gap, worlds
 from benchmarks.report.figures import delta_classes
 from benchmarks.store.load import load_study
 
@@ -66,3 +70,72 @@ def test_the_figure_of_delta_draws_each_class_and_says_it(study):
     assert drawn["all other tokens"].tolist() == [0] * 7
     hard = worlds.masked_share(study, "qwen-m", "sgpo", ["hard"]).mean
     assert f"δ = 1 masks {hard:.0f}% of the KL" in delta_classes.message(study)
+
+
+# explain-gap -------------------------------------------------------------------------------------
+
+
+def scored(root, method: str, seed: int, key: str, at: str = "") -> np.ndarray:
+    """Percent right of each problem, straight from the letters."""
+    scores = load(run_dir(root, "qwen-m", method, seed) / "scores.json")["benchmarks"]
+    return np.array([100 * w.count("c") / len(w) for w in scores[key + at]["verdicts"]])
+
+
+def parts(lines, part: str) -> dict[str, explain_gap.Line]:
+    return {line.name: line for line in lines if line.part == part}
+
+
+def test_a_gap_is_taken_apart_by_what_adds_up_to_it(root, study):
+    pair = explain_gap.pair_of(study, "sgpo", "grpo", None)
+    assert (pair.model, pair.seeds) == ("qwen-m", SEEDS)
+    lines = explain_gap.lines_of(pair)
+    whole = lines[0].difference
+    for part in (explain_gap.BENCHMARK, explain_gap.DIFFICULTY):
+        assert sum(line.adds for line in parts(lines, part).values()) == pytest.approx(whole.mean)
+    long = parts(lines, "benchmark")["Long compositions"]
+    gaps = [np.subtract(*(scored(root, m, s, "long").mean() for m in pair.methods)) for s in SEEDS]
+    assert long.difference.of.units == pytest.approx(gaps)
+    half = parts(lines, "budget")["0.5 x the steps"].sides[1]
+    keys = [b.key for b in study.benchmarks]
+    means = [np.mean([scored(root, "grpo", s, k, "@0.5").mean() for k in keys]) for s in SEEDS]
+    assert half.of.units == pytest.approx(means)
+    hard = parts(lines, "problems")["hardest third"].sides[0]
+    found = [
+        np.mean([scored(root, "sgpo", s, k)[worlds.thirds_of_problems(study, s, k) == 0].mean()
+                 for k in keys]) for s in SEEDS
+    ]  # fmt: skip
+    assert hard.of.units == pytest.approx(found)
+    assert "KL masked, %" in {line.part for line in lines if line.difference is None}
+
+
+def test_runs_are_compared_in_their_world_and_mistakes_are_one_line(root, study, tmp_path, capsys):
+    runs = [run_dir(root, "qwen-m", method, 2).name for method in ("sgpo", "sgpo_no_clip")]
+    out = tmp_path / "gap.png"
+    assert main(["explain-gap", *runs, "--out", str(root), "--figure", str(out)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "SGPO minus SGPO w/o KL clipping on Qwen-M, 1 world:" in text and out.exists()
+    assert "SGPO masks 100% of the KL, SGPO w/o KL clipping 0%" in text
+    other = run_dir(root, "qwen-m", "grpo", 3).name
+    for words, complaint in (
+        (["sgpo", "nobody"], "nobody: must be two runs, or two methods of base, sft"),
+        ([runs[0], other], "must be runs of one model and seed"),
+        (["sgpo", "sgpo_nll", "--model", "qwen-s"], "must be one that both have: qwen-m"),
+    ):
+        assert main(["explain-gap", *words, "--out", str(root)]) == 2
+        assert complaint in capsys.readouterr().err
+
+
+def test_direct_sft_masks_nothing_and_what_is_left_out_teaches_nothing(root, tmp_path):
+    shutil.copytree(root, tmp_path / "mini", ignore=shutil.ignore_patterns("samples"))
+    study = load_study(tmp_path / "mini")
+    run = study.runs_of("qwen-m", "sgpo", scored=True)[0]
+    for settings, name, share in (
+        ({"distillation": "nll"}, "opening", 0.0),
+        ({"distillation": "nll_masked"}, "opening", 1.0),
+        ({"leave_out": "routine"}, "routine", 1.0),
+        ({"leave_out": "choice"}, "easy", 1.0),
+        ({}, "routine", 0.0),
+    ):
+        change(run.stored.path / "config.json", lambda c, s=settings: c.update(settings=s))
+        _, offered, masked = worlds.kl_by_class(study, run)[name]
+        assert masked == pytest.approx(share * offered)

@@ -10,12 +10,11 @@ from synthetic_study import change, counted, rows_of, run_dir
 
 from benchmarks.report import build as report
 from benchmarks.report.figures import delta_classes
-from benchmarks.store import experiments, stats
+from benchmarks.store import stats
 from benchmarks.store.load import load_study
 
 SEEDS = (0, 1, 2)
 TABLES = ("table2", "table3", "table6", "table7", "beyond")
-DELTA_METHODS = experiments.SWEEP
 
 
 def test_means_are_counted_and_the_difference_is_paired(variant_study):

@@ -1,0 +1,257 @@
+"""Where the difference in accuracy between two methods comes from: ``sgpo explain-gap A B``.
+
+By benchmark, by how hard the problems are, by budget, and by class of distilled token where a
+method has a ledger; every difference paired over worlds (or seeds and problems), with its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.report import estimates, worlds
+from benchmarks.report.estimates import AVERAGE, PERCENT, Score
+from benchmarks.report.figures.axes import marks, new_figure, png, points, zero
+from benchmarks.store import experiments
+from benchmarks.store.load import load_study
+from benchmarks.store.records import Run, Study
+from benchmarks.store.stats import interval_text
+from sgpo.core.files import write_bytes
+
+WHOLE, BENCHMARK, DIFFICULTY, BUDGET = "all", "benchmark", "problems", "budget"
+MASKED = "KL masked, %"
+THIRD_NAMES = {"hard": "hardest third", "middle": "middle third", "easy": "easiest third"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is compared: two methods on one model over the seeds that both have."""
+
+    study: Study
+    model: str
+    methods: tuple[str, str]
+    seeds: tuple[int, ...]
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        first, second = map(self.study.method_label, self.methods)
+        return first, second
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: both sides and the first minus the second; None where a side has no such number.
+    ``adds``: points that it adds to the whole difference, where the rows of a part add up to it."""
+
+    part: str
+    name: str
+    sides: tuple[Score | None, Score | None]
+    adds: float | None = None
+
+    @property
+    def difference(self) -> Score | None:
+        ours, theirs = self.sides
+        return None if ours is None or theirs is None else ours - theirs
+
+
+def pair_of(study: Study, first: str, second: str, model: str | None) -> Pair:
+    """``first`` and ``second``: two methods of the study, or two of its runs.
+
+    Raises:
+        ValueError: neither, runs of two models or seeds, or methods that share no model or seed.
+    """
+    runs = [study.runs.get(Path(name).name) for name in (first, second)]
+    if all(runs):
+        a, b = (run.cell for run in runs)
+        if (a.model, a.seed) != (b.model, b.seed):
+            raise ValueError(f"{first} and {second}: must be runs of one model and seed")
+        return Pair(study, a.model, (a.method, b.method), (a.seed,))
+    known = list(dict.fromkeys(cell.method for cell in study.cells))
+    for name in (first, second):
+        if name not in known:
+            raise ValueError(f"{name}: must be two runs, or two methods of {', '.join(known)}")
+    both = [
+        m.key
+        for m in study.models + study.extra_models
+        if all(study.cells_of(m.key, method) for method in (first, second))
+    ]
+    if model not in (None, *both) or not both:
+        have = ", ".join(both) or "none"
+        raise ValueError(f"--model {model}: must be one that both have: {have}")
+    # The model on which most is run, unless another is named.
+    usual = experiments.BUDGET_MODEL if experiments.BUDGET_MODEL in both else both[0]
+    chosen = model or usual
+    seeds = tuple(estimates.common_seeds(study, chosen, (first, second)))
+    if not seeds:
+        raise ValueError(f"{first} and {second}: share no seed on {chosen}")
+    return Pair(study, chosen, (first, second), seeds)
+
+
+def lines_of(pair: Pair) -> list[Line]:
+    """Every row of the account, the whole difference first.
+
+    Raises:
+        ValueError: a run is not there, or was not evaluated.
+    """
+    whole = Line(WHOLE, "average", _accuracy(pair, AVERAGE))
+    for method, side in zip(pair.methods, whole.sides, strict=True):
+        if side is None:
+            raise ValueError(
+                f"{method} on {pair.model}: not all of its runs are there and evaluated; "
+                f"sgpo status --out {pair.study.root} says which"
+            )
+    benchmarks = [Line(BENCHMARK, b.label, _accuracy(pair, b.key)) for b in pair.study.benchmarks]
+    found = [
+        whole,
+        *(Line(x.part, x.name, x.sides, x.difference.mean / len(benchmarks)) for x in benchmarks),
+        *_thirds(pair),
+        *_budgets(pair),
+        *_masked(pair),
+    ]
+    return [line for line in found if any(line.sides)]
+
+
+def _accuracy(pair: Pair, key: str, budget: float = 1.0) -> tuple[Score | None, Score | None]:
+    first, second = (
+        estimates.accuracy(pair.study, pair.model, method, key, pair.seeds, budget)
+        for method in pair.methods
+    )
+    return first, second
+
+
+def _thirds(pair: Pair) -> Iterator[Line]:
+    """Problems of each benchmark in thirds, from those whose plans are found most rarely."""
+    study = pair.study
+    keys = [b.key for b in study.benchmarks if not b.file]
+    if study.problems.empty or len(keys) < len(study.benchmarks):
+        return
+    for place, third in enumerate(worlds.THIRDS):
+
+        def parts(run: Run, place: int = place) -> list[np.ndarray]:
+            of = {key: worlds.thirds_of_problems(study, run.cell.seed, key) for key in keys}
+            return [(run.accuracy[key], of[key] == place) for key in keys]
+
+        def within(run: Run) -> float:
+            return PERCENT * float(np.mean([s[chosen].mean() for s, chosen in parts(run)]))
+
+        def adds(run: Run) -> float:
+            return PERCENT * float(np.mean([(s * chosen).mean() for s, chosen in parts(run)]))
+
+        sides, added = (
+            tuple(
+                estimates.run_statistic(study, pair.model, method, statistic, pair.seeds)
+                for method in pair.methods
+            )
+            for statistic in (within, adds)
+        )
+        yield Line(DIFFICULTY, THIRD_NAMES[third], sides, (added[0] - added[1]).mean)
+
+
+def _budgets(pair: Pair) -> Iterator[Line]:
+    for budget in experiments.BUDGETS:
+        sides = _accuracy(pair, AVERAGE, budget)
+        if budget != 1.0 and None not in sides:
+            yield Line(BUDGET, f"{budget:g} x the steps", sides)
+
+
+def _masked(pair: Pair) -> Iterator[Line]:
+    for name, words in worlds.CLASSES.items():
+        first, second = (
+            worlds.masked_share(pair.study, pair.model, method, [name], pair.seeds)
+            for method in pair.methods
+        )
+        yield Line(MASKED, words, (first, second))
+
+
+def message(pair: Pair, lines: Sequence[Line]) -> str:
+    """The difference, and what of it comes from where most of it does."""
+    whole, (first, second) = lines[0].difference, pair.labels
+    model = pair.study.model(pair.model).label
+    over = estimates.units_text(pair.study, len(pair.seeds))
+    text = f"{first} minus {second} on {model}, {over}: {_text(whole)} points. "
+    for part, words in ((BENCHMARK, "benchmarks"), (DIFFICULTY, "thirds of the problems")):
+        adding = [line for line in lines if line.part == part]
+        if adding:
+            most = max(adding, key=lambda line: line.adds * np.sign(whole.mean))
+            text += f"Of the {words}, {most.name} adds most: {most.adds:+.1f} of it. "
+    masked = [line for line in lines if line.part == MASKED and line.difference]
+    if masked:
+        most = max(masked, key=lambda line: abs(line.difference.mean))
+        ours, theirs = (side.mean for side in most.sides)
+        text += f"On {most.name} {first} masks {ours:.0f}% of the KL, {second} {theirs:.0f}%."
+    return text.strip()
+
+
+def _text(score: Score | None, sign: str = "+") -> str:
+    if score is None:
+        return ""
+    found = score.interval
+    return f"{found.mean:{sign}.1f}" + interval_text(found.low, found.high, "{:.1f}".format)
+
+
+def table(pair: Pair, lines: Sequence[Line]) -> Table:
+    """For the terminal."""
+    first, second = pair.labels
+    title = "accuracy in percent, unless said"
+    shown = Table("", "", first, second, title=title, box=SIMPLE_HEAD, collapse_padding=True)
+    for name in ("difference, 95%", "adds"):
+        shown.add_column(name, no_wrap=True)
+    for number, line in enumerate(lines):
+        new = not number or lines[number - 1].part != line.part
+        means = ["" if side is None else f"{side.mean:.1f}" for side in line.sides]
+        adds = "" if line.adds is None else f"{line.adds:+.1f}"
+        if new and number:
+            shown.add_section()
+        shown.add_row(line.part if new else "", line.name, *means, _text(line.difference), adds)
+    return shown
+
+
+def figure(pair: Pair, lines: Sequence[Line]) -> Figure:
+    """Left the differences in accuracy, right what each side masked, where a side has a ledger."""
+    gaps = [line for line in lines if line.part != MASKED]
+    masked = [line for line in lines if line.part == MASKED]
+    columns = 2 if masked else 1
+    drawn, axes = new_figure(1, columns, width=7.2, height=0.9 + 0.24 * max(len(gaps), 8))
+    left, places = axes[0, 0], _places(gaps)
+    points(left, [line.difference for line in gaps], places, **marks(pair.methods[0]))
+    zero(left, upright=True)
+    left.set_yticks(places, [line.name for line in gaps])
+    left.set(xlabel="difference in accuracy, points", title=" minus ".join(pair.labels))
+    if masked:
+        right, places = axes[0, 1], _places(masked)
+        for side, (method, label) in enumerate(zip(pair.methods, pair.labels, strict=True)):
+            shift = [place + 0.2 * (side - 0.5) for place in places]
+            points(right, [line.sides[side] for line in masked], shift, label=label,
+                   **marks(method) | ({"color": "#777777"} if side else {}))  # fmt: skip
+        right.set_yticks(places, [line.name for line in masked])
+        right.set(xlabel="masked, % of the KL offered", xlim=(-4, 104), title="what taught nothing")
+        drawn.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
+    for axis in axes[0]:
+        axis.invert_yaxis()
+    return drawn
+
+
+def _places(lines: Sequence[Line]) -> list[float]:
+    """A place a row, with room between the parts."""
+    gaps = np.cumsum([a.part != b.part for a, b in zip(lines, lines[:1] + lines[:-1], strict=True)])
+    return [number + 0.6 * gap for number, gap in enumerate(gaps)]
+
+
+def explain_gap(results: Path, first: str, second: str, model: str | None, out: Path | None) -> int:
+    """Print the account of ``first`` minus ``second`` and, with ``out``, draw it there (PNG)."""
+    pair = pair_of(load_study(results), first, second, model)
+    lines = lines_of(pair)
+    console = Console()
+    console.print(message(pair, lines), highlight=False)
+    console.print(table(pair, lines))
+    if out:
+        write_bytes(out, png(figure(pair, lines)))
+        console.print(f"drawn: {out}", highlight=False)
+    return 0
