@@ -54,6 +54,7 @@ VARIANTS = {
     "sgpo_delta1.5": ("SGPO, delta=1.5", 1.6, 0.6),
     "sgpo_delta2": ("SGPO, delta=2", 2.0, 0.4),
     "sgpo_delta3": ("SGPO, delta=3", 2.4, 0.2),
+    "sgpo_frozen": ("SGPO, teacher frozen", 1.6, 0.5),
     "sgpo_meanlogp": ("SGPO, length-normalised selection", 1.8, 0.5),
 }
 

@@ -1,7 +1,7 @@
 """The embedded miniature study: every value with its source.
 
 Source tags: paper (arXiv 2606.24064), authors' script or code (LUFFY, HPT, SRFT, OPSD), tuned
-(results/mini/tuning.csv, in the first edition's one world of 16 types), ours.
+(results/mini/tuning.csv), ours.
 """
 
 from __future__ import annotations
@@ -46,16 +46,8 @@ HELD_OUT = 0.1  # paper: the warm-up's checkpoint is chosen on a tenth
 WARMUP_RATE, WARMUP_EPOCHS = 5e-5, 3  # ours: the warm-up must stay near the base
 RL_STEPS = 12  # ours: SFT+GRPO must leave types open (`sgpo mini check`)
 PROBLEMS_PER_STEP, UPDATES_PER_STEP = 32, 2  # ours (paper, inferred: 128 and more than one)
-LEARNING_RATE = {  # tuned
-    "sft_full": 8e-4,
-    "grpo": 2e-4,
-    "hpt": 4e-4,
-    "luffy": 2e-4,
-    "sgpo": 2e-4,
-    "opsd": 1e-4,
-    "srft": 2e-4,
-}
-NEWER_RATE = 2e-4  # ours: SFT+GRPO's
+LEARNING_RATE = {"sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4}  # tuned
+UNTUNED_RATE = 4e-4  # ours: SFT+GRPO's
 
 EVALUATION = EvalConfig(suites=tuple(t.key for t in TEST_SETS), max_tokens=MAX_TOKENS)
 BENCHMARKS = tuple(Benchmark(t.key, t.label, t.num_problems, t.k) for t in TEST_SETS)
@@ -84,7 +76,7 @@ def rl_train(method: str, model: str) -> TrainConfig:
         budget_steps=RL_STEPS,
         problems_per_step=PROBLEMS_PER_STEP,
         updates_per_step=UPDATES_PER_STEP,
-        learning_rate=LEARNING_RATE.get(method, NEWER_RATE),
+        learning_rate=LEARNING_RATE.get(method, UNTUNED_RATE),
         nonfinite_patience=3,  # ours
         skip_above=80.0 if skips else None,  # authors' script (Qwen)
         samples_per_problem=12 if method == "dapo" else None,  # paper: the budget
@@ -158,12 +150,12 @@ METHODS = (
     _rl(
         "hpt",
         "HPT",
-        HPTConfig(max_tokens=MAX_TOKENS, gate=2, sft_coefficient=1.0, **AUTHORS_ENTROPY),  # tuned
+        HPTConfig(max_tokens=MAX_TOKENS, gate=2, sft_coefficient=1.0, **AUTHORS_ENTROPY),  # script
     ),
     _rl(
         "luffy",
         "LUFFY",
-        LUFFYConfig(max_tokens=MAX_TOKENS, entropy_coefficient=0.01, **AUTHORS_ENTROPY),  # tuned
+        LUFFYConfig(max_tokens=MAX_TOKENS, entropy_coefficient=0.01, **AUTHORS_ENTROPY),  # paper
     ),
     _rl("sgpo", "SGPO", SGPOConfig()),
 )

@@ -41,6 +41,7 @@ VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("sgpo_delta1.5", "SGPO, delta=1.5", {"kl_threshold": 1.5}),  # ours
     ("sgpo_delta2", "SGPO, delta=2", {"kl_threshold": 2.0}),  # ours
     ("sgpo_delta3", "SGPO, delta=3", {"kl_threshold": 3.0}),  # ours
+    ("sgpo_frozen", "SGPO, teacher frozen", {"teacher": "initial"}),  # ours
     (
         "sgpo_meanlogp",
         "SGPO, length-normalised selection",

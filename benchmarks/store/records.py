@@ -41,6 +41,7 @@ SGPO_VARIANTS = (
     "sgpo_delta1.5",
     "sgpo_delta2",
     "sgpo_delta3",
+    "sgpo_frozen",
     "sgpo_meanlogp",
 )
 

@@ -30,6 +30,7 @@ CHANGES = {  # the paper's ablations and ours, as fields of the run's config
     "sgpo_delta1.5": {"settings.kl_threshold": 1.5},
     "sgpo_delta2": {"settings.kl_threshold": 2.0},
     "sgpo_delta3": {"settings.kl_threshold": 3.0},
+    "sgpo_frozen": {"settings.teacher": "initial"},
     "sgpo_meanlogp": {"settings.length_normalized_selection": True},
 }
 

@@ -393,6 +393,7 @@ BEYOND = Comparison(
         ("sgpo_delta2", "delta=2"),
         ("sgpo_delta3", "delta=3"),
         ("sgpo_no_clip", "delta=inf"),
+        ("sgpo_frozen", "the teacher keeps its first weights"),
         ("sgpo_meanlogp", "Eq. 4 with the mean log-probability"),
     ),
     on=_variant_model,
