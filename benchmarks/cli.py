@@ -286,6 +286,15 @@ def _results(verbs: Verbs) -> None:
     add("--model", help="of two methods (default: the one with most runs)")
     add("--figure", type=Path, metavar="FILE", help="draw it there, too (PNG)")
     add = _verb(
+        verbs, "check-port", "_check_port",
+        "Judge the training curves of other code against our bands. 1 when one is off. "
+        "Example: sgpo check-port curves.csv --method sgpo", *PLACE,
+    )
+    add("curves", type=Path, help="CSV: step, and any of reward, alpha, kept_kl, accuracy")
+    add("--method", required=True, help="the method that it is a port of")
+    add("--model", help="on which model (default: the one with most runs)")
+    add("--world", type=_seed, help="compare with our own run in this world, too")
+    add = _verb(
         verbs, "compare", "_compare",
         "Show what runs wrote, problem by problem, side by side. "
         "Example: sgpo compare RUN_A RUN_B --only won --html page.html",
@@ -386,6 +395,12 @@ def _explain_gap(options: Options) -> int:
     from benchmarks.report.explain_gap import explain_gap
 
     return explain_gap(options.out, options.a, options.b, options.model, options.figure)
+
+
+def _check_port(options: Options) -> int:
+    from benchmarks.report.bands import check_port
+
+    return check_port(options.out, options.curves, options.method, options.model, options.world)
 
 
 def _compare(options: Options) -> int:

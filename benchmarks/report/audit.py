@@ -33,7 +33,7 @@ from sgpo.core.files import inside, sha256_of
 
 # Runs of one model and seed that start from the same weights must have had the same ones.
 SHARED = ("start_weights", "prompt", "evaluation_data")
-PAGES = ("CLAIMS.md", "REPORT.md")
+PAGES = ("CLAIMS.md", "REPORT.md", "bands.json")
 # Whether one thing was right, None where it is not here to be looked at; and what was wrong.
 Findings = Iterator[tuple[bool | None, str]]
 

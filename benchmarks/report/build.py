@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.report import claims_page, pages
+from benchmarks.report import bands, claims_page, pages
 from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.document import to_markdown
 from benchmarks.report.figures import (
@@ -43,6 +43,7 @@ ARTEFACTS = (
     passk.PASSK, delta_classes.DELTA, accuracy.KIN.artefact(), accuracy.MASK.artefact(),
     maps.SIZE, degraded.DEGRADED,
     graders.GRADERS, records.REGIME, records.DISJOINTNESS, records.TUNING, records.BUDGET,
+    bands.BANDS,
 )  # fmt: skip
 REPORT = "report"
 NAMES = (*(artefact.name for artefact in ARTEFACTS), REPORT)

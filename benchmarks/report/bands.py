@@ -1,0 +1,231 @@
+"""Convergence bands of every method (bands.json), and whether the curves of other code lie within
+them (``sgpo check-port``).
+
+A band holds the curve of a further world, as a whole, about W times in W + 1, where W worlds made
+it: its half-width is the spread over worlds, times the factor with which each world of ours lies
+within the band of the others. Per-step metrics are smoothed as in the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.report import estimates
+from benchmarks.report.artefact import Artefact, Made
+from benchmarks.report.document import Paragraph
+from benchmarks.report.measures import smooth
+from benchmarks.store import experiments
+from benchmarks.store.load import load_study
+from benchmarks.store.records import Run, Study
+from benchmarks.store.runs import read_object
+from sgpo.core.config import canonical_json
+from sgpo.core.files import write_text
+
+FILE = "bands.json"
+FEWEST = 3  # worlds, below which there is no band
+STEPWISE = ("reward", "alpha", "kept_kl")
+ACCURACY = "accuracy"
+COLUMNS = {
+    "reward": "share of the step's own samples that are right, 0 to 1",
+    "alpha": "mean of Eq. 6 over the step's problems, 0 without a target",
+    "kept_kl": "KL a distilled token, nats, what the mask takes out counted as 0",
+    ACCURACY: "average over the test sets, percent, in the rows of the budgets' steps",
+}
+
+
+def band(curves: np.ndarray) -> dict[str, list[float]]:
+    """Mean and half-width at each place, from curves [W, T] of W worlds, ``FEWEST`` or more."""
+    worlds = len(curves)
+    factor = max(
+        float(np.max(np.abs(curves[i] - others.mean(axis=0)) / _width(others)))
+        for i in range(worlds)
+        for others in (np.delete(curves, i, axis=0),)
+    )
+    return {
+        "mean": [float(f"{v:.5g}") for v in curves.mean(axis=0)],
+        "half": [float(f"{v:.5g}") for v in factor * _width(curves)],
+    }
+
+
+def _width(curves: np.ndarray) -> np.ndarray:
+    """What a further world's curve differs by from the mean of these, with the spread of
+    neighbouring steps taken together: of one step alone few worlds say little."""
+    variance = smooth(curves.var(axis=0, ddof=1)) if curves.shape[1] > 4 else curves.var(0, ddof=1)
+    return np.sqrt(variance * (1 + 1 / len(curves)) + 1e-12)
+
+
+def curves_of(run: Run) -> dict[str, np.ndarray]:
+    """A run's stepwise metrics, smoothed, as far as it was trained; without those it has not."""
+    rows = pd.DataFrame(run.stored.metrics())
+    found = {"reward": rows.get("reward"), "alpha": rows.get("alpha_mean")}
+    if "kl_mean" in rows:
+        found["kept_kl"] = rows["kl_mean"] * (1 - rows["kl_masked_share"].fillna(0.0))
+    known = {name: v for name, v in found.items() if v is not None and v.notna().any()}
+    return {name: smooth(v.to_numpy(dtype=float)) for name, v in known.items()}
+
+
+def accuracies(study: Study, model: str, method: str) -> dict[str, Any] | None:
+    """The band of the average accuracy at each budget and the steps that these are."""
+    steps, columns = [], []
+    for budget in experiments.BUDGETS:
+        score = estimates.accuracy(study, model, method, estimates.AVERAGE, None, budget)
+        if score is not None and score.num_seeds >= FEWEST:
+            run = study.runs[score.run_ids[0]]
+            steps.append(round(budget * run.num_steps))
+            columns.append(score.of.units)
+    return {"steps": steps} | band(np.stack(columns, axis=1)) if steps else None
+
+
+def bands_of(study: Study) -> dict[str, Any]:
+    """Model -> method -> worlds and the band of each metric; of methods with enough runs."""
+    found: dict[str, Any] = {}
+    for model, method in needs(study):
+        runs = [r for r in study.runs_of(model, method, scored=False) if not r.diverged]
+        curves = [curves_of(run) for run in runs]
+        if len(runs) < FEWEST or not all("reward" in curve for curve in curves):
+            continue
+        entry: dict[str, Any] = {"worlds": len(runs)}
+        for name in STEPWISE:
+            whole = [c[name] for c in curves if name in c and np.isfinite(c[name]).all()]
+            if len(whole) == len(runs) and len({*map(len, whole)}) == 1:
+                entry[name] = band(np.stack(whole))
+        if accuracy := accuracies(study, model, method):
+            entry[ACCURACY] = accuracy
+        found.setdefault(model, {})[method] = entry
+    return found
+
+
+def needs(study: Study) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((c.model, c.method) for c in study.cells if c.method != "base"))
+
+
+# Judging a port ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One metric: the steps that could be judged, and those outside of the band with value and
+    bounds."""
+
+    metric: str
+    judged: tuple[int, ...]
+    outside: tuple[tuple[int, float, float, float], ...]
+
+    def text(self) -> str:
+        if not self.judged:
+            return f"{self.metric}: no step of the band"
+        if not self.outside:
+            return f"{self.metric}: within the band, steps {self.judged[0]} to {self.judged[-1]}"
+        step, value, low, high = self.outside[0]
+        return (
+            f"{self.metric}: off from step {step} ({value:.4g}, band {low:.4g} to {high:.4g}); "
+            f"outside in {len(self.outside)} of {len(self.judged)} steps"
+        )
+
+
+def judge(curves: pd.DataFrame, entry: Mapping[str, Any]) -> list[Finding]:
+    """Each metric of ``curves`` (by step) that the band ``entry`` of a method has."""
+    found = []
+    for metric in COLUMNS:
+        if metric not in curves or metric not in entry:
+            continue
+        values, limits = curves[metric].dropna(), entry[metric]
+        steps = limits.get("steps") or range(1, len(limits["mean"]) + 1)
+        values = _smoothed(values) if metric in STEPWISE else values
+        judged, outside = [], []
+        for step, mean, half in zip(steps, limits["mean"], limits["half"], strict=True):
+            if step in values.index:
+                judged.append(step)
+                if abs(values[step] - mean) > half:
+                    outside.append((step, float(values[step]), mean - half, mean + half))
+        found.append(Finding(metric, tuple(judged), tuple(outside)))
+    return found
+
+
+def _smoothed(values: pd.Series) -> pd.Series:
+    """``values`` by step as the bands are smoothed; a step that is left out counts in no mean."""
+    steps = np.arange(values.index.min(), values.index.max() + 1)
+    whole = smooth(values.reindex(steps).to_numpy(dtype=float))
+    return pd.Series(whole, index=steps)[values.index]
+
+
+def read_curves(path: Path) -> pd.DataFrame:
+    """CURVES.csv by step.
+
+    Raises:
+        ValueError: no ``step``, a step twice, no column of ``COLUMNS``, or text for a number.
+    """
+    try:
+        rows = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is no CSV file ({error})") from error
+    named = [name for name in COLUMNS if name in rows]
+    if "step" not in rows or not named:
+        raise ValueError(f"{path}: needs a column step and one or more of {', '.join(COLUMNS)}")
+    if rows["step"].duplicated().any():
+        raise ValueError(f"{path}: step {rows['step'][rows['step'].duplicated()].iloc[0]} twice")
+    wrong = [n for n in ("step", *named) if not pd.api.types.is_numeric_dtype(rows[n])]
+    if wrong:
+        raise ValueError(f"{path}: column {wrong[0]} must hold numbers")
+    return rows.set_index("step").sort_index()[named]
+
+
+def check_port(results: Path, path: Path, method: str, model: str | None, world: int | None) -> int:
+    """Print for each metric of ``path`` whether it lies within the band of ``method``; 1 where one
+    does not. ``world``: in which the port ran, to compare it with our own run there."""
+    found = read_object(results / FILE)
+    having = [name for name, methods in found.items() if method in methods]
+    model = model or (experiments.BUDGET_MODEL if experiments.BUDGET_MODEL in having else None)
+    model = model or next(iter(having), None)
+    if model not in having:
+        known = sorted({f"{m} on {name}" for name, methods in found.items() for m in methods})
+        raise ValueError(f"{method} on {model}: no band; there are {', '.join(known) or 'none'}")
+    curves, entry = read_curves(path), found[model][method]
+    findings = judge(curves, entry)
+    print(f"{path}: {method} on {model}, bands of {entry['worlds']} worlds")
+    for finding in findings:
+        print(finding.text())
+    if not findings:
+        raise ValueError(f"{path}: {method} has no band of {', '.join(curves.columns)}")
+    if world is not None:
+        print(beside(load_study(results), curves, model, method, world))
+    return int(any(finding.outside or not finding.judged for finding in findings))
+
+
+def beside(study: Study, curves: pd.DataFrame, model: str, method: str, world: int) -> str:
+    """How far the stepwise metrics lie from our own run's in the same world."""
+    runs = estimates.select(study.runs_of(model, method, scored=False), [world])
+    if not runs:
+        raise ValueError(f"--world {world}: no run of {method} on {model} there")
+    texts = []
+    for name, ours in curves_of(runs[0]).items():
+        if name in curves:
+            gap = _smoothed(curves[name].dropna()) - pd.Series(ours, index=range(1, len(ours) + 1))
+            texts.append(f"{name} {gap.mean():+.3f} on average, at most {gap.abs().max():.3f} away")
+    return f"from our own run in world {world}: {'; '.join(texts)}"
+
+
+# The file ----------------------------------------------------------------------------------------
+
+
+def _made(study: Study, out: Path) -> Made:
+    found = bands_of(study)
+    path = write_text(out / FILE, f"{canonical_json(found)}\n")
+    number = sum(map(len, found.values()))
+    return Made([path], [Paragraph(f"{FILE} has the bands of {number} methods and models. {HOW}")])
+
+
+HOW = (
+    "A curve of other code is judged with sgpo check-port CURVES.csv --method METHOD: a column "
+    "step from 1, and any of "
+    + "; ".join(f"{name} ({words})" for name, words in COLUMNS.items())
+    + ". The curve of a further world lies within the whole band of a metric in about W of W + 1 "
+    "cases, where W worlds made it."
+)
+BANDS = Artefact("bands", "Convergence bands", "metrics", needs, own=_made)

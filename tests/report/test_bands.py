@@ -1,0 +1,125 @@
+"""Convergence bands: what they hold, and what the checker says of curves of other code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_study import load, run_dir
+from synthetic_worlds import SEEDS, write_worlds
+
+from benchmarks.cli import main
+from benchmarks.report import bands
+from benchmarks.report.build import build
+from sgpo.core.files import read_jsonl
+
+STEPS = 40
+
+
+def bandit(seed: int, rate: float = 0.15) -> np.ndarray:
+    """A training loop that shares nothing with ours: REINFORCE on five arms, the reward a step."""
+    rng = np.random.default_rng(seed)
+    logits, rewards = rng.normal(0, 0.3, 5), []
+    for _ in range(STEPS):
+        chances = np.exp(logits) / np.exp(logits).sum()
+        arms = rng.choice(5, size=64, p=chances)
+        reward = (arms == 0).astype(float)
+        rewards.append(reward.mean())
+        for arm, advantage in zip(arms, reward - reward.mean(), strict=True):
+            logits += rate * advantage * ((np.arange(5) == arm) - chances)
+    return np.array(rewards)
+
+
+def judged(curve: np.ndarray) -> bands.Finding:
+    smoothed = np.stack([bands.smooth(bandit(seed)) for seed in range(8)])
+    rows = pd.DataFrame({"reward": curve}, index=range(1, STEPS + 1))
+    (found,) = bands.judge(rows, {"worlds": 8, "reward": bands.band(smoothed)})
+    return found
+
+
+def test_a_band_is_the_spread_times_the_farthest_world_left_out():
+    """By hand: world 4 lies 2.5 from the mean of 1 and 2, whose width is sqrt(0.5 * 1.5)."""
+    found = bands.band(np.array([[1.0], [2.0], [4.0]]))
+    factor = 2.5 / np.sqrt(0.5 * 1.5)
+    assert found["mean"] == pytest.approx([7 / 3], abs=1e-4)
+    assert found["half"] == pytest.approx([factor * np.sqrt(7 / 3 * 4 / 3)], rel=1e-4)
+
+
+def test_a_band_holds_a_further_world_about_as_often_as_it_says():
+    rng, inside = np.random.default_rng(3), []
+    for _ in range(300):
+        curves = rng.normal(size=(9, 1)) + rng.normal(size=(9, 24)).cumsum(axis=1) / 5
+        found = bands.band(curves[:8])
+        inside.append(np.all(np.abs(curves[8] - found["mean"]) <= found["half"]))
+    assert 8 / 9 - 0.06 < np.mean(inside) < 8 / 9 + 0.08
+
+
+@pytest.mark.parametrize("seed", [100, 101, 102])
+def test_a_further_world_of_an_independent_loop_is_within(seed):
+    found = judged(bandit(seed))
+    assert found.outside == () and found.text() == "reward: within the band, steps 1 to 40"
+
+
+def test_a_loop_that_goes_wrong_at_a_step_is_off_from_there():
+    curve = bandit(100)
+    curve[24:] = 0.2  # from step 25; a mean over five steps sees it two steps before
+    found = judged(curve)
+    assert 23 <= found.outside[0][0] <= 26 and found.outside[-1][0] == STEPS
+    assert found.text().startswith(f"reward: off from step {found.outside[0][0]} (")
+    assert judged(bandit(100, rate=0.02)).outside  # another learning rate
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = write_worlds(tmp_path_factory.mktemp("worlds") / "mini")
+    build(root, only=["bands"])
+    return root
+
+
+def curves(root, seed: int) -> pd.DataFrame:
+    path = run_dir(root, "qwen-m", "sgpo", seed) / "metrics.jsonl"
+    rows = pd.DataFrame(read_jsonl(path))
+    return pd.DataFrame({"step": rows.step + 1, "reward": rows.reward, "alpha": rows.alpha_mean})
+
+
+def test_the_file_has_every_method_and_our_own_world_lies_within(root, tmp_path, capsys):
+    found = load(root / "bands.json")
+    entry = found["qwen-m"]["sgpo"]
+    assert entry["worlds"] == len(SEEDS) and entry["accuracy"]["steps"] == [10, 20, 40, 80]
+    assert {"reward", "alpha", "accuracy"} <= entry.keys()
+    assert "alpha" not in found["qwen-s"]["grpo"]
+    means = [bands.smooth(curves(root, s).reward.to_numpy()) for s in SEEDS]
+    assert entry["reward"]["mean"] == pytest.approx(np.mean(means, axis=0), rel=1e-4)
+    path = tmp_path / "curves.csv"
+    curves(root, 4).to_csv(path, index=False)
+    words = ["check-port", str(path), "--method", "sgpo", "--out", str(root)]
+    assert main([*words, "--world", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "reward: within the band, steps 1 to 40" in out and "alpha: within" in out
+    assert "own run in world 4: reward +0.000 on average, at most 0.000 away" in out
+    curves(root, 4).assign(reward=0.9).to_csv(path, index=False)
+    assert main(words) == 1
+    assert "reward: off from step 1 (0.9, band" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("step,loss\n1,2\n", "needs a column step and one or more of reward, alpha"),
+        ("step,reward\n1,2\n1,3\n", "step 1 twice"),
+        ("step,reward\n1,high\n", "column reward must hold numbers"),
+        ("", "is no CSV file"),
+    ],
+)
+def test_a_mistake_in_the_curves_is_one_line(root, tmp_path, capsys, text, complaint):
+    path = tmp_path / "curves.csv"
+    path.write_text(text)
+    assert main(["check-port", str(path), "--method", "sgpo", "--out", str(root)]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_method_without_a_band_is_one_line(root, tmp_path, capsys):
+    path = tmp_path / "curves.csv"
+    path.write_text("step,reward\n1,0.5\n")
+    assert main(["check-port", str(path), "--method", "nobody", "--out", str(root)]) == 2
+    assert "no band; there are " in capsys.readouterr().err
