@@ -334,6 +334,13 @@ def unknown(what: str, name: str, known: Sequence[str], shown: str) -> str:
     return f"unknown {what} {name!r}: {few}"
 
 
+def settings_of(kind: str, **values: Any) -> Any:
+    """A method's settings by the name ``module:Class``: a profile names them, so that what it holds
+    can be listed without torch, which the modules of methods import."""
+    module, _, name = kind.partition(":")
+    return getattr(importlib.import_module(module), name)(**values)
+
+
 def build_method(config: RunConfig, tokenizer: Any = None, problems: Sequence[Any] = ()) -> Any:
     """The ``Method`` of a run: the class ``X`` beside ``XConfig``, or ``METHOD`` of a user's file.
     With the mini world's ``tokenizer`` SGPO logs its KL by that world's token classes, and keeps a

@@ -161,10 +161,19 @@ def heavy_after(code: str) -> set[str]:
 def test_statistics_reports_and_the_verifier_need_no_torch():
     light = ("benchmarks.report", "benchmarks.store", "sgpo.core.verifier")
     modules = [m for m in FILES if room_of(m) in light]
+    modules += ["benchmarks.data.sources", "sgpo.mini.sets"]  # `sgpo compare` shows problems
     assert heavy_after("\n".join(f"import {m}" for m in modules)) == set()
 
 
-@pytest.mark.parametrize("words", [["--help"], ["status", "--out", "results/mini"]])
+LIGHT_VERBS = (
+    ["--help"],
+    ["status", "--out", "results/mini"],
+    *(["list", what] for what in ("methods", "models", "benchmarks", "profiles")),
+    ["list", "methods", "--profile", "paper"],
+)
+
+
+@pytest.mark.parametrize("words", LIGHT_VERBS, ids=" ".join)
 def test_a_word_of_help_or_the_state_of_a_study_starts_without_torch(words):
     code = f"from benchmarks.cli import main\ntry:\n    assert main({words}) == 0\n"
     code += "except SystemExit as end:\n    assert end.code == 0"

@@ -1,51 +1,30 @@
-"""Where a run's base weights and problems come from, and what its problem sets share."""
+"""Where a run's problems come from, and what its problem sets share. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.config import DataConfig, EvalConfig, Plan, RunConfig
+from benchmarks.config import DataConfig, EvalConfig, Plan
 from benchmarks.data.problems import read_problems, source_problems
 from benchmarks.data.suites import SUITES, load_suite
 from benchmarks.store.runs import PROBLEMS_FILE
 from sgpo.core.config import canonical_json
-from sgpo.core.distributed import select_device
 from sgpo.core.files import sha256_of, write_bytes, write_json
-from sgpo.core.models import checkpoint_directory
 from sgpo.core.types import Problem
 from sgpo.mini import sets
-from sgpo.mini.foundation import ensure_world_model
 from sgpo.mini.world import draw_world
 
 DEVELOPMENT = "minidev"
 DEVELOPMENT_SAMPLES = 8
 OWN_SAMPLES = 8  # of a problem of the user's own
-
-
-def base_model(
-    config: RunConfig, cache: Path, progress: Callable[[int, int], None] | None = None
-) -> Path:
-    """Directory of the run's base model; a mini one, of the world of the run's seed, is made and
-    cached below ``cache``, one from the hub is downloaded, if it is absent.
-
-    Raises:
-        ValueError: the checkpoint is no complete directory, or cannot be had from the hub.
-    """
-    if config.checkpoint is not None:
-        return checkpoint_directory(config.checkpoint, config.revision)
-    report = (lambda step, steps, loss: progress(step, steps)) if progress else None
-    device = select_device(config.device)
-    return ensure_world_model(
-        config.model, config.seed, cache, report, num_steps=config.pretrain_steps, device=device
-    )
 
 
 def training_problems(config: DataConfig, world: int) -> list[Problem]:

@@ -27,9 +27,10 @@ from benchmarks.perf.common import Block, in_rounds, paired_ratio, shown, spread
 from sgpo.core.config import VLLMSettings
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.sampling import Sampler, SamplingParams, make_sampler
-from sgpo.mini.models import MODELS as MINI_MODELS
-from sgpo.mini.models import ModelSpec, build_model, build_tokenizer
+from sgpo.mini.models import build_model, build_tokenizer
 from sgpo.mini.sets import test_problems
+from sgpo.mini.specs import MODELS as MINI_MODELS
+from sgpo.mini.specs import ModelSpec
 from sgpo.mini.world import draw_world
 
 LARGE = "qwen-100m"

@@ -36,8 +36,9 @@ from sgpo.core.trainer import Trainer
 from sgpo.core.types import Problem
 from sgpo.core.verifier import Verdict
 from sgpo.method import SGPO, SGPOConfig
-from sgpo.mini.models import build_model, build_tokenizer, model_spec
+from sgpo.mini.models import build_model, build_tokenizer
 from sgpo.mini.sets import training_problems
+from sgpo.mini.specs import model_spec
 from sgpo.mini.world import draw_world
 
 NUM_THREADS = 2

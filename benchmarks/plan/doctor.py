@@ -85,7 +85,8 @@ def _models() -> Line:
     what = "our decoder and transformers' generate sample the same tokens"
     try:
         from sgpo.core.sampling import SamplingParams, make_sampler
-        from sgpo.mini.models import build_model, build_tokenizer, model_spec
+        from sgpo.mini.models import build_model, build_tokenizer
+        from sgpo.mini.specs import model_spec
 
         model, tokenizer = build_model(model_spec("qwen-s"), seed=0).eval(), build_tokenizer()
         drawn = [

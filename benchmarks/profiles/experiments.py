@@ -12,7 +12,7 @@ from dataclasses import replace
 from benchmarks.config import MethodEntry, Model, Plan, RunConfig
 from benchmarks.profiles.variants import derived, to_budget
 from benchmarks.store import experiments as names
-from sgpo.mini.models import MODELS
+from sgpo.mini.specs import MODELS
 
 WARMUP = "sft"
 DEGRADED_LABELS = {

@@ -17,7 +17,7 @@ from dataclasses import replace
 from benchmarks.config import Model, Plan, RunConfig
 from benchmarks.profiles import mini
 from benchmarks.profiles.variants import derived, with_variants
-from sgpo.mini.models import LAB_MODELS
+from sgpo.mini.specs import LAB_MODELS
 
 PROFILE = "lab"
 VARIANT_MODELS = ("lab-qwen-4m",)  # ours

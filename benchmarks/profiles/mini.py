@@ -6,21 +6,11 @@ Source tags: paper (arXiv 2606.24064), authors' script or code (LUFFY, HPT, SRFT
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from baselines.chord import CHORDConfig
-from baselines.dapo import DAPOConfig
-from baselines.dr_grpo import DrGRPOConfig
-from baselines.grpo import GRPOConfig
-from baselines.hpt import HPTConfig
-from baselines.luffy import LUFFYConfig
-from baselines.opsd import OPSDConfig
-from baselines.relift import ReLIFTConfig
-from baselines.sdpo import SDPOConfig
-from baselines.sft import SFTConfig
-from baselines.srft import SRFTConfig
 from benchmarks.config import (
     Benchmark,
     DataConfig,
@@ -29,13 +19,13 @@ from benchmarks.config import (
     Model,
     Plan,
     RunConfig,
+    settings_of,
 )
 from benchmarks.profiles.experiments import with_experiments
 from benchmarks.profiles.variants import to_budget, with_variants
 from sgpo.core.config import RolloutConfig, TrainConfig
-from sgpo.method import SGPOConfig
-from sgpo.mini.models import MODELS, model_spec
 from sgpo.mini.sets import RL_PROBLEMS, TEST_SETS, WARMUP_PROBLEMS
+from sgpo.mini.specs import MODELS, model_spec
 
 PROFILE = "mini"
 TABLE_MODELS = ("qwen-s", "qwen-m", "llama-m")
@@ -107,20 +97,22 @@ def supervised(
         base(model, seed),
         method=method,
         data=DataConfig(split=split, expert_gap=EXPERT_GAP),
-        settings=SFTConfig(),
+        settings=settings_of("baselines.sft:SFTConfig"),
         train=sft_train(num_problems, num_epochs, rate),
         rollout=ROLLOUT,
     )
 
 
-def reinforced(method: str, settings: Any, model: str, seed: int) -> RunConfig:
-    """An RL method, from the warm-up checkpoint."""
+def reinforced(
+    method: str, kind: str, values: Mapping[str, Any], model: str, seed: int
+) -> RunConfig:
+    """An RL method, from the warm-up checkpoint; its settings are ``kind`` with ``values``."""
     return replace(
         base(model, seed),
         method=method,
         init="warmup",
         data=DataConfig(split="rl", expert_gap=EXPERT_GAP),
-        settings=settings,
+        settings=settings_of(kind, **values),
         train=rl_train(method, model),
         rollout=ROLLOUT,
     )
@@ -130,13 +122,13 @@ def _sft(key: str, label: str, *recipe: Any) -> MethodEntry:
     return MethodEntry(key, label, partial(supervised, key, *recipe))
 
 
-def _rl(key: str, label: str, settings: Any) -> MethodEntry:
-    return MethodEntry(key, label, partial(reinforced, key, settings))
+def _rl(key: str, label: str, kind: str, **values: Any) -> MethodEntry:
+    return MethodEntry(key, label, partial(reinforced, key, kind, values))
 
 
-def _kin(key: str, label: str, settings: Any) -> MethodEntry:
+def _kin(key: str, label: str, kind: str, **values: Any) -> MethodEntry:
     def config(model: str, seed: int) -> RunConfig:
-        return to_budget(reinforced(key, settings, model, seed))
+        return to_budget(reinforced(key, kind, values, model, seed))
 
     return MethodEntry(key, label, config, extra=True)
 
@@ -146,18 +138,25 @@ METHODS = (
     MethodEntry("base", "Base", base),
     _sft("sft", "SFT (warm-up)", "warmup", WARMUP_PROBLEMS, WARMUP_EPOCHS),
     _sft("sft_full", "SFT (all data)", "all", WARMUP_PROBLEMS + RL_PROBLEMS, 4),  # epochs: ours
-    _rl("grpo", "SFT+GRPO", GRPOConfig()),
+    _rl("grpo", "SFT+GRPO", "baselines.grpo:GRPOConfig"),
     _rl(
         "hpt",
         "HPT",
-        HPTConfig(max_tokens=MAX_TOKENS, gate=2, sft_coefficient=1.0, **AUTHORS_ENTROPY),  # script
+        "baselines.hpt:HPTConfig",
+        max_tokens=MAX_TOKENS,
+        gate=2,  # script
+        sft_coefficient=1.0,  # script
+        **AUTHORS_ENTROPY,
     ),
     _rl(
         "luffy",
         "LUFFY",
-        LUFFYConfig(max_tokens=MAX_TOKENS, entropy_coefficient=0.01, **AUTHORS_ENTROPY),  # paper
+        "baselines.luffy:LUFFYConfig",
+        max_tokens=MAX_TOKENS,
+        entropy_coefficient=0.01,  # paper
+        **AUTHORS_ENTROPY,
     ),
-    _rl("sgpo", "SGPO", SGPOConfig()),
+    _rl("sgpo", "SGPO", "sgpo.method:SGPOConfig"),
 )
 
 # Baselines of the same idea: in a table of their own, Table 1 has the paper's rows.
@@ -165,24 +164,25 @@ KIN = (
     _kin(
         "opsd",
         "On-policy self-distillation",
-        # Its context stays the strategy: the bases never saw a solution in a prompt.
-        OPSDConfig(direction="jensen_shannon", context="strategy", teacher="initial"),  # authors
+        "baselines.opsd:OPSDConfig",
+        direction="jensen_shannon",  # authors
+        context="strategy",  # the bases never saw a solution in a prompt
+        teacher="initial",  # authors
     ),
     _kin(
         "srft",
         "SRFT",
-        SRFTConfig(  # authors' code
-            sft_entropy_sign=-1,
-            entropy_over="response",
-            entropy_level="sequence",
-            self_signal="reward",
-        ),
+        "baselines.srft:SRFTConfig",
+        sft_entropy_sign=-1,  # this and below: authors' code
+        entropy_over="response",
+        entropy_level="sequence",
+        self_signal="reward",
     ),
-    _kin("dr_grpo", "Dr. GRPO", DrGRPOConfig()),
-    _kin("dapo", "DAPO", DAPOConfig()),
-    _kin("relift", "ReLIFT", ReLIFTConfig()),
-    _kin("chord", "CHORD", CHORDConfig()),
-    _kin("sdpo", "SDPO", SDPOConfig()),
+    _kin("dr_grpo", "Dr. GRPO", "baselines.dr_grpo:DrGRPOConfig"),
+    _kin("dapo", "DAPO", "baselines.dapo:DAPOConfig"),
+    _kin("relift", "ReLIFT", "baselines.relift:ReLIFTConfig"),
+    _kin("chord", "CHORD", "baselines.chord:CHORDConfig"),
+    _kin("sdpo", "SDPO", "baselines.sdpo:SDPOConfig"),
 )
 
 

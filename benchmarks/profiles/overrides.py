@@ -13,7 +13,6 @@ from benchmarks.data.checkpoints import CHECKPOINTS
 from benchmarks.data.problems import source_problems
 from benchmarks.profiles.variants import derived
 from sgpo.core.config import apply_overrides, dotted_names, unknown_override
-from sgpo.core.models import read_config
 
 _IDENTITY = {
     "profile": "--profile",
@@ -158,6 +157,8 @@ def _unpinned(plain: RunConfig, changed: RunConfig, overrides: Sequence[str]) ->
 def _check_family(study: Plan, config: RunConfig) -> None:
     """ValueError if the checkpoint is of another family than the model in whose place it stands.
     Of an unknown name on the hub nothing can be said before the download."""
+    from sgpo.core.models import read_config  # imports torch, which a plain plan needs not
+
     family = next(m.family for m in study.models if m.key == config.model)
     if config.checkpoint is None:
         raise ValueError("checkpoint=none: must be a directory or a name on the hub")

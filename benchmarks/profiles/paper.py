@@ -12,10 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from baselines.grpo import GRPOConfig
-from baselines.hpt import HPTConfig
-from baselines.luffy import LUFFYConfig
-from baselines.sft import SFTConfig
 from benchmarks.config import (
     Benchmark,
     DataConfig,
@@ -24,6 +20,7 @@ from benchmarks.config import (
     Model,
     Plan,
     RunConfig,
+    settings_of,
 )
 from benchmarks.data.checkpoints import CHECKPOINTS, Checkpoint
 from benchmarks.data.problems import data_source
@@ -31,7 +28,6 @@ from benchmarks.data.suites import SUITES
 from benchmarks.profiles.mini import AUTHORS_ENTROPY
 from benchmarks.profiles.variants import with_variants
 from sgpo.core.config import RolloutConfig, TrainConfig, VLLMSettings
-from sgpo.method import SGPOConfig
 
 PROFILE = "paper"
 MODELS = ("qwen2.5-1.5b", "qwen2.5-7b", "llama-3.1-8b")  # paper; Llama: see checkpoints.py
@@ -174,7 +170,7 @@ def supervised(
         base(recipe, data, model, seed),
         method=method,
         data=DataConfig(source=data, split=split),
-        settings=SFTConfig(),
+        settings=settings_of("baselines.sft:SFTConfig"),
         train=sft_train(recipe, problems),
         rollout=rollout(recipe),
     )
@@ -190,24 +186,28 @@ def reinforced(recipe: Recipe, data: str, method: str, model: str, seed: int) ->
         method=method,
         init="warmup",
         data=DataConfig(source=data, split="rl"),
-        settings=settings_of(recipe, method, model),
+        settings=own_settings(recipe, method, model),
         train=rl_train(recipe, rate, recipe.hpt_skip if skips else None),
         rollout=rollout(recipe),
     )
 
 
-def settings_of(recipe: Recipe, method: str, model: str) -> Any:
+def own_settings(recipe: Recipe, method: str, model: str) -> Any:
     """The own settings of an RL method on a model."""
     if method == "hpt":
-        return HPTConfig(
+        return settings_of(
+            "baselines.hpt:HPTConfig",
             max_tokens=recipe.rollout_tokens,
             gate=HPT_GATE[CHECKPOINTS[model].family],
             sft_coefficient=HPT_COEFFICIENT.get(model, 1.0),
             **AUTHORS_ENTROPY,
         )
     if method == "luffy":
-        return LUFFYConfig(max_tokens=recipe.rollout_tokens, **AUTHORS_ENTROPY)
-    return {"grpo": GRPOConfig, "sgpo": SGPOConfig}[method]()
+        tokens = recipe.rollout_tokens
+        return settings_of("baselines.luffy:LUFFYConfig", max_tokens=tokens, **AUTHORS_ENTROPY)
+    return settings_of(
+        {"grpo": "baselines.grpo:GRPOConfig", "sgpo": "sgpo.method:SGPOConfig"}[method]
+    )
 
 
 def rollout(recipe: Recipe) -> RolloutConfig:

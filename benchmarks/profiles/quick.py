@@ -10,7 +10,7 @@ from dataclasses import replace
 from benchmarks.config import Model, Plan, RunConfig
 from benchmarks.profiles import mini
 from benchmarks.profiles.variants import derived, with_variants
-from sgpo.mini.models import MODELS
+from sgpo.mini.specs import MODELS
 
 MODEL = "qwen-s"
 VARIANT_MODELS = (MODEL,)

@@ -21,21 +21,11 @@ from jinja2 import Environment, FileSystemLoader
 from benchmarks.report.mathml import rich
 from benchmarks.store.runs import REASONS, SCORES, StoredRun, StudyError, stored_runs
 from sgpo.core.files import read_jsonl, write_text
+from sgpo.core.types import Problem
 from sgpo.core.verifier.explain import explain
 
 ONLY = ("differ", "lost", "won")
 SHOWN_CHARS = 600  # of a text in the terminal, unless one problem is asked for
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is shown of a problem: fields of ``sgpo.core.types.Problem``, which needs torch."""
-
-    id: str
-    question: str
-    answer: str
-    strategy: str | None = None
-    kind: str = ""
 
 
 # benchmark -> its problems in their order; empty where they cannot be had.

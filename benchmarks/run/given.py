@@ -11,14 +11,15 @@ import torch
 
 from benchmarks.config import Cell, RunConfig, build_method, weights_record
 from benchmarks.data.problems import check_readable
-from benchmarks.data.sources import base_model, evaluation_problems, training_problems
+from benchmarks.data.sources import evaluation_problems, training_problems
 from benchmarks.run.evaluate import Suites
 from sgpo.core.distributed import select_device
 from sgpo.core.files import read_json
 from sgpo.core.method import shown_in_prompts
-from sgpo.core.models import context_length, load_tokenizer, read_config
+from sgpo.core.models import checkpoint_directory, context_length, load_tokenizer, read_config
 from sgpo.core.prompts import PromptSpec, prompt_spec
 from sgpo.core.types import Problem
+from sgpo.mini.foundation import ensure_world_model
 
 Progress = Callable[..., None]  # stage, done, total, and perhaps a note
 SUPERVISED = ("warmup", "all")  # splits whose runs sample nothing while they train
@@ -71,6 +72,24 @@ def gather(cell: Cell, study_dir: Path, progress: Progress) -> Given:
     if config.checkpoint is not None:
         check_prompts(given)
     return given
+
+
+def base_model(
+    config: RunConfig, cache: Path, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Directory of the run's base model; a mini one, of the world of the run's seed, is made and
+    cached below ``cache``, one from the hub is downloaded, if it is absent.
+
+    Raises:
+        ValueError: the checkpoint is no complete directory, or cannot be had from the hub.
+    """
+    if config.checkpoint is not None:
+        return checkpoint_directory(config.checkpoint, config.revision)
+    report = (lambda step, steps, loss: progress(step, steps)) if progress else None
+    device = select_device(config.device)
+    return ensure_world_model(
+        config.model, config.seed, cache, report, num_steps=config.pretrain_steps, device=device
+    )
 
 
 def check_prompts(given: Given) -> None:

@@ -15,9 +15,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # problems are listed and compared without it
+    import torch
 
 
 class FinishReason(enum.StrEnum):

@@ -24,17 +24,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from sgpo.core.files import whole_directory
 from sgpo.core.logprobs import completion_hidden, pad_sequences
-from sgpo.mini.models import (
-    ASSISTANT,
-    END,
-    PIECES,
-    USER,
-    ModelSpec,
-    build_model,
-    build_tokenizer,
-    model_spec,
-)
+from sgpo.mini.models import ASSISTANT, END, PIECES, USER, build_model, build_tokenizer
 from sgpo.mini.sets import LEVELS, random_task
+from sgpo.mini.specs import ModelSpec, model_spec
 from sgpo.mini.world import NAMES, SLOTS, World, draw_world, throwaway_world
 from sgpo.mini.writing import writer_text
 

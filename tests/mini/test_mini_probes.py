@@ -9,7 +9,7 @@ import torch
 
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem
-from sgpo.mini.models import ASSISTANT, MODELS, build_model, build_tokenizer
+from sgpo.mini.models import ASSISTANT, build_model, build_tokenizer
 from sgpo.mini.probes import (
     derivation_steps,
     held_out_tasks,
@@ -18,6 +18,7 @@ from sgpo.mini.probes import (
     token_profiles,
 )
 from sgpo.mini.sets import partition_of
+from sgpo.mini.specs import MODELS
 from sgpo.mini.world import NAMES, PLANS, SLOTS
 from sgpo.mini.writing import Task, token_classes
 

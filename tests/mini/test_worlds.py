@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.mini import foundation, models, sets, teacher, window, world
 from sgpo.mini.foundation import FoundationConfig, Learner, LessonConfig, encode
-from sgpo.mini.models import MODELS, build_model, build_tokenizer
+from sgpo.mini.models import build_model, build_tokenizer, model_config
+from sgpo.mini.specs import MODELS
 from sgpo.mini.world import NAMES, PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
 from sgpo.mini.writing import Task, derivation_lines, question_pieces, writer_text
 
@@ -128,7 +129,7 @@ def test_a_derivation_and_a_composition_read_as_worked_by_hand():
 
 
 def test_the_tokenizer_cuts_every_text_into_its_pieces_and_back(tmp_path):
-    TINY.config().save_pretrained(tmp_path)
+    model_config(TINY).save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)
     tokenizer, rng = AutoTokenizer.from_pretrained(tmp_path), random.Random(2)
     assert len(tokenizer) == len(models.PIECES)

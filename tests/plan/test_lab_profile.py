@@ -15,7 +15,8 @@ from benchmarks.run.cell import run_cell
 from benchmarks.run.launch import dry_run, launch_study
 from sgpo.core.config import apply_overrides, to_dict
 from sgpo.mini import foundation
-from sgpo.mini.models import LAB_MODELS, MODELS, build_model, model_spec
+from sgpo.mini.models import build_model
+from sgpo.mini.specs import LAB_MODELS, MODELS, model_spec
 
 STUDY = planned_study("lab", None, variants=True)
 CELLS = {(c.config.model, c.config.method, c.config.seed): c for c in STUDY.cells()}

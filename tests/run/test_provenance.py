@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from tiny_study import small_cells
 
-from benchmarks.data.sources import base_model, training_problems
+from benchmarks.data.sources import training_problems
 from benchmarks.run import provenance
 from benchmarks.run.cell import run_cell
-from benchmarks.run.given import gather
+from benchmarks.run.given import base_model, gather
 from sgpo.core import runlog
 from sgpo.core.models import load_tokenizer
 from sgpo.core.runlog import MAX_PATCH_BYTES, revision
