@@ -7,14 +7,16 @@ named as ``room.module:function`` and imported when it runs.
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import importlib
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HUB_DEFAULT = "SII-Enigma/OpenR1-Math-R1-8.5k"
 REAL_SUITES = ["math500", "olympiadbench", "amc23", "aime24"]
@@ -80,14 +82,34 @@ def _settle(options: Options) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sgpo", description="Train, evaluate and compare SGPO and its baselines."
-    )
+    parser = _Parser(prog="sgpo", description="Train, evaluate and compare SGPO and its baselines.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     for add in (_runs, _models, _data, _cluster, _results, _listing, _origins):
         add(verbs)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line with what was probably meant, in place of the whole usage."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            word = rest[0].partition("=")[0]
+            what = "unknown option" if word.startswith("-") else "one word too many:"
+            self.error(f"{what} {word!r}{_near(word, self._option_string_actions)}")
+        return found, rest
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        near = _near(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+        self.exit(2, f"{self.prog}: error: {message}{near}; `{self.prog} --help` shows all\n")
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 class _Version(argparse.Action):
@@ -327,7 +349,7 @@ def _listing(verbs: Verbs) -> None:
         "--set",
     )
     kinds = ("methods", "models", "benchmarks", "artefacts", "profiles", "settings")
-    add("what", choices=kinds)
+    add("what", choices=kinds, metavar="|".join(kinds))
     add("method", nargs="?", help="of settings: a method key, or a method file")
     add("--profile", default="mini", help=f"{PROFILES} (default: %(default)s)")
     add("--model", help="default: the first that the method has")
@@ -360,6 +382,8 @@ def _origins(verbs: Verbs) -> None:
     add("--regrade", action="store_true", help="judge every stored sample anew, too")
     add = _verb(verbs, "publish", "_publish", "Shrink a study's files for version control.")
     add("results", nargs="?", type=Path, default=Path("results/mini"))
+    add("--texts", metavar="MODEL", help="keep what the runs of Table 1 on this model wrote in "
+        "the first world, and make samples.html, SGPO beside SFT+GRPO")
 
 # fmt: on
 
@@ -428,27 +452,35 @@ def _explain(options: Options) -> int:
 
 
 def _audit(options: Options) -> int:
+    from benchmarks.data.sources import problem_table
     from benchmarks.report.audit import audit
 
-    def recomputed(path: Path, k: int) -> dict:
+    def recomputed(rows: Sequence[dict], k: int) -> dict:
         from benchmarks.run.evaluate import recomputed  # needs torch, and only for samples
 
-        return recomputed(path, k, anew=options.regrade)
+        return recomputed(rows, k, anew=options.regrade)
 
-    def problem_table(seeds: Sequence[int]) -> Any:
-        from benchmarks.data.sources import problem_table  # needs torch, and only for a miniature
+    if not options.regrade:
+        return audit(options.results, recomputed, problem_table)
+    from benchmarks.run.graders import letters
 
-        return problem_table(seeds)
-
-    return audit(options.results, recomputed, problem_table)
+    return audit(options.results, recomputed, problem_table, lambda rows: letters(rows, {}))
 
 
 def _publish(options: Options) -> int:
-    from benchmarks.store.publish import publish
+    from benchmarks.store.publish import keep_texts, publish
 
+    if options.texts is not None:  # first: a wrong name leaves the study as it was
+        keep_texts(options.results, options.texts)
     saved = publish(options.results)
-    print(f"{options.results}: {saved / 2**20:.1f} MiB saved")
-    if saved and (options.results / "REPORT.md").exists():  # its numbers have fewer digits now
+    print(f"{options.results}: {max(saved, 0) / 2**20:.1f} MiB saved")
+    if options.texts is not None:
+        from benchmarks.data.sources import known_problems
+        from benchmarks.report.compare import write_sample_page
+
+        print(write_sample_page(options.results, options.texts, functools.cache(known_problems)))
+    made = saved or options.texts is not None
+    if made and (options.results / "REPORT.md").exists():  # its numbers have fewer digits now
         from benchmarks.report.build import build
 
         print(build(options.results).text())
@@ -476,7 +508,7 @@ def _seed(text: str) -> int:
 def _seconds(text: str) -> float:
     units = {"s": 1, "m": 60, "h": 3600}
     number = text[:-1] if text[-1:] in units else text
-    value = _number(number, float, "a time such as 90s, 8m or 2h", 1e-9)
+    value = _number(number, float, "a time above 0 such as 90s, 8m or 2h (left out: none)", 1e-9)
     return value * units.get(text[-1], 1)
 
 

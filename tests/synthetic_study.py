@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.run.evaluate import write_samples
+from benchmarks.store.runs import REASONS
 from sgpo.core.config import config_hash
 
 BENCHMARKS = (
@@ -34,6 +36,9 @@ METHODS = (
 )
 SKILL = {"base": 0.0, "sft": 0.1, "sft_full": 0.3, "grpo": 1.2, "hpt": 0.5, "luffy": 1.3}
 SKILL["sgpo"] = 1.9
+GOLD = r"\frac{1}{2}"
+# How each method spells a right answer: SGPO's is equal to the gold answer and another text.
+RIGHT = {"sgpo": "0.5"}
 STEPS = 40
 PACKAGES = {"torch": "2.13.0", "numpy": "2.4.6"}
 
@@ -295,3 +300,19 @@ def _write_extras(root: Path) -> None:
         "grpo,0,1e-4,1000,0.51,0.48,0.54,true,tune-grpo-0\n"
         "hpt,0,1e-4,1000,0.31,0.28,0.34,false,tune-hpt-0\n"
     )
+
+
+def write_texts(run: Path, method: str) -> None:
+    """Samples that say what the run's verdict letters say."""
+    right = rf"so \boxed{{{RIGHT.get(method, GOLD)}}}"
+    texts = {"c": right, "w": r"so \boxed{7}", "n": "I give up"}
+    for key, entry in load(run / "scores.json")["benchmarks"].items():
+        rows = [
+            {"problem_id": f"{key}-{i}", "sample": j, "gold": GOLD, "num_tokens": 5,
+             "text": texts.get(letter, right), "reason": REASONS[letter], "correct": letter == "c",
+             "finish_reason": "length" if letter == "t" else "stop"}
+            for i, word in enumerate(entry["verdicts"])
+            for j, letter in enumerate(word)
+        ]  # fmt: skip
+        (run / "samples").mkdir(exist_ok=True)
+        write_samples(run / "samples" / f"{key}.jsonl.gz", rows)

@@ -91,7 +91,7 @@ class Artefact:
         table = replace(self.table(study, rows), caption=self.caption(study))
         if self.digits is not None:
             rows = rows.map(lambda v: round(v, self.digits) if isinstance(v, float) else v)
-        paths = write_table(stem, table, note=standing_note(study.profile), rows=rows)
+        paths = write_table(stem, table, note=standing_note(study.miniature), rows=rows)
         if not self.paper:
             return Made(paths, [table])
         printed_rows, printed = self.paper()

@@ -19,13 +19,14 @@ import pandas as pd
 
 from benchmarks.report.build import build
 from benchmarks.store.load import load_frame, load_ledger, load_study, stored_hash
-from benchmarks.store.records import Study, read_rows
+from benchmarks.store.records import GRADERS_FILE, Study, read_rows
 from benchmarks.store.runs import (
     LABELS,
     PROBLEMS_FILE,
     SCORES,
     StoredRun,
     StudyError,
+    read_object,
     stored_runs,
 )
 from benchmarks.store.stats import StatsError
@@ -35,20 +36,23 @@ from sgpo.core.files import inside, sha256_of
 SHARED = ("start_weights", "prompt", "evaluation_data")
 PAGES = ("CLAIMS.md", "REPORT.md", "bands.json")
 # Whether one thing was right, None where it is not here to be looked at; and what was wrong.
+Rows = Sequence[dict[str, Any]]
 Findings = Iterator[tuple[bool | None, str]]
 
 
 def audit(
     results: Path,
-    recomputed: Callable[[Path, int], dict[str, Any]],
+    recomputed: Callable[[Rows, int], dict[str, Any]],
     problem_table: Callable[[Sequence[int]], pd.DataFrame],
+    graded: Callable[[Rows], dict[str, list[str]]] | None = None,
 ) -> int:
     """Print every check of ``results`` (``results/<profile>``); 1 when one fails, else 0.
 
     Args:
-        recomputed: (samples file, samples a problem) -> what scores.json must say of them; asked
-            only for samples that are on this machine.
+        recomputed: (samples of a suite, samples a problem) -> what scores.json must say of them;
+            asked only for samples that are here.
         problem_table: worlds -> what problems.parquet must say of them; asked only for a miniature.
+        graded: samples of a suite -> what graders.json must say of them; None: it is not checked.
 
     Raises:
         store.StudyError: the directory holds no study.
@@ -70,12 +74,16 @@ def audit(
         "tables, claims and report follow from the runs": _artefacts(results),
         "tuning.csv follows from the trials": _tuning(results, trials),
     }
+    if graded:
+        checks["other graders' verdicts follow from the samples"] = _grades(results, grid, graded)
     failed = [name for name, findings in checks.items() if not _print(name, findings)]
-    sampled = sum((run.path / "samples").is_dir() for run in runs)
+    sampled = sum(bool(run.sampled()) for run in runs)
     print(
         f"{results}: {len(runs)} runs; tables recomputed from full samples in {sampled} of them, "
         f"from the stored verdict letters in {len(runs) - sampled}"
     )
+    if not graded and (results / GRADERS_FILE).exists():
+        print(f"{results / GRADERS_FILE}: not recomputed; --regrade does, where texts are")
     return 1 if failed else 0
 
 
@@ -136,18 +144,32 @@ def _versions(runs: Sequence[StoredRun], version: int) -> Findings:
 
 
 def _letters(
-    runs: Sequence[StoredRun], recomputed: Callable[[Path, int], dict[str, Any]]
+    runs: Sequence[StoredRun], recomputed: Callable[[Rows, int], dict[str, Any]]
 ) -> Findings:
     """scores.json is what the samples say."""
     for run in runs:
+        here = set(run.sampled())
         for key, stored in run.object(SCORES)["benchmarks"].items():
-            path = inside(run.path / "samples", f"{key}.jsonl.gz")
-            if not path.exists():
-                yield None, str(path)
+            if key not in here:
+                yield None, f"{run.run_id}: {key}"
                 continue
-            found = recomputed(path, stored["k"])
+            found = recomputed(run.samples(key), stored["k"])
             same = all(found[name] == stored.get(name) for name in found)
-            yield same, f"{run.path / SCORES}: {key} is not what {path.name} gives"
+            yield same, f"{run.path / SCORES}: {key} is not what its samples give"
+
+
+def _grades(
+    results: Path, grid: Mapping[str, StoredRun], graded: Callable[[Rows], dict[str, list[str]]]
+) -> Findings:
+    path = results / GRADERS_FILE
+    for run_id, suites in (read_object(path)["runs"] if path.exists() else {}).items():
+        here = set(grid[run_id].sampled()) if run_id in grid else ()
+        for key, stored in suites.items():
+            if key in here:
+                same = graded(grid[run_id].samples(key)) == stored
+                yield same, f"{path}: {run_id}, {key} is not what its samples give"
+            else:
+                yield None, f"{run_id}: {key}"
 
 
 def _origins(grid: Mapping[str, StoredRun], planned: set[str]) -> Findings:

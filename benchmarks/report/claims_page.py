@@ -150,7 +150,7 @@ def page(study: Study, verdicts: Sequence[Verdict]) -> str:
     """CLAIMS.md: what was tested and how, the verdicts, then how each claim is measured."""
     blocks: list[Block] = [
         Heading(1, f"Claims of arXiv 2606.24064 on the {study.profile} profile"),
-        Paragraph(standing_note(study.profile)),
+        Paragraph(standing_note(study.miniature)),
         Paragraph(legend(study)),
         *summary_tables(study, verdicts),
         Heading(2, "How each claim is measured"),

@@ -8,7 +8,6 @@ no network and no server; mathematics is MathML.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +18,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from benchmarks.report.mathml import rich
-from benchmarks.store.runs import REASONS, SCORES, StoredRun, StudyError, stored_runs
-from sgpo.core.files import read_jsonl, write_text
+from benchmarks.store.records import Study
+from benchmarks.store.runs import REASONS, SCORES, StoredRun, stored_runs
+from sgpo.core.files import write_text
 from sgpo.core.types import Problem
 from sgpo.core.verifier.explain import explain
 
 ONLY = ("differ", "lost", "won")
+SAMPLE_PAGE = "samples.html"  # of a published study
 SHOWN_CHARS = 600  # of a text in the terminal, unless one problem is asked for
 
 
@@ -135,8 +136,11 @@ def compare(
     if not items and problem_id is not None:
         ids = [name for key in keys for name in by_run[0][key]]
         raise ValueError(f"--id {problem_id!r}: the runs hold {', '.join(ids[:3])}, .. {ids[-1]}")
+    if not items:
+        worlds = ", ".join(f"{run.run_id}: {_world(run)}" for run in runs)
+        raise ValueError(f"the runs share no problem of {', '.join(keys)} (worlds: {worlds})")
     chosen = tuple(item for item in items if item.matches(only))
-    without = [_remedy(r) for r in runs if not (r.path / "samples").is_dir()]
+    without = [_remedy(r) for r in runs if not r.sampled()]
     return Comparison(tuple(r.run_id for r in runs), chosen, tuple(items), tuple(without))
 
 
@@ -147,10 +151,10 @@ Answers = dict[str, tuple[str | None, list[Sample]]]
 def _verdicts(run: StoredRun, problems_of: ProblemsOf) -> dict[str, Answers]:
     """Benchmark -> what a run answered there."""
     found: dict[str, Answers] = {}
-    if (run.path / "samples").is_dir():
-        for path in sorted((run.path / "samples").glob("*.jsonl*")):
-            problems = found.setdefault(path.name.split(".jsonl")[0], {})
-            for row in _rows(path):
+    if run.sampled():
+        for key in run.sampled():
+            problems = found.setdefault(key, {})
+            for row in run.samples(key):
                 _, samples = problems.setdefault(row["problem_id"], (row["gold"], []))
                 samples.append(Sample(row["reason"], row["text"], row["num_tokens"]))
         return found
@@ -165,16 +169,6 @@ def _verdicts(run: StoredRun, problems_of: ProblemsOf) -> dict[str, Answers]:
 def _world(run: StoredRun) -> int:
     """The world whose problems a run of the miniature answered: its seed."""
     return run.object("config.json")["seed"] if run.has("config.json") else 0
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix != ".gz":
-        return read_jsonl(path)
-    try:
-        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-        return [json.loads(line) for line in lines]
-    except (OSError, EOFError, ValueError) as error:
-        raise StudyError(f"{path}: damaged samples ({error}); evaluate the run again") from error
 
 
 def _remedy(run: StoredRun) -> str:
@@ -272,6 +266,21 @@ def page(found: Comparison) -> str:
     return loader.get_template("compare.html.jinja").render(data=text, labels=found.labels)
 
 
+def write_sample_page(results: Path, model: str, problems_of: ProblemsOf) -> str:
+    """Write ``SAMPLE_PAGE`` of ``results``: the problems that SGPO and SFT+GRPO do not solve
+    equally often, in the first world of ``model``; a line that says so."""
+    study = Study.read(results)
+    pair = [study.cells_of(model, method)[0].run_id for method in ("sgpo", "grpo")]
+    found = compare([str(results / "runs" / run) for run in pair], problems_of, results.parent,
+                    only="differ")  # fmt: skip
+    return _written(results / SAMPLE_PAGE, found)
+
+
+def _written(path: Path, found: Comparison) -> str:
+    write_text(path, page(found))
+    return f"{path}: {len(found.items)} problems, {path.stat().st_size / 2**20:.1f} MiB"
+
+
 def _sample_record(sample: Sample) -> Mapping[str, Any]:
     if sample.text is None:
         return {"reason": sample.reason}
@@ -299,8 +308,5 @@ def compare_runs(options: argparse.Namespace, problems_of: ProblemsOf, results: 
     if options.html is None:
         print(terminal(found, limit=options.limit, whole=options.id is not None))
         return 0
-    write_text(options.html, page(found))
-    size = options.html.stat().st_size / 2**20
-    print("\n".join([*found.letters_only, f"{options.html}: {len(found.items)} problems, "
-                     f"{size:.1f} MiB"]))  # fmt: skip
+    print("\n".join([*found.letters_only, _written(options.html, found)]))
     return 0

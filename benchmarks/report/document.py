@@ -44,6 +44,14 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A line that leads to a file beside the document."""
+
+    text: str
+    file: str
+
+
+@dataclass(frozen=True)
 class Cell:
     """One table cell; ``link`` is an anchor of the same document."""
 
@@ -74,7 +82,7 @@ class Image:
     caption: str
 
 
-Block = Heading | Paragraph | Bullets | Code | Table | Image
+Block = Heading | Paragraph | Bullets | Code | Link | Table | Image
 Escape = Callable[[str], str]
 
 _MINIATURE = (
@@ -89,14 +97,9 @@ _FULL = (
 )
 
 
-def is_miniature(profile: str) -> bool:
-    """Whether a profile's models live in the mini world and not on real problems."""
-    return profile not in ("single_gpu", "paper")
-
-
-def standing_note(profile: str) -> str:
-    """What a page made from ``profile`` is and what it is not, in two sentences."""
-    return _MINIATURE if is_miniature(profile) else _FULL
+def standing_note(miniature: bool) -> str:
+    """What a page made from a study is and what it is not, in two sentences."""
+    return _MINIATURE if miniature else _FULL
 
 
 def row(*values: str | Cell) -> tuple[Cell, ...]:
@@ -134,6 +137,8 @@ def block_markdown(block: Block, escape: Escape = escape_markdown) -> str:
             return "\n".join(f"- {escape(item)}" for item in items)
         case Code(text):
             return f"```\n{text}\n```"
+        case Link(text, file):
+            return f"[{escape(text)}]({file})"
         case Image(_, source, alt, caption):
             return f"![{escape(alt)}]({source})\n\n{escape(caption)}"
         case Table():

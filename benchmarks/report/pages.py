@@ -13,15 +13,16 @@ import numpy as np
 from benchmarks.report import claims, claims_page, estimates, measures
 from benchmarks.report.artefact import Artefact, Made
 from benchmarks.report.claims import Verdict
+from benchmarks.report.compare import SAMPLE_PAGE
 from benchmarks.report.document import (
     Block,
     Bullets,
     Cell,
     Code,
     Heading,
+    Link,
     Paragraph,
     Table,
-    is_miniature,
     row,
     standing_note,
     to_markdown,
@@ -73,11 +74,11 @@ def report_blocks(
 
     blocks: list[Block] = [
         Heading(1, title(study)),
-        Paragraph(standing_note(study.profile), strong=True),
+        Paragraph(standing_note(study.miniature), strong=True),
         Heading(2, "In three sentences", "short"),
         Paragraph(" ".join([headline(study, found), over_budgets(study), counted(found)])),
         *take(*LEAD),
-        Heading(2, "The world" if is_miniature(study.profile) else "The setting", "world"),
+        Heading(2, "The world" if study.miniature else "The setting", "world"),
         *world(study),
         Heading(2, "Table 1: main results", "table1"),
         *tables[:1],
@@ -88,6 +89,7 @@ def report_blocks(
         *take(*WHY),
         Heading(2, "Where SGPO helps", "where"),
         Paragraph(where(study)),
+        *texts(study),
         *take(*WHERE),
         Heading(2, "What this cannot say", "limits"),
         Bullets(tuple(limits(study))),
@@ -198,12 +200,12 @@ def world(study: Study) -> list[Block]:
     sizes = [f"{m.label} ({m.parameters:,} weights)" if m.parameters else m.label for m in models]
     sets = [f"{b.label} ({b.num_problems} problems, avg@{b.k})" for b in study.benchmarks]
     lines = [
-        *(_MINI if is_miniature(study.profile) else ()),
+        *(_MINI if study.miniature else ()),
         *_METHODS,
         f"Models: {_join(sizes) or NOT_RUN}. Seeds: {_join([str(s) for s in study.seeds])}.",
         f"Benchmarks: {_join(sets)}.",
     ]
-    return [Bullets(tuple(lines)), *([example(study)] if is_miniature(study.profile) else [])]
+    return [Bullets(tuple(lines)), *([example(study)] if study.miniature else [])]
 
 
 def example(study: Study) -> Code:
@@ -266,10 +268,17 @@ def where(study: Study) -> str:
     )
 
 
+def texts(study: Study) -> list[Block]:
+    """The way to the page of samples, where the study was published with one."""
+    if not (study.root / SAMPLE_PAGE).exists():
+        return []
+    return [Link("What SGPO and SFT+GRPO wrote where they differ, in the first world", SAMPLE_PAGE)]
+
+
 def limits(study: Study) -> list[str]:
     """What a reader must not conclude, from what the study has."""
     found = []
-    if is_miniature(study.profile):
+    if study.miniature:
         found.append(
             "Nothing about models of other sizes or about real mathematics: the miniature tests a "
             "mechanism."
@@ -302,7 +311,7 @@ def diverged(study: Study) -> str:
 
 
 def regime_sentence(study: Study) -> str:
-    if not is_miniature(study.profile):
+    if not study.miniature:
         return ""
     measured = conditions(study)
     if not measured:

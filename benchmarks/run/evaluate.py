@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks.config import SUITE_VERSION, EvalConfig
 from benchmarks.data.sources import problem_set_sha256
-from benchmarks.store.runs import REASONS
+from benchmarks.store.runs import REASONS, read_samples
 from sgpo.core.files import write_bytes
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
@@ -38,7 +38,6 @@ NO_VOTE = "."
 # What decides a score besides the model: two scores are comparable when these are equal.
 PROTOCOL = ("temperature", "top_p", "max_tokens")
 _SYMBOLS = string.ascii_letters + string.digits
-_SAMPLE_KEYS = ("problem_id", "sample", "gold", "text", "num_tokens", "finish_reason", "reason")
 
 
 def evaluate(
@@ -259,21 +258,6 @@ def write_samples(path: Path, rows: Iterable[Row]) -> None:
     write_bytes(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
 
 
-def read_samples(path: Path) -> list[Row]:
-    """The rows of a samples file; ValueError naming it when it is none or damaged."""
-    try:
-        text = gzip.decompress(path.read_bytes()).decode()
-        rows = [json.loads(line) for line in text.splitlines()]
-        if any(key not in row for row in rows for key in _SAMPLE_KEYS):
-            raise ValueError(f"a sample lacks one of {', '.join(_SAMPLE_KEYS)}")
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path}: no samples file, or a damaged one ({error}); of a run, evaluate it again "
-            "without it"
-        ) from error
-    return rows
-
-
 def regrade(path: Path, grader: str = "ours") -> tuple[list[Row], int]:
     """The rows of a samples file judged anew, and how many verdicts changed."""
     old = read_samples(path)
@@ -281,10 +265,10 @@ def regrade(path: Path, grader: str = "ours") -> tuple[list[Row], int]:
     return new, sum(a["reason"] != b["reason"] for a, b in zip(old, new, strict=True))
 
 
-def recomputed(path: Path, k: int, *, anew: bool = False) -> dict[str, Any]:
-    """What a samples file says of its suite (see ``summarize``), with ``anew`` by the verifier of
+def recomputed(rows: Sequence[Row], k: int, *, anew: bool = False) -> dict[str, Any]:
+    """What the samples of a suite say of it (see ``summarize``), with ``anew`` by the verifier of
     today."""
-    rows = regrade(path)[0] if anew else read_samples(path)
+    rows = judged(rows) if anew else rows
     return summarize(rows, list(dict.fromkeys(row["problem_id"] for row in rows)), k)
 
 

@@ -5,13 +5,14 @@ What is found goes to ``graders.json`` of the study, which the report reads with
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.run.evaluate import judged, read_samples, summarize
+from benchmarks.run.evaluate import judged, summarize
 from benchmarks.store.records import GRADERS_FILE, Study
-from benchmarks.store.runs import AT, stored_runs
-from sgpo.core.files import write_json
+from benchmarks.store.runs import AT, StoredRun, stored_runs
+from sgpo.core.files import read_json, write_json
 from sgpo.core.verifier.explain import explain
 
 OTHERS = ("stock", "exact")
@@ -28,13 +29,14 @@ def grade_study(results: Path) -> int:
     if not (results / "study.json").exists():
         raise ValueError(f"{results}: --grader all takes a study's directory")
     planned, stored = Study.read(results), stored_runs(results)
+    _keeps(results / GRADERS_FILE, stored)
     runs: dict[str, dict[str, Any]] = {}
     kinds: dict[tuple[str, bool, str], dict[str, Any]] = {}
     for run_id in (cell.run_id for cell in planned.cells if cell.run_id in stored):
-        for path in sorted((stored[run_id].path / "samples").glob("*.jsonl.gz")):
-            key = path.name.removesuffix(".jsonl.gz")
-            if AT not in key:  # what the run scored at another budget is in no table
-                runs.setdefault(run_id, {})[key] = _letters(read_samples(path), kinds)
+        run = stored[run_id]
+        # What the run scored at another budget is in no table.
+        for key in (key for key in run.sampled() if AT not in key):
+            runs.setdefault(run_id, {})[key] = letters(run.samples(key), kinds)
     if not runs:
         raise ValueError(f"{results}: no samples below runs/; texts are kept where runs are made")
     found = sorted(kinds.values(), key=lambda kind: -kind["count"])
@@ -46,16 +48,27 @@ def grade_study(results: Path) -> int:
     return 0
 
 
-def _letters(
+def _keeps(path: Path, stored: Mapping[str, StoredRun]) -> None:
+    """ValueError when ``path`` holds grades of texts that are not here: they would be lost."""
+    graded = read_json(path)["runs"] if path.exists() else {}
+    lost = [run for run in graded if run not in stored or not stored[run].sampled()]
+    if lost:
+        raise ValueError(
+            f"{path}: holds the grades of {len(lost)} runs whose texts are not here; grade where "
+            "they were made, or move the file away"
+        )
+
+
+def letters(
     rows: list[dict[str, Any]], kinds: dict[tuple[str, bool, str], dict[str, Any]]
 ) -> dict[str, list[str]]:
     """Grader -> verdict letters, one word a problem; what differs from ours is added to ``kinds``,
     under the rule by which ours decided."""
     ids = list(dict.fromkeys(row["problem_id"] for row in rows))
-    ours, letters = judged(rows), {}
+    ours, found = judged(rows), {}
     for grader in OTHERS:
         theirs = judged(rows, grader)
-        letters[grader] = summarize(theirs, ids, len(rows) // len(ids))["verdicts"]
+        found[grader] = summarize(theirs, ids, len(rows) // len(ids))["verdicts"]
         for row, other in zip(ours, theirs, strict=True):
             if row["correct"] == other["correct"]:
                 continue
@@ -69,4 +82,4 @@ def _letters(
             example = {"gold": row["gold"], "answer": row["extracted"] or ""}
             if len(entry["examples"]) < EXAMPLES and example not in entry["examples"]:
                 entry["examples"].append(example)
-    return letters
+    return found

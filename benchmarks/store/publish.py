@@ -5,7 +5,8 @@ Every ended run below ``results/<profile>`` and its ``tuning`` becomes rows of f
 first ``DIGITS`` significant digits; everything else is kept to the byte. result.json then holds the
 checksums of the files as published, and under ``before_publishing`` those of the files as the run
 wrote them. A directory that still holds weights or samples stays, for this machine to go on with
-(``.gitignore`` leaves it out), with the same files as in the tables.
+(``.gitignore`` leaves it out), with the same files as in the tables. ``--texts`` keeps what one
+model's runs wrote in a fourth table.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.config import unknown
 from benchmarks.store.locks import locked
+from benchmarks.store.records import Study
 from benchmarks.store.runs import (
     LEDGER,
     METRICS,
+    SAMPLES,
     SCORES,
     TEXTS,
     Published,
@@ -34,6 +38,7 @@ from benchmarks.store.runs import (
     metrics_text,
     read_object,
     run_table,
+    sample_table,
     stored_runs,
     verdict_table,
 )
@@ -59,6 +64,30 @@ def publish(results: Path) -> int:
         raise StudyError(f"{results}: holds no study (study.json is absent)")
     with locked(results):
         return sum(_publish(root) for root in (results, results / "tuning"))
+
+
+def keep_texts(results: Path, model: str) -> None:
+    """Write samples.parquet: all that the runs of ``model`` wrote in the study's first world, or
+    with its first seed, with every method of the main comparison.
+
+    Raises:
+        ValueError: no such model, or a run whose texts are not on this machine.
+    """
+    study = Study.read(results)
+    if model not in (known := [m.key for m in study.models]):
+        raise ValueError(unknown("model", model, known, f"{results / 'study.json'}"))
+    stored = stored_runs(results)
+    first = (study.seeds[0], None)
+    cells = [c for m in study.methods for c in study.cells_of(model, m.key) if c.seed in first]
+    runs = [stored[cell.run_id] for cell in cells if cell.run_id in stored]
+    without = [run.run_id for run in runs if not run.sampled()]
+    if without or not runs:
+        raise ValueError(
+            f"--texts {model}: the texts of {', '.join(without) or 'its runs'} are not here; "
+            "publish where the study was run"
+        )
+    with locked(results):
+        _write_table(results, SAMPLES, sample_table(runs))
 
 
 def _publish(root: Path) -> int:

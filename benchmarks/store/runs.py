@@ -4,11 +4,13 @@ A run leaves a directory (``benchmarks.run.cell``). ``sgpo publish`` moves the d
 study into ``runs.parquet`` (a row a run with the text of its files), ``verdicts.parquet`` (a row a
 judged sample: scores.json), ``metrics.parquet`` (a row a training step: metrics.jsonl) and
 ``ledger.parquet`` (a row a type and place of tokens: ledger.json). A file reads the same in either
-form, byte for byte, so that the checksums in result.json hold for both. Imports no torch.
+form, byte for byte, so that the checksums in result.json hold for both. ``samples.parquet`` has the
+rows of some runs' samples files, where texts were kept. Imports no torch.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from sgpo.core.config import canonical_json
 from sgpo.core.files import read_json, read_jsonl
 
 TABLES = ("runs", "verdicts", "metrics", "ledger")
+SAMPLES = "samples"
 SCORES, METRICS, LEDGER = "scores.json", "metrics.jsonl", "ledger.json"
 TEXTS = ("config.json", "environment.json", "method.py", "provenance.json", "regime.json",
          "result.json", "source.patch", "train.json")  # fmt: skip
@@ -39,6 +42,8 @@ AT = "@"
 # Verdict letters of scores.json and what they mean.
 REASONS = {"c": "correct", "w": "wrong", "n": "no_answer", "t": "truncated", "o": "timeout",
            "e": "error"}  # fmt: skip
+SAMPLE_KEYS = ("problem_id", "sample", "gold", "text", "num_tokens", "finish_reason", "reason")
+_SAMPLES_END = ".jsonl.gz"
 _NO_ANSWERS = "\0"  # in place of a symbol, where answers were not kept
 
 
@@ -106,6 +111,35 @@ class StoredRun:
         if self.published:
             return self.published.metrics(self.run_id)
         return read_jsonl(self.path / METRICS)
+
+    def sampled(self) -> list[str]:
+        """The keys of scores.json whose samples are here with their texts."""
+        if self.published:
+            return list(self.published.samples.get(self.run_id, ()))
+        found = (self.path / "samples").glob(f"*{_SAMPLES_END}")
+        return sorted(path.name.removesuffix(_SAMPLES_END) for path in found)
+
+    def samples(self, key: str) -> list[dict[str, Any]]:
+        """The judged samples of one of ``sampled``, a record each; ValueError naming a damaged
+        file."""
+        if self.published:
+            return self.published.samples[self.run_id][key]
+        return read_samples(self.path / "samples" / f"{key}{_SAMPLES_END}")
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """The rows of a samples file; ValueError naming it when it is none or damaged."""
+    try:
+        text = gzip.decompress(path.read_bytes()).decode()
+        rows = [json.loads(line) for line in text.splitlines()]
+        if any(key not in row for row in rows for key in SAMPLE_KEYS):
+            raise ValueError(f"a sample lacks one of {', '.join(SAMPLE_KEYS)}")
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path}: no samples file, or a damaged one ({error}); of a run, evaluate it again "
+            "without it"
+        ) from error
+    return rows
 
 
 def is_finished(run_dir: Path) -> bool:
@@ -207,6 +241,18 @@ class Published:
             )
             for a, b in zip(bounds, bounds[1:], strict=False)
         }
+
+    @cached_property
+    def samples(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        """Run -> benchmark -> the rows of its samples file, of the runs whose texts were kept."""
+        found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        kept = (self.root / f"{SAMPLES}.parquet").exists()
+        for row in read_table(self.root, SAMPLES).to_pylist() if kept else ():
+            of_run = found.setdefault(row["run_id"], {})
+            sample = {name: row[name] for name in SAMPLE_KEYS}
+            sample["correct"] = row["reason"] == "correct"
+            of_run.setdefault(row["benchmark"], []).append(sample)
+        return found
 
     @cached_property
     def _metrics(self) -> dict[str, list[dict[str, Any]]]:
@@ -397,6 +443,22 @@ def _encoded(table: pa.Table) -> pa.Table:
             column = table.column(place).dictionary_encode()
             table = table.set_column(place, field.name, column)
     return table.combine_chunks()
+
+
+def sample_table(runs: Sequence[StoredRun]) -> pa.Table:
+    """A row a sample with its text, of every benchmark that ``runs`` were judged on at the study's
+    own budget, in the order of their samples files."""
+    rows = [
+        _labels(run) | {"benchmark": key} | {name: row[name] for name in SAMPLE_KEYS}
+        for run in runs
+        for key in run.sampled()
+        if AT not in key
+        for row in run.samples(key)
+    ]
+    whole = {"sample", "num_tokens"}
+    kinds = [(name, pa.int64() if name in whole else pa.string()) for name in SAMPLE_KEYS]
+    schema = pa.schema([*_LABEL_TYPES, ("benchmark", pa.string()), *kinds])
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -126,7 +126,7 @@ def test_a_damaged_samples_file_is_one_line(results, monkeypatch, capsys):
     monkeypatch.setenv("SGPO_RESULTS", str(results))
     (results / "mine" / "runs" / "first" / "samples" / "other.jsonl.gz").write_bytes(b"no gzip")
     assert main(["compare", "first"]) == 2
-    assert "other.jsonl.gz: damaged samples" in capsys.readouterr().err
+    assert "other.jsonl.gz: no samples file, or a damaged one" in capsys.readouterr().err
     assert (
         find_run(str(results / "mine" / "runs" / "second"), results, "samples").run_id == "second"
     )

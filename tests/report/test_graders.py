@@ -7,35 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_study import BENCHMARKS, change, dump, load, run_dir, write_study
+from synthetic_study import BENCHMARKS, change, dump, load, run_dir, write_study, write_texts
 
 from benchmarks.cli import main
 from benchmarks.report.tables import graders
-from benchmarks.run.evaluate import write_samples
 from benchmarks.store.load import load_study
 from benchmarks.store.publish import publish
 from benchmarks.store.runs import StudyError
 
 SEEDS = (0, 1, 2, 3, 4)
 METHODS = ("base", "grpo", "sgpo")
-GOLD = r"\frac{1}{2}"
-# How each method spells a right answer: SGPO's is equal to the gold answer and another text.
-RIGHT = {"base": GOLD, "grpo": GOLD, "sgpo": "0.5"}
-
-
-def write_texts(run: Path, method: str) -> None:
-    """Samples that say what the run's verdict letters say."""
-    texts = {"c": rf"so \boxed{{{RIGHT[method]}}}", "w": r"so \boxed{7}", "n": "I give up"}
-    for key, entry in load(run / "scores.json")["benchmarks"].items():
-        rows = [
-            {"problem_id": f"{key}-{i}", "sample": j, "gold": GOLD, "num_tokens": 5,
-             "text": texts.get(letter, texts["c"]), "reason": "", "correct": letter == "c",
-             "finish_reason": "length" if letter == "t" else "stop"}
-            for i, word in enumerate(entry["verdicts"])
-            for j, letter in enumerate(word)
-        ]  # fmt: skip
-        (run / "samples").mkdir(exist_ok=True)
-        write_samples(run / "samples" / f"{key}.jsonl.gz", rows)
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +65,11 @@ def test_disagreements_have_examples_and_changed_verdicts_are_named(graded, tmp_
 
 def test_without_texts_it_says_so(graded, plain_study, tmp_path):
     text = (plain_study[0] / "tables" / "graders.md").read_text()
-    assert "not run; made by: sgpo grade results/mini --grader all" in text
+    assert "not run; made where all texts are by: sgpo grade results/mini --grader all" in text
     root = write_study(tmp_path / "mini", seeds=(0,))
-    publish(root)
+    publish(root)  # an audit in a clone rebuilds the same words
     made = graders.GRADERS.make(load_study(root), tmp_path)
-    assert "not run: texts are not kept here" in made.paths[0].read_text()
+    assert made.paths[0].read_text() == text
     with pytest.raises(SystemExit):
         main(["grade", str(root), "--grader", "mine"])
 
@@ -113,6 +94,34 @@ def test_a_dot_in_a_benchmarks_name_is_kept(graded, tmp_path):
         path.rename(path.with_name("my.math.jsonl.gz"))
     assert main(["grade", str(root), "--grader", "all"]) == 0
     assert all("my.math" in by for by in load(root / "graders.json")["runs"].values())
+
+
+def test_grades_of_texts_that_are_not_here_are_not_overwritten(graded, tmp_path, capsys):
+    root = Path(shutil.copytree(graded, tmp_path / "mini"))
+    before = (root / "graders.json").read_bytes()
+    shutil.rmtree(run_dir(root, "qwen-m", "sgpo", 0) / "samples")
+    assert main(["grade", str(root), "--grader", "all"]) == 2
+    assert "holds the grades of 1 runs whose texts are not here" in capsys.readouterr().err
+    assert (root / "graders.json").read_bytes() == before
+
+
+def test_an_audit_judges_anew_or_says_that_it_did_not(graded, tmp_path, capsys):
+    root = Path(shutil.copytree(graded, tmp_path / "mini"))
+    name = "other graders' verdicts follow from the samples"
+    main(["audit", str(root)])
+    text = capsys.readouterr().out
+    assert "graders.json: not recomputed; --regrade does, where texts are" in text
+    assert name not in text
+    number = len(METHODS) * len(BENCHMARKS) * len(SEEDS) - len(BENCHMARKS) * (len(SEEDS) - 1)
+    main(["audit", str(root), "--regrade"])
+    assert f"ok   {name}: {number} right, 0 wrong" in capsys.readouterr().out
+    run = run_dir(root, "qwen-m", "sgpo", 0).name
+    change(
+        root / "graders.json",
+        lambda found: found["runs"][run]["trained"]["exact"].reverse(),
+    )
+    main(["audit", str(root), "--regrade"])
+    assert f"{run}, trained is not what its samples give" in capsys.readouterr().out
 
 
 def test_all_graders_take_a_study(graded, capsys):

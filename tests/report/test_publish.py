@@ -10,14 +10,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import BENCHMARKS, MODELS, dump, load, run_dir, write_study
+from synthetic_study import (
+    BENCHMARKS,
+    METHODS,
+    MODELS,
+    dump,
+    load,
+    run_dir,
+    write_study,
+    write_texts,
+)
 
 from benchmarks.cli import main
+from benchmarks.report import pages
 from benchmarks.report.build import build
+from benchmarks.report.document import to_markdown
 from benchmarks.store import publish
 from benchmarks.store.load import load_frame, load_ledger, load_metrics, load_study
 from benchmarks.store.locks import locked
-from benchmarks.store.runs import TABLES, StudyError, stored_runs
+from benchmarks.store.runs import TABLES, StudyError, read_samples, stored_runs
 from sgpo.core.files import write_json
 
 RUN = ("qwen-m", "sgpo", 1)
@@ -99,6 +110,33 @@ def test_every_file_reads_the_same_and_has_its_checksum(whole, published):
         for name, digest in result["sha256"].items():
             assert sha(run.content(name)) == digest
         assert run.content("provenance.json") is None and not run.has("train.json")
+
+
+def test_the_texts_of_one_world_can_be_kept(whole, tmp_path, monkeypatch, capsys):
+    root = Path(shutil.copytree(whole, tmp_path / "mini"))
+    assert main(["publish", str(root), "--texts", "qwen-m"]) == 2
+    assert "are not here; publish where the study was run" in capsys.readouterr().err
+    here = [run_dir(root, "qwen-m", m, None if m == "base" else 0) for m, _ in METHODS]
+    for run in (*here, run_dir(root, "qwen-m", "sgpo", 1)):
+        write_texts(run, run.name.split("-")[2])
+    written = {run.name: read_samples(run / "samples" / "trained.jsonl.gz") for run in here}
+    assert main(["publish", str(root), "--texts", "qwen-m"]) == 0
+    shutil.rmtree(root / "runs")  # as in a clone
+    runs = stored_runs(root)
+    assert {run_id for run_id, run in runs.items() if run.sampled()} == set(written)
+    for run_id, rows in written.items():
+        assert sorted(runs[run_id].sampled()) == sorted(key for key, *_ in BENCHMARKS)
+        assert runs[run_id].samples("trained") == rows
+    monkeypatch.setenv("SGPO_RESULTS", str(tmp_path))
+    a, b = (next(n for n in written if f"-{m}-" in n) for m in ("sgpo", "grpo"))
+    capsys.readouterr()
+    assert main(["compare", a, b, "--benchmark", "trained", "--limit", "1"]) == 0
+    assert "so \\boxed{" in capsys.readouterr().out
+    assert '"labels": ' in (root / "samples.html").read_text()
+    assert "(samples.html)" in to_markdown(pages.texts(load_study(root)))
+    assert pages.texts(load_study(whole)) == []
+    assert main(["publish", str(root), "--texts", "qwen-mm"]) == 2
+    assert "unknown model 'qwen-mm'; did you mean 'qwen-m'?" in capsys.readouterr().err
 
 
 def test_numbers_keep_six_digits_and_counts_stay_whole(published):

@@ -159,6 +159,28 @@ def test_a_number_or_list_that_makes_no_sense_is_refused(words, capsys):
     assert "must be a " in error or "names nothing" in error
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "study --time-limit 0",
+            "0: must be a time above 0 such as 90s, 8m or 2h (left out: none)",
+        ),
+        ("study --onyl-seeds 1", "unknown option '--onyl-seeds'; did you mean '--only-seeds'?"),
+        ("data check --offlien", "sgpo data check: error: unknown option '--offlien'"),
+        ("report table1", "one word too many: 'table1'; `sgpo report --help` shows all"),
+        ("stduy", "did you mean 'study'?"),
+        ("list method", "did you mean 'methods'?"),
+        ("list", "required: methods|models|benchmarks|artefacts|profiles|settings"),
+    ],
+)
+def test_a_word_that_the_command_does_not_know_is_one_line(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and said in error and error.count("\n") == 1
+
+
 def test_the_command_itself_exits_with_code_2(tmp_path):
     command = [sys.executable, "-m", "benchmarks.cli", "grade", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

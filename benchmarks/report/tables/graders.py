@@ -149,11 +149,10 @@ def make(study: Study, out_dir: Path) -> Made:
     found = rows(study, studies)
     if studies:
         blocks = [_accuracy_table(study, found), _disagreements(study), *_changes(studies)]
-    elif any(not run.stored.published for run in study.runs.values()):
-        blocks = [Paragraph(f"Other graders: {NOT_RUN}; made by: {_command(study)}")]
-    else:
-        blocks = [Paragraph(f"Other graders: {NOT_RUN}: texts are not kept here.")]
-    text = to_markdown([Paragraph(standing_note(study.profile)), *blocks])
+    else:  # the same words on the machine that has the texts and in a clone that has not
+        command = f"Other graders: {NOT_RUN}; made where all texts are by: {_command(study)}"
+        blocks = [Paragraph(command)]
+    text = to_markdown([Paragraph(standing_note(study.miniature)), *blocks])
     stem = out_dir / "tables" / "graders"
     paths = [
         write_text(stem.with_suffix(".md"), text),

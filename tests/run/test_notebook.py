@@ -1,0 +1,35 @@
+"""The notebook runs from its first cell to its last, on fewer steps than it shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import matplotlib
+from tiny_study import OVERRIDES
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "benchmarks" / "run" / "first_study.ipynb"
+
+
+def test_every_cell_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    matplotlib.use("Agg")
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    assert len(cells) == 10 and not any(cell.get("outputs") for cell in cells)
+    smaller = " ".join(f"--set {item}" for item in OVERRIDES) + " --jobs 2 --only table1"
+    names: dict = {}
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            for target in re.findall(r"\]\(([^)]+)\)", source):
+                assert (NOTEBOOK.parent / target).exists(), target
+            continue
+        exec(source.replace('SETTINGS = ""', f'SETTINGS = "{smaller}"'), names)  # noqa: S102
+    said = capsys.readouterr().out
+    assert "below all in" in said and "=== " in said and "verdict     correct" in said
+    assert set(names["table"].index) == {"base", "sft", "grpo", "sgpo", "centred"}
+    assert not names["table"].isna().any(axis=None)
+    assert {"grpo", "sgpo", "centred"} <= set(names["curves"].columns)
+    assert '"labels": ["qwen-s-sgpo-s0-' in names["PAGE"].read_text()
