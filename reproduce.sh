@@ -3,14 +3,14 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)  # relative paths stay those of the caller
 [ "$PWD" = "$root" ] || export SGPO_RESULTS=${SGPO_RESULTS:-$root/results}
-locked=$root/results/mini/constraints.txt  # versions of the packages that decide numbers
+locked=$root/results/mini/constraints.txt  # versions that results/mini was made with
 
 usage() {
   cat <<'TEXT'
 bash reproduce.sh [options]      run the mini study and write its report to results/mini
 bash reproduce.sh --all          the same with the ablations of SGPO (Tables 2, 3, 6, 7)
 bash reproduce.sh --quick        the same wiring in a few minutes, written to results/quick
-bash reproduce.sh --locked ...   any of these with the versions that decide numbers as results/mini had them
+bash reproduce.sh --locked ...   any of these with the versions that results/mini was made with
 bash reproduce.sh test [args]    run the tests (arguments go to pytest)
 bash reproduce.sh report         rebuild tables and figures from stored runs, without torch
 bash reproduce.sh status         finished, published, started, failed and missing cells

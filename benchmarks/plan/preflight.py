@@ -7,6 +7,7 @@ only the downloaded files can show, the run says before it trains: ``benchmarks.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import shutil
@@ -14,14 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.config import Cell, RunConfig, build_method
+from benchmarks.config import Cell, RunConfig, build_method, user_method_file
 from benchmarks.data.checkpoints import CHECKPOINTS
 from benchmarks.data.hub import fetch_dataset
 from benchmarks.data.problems import STRATEGIES, data_source, prepared_problems
 from benchmarks.data.suites import SUITES, local_file
 from benchmarks.plan import cost
 from benchmarks.plan.cost import GB, GIB, PROMPT_ROOM, Gpu, shape_of
-from sgpo.core.method import shown_in_prompts
+from sgpo.core.method import SHOWABLE, shown_in_prompts
 from sgpo.core.models import checkpoint_directory, context_length, read_config, rope_settings
 
 RANK_CHOICES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -75,7 +76,7 @@ def check(left: Sequence[Cell], results: Path, hardware: Hardware | None = None)
     """ValueError with all obstacles, unless every cell that is left to run can be run here."""
     plain = [cell for cell in left if cell.config.checkpoint is None]
     real = [cell for cell in left if cell.config.checkpoint is not None]
-    found = list(_training_sets(plain))
+    found = [*_undeclared(left), *_training_sets(plain)]
     if plain and not importlib.util.find_spec("vllm"):
         found += [line for cell in plain for line in _no_vllm(cell.config)]
     if real:
@@ -85,6 +86,28 @@ def check(left: Sequence[Cell], results: Path, hardware: Hardware | None = None)
         raise ValueError(found[0])
     if found:
         raise ValueError("\n- ".join([f"{len(found)} things stand in the way:", *found]))
+
+
+def _undeclared(left: Sequence[Cell]) -> Iterator[str]:
+    """Own methods that show what their ``shows`` does not name: whether the problems have it and
+    the prompts fit would be found out in the middle of training."""
+    for config in {cell.config.method: cell.config for cell in left}.values():
+        path = user_method_file(config.settings)
+        said = shown_in_prompts(build_method(config)) if path else ()
+        for node in ast.walk(ast.parse(path.read_text())) if path else ():
+            if isinstance(node, ast.keyword) and (name := _shown(node)) not in (None, *said):
+                yield (
+                    f"method file {path}, line {node.lineno}: a prompt shows a {name} and METHOD "
+                    f"does not say so; add shows = {(*said, name)} to the class"
+                )
+
+
+def _shown(argument: ast.keyword) -> str | None:
+    """What a call with ``guided=`` or ``shown=`` shows; None for another argument."""
+    value = getattr(argument.value, "value", True)
+    if argument.arg == "guided" and value is not False:
+        return "strategy"
+    return value if argument.arg == "shown" and value in SHOWABLE else None
 
 
 def obstacles(left: Sequence[Cell], results: Path, hardware: Hardware) -> list[str]:

@@ -102,15 +102,31 @@ def overridden(study: Plan, overrides: Sequence[str], models: Sequence[str] | No
 
 def _small_steps(config: RunConfig) -> RunConfig:
     """``config`` with no more problems in a step than its prepared training set has."""
+    most = _most_in_a_step(config)
+    if not most or most >= config.train.problems_per_step:
+        return config
+    return replace(config, train=replace(config.train, problems_per_step=most))
+
+
+def _most_in_a_step(config: RunConfig) -> int:
+    """How many problems a step can take at most; 0 where nothing says."""
     train = config.train
     if train is None or config.data.source == "mini":
-        return config
+        return 0
     count = _num_problems(config.data.source, config.data.split)
     most = count - round(train.held_out_share * count)
-    most -= most % train.updates_per_step
-    if not 0 < most < train.problems_per_step:
-        return config
-    return replace(config, train=replace(train, problems_per_step=most))
+    return most - most % train.updates_per_step
+
+
+def small_sets(configs: Sequence[RunConfig]) -> list[str]:
+    """A line for every part of a training set of which a step of some run takes all."""
+    small = [c for c in configs if c.train and c.train.problems_per_step == _most_in_a_step(c)]
+    lines = (
+        f"{c.data.source}, {c.data.split}: a small set, each step takes "
+        f"{c.train.problems_per_step} problems (train.problems_per_step)"
+        for c in small
+    )
+    return list(dict.fromkeys(lines))
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from benchmarks.data.sources import record_disjointness
 from benchmarks.plan import preflight
 from benchmarks.plan.cost import print_plan
 from benchmarks.plan.slurm import write_scripts
-from benchmarks.profiles.overrides import check_budgets
+from benchmarks.profiles.overrides import check_budgets, small_sets
 from benchmarks.profiles.planned import planned_run, planned_study
 from benchmarks.report import build as report
 from benchmarks.run.checkpoint import print_scores
@@ -70,7 +70,7 @@ def train_command(options: argparse.Namespace) -> int:
         options.problems,
     )
     chain = [c for c in (cell.parent, cell) if c]
-    preflight.check(unfinished(chain, results), results)
+    _check(chain, results)
     first = True
     if launched_by_torchrun():
         outcome, first = run_together(chain, results, options.rank_timeout, log=options.log)
@@ -208,6 +208,15 @@ def unfinished(tasks: Sequence[Task], results: Path) -> list[Task]:
     return [task for task in tasks if not is_done(task, results)]
 
 
+def _check(cells: Sequence[Cell], results: Path) -> None:
+    """ValueError with what stands in the way of what is left of ``cells``; says what was made
+    smaller to fit."""
+    left = unfinished(cells, results)
+    preflight.check(left, results)
+    if os.environ.get("RANK", "0") == "0":
+        print("".join(f"{line}\n" for line in small_sets([cell.config for cell in left])), end="")
+
+
 def default_jobs(study: Plan) -> int:
     """Cells to run at a time: one a core, and one alone where a GPU is asked for."""
     on_cpu = all(cell.config.device == "cpu" for cell in study.cells())
@@ -222,7 +231,7 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
     all ranks run the cells together, and `sgpo report` makes the report afterwards."""
     console, began = Console(), time.monotonic()
     chosen, log = selected(study, results, options), getattr(options, "log", None)
-    preflight.check(unfinished(chosen, results), results)
+    _check(chosen, results)
     if launched_by_torchrun():
         outcome, first = run_together(chosen, results, options.rank_timeout, study, log)
         return conclude(outcome) if first else int(not outcome.ok)

@@ -14,6 +14,7 @@ from benchmarks.cli import _parser, main
 from benchmarks.data.problems import data_source, prepared_problems
 from benchmarks.data.sources import evaluation_problems
 from benchmarks.plan import preflight
+from benchmarks.profiles.overrides import small_sets
 from benchmarks.profiles.planned import planned_run, planned_study
 from benchmarks.run import launch, progress
 from benchmarks.run.checkpoint import model_directory
@@ -66,6 +67,26 @@ def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, caps
     assert "second leaves the study" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        ("rollout.groups(problems, 4, guided=True)", "strategy"),
+        ("rollout.prompts(problems, shown='solution')", "solution"),
+    ],
+)
+def test_what_an_own_method_shows_without_saying_is_said_before_training(own, call, name):
+    path = own / "mine.py"
+    plain = METHOD.replace("    pass\n\nclass", "    pass\n\n\nclass")
+    shown = f"    def collect(self, problems, rollout):\n        return {call}\n"
+    path.write_text(plain.rsplit("    pass", 1)[0] + shown)
+    cell = planned_run("quick", str(path))
+    said = rf"mine.py, line \d+: a prompt shows a {name} .* add shows = \('{name}',\) to the class"
+    with pytest.raises(ValueError, match=said):
+        preflight.check([cell], own)
+    path.write_text(plain.rsplit("    pass", 1)[0] + f"    shows = ({name!r},)\n\n" + shown)
+    preflight.check([planned_run("quick", str(path))], own)
+
+
 def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
     config = planned_run("quick", "sgpo", problems=[own / "bench.jsonl"]).config
     problems, k = evaluation_problems("bench", config.evaluation)
@@ -89,6 +110,11 @@ def test_the_steps_of_a_run_follow_a_small_training_set(tmp_path, capsys):
         most = count - round(train.held_out_share * count)
         assert 0 < train.problems_per_step == most - most % train.updates_per_step
     preflight.check([cell.parent, cell], tmp_path)  # nothing stands in the way
+    lines = small_sets([cell.parent.config, cell.config])
+    steps = [c.train.problems_per_step for c in (cell.parent.config, cell.config)]
+    for line, part, step in zip(lines, ("warmup", "rl"), steps, strict=True):
+        assert line.startswith(f"{data_source(data)}, {part}: ") and f" {step} problems" in line
+    assert small_sets([planned_run("quick", "grpo").config]) == []
     chosen = planned_run("quick", "grpo", overrides=[*overrides, "train.problems_per_step=16"])
     with pytest.raises(ValueError, match="takes 16"):  # what was asked for is kept
         preflight.check([chosen], tmp_path)
