@@ -20,6 +20,8 @@ _IDENTITY = {
     "method": "--methods",
     "seed": "--seeds",
     "init": "another method",
+    "evaluation.suites": "--problems, which adds a benchmark",
+    "evaluation.files": "--problems",
 }
 _OF_ONE_RUN = {"model": "--model", "method": "--method", "seed": "--seed"}
 _BUDGET = ("settings.num_samples", "settings.num_autonomous", "settings.num_guided")

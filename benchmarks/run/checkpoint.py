@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from transformers import logging as transformers_logging
 
 from benchmarks.config import EvalConfig
 from benchmarks.data.problems import check_readable, read_problems
@@ -50,6 +51,7 @@ NOTE = (
 def evaluate_command(options: argparse.Namespace) -> int:
     """Evaluate a checkpoint directory; samples, scores.json and table.md go to ``options.out``, or
     to a folder a prompt spec below it where several are asked for."""
+    transformers_logging.disable_progress_bar()
     options.model = model_directory(options.model)
     config, suites = _asked_for(options)
     torch.set_num_threads(1)

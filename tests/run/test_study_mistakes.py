@@ -107,6 +107,7 @@ MISTAKES = [
     ("study --problems none.jsonl --dry-run", "no such file"),
     ("study --set train.lr=1 --dry-run", "unknown override key 'train.lr'"),
     ("study --set train.learning_rate=fast --dry-run", "must be of type float"),
+    ("study --set evaluation.suites=mine --dry-run", "use --problems, which adds a benchmark"),
     ("study --only table99 --dry-run", "unknown artefact 'table99'"),
     ("study --out file --dry-run", "--out file: is a file, must be a directory"),
     ("train --model qwen-s --method grpo --set seed=4", "use --seed"),
