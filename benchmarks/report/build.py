@@ -26,8 +26,10 @@ from benchmarks.report.figures import (
     fig5,
     maps,
     passk,
+    regime,
     scaling,
     training,
+    when,
 )
 from benchmarks.report.html import to_html
 from benchmarks.report.tables import accuracy, graders, records
@@ -41,9 +43,9 @@ ARTEFACTS = (
     scaling.SCALING, *(table.artefact() for table in accuracy.VARIANT_TABLES),
     fig2.FIG2, training.FIG3, fig5.FIG5, training.FIG6, training.SFT_LOSS, records.TABLE8,
     passk.PASSK, delta_classes.DELTA, accuracy.KIN.artefact(), accuracy.MASK.artefact(),
-    maps.SIZE, degraded.DEGRADED,
-    graders.GRADERS, records.REGIME, records.DISJOINTNESS, records.TUNING, records.BUDGET,
-    bands.BANDS,
+    when.WHEN, maps.SIZE, degraded.DEGRADED,
+    graders.GRADERS, regime.REGIME, records.REGIME, records.DISJOINTNESS, records.TUNING,
+    records.BUDGET, bands.BANDS,
 )  # fmt: skip
 REPORT = "report"
 NAMES = (*(artefact.name for artefact in ARTEFACTS), REPORT)

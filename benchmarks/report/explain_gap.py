@@ -138,8 +138,8 @@ def _thirds(pair: Pair) -> Iterator[Line]:
             of = {key: worlds.thirds_of_problems(study, run.cell.seed, key) for key in keys}
             return [(run.accuracy[key], of[key] == place) for key in keys]
 
-        def within(run: Run) -> float:
-            return PERCENT * float(np.mean([s[chosen].mean() for s, chosen in parts(run)]))
+        def within(run: Run, place: int = place) -> float:
+            return worlds.accuracy_of_third(study, run, place)
 
         def adds(run: Run) -> float:
             return PERCENT * float(np.mean([(s * chosen).mean() for s, chosen in parts(run)]))

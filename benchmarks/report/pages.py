@@ -39,7 +39,7 @@ from benchmarks.store.stats import interval_text
 # The figures of the main part: of each group the first that the study has.
 LEAD = (("equal_cost", "curves"),)
 WHY = (("fig5",), ("delta",))
-WHERE = (("map_size", "scaling"),)
+WHERE = (("when",), ("map_size", "scaling"))
 # Claims past the paper that take the mechanism apart.
 TAKEN_APART = ("same_mask", "no_mask", "mask_costs", "right_plan")
 

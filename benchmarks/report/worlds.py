@@ -46,6 +46,14 @@ def thirds_of_problems(study: Study, seed: int, key: str) -> np.ndarray:
     return found
 
 
+def accuracy_of_third(study: Study, run: Run, third: int) -> float:
+    """Accuracy in percent on one of ``THIRDS``, mean over benchmarks."""
+    keys = [b.key for b in study.benchmarks if not b.file]
+    chosen = [thirds_of_problems(study, run.cell.seed, key) == third % len(THIRDS) for key in keys]
+    scores = [run.accuracy[key][c].mean() for key, c in zip(keys, chosen, strict=True)]
+    return PERCENT * float(np.mean(scores))
+
+
 def kl_by_class(study: Study, run: Run) -> dict[str, np.ndarray]:
     """Class -> tokens, KL offered and KL that taught nothing of a run, float [3]; {} where it has
     no ledger. A ledger counts what Eq. 5 would mask: direct SFT masks nothing, and ``leave_out``

@@ -238,6 +238,22 @@ class Mean:
         return float(quantiles.sum() * self.variance**0.5)
 
 
+def slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    """By how much ``y`` rises with a standard deviation of ``x``: least squares, t interval.
+
+    NaN where ``x`` does not vary or there are fewer than three points.
+    """
+    x, y = (np.asarray(values, dtype=float) for values in (x, y))
+    if len(x) < 3 or not x.std() > 0:
+        return Estimate(*[float("nan")] * 3)
+    x, y = (x - x.mean()) / x.std(ddof=1), y - y.mean()
+    square = float(x @ x)
+    rise = float(x @ y) / square
+    error = (((y - rise * x) ** 2).sum() / (len(x) - 2) / square) ** 0.5
+    half = float(error * stdtrit(len(x) - 2, (1 + LEVEL) / 2))
+    return Estimate(rise, rise - half, rise + half)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p values after Holm's step-down correction for their number, in their order."""
     p = np.asarray(p_values, dtype=float)

@@ -10,9 +10,10 @@ from synthetic_study import change, load, run_dir
 from synthetic_worlds import FLAT, SEEDS, TYPES, offered, prior, write_worlds
 
 from benchmarks.cli import main
-from benchmarks.report import explain_gap, worlds
-from benchmarks.report.figures import delta_classes
+from benchmarks.report import estimates, explain_gap, worlds
+from benchmarks.report.figures import delta_classes, regime, when
 from benchmarks.store.load import load_study
+from benchmarks.store.stats import slope
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +140,53 @@ def test_direct_sft_masks_nothing_and_what_is_left_out_teaches_nothing(root, tmp
         change(run.stored.path / "config.json", lambda c, s=settings: c.update(settings=s))
         _, offered, masked = worlds.kl_by_class(study, run)[name]
         assert masked == pytest.approx(share * offered)
+
+
+# When SGPO wins, and what worlds leave to learn --------------------------------------------------
+
+
+def test_a_slope_is_a_standard_deviations_with_the_t_of_its_worlds():
+    """By hand: x of 1..5 has the deviation sqrt(2.5) and y rises by 2 in it, but for errors whose
+    squares add up to 4; t of 3 degrees of freedom is 3.18245."""
+    x, errors = np.arange(1.0, 6.0), np.array([1.0, -1.0, 0.0, -1.0, 1.0])
+    assert errors @ x == pytest.approx(0)
+    found = slope(x, 7 + 2 * x + errors)
+    half = 3.18245 * np.sqrt(4 / 3 / 10)
+    bounds = [np.sqrt(2.5) * value for value in (2, 2 - half, 2 + half)]
+    assert (found.mean, found.low, found.high) == pytest.approx(bounds, rel=1e-4)
+    assert np.isnan(slope([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]).mean)
+
+
+def test_what_the_gain_is_held_against(study):
+    found = when.effects(study, "grpo")
+    gains = {
+        b: np.subtract(*(
+            estimates.accuracy(study, "qwen-m", m, "average", None, b).of.units
+            for m in ("sgpo", "grpo")
+        )) for b in (0.25, 0.5, 1.0, 2.0)
+    }  # fmt: skip
+    each = np.polyfit([-2, -1, 0, 1], np.stack([*gains.values()]), 1)[0]
+    assert found["twice the budget"].mean == pytest.approx(each.mean())
+    fidelity = 0.8 + 0.03 * np.array(SEEDS)
+    expected = np.polyfit(fidelity, gains[1.0], 1)[0] * fidelity.std(ddof=1)
+    assert found["teacher more faithful, +1 SD"].mean == pytest.approx(expected)
+    gap = [
+        np.subtract(*(
+            worlds.accuracy_of_third(study, run, 0) - worlds.accuracy_of_third(study, run, 2)
+            for run in (study.runs_of("qwen-m", m, scored=True)[s] for m in ("sgpo", "grpo"))
+        )) for s in SEEDS
+    ]  # fmt: skip
+    assert found["hardest third of problems\nminus easiest"].mean == pytest.approx(np.mean(gap))
+    assert "twice the budget" not in when.effects(study, "sgpo_nll")
+    assert f"{found['twice the budget'].mean:+.1f} [" in when.message(study)
+    right = when.figure(study).axes[1]
+    assert [text.get_text() for text in right.texts] == ["not run"]
+
+
+def test_the_types_of_each_world_are_counted_at_each_stage(study):
+    found = regime.shares(study, "qwen-m", "grpo", "unguided")
+    for seed in SEEDS:
+        rates = [min(1.0, 4 * prior(seed, kind)) for kind in TYPES]
+        low, high = (sum(rate < 0.15 for rate in rates), sum(rate > 0.85 for rate in rates))
+        assert found[seed] * 12 == pytest.approx([low, 12 - low - high, high])
+    assert "SFT+GRPO leaves open: Qwen-S 42% to 42% of the types" in regime.message(study)
