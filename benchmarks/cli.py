@@ -312,7 +312,10 @@ def _results(verbs: Verbs) -> None:
         "Judge the training curves of other code against our bands. 1 when one is off. "
         "Example: sgpo check-port curves.csv --method sgpo", *PLACE,
     )
-    add("curves", type=Path, help="CSV: step, and any of reward, alpha, kept_kl, accuracy")
+    add("curves", type=Path,
+        help="CSV with step (from 1) and any of reward (share of the step's own samples that are "
+        "right), alpha (mean of Eq. 6 over its problems), kept_kl (nats a distilled token, what is "
+        "masked counted as 0), accuracy (percent, in the rows of the budgets' steps)")
     add("--method", required=True, help="the method that it is a port of")
     add("--model", help="on which model (default: the one with most runs)")
     add("--world", type=_seed, help="compare with our own run in this world, too")
