@@ -65,13 +65,18 @@ def write_extended(root: Path) -> Path:
 
 
 def _identify(path: Path, cell: Cell) -> None:
-    """The config and packages that the run's name is the address of."""
+    """The config and packages that the run's name is the address of, and the steps it names."""
     parent = cell.parent.run_id if cell.parent else None
     head = {"run_id": cell.run_id, "config_hash": cell.hash, "parent": parent}
     dump(path / "config.json", head | json.loads(json.dumps(to_dict(cell.config))))
     environment = load(path / "environment.json") | {"packages": package_versions()}
     dump(path / "environment.json", environment)
-    dump(path / "result.json", load(path / "result.json") | {"suite_version": SUITE_VERSION})
+    steps = cell.config.train.num_steps if cell.config.train else 0
+    if steps:  # a variant trains to the budget alone, a method of the main study past it
+        rows = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (path / "metrics.jsonl").write_text("".join(rows[:steps]))
+    ended = {"suite_version": SUITE_VERSION, "num_steps": steps}
+    dump(path / "result.json", load(path / "result.json") | ended)
 
 
 def _add(path: Path, cell: dict, rng) -> None:

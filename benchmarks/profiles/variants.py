@@ -76,7 +76,8 @@ def to_budget(full: RunConfig) -> RunConfig:
     train = full.train
     if train is None or train.budget_steps is None:
         return full
-    return replace(full, train=replace(train, num_steps=train.budget_steps, budget_steps=None))
+    steps = min(train.num_steps, train.budget_steps)
+    return replace(full, train=replace(train, num_steps=steps, budget_steps=None))
 
 
 def derived(
