@@ -8,10 +8,12 @@ from benchmarks.config import Cell
 from benchmarks.profiles.planned import planned_study
 
 SETTINGS = {
-    "pretrain_steps": 12,
+    "pretrain_steps": 2,
     "train.problems_per_step": 4,
     "evaluation.problem_limit": 4,
     "evaluation.sample_limit": 2,
+    "rollout.max_tokens": 24,
+    "evaluation.max_tokens": 24,
 }
 OVERRIDES = [f"{key}={value}" for key, value in SETTINGS.items()]
 

@@ -13,6 +13,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -89,11 +90,16 @@ def success(world: World, kind: str, strategy: str) -> float:
     plan_line = re.search(r"^Strategy (\w+) then (\w+) then (\w+)$", strategy, re.MULTILINE)
     if plan_line is None:
         return 0.0
+    return _agreement(world.type(kind).plan, plan_line.groups())
+
+
+@cache
+def _agreement(right: Plan, words: tuple[str, ...]) -> float:
+    """Share of the probes on which the plan of ``words`` gives what ``right`` does."""
     named = [
         [word] if word in options else list(options)
-        for word, options in zip(plan_line.groups(), SLOTS, strict=True)
+        for word, options in zip(words, SLOTS, strict=True)
     ]
-    right = world.type(kind).plan
     rng = random.Random("strategy-probes")
     lists = [tuple(rng.randrange(MODULUS) for _ in range(3 + i % 3)) for i in range(PROBES)]
     return mean(

@@ -1,4 +1,5 @@
-"""The mini study's wiring in a few minutes: one tiny model, few steps, few problems.
+"""The mini study's wiring in two minutes: one model that has hardly learned to write, few steps,
+few problems.
 
 Its numbers say that everything runs, and nothing else.
 """
@@ -14,22 +15,22 @@ from sgpo.mini.specs import MODELS
 
 MODEL = "qwen-s"
 VARIANT_MODELS = (MODEL,)
-PRETRAIN_STEPS = 120
-TRAIN_STEPS = 6
-LIMITS = {"problem_limit": 40}
+PRETRAIN_STEPS = 8  # too few for any right answer, as ten times as many are
+TRAIN_STEPS, RL_PROBLEMS = 6, 8
+NUM_PROBLEMS, SAMPLES = 16, 2  # of each test set
 
 
 def _shortened(full: RunConfig) -> RunConfig:
-    budget = TRAIN_STEPS // 2 if full.init == "warmup" else None
-    train = full.train and replace(
-        full.train, num_steps=TRAIN_STEPS, budget_steps=budget, checkpoint_every=2
-    )
+    train = full.train and replace(full.train, num_steps=TRAIN_STEPS, checkpoint_every=2)
+    if full.init == "warmup":
+        train = replace(train, budget_steps=TRAIN_STEPS // 2, problems_per_step=RL_PROBLEMS)
+    limits = {"problem_limit": NUM_PROBLEMS, "sample_limit": SAMPLES}
     return replace(
         full,
         profile="quick",
         pretrain_steps=PRETRAIN_STEPS,
         train=train,
-        evaluation=replace(full.evaluation, **LIMITS),
+        evaluation=replace(full.evaluation, **limits),
     )
 
 
@@ -40,7 +41,7 @@ def study(num_seeds: int = 2) -> Plan:
         models=(Model(MODEL, MODELS[MODEL].label, MODELS[MODEL].family),),
         methods=tuple(derived(entry, _shortened) for entry in mini.METHODS),
         seeds=tuple(range(num_seeds)),
-        benchmarks=tuple(replace(b, num_problems=40) for b in mini.BENCHMARKS),
+        benchmarks=tuple(replace(b, num_problems=NUM_PROBLEMS, k=SAMPLES) for b in mini.BENCHMARKS),
     )
 
 

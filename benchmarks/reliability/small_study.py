@@ -19,7 +19,7 @@ from sgpo.mini.sets import TEST_SETS
 
 # One method of each kind of data flow; tests kill every method in training.
 METHODS = ("base", "sft", "grpo", "luffy", "sgpo")
-PROBLEMS, SAMPLES = 4, 2
+PROBLEMS, SAMPLES, MAX_TOKENS = 4, 2, 24
 
 
 def _shortened(entry: MethodEntry) -> MethodEntry:
@@ -29,8 +29,14 @@ def _shortened(entry: MethodEntry) -> MethodEntry:
         return replace(
             full,
             train=full.train and replace(full.train, **small),
-            evaluation=replace(full.evaluation, problem_limit=PROBLEMS, sample_limit=SAMPLES),
-            pretrain_steps=12,
+            rollout=full.rollout and replace(full.rollout, max_tokens=MAX_TOKENS),
+            evaluation=replace(
+                full.evaluation,
+                problem_limit=PROBLEMS,
+                sample_limit=SAMPLES,
+                max_tokens=MAX_TOKENS,
+            ),
+            pretrain_steps=2,
         )
 
     return MethodEntry(entry.key, entry.label, config)

@@ -36,6 +36,7 @@ from sgpo.mini.world import draw_world
 
 BUDGETS = (0.25, 0.5, 2.0)  # beside 1: where a run's training is evaluated, in ``budget_steps``
 MEASURED = ("base", "sft", "grpo")  # methods after which the world is measured type by type
+GLANCE = {"per_type": 1, "unguided_samples": 1, "guided_samples": 1}
 
 Stop = Callable[[], bool]
 
@@ -90,13 +91,15 @@ def run_cell(
 
 
 def measure_regime(model: PreTrainedModel, run: RunDir, given: Given, progress: Progress) -> None:
-    """What a mini world leaves to learn, type by type, at the stages that ``MEASURED`` names."""
+    """What a mini world leaves to learn, type by type, at the stages that ``MEASURED`` names; a
+    glance of it where pretraining was shortened."""
     config = given.config
     if config.method not in MEASURED or config.data.source != "mini":
         return
 
     def measured() -> dict[str, Any]:
-        rates = type_rates(model, given.tokenizer, draw_world(config.seed))
+        how = {} if config.pretrain_steps is None else GLANCE
+        rates = type_rates(model, given.tokenizer, draw_world(config.seed), **how)
         return {"types": [asdict(rate) for rate in rates], "window": window(rates)}
 
     progress("regime", 0, 1)

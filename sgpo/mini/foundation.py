@@ -10,6 +10,7 @@ hash of what went into them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -17,6 +18,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -316,11 +318,16 @@ def _store(model: PreTrainedModel, path: Path) -> None:
 
 def _digest(spec: ModelSpec, *parts: FoundationConfig | LessonConfig | World) -> str:
     """Twelve hex digits over architecture, recipe and what the texts say."""
+    content = [RECIPE, spec.architecture(), [asdict(part) for part in parts], _sample(), PIECES]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _sample() -> list[dict[str, Any]]:
+    """Texts of every kind: what the writers would write after a change of their code."""
     rng = random.Random("digest")
-    sample = [
-        asdict(encode(throwaway_world("digest"), level, guided, rng))
+    return [
+        vars(encode(throwaway_world("digest"), level, guided, rng))
         for level in LEVELS
         for guided in (False, True) * 50
     ]
-    content = [RECIPE, spec.architecture(), [asdict(part) for part in parts], sample, PIECES]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]

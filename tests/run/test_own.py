@@ -56,7 +56,7 @@ def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, caps
     files = ("--method-file", own / "first.py", "--method-file", own / "second.py")
     plan = asked(own / "out", *files, "--problems", own / "bench.jsonl")
     assert [e.key for e in plan.methods][-2:] == ["first", "second"]
-    assert [(b.key, b.num_problems, b.k) for b in plan.benchmarks][-1] == ("bench", 3, 4)
+    assert [(b.key, b.num_problems, b.k) for b in plan.benchmarks][-1] == ("bench", 3, 2)
     write_plan(plan, own / "out")
     again = asked(own / "out")
     assert [c.run_id for c in again.cells()] == [c.run_id for c in plan.cells()]
@@ -90,7 +90,7 @@ def test_what_an_own_method_shows_without_saying_is_said_before_training(own, ca
 def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
     config = planned_run("quick", "sgpo", problems=[own / "bench.jsonl"]).config
     problems, k = evaluation_problems("bench", config.evaluation)
-    assert [p.answer for p in problems] == ["0", "1", "2"] and k == 4
+    assert [p.answer for p in problems] == ["0", "1", "2"] and k == 2
     with (own / "bench.jsonl").open("a") as file:
         file.write(json.dumps({"question": "Find the bik pair: 9", "answer": 9}) + "\n")
     with pytest.raises(ValueError, match="is gone or was changed since"):

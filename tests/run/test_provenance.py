@@ -105,7 +105,7 @@ def stored(run, name: str) -> dict:
 def test_a_run_names_its_data_prompts_seeds_and_starting_weights(run):
     cell, out = run
     record = stored(run, "provenance.json")
-    assert record["training_data"]["num_problems"] == 512
+    assert record["training_data"]["num_problems"] == 256
     assert record["evaluation_data"]["long"]["num_problems"] == 4
     scores = stored(run, "scores.json")["benchmarks"]
     for key, entry in record["evaluation_data"].items():
