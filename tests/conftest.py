@@ -1,5 +1,57 @@
-"""One thread for every test: two spinning threads per process slow each other down tenfold."""
+"""What test files share: studies that are made once for all worker processes, and one thread each,
+since two spinning threads per process slow each other down tenfold."""
 
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+from tiny_study import study_words
 
 torch.set_num_threads(1)
+
+# Files of a minute or so are given out first: a long one at the end would run alone.
+LONG = ("test_ranks.py", "test_verifier.py", "test_study.py", "test_trainer.py", "test_report.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else 99)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], Any]], Any]:
+    """``once(name, make)``: what ``make(directory)`` returned to the first worker that asked.
+    Whoever gets it reads that directory and copies it before changing anything."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # beside the folders of all workers of this session
+        folder = folder.parent
+
+    def found(name: str, make: Callable[[Path], Any]) -> Any:
+        stored = folder / f"{name}.pickle"
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not stored.exists():
+                stored.write_bytes(pickle.dumps(make(folder / name)))
+        return pickle.loads(stored.read_bytes())
+
+    return found
+
+
+def finish_study(directory: Path) -> Path:
+    from benchmarks.cli import main
+
+    out = directory / "quick"
+    assert main(study_words(out)) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def finished(once) -> Path:
+    """The results directory of the quick study, as small as it gets, run by its command."""
+    return once("finished", finish_study)

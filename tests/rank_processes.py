@@ -8,9 +8,10 @@ import socket
 import sys
 import time
 import traceback
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from tiny import build_model, build_trainer
@@ -22,7 +23,13 @@ from sgpo.core.trainer import Trainer
 
 CPU = torch.device("cpu")
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["sgpo.core.trainer", "sgpo.core.sampling.compact"])
+CONTEXT.set_forkserver_preload(["rank_processes"])  # a rank is forked with all of this imported
+
+
+def start_server() -> None:
+    """The process that forks ranks; Python 3.11 gives it no other path than the environment's."""
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
+        forkserver.ensure_running()
 
 
 def launch(
@@ -33,6 +40,7 @@ def launch(
     What a rank raises ends up on its standard error, which is a file ``rank-N.txt`` in the
     directory that is the first argument.
     """
+    start_server()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -56,10 +57,15 @@ def room_of(module: str) -> str:
     return max((r for r in ROOMS if f"{module}.".startswith(f"{r}.")), key=len)
 
 
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
 def imports_of(path: Path) -> set[str]:
     """Every module that a file imports anywhere, inside functions too."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -69,14 +75,17 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-ARROWS = {module: imports_of(path) & set(FILES) for module, path in FILES.items()}
+@cache
+def arrows() -> dict[str, set[str]]:
+    """Module -> those of ours that it imports."""
+    return {module: imports_of(path) & set(FILES) for module, path in FILES.items()}
 
 
 def test_the_rules_below_see_the_files():
     assert {"sgpo.core.trainer", "sgpo.method", "baselines.grpo", "benchmarks.store.stats"} <= set(
         FILES
     )
-    assert "sgpo.core.scoring" in ARROWS["baselines.grpo"]
+    assert "sgpo.core.scoring" in arrows()["baselines.grpo"]
     assert room_of("sgpo.core.verifier.pool") == "sgpo.core.verifier"
 
 
@@ -84,9 +93,9 @@ def test_the_rules_below_see_the_files():
 def test_a_room_imports_only_the_rooms_below_it(room):
     wrong = [
         f"{module} -> {used}"
-        for module, arrows in ARROWS.items()
+        for module, imported in arrows().items()
         if room_of(module) == room
-        for used in arrows
+        for used in imported
         if room_of(used) not in (room, *ROOMS[room])
     ]
     assert not wrong, wrong
@@ -97,13 +106,13 @@ def test_no_two_rooms_may_want_each_other():
 
 
 def test_no_two_files_import_each_other():
-    list(TopologicalSorter(ARROWS).static_order())  # raises CycleError
+    list(TopologicalSorter(arrows()).static_order())  # raises CycleError
 
 
 def test_a_baseline_imports_no_other_method():
     methods = {m for m in FILES if room_of(m) == "baselines"} | {"sgpo.method", "sgpo.objective"}
     for module in methods - {"sgpo.method"}:
-        assert not ARROWS[module] & methods, module
+        assert not arrows()[module] & methods, module
 
 
 @pytest.mark.parametrize("folder", MOST_CHILDREN)
@@ -129,7 +138,7 @@ def test_every_table_of_the_verifier_is_installed_with_it():
 
 def test_functions_fit_on_a_screen():
     for module, path in FILES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = node.end_lineno - node.lineno + 1
                 assert lines <= MAX_FUNCTION_LINES, f"{module}: {node.name} has {lines} lines"
@@ -138,7 +147,7 @@ def test_functions_fit_on_a_screen():
 def test_nothing_is_pickled_swallowed_or_left_undone():
     for module, path in FILES.items():
         assert not {"pickle", "dill", "joblib"} & imports_of(path), module
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.ExceptHandler):
                 assert node.type is not None, f"{module}:{node.lineno}: bare except"
             if isinstance(node, ast.Attribute) and node.attr in ("load", "save"):
@@ -146,6 +155,30 @@ def test_nothing_is_pickled_swallowed_or_left_undone():
                 assert not (isinstance(value, ast.Name) and value.id == "torch"), module
         for word in ("TODO", "FIXME", "NotImplementedError"):
             assert word not in path.read_text(), f"{module}: {word}"
+
+
+FORBIDDEN = {
+    "eval", "exec", "os.system", "os.popen", "marshal.loads", "yaml.load", "pickle.loads",
+    "torch.load", "np.load", "shelve.open", "sympy.sympify", "sympify", "parse_expr",
+}  # fmt: skip
+
+
+def test_nothing_is_evaluated_trusted_or_unpickled_and_no_shell_is_started():
+    """What a checkpoint, a data file or a model's answer holds is data; weights are safetensors."""
+    weights = 0
+    for module, path in FILES.items():
+        for call in (node for node in nodes_of(path) if isinstance(node, ast.Call)):
+            name, where = ast.unparse(call.func), f"{module}:{call.lineno}"
+            given = {k.arg: ast.unparse(k.value) for k in call.keywords}
+            owner, _, method = name.rpartition(".")
+            # a GGUF file is a plain format, read without pickle
+            if method == "from_pretrained" and "Model" in owner and "gguf_file" not in given:
+                assert given.get("use_safetensors") == "True", where
+                weights += 1
+            assert name not in FORBIDDEN, where
+            for keyword in ("trust_remote_code", "shell", "allow_pickle"):
+                assert given.get(keyword, "False") == "False", where
+    assert weights >= 2
 
 
 def heavy_after(code: str) -> set[str]:
@@ -173,12 +206,17 @@ LIGHT_VERBS = (
 )
 
 
-@pytest.mark.parametrize("words", LIGHT_VERBS, ids=" ".join)
-def test_a_word_of_help_or_the_state_of_a_study_starts_without_torch(words):
-    code = f"from benchmarks.cli import main\ntry:\n    assert main({words}) == 0\n"
-    code += "except SystemExit as end:\n    assert end.code == 0"
+def test_help_lists_and_the_state_of_a_study_start_without_torch():
+    code = f"""
+from benchmarks.cli import main
+for words in {LIGHT_VERBS}:
+    try:
+        assert main(words) == 0, words
+    except SystemExit as end:
+        assert end.code == 0, words
+"""
     assert heavy_after(code) == set()
 
 
-def test_the_probe_would_notice_torch():
-    assert "torch" in heavy_after("import sgpo.core.trainer")
+def test_the_probe_would_notice_a_heavy_package():
+    assert heavy_after("import safetensors") == {"safetensors"}

@@ -8,6 +8,17 @@ from typing import Literal
 
 import pytest
 
+from baselines.chord import CHORDConfig
+from baselines.dapo import DAPOConfig
+from baselines.dr_grpo import DrGRPOConfig
+from baselines.grpo import GRPOConfig
+from baselines.hpt import HPTConfig
+from baselines.luffy import LUFFYConfig
+from baselines.opd import OPDConfig
+from baselines.opsd import OPSDConfig
+from baselines.relift import ReLIFTConfig
+from baselines.sdpo import SDPOConfig
+from baselines.srft import SRFTConfig
 from benchmarks.config import Cell, DataConfig, EvalConfig, RunConfig
 from benchmarks.profiles.planned import planned_study
 from sgpo.core.config import (
@@ -117,8 +128,26 @@ IMPOSSIBLE = {
         "seed": (-1, "0"), "init": ("sft",), "sampler": ("fast",), "data": (None,),
         "pretrain_steps": (0,), "device": ("tpu",), "precision": ("float16",), "train": (ROLLOUT,),
     },
-    VLLMSettings(): {"gpu_memory_utilization": (1.5,), "max_model_len": (0,), "server": ("host",)},
-    SGPOConfig(): {"clip_low": (1.1,), "alpha_mode": ("best",), "kl_threshold": (0.0, math.nan)},
+    VLLMSettings(): {
+        "gpu_memory_utilization": (1.5,), "max_model_len": (0,), "server": ("host", "host:8000"),
+        "stall_seconds": (0.0,), "probe_tolerance": (-1.0,),
+    },
+    SGPOConfig(): {
+        "clip_low": (1.1, 2), "alpha_mode": ("best",), "kl_threshold": (0.0, math.nan),
+        "distillation": ("foo",), "alpha_smoothing": (0,), "num_guided": (-1,),
+        "num_autonomous": (1.5,),
+    },
+    GRPOConfig(): {"num_samples": (1, "12"), "clip_high": (math.nan,)},
+    DrGRPOConfig(): {"clip_high": (-0.5,)},
+    DAPOConfig(): {"num_samples": (1,), "cache_share": (1.0,)},
+    OPSDConfig(): {"num_samples": (0,), "direction": ("sideways",), "beta": (1.0,)},
+    OPDConfig(): {"direction": ("sideways",), "beta": (0.0,)},
+    SDPOConfig(): {"beta": (1.0,)},
+    SRFTConfig(): {"num_samples": (0,), "sft_entropy_sign": (2,), "entropy_level": ("batch",)},
+    CHORDConfig(): {"mu_peak": (1.5,)},
+    ReLIFTConfig(): {"buffer_size": (0,)},
+    LUFFYConfig(max_tokens=8): {"scaling": ("sum",), "shaping": (0.0,)},
+    HPTConfig(max_tokens=8): {"max_tokens": (0,)},
 }  # fmt: skip
 
 
@@ -128,9 +157,22 @@ IMPOSSIBLE = {
     ids=lambda value: type(value).__name__ if dataclasses.is_dataclass(value) else str(value),
 )
 def test_an_impossible_setting_is_refused_wherever_the_config_is_made(config, name, value):
-    with pytest.raises(ValueError, match=f"^{name}=.*must|^{name}=nan: NaN") as caught:
+    with pytest.raises(ValueError, match=f"^{name}=.*(must|needs)|^{name}=nan: NaN") as caught:
         replace(config, **{name: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "line"),
+    [
+        (SGPOConfig(), {"num_guided": 0}, "num_guided=0 with alpha_mode='adaptive'"),
+        (SGPOConfig(), {"alpha_mode": "zero"}, "num_guided=4 with alpha_mode='zero'"),
+        (HPTConfig(max_tokens=8), {"gate": 12}, "gate=12.*num_samples=12"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(config, changes, line):
+    with pytest.raises(ValueError, match=line):
+        replace(config, **changes)
 
 
 def other_value(value):

@@ -13,7 +13,7 @@ from benchmarks.profiles.planned import planned_study
 from benchmarks.run.launch import default_jobs
 from sgpo.core import distributed as devices
 from sgpo.core.config import to_dict
-from sgpo.core.distributed import describe_device, select_device
+from sgpo.core.distributed import select_device
 
 
 def pretend(monkeypatch, gpus):
@@ -41,10 +41,6 @@ def test_every_local_rank_gets_its_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="local rank 2: only 2 GPUs are visible"):
         select_device("auto")
-
-
-def test_the_cpu_describes_itself():
-    assert describe_device(torch.device("cpu")) == {"device": "cpu"}
 
 
 def test_a_setting_that_was_added_changes_no_address_at_its_default():

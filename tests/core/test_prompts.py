@@ -160,7 +160,7 @@ TEMPLATES = {
 
 
 def chat_tokenizer(template: str, bos: str, eos: str, *added: str):
-    tokenizer = standin.build_tokenizer("qwen2.5")
+    tokenizer = standin.build_tokenizer("qwen2.5", small=True)
     tokenizer.add_special_tokens({"bos_token": bos, "eos_token": eos})
     tokenizer.add_special_tokens({"additional_special_tokens": list(added)})
     tokenizer.chat_template = template

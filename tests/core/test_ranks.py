@@ -2,8 +2,8 @@
 
 import json
 import os
+import shutil
 import signal
-import time
 
 import pytest
 import torch
@@ -30,7 +30,6 @@ from sgpo.core.sampling import CompactSampler, SamplingParams
 from sgpo.core.sampling.ranks import SharedSampler
 from sgpo.core.trainer import Stopped
 
-STEPS = 4
 PROMPTS = [(5, 6, 7), (8,), (9, 10), (11, 12, 13, 14), (15, 16)]
 PARAMS = SamplingParams(max_tokens=8, top_p=0.95, seed=3)
 # Problems of a step that two ranks cannot share evenly, and batches so small that the ranks run
@@ -45,13 +44,22 @@ VARIANTS = {
     "recompute": ("sgpo", {"activation_checkpointing": True}),
 }
 ALL = {**{name: (name, {}) for name in RESUMED}, **VARIANTS}
+# One of each thing that a resume state holds: weights alone, a buffer, a ledger, a frozen teacher,
+# a moving one with a count.
+KILLED = ("grpo", "relift", "sgpo", "opsd_initial", "hooked")
+
+
+def steps_of(case):
+    return 3 if case in KILLED else 2  # the second sees what the first has moved
 
 
 def train_everything(own, directory):
-    """On each rank: every case to its end; every method also killed at step 4 and resumed."""
+    """On each rank: every case to its end; those of ``KILLED`` also killed at the step after a
+    state and resumed; and what the tests below ask for."""
 
     def trainer_of(name, run_dir, **changes):
-        return sharded_trainer(RESUMED[name](), directory / run_dir, own, num_steps=4, **changes)
+        changes = {"num_steps": steps_of(run_dir)} | changes
+        return sharded_trainer(RESUMED[name](), directory / run_dir, own, **changes)
 
     def finish(trainer):
         trainer.run()
@@ -59,15 +67,30 @@ def train_everything(own, directory):
 
     for case, (name, changes) in ALL.items():
         finish(trainer_of(name, case, **changes))
-    for name in RESUMED:
+    for name in KILLED:
         with pytest.raises(Killed):
-            at_step(4, trainer_of(name, f"{name}-resumed"), die).run()
-        finish(trainer_of(name, f"{name}-resumed"))
-    half = trainer_of("sgpo", "bfloat16", precision="bfloat16")
+            at_step(3, trainer_of(name, f"{name}-resumed", num_steps=3), die).run()
+        finish(trainer_of(name, f"{name}-resumed", num_steps=3))
+    half = trainer_of("sgpo", "bfloat16", num_steps=1, precision="bfloat16")
     half.run()
     masters = {p.dtype for p in half.model.parameters()}
     assert masters == {torch.float32}, masters
+    skip_then_resume(own, directory / "skipped")
     own.gather(None)
+
+
+def skip_then_resume(own, directory):
+    """Two runs of one directory: every update of the first step is skipped, then training goes on
+    from its resume state, which holds no moments."""
+    changes = {"checkpoint_every": 1, "nonfinite_patience": 9}
+    first = sharded_trainer(METHODS["grpo"](), directory, own, skip_above=1e-9, **changes)
+    first.stop = lambda: True
+    with pytest.raises(Stopped):
+        first.run()
+    assert not first.optimizer.state
+    second = sharded_trainer(METHODS["grpo"](), directory, own, **changes)
+    second.run()
+    assert len(second.optimizer.state) == len(list(second.model.parameters()))
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +111,10 @@ def weights(run_dir):
 @pytest.mark.parametrize("case", ALL)
 def test_two_ranks_equal_one_process(case, two_ranks, tmp_path):
     name, changes = ALL[case]
-    alone = build_trainer(RESUMED[name](), tmp_path, num_steps=STEPS, **changes)
+    alone = build_trainer(RESUMED[name](), tmp_path, num_steps=steps_of(case), **changes)
     alone.run()
     ours, theirs = metrics(tmp_path), metrics(two_ranks / case)
-    assert len(ours) == len(theirs) == STEPS
+    assert len(ours) == len(theirs) == steps_of(case)
     for one, two in zip(ours, theirs, strict=True):
         assert one.keys() == two.keys()
         for key in one:
@@ -109,7 +132,7 @@ def test_two_ranks_equal_one_process(case, two_ranks, tmp_path):
         assert off.float().mean() < 0.02, parameter
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", KILLED)
 def test_killed_and_resumed_ranks_equal_uninterrupted_ones(name, two_ranks):
     assert metrics(two_ranks / f"{name}-resumed") == metrics(two_ranks / name)
     assert equal_weights(weights(two_ranks / f"{name}-resumed"), weights(two_ranks / name))
@@ -123,21 +146,50 @@ def test_half_precision_computes_differently_but_alike(two_ranks):
     assert half["entropy"] == pytest.approx(full["entropy"], rel=0.05)
 
 
-def load_on_one(own, directory):
-    trainer = sharded_trainer(METHODS["grpo"](), directory, own, num_steps=STEPS)
-    trainer.run()
-
-
-def test_a_state_of_two_ranks_continues_on_another_number(two_ranks, tmp_path):
-    """From the state after step 2 of two ranks, three ranks finish the run."""
-    source = two_ranks / "grpo"
-    (tmp_path / "checkpoints").mkdir()
-    os.rename(source / "checkpoints" / "step-000002", tmp_path / "checkpoints" / "step-000002")
+@pytest.fixture(scope="module")
+def three_ranks(two_ranks, tmp_path_factory):
+    """Three ranks go on from the state after step 2 of two, then share an evaluation."""
+    directory, source = tmp_path_factory.mktemp("three"), two_ranks / "grpo"
+    run_dir = directory / "run"
+    shutil.copytree(source / "checkpoints" / "step-000002", run_dir / "checkpoints" / "step-000002")
     lines = (source / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "metrics.jsonl").write_text("".join(lines[:2]))
-    assert launch(load_on_one, tmp_path, size=3) == [0] * 3, (tmp_path / "rank-0.txt").read_text()
-    for one, two in zip(metrics(source), metrics(tmp_path), strict=True):
+    (run_dir / "metrics.jsonl").write_text("".join(lines[:2]))
+    codes = launch(go_on_and_evaluate, directory, size=3)
+    assert codes == [0] * 3, (directory / "rank-0.txt").read_text()
+    return directory
+
+
+def go_on_and_evaluate(own, directory):
+    sharded_trainer(METHODS["grpo"](), directory / "run", own, num_steps=3).run()
+    model, tokenizer = build_model(), build_tokenizer()
+    sampler = CompactSampler(model, tokenizer, stop_ids=SPEC.stop_ids(tokenizer))
+    shared, told = SharedSampler(sampler, own), []
+    if not own.first:
+        shared.serve()
+        return
+    results = [
+        shared.sample(PROMPTS, 3, PARAMS, told.append),
+        shared.sample(PROMPTS[:1], 2, PARAMS),
+    ]
+    shared.close()
+    ids = [[[list(c.token_ids) for c in group] for group in groups] for groups in results]
+    (directory / "samples.json").write_text(json.dumps({"ids": ids, "told": sum(told)}))
+
+
+def test_a_state_of_two_ranks_continues_on_another_number(two_ranks, three_ranks):
+    for one, two in zip(metrics(two_ranks / "grpo"), metrics(three_ranks / "run"), strict=True):
         assert two == pytest.approx(one, abs=1e-5, rel=1e-4)
+
+
+def test_samplers_of_all_ranks_draw_what_one_draws(three_ranks):
+    model, tokenizer = build_model(), build_tokenizer()
+    alone = CompactSampler(model, tokenizer, stop_ids=SPEC.stop_ids(tokenizer))
+    found = json.loads((three_ranks / "samples.json").read_text())
+    for groups, prompts, n in zip(found["ids"], (PROMPTS, PROMPTS[:1]), (3, 2), strict=True):
+        expected = alone.sample(prompts, n, PARAMS)
+        assert groups == [[list(c.token_ids) for c in group] for group in expected]
+    assert found["told"] == len(PROMPTS) * 3
+    assert len({tuple(ids) for group in found["ids"][0] for ids in group}) > 5
 
 
 def test_a_state_in_shards_is_refused_by_a_whole_model(two_ranks, tmp_path):
@@ -145,27 +197,11 @@ def test_a_state_in_shards_is_refused_by_a_whole_model(two_ranks, tmp_path):
     source = two_ranks / "sgpo" / "checkpoints" / "step-000002"
     os.symlink(source, tmp_path / "checkpoints" / "step-000002")
     with pytest.raises(ValueError, match="was saved in shards and this run is not"):
-        build_trainer(METHODS["sgpo"](), tmp_path, num_steps=STEPS).run()
+        build_trainer(METHODS["sgpo"](), tmp_path).run()
 
 
-def skip_then_resume(own, directory):
-    """Two runs of one directory: every update of the first step is skipped, then training goes on
-    from its resume state, which holds no moments."""
-    changes = {"checkpoint_every": 1, "nonfinite_patience": 9}
-    first = sharded_trainer(METHODS["grpo"](), directory, own, skip_above=1e-9, **changes)
-    first.stop = lambda: True
-    with pytest.raises(Stopped):
-        first.run()
-    assert not first.optimizer.state
-    second = sharded_trainer(METHODS["grpo"](), directory, own, **changes)
-    second.run()
-    assert len(second.optimizer.state) == len(list(second.model.parameters()))
-
-
-def test_a_state_before_the_first_move_continues(tmp_path):
-    assert launch(skip_then_resume, tmp_path) == [0] * 2, (tmp_path / "rank-0.txt").read_text()
-    records = metrics(tmp_path)
-    assert [r["skipped_share"] for r in records] == [1.0, 0.0, 0.0]
+def test_a_state_before_the_first_move_continues(two_ranks):
+    assert [r["skipped_share"] for r in metrics(two_ranks / "skipped")] == [1.0, 0.0, 0.0]
 
 
 def lose_a_rank(own, directory, how):
@@ -178,12 +214,11 @@ def lose_a_rank(own, directory, how):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_rank_ends_the_others_in_time_and_clearly(how, tmp_path):
-    began = time.monotonic()
-    codes = launch(lose_a_rank, tmp_path, how, wait=25, timeout=10)
+    codes = launch(lose_a_rank, tmp_path, how, wait=40, timeout=5)
     said = (tmp_path / "rank-0.txt").read_text()
-    assert codes[0] == 1 and time.monotonic() - began < 40
+    assert codes[0] == 1, said  # -999: it was still waiting
     assert "RankLost: rank 0 of 2 failed while" in said
-    assert "another rank ended, or did not answer within 10 s" in said
+    assert "another rank ended, or did not answer within 5 s" in said
     assert "run the same command again" in said
 
 
@@ -217,35 +252,6 @@ def test_a_plain_model_is_left_alone():
     assert dict(sharding.full_state(model)).keys() == model.state_dict().keys()
     needed = [sharding.needs_sharding(*of) for of in ((Ranks(), "float32"), (Ranks(), "bfloat16"))]
     assert needed == [False, True] and sharding.needs_sharding(Ranks(0, 2), "float32")
-
-
-def share_an_evaluation(own, directory):
-    """Rank 0 evaluates twice through the samplers of all ranks."""
-    model, tokenizer = build_model(), build_tokenizer()
-    sampler = CompactSampler(model, tokenizer, stop_ids=SPEC.stop_ids(tokenizer))
-    shared, told = SharedSampler(sampler, own), []
-    if not own.first:
-        shared.serve()
-        return
-    results = [
-        shared.sample(PROMPTS, 3, PARAMS, told.append),
-        shared.sample(PROMPTS[:1], 2, PARAMS),
-    ]
-    shared.close()
-    ids = [[[list(c.token_ids) for c in group] for group in groups] for groups in results]
-    (directory / "samples.json").write_text(json.dumps({"ids": ids, "told": sum(told)}))
-
-
-def test_samplers_of_all_ranks_draw_what_one_draws(tmp_path):
-    assert launch(share_an_evaluation, tmp_path, size=3) == [0, 0, 0]
-    model, tokenizer = build_model(), build_tokenizer()
-    alone = CompactSampler(model, tokenizer, stop_ids=SPEC.stop_ids(tokenizer))
-    found = json.loads((tmp_path / "samples.json").read_text())
-    for groups, prompts, n in zip(found["ids"], (PROMPTS, PROMPTS[:1]), (3, 2), strict=True):
-        expected = alone.sample(prompts, n, PARAMS)
-        assert groups == [[list(c.token_ids) for c in group] for group in expected]
-    assert found["told"] == len(PROMPTS) * 3
-    assert len({tuple(ids) for group in found["ids"][0] for ids in group}) > 5
 
 
 def fail_first(own, directory):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from synthetic_study import write_study
 
 from benchmarks.config import Cell
 from benchmarks.data import sources
@@ -16,7 +17,6 @@ from benchmarks.run.cell import run_cell
 from benchmarks.store.load import load_study
 from sgpo.core.types import Problem
 from sgpo.mini import sets
-from tests.synthetic_study import write_study
 
 
 class Canary(AssertionError):

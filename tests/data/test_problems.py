@@ -119,17 +119,18 @@ def test_files_that_cannot_be_read_are_named_in_one_line(tmp_path):
         read_problems(tmp_path / "z.parquet")
 
 
-@pytest.mark.parametrize("rows", [standin.training_rows(5), [GOOD, GOOD | {"id": "b"}]])
-def test_every_container_gives_the_same_problems_and_writes_nowhere_else(tmp_path, rows):
-    """In a process whose caches are empty and stay so."""
-    data = datasets.Dataset.from_list(rows)
-    (tmp_path / "plain").mkdir()
-    data.to_parquet(tmp_path / "plain" / "train-0.parquet")
-    data.save_to_disk(tmp_path / "saved")
-    datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "splits")
-    names = ("plain/train-0.parquet", "plain", "saved", "splits")
-    expected = read_problems(write(tmp_path / "x.jsonl", *rows))
-    assert len(expected) == len(rows)
+def test_every_container_gives_the_same_problems_and_writes_nowhere_else(tmp_path):
+    """Both forms of rows, in a process whose caches are empty and stay so."""
+    names, expected = [], []
+    for form, rows in (("a", standin.training_rows(5)), ("b", [GOOD, GOOD | {"id": "b"}])):
+        data, folder = datasets.Dataset.from_list(rows), tmp_path / form
+        (folder / "plain").mkdir(parents=True)
+        data.to_parquet(folder / "plain" / "train-0.parquet")
+        data.save_to_disk(folder / "saved")
+        datasets.DatasetDict({"train": data}).save_to_disk(folder / "splits")
+        kinds = ("plain/train-0.parquet", "plain", "saved", "splits")
+        names += [f"{form}/{kind}" for kind in kinds]
+        expected += [str(read_problems(write(folder / "x.jsonl", *rows)))] * len(kinds)
     code = (
         "import sys, socket\n"
         "from pathlib import Path\n"
@@ -144,7 +145,7 @@ def test_every_container_gives_the_same_problems_and_writes_nowhere_else(tmp_pat
         cwd=ROOT, env={"PATH": "", "HF_HOME": str(home), "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.stdout.splitlines() == [str(expected)] * len(names), done.stderr
+    assert done.stdout.splitlines() == expected, done.stderr
     assert not [p for p in home.rglob("*") if p.is_file() and p.stat().st_size]  # locks are empty
 
 

@@ -27,10 +27,6 @@ def data_folder() -> Path:
     return folder
 
 
-def test_the_protocol_of_the_paper():
-    assert {key: (suite.num_problems, suite.k) for key, suite in SUITES.items()} == COUNTS
-
-
 @pytest.mark.parametrize("key", COUNTS)
 def test_the_stored_files_are_the_sets(key):
     data_folder()

@@ -96,7 +96,7 @@ def test_scaled_down_cells_run_on_the_cpu(tmp_path):
         return Cell(apply_overrides(config, small), parent)
 
     warmup = cell("sft")
-    for planned in (warmup, cell("sgpo", warmup), cell("opsd", warmup)):
+    for planned in (warmup, cell("sgpo", warmup)):
         result = run_cell(planned, tmp_path, lambda *_: None)
         assert (result["status"], result["device"], result["num_steps"]) == ("finished", "cpu", 2)
         assert result["num_parameters"] == pytest.approx(1e6, rel=0.05)

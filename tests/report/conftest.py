@@ -1,4 +1,4 @@
-"""Synthetic studies that the report tests share, each written and built once a session.
+"""Synthetic studies that the report tests share, each written and built once for all workers.
 
 ``plain_study``: the main comparison alone, without figures. ``variant_study``: SGPO's variants,
 analyses and stored answers besides, with everything. Neither is ever written to; ``study`` and
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from synthetic_analyses import write_analyses
+from synthetic_experiments import write_extended
 from synthetic_study import dump, load, write_study
 
 from benchmarks.report.build import ReportSummary, build
@@ -21,22 +22,34 @@ MADE = shutil.ignore_patterns("tables", "figures", "*.md", "report.html")
 
 
 @pytest.fixture(scope="session")
-def plain_study(tmp_path_factory) -> tuple[Path, ReportSummary]:
-    root = write_study(tmp_path_factory.mktemp("plain") / "mini")
-    return root, build(root, figures=False)
+def plain_study(once) -> tuple[Path, ReportSummary]:
+    def make(directory: Path) -> tuple[Path, ReportSummary]:
+        root = write_study(directory / "mini")
+        return root, build(root, figures=False)
+
+    return once("plain", make)
 
 
 @pytest.fixture(scope="session")
-def variant_study(tmp_path_factory) -> tuple[Path, ReportSummary]:
-    root = write_study(tmp_path_factory.mktemp("variants") / "mini", variants=True)
-    rng = np.random.default_rng(5)
-    for path in sorted(root.glob("runs/*/scores.json")):
-        scores = load(path)
-        for table in scores["benchmarks"].values():
-            table["answers"] = " ".join(_word(v, rng) for v in table["verdicts"])
-        dump(path, scores)
-    write_analyses(root)
-    return root, build(root)
+def variant_study(once) -> tuple[Path, ReportSummary]:
+    def make(directory: Path) -> tuple[Path, ReportSummary]:
+        root = write_study(directory / "mini", variants=True)
+        rng = np.random.default_rng(5)
+        for path in sorted(root.glob("runs/*/scores.json")):
+            scores = load(path)
+            for table in scores["benchmarks"].values():
+                table["answers"] = " ".join(_word(v, rng) for v in table["verdicts"])
+            dump(path, scores)
+        write_analyses(root)
+        return root, build(root)
+
+    return once("variants", make)
+
+
+@pytest.fixture(scope="session")
+def extended_study(once) -> Path:
+    """Every experiment past the paper, without a report."""
+    return once("extended", lambda directory: write_analyses(write_extended(directory / "mini")))
 
 
 def _word(verdicts: str, rng: np.random.Generator) -> str:

@@ -5,31 +5,25 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from synthetic_study import change as change_json
+from tiny_study import small_cells
 
 from benchmarks.cli import main
 from benchmarks.config import SUITE_VERSION
-from benchmarks.reliability.small_study import small_study
 from benchmarks.report import audit
 from benchmarks.report.build import build
 from benchmarks.run.cell import run_cell
-from benchmarks.run.study import write_plan
+from benchmarks.run.evaluate import recomputed
 
 
 @pytest.fixture(scope="module")
-def audited(tmp_path_factory) -> Path:
-    """A study of three small runs (warm-up, SFT+GRPO, LUFFY) with its report."""
-    out = tmp_path_factory.mktemp("audit") / "quick"
-    plain = small_study()
-    methods = [e for e in plain.methods if e.key in ("sft", "grpo", "luffy")]
-    study = replace(plain, methods=tuple(methods))
-    for cell in study.cells():
-        run_cell(cell, out, lambda *_: None)
-    write_plan(study, out)
+def audited(finished, tmp_path_factory) -> Path:
+    """The finished small study with its whole report."""
+    out = shutil.copytree(finished, tmp_path_factory.mktemp("audit") / "quick")
     build(out)
     assert main(["audit", str(out)]) == 0
     return out
@@ -46,12 +40,6 @@ def copy(audited, tmp_path) -> Path:
     return Path(shutil.copytree(audited, tmp_path / "quick"))
 
 
-def edit(path: Path, change) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
 def run_of(results: Path, method: str) -> Path:
     return next((results / "runs").glob(f"*-{method}-s0-*"))
 
@@ -59,38 +47,40 @@ def run_of(results: Path, method: str) -> Path:
 def test_an_untouched_study_passes_and_says_what_it_read(copy, capsys, no_rebuild):
     assert main(["audit", str(copy), "--regrade"]) == 0
     text = capsys.readouterr().out
-    assert "FAIL" not in text and "3 right, 0 wrong" in text
-    assert "tables recomputed from full samples in 3 of them" in text
+    assert "FAIL" not in text and "7 right, 0 wrong" in text
+    assert "tables recomputed from full samples in 7 of them" in text
 
 
 def test_without_samples_and_weights_the_letters_are_read_and_it_says_so(copy, capsys, no_rebuild):
     for run in (copy / "runs").iterdir():
         shutil.rmtree(run / "samples")
-        shutil.rmtree(run / "model")
+        shutil.rmtree(run / "model", ignore_errors=True)  # a base model has none
     assert main(["audit", str(copy)]) == 0
-    assert "from the stored verdict letters in 3" in capsys.readouterr().out
+    assert "from the stored verdict letters in 7" in capsys.readouterr().out
 
 
 def change_length(results: Path) -> None:
     def change(scores: dict) -> None:
         scores["benchmarks"]["trained"]["mean_length"] += 1.0
 
-    edit(run_of(results, "grpo") / "scores.json", change)
+    change_json(run_of(results, "grpo") / "scores.json", change)
 
 
 def change_learning_rate(results: Path) -> None:
-    edit(
+    change_json(
         run_of(results, "grpo") / "config.json",
         lambda c: c["train"].update(learning_rate=c["train"]["learning_rate"] * 2),
     )
 
 
 def change_packages(results: Path) -> None:
-    edit(run_of(results, "sft") / "environment.json", lambda e: e["packages"].update(torch="1.0"))
+    change_json(
+        run_of(results, "sft") / "environment.json", lambda e: e["packages"].update(torch="1.0")
+    )
 
 
 def change_version(results: Path) -> None:
-    edit(
+    change_json(
         run_of(results, "luffy") / "result.json",
         lambda r: r.update(suite_version=SUITE_VERSION + 1),
     )
@@ -122,7 +112,7 @@ def change_sample_verdict(results: Path) -> None:
 
 def change_start(results: Path) -> None:
     path = run_of(results, "grpo") / "provenance.json"
-    edit(path, lambda p: p.update(start_weights={"model.safetensors": "0" * 64}))
+    change_json(path, lambda p: p.update(start_weights={"model.safetensors": "0" * 64}))
 
 
 def change_types(results: Path) -> None:
@@ -162,7 +152,7 @@ def test_a_flipped_letter_does_not_pass(copy, capsys):
         row = scores["benchmarks"]["trained"]["verdicts"]
         row[0] = ("w" if row[0][0] == "c" else "c") + row[0][1:]
 
-    edit(run_of(copy, "grpo") / "scores.json", change)
+    change_json(run_of(copy, "grpo") / "scores.json", change)
     assert main(["audit", str(copy)]) != 0
     assert "trained" in "".join(capsys.readouterr())
 
@@ -192,14 +182,11 @@ def test_a_verdict_that_the_verifier_would_not_give_is_found_by_regrading(copy, 
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
     def change(scores: dict) -> None:
-        verdicts = scores["benchmarks"]["harder"]["verdicts"]
-        problem, sample = divmod(wrong, scores["benchmarks"]["harder"]["k"])
-        row = list(verdicts[problem])
-        row[sample] = "c"
-        verdicts[problem] = "".join(row)
+        entry = scores["benchmarks"]["harder"]
+        entry |= recomputed(path, entry["k"])
 
-    edit(run / "scores.json", change)
-    edit(run / "result.json", lambda r: r.pop("sha256"))
+    change_json(run / "scores.json", change)
+    change_json(run / "result.json", lambda r: r.pop("sha256"))
     assert main(["audit", str(copy)]) == 0
     assert main(["audit", str(copy), "--regrade"]) == 1
     assert "harder is not what" in capsys.readouterr().out
@@ -211,7 +198,7 @@ def test_a_directory_without_a_study_is_one_line(tmp_path, capsys):
 
 
 def test_damaged_parent_weights_stop_the_run_that_starts_from_them(copy):
-    cell = next(c for c in small_study().cells() if c.config.method == "grpo")
+    cell = small_cells()["grpo"]
     shutil.rmtree(copy / "runs" / cell.run_id)
     path = copy / "runs" / cell.parent.run_id / "model" / "model.safetensors"
     data = bytearray(path.read_bytes())

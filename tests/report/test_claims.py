@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from synthetic_analyses import RIGHT, steps, write_analyses
-from synthetic_experiments import NUM_SEEDS, write_extended
-from synthetic_study import average, run_dir, write_study
+from synthetic_analyses import RIGHT, steps
+from synthetic_experiments import NUM_SEEDS
+from synthetic_study import average, run_dir
 
 from benchmarks.report import artefact, claims, claims_page, effects, estimates
 from benchmarks.report import build as report
@@ -31,14 +31,8 @@ from benchmarks.store.stats import Mean
 
 
 @pytest.fixture(scope="module")
-def extended(tmp_path_factory) -> Path:
-    """Every experiment, never written to by a test."""
-    return write_analyses(write_extended(tmp_path_factory.mktemp("claims") / "mini"))
-
-
-@pytest.fixture(scope="module")
-def loaded(extended) -> Study:
-    return load_study(extended)
+def loaded(extended_study) -> Study:
+    return load_study(extended_study)
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +146,10 @@ def test_texts_of_effects():
 # What a claim reads -------------------------------------------------------------------------------
 
 
-def test_needs_cover_what_the_claims_read(extended, monkeypatch):
+def test_needs_cover_what_the_claims_read(extended_study, monkeypatch):
     """Every effect is watched while it measures: it must not look at a run that it did not name,
     and the plan alone must give the same list as the finished study."""
-    study, read = load_study(extended), set()
+    study, read = load_study(extended_study), set()
 
     def watched(self, model, method, *, scored):
         read.add((model, method))
@@ -177,7 +171,7 @@ def test_needs_cover_what_the_claims_read(extended, monkeypatch):
             named = set(claim.effect.reads(study, subject))
             assert read | inputs <= named, claim.key
             assert read or inputs
-    planned = Study.read(extended)
+    planned = Study.read(extended_study)
     assert not planned.runs and claims.needs(planned) == claims.needs(study)
 
 
@@ -256,7 +250,7 @@ def by_key(found, key: str) -> list:
     return [c for c in found if c.key == key]
 
 
-def test_mask_claims_vary_one_thing_at_a_time(extended, found):
+def test_mask_claims_vary_one_thing_at_a_time(extended_study, found):
     pairs = {"same_mask": ("sgpo", "sgpo_nll_masked"), "no_mask": ("sgpo_no_clip", "sgpo_nll"),
              "mask_costs": ("sgpo_nll", "sgpo_nll_masked")}  # fmt: skip
     for key, (ours, theirs) in pairs.items():
@@ -264,8 +258,8 @@ def test_mask_claims_vary_one_thing_at_a_time(extended, found):
         assert [c.subject for c in rows] == ["mini-Qwen2-M", "mini-Llama-M"]
         for claim, model in zip(rows, ("qwen-m", "llama-m"), strict=True):
             seeds = range(claim.effect.num_seeds)
-            expected = average(extended, model, ours, seeds) - average(
-                extended, model, theirs, seeds
+            expected = average(extended_study, model, ours, seeds) - average(
+                extended_study, model, theirs, seeds
             )
             assert claim.effect.mean == pytest.approx(expected, abs=1e-6)
     assert {c.effect.num_seeds for c in by_key(found, "same_mask")} == {5, 6}
@@ -276,11 +270,11 @@ def test_a_larger_delta_is_compared_on_both_models(found):
     assert labels == ["mini-Qwen2-M", "mini-Llama-M"]
 
 
-def test_bad_strategies_are_compared_on_alpha_and_on_accuracy(extended, found):
+def test_bad_strategies_are_compared_on_alpha_and_on_accuracy(extended_study, found):
     lower, harmless = by_key(found, "alpha_switches_off"), by_key(found, "bad_is_harmless")
     assert len(lower) == len(harmless) == len(experiments.DEGRADED)
     method = experiments.degraded_method(experiments.DEGRADED[0])
-    study = load_study(extended)
+    study = load_study(extended_study)
     means = []
     for name in ("sgpo", method):
         runs = study.runs_of("qwen-m", name, scored=True)[:5]
@@ -288,15 +282,16 @@ def test_bad_strategies_are_compared_on_alpha_and_on_accuracy(extended, found):
     assert lower[0].effect.mean == pytest.approx(means[0] - means[1])
     assert {c.claim.allowed for c in harmless} == {ALLOWED}
     seeds = range(experiments.SEEDS)
-    ours, theirs = (average(extended, "qwen-m", m, seeds) for m in (method, "grpo"))
+    ours, theirs = (average(extended_study, "qwen-m", m, seeds) for m in (method, "grpo"))
     expected = ours - theirs
     assert harmless[0].effect.mean == pytest.approx(expected, abs=1e-6)
 
 
-def test_equal_tokens_interpolates_the_baseline_between_its_budgets(extended, loaded, found):
+def test_equal_tokens_interpolates_the_baseline_between_its_budgets(extended_study, loaded, found):
     # Every run scores 7000 tokens a step, so SGPO's budget costs what SFT+GRPO's does.
     (claim,) = by_key(found, "equal_tokens")
-    ours, theirs = (average(extended, "qwen-m", m, range(NUM_SEEDS)) for m in ("sgpo", "grpo"))
+    seeds = range(NUM_SEEDS)
+    ours, theirs = (average(extended_study, "qwen-m", m, seeds) for m in ("sgpo", "grpo"))
     expected = ours - theirs
     assert claim.effect.mean == pytest.approx(expected, abs=1e-6)
     points = [
@@ -395,15 +390,11 @@ def contents(root: Path, monkeypatch) -> tuple[dict[str, object], report.ReportS
 
 
 @pytest.fixture(scope="module")
-def variants(tmp_path_factory) -> Path:
-    return write_analyses(write_study(tmp_path_factory.mktemp("variants") / "mini", variants=True))
-
-
-@pytest.fixture(scope="module")
-def complete(variants) -> dict[str, object]:
+def complete(variant_study, tmp_path_factory) -> dict[str, object]:
     """What every artefact of the complete study shows."""
+    root = shutil.copytree(variant_study[0], tmp_path_factory.mktemp("complete") / "mini")
     with pytest.MonkeyPatch.context() as patch:
-        shown, summary = contents(variants, patch)
+        shown, summary = contents(root, patch)
     assert summary.missing == ()
     return shown
 
@@ -413,10 +404,9 @@ def complete(variants) -> dict[str, object]:
     [("qwen-m", "sgpo", 1), ("llama-m", "base", None), "analyses/steps-qwen-m-s2.json"],
 )
 def test_deleting_one_thing_changes_what_needs_it_and_nothing_else(
-    variants, complete, tmp_path, monkeypatch, gone
+    variant_copy, complete, monkeypatch, gone
 ):
-    before = complete
-    root = Path(shutil.copytree(variants, tmp_path / "mini"))
+    before, root = complete, variant_copy
     if isinstance(gone, str):
         (root / gone).unlink()
         name = Path(gone).stem
@@ -434,8 +424,8 @@ def test_deleting_one_thing_changes_what_needs_it_and_nothing_else(
         assert missing is direct or missing.reason == f"needs {name}"
 
 
-def test_a_claim_whose_run_is_gone_is_not_run_and_no_other(variants, tmp_path):
-    root = Path(shutil.copytree(variants, tmp_path / "mini"))
+def test_a_claim_whose_run_is_gone_is_not_run_and_no_other(variant_copy):
+    root = variant_copy
     before = {(c.key, c.subject): c for c in claims.evaluate(load_study(root))}
     shutil.rmtree(run_dir(root, "qwen-m", "sgpo_nll", 2))
     after = {(c.key, c.subject): c for c in claims.evaluate(load_study(root))}

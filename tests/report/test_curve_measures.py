@@ -73,16 +73,6 @@ def codes_of(words: list[str], correct: np.ndarray) -> np.ndarray:
     return stats.answer_codes(" ".join(words), correct, where="here")
 
 
-def test_pass_curve_is_the_share_of_subsets_with_a_correct_sample():
-    rng = np.random.default_rng(1)
-    correct = rng.random((6, 7)) < 0.3
-    found = measures.pass_curve(correct, (1, 2, 5, 7))
-    for row, k in zip(found, (1, 2, 5, 7), strict=True):
-        subsets = list(itertools.combinations(range(7), k))
-        expected = [np.mean([line[list(s)].any() for s in subsets]) for line in correct]
-        assert row == pytest.approx(expected)
-
-
 def majority(word: str, gold: str) -> float:
     """Whether the commonest answer of all samples is ``gold``, a tie by its share."""
     counts = Counter(symbol for symbol in word if symbol != stats.NO_VOTE)

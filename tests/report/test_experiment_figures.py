@@ -7,9 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
-from synthetic_analyses import write_analyses
-from synthetic_experiments import PASS_RATES, write_extended
-from synthetic_study import BENCHMARKS, load, run_dir
+from synthetic_experiments import PASS_RATES
+from synthetic_study import BENCHMARKS, load, rows_of, run_dir
 
 from benchmarks.report import build as report
 from benchmarks.report import estimates
@@ -24,19 +23,15 @@ FIRST = tuple(range(experiments.SEEDS))
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return write_analyses(write_extended(tmp_path_factory.mktemp("extended") / "mini"))
-
-
-@pytest.fixture(scope="module")
-def built(stored):
-    """The stored study with the artefacts of the experiments; never changed by a test."""
-    return stored, report.build(stored, only=[*NAMES, "budget"])
+def built(extended_study, tmp_path_factory):
+    """The study with the artefacts of the experiments; never changed by a test."""
+    root = shutil.copytree(extended_study, tmp_path_factory.mktemp("built") / "mini")
+    return root, report.build(root, only=[*NAMES, "budget"])
 
 
 @pytest.fixture
-def extended_copy(built, tmp_path):
-    return shutil.copytree(built[0], tmp_path / "mini")
+def extended_copy(extended_study, tmp_path):
+    return shutil.copytree(extended_study, tmp_path / "mini")
 
 
 def counted(root, model, method, seeds=None, budget=1.0) -> np.ndarray:
@@ -160,11 +155,6 @@ def test_the_gain_at_each_delta_is_over_sft_grpo(built):
 def kin(study):
     table = accuracy.KIN.artefact()
     return table.table(study, table.rows(study))
-
-
-def rows_of(root, name):
-    with (root / "tables" / f"{name}.csv").open() as file:
-        return {(r["model"], r["method"], r["benchmark"]): r for r in csv.DictReader(file)}
 
 
 def test_kin_and_mask_tables_count_right_and_pair_the_difference(built):

@@ -6,12 +6,13 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks.cli import main
+from benchmarks.profiles.planned import planned_study
 from benchmarks.run.failures import record_failure
+from benchmarks.run.study import write_plan
 from benchmarks.store.locks import locked
 
 BORROWED = """
@@ -183,15 +184,15 @@ def test_a_word_that_the_command_does_not_know_is_one_line(words, said, capsys):
 
 
 def test_the_command_itself_exits_with_code_2(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.cli", "grade", "nowhere"]
+    command = [sys.executable, "-m", "benchmarks.cli", "status", "--out", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert "no such file" in done.stderr and done.stderr.count("\n") == 1
+    assert "no study here yet" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_pipe_that_is_closed_early_ends_quietly():
-    results = Path(__file__).resolve().parents[2] / "results" / "mini"
-    command = [sys.executable, "-m", "benchmarks.cli", "status", "--out", str(results)]
+def test_a_pipe_that_is_closed_early_ends_quietly(tmp_path):
+    write_plan(planned_study("quick", 1), tmp_path)
+    command = [sys.executable, "-m", "benchmarks.cli", "status", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     _, error = process.communicate()

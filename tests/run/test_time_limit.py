@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import pytest
 from rich.console import Console
 from test_checkpoint_eval import PROBLEMS, TOKENIZER, Scripted
-from tiny import METHODS, build_trainer
+from tiny import METHODS, build_trainer, metrics
 
 from benchmarks.cli import _parser
 from benchmarks.config import EvalConfig
@@ -18,11 +17,6 @@ from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.trainer import Stopped
-
-
-def metrics(run_dir):
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(s).items() if k != "seconds"} for s in lines]
 
 
 def test_training_stops_behind_a_step_and_goes_on_to_the_same_numbers(tmp_path):

@@ -1,13 +1,12 @@
-"""Nothing from a model, a data file or a results directory is executed, unpickled or followed."""
+"""Nothing from a results directory or a page of it acts: names stay inside, texts stay text."""
 
 from __future__ import annotations
 
-import ast
 import json
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
+from synthetic_study import write_study
 
 from benchmarks.cli import main
 from benchmarks.report.build import build
@@ -16,61 +15,13 @@ from benchmarks.report.document import (
     Cell,
     Code,
     Heading,
+    Image,
     Paragraph,
     Table,
     to_markdown,
 )
 from benchmarks.report.html import to_html
 from sgpo.core.files import inside
-from tests.synthetic_study import write_study
-
-ROOT = Path(__file__).resolve().parents[2]
-FILES = [p for d in ("sgpo", "baselines", "benchmarks") for p in sorted((ROOT / d).rglob("*.py"))]
-CALLS = [
-    (path, node)
-    for path in FILES
-    for node in ast.walk(ast.parse(path.read_text()))
-    if isinstance(node, ast.Call)
-]
-
-
-def name_of(call: ast.Call) -> str:
-    return ast.unparse(call.func)
-
-
-def keyword(call: ast.Call, name: str) -> str | None:
-    return next((ast.unparse(k.value) for k in call.keywords if k.arg == name), None)
-
-
-def test_the_calls_are_seen():
-    assert sum(name_of(c).endswith(".from_pretrained") for _, c in CALLS) >= 3
-
-
-def test_model_weights_are_loaded_as_safetensors_only():
-    for path, call in CALLS:
-        owner, _, method = name_of(call).rpartition(".")
-        from_gguf = keyword(call, "gguf_file") is not None  # a plain format, read without pickle
-        if method == "from_pretrained" and "Model" in owner and not from_gguf:
-            assert keyword(call, "use_safetensors") == "True", f"{path.name}:{call.lineno}"
-
-
-def test_code_from_a_checkpoint_is_never_trusted():
-    for path, call in CALLS:
-        assert keyword(call, "trust_remote_code") in (None, "False"), f"{path.name}:{call.lineno}"
-
-
-FORBIDDEN = {
-    "eval", "exec", "os.system", "os.popen", "marshal.loads", "yaml.load", "pickle.loads",
-    "torch.load", "np.load", "shelve.open", "sympy.sympify", "sympify", "parse_expr",
-}  # fmt: skip
-
-
-def test_nothing_is_evaluated_and_no_shell_is_started():
-    for path, call in CALLS:
-        where = f"{path.name}:{call.lineno}"
-        assert name_of(call) not in FORBIDDEN, where
-        assert keyword(call, "shell") in (None, "False"), where
-        assert keyword(call, "allow_pickle") in (None, "False"), where
 
 
 @pytest.mark.parametrize(
@@ -142,7 +93,8 @@ def test_the_probe_sees_an_attack():
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_no_text_in_any_block_becomes_markup(attack):
+def test_no_text_in_any_block_becomes_markup(attack, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
     cells = (Cell(attack), Cell(attack, bold=True), Cell(attack, link=attack))
     blocks = [
         Heading(2, attack, "anchor"),
@@ -150,6 +102,7 @@ def test_no_text_in_any_block_becomes_markup(attack):
         Paragraph(attack, strong=True),
         Bullets((attack,)),
         Code(attack),
+        Image(tmp_path / "x.png", "x.png", attack, attack),
         Table(header=(attack,) * 3, rows=(cells,), caption=attack, row_anchors=(attack,)),
     ]
     html = to_html(blocks, title=attack)

@@ -33,18 +33,19 @@ CASES = rows("cases") + [c for c in rows("round2") if c["id"] not in GARBLED_GOL
 BENCHMARKS = {"math500": 500, "amc23": 40, "olympiadbench": 674, "aime24": 30}
 
 
-@pytest.fixture(scope="module")
-def case_verdicts() -> dict[str, Verdict]:
+DECIDED = {"correct", "wrong", "no_answer"}
+
+
+def test_cases_decided_by_hand():
     verdicts = grade_many([(c["gold"], c["pred"]) for c in CASES])
-    return {c["id"]: v for c, v in zip(CASES, verdicts, strict=True)}
-
-
-@pytest.mark.parametrize("case", CASES, ids=[c["id"] for c in CASES])
-def test_case(case, case_verdicts):
-    verdict = case_verdicts[case["id"]]
-    assert verdict.correct is bool(case["expected"]), f"{case} -> {verdict}"
-    assert verdict.correct == (verdict.reason == "correct")
-    assert verdict.reason in {"correct", "wrong", "no_answer"}
+    other = [
+        (case, verdict)
+        for case, verdict in zip(CASES, verdicts, strict=True)
+        if verdict.correct is not bool(case["expected"])
+        or verdict.correct != (verdict.reason == "correct")
+        or verdict.reason not in DECIDED
+    ]
+    assert len(CASES) > 900 and other == []
 
 
 def test_every_mended_kind_has_near_misses():
@@ -53,19 +54,17 @@ def test_every_mended_kind_has_near_misses():
     assert {k for k in kinds if not wrong.count(k)} <= {"K34", "K40"} and len(wrong) > 100
 
 
-@pytest.fixture(scope="module")
-def pair_verdicts() -> dict[tuple[str, str], bool]:
-    pairs = [(r["gold"], p) for r in rows("pairs") for p in r["right"] + r["wrong"]]
-    found = grade_many([(gold, f"\\boxed{{{text}}}") for gold, text in pairs])
-    assert {v.reason for v in found} <= {"correct", "wrong", "no_answer"}
-    return {pair: v.correct for pair, v in zip(pairs, found, strict=True)}
-
-
-@pytest.mark.parametrize("row", rows("pairs"), ids=lambda row: row["gold"])
-def test_right_spellings_are_right_and_wrong_answers_wrong(row, pair_verdicts):
-    missed = [p for p in row["right"] if not pair_verdicts[row["gold"], p]]
-    fooled = [p for p in row["wrong"] if pair_verdicts[row["gold"], p]]
-    assert (missed, fooled) == ([], [])
+def test_right_spellings_are_right_and_wrong_answers_wrong():
+    asked = [
+        (row["gold"], text, side == "right")
+        for row in rows("pairs")
+        for side in ("right", "wrong")
+        for text in row[side]
+    ]
+    verdicts = grade_many([(gold, f"\\boxed{{{text}}}") for gold, text, _ in asked])
+    assert {v.reason for v in verdicts} <= DECIDED
+    other = [a for a, v in zip(asked, verdicts, strict=True) if v.correct is not a[2]]
+    assert len(asked) > 1000 and other == []
 
 
 def test_whole_completions():

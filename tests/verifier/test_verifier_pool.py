@@ -114,7 +114,7 @@ def test_workers_are_limited_and_clean(monkeypatch):
     environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"MASTER_ADDR" not in environment and b"PYTHONHASHSEED=0" in environment
     maps = Path(f"/proc/{pid}/maps").read_text()
-    assert "libtorch" not in maps and "libpython" in maps + "libpython"
+    assert maps and "libtorch" not in maps
     POOL.shutdown()
     assert _wait_until_gone([pid], 5) == [] and POOL.worker_pids() == []
 
