@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from benchmarks.report import estimates, worlds
 from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.estimates import AVERAGE, Score
-from benchmarks.report.figures.axes import LOOKS, new_figure, zero
+from benchmarks.report.figures.axes import LOOKS, WARNING, new_figure, zero
 from benchmarks.report.tables.accuracy import REFERENCE
 from benchmarks.store import experiments
-from benchmarks.store.records import Study
+from benchmarks.store.records import NOT_RUN, Study
 from benchmarks.store.stats import Estimate, slope
 
 MODEL = experiments.BUDGET_MODEL
@@ -107,10 +107,14 @@ FACTORS: dict[str, Callable[[Study, str], Estimate | None]] = {
 }
 
 
+def _enough(study: Study, baseline: str) -> bool:
+    return study.own_problems and len(seeds_of(study, baseline)) >= FEWEST
+
+
 @estimates.once
 def effects(study: Study, baseline: str) -> dict[str, Estimate]:
     """Factor -> how much SGPO's gain over ``baseline`` changes with it; {} with too few worlds."""
-    if not study.own_problems or len(seeds_of(study, baseline)) < FEWEST:
+    if not _enough(study, baseline):
         return {}
     found = {name: effect(study, baseline) for name, effect in FACTORS.items()}
     return {name: value for name, value in found.items() if value is not None}
@@ -122,7 +126,8 @@ def figure(study: Study) -> Figure:
         found = effects(study, baseline)
         for place, name in enumerate(FACTORS):
             if name not in found:
-                axis.text(0.02, place, "not run", va="center", fontsize=8, color="#8A1C1C",
+                why = NOT_RUN if _enough(study, baseline) else f"takes {FEWEST} worlds"
+                axis.text(0.02, place, why, va="center", fontsize=8, color=WARNING,
                           transform=axis.get_yaxis_transform())  # fmt: skip
                 continue
             value = found[name]
