@@ -227,6 +227,8 @@ def figure(pair: Pair, lines: Sequence[Line]) -> Figure:
     if masked:
         right, places = axes[0, 1], _places(masked)
         for side, (method, label) in enumerate(zip(pair.methods, pair.labels, strict=True)):
+            if not any(line.sides[side] for line in masked):
+                continue
             shift = [place + 0.2 * (side - 0.5) for place in places]
             points(right, [line.sides[side] for line in masked], shift, label=label,
                    **marks(method) | ({"color": "#777777"} if side else {}))  # fmt: skip

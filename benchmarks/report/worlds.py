@@ -4,6 +4,7 @@ KL that was offered and masked on tokens of each class."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -90,4 +91,5 @@ def masked_share(
         _, offered, masked = sum(found[name] for name in classes) if found else np.zeros(3)
         return PERCENT * masked / offered if offered else float("nan")
 
-    return estimates.run_statistic(study, model, method, share, seeds)
+    found = estimates.run_statistic(study, model, method, share, seeds)
+    return found and replace(found, share=True)
