@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.report import estimates
-from benchmarks.report.artefact import Artefact, Made
+from benchmarks.report.artefact import Artefact, Made, nothing
 from benchmarks.report.document import Paragraph
 from benchmarks.report.measures import smooth
 from benchmarks.store import experiments
@@ -85,7 +85,8 @@ def accuracies(study: Study, model: str, method: str) -> dict[str, Any] | None:
 def bands_of(study: Study) -> dict[str, Any]:
     """Model -> method -> worlds and the band of each metric; of methods with enough runs."""
     found: dict[str, Any] = {}
-    for model, method in needs(study):
+    pairs = dict.fromkeys((c.model, c.method) for c in study.cells if c.method != "base")
+    for model, method in pairs:
         runs = [r for r in study.runs_of(model, method, scored=False) if not r.diverged]
         curves = [curves_of(run) for run in runs]
         if len(runs) < FEWEST or not all("reward" in curve for curve in curves):
@@ -99,10 +100,6 @@ def bands_of(study: Study) -> dict[str, Any]:
             entry[ACCURACY] = accuracy
         found.setdefault(model, {})[method] = entry
     return found
-
-
-def needs(study: Study) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((c.model, c.method) for c in study.cells if c.method != "base"))
 
 
 # Judging a port ----------------------------------------------------------------------------------
@@ -228,4 +225,4 @@ HOW = (
     + ". The curve of a further world lies within the whole band of a metric in about W of W + 1 "
     "cases, where W worlds made it."
 )
-BANDS = Artefact("bands", "Convergence bands", "metrics", needs, own=_made)
+BANDS = Artefact("bands", "Convergence bands", "metrics", nothing, own=_made)

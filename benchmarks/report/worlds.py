@@ -26,6 +26,11 @@ CLASSES = {  # of distilled tokens; the choices of a plan by the third that its 
 }
 
 
+def planned(study: Study) -> bool:
+    """Whether a seed is a world: base models are then run seed by seed."""
+    return any(cell.method == "base" and cell.seed is not None for cell in study.cells)
+
+
 @estimates.once
 def thirds_of_types(study: Study, seed: int) -> dict[str, str]:
     """Type -> its third of ``THIRDS`` in a world; StudyError where the world is not recorded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.report import worlds
 from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.figures.axes import absent, legend, new_figure
 from benchmarks.report.tables.accuracy import models
@@ -26,8 +27,10 @@ GROUPS = (
 
 
 def needs(study: Study) -> list[Need]:
-    return [(model, method) for model in models(study) for method in ("base", "sft", "grpo")
-            if study.cells_of(model, method)]  # fmt: skip
+    """Where base model, warm-up and SFT+GRPO are run world by world."""
+    stages = dict.fromkeys(method for method, *_ in STAGES)
+    found = [(m, s) for m in models(study) for s in stages if study.cells_of(m, s)]
+    return found if worlds.planned(study) else []
 
 
 def shares(study: Study, model: str, method: str, rate: str) -> dict[int, np.ndarray]:

@@ -23,9 +23,9 @@ FEWEST = 5  # worlds, below which nothing is drawn
 
 
 def needs(study: Study) -> list[Need]:
-    """SGPO, the baselines that the study has, and the base models; none without worlds."""
+    """SGPO, the baselines that the study has, and the base models; none with too few worlds."""
     found = [(MODEL, m) for m in ("base", REFERENCE, *BASELINES) if study.cells_of(MODEL, m)]
-    return found if study.miniature and {REFERENCE, "grpo"} <= {m for _, m in found} else []
+    return found if _enough(study, BASELINES[0]) else []
 
 
 def seeds_of(study: Study, baseline: str) -> list[int]:
@@ -108,7 +108,7 @@ FACTORS: dict[str, Callable[[Study, str], Estimate | None]] = {
 
 
 def _enough(study: Study, baseline: str) -> bool:
-    return study.own_problems and len(seeds_of(study, baseline)) >= FEWEST
+    return worlds.planned(study) and len(seeds_of(study, baseline)) >= FEWEST
 
 
 @estimates.once
