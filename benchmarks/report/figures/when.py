@@ -3,7 +3,7 @@ worlds are like."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -72,29 +72,29 @@ def twice_the_budget(study: Study, baseline: str) -> Estimate | None:
 
 
 def _over_worlds(
-    value: Callable[[Study, int], float],
+    values_of: Callable[[Study, list[int]], Sequence[float] | None],
 ) -> Callable[[Study, str], Estimate | None]:
-    """The slope of the gain over worlds, a standard deviation of ``value`` (study, world)."""
+    """The slope of the gain over worlds, a standard deviation of what each of them has."""
 
     def effect(study: Study, baseline: str) -> Estimate | None:
         gain, seeds = estimates.gain(study, MODEL, REFERENCE, baseline), seeds_of(study, baseline)
-        values = [value(study, seed) for seed in seeds]
-        return None if gain is None or None in values else slope(values, gain.of.units)
+        values = values_of(study, seeds)
+        return None if gain is None or values is None else slope(values, gain.of.units)
 
     return effect
 
 
-def _drawn(column: str) -> Callable[[Study, int], float]:
-    return lambda study, seed: float(study.problems.loc[seed][column].iloc[0])
+def _drawn(column: str) -> Callable[[Study, list[int]], list[float]]:
+    return lambda study, seeds: [study.problems.loc[seed][column].iloc[0] for seed in seeds]
 
 
-def _prior(study: Study, seed: int) -> float:
-    return float(np.log(study.problems.loc[seed]["prior"]).mean())
+def _prior(study: Study, seeds: list[int]) -> list[float]:
+    return [np.log(study.problems.loc[seed]["prior"]).mean() for seed in seeds]
 
 
-def _base(study: Study, seed: int) -> float | None:
-    found = estimates.accuracy(study, MODEL, "base", AVERAGE, [seed])
-    return None if found is None else found.mean
+def _base(study: Study, seeds: list[int]) -> Sequence[float] | None:
+    found = estimates.accuracy(study, MODEL, "base", AVERAGE, seeds)
+    return None if found is None else found.of.units
 
 
 FACTORS: dict[str, Callable[[Study, str], Estimate | None]] = {
