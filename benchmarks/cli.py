@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _unavailable(error):
             raise
-        print(f"sgpo: error: {error}", file=sys.stderr)
+        named = isinstance(error, OSError) and error.filename and error.strerror
+        text = f"{error.filename}: {error.strerror}" if named else error
+        print(f"sgpo: error: {text}", file=sys.stderr)
         return 2
 
 

@@ -77,11 +77,12 @@ def _own_problems(source: str) -> list[Problem]:
     return read_problems(path)
 
 
-def known_problems(key: str, world: int = 0) -> Sequence[Problem]:
+def known_problems(key: str, world: int = 0, files: tuple[str, ...] = ()) -> Sequence[Problem]:
     """The problems of a suite in their order; none where it is unknown or cannot be had here."""
     suite = key.partition("@")[0]  # what follows is a budget
     try:
-        return evaluation_problems(suite, EvalConfig(suites=(suite,), max_tokens=1), world)[0]
+        config = EvalConfig(suites=(suite,), max_tokens=1, files=files)
+        return evaluation_problems(suite, config, world)[0]
     except (ValueError, OSError):
         return ()
 

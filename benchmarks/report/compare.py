@@ -29,8 +29,9 @@ SAMPLE_PAGE = "samples.html"  # of a published study
 SHOWN_CHARS = 600  # of a text in the terminal, unless one problem is asked for
 
 
-# benchmark -> its problems in their order; empty where they cannot be had.
-ProblemsOf = Callable[[str, int], Sequence[Problem]]
+# (benchmark, world, the user's own problem files) -> its problems in their order; empty where they
+# cannot be had.
+ProblemsOf = Callable[[str, int, tuple[str, ...]], Sequence[Problem]]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def compare(
         raise ValueError(f"--benchmark {benchmark!r}: the runs share {', '.join(keys)}")
     items = []
     for key in keys if benchmark is None else [benchmark]:
-        known = {p.id: p for p in problems_of(key, _world(runs[0]))}
+        known = {p.id: p for p in problems_of(key, *_place(runs[0]))}
         for name, (gold, _) in by_run[0][key].items():
             if problem_id in (None, name) and all(name in found[key] for found in by_run):
                 problem = known.get(name) or Problem(name, "", gold or "")
@@ -137,7 +138,7 @@ def compare(
         ids = [name for key in keys for name in by_run[0][key]]
         raise ValueError(f"--id {problem_id!r}: the runs hold {', '.join(ids[:3])}, .. {ids[-1]}")
     if not items:
-        worlds = ", ".join(f"{run.run_id}: {_world(run)}" for run in runs)
+        worlds = ", ".join(f"{run.run_id}: {_place(run)[0]}" for run in runs)
         raise ValueError(f"the runs share no problem of {', '.join(keys)} (worlds: {worlds})")
     chosen = tuple(item for item in items if item.matches(only))
     without = [_remedy(r) for r in runs if not r.sampled()]
@@ -159,16 +160,18 @@ def _verdicts(run: StoredRun, problems_of: ProblemsOf) -> dict[str, Answers]:
                 samples.append(Sample(row["reason"], row["text"], row["num_tokens"]))
         return found
     for key, entry in run.object(SCORES)["benchmarks"].items():
-        known = [p.id for p in problems_of(key, _world(run))]
+        known = [p.id for p in problems_of(key, *_place(run))]
         for i, word in enumerate(entry["verdicts"]):
             name = known[i] if i < len(known) else f"{key}-{i:04d}"
             found.setdefault(key, {})[name] = (None, [Sample(REASONS[c]) for c in word])
     return found
 
 
-def _world(run: StoredRun) -> int:
-    """The world whose problems a run of the miniature answered: its seed."""
-    return run.object("config.json")["seed"] if run.has("config.json") else 0
+def _place(run: StoredRun) -> tuple[int, tuple[str, ...]]:
+    """The world whose problems a run of the miniature answered, its seed, and the user's own files
+    of problems."""
+    config = run.object("config.json") if run.has("config.json") else {}
+    return config.get("seed", 0), tuple(config.get("evaluation", {}).get("files", ()))
 
 
 def _remedy(run: StoredRun) -> str:

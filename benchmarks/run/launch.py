@@ -286,7 +286,9 @@ def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:
     left = unfinished(cells, results)
     for cell in cells:
         state = "to run" if cell in left else "finished"
-        print(f"{cell.run_id:40} {state:9} about {clock(expected_cost(cell))} on one core")
+        on_gpu = isinstance(cell, Cell) and cell.config.device == "cuda"
+        where = "on one GPU at most (not measured)" if on_gpu else "on one core"
+        print(f"{cell.run_id:40} {state:9} about {clock(expected_cost(cell))} {where}")
     cost = {c.run_id: expected_cost(c) for c in left}
     # No cell is split over jobs: what waits for each other takes its time however many there are.
     chains = [cost[c.run_id] + sum(cost.get(n.run_id, 0.0) for n in needs(c)) for c in left]

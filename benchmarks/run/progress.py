@@ -22,6 +22,7 @@ SHOWN = {"reward": "reward", "entropy": "entropy", "response_length": "length", 
 COST_OF_BASE, BASE_STEPS = 60.0, 900  # a lesson with its share of a foundation; steps of that
 COST_OF_EVALUATION = 6.0  # of one budget
 COST_OF_SFT_STEP, COST_OF_RL_STEP = 0.13, 1.0
+COST_ON_GPU = 600.0  # of a lab cell at most: what that profile was made for, not measured
 COST_OF_ANALYSIS = {"steps": 12.0, "plans": 14.0, "strategies": 3.0}
 # stage -> where in a cell it starts and how much of it it takes
 SPANS = {
@@ -41,6 +42,8 @@ def expected_cost(cell: Planned) -> float:
     config = cell.config
     if config.checkpoint is not None:
         return 3600 * gpu_hours(shape_of(config), config)
+    if config.device == "cuda":
+        return COST_ON_GPU
     limits = config.evaluation
     share = (limits.problem_limit or 256) / 256 * (limits.sample_limit or 4) / 4
     budgets = 4 if config.train and config.train.budget_steps else 1

@@ -63,7 +63,7 @@ def _row(problem: Problem, sample: int, letter: str) -> dict:
             "correct": letter == "c"}  # fmt: skip
 
 
-def problems_of(key: str, world: int) -> list[Problem]:
+def problems_of(key: str, world: int, files: tuple[str, ...]) -> list[Problem]:
     return PROBLEMS[key]
 
 

@@ -129,6 +129,7 @@ MISTAKES = [
     ("status --out nowhere", "no study here yet"),
     ("evaluate --model a/b/c --suite trained --out x", "no such model"),
     ("evaluate --model nowhere --suite trained --out x", "no such model"),
+    ("train --model qwen-s --method grpo --out /proc/mine", "error: /proc/mine: No such file"),
     ("grade nowhere", "no such file"),
     ("grade file", "file: no samples file, or a damaged one"),
 ]
