@@ -254,9 +254,10 @@ def selection(study: Study) -> list[str]:
 
 
 def where(study: Study) -> str:
-    """In how many cells of the map SGPO is above both baselines, or below one of them."""
+    """In how many cells of the map SGPO is above both baselines, or below one of them; nothing
+    where no map is planned."""
     if not maps.SIZE.needs(study):
-        return f"The map of model size and teacher was {NOT_RUN}."
+        return ""
     places = [(model, gap) for model in experiments.SIZE_MODELS for gap in experiments.GAPS]
     cells = [cell for place in places if (cell := maps.gains(study, *place))]
     above = sum(all(gap.interval.low > 0 for gap in cell.values()) for cell in cells)
@@ -290,15 +291,15 @@ def limits(study: Study) -> list[str]:
             "order of training and the noise of sampling, and the intervals know no more."
         )
     smallest = sorted(study.benchmarks, key=lambda b: b.num_problems)[: len(study.benchmarks) // 2]
-    if smallest:
+    if len({b.num_problems for b in study.benchmarks}) > 1:
         names = _join([f"{b.label} ({b.num_problems} problems)" for b in smallest])
         share = 100 * len(smallest) / len(study.benchmarks)
         found.append(f"The average is unweighted: {names} carry {share:.0f}% of it.")
     found += [
         "Where a verdict is open the methods are not shown to be equal: the interval says how "
         "large a difference the study could have missed.",
-        "Learning rates were chosen at one budget on a development set, and every variant of SGPO "
-        "has SGPO's: a variant might do better at its own.",
+        "Learning rates were chosen for one model at one budget on a development set, and every "
+        "variant of SGPO has SGPO's: another model or variant might do better at its own.",
         f"{diverged(study)} {regime_sentence(study)}".rstrip(),
     ]
     return found
