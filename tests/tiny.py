@@ -339,8 +339,8 @@ def collected(method, model=None, seed=7, problems=None, grade=None):
     return method.collect(problems or build_problems(4), rollout), model
 
 
-def gradient(method, model, batches, totals):
-    """Summed loss and the flat gradient over micro-batches."""
+def gradient(method, model, batches, totals, sums=None):
+    """Summed loss and the flat gradient over micro-batches; ``sums`` gets those of the metrics."""
     model.zero_grad()
     loss = 0.0
     for batch in batches:
@@ -348,6 +348,8 @@ def gradient(method, model, batches, totals):
         if output.loss.requires_grad:
             output.loss.backward()
         loss += float(output.loss.detach())
+        if sums is not None:
+            sums.add_all(output.sums)
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
     return loss, torch.cat([g.flatten() for g in grads])
 

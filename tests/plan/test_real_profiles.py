@@ -107,11 +107,8 @@ def test_the_paper_profile_has_the_paper_s_numbers():
     assert paper.NODES["qwen2.5-7b"] * paper.GPUS_PER_NODE == 32
     for model in paper.MODELS:
         warmup, rl = train(model, "sft"), train(model, "sgpo")
-        assert (warmup.learning_rate, warmup.problems_per_step, warmup.warmup_share) == (
-            1e-5,
-            64,
-            0.1,
-        )
+        found = (warmup.learning_rate, warmup.problems_per_step, warmup.warmup_share)
+        assert found == (1e-5, 64, 0.1)
         assert warmup.num_steps == 10 * ((8491 // 3 - 283) // 64)  # a tenth is held out
         assert train(model, "sft_full").num_steps == 10 * ((8491 - 849) // 64)
         assert warmup.held_out_share == 0.1 and warmup.decay == "constant"
@@ -132,15 +129,10 @@ def test_the_paper_profile_has_the_paper_s_numbers():
 def test_single_gpu_differs_from_paper_in_budget_alone():
     mine = to_dict(CELLS["single_gpu", "qwen2.5-1.5b", "sgpo"].config)
     theirs = to_dict(CELLS["paper", "qwen2.5-1.5b", "sgpo"].config)
-    assert {k for k in mine if mine[k] != theirs[k]} == {
-        "profile",
-        "data",
-        "train",
-        "rollout",
-    }
-    assert {k for k in mine["train"] if mine["train"][k] != theirs["train"][k]} == {
-        "num_steps", "problems_per_step", "micro_batch_tokens",
-    }  # fmt: skip
+    other = {k for k in mine if mine[k] != theirs[k]}
+    assert other == {"profile", "data", "train", "rollout"}
+    other = {k for k in mine["train"] if mine["train"][k] != theirs["train"][k]}
+    assert other == {"num_steps", "problems_per_step", "micro_batch_tokens"}
     assert single_gpu.NODES["qwen2.5-1.5b"] * single_gpu.GPUS_PER_NODE == 1
 
 
@@ -385,17 +377,8 @@ def test_another_checkpoint_for_several_models_is_refused(models, item):
 
 def test_weights_that_cannot_stand_in_are_refused_by_name(tmp_path, capsys):
     path = standin.write_checkpoint(tmp_path / "llama", "llama-3", small=True)
-    study = ["study", "--profile", "single_gpu", "--dry-run", "--models", SMALLER.key, "--set"]
-    train = [
-        "train",
-        "--profile",
-        "single_gpu",
-        "--model",
-        SMALLER.key,
-        "--method",
-        "sgpo",
-        "--set",
-    ]
+    study = f"study --profile single_gpu --dry-run --models {SMALLER.key} --set".split()
+    train = f"train --profile single_gpu --model {SMALLER.key} --method sgpo --set".split()
     family = "model_type='llama', qwen2.5-0.5b is of the family 'qwen2'"
     for words, name, message in (
         (study, path, family),

@@ -135,7 +135,7 @@ def remove_types(results: Path) -> None:
         (change_metrics, "metrics.jsonl: was changed after the run"),
         (remove_metrics, "metrics.jsonl: is missing"),
         (flip_weight_bit, "model.safetensors: was changed after the run"),
-        (change_sample_verdict, "harder is not what harder.jsonl.gz gives"),
+        (change_sample_verdict, "harder is not what its samples give"),
         (change_start, "did not start from the weights"),
         (change_types, "problems.parquet: long is not what its worlds say"),
         (remove_types, "problems.parquet: trained is not what its worlds say"),
@@ -183,7 +183,7 @@ def test_a_verdict_that_the_verifier_would_not_give_is_found_by_regrading(copy, 
 
     def change(scores: dict) -> None:
         entry = scores["benchmarks"]["harder"]
-        entry |= recomputed(path, entry["k"])
+        entry |= recomputed(rows, entry["k"])
 
     change_json(run / "scores.json", change)
     change_json(run / "result.json", lambda r: r.pop("sha256"))

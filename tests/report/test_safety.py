@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
 
 import pytest
+from html_tags import Tags
 from synthetic_study import write_study
 
 from benchmarks.cli import main
@@ -58,23 +58,8 @@ ATTACKS = (
     "[click](javascript:alert(1))",
     "&lt;script&gt;",
     "\\boxed{<b>7</b>}",
+    "a | **b** `c`",
 )
-
-
-class Tags(HTMLParser):
-    """Every element with its attributes, and all text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def unsafe(html: str) -> list:
@@ -111,6 +96,8 @@ def test_no_text_in_any_block_becomes_markup(attack, tmp_path):
     markdown = to_markdown([b for b in blocks if not isinstance(b, Code)])
     for opening in ("<script", "<img", "<svg", "<iframe", "<b"):
         assert opening not in markdown.replace("\\<", "")
+    rows = [line.replace(r"\|", "") for line in markdown.splitlines() if line.startswith("|")]
+    assert {row.count("|") for row in rows} == {4}  # none opens a column
 
 
 def test_a_report_of_hostile_runs_is_harmless(tmp_path):
