@@ -28,6 +28,11 @@ def needs(study: Study) -> list[Need]:
     return found if _enough(study, BASELINES[0]) else []
 
 
+def baselines(study: Study) -> list[str]:
+    """Those that the study plans."""
+    return [method for method in BASELINES if study.cells_of(MODEL, method)]
+
+
 def seeds_of(study: Study, baseline: str) -> list[int]:
     return estimates.common_seeds(study, MODEL, (REFERENCE, baseline))
 
@@ -121,8 +126,9 @@ def effects(study: Study, baseline: str) -> dict[str, Estimate]:
 
 
 def figure(study: Study) -> Figure:
-    drawn, axes = new_figure(1, len(BASELINES), width=7.2, height=3.0, sharey=True, sharex=True)
-    for axis, baseline in zip(axes[0], BASELINES, strict=True):
+    shown = baselines(study)
+    drawn, axes = new_figure(1, len(shown), width=7.2, height=3.0, sharey=True, sharex=True)
+    for axis, baseline in zip(axes[0], shown, strict=True):
         found = effects(study, baseline)
         for place, name in enumerate(FACTORS):
             if name not in found:
@@ -144,7 +150,7 @@ def figure(study: Study) -> Figure:
 def message(study: Study) -> str:
     """What changes the gain, and that nothing else can be told to."""
     texts = []
-    for baseline in BASELINES:
+    for baseline in baselines(study):
         found = effects(study, baseline)
         told = [
             f"{name.replace(chr(10), ' ')}: {e.mean:+.1f} [{e.low:.1f}, {e.high:.1f}] points"
