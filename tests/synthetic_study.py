@@ -264,6 +264,7 @@ def _write_metrics(path: Path, method: str, rng) -> None:
             }
         if method.split("_")[0] == "sgpo":
             record["alpha_mean"] = float(0.7 - 0.4 * share + rng.normal(0, 0.02))
+            record["guided_reward"] = 0.8 - 0.3 * share**2
             record["kl_masked_share"] = _masked(method) * (1 - 0.5 * share)
         lines.append(json.dumps(record))
     (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")

@@ -486,6 +486,25 @@ CLAIMS = (
         past=True,
     ),
     Claim(
+        "guidance_kept",
+        "guided answers get no worse while SGPO trains",
+        NOWHERE,
+        "The teacher of Eq. 5 is the policy itself with the strategy in its prompt: pass rate of "
+        "the guided samples in the last quarter of the steps minus in the first.",
+        on=_models(COMPARED),
+        effect=effects.guidance_kept(),
+        past=True,
+    ),
+    Claim(
+        "frozen_teacher",
+        "a teacher that keeps its first weights does better",
+        NOWHERE,
+        "Average accuracy of SGPO with the warm-up as its teacher minus that of SGPO.",
+        on=_models(lambda study: _planned("sgpo_frozen", *VARIANT_MODEL(study))(study)),
+        effect=gain("sgpo_frozen", "sgpo"),
+        past=True,
+    ),
+    Claim(
         "delta_three",
         "delta=3 beats delta=1",
         NOWHERE,

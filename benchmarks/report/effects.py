@@ -191,6 +191,17 @@ def alpha_fall() -> Effect:
     return _over_runs(fall, (REFERENCE,), "alpha", lambda study, subject: detail)
 
 
+def guidance_kept() -> Effect:
+    """Guided pass rate over the last quarter of the steps minus over the first, in points."""
+
+    def rise(run: Run) -> float:
+        first, last = (_part(run, "guided_reward", *part) for part in ((0.0, 0.25), (0.75, 1.0)))
+        return 100 * (last - first)
+
+    detail = "last minus first quarter of the steps, over seeds only"
+    return _over_runs(rise, (REFERENCE,), "points", lambda study, subject: detail)
+
+
 def late_entropy(other: str) -> Effect:
     """SGPO's policy entropy minus another's over the second half of the steps, paired by seed."""
     return _over_runs(

@@ -41,7 +41,9 @@ LEAD = (("equal_cost", "curves"),)
 WHY = (("fig5",), ("delta",))
 WHERE = (("when",), ("map_size", "scaling"))
 # Claims past the paper that take the mechanism apart.
-TAKEN_APART = ("same_mask", "no_mask", "mask_costs", "right_plan")
+TAKEN_APART = (
+    "guidance_kept", "frozen_teacher", "same_mask", "no_mask", "mask_costs", "right_plan",
+)  # fmt: skip
 
 
 def title(study: Study) -> str:

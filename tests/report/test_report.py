@@ -564,7 +564,7 @@ def test_claims_hold_where_the_world_was_built_so(five):
     found = claims.evaluate(load_study(five))
     assert [c.key for c in found] == (
         ["best_on_average"] * 3 + ["gain_grows"] + ["alpha_falls"] * 3 + ["entropy_above"] * 3
-        + ["pass_not_below"] * 3 + ["equal_tokens"]
+        + ["pass_not_below"] * 3 + ["guidance_kept"] * 3 + ["equal_tokens"]
     )  # fmt: skip
     verdicts = {key: {c.verdict for c in found if c.key == key} for key in (c.key for c in found)}
     assert verdicts["best_on_average"] == verdicts["entropy_above"] == {stats.HOLDS}
@@ -586,7 +586,7 @@ def test_claims_hold_where_the_world_was_built_so(five):
 
 def test_alpha_and_entropy_effects_are_the_means_of_the_curves(plain_study):
     found = {(c.key, c.subject): c for c in claims.evaluate(load_study(plain_study[0]))}
-    falls, gaps = [], []
+    falls, gaps, kept = [], [], []
     for seed in (0, 1, 2):
         ours = pd.read_json(
             run_dir(plain_study[0], "qwen-m", "sgpo", seed) / "metrics.jsonl", lines=True
@@ -595,12 +595,15 @@ def test_alpha_and_entropy_effects_are_the_means_of_the_curves(plain_study):
             run_dir(plain_study[0], "qwen-m", "grpo", seed) / "metrics.jsonl", lines=True
         )
         falls.append(ours.alpha_mean[: STEPS // 4].mean() - ours.alpha_mean[-STEPS // 4 :].mean())
+        guided = 100 * ours.guided_reward
+        kept.append(guided[-STEPS // 4 :].mean() - guided[: STEPS // 4].mean())
         gaps.append(ours.entropy[STEPS // 2 :].mean() - grpo.entropy[STEPS // 2 :].mean())
     alpha = found["alpha_falls", "Qwen-M"].effect
     assert alpha.mean == pytest.approx(np.mean(falls))
     expected = stats.Mean.over_units(falls).interval()
     assert (alpha.interval.low, alpha.interval.high) == pytest.approx((expected.low, expected.high))
     assert found["entropy_above", "Qwen-M"].effect.mean == pytest.approx(np.mean(gaps))
+    assert found["guidance_kept", "Qwen-M"].effect.mean == pytest.approx(np.mean(kept))
 
 
 def test_methods_with_different_seeds_are_compared_on_the_common_ones(study):
