@@ -404,7 +404,7 @@ def test_a_rebuild_is_byte_identical(plain_study, study):
     again = report.build(study, figures=False)
     names = [path.relative_to(root) for path in summary.written]
     assert names == [path.relative_to(study) for path in again.written]
-    assert {".md", ".csv", ".tex"} == {name.suffix for name in names}
+    assert {".md", ".csv", ".tex", ".json"} == {name.suffix for name in names}
     for name in names:
         assert (root / name).read_bytes() == (study / name).read_bytes(), name
 
