@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,23 @@ def asked_for(options: argparse.Namespace, results: Path) -> Plan:
         models=options.models,
         problems=_with_remembered(options.problems, listed.get("benchmarks", ())),
     )
+    if not (options.all or options.only):
+        known = [entry["key"] for kind in ("methods", "models") for entry in listed.get(kind, ())]
+        study = _with_extras(study, {*known, *(options.methods or ()), *(options.models or ())})
     check_budgets(study, options.overrides)
     return study
+
+
+def _with_extras(study: Plan, keys: set[str]) -> Plan:
+    """``study`` with those of its variants, experiments and extra models alone that are in
+    ``keys``, and what these start from."""
+    extra = {e.key for e in study.methods if e.extra} | {*SGPO_VARIANTS}
+    keys = keys | {e.parent for e in study.methods if e.key in keys}
+    return replace(
+        study,
+        methods=tuple(e for e in study.methods if e.key in keys or e.key not in extra),
+        extra_models=tuple(m for m in study.extra_models if m.key in keys),
+    )
 
 
 def _listed(results: Path) -> dict[str, Any]:

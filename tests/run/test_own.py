@@ -52,6 +52,17 @@ def asked(out, *words):
     return launch.asked_for(options, out)
 
 
+def test_a_variant_asked_for_by_name_brings_no_other_into_the_plan(tmp_path):
+    plain = {entry.key for entry in asked(tmp_path).methods}
+    study = asked(tmp_path, "--methods", "sgpo_nll")
+    assert {entry.key for entry in study.methods} == plain | {"sgpo_nll"}
+    write_plan(study, tmp_path)
+    both = asked(tmp_path, "--methods", "sgpo_reverse")
+    assert {entry.key for entry in both.methods} == plain | {"sgpo_nll", "sgpo_reverse"}
+    everything = {entry.key for entry in asked(tmp_path, "--all").methods}
+    assert everything > {"sgpo_nll", "sgpo_reverse", "dapo"}
+
+
 def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, capsys):
     files = ("--method-file", own / "first.py", "--method-file", own / "second.py")
     plan = asked(own / "out", *files, "--problems", own / "bench.jsonl")
