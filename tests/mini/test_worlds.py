@@ -234,7 +234,7 @@ def test_a_lesson_step_is_cross_entropy_against_the_writers_distributions():
 
 
 def test_a_foundation_is_laid_once_and_every_world_is_taught_on_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(models.MODELS, "qwen-s", TINY)
+    monkeypatch.setitem(MODELS, "qwen-s", TINY)
     short = FoundationConfig(batch_size=8, max_drills=2, text_steps=2, settling_steps=1)
     monkeypatch.setattr(foundation, "FoundationConfig", lambda: short)
     monkeypatch.setattr(foundation, "LessonConfig", lambda: LessonConfig(steps=2))

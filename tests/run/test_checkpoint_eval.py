@@ -17,6 +17,7 @@ from benchmarks.run.checkpoint import score_rows, score_table
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Completion, FinishReason, Problem
 from sgpo.mini import models
+from sgpo.mini.specs import MODELS
 
 TOKENIZER = standin.build_tokenizer(small=True)
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(7)]
@@ -199,7 +200,7 @@ def test_wrong_requests_are_one_line(checkpoint, tmp_path, capsys):
 
 
 def test_a_question_that_a_mini_model_cannot_read_is_refused(tmp_path, capsys):
-    models.build_model(models.MODELS["qwen-s"], 0).save_pretrained(tmp_path / "model")
+    models.build_model(MODELS["qwen-s"], 0).save_pretrained(tmp_path / "model")
     models.build_tokenizer().save_pretrained(tmp_path / "model")
     assert evaluate(tmp_path / "model", tmp_path / "out", "--problems", problem_file(tmp_path)) == 2
     assert "problem a: the tokenizer keeps 2 of its question's 10 characters" in (
