@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.profiles.planned import planned_study
+from benchmarks.store.experiments import KIN
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 from sgpo.core.files import read_json
@@ -29,6 +30,9 @@ RL = {
 }
 # Where one of two is a variant or one of the kin: the weights at the budget are compared.
 TO_BUDGET = dict.fromkeys(("train.num_steps", "train.budget_steps"), "trained to the budget alone")
+# Methods past Table 1 were not tuned; prefix of a variant's key.
+VARIANT, VARIANT_RATE = "sgpo_", "SGPO's, not tuned for the variant"
+KIN_RATE = "SFT+GRPO's, not tuned for this method"
 # Settings of this name mean the same in every method that has them, and must be equal.
 COMMON_SETTINGS = ("clip_low", "clip_high")
 # SFT replaces the RL stage or comes before it, so its recipe is its own.
@@ -93,6 +97,13 @@ def reason(key: str, allowed: Mapping[str, str]) -> str | None:
     return next((allowed[p] for p in prefixes if p in allowed), None)
 
 
+def allowed_beside_grpo(method: str) -> dict[str, str]:
+    """The keys in which ``method`` may differ from SFT+GRPO, with the reason."""
+    untuned = KIN_RATE if method in KIN else VARIANT_RATE if method.startswith(VARIANT) else None
+    rate = {"train.learning_rate": untuned} if untuned else {}
+    return ALLOWED.get(method, RL | TO_BUDGET | rate)
+
+
 def stored_or_planned(name: str, profile: str, model: str | None, results: Path) -> dict[str, Any]:
     """The config of a run directory, of a run id below ``results``, or of a method of ``profile``
     (on ``model``, default the first it has), as JSON types.
@@ -130,7 +141,7 @@ def differences_command(options: argparse.Namespace) -> int:
     methods = {first["method"], second["method"]}
     allowed: Mapping[str, str] = {}
     if "grpo" in methods and len(methods) == 2:
-        allowed = ALLOWED.get((methods - {"grpo"}).pop(), RL | TO_BUDGET)
+        allowed = allowed_beside_grpo((methods - {"grpo"}).pop())
     for key, left, right in rows:
         why = reason(key, allowed)
         print(f"{key}: {left} -> {right}" + (f"   ({why})" if why else ""))

@@ -37,10 +37,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Found:
-    """``effect`` is None where runs are missing."""
+    """``effect`` is None where runs are missing. ``picked_from``: it is the lowest of so many."""
 
     effect: Score | None
     detail: str = ""
+    picked_from: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def best_other_row() -> Effect:
         unscored = [study.method_label(m) for m in others if m not in present]
         if unscored:
             detail += f"; diverged before it could be scored: {', '.join(unscored)}"
-        return Found(present[nearest], detail)
+        return Found(present[nearest], detail, len(present))
 
     return Effect(lambda study, s: [(s.model, m) for m in study.method_order], measure)
 
@@ -106,7 +107,7 @@ def largest_loss() -> Effect:
         if len(present) < len(others) or reference is None:
             return Found(None)
         nearest = min(present, key=lambda m: present[m].mean)
-        return Found(present[nearest], f"largest other loss: {labels[nearest]}")
+        return Found(present[nearest], f"largest other loss: {labels[nearest]}", len(present))
 
     return Effect(lambda study, subject: [(subject.model, m) for m in labels], measure)
 

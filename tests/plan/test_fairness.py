@@ -10,6 +10,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.profiles import fairness, mini
 from benchmarks.profiles.planned import planned_study
+from benchmarks.store import experiments
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 
@@ -103,6 +104,20 @@ def test_diff_configs_prints_every_difference_with_its_reason(capsys, tmp_path):
     expected = fairness.differences(config("grpo"), config("hpt"))
     assert all(f"{key}: {a} -> {b}" in text for key, a, b in expected)
     assert "authors' script" in text and text.endswith(f"{len(expected)} values differ\n")
+
+
+def test_the_rate_of_what_was_not_tuned_has_a_reason_of_its_own(capsys, tmp_path):
+    for method, words in (("sgpo", "same number of trials"), ("sgpo_nll", "SGPO's, not tuned")):
+        assert main(["diff-configs", "grpo", method, "--out", str(tmp_path)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        (rate,) = [line for line in lines if line.startswith("train.learning_rate: ")]
+        assert words in rate
+    kin = {entry.key: entry for entry in mini.KIN}
+    assert set(kin) == set(experiments.KIN)
+    for method, entry in kin.items():
+        assert "SFT+GRPO's" in fairness.allowed_beside_grpo(method)["train.learning_rate"]
+        found = entry.config("qwen-m", 0).train.learning_rate
+        assert found == config("grpo")["train"]["learning_rate"]
 
 
 def test_diff_configs_reads_runs(capsys, tmp_path):
