@@ -65,9 +65,25 @@ def curves_of(run: Run) -> dict[str, np.ndarray]:
     rows = pd.DataFrame(run.stored.metrics())
     found = {"reward": rows.get("reward"), "alpha": rows.get("alpha_mean")}
     if "kl_mean" in rows:
-        found["kept_kl"] = rows["kl_mean"] * (1 - rows["kl_masked_share"].fillna(0.0))
+        settings = run.stored.object("config.json").get("settings") or {}
+        unused = unused_share(rows, settings)
+        found["kept_kl"] = None if unused is None else rows["kl_mean"] * (1 - unused)
     known = {name: v for name, v in found.items() if v is not None and v.notna().any()}
     return {name: smooth(v.to_numpy(dtype=float)) for name, v in known.items()}
+
+
+def unused_share(rows: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Series | None:
+    """Share of the KL of a step that taught nothing, by the rule of ``worlds.kl_by_class``: direct
+    SFT masks nothing, and a class that is left out goes whole. None where the class has no
+    metric (the first token)."""
+    masks, left_out = settings.get("distillation") != "nll", settings.get("leave_out", "nothing")
+    masked = rows["kl_masked_share"].fillna(0.0) * masks
+    if left_out == "nothing":
+        return masked
+    if f"kl_mass_{left_out}" not in rows:
+        return None
+    mass, of_class = (rows[f"kl_{what}_{left_out}"].fillna(0.0) for what in ("mass", "masked"))
+    return masked + mass - of_class * masks
 
 
 def accuracies(study: Study, model: str, method: str) -> dict[str, Any] | None:
@@ -162,9 +178,10 @@ def read_curves(path: Path) -> pd.DataFrame:
         rows = pd.read_csv(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is no CSV file ({error})") from error
-    named = [name for name in COLUMNS if name in rows]
+    named = [name for name in COLUMNS if name in rows and rows[name].notna().any()]
     if "step" not in rows or not named:
-        raise ValueError(f"{path}: needs a column step and one or more of {', '.join(COLUMNS)}")
+        allowed = ", ".join(COLUMNS)
+        raise ValueError(f"{path}: needs a column step and values of one or more of {allowed}")
     if rows["step"].duplicated().any():
         raise ValueError(f"{path}: step {rows['step'][rows['step'].duplicated()].iloc[0]} twice")
     wrong = [n for n in ("step", *named) if not pd.api.types.is_numeric_dtype(rows[n])]

@@ -7,7 +7,7 @@ method has a ledger; every difference paired over worlds (or seeds and problems)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,9 @@ def pair_of(study: Study, first: str, second: str, model: str | None) -> Pair:
         a, b = (run.cell for run in runs)
         if (a.model, a.seed) != (b.model, b.seed):
             raise ValueError(f"{first} and {second}: must be runs of one model and seed")
-        return Pair(study, a.model, (a.method, b.method), (a.seed,))
+        # These two alone: another world of a method may be missing.
+        alone = replace(study, cells=(a, b))
+        return Pair(alone, a.model, (a.method, b.method), (a.seed,))
     known = list(dict.fromkeys(cell.method for cell in study.cells))
     for name in (first, second):
         if name not in known:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 
 from benchmarks.report import estimates
 from benchmarks.report.estimates import PERCENT, Score
 from benchmarks.store.records import Run, Study
-from benchmarks.store.runs import CHOICES, LEDGER, SUMS
+from benchmarks.store.runs import CHOICES, LEDGER, PROBLEMS_FILE, SUMS, StudyError
 
 THIRDS = ("hard", "middle", "easy")  # of a world's types or problems, by their prior
 CLASSES = {  # of distilled tokens; the choices of a plan by the third that its type is in
@@ -34,8 +33,13 @@ def planned(study: Study) -> bool:
 @estimates.once
 def thirds_of_types(study: Study, seed: int) -> dict[str, str]:
     """Type -> its third of ``THIRDS`` in a world; StudyError where the world is not recorded."""
-    rows = pd.concat([study.problems_of(seed, b.key) for b in study.benchmarks if not b.file])
-    known = rows.drop_duplicates("types").set_index("types")["prior"]
+    if seed not in study.problems.index:
+        raise StudyError(
+            f"{study.root.name}/{PROBLEMS_FILE} lacks the types of world {seed}; "
+            "run sgpo study again"
+        )
+    # All problems of the world: those that a limit leaves need not name every type.
+    known = study.problems.loc[seed].drop_duplicates("types").set_index("types")["prior"]
     known = known[~known.index.str.contains(" ")].sort_values(kind="stable")
     parts = np.array_split(np.arange(len(known)), len(THIRDS))
     return {known.index[i]: third for third, part in zip(THIRDS, parts, strict=True) for i in part}

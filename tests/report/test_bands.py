@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,6 +71,34 @@ def test_a_loop_that_goes_wrong_at_a_step_is_off_from_there():
     assert judged(bandit(100, rate=0.02)).outside  # another learning rate
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        (None, [1.5, 0.2]),
+        ({"distillation": "kl", "leave_out": "nothing"}, [1.5, 0.2]),
+        ({"distillation": "nll_masked"}, [1.5, 0.2]),
+        ({"distillation": "nll"}, [2.0, 0.4]),
+        ({"leave_out": "choice"}, [0.9, 0.1]),
+        ({"distillation": "nll", "leave_out": "choice"}, [1.2, 0.3]),
+        ({"leave_out": "first"}, None),
+    ],
+)
+def test_the_kept_kl_is_what_taught(settings, kept):
+    """By hand: of 2.0 nats a quarter is masked, of which 0.1 are choices; choices have 0.8 nats.
+    Of 0.4 nats half, none of it choices, which have 0.1."""
+    metrics = {
+        "kl_mean": [2.0, 0.4],
+        "kl_masked_share": [0.25, 0.5],
+        "kl_mass_choice": [0.4, 0.25],
+        "kl_masked_choice": [0.1, 0.0],
+    }
+    stored = SimpleNamespace(metrics=lambda: metrics, object=lambda name: {"settings": settings})
+    found = bands.curves_of(SimpleNamespace(stored=stored))
+    assert ("kept_kl" in found) == (kept is not None)
+    if kept:
+        assert found["kept_kl"] == pytest.approx(bands.smooth(np.array(kept)))
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = write_worlds(tmp_path_factory.mktemp("worlds") / "mini")
@@ -105,7 +135,8 @@ def test_the_file_has_every_method_and_our_own_world_lies_within(root, tmp_path,
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("step,loss\n1,2\n", "needs a column step and one or more of reward, alpha"),
+        ("step,loss\n1,2\n", "needs a column step and values of one or more of reward, alpha"),
+        ("step,reward\n1,\n2,\n", "needs a column step and values of one or more of reward"),
         ("step,reward\n1,2\n1,3\n", "step 1 twice"),
         ("step,reward\n1,high\n", "column reward must hold numbers"),
         ("", "is no CSV file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks.cli import main
 from benchmarks.report import estimates, explain_gap, worlds
 from benchmarks.report.figures import delta_classes, regime, when
 from benchmarks.store.load import load_study
+from benchmarks.store.runs import StudyError
 from benchmarks.store.stats import slope
 
 
@@ -35,6 +37,14 @@ def test_a_third_of_the_types_is_that_of_their_world(study, seed):
     thirds = worlds.thirds_of_types(study, seed)
     names = by_prior(seed)
     assert [thirds[name] for name in names] == ["hard"] * 4 + ["middle"] * 4 + ["easy"] * 4
+
+
+def test_thirds_are_of_all_types_where_few_problems_are_asked(study):
+    few = tuple(dataclasses.replace(b, num_problems=2) for b in study.benchmarks)
+    cut = dataclasses.replace(study, benchmarks=few)
+    assert worlds.thirds_of_types(cut, 3) == worlds.thirds_of_types(study, 3)
+    with pytest.raises(StudyError, match="lacks the types of world 77"):
+        worlds.thirds_of_types(study, 77)
 
 
 def test_a_third_of_the_problems_is_by_all_plans_that_they_need(study):
@@ -124,6 +134,19 @@ def test_runs_are_compared_in_their_world_and_mistakes_are_one_line(root, study,
     ):
         assert main(["explain-gap", *words, "--out", str(root)]) == 2
         assert complaint in capsys.readouterr().err
+
+
+def test_two_runs_need_no_other_world_of_their_methods(root, tmp_path):
+    shutil.copytree(root, tmp_path / "mini", ignore=shutil.ignore_patterns("samples"))
+    shutil.rmtree(run_dir(tmp_path / "mini", "qwen-m", "grpo", 5))
+    study = load_study(tmp_path / "mini")
+    runs = [run_dir(root, "qwen-m", method, 2).name for method in ("sgpo", "grpo")]
+    whole = explain_gap.lines_of(explain_gap.pair_of(study, *runs, None))[0].difference
+    keys = [b.key for b in study.benchmarks]
+    ours, theirs = (np.mean([scored(root, m, 2, k).mean() for k in keys]) for m in ("sgpo", "grpo"))
+    assert whole.mean == pytest.approx(ours - theirs)
+    with pytest.raises(ValueError, match="not all of its runs are there"):
+        explain_gap.lines_of(explain_gap.pair_of(study, "sgpo", "grpo", None))
 
 
 def test_direct_sft_masks_nothing_and_what_is_left_out_teaches_nothing(root, tmp_path):
