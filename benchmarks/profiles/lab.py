@@ -1,7 +1,7 @@
 """The mini study with larger models made from scratch (1M to 50M weights), for one GPU.
 
-Same world, data, methods and benchmarks; five seeds. Every cell is meant to end well within ten
-minutes on one data-centre GPU, and one that is cut off goes on where it stopped: pretraining is
+Same worlds (the first five), data, methods and benchmarks. Every cell is meant to end well within
+ten minutes on one data-centre GPU, and one that is cut off goes on where it stopped: pretraining is
 kept as a whole, training from its last resume state, evaluation by benchmark.
 
 Nothing here was tuned: learning rates lie on the line (in logarithms of weights and rate) through

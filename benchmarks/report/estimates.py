@@ -171,6 +171,8 @@ def select(runs: Sequence[Run], seeds: Sequence[int] | None) -> tuple[Run, ...]:
 
 def units_text(study: Study, number: int | str) -> str:
     """What a table's means are over, in words: "5 worlds", "5 seeds of one world", "3 seeds"."""
+    plural = "s" * (str(number) != "1")
     if study.own_problems:
-        return f"{number} world{'s' * (number != 1)}"
-    return f"{number} seeds of one world" if study.miniature else f"{number} seeds"
+        return f"{number} world{plural}"
+    seeds = f"{number} seed{plural}"
+    return f"{seeds} of one world" if study.miniature else seeds

@@ -68,7 +68,7 @@ def equal_reward(study: Study, model: str, first: str, second: str) -> EqualRewa
     """``first`` against ``second`` over the seeds that both are planned on; None where one of the
     runs is missing or has no rewards.
 
-    Reward curves of 16 problems a step are noisy, and the first step at which a noisy curve touches
+    Reward curves are noisy, and the first step at which a noisy curve touches
     a level comes too early. So each curve is smoothed as in the figures and fitted by the nearest
     rising curve before anything is read off it.
     """

@@ -104,10 +104,11 @@ def tune_command(options: argparse.Namespace) -> int:
 
 def table(planned: Sequence[Trial], runs: Path, others: Sequence[dict[str, Any]] = ()) -> str:
     """CSV of all trials; the rate with the highest mean development accuracy over the worlds is
-    marked chosen (the lower among equals). ``others``: rows taken over, which
-    come first; trials are numbered on from there."""
-    rows = []
-    for number, (method, rate, cell) in enumerate(planned, len(others)):
+    marked chosen (the lower among equals). ``others``: rows taken over, which come first; trials
+    are numbered on from their highest. ``dev_ci_*``: 95% over problems alone, as if independent;
+    those of one type are not and a world says nothing of others, so it is too short."""
+    rows, first = [], 1 + max((int(row["trial"]) for row in others), default=-1)
+    for number, (method, rate, cell) in enumerate(planned, first):
         scores = read_json(runs / cell.run_id / "scores.json")["benchmarks"][DEVELOPMENT]
         rates = np.array([v.count("c") / len(v) for v in scores["verdicts"]])
         half = 1.96 * rates.std(ddof=1) / np.sqrt(len(rates))

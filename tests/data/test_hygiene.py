@@ -15,6 +15,7 @@ from benchmarks.report.tables.records import DISJOINTNESS
 from benchmarks.run import tune
 from benchmarks.run.cell import run_cell
 from benchmarks.store.load import load_study
+from sgpo.core.files import write_json
 from sgpo.core.types import Problem
 from sgpo.mini import sets
 
@@ -74,6 +75,18 @@ def test_tuning_runs_and_chooses_without_any_test_problem(canary, tmp_path, monk
     assert text.count("True") == len(methods)
     for scores in tmp_path.glob("runs/*/scores.json"):
         assert set(json.loads(scores.read_text())["benchmarks"]) == {"minidev"}
+
+
+def test_trials_are_numbered_on_from_the_rows_that_stay(tmp_path):
+    """Tuned twice, the rows that stay have any numbers: none of them comes again."""
+    cells = [cell for _, _, cell in tune.trials(["luffy"])[:2]]
+    for cell in cells:
+        scores = {"benchmarks": {"minidev": {"verdicts": ["cw", "cc"]}}}
+        write_json(tmp_path / cell.run_id / "scores.json", scores)
+    planned = [("luffy", cell.config.train.learning_rate, cell) for cell in cells]
+    others = [{"method": "sgpo", "trial": number} for number in ("12", "40")]
+    text = tune.table(planned, tmp_path, others)
+    assert [row.split(",")[1] for row in text.splitlines()[1:]] == ["12", "40", "41", "42"]
 
 
 def test_no_tuning_config_names_a_test_set():

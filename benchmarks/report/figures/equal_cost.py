@@ -102,7 +102,8 @@ def caption(study: Study) -> str:
     return (
         f"Accuracy at equal budget ({study.profile} profile, {study.model(MODEL).label}): the "
         f"weights of the same runs after {', '.join(f'{b:g}' for b in BUDGETS)} times the study's "
-        f"number of steps, over the {over} that all methods have. Right: SGPO minus each other "
+        f"number of steps, over the {over} that all methods have; at budgets other than "
+        f"1 with half the samples a problem. Right: SGPO minus each other "
         f"method at the same budget, paired over seeds and problems, 95% intervals, in the other's "
         f"colour and mark. Every method samples the same number of completions a step; tokens "
         f"scored in a loss or a choice, and training time beside other runs on one machine, at "

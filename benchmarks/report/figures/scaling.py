@@ -78,10 +78,12 @@ def figure(study: Study) -> Figure:
 
 
 def caption(study: Study) -> str:
+    own = study.own_problems
+    base, gain = ("worlds", "worlds") if own else ("problems", "seeds and problems")
     return (
         f"Gain of SGPO over its base model against the base model's score, average of the "
         f"benchmarks ({study.profile} profile). Left: our models, 95% intervals on both axes "
-        f"(base: over problems; gain: over seeds and problems, paired). Right: the paper's three "
+        f"(base: over {base}; gain: over {gain}, paired). Right: the paper's three "
         f"models as printed; other models and problems, so only the shape can be compared."
     )
 

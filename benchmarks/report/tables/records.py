@@ -295,11 +295,11 @@ def _strategy_caption(study: Study) -> str:
     )  # fmt: skip
     return (
         f"Table 8 ({study.profile} profile): strategies of the rule-based expert for the first "
-        f"problems of the RL split, five candidates a problem, the best by the expert's own "
-        f"scores kept. Scored from the text alone by carrying the named plan out on other lists: "
-        f"this scorer shares no code with the expert's but the arithmetic. A total is the mean of "
-        f"four criteria in 0 to 1; bands as in the paper.{best} A census of 500 problems, so "
-        f'without intervals. "{NOT_RUN}": the analysis is missing; made by: '
+        f"problems of the RL splits of the first two worlds, five candidates a problem, the best "
+        f"by the expert's own scores kept. Scored from the text alone by carrying the named plan "
+        f"out on other lists: this scorer shares no code with the expert's but the arithmetic. A "
+        f"total is the mean of four criteria in 0 to 1; bands as in the paper.{best} A census "
+        f'of 500 problems, so without intervals. "{NOT_RUN}": the analysis is missing; made by: '
         f"{study.command('table8')}"
     )
 
@@ -390,7 +390,8 @@ def _tuning_caption(study: Study) -> str:
         return "Nothing was tuned in this study. Made by: sgpo tune (the mini profile)"
     return (
         "Every trial of the tuning, the same number for each method, judged on the development "
-        f"set (percent, 95% interval); no test set was read. Made by: {study.command('tuning')}"
+        f"set (percent, 95% interval over problems alone, as if independent, which those of "
+        f"one type are not); no test set was read. Made by: {study.command('tuning')}"
     )
 
 
