@@ -38,7 +38,7 @@ from benchmarks.store.stats import interval_text
 
 # The figures of the main part: of each group the first that the study has.
 LEAD = (("equal_cost", "curves"),)
-WHY = (("fig5",), ("delta",))
+WHY = (("delta", "fig5"),)
 WHERE = (("when", "map_size", "scaling"),)
 # Claims past the paper that take the mechanism apart.
 TAKEN_APART = (
