@@ -167,10 +167,11 @@ def train(
 
 def budget_of_step(train: TrainConfig) -> dict[int, float]:
     """Step -> budget, of those of ``BUDGETS`` that the training reaches; none without
-    ``budget_steps``."""
+    ``budget_steps``. Budget 1 is the step whose weights the run ends with."""
     if train.budget_steps is None:
         return {}
-    steps = {round(train.budget_steps * budget): budget for budget in BUDGETS}
+    whole = min(train.budget_steps, train.num_steps)
+    steps = {round(whole * budget): budget for budget in BUDGETS}
     return {step: budget for step, budget in steps.items() if 0 < step <= train.num_steps}
 
 

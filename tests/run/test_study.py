@@ -22,6 +22,7 @@ from benchmarks.cli import main
 from benchmarks.config import Cell
 from benchmarks.profiles import quick
 from benchmarks.profiles.planned import planned_run, planned_study
+from benchmarks.run.cell import budget_of_step
 from benchmarks.run.scoreboard import print_scoreboard
 from benchmarks.store.runs import is_finished
 from sgpo.core.config import apply_overrides
@@ -211,6 +212,14 @@ def test_an_override_changes_every_trained_run_and_its_address():
         assert changed[method].hash != plain[method].hash
         train = replace(plain[method].config.train, grad_clip=0.5)
         assert changed[method].config == replace(plain[method].config, train=train)
+
+
+def test_a_training_that_ends_before_its_budget_is_judged_at_shares_of_its_own_end():
+    train = planned_run("mini", "grpo").config.train
+    assert (train.num_steps, train.budget_steps) == (24, 12)
+    assert budget_of_step(train) == {3: 0.25, 6: 0.5, 24: 2.0}
+    assert budget_of_step(replace(train, num_steps=8)) == {2: 0.25, 4: 0.5}
+    assert budget_of_step(replace(train, budget_steps=None)) == {}
 
 
 @pytest.mark.parametrize("setting", ["checkpoint", "settings.teacher"])
