@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from benchmarks.config import Model, Plan, RunConfig
 from benchmarks.profiles import mini
-from benchmarks.profiles.variants import derived, with_variants
+from benchmarks.profiles.variants import derived, to_budget, with_variants
 from sgpo.mini.specs import LAB_MODELS
 
 PROFILE = "lab"
@@ -56,7 +56,7 @@ def _enlarged(small: RunConfig) -> RunConfig:
     return replace(small, profile=PROFILE, device="cuda", train=train)
 
 
-KIN = tuple(derived(entry, _enlarged) for entry in mini.KIN)
+KIN = tuple(derived(derived(entry, _enlarged), to_budget) for entry in mini.KIN)
 
 
 def study(num_seeds: int = 5) -> Plan:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from benchmarks.config import Model, Plan, RunConfig
 from benchmarks.profiles import mini
-from benchmarks.profiles.variants import derived, with_variants
+from benchmarks.profiles.variants import derived, to_budget, with_variants
 from sgpo.mini.specs import MODELS
 
 MODEL = "qwen-s"
@@ -45,7 +45,7 @@ def study(num_seeds: int = 2) -> Plan:
     )
 
 
-KIN = tuple(derived(entry, _shortened) for entry in mini.KIN)
+KIN = tuple(derived(derived(entry, _shortened), to_budget) for entry in mini.KIN)
 
 
 def extended(plain: Plan) -> Plan:

@@ -90,6 +90,19 @@ def test_variants_are_planned_on_one_model_and_only_when_asked_for():
     assert [c.run_id for c in kept] == [c.run_id for c in plain]
 
 
+@pytest.mark.parametrize("profile", ["mini", "quick", "lab"])
+def test_all_but_the_main_methods_are_trained_to_the_budget_alone(profile):
+    grid = planned_study(profile, 1, variants=True)
+    short = {e.key for e in grid.methods if e.extra} | set(CHANGES)
+    budget = {
+        c.config.train.budget_steps for c in grid.cells() if c.config.method in ("grpo", "sgpo")
+    }
+    trains = [c.config.train for c in grid.cells() if c.config.init == "warmup"
+              and c.config.method in short]  # fmt: skip
+    assert {t.budget_steps for t in trains} == {None} and len(short) > len(CHANGES)
+    assert {t.num_steps for t in trains} == budget and len(budget) == 1
+
+
 def test_the_report_and_the_profile_name_the_same_variants():
     assert tuple(key for key, *_ in variants.VARIANTS) == SGPO_VARIANTS
     assert set(SGPO_VARIANTS) == set(CHANGES) == set(VARIANTS)
