@@ -183,10 +183,9 @@ def test_sets_are_balanced_disjoint_and_right():
         assert p.strategy and p.expert.endswith(f"\\boxed{{{p.answer}}}")
         assert not any(c.isdigit() for c in p.strategy)
     assert all(p.strategy is p.expert is None for p in development)
-    other = sets.training_problems(draw_world(3), "rl", 0.1)
-    assert not {p.question for p in other} & {p.question for p in training["rl"][:200]} or (
-        [p.answer for p in other] != [p.answer for p in training["rl"]]
-    )
+    other = draw_world(3)  # asked the same, it says something else
+    same = [independent_answer(other, p.question) == p.answer for p in training["rl"]]
+    assert sum(same) < 0.2 * len(same)
     for call, named in (
         (lambda: sets.test_problems(drawn, "minimath"), "'minimath': must be one of trained"),
         (lambda: sets.training_problems(drawn, "test", 0.1), "'test': must be warmup or rl"),
