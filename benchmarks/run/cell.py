@@ -162,7 +162,7 @@ def train(
     except Diverged as error:
         diverged = error
         sampler.sync(model)  # the update before the one that failed may have moved the weights
-    run.store(model, given.tokenizer, diverged)
+    run.store(model, given.tokenizer, diverged, trainer.diverged_past_budget)
 
 
 def budget_of_step(train: TrainConfig) -> dict[int, float]:

@@ -29,6 +29,8 @@ from sgpo.core.files import read_json, read_jsonl, whole_directory, write_json
 from sgpo.core.runlog import environment, source_digest
 from sgpo.core.trainer import Diverged
 
+PAST_BUDGET = "diverged_past_budget"  # of train.json and result.json, in such runs alone
+
 
 class RunDir:
     """The directory of ``cell`` below ``study_dir``. All ranks call its methods; rank 0 writes."""
@@ -77,14 +79,24 @@ class RunDir:
         if self.ranks.first and not (self.path / name).exists():
             write_json(self.path / name, measurement())
 
-    def store(self, model: PreTrainedModel, tokenizer: Any, diverged: Diverged | None) -> None:
-        """Write train.json and ``model/``, and drop the resume states. All ranks gather weights."""
+    def store(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        diverged: Diverged | None,
+        past_budget: Diverged | None = None,
+    ) -> None:
+        """Write train.json and ``model/``, and drop the resume states. All ranks gather weights.
+        ``past_budget``: what ended the training after the weights it is judged by."""
         if not self.ranks.first:
             sharding.export(model, None)
             return
         reason = {"message": str(diverged), "fatal": diverged.fatal} if diverged else None
         seconds = sum(step["seconds"] for step in self.metrics())
-        write_json(self.path / "train.json", {"seconds": seconds, "diverged": reason})
+        train: dict[str, Any] = {"seconds": seconds, "diverged": reason}
+        if past_budget:
+            train[PAST_BUDGET] = {"step": past_budget.step, "reason": str(past_budget)}
+        write_json(self.path / "train.json", train)
         with whole_directory(self.model) as target:
             sharding.export(model, target)
             tokenizer.save_pretrained(target)
@@ -142,12 +154,18 @@ class RunDir:
             "num_steps": len(steps),
             "num_samples": last.get("num_samples", 0),
             "sampled_tokens": last.get("sampled_tokens", 0),
-        }
+        } | ({PAST_BUDGET: train[PAST_BUDGET]} if PAST_BUDGET in train else {})
 
     def metrics(self) -> list[dict[str, Any]]:
         """The training steps so far."""
         path = self.path / "metrics.jsonl"
         return read_jsonl(path) if path.exists() else []
+
+
+def ended(result: dict[str, Any], how: str) -> str:
+    """``how`` a run ended, for a line of progress, and whether it diverged past its budget."""
+    past = result.get(PAST_BUDGET)
+    return f"{how}; past its budget it diverged: {past['reason']}" if past else how
 
 
 def _now() -> str:

@@ -24,6 +24,7 @@ from benchmarks.data.sources import record_problems
 from benchmarks.run.cell import run_cell
 from benchmarks.run.failures import record_failure, summary_of
 from benchmarks.run.progress import StudyProgress, at_intervals, expected_cost
+from benchmarks.run.rundir import ended
 from benchmarks.store import records
 from benchmarks.store.runs import is_finished, stored_runs
 from sgpo.core.config import EXIT_HUNG
@@ -252,7 +253,8 @@ class _Runner:
             self.progress.conclude(worker.task, "stopped, out of time")
         elif worker.error is None:
             self.outcome.finished.append(run_id)
-            self.progress.conclude(worker.task, "finished")
+            result = read_json(record_paths(worker.task, self.study_dir)[0])
+            self.progress.conclude(worker.task, ended(result, "finished"))
         else:
             self.outcome.failed[run_id] = worker.error
             self.progress.conclude(worker.task, "FAILED")  # why is said once, at the end

@@ -13,6 +13,7 @@ from benchmarks.config import Cell, Plan
 from benchmarks.run.cell import run_cell
 from benchmarks.run.failures import record_failure
 from benchmarks.run.progress import StudyProgress, at_intervals
+from benchmarks.run.rundir import ended
 from benchmarks.run.study import Outcome, write_plan
 from benchmarks.store.locks import locked
 from benchmarks.store.runs import is_finished
@@ -75,7 +76,7 @@ def run_together(
                 report = at_intervals(lambda *news, of=cell: tell(of, *news))
                 result = _result(cell, study_dir, ranks, report, log)
                 outcome.add(cell.run_id, result)
-                progress.conclude(cell, result["status"])
+                progress.conclude(cell, ended(result, result["status"]))
             if outcome.failed:
                 break
         if ranks.first and study:

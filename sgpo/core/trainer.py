@@ -38,9 +38,9 @@ class Diverged(RuntimeError):
     """Training stopped on a non-finite loss (``fatal``) or a collapse; the message says which and
     when. The model holds the last weights before it."""
 
-    def __init__(self, message: str, *, fatal: bool) -> None:
+    def __init__(self, message: str, *, fatal: bool, step: int | None = None) -> None:
         super().__init__(message)
-        self.fatal = fatal
+        self.fatal, self.step = fatal, step
 
 
 class Stopped(Exception):
@@ -92,6 +92,7 @@ class Trainer:
         self.begun = False
         self.collapsed_steps = self.nonfinite_updates = 0  # in a row
         self.best: tuple[float, int] | None = None  # held-out loss of what is kept, its step
+        self.diverged_past_budget: Diverged | None = None
 
     def _check(self) -> None:
         config = self.config
@@ -124,10 +125,11 @@ class Trainer:
         self.rollout.sampler.sync(self.model)
         try:
             self._steps(start, log)
-        except Diverged:
+        except Diverged as error:
             # What comes after the budget is looked at; the weights at the budget are unharmed.
             if self.config.budget_steps is None or self.best is None:
                 raise
+            self.diverged_past_budget = error
         if self.best is not None:
             self._restore_best()
         self.progress(self.config.num_steps, self.config.num_steps)
@@ -382,6 +384,7 @@ class Trainer:
                 f"learning_rate (now {self.config.learning_rate}) and run again "
                 f"({self.nonfinite_updates} updates in a row)",
                 fatal=True,
+                step=step,
             )
 
     def _stop_on_collapse(self, step: int, record: Mapping[str, float | int]) -> None:
@@ -395,6 +398,7 @@ class Trainer:
                 f"step {step}: reward 0 and entropy below {self.config.collapse_entropy} nats "
                 f"for {self.collapsed_steps} steps",
                 fatal=False,
+                step=step,
             )
 
     def _validate(self, step: int) -> dict[str, float]:
@@ -405,7 +409,8 @@ class Trainer:
             return {}
         loss = self.held_out_loss()
         if not math.isfinite(loss):
-            raise Diverged(f"step {step}: held-out loss {loss}: not finite", fatal=True)
+            why = f"step {step}: held-out loss {loss}: not finite"
+            raise Diverged(why, fatal=True, step=step)
         if self.best is None or loss < self.best[0]:
             self._keep(step, loss)
         return {"held_out_loss": loss}

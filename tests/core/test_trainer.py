@@ -309,6 +309,8 @@ def test_what_diverges_past_its_budget_ends_with_the_weights_of_the_budget(tmp_p
     trainer.run()
     assert [r["step"] for r in metrics(tmp_path / "run")] == [1, 2, 3]
     assert equal_weights(weights_of(trainer.model), weights_of(twin.model))
+    past = trainer.diverged_past_budget
+    assert past.step == 4 and "not finite" in str(past) and twin.diverged_past_budget is None
     with pytest.raises(Diverged):  # before its budget there is nothing to end with
         build_trainer(Exploding(1), tmp_path / "early", budget_steps=2, **changes).run()
     with pytest.raises(ValueError, match="decay=linear: falls to 0 at the last step"):

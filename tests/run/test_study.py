@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -22,11 +23,14 @@ from benchmarks.cli import main
 from benchmarks.config import Cell
 from benchmarks.profiles import quick
 from benchmarks.profiles.planned import planned_run, planned_study
+from benchmarks.run import rundir
 from benchmarks.run.cell import budget_of_step
 from benchmarks.run.scoreboard import print_scoreboard
 from benchmarks.store.runs import is_finished
 from sgpo.core.config import apply_overrides
+from sgpo.core.distributed import Ranks
 from sgpo.core.files import UMASK, read_json, read_jsonl
+from sgpo.core.trainer import Diverged
 
 
 def tables(out: Path) -> dict[str, bytes]:
@@ -220,6 +224,21 @@ def test_a_training_that_ends_before_its_budget_is_judged_at_shares_of_its_own_e
     assert budget_of_step(train) == {3: 0.25, 6: 0.5, 24: 2.0}
     assert budget_of_step(replace(train, num_steps=8)) == {2: 0.25, 4: 0.5}
     assert budget_of_step(replace(train, budget_steps=None)) == {}
+
+
+def test_what_diverged_past_its_budget_is_marked_and_nothing_else_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(rundir.sharding, "export", lambda model, target: None)
+    tokenizer, said = SimpleNamespace(save_pretrained=lambda target: None), {}
+    for name, past in (("whole", None), ("past", Diverged("step 5: nan", fatal=True, step=5))):
+        run = rundir.RunDir(tmp_path / name, small_cells()["grpo"], Ranks())
+        run.path.mkdir(parents=True)
+        run.store(None, tokenizer, None, past)
+        said[name] = read_json(run.path / "train.json"), run._training()
+    assert set(said["whole"][0]) == {"seconds", "diverged"}
+    mark = {"diverged_past_budget": {"step": 5, "reason": "step 5: nan"}}
+    assert said["past"] == tuple(plain | mark for plain in said["whole"])
+    assert rundir.ended(said["whole"][1], "finished") == "finished"
+    assert "past its budget it diverged: step 5" in rundir.ended(mark, "finished")
 
 
 @pytest.mark.parametrize("setting", ["checkpoint", "settings.teacher"])
