@@ -16,18 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from benchmarks.report.build import build
-from benchmarks.store.load import load_frame, load_ledger, load_study, stored_hash
+from benchmarks.store.load import load_study, stored_hash
 from benchmarks.store.records import GRADERS_FILE, Study, read_rows
 from benchmarks.store.runs import (
     LABELS,
     PROBLEMS_FILE,
     SCORES,
+    Published,
     StoredRun,
     StudyError,
+    ledger_table,
+    metric_table,
     read_object,
+    read_table,
+    run_table,
     stored_runs,
+    verdict_table,
 )
 from benchmarks.store.stats import StatsError
 from sgpo.core.files import inside, sha256_of
@@ -35,6 +43,8 @@ from sgpo.core.files import inside, sha256_of
 # Runs of one model and seed that start from the same weights must have had the same ones.
 SHARED = ("start_weights", "prompt", "evaluation_data")
 PAGES = ("CLAIMS.md", "REPORT.md", "bands.json")
+PUBLISHED = {"runs": run_table, "verdicts": verdict_table, "metrics": metric_table,
+             "ledger": ledger_table}  # fmt: skip
 # Whether one thing was right, None where it is not here to be looked at; and what was wrong.
 Rows = Sequence[dict[str, Any]]
 Findings = Iterator[tuple[bool | None, str]]
@@ -68,7 +78,8 @@ def audit(
         f"suite version is {version}": _versions(runs, version),
         "verdict letters follow from the samples": _letters(runs, recomputed),
         "runs that are compared share weights, prompts and data": _origins(grid, planned),
-        "verdicts and ledgers are under their run's model, method and seed": _labels(results, grid),
+        "results are under their run's model, method and seed": _labels(runs),
+        "published tables are what their runs' files give": _published(results),
         "runs may share a table": _together(results),
         "problems are those of their worlds": _problems(study, problem_table),
         "tables, claims and report follow from the runs": _artefacts(results),
@@ -199,11 +210,43 @@ def _origins(grid: Mapping[str, StoredRun], planned: set[str]) -> Findings:
                 yield same, f"{run_id} and {other} differ in {name}"
 
 
-def _labels(results: Path, grid: Mapping[str, StoredRun]) -> Findings:
-    frames = [load(results)[list(LABELS)] for load in (load_frame, load_ledger)]
-    for run_id, *found in pd.concat(frames).drop_duplicates().itertuples(index=False):
-        config = grid[run_id].object("config.json")
-        yield found == [config[name] for name in LABELS[1:]], f"{run_id}: filed under {found}"
+def _labels(runs: Sequence[StoredRun]) -> Findings:
+    for run in runs:
+        config, result = run.object("config.json"), run.object("result.json")
+        found = [result.get(name) for name in LABELS]
+        same = found == [run.run_id, *(config[name] for name in LABELS[1:])]
+        yield same, f"{run.run_id}: filed under {found}"
+
+
+def _published(results: Path) -> Findings:
+    """Each column that is no file of a run (labels, numbers of problems and samples, ``correct``,
+    ``prior`` and the like) follows from those files."""
+    for root in (results, results / "tuning"):
+        if not (root / "runs.parquet").exists():
+            continue
+        tables = Published(root)
+        runs = [StoredRun(root / "runs" / run_id, tables) for run_id in tables.rows]
+        for name, make in PUBLISHED.items():
+            path = root / f"{name}.parquet"
+            try:
+                expected, stored = make(runs), read_table(root, name)
+            except ValueError as error:
+                yield False, f"{path}: {error}"
+                continue
+            same = expected.column_names == stored.column_names
+            yield same, f"{path}: has columns {stored.column_names}"
+            for column in expected.column_names if same else ():
+                left, right = (_plain(table[column]) for table in (expected, stored))
+                yield left.equals(right), f"{path}: {column} is not what the runs' files give"
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """``column`` without its encoding, and with nulls for numbers that equal nothing."""
+    if pa.types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    if pa.types.is_floating(column.type):
+        return pc.if_else(pc.is_nan(column), None, column)
+    return column
 
 
 def _together(results: Path) -> Findings:
@@ -240,9 +283,22 @@ def _artefacts(results: Path) -> Findings:
 
 
 def _tuning(results: Path, trials: Mapping[str, StoredRun]) -> Findings:
-    """Every trial in tuning.csv has the development accuracy of its run."""
+    """Every trial in tuning.csv has the settings and the development accuracy of its run, and of
+    each method the rate with the highest mean is chosen."""
     path = results / "tuning.csv"
-    for row in read_rows(path) if path.exists() else ():
+    rows = read_rows(path) if path.exists() else []
+    by_rate: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        rates = by_rate.setdefault(row["method"], {})
+        rates.setdefault(row["learning_rate"], []).append(float(row["dev_accuracy"]))
+    for method, rates in by_rate.items():
+        mean = {rate: sum(found) / len(found) for rate, found in rates.items()}
+        chosen = [row["learning_rate"] for row in rows
+                  if row["method"] == method and row["chosen"] == "True"]  # fmt: skip
+        best = len(set(chosen)) == 1 and mean[chosen[0]] > max(mean.values()) - 1e-9
+        same = best and len(chosen) == len(rates[chosen[0]])
+        yield same, f"{path}: of {method}, {sorted(set(chosen))} is marked chosen, not the best"
+    for row in rows:
         if row["run_id"] not in trials:
             yield None, row["run_id"]
             continue
@@ -252,6 +308,10 @@ def _tuning(results: Path, trials: Mapping[str, StoredRun]) -> Findings:
         accuracy = round(sum(shares) / len(shares), 5)
         same = abs(accuracy - float(row["dev_accuracy"])) < 2e-5
         yield same, f"{path}: trial {row['trial']} has {accuracy}, the table says otherwise"
+        config = trials[row["run_id"]].object("config.json")
+        made = (config["method"], config["train"]["learning_rate"], config["seed"])
+        same = made == (row["method"], float(row["learning_rate"]), int(row["seed"]))
+        yield same, f"{path}: trial {row['trial']} was made with {made}, the table says otherwise"
 
 
 # Tables and pages, rebuilt ------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def keep_texts(results: Path, model: str) -> None:
     with its first seed, with every method of the main comparison.
 
     Raises:
-        ValueError: no such model, or a run whose texts are not on this machine.
+        ValueError: no such model, or a run whose texts are not on this machine or were changed.
     """
     study = Study.read(results)
     if model not in (known := [m.key for m in study.models]):
@@ -86,8 +86,19 @@ def keep_texts(results: Path, model: str) -> None:
             f"--texts {model}: the texts of {', '.join(without) or 'its runs'} are not here; "
             "publish where the study was run"
         )
+    for run in runs:
+        _check_samples(run)
     with locked(results):
         _write_table(results, SAMPLES, sample_table(runs))
+
+
+def _check_samples(run: StoredRun) -> None:
+    """StudyError unless the samples files of ``run`` are those that it wrote."""
+    sums = {} if run.published else run.object("result.json").get("sha256", {})
+    for name, digest in sums.items():
+        path = run.path / name
+        if name.startswith("samples/") and path.exists() and sha256_of(path) != digest:
+            raise StudyError(f"{path}: was changed after the run; sgpo audit says more")
 
 
 def _publish(root: Path) -> int:

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from synthetic_study import change as change_json
 from tiny_study import small_cells
@@ -18,6 +20,8 @@ from benchmarks.report import audit
 from benchmarks.report.build import build
 from benchmarks.run.cell import run_cell
 from benchmarks.run.evaluate import recomputed
+from benchmarks.store.runs import StoredRun
+from sgpo.core.files import write_json
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +149,55 @@ def test_one_change_fails_and_is_named(copy, capsys, no_rebuild, tamper, complai
     tamper(copy)
     assert main(["audit", str(copy)]) == 1
     assert complaint in capsys.readouterr().out
+
+
+def test_every_column_of_the_published_tables_is_checked(copy, capsys, no_rebuild):
+    assert main(["publish", str(copy)]) == 0
+    assert main(["audit", str(copy)]) == 0
+    for table, column, value in (
+        ("metrics", "seed", 7),
+        ("runs", "method", "hpt"),
+        ("verdicts", "sample", 0),
+        ("verdicts", "correct", True),
+    ):
+        path = copy / f"{table}.parquet"
+        kept = path.read_bytes()
+        stored = pq.read_table(path)
+        place, forged = stored.column_names.index(column), pa.array([value] * stored.num_rows)
+        pq.write_table(stored.set_column(place, column, forged.cast(stored[column].type)), path)
+        wrong = [complaint for ok, complaint in audit._published(copy) if not ok]
+        assert wrong == [f"{path}: {column} is not what the runs' files give"]
+        if column != "correct":
+            path.write_bytes(kept)
+    capsys.readouterr()
+    assert main(["audit", str(copy)]) == 1
+    assert "correct is not what the runs' files give" in capsys.readouterr().out
+
+
+def test_a_trial_has_the_settings_of_its_run_and_the_best_rate_is_chosen(tmp_path):
+    trials = {}
+    for rate, verdicts in ((0.1, ["cw", "ww"]), (0.2, ["cc", "cw"])):
+        run = tmp_path / "runs" / f"r{rate}"
+        config = {"method": "grpo", "seed": 1000, "train": {"learning_rate": rate}}
+        write_json(run / "config.json", config)
+        write_json(run / "scores.json", {"benchmarks": {"minidev": {"verdicts": verdicts}}})
+        trials[run.name] = StoredRun(run)
+    header = "method,trial,learning_rate,seed,dev_accuracy,run_id,chosen\n"
+    good = f"{header}grpo,0,0.1,1000,0.25,r0.1,False\ngrpo,1,0.2,1000,0.75,r0.2,True\n"
+    for old, new, complaint in (
+        ("", "", None),
+        ("1000,0.75", "1001,0.75", "trial 1 was made with"),
+        ("0.1,1000", "0.15,1000", "trial 0 was made with"),
+        ("False", "True", "of grpo, ['0.1', '0.2'] is marked chosen"),
+        ("True", "False", "of grpo, [] is marked chosen"),
+        ("0.75", "0.85", "trial 1 has 0.75"),
+    ):
+        (tmp_path / "tuning.csv").write_text(good.replace(old, new) if old else good)
+        wrong = [text for ok, text in audit._tuning(tmp_path, trials) if not ok]
+        assert len(wrong) == (complaint is not None) and (complaint or "") in "".join(wrong)
+    swapped = good.replace("False", "x").replace("True", "False").replace("x", "True")
+    (tmp_path / "tuning.csv").write_text(swapped)
+    assert [text for ok, text in audit._tuning(tmp_path, trials) if not ok]
 
 
 def test_a_flipped_letter_does_not_pass(copy, capsys):

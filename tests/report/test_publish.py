@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from synthetic_study import (
     BENCHMARKS,
@@ -22,7 +24,7 @@ from synthetic_study import (
 )
 
 from benchmarks.cli import main
-from benchmarks.report import pages
+from benchmarks.report import audit, pages
 from benchmarks.report.build import build
 from benchmarks.report.document import to_markdown
 from benchmarks.store import publish
@@ -120,6 +122,12 @@ def test_the_texts_of_one_world_can_be_kept(whole, tmp_path, monkeypatch, capsys
     for run in (*here, run_dir(root, "qwen-m", "sgpo", 1)):
         write_texts(run, run.name.split("-")[2])
     written = {run.name: read_samples(run / "samples" / "trained.jsonl.gz") for run in here}
+    result = load(here[1] / "result.json")
+    sums = result["sha256"] | {"samples/trained.jsonl.gz": sha(b"other texts")}
+    dump(here[1] / "result.json", result | {"sha256": sums})
+    assert main(["publish", str(root), "--texts", "qwen-m"]) == 2
+    assert "trained.jsonl.gz: was changed after the run" in capsys.readouterr().err
+    dump(here[1] / "result.json", result)
     assert main(["publish", str(root), "--texts", "qwen-m"]) == 0
     shutil.rmtree(root / "runs")  # as in a clone
     runs = stored_runs(root)
@@ -161,6 +169,20 @@ def test_the_ledger_is_a_row_a_type_and_place(whole, published, form):
     assert stored[run.name].content("ledger.json") == (run / "ledger.json").read_bytes()
     others = (r for name, r in stored.items() if name != run.name)
     assert not any(r.has("ledger.json") or r.content("ledger.json") for r in others)
+
+
+@pytest.mark.parametrize(("column", "value"), [("prior", 0.9), ("token_class", "choice")])
+def test_an_audit_sees_a_column_that_only_the_ledger_s_table_has(
+    published, tmp_path, column, value
+):
+    root = Path(shutil.copytree(published, tmp_path / "mini"))
+    assert all(ok for ok, _ in audit._published(root))
+    stored = pq.read_table(root / "ledger.parquet")
+    forged = pa.array([value] * stored.num_rows)
+    place = stored.column_names.index(column)
+    pq.write_table(stored.set_column(place, column, forged), root / "ledger.parquet")
+    (wrong,) = (complaint for ok, complaint in audit._published(root) if not ok)
+    assert f"ledger.parquet: {column} is not what" in wrong
 
 
 @pytest.mark.parametrize("form", ["directories", "tables"])
