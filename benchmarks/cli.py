@@ -513,8 +513,11 @@ def _seed(text: str) -> int:
 def _seconds(text: str) -> float:
     units = {"s": 1, "m": 60, "h": 3600}
     number = text[:-1] if text[-1:] in units else text
-    value = _number(number, float, "a time above 0 such as 90s, 8m or 2h (left out: none)", 1e-9)
-    return value * units.get(text[-1], 1)
+    asked = "a time above 0 such as 90s, 8m or 2h (left out: none)"
+    try:
+        return _number(number, float, asked, 1e-9) * units.get(text[-1], 1)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be {asked}") from None
 
 
 def _price(text: str) -> float:

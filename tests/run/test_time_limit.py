@@ -70,4 +70,5 @@ def test_a_time_is_read(text, seconds):
 def test_no_time_is_refused(text, capsys):
     with pytest.raises(SystemExit):
         _parser().parse_args(["study", "--time-limit", text])
-    assert "must be a time such as 90s, 8m or 2h" in capsys.readouterr().err
+    asked = f"{text!r}: must be a time above 0 such as 90s, 8m or 2h"
+    assert asked in capsys.readouterr().err
