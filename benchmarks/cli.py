@@ -407,6 +407,10 @@ def _report(options: Options) -> int:
     from benchmarks.report.audit import check_report
     from benchmarks.report.build import build
 
+    if options.check and options.only:
+        raise ValueError(
+            "--only with --check: --check compares all tables and pages; leave one out"
+        )
     if options.check:
         return check_report(options.out)
     print(build(options.out, options.only).text())

@@ -187,6 +187,8 @@ def read_curves(path: Path) -> pd.DataFrame:
     wrong = [n for n in ("step", *named) if not pd.api.types.is_numeric_dtype(rows[n])]
     if wrong:
         raise ValueError(f"{path}: column {wrong[0]} must hold numbers")
+    if rows["step"].min() < 1:
+        raise ValueError(f"{path}: step {rows['step'].min()}: steps count from 1")
     return rows.set_index("step").sort_index()[named]
 
 
@@ -207,6 +209,15 @@ def check_port(results: Path, path: Path, method: str, model: str | None, world:
         print(finding.text())
     if not findings:
         raise ValueError(f"{path}: {method} has no band of {', '.join(curves.columns)}")
+    others = [
+        name for name, other in found[model].items()
+        if name != method and (judged := judge(curves, other))
+        and not any(finding.outside or not finding.judged for finding in judged)
+    ]  # fmt: skip
+    if others:
+        print(
+            f"these columns alone tell it from no curve of {', '.join(others)}, whose bands hold it"
+        )
     if world is not None:
         print(beside(load_study(results), curves, model, method, world))
     return int(any(finding.outside or not finding.judged for finding in findings))

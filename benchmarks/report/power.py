@@ -63,10 +63,11 @@ def _pairs(study: Study, model: str, effect: float) -> list[tuple[str, ...]]:
 def _note(study: Study, effect: float) -> str:
     text = (
         f"A true difference of {effect:g} points on average, found (two-sided, p below 0.05) in 80 "
-        "of 100 studies; everything in points. SD of units: of one seed's or world's difference. "
+        "of 100 studies, as a single test; everything in points. SD of units: of one seed's or "
+        "world's difference. "
     )
     if study.own_problems:
-        return text + "Every world has problems of its own."
+        return text + "Every world has problems of its own: their share is in the SD of units."
     return text + (
         "SD of problems: of the mean over them. Seeds for it: with the problems of this study, "
         "whose share stays however many seeds there are (never: it alone hides the effect). Last "
