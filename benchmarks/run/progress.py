@@ -19,6 +19,7 @@ Planned = Cell | AnalysisTask
 SECONDS_A_LINE = 60.0  # between two lines of a running cell where there is no terminal
 SHOWN = {"reward": "reward", "entropy": "entropy", "response_length": "length", "loss": "loss"}
 # Rough seconds of a cell on one core, only used to weigh cells against each other.
+COST_OF_CELL = 8.0  # to start, read, judge and write, whatever its size
 COST_OF_BASE, BASE_STEPS = 60.0, 900  # a lesson with its share of a foundation; steps of that
 COST_OF_EVALUATION = 6.0  # of one budget
 COST_OF_SFT_STEP, COST_OF_RL_STEP = 0.13, 1.0
@@ -47,11 +48,12 @@ def expected_cost(cell: Planned) -> float:
     limits = config.evaluation
     share = (limits.problem_limit or 256) / 256 * (limits.sample_limit or 4) / 4
     budgets = 4 if config.train and config.train.budget_steps else 1
-    cost = budgets * COST_OF_EVALUATION * min(1.0, share)
+    cost = COST_OF_CELL + budgets * COST_OF_EVALUATION * min(1.0, share)
     if config.train is None:
         cost += COST_OF_BASE * min(1.0, (config.pretrain_steps or BASE_STEPS) / BASE_STEPS)
     else:
-        step = COST_OF_RL_STEP if config.init == "warmup" else COST_OF_SFT_STEP
+        whole = COST_OF_RL_STEP * config.train.problems_per_step / 32
+        step = whole if config.init == "warmup" else COST_OF_SFT_STEP
         cost += step * config.train.num_steps
     return cost * SCALE.get(config.model, 1.0)
 

@@ -167,7 +167,7 @@ def test_a_number_or_list_that_makes_no_sense_is_refused(words, capsys):
     [
         (
             "study --time-limit 0",
-            "0: must be a time above 0 such as 90s, 8m or 2h (left out: none)",
+            "'0': must be a time above 0 such as 90s, 8m or 2h (left out: none)",
         ),
         ("study --onyl-seeds 1", "unknown option '--onyl-seeds'; did you mean '--only-seeds'?"),
         ("data check --offlien", "sgpo data check: error: unknown option '--offlien'"),
