@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +131,20 @@ def stored_or_planned(name: str, profile: str, model: str | None, results: Path)
     return to_dict(entries[name].config(model or models[0], study.seeds[0]))
 
 
+def shared_model(names: Sequence[str], profile: str) -> str | None:
+    """The first model on which both of two methods are planned (a variant is on few); None where
+    one is a run, or there is none."""
+    study = planned_study(profile, 1, variants=True)
+    placed = [e.models or [m.key for m in study.models] for e in study.methods if e.key in names]
+    both = [key for key in placed[0] if key in placed[1]] if len(placed) == 2 else []
+    return both[0] if both else None
+
+
 def differences_command(options: argparse.Namespace) -> int:
     """``sgpo diff-configs``: print every differing value of two runs or methods."""
-    first, second = (
-        stored_or_planned(name, options.profile, options.model, options.out)
-        for name in (options.a, options.b)
-    )
+    names = (options.a, options.b)
+    model = options.model or shared_model(names, options.profile)
+    first, second = (stored_or_planned(name, options.profile, model, options.out) for name in names)
     rows = differences(first, second)
     methods = {first["method"], second["method"]}
     allowed: Mapping[str, str] = {}

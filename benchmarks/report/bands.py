@@ -110,8 +110,9 @@ def bands_of(study: Study) -> dict[str, Any]:
         entry: dict[str, Any] = {"worlds": len(runs)}
         for name in STEPWISE:
             whole = [c[name] for c in curves if name in c and np.isfinite(c[name]).all()]
-            if len(whole) == len(runs) and len({*map(len, whole)}) == 1:
-                entry[name] = band(np.stack(whole))
+            if len(whole) == len(runs):
+                steps = min(map(len, whole))  # a run may have diverged past its budget
+                entry[name] = band(np.stack([curve[:steps] for curve in whole]))
         if accuracy := accuracies(study, model, method):
             entry[ACCURACY] = accuracy
         found.setdefault(model, {})[method] = entry
@@ -215,9 +216,8 @@ def check_port(results: Path, path: Path, method: str, model: str | None, world:
         and not any(finding.outside or not finding.judged for finding in judged)
     ]  # fmt: skip
     if others:
-        print(
-            f"these columns alone tell it from no curve of {', '.join(others)}, whose bands hold it"
-        )
+        named = ", ".join(others)
+        print(f"the bands of {named} hold it too: these columns do not tell them apart")
     if world is not None:
         print(beside(load_study(results), curves, model, method, world))
     return int(any(finding.outside or not finding.judged for finding in findings))

@@ -75,6 +75,9 @@ def pair_of(study: Study, first: str, second: str, model: str | None) -> Pair:
         # These two alone: another world of a method may be missing.
         alone = replace(study, cells=(a, b))
         return Pair(alone, a.model, (a.method, b.method), (a.seed,))
+    if any(runs):
+        strange = second if runs[0] else first
+        raise ValueError(f"{strange}: no run of {study.root}, and the other is one")
     known = list(dict.fromkeys(cell.method for cell in study.cells))
     for name in (first, second):
         if name not in known:

@@ -104,9 +104,12 @@ def asked_for(options: argparse.Namespace, results: Path) -> Plan:
         models=options.models,
         problems=_with_remembered(options.problems, listed.get("benchmarks", ())),
     )
-    if not (options.all or options.only):
+    if not options.all:
         known = [entry["key"] for kind in ("methods", "models") for entry in listed.get(kind, ())]
-        study = _with_extras(study, {*known, *(options.methods or ()), *(options.models or ())})
+        needed = _needed(study, options.only) if options.only else ()
+        named = {key for need in needed for key in need}
+        named |= {*known, *(options.methods or ()), *(options.models or ())}
+        study = _with_extras(study, named)
     check_budgets(study, options.overrides)
     return study
 
@@ -121,6 +124,12 @@ def _with_extras(study: Plan, keys: set[str]) -> Plan:
         methods=tuple(e for e in study.methods if e.key in keys or e.key not in extra),
         extra_models=tuple(m for m in study.extra_models if m.key in keys),
     )
+
+
+def _needed(study: Plan, only: Sequence[str]) -> set[tuple[str, str]]:
+    """(model, method) of every run behind the artefacts ``only``."""
+    planned = records.Study.planned(study, analyses=analysis_tasks(study))
+    return report.needs(planned, only)
 
 
 def _listed(results: Path) -> dict[str, Any]:
@@ -169,8 +178,7 @@ def selected(study: Plan, results: Path, options: argparse.Namespace) -> list[Ce
     seeds, methods, models = getattr(options, "only_seeds", None), options.methods, options.models
     needed = None
     if options.only:
-        planned = records.Study.planned(study, analyses=analysis_tasks(study))
-        needed = report.needs(planned, options.only)
+        needed = _needed(study, options.only)
     everything = options.all or options.only
     extra = {e.key for e in study.methods if e.extra} | {*SGPO_VARIANTS}
     extra_models = {m.key for m in study.extra_models}

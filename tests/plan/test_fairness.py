@@ -120,6 +120,12 @@ def test_the_rate_of_what_was_not_tuned_has_a_reason_of_its_own(capsys, tmp_path
         assert found == config("grpo")["train"]["learning_rate"]
 
 
+def test_a_variant_is_compared_on_a_model_that_both_methods_have(capsys):
+    assert main(["diff-configs", "sgpo", "sgpo_no_clip"]) == 0
+    out = capsys.readouterr().out
+    assert "settings.kl_threshold: 1.0 -> inf" in out and "\nmodel:" not in f"\n{out}"
+
+
 def test_diff_configs_reads_runs(capsys, tmp_path):
     stored = stored_runs(RESULTS)
     runs = [run_id for run_id in stored if run_id.startswith("qwen-m-sgpo-")]

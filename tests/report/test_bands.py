@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,6 +129,13 @@ def test_the_file_has_every_method_and_our_own_world_lies_within(root, tmp_path,
     out = capsys.readouterr().out
     assert "reward: within the band, steps 1 to 40" in out and "alpha: within" in out
     assert "own run in world 4: reward +0.000 on average, at most 0.000 away" in out
+    curves(root, 4).drop(columns="alpha").to_csv(path, index=False)
+    twin = root.parent / "twin"
+    shutil.copytree(root, twin)
+    found["qwen-m"]["luffy"] = found["qwen-m"]["sgpo"]
+    (twin / "bands.json").write_text(json.dumps(found))
+    assert main([*words[:-1], str(twin)]) == 0
+    assert "luffy" in capsys.readouterr().out.split("the bands of ")[1].split(" hold it too")[0]
     curves(root, 4).assign(reward=0.9).to_csv(path, index=False)
     assert main(words) == 1
     assert "reward: off from step 1 (0.9, band" in capsys.readouterr().out

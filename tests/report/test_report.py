@@ -378,6 +378,8 @@ def test_a_run_outside_the_grid_changes_no_table(study):
 def test_unknown_artefact_names_the_nearest(study, capsys):
     with pytest.raises(report.ReportError, match="did you mean table1?"):
         report.build(study, only=["tabel1"])
+    assert main(["report", "--out", str(study), "--only", "table1", "--check"]) == 2
+    assert "--check compares all tables and pages; leave one out" in capsys.readouterr().err
     assert main(["report", "--out", str(study), "--only", "tabel1"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("sgpo: error: unknown artefact 'tabel1'; allowed: claims,")

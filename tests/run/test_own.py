@@ -59,6 +59,8 @@ def test_a_variant_asked_for_by_name_brings_no_other_into_the_plan(tmp_path):
     write_plan(study, tmp_path)
     both = asked(tmp_path, "--methods", "sgpo_reverse")
     assert {entry.key for entry in both.methods} == plain | {"sgpo_nll", "sgpo_reverse"}
+    table = asked(tmp_path / "other", "--only", "table3")
+    assert {entry.key for entry in table.methods} == plain | {"sgpo_nll"}
     everything = {entry.key for entry in asked(tmp_path, "--all").methods}
     assert everything > {"sgpo_nll", "sgpo_reverse", "dapo"}
 
