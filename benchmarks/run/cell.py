@@ -24,7 +24,7 @@ from benchmarks.run.tracking import Tracker
 from sgpo.core import sampling, sharding
 from sgpo.core.config import TrainConfig
 from sgpo.core.distributed import Ranks
-from sgpo.core.models import load_model
+from sgpo.core.models import cast, load_model
 from sgpo.core.prompts import prompt_spec
 from sgpo.core.rollout import Rollout
 from sgpo.core.sampling import Sampler
@@ -224,7 +224,7 @@ def training_sampler(model: PreTrainedModel, given: Given, ranks: Ranks) -> Samp
     elif config.sampler == "vllm":
         sampler = make_sampler(model, tokenizer, config)
     else:
-        replica = copy.deepcopy(model).to(device, sharding.DTYPES[config.precision])
+        replica = cast(copy.deepcopy(model), device, sharding.DTYPES[config.precision])
         sampler = ReplicaSampler(replica, make_sampler(replica, tokenizer, config))
     if config.train.activation_checkpointing and not keeps_all_activations(model, given, ranks):
         sharding.recompute_activations(model)
@@ -249,7 +249,7 @@ def keeps_all_activations(model: PreTrainedModel, given: Given, ranks: Ranks) ->
 
 def evaluation_sampler(model: PreTrainedModel, given: Given) -> Sampler:
     """The sampler of finished weights, in the precision that the run samples in."""
-    model.to(given.device, sharding.DTYPES[given.config.precision])
+    cast(model, given.device, sharding.DTYPES[given.config.precision])
     return make_sampler(model, given.tokenizer, given.config)
 
 

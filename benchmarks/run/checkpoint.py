@@ -26,6 +26,7 @@ from sgpo.core.config import canonical_json, to_dict
 from sgpo.core.distributed import select_device
 from sgpo.core.files import read_json, sha256_of, write_json, write_text
 from sgpo.core.models import (
+    cast,
     checkpoint_directory,
     context_length,
     fit_max_tokens,
@@ -188,7 +189,7 @@ def _sampler(
 ) -> Sampler:
     model = load_model(options.model)
     if options.engine != "vllm":  # which has weights of its own and compares them with these
-        model = model.to(device, DTYPES[options.dtype])
+        cast(model, device, DTYPES[options.dtype])
     return make_sampler(
         options.engine,
         model,

@@ -113,6 +113,17 @@ def load_model(directory: Path) -> PreTrainedModel:
     return model.eval()
 
 
+def cast(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """``model``, moved in place. Its rotary frequencies stay float32, as a checkpoint loaded in
+    ``dtype`` has them: rounded to bfloat16 they turn position 1,000 by up to three radians."""
+    rotary = model.base_model.rotary_emb
+    exact = {name: buffer.to(device) for name, buffer in rotary.named_buffers()}
+    model.to(device, dtype)
+    for name, buffer in exact.items():
+        setattr(rotary, name, buffer)
+    return model
+
+
 def load_tokenizer(directory: Path) -> Any:
     """The tokenizer of a local directory; ValueError when there is none."""
     if not (directory / "tokenizer_config.json").exists():

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.core import sharding
-from sgpo.core.models import checkpoint_directory, load_model, load_tokenizer
+from sgpo.core.models import cast, checkpoint_directory, load_model, load_tokenizer
 
 
 class Teacher:
@@ -62,7 +62,7 @@ class Teacher:
         if sharding.is_sharded(policy):
             sharding.shard(model, policy.device, sharding.precision_of(policy))
         else:
-            model.to(policy.device, policy.dtype)
+            cast(model, policy.device, policy.dtype)
         self.model = model
 
     @torch.no_grad()

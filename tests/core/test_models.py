@@ -5,10 +5,10 @@ import json
 import pytest
 import standin
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from sgpo.core import models as context
-from sgpo.core.models import load_model
+from sgpo.core.models import cast, load_model
 
 LLAMA_31_ROPE = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -48,6 +48,19 @@ def test_an_architecture_that_is_not_supported_is_one_line(tmp_path, kind, messa
     with pytest.raises(ValueError, match=message) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama-3"])
+def test_weights_in_bfloat16_keep_exact_rotations(tmp_path, family):
+    """As transformers' own load in bfloat16 has them; ``model.to`` alone would round them."""
+    standin.write_checkpoint(tmp_path, family, small=True)
+    ours = cast(load_model(tmp_path), torch.device("cpu"), torch.bfloat16)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    assert torch.equal(ours.model.rotary_emb.inv_freq, theirs.model.rotary_emb.inv_freq)
+    ids = torch.arange(5, 65).repeat(2)[None]
+    assert torch.equal(ours(ids).logits, theirs(ids).logits)
+    theirs.to(torch.float32).to(torch.bfloat16)
+    assert not torch.equal(ours(ids).logits, theirs(ids).logits)
 
 
 def test_both_spellings_of_the_rope_settings_mean_the_same():
