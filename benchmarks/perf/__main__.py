@@ -30,6 +30,7 @@ CASES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]],
     "study": (study.run, study.blocks),
     "startup": (study.run_startup, study.startup_blocks),
     "loss_memory": (losses.run, losses.blocks),
+    "gpu_loss_memory": (losses.run_gpu, losses.blocks),
     "gpu_step": (gpu_step.run, gpu_step.blocks),
     "gpu_sampling": (sampling.run_gpu, sampling.blocks),
 }

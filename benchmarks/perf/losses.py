@@ -1,4 +1,4 @@
-"""Peak memory and time of the two losses over a real vocabulary, ours beside dense and Liger's."""
+"""Peak memory and time of the losses over a real vocabulary, ours beside dense and Liger's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +20,10 @@ from sgpo.core.distributed import describe_device, select_device
 from sgpo.core.logprobs import PaddedSequences, completion_kl, kl_divergence, token_stats
 
 THREADS = 2
-LOSSES = ("nll", "kl")
+LOSSES = ("nll", "kl", "jsd")
 # Tensors of tokens x vocabulary that the dense loss holds at its peak, rounded up: logits,
-# log-softmax and their gradients, for the KL of two models the intermediate products too.
-DENSE_COPIES = {"nll": 4, "kl": 9}
+# log-softmax and their gradients, for two models the intermediate products too.
+DENSE_COPIES = {"nll": 4, "kl": 9, "jsd": 16}
 SHOWN = ("peak_gib", "workspace_gib", "seconds")
 LONG = 4096  # tokens above which a case runs once: its time is hardly spread
 LIGER_ROW = 1024  # tokens of a sequence: Liger's policy loss goes one sequence at a time
@@ -52,7 +53,8 @@ def run(repeats: int, sizes: Sequence[Size] = SIZES, device: str = "auto") -> di
     """Peak memory and time of the losses over 151,936 tokens: chunked, dense, Liger's.
 
     nll: mean negative log-likelihood with its gradients to hidden states and head. kl: mean forward
-    KL between two sets of hidden states under one head, gradients to the student's side. A peak is
+    KL between two sets of hidden states under one head, gradients to the student's side. jsd: the
+    same with the Jensen-Shannon divergence (Liger's has no counterpart here). A peak is
     what a pass adds to its inputs; the workspace is the peak without the gradients that every
     implementation returns. ~: the dense loss did not fit, a line through smaller sizes stands for
     it. Liger's chunked losses are plain torch; its Triton kernels need a GPU.
@@ -65,8 +67,17 @@ def run(repeats: int, sizes: Sequence[Size] = SIZES, device: str = "auto") -> di
             for size in sorted({*sizes, *dense}, key=lambda s: s.tokens):
                 names = ["dense"] * (size in dense) + ["chunked", "liger"] * (size in sizes)
                 times = 1 if size.tokens > LONG else min(repeats, 3)
-                rows += _rows(loss, size, names, times, inputs)
+                known = [name for name in names if (loss, name) in WORK]
+                rows += _rows(loss, size, known, times, inputs)
     return {**describe_device(place), "threads": THREADS, "targets": TARGETS, "rows": rows}
+
+
+def run_gpu(repeats: int) -> dict[str, Any]:
+    """The losses of loss_memory on a GPU (needs one).
+
+    Sizes, losses and columns as there.
+    """
+    return run(repeats, device="cuda")
 
 
 class Inputs:
@@ -190,19 +201,19 @@ def _nll_chunked(head, student, teacher, targets):
     return losses.negative_log_likelihood(logprobs=logprobs, completion_mask=batch.completion_mask)
 
 
-def _kl_chunked(head, student, teacher, targets):
+def _kl_chunked(head, student, teacher, targets, direction="forward"):
     model = _States(head, teacher, student)
-    return completion_kl(model, _batch(targets), _batch(targets), direction="forward")[0].mean()
+    return completion_kl(model, _batch(targets), _batch(targets), direction=direction)[0].mean()
 
 
 def _nll_dense(head, student, teacher, targets):
     return torch.nn.functional.cross_entropy(head(student[0]), targets[0])
 
 
-def _kl_dense(head, student, teacher, targets):
+def _kl_dense(head, student, teacher, targets, direction="forward"):
     with torch.no_grad():
         target_logits = head(teacher[0])
-    return kl_divergence(target_logits, head(student[0]), direction="forward").mean()
+    return kl_divergence(target_logits, head(student[0]), direction=direction).mean()
 
 
 def _nll_liger(head, student, teacher, targets):
@@ -236,6 +247,8 @@ WORK: dict[tuple[str, str], Callable[..., torch.Tensor]] = {
     ("kl", "dense"): _kl_dense,
     ("kl", "chunked"): _kl_chunked,
     ("kl", "liger"): _kl_liger,
+    ("jsd", "dense"): partial(_kl_dense, direction="jensen_shannon"),
+    ("jsd", "chunked"): partial(_kl_chunked, direction="jensen_shannon"),
 }
 
 
