@@ -6,6 +6,7 @@ Standard maximum likelihood of the expert's tokens given the unguided prompt; it
 from dataclasses import dataclass
 
 from sgpo.core import losses
+from sgpo.core.config import added
 from sgpo.core.logprobs import token_stats
 from sgpo.core.scoring import padded, step_totals
 from sgpo.core.types import LossOutput
@@ -13,7 +14,13 @@ from sgpo.core.types import LossOutput
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """SFT has no settings of its own beyond the training recipe."""
+    """
+    Args:
+        show_strategies: learn problems that have a strategy under the prompt that shows it, and the
+            form of an answer so under both prompts. Not in the paper.
+    """
+
+    show_strategies: bool = added(False)
 
 
 class SFT:
@@ -25,7 +32,13 @@ class SFT:
         self.config = config
 
     def collect(self, problems, rollout):
-        return rollout.demonstrations(problems)
+        demonstrations = rollout.demonstrations(problems)
+        if not self.config.show_strategies:
+            return demonstrations
+        shown = [p for p in problems if p.strategy]
+        prompts = rollout.prompts(shown, shown="strategy")
+        guided = {p.id: prompt for p, prompt in zip(shown, prompts, strict=True)}
+        return [t.with_(prompt_ids=guided.get(t.problem_id, t.prompt_ids)) for t in demonstrations]
 
     def loss(self, model, trajectories, totals):
         """Mean negative log-likelihood over all expert tokens of the update."""

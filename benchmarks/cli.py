@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 HUB_DEFAULT = "SII-Enigma/OpenR1-Math-R1-8.5k"
 REAL_SUITES = ["math500", "olympiadbench", "amc23", "aime24"]
-PROFILES = "mini, quick, lab, single_gpu or paper"
+PROFILES = "mini, quick, lab, pocket, single_gpu or paper"
 CONTINUES = ("study", "train", "tune", "mini", "evaluate", "strategies")  # after an interruption
 
 Options = argparse.Namespace
@@ -235,6 +235,20 @@ def _data(verbs: Verbs) -> None:
         help="benchmarks or files that it may not overlap with, or none (default: all four)")
     add("--keep-unconfirmed", action="store_true", help="keep traces that are not judged correct")
     add("--out", required=True, type=Path, help="directory to make")
+
+    add = _verb(
+        data, "gsm8k", "data.gsm8k:gsm8k_command",
+        "Make the training set, development split and benchmark of the profile pocket.",
+        "--offline",
+    )
+    add("--source", default="openai/gsm8k", metavar="DIR|NAME",
+        help="directory with train.jsonl and test.jsonl, or a hub data set (%(default)s)")
+    add("--strategies", type=Path, metavar="FILE",
+        help='JSONL of {"index": row of the training split, "strategy": text}')
+    add("--seed", type=_seed, default=0, help="of the choices (%(default)s)")
+    add("--test-sets", type=_test_sets, default=tuple(REAL_SUITES), metavar="NAMES",
+        help="benchmarks that it may not overlap with, or none (default: all four)")
+    add("--out", type=Path, default=Path("data/pocket"), help="directory to make (%(default)s)")
 
     add = _verb(
         data, "check", "data.commands:check_command",

@@ -78,14 +78,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model of a study. ``name`` and ``revision`` on the hub; ``prompt`` names its spec;
-    ``gated``: its terms must be accepted on the hub first."""
+    """A model of a study. ``name`` and ``revision`` (None: the main branch, whose commit a run
+    records) on the hub; ``prompt`` names its spec; ``gated``: its terms must be accepted on the hub
+    first."""
 
     key: str
     label: str
     family: str
     name: str
-    revision: str
+    revision: str | None
     prompt: str
     shape: Shape
     gated: bool = False
@@ -98,6 +99,11 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             "qwen2.5-0.5b", "Qwen2.5-0.5B-Instruct", "qwen2", "Qwen/Qwen2.5-0.5B-Instruct",
             "7ae557604adf67be50417f59c2c2f167def9a775", "qwen2.5-instruct",
             Shape(151_936, 896, 4864, 24, 14, 2, 32_768, 1e6, tied=True, qkv_bias=True),
+        ),
+        Checkpoint(
+            "smollm2-360m", "SmolLM2-360M-Instruct", "llama", "HuggingFaceTB/SmolLM2-360M-Instruct",
+            None, "native",
+            Shape(49_152, 960, 2560, 32, 15, 5, 8192, 1e5, tied=True, qkv_bias=False),
         ),
         Checkpoint(
             "qwen2.5-1.5b", "Qwen2.5-1.5B-Instruct", "qwen2", "Qwen/Qwen2.5-1.5B-Instruct",

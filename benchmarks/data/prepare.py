@@ -84,7 +84,7 @@ def prepare(
     """
     if out.exists():
         raise ValueError(f"{out}: exists already; remove it or choose another --out")
-    tests = {name: _test_set(name) for name in plan.test_sets}
+    tests = {name: load_test_set(name) for name in plan.test_sets}
     rows, origin = load_rows(plan)
     check_readable(rows, tokenizer)
     problems, removed = _clean(rows, plan, tokenizer, spec, report)
@@ -93,7 +93,7 @@ def prepare(
     report("compare with the test sets", 1, 1)
     dirty = {overlap["problem_id"] for overlap in removed["contamination"]}
     problems = [p for p in problems if p.id not in dirty]
-    unconfirmed = _unconfirmed(problems, report)
+    unconfirmed = unconfirmed_traces(problems, report)
     if not plan.keep_unconfirmed:
         removed["unconfirmed_traces"] = unconfirmed
         wrong = {entry["id"] for entry in unconfirmed}
@@ -149,7 +149,8 @@ def load_rows(plan: Preparation) -> tuple[list[Problem], dict[str, Any]]:
     return problems, origin
 
 
-def _test_set(name: str) -> list[Problem]:
+def load_test_set(name: str) -> list[Problem]:
+    """The problems of a real benchmark, or of a file."""
     if name in SUITES:
         return load_suite(name)
     if not Path(name).exists():
@@ -198,7 +199,7 @@ def _without_suffix(problem: Problem, suffix: str) -> Problem:
     return replace(problem, id=problem.id if own else question_id(question), question=question)
 
 
-def _ordered(problems: Iterable[Problem], seed: int, purpose: str) -> list[Problem]:
+def in_order(problems: Iterable[Problem], seed: int, purpose: str) -> list[Problem]:
     """In the order of a hash of seed, purpose and id."""
 
     def place(problem: Problem) -> str:
@@ -212,19 +213,21 @@ def _draw(problems: list[Problem], plan: Preparation) -> list[Problem]:
         return problems
     if plan.draw > len(problems):
         raise ValueError(f"--draw {plan.draw}: only {len(problems)} problems are left; draw fewer")
-    return _ordered(problems, plan.seed, "draw")[: plan.draw]
+    return in_order(problems, plan.seed, "draw")[: plan.draw]
 
 
 def split(problems: Sequence[Problem], seed: int) -> dict[str, list[Problem]]:
     """A third of the problems (rounded down) for the warm-up, which takes those with a trace alone;
     the rest for RL."""
-    ordered = _ordered(problems, seed, "split")
+    ordered = in_order(problems, seed, "split")
     warmup = [p for p in ordered if p.expert][: len(ordered) // 3]
     taken = {p.id for p in warmup}
     return {"warmup": warmup, "rl": [p for p in ordered if p.id not in taken]}
 
 
-def _unconfirmed(problems: Sequence[Problem], report: Report) -> list[dict[str, str]]:
+def unconfirmed_traces(
+    problems: Sequence[Problem], report: Report = lambda *_: None
+) -> list[dict[str, str]]:
     """Traces that the verifier does not judge correct, with its reason."""
     traced, found = [p for p in problems if p.expert], []
     for start in range(0, len(traced), CHUNK):

@@ -6,7 +6,7 @@ question; ``target``: the expert's turn; ``reward_model.ground_truth``).
 
 A prepared training set is a directory with ``warmup.jsonl`` and ``rl.jsonl`` (first form),
 ``report.json`` (what was done), and ``strategies.jsonl`` (id -> strategy) once ``sgpo strategies``
-has been run on it.
+has been run on it. GSM8K's (``gsm8k.py``) has ``dev.jsonl`` and a benchmark of its own too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sgpo.core.files import jsonl_rows, sha256_of, write_text
 from sgpo.core.types import Problem
 
 SPLITS = ("warmup", "rl")
+DEV = "dev"  # a further file that a set may have: the regime is measured on it
 STRATEGIES = "strategies.jsonl"
 HASH_DIGITS = 12
 # Of a text's characters; above it a tokenizer is another language's. Normalising (accents, spaces)
@@ -157,7 +158,7 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
 
 
 def prepared_problems(directory: Path, split: str) -> list[Problem]:
-    """The problems of one split (``warmup``, ``rl`` or ``all``), strategies attached.
+    """The problems of one split (``warmup``, ``rl``, ``all`` or ``dev``), strategies attached.
 
     Once there are strategies, problems without a usable one are left out of ``rl`` for every
     method, so that methods with and without guidance train on the same problems. A strategy of
@@ -196,7 +197,7 @@ def read_strategies(directory: Path) -> dict[str, str]:
 
 def file_hashes(directory: Path) -> dict[str, str]:
     """sha256 of every file that a run reads from a prepared directory, by name."""
-    names = [*(f"{name}.jsonl" for name in SPLITS), STRATEGIES]
+    names = [*(f"{name}.jsonl" for name in (*SPLITS, DEV)), STRATEGIES]
     return {name: sha256_of(directory / name) for name in names if (directory / name).is_file()}
 
 

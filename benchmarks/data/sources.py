@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.config import DataConfig, EvalConfig, Plan
-from benchmarks.data.problems import read_problems, source_problems
+from benchmarks.data.problems import DEV, read_problems, source_problems
 from benchmarks.data.suites import SUITES, load_suite
 from benchmarks.store.runs import PROBLEMS_FILE
 from sgpo.core.config import canonical_json
@@ -41,6 +41,14 @@ def training_problems(config: DataConfig, world: int) -> list[Problem]:
     ]
 
 
+def development_problems(config: DataConfig) -> list[Problem]:
+    """The development split of a prepared training set; none in the mini world, or without one."""
+    folder = Path(config.source.rpartition("@")[0])
+    if config.source == "mini" or not (folder / f"{DEV}.jsonl").is_file():
+        return []
+    return source_problems(config.source, DEV)
+
+
 def evaluation_problems(key: str, config: EvalConfig, world: int = 0) -> tuple[list[Problem], int]:
     """The problems of one suite and the samples per problem, after the config's limits; ``world``
     is the one that a mini suite is drawn from.
@@ -66,14 +74,17 @@ def evaluation_problems(key: str, config: EvalConfig, world: int = 0) -> tuple[l
 
 def file_source(path: Path) -> str:
     """How ``EvalConfig.files`` names a file of problems: with its content's hash."""
-    return f"{path.resolve()}@{sha256_of(path)[:12]}"
+    return f"{path}@{sha256_of(path)[:12]}"
 
 
 def _own_problems(source: str) -> list[Problem]:
-    """The problems of a user's file, which must be the one that the run was planned with."""
+    """The problems of a file, which must be the one that the run was planned with."""
     path = Path(source.rpartition("@")[0])
     if not path.is_file() or file_source(path) != source:
-        raise ValueError(f"{path}: is gone or was changed since; name it again with --problems")
+        raise ValueError(
+            f"{path}: is not there or was changed since; name it again with --problems (GSM8K's: "
+            "`sgpo data gsm8k`)"
+        )
     return read_problems(path)
 
 

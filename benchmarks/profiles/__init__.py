@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-PROFILES = ("mini", "quick", "lab", "single_gpu", "paper")
+PROFILES = ("mini", "quick", "lab", "pocket", "single_gpu", "paper")
 
 
 def profile_module(name: str) -> ModuleType:

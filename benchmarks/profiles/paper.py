@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.config import (
     Benchmark,
@@ -24,6 +24,7 @@ from benchmarks.config import (
 )
 from benchmarks.data.checkpoints import CHECKPOINTS, Checkpoint
 from benchmarks.data.problems import data_source
+from benchmarks.data.sources import OWN_SAMPLES, file_source
 from benchmarks.data.suites import SUITES
 from benchmarks.profiles.mini import AUTHORS_ENTROPY
 from benchmarks.profiles.variants import with_variants
@@ -39,12 +40,16 @@ UNPREPARED = "unprepared"  # in place of its hash before that
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between this profile and ``single_gpu``; the defaults are the paper's.
+    """What differs between this profile, ``single_gpu`` and ``pocket``; the defaults are the
+    paper's.
 
     ``tokenizer``: measures traces, the same whatever models are run, because the training set is
     part of a run's address. ``trace_tokens``: longest prompt with expert trace.
     ``rollout_tokens``, ``evaluation_tokens``: longest completion. Steps are those of ``problems``
-    training problems, a third of them for the warm-up. ``gpu_share``: of a GPU's memory, for vLLM.
+    training problems, ``warmup`` of them (None: a third) for the warm-up. ``gpu_share``: of a GPU's
+    memory, for vLLM. ``own_benchmark``: key, label and number of problems of a benchmark that lies
+    beside the training set. ``evaluation_samples``: at most so many a problem. ``show_strategies``:
+    in the warm-up. ``regime``: the set has a development split to measure it on.
     """
 
     profile: str = PROFILE
@@ -74,18 +79,25 @@ class Recipe:
     gpu_share: float = 0.5  # ours
     sequences: int = 256  # ours: decoded at once
     stall_seconds: float = 3600.0  # ours
+    sampler: Literal["compact", "transformers", "vllm"] = "vllm"  # paper
+    device: Literal["cpu", "cuda", "auto"] = "cuda"
+    warmup: int | None = None
+    show_strategies: bool = False
+    own_benchmark: tuple[str, str, int] | None = None
+    evaluation_samples: int | None = None
+    regime: bool = False
 
     @property
     def warmup_problems(self) -> int:
-        return self.problems // 3  # paper: "about one third"
+        return self.warmup or self.problems // 3  # paper: "about one third"
 
 
 RECIPE = Recipe()
 TEMPERATURE, TOP_P = 1.0, 0.95  # paper: sampling while training
 # HPT's settings follow the model. authors' script: gate 0 for Qwen and 2 for Llama, coefficient 1.0
-# and 0.3 for the 1.5B model (ours: for the 0.5B model as well)
+# and 0.3 for the 1.5B model (ours: for the smaller ones as well)
 HPT_GATE = {"qwen2": 0, "llama": 2}
-HPT_COEFFICIENT = {"qwen2.5-0.5b": 0.3, "qwen2.5-1.5b": 0.3}
+HPT_COEFFICIENT = {"qwen2.5-0.5b": 0.3, "qwen2.5-1.5b": 0.3, "smollm2-360m": 0.3}
 
 
 def source(recipe: Recipe) -> str:
@@ -94,6 +106,17 @@ def source(recipe: Recipe) -> str:
     if (Path(recipe.data) / "report.json").is_file():
         return data_source(Path(recipe.data))
     return f"{recipe.data}@{UNPREPARED}"
+
+
+def evaluation(recipe: Recipe, tokens: int) -> EvalConfig:
+    """paper: sets and decoding."""
+    suites, files = tuple(SUITES), ()
+    if recipe.own_benchmark:
+        path = Path(recipe.data) / f"{recipe.own_benchmark[0]}.jsonl"
+        suites = (recipe.own_benchmark[0], *suites)
+        files = (file_source(path) if path.is_file() else f"{path}@{UNPREPARED}",)
+    samples = recipe.evaluation_samples
+    return EvalConfig(suites=suites, max_tokens=tokens, sample_limit=samples, files=files)
 
 
 def evaluation_tokens(checkpoint: Checkpoint, recipe: Recipe) -> int:
@@ -112,10 +135,11 @@ def base(recipe: Recipe, data: str, model: str, seed: int) -> RunConfig:
         seed=seed,
         init="base",
         prompt=checkpoint.prompt,
-        sampler="vllm",  # paper
+        sampler=recipe.sampler,
         data=DataConfig(source=data, split="none"),
-        evaluation=EvalConfig(suites=tuple(SUITES), max_tokens=tokens),  # paper: sets and decoding
-        device="cuda",
+        evaluation=evaluation(recipe, tokens),
+        rollout=rollout(recipe) if recipe.regime else None,
+        device=recipe.device,
         precision="bfloat16",  # ours
         checkpoint=checkpoint.name,
         revision=checkpoint.revision,
@@ -170,7 +194,10 @@ def supervised(
         base(recipe, data, model, seed),
         method=method,
         data=DataConfig(source=data, split=split),
-        settings=settings_of("baselines.sft:SFTConfig"),
+        settings=settings_of(
+            "baselines.sft:SFTConfig",
+            show_strategies=recipe.show_strategies and split == "warmup",
+        ),
         train=sft_train(recipe, problems),
         rollout=rollout(recipe),
     )
@@ -234,12 +261,15 @@ def methods(recipe: Recipe, data: str) -> tuple[MethodEntry, ...]:
 
 def table_study(recipe: Recipe, models: tuple[str, ...], num_seeds: int) -> Plan:
     """Table 1 on ``models``."""
+    benchmarks = [Benchmark(s.key, s.label, s.num_problems, s.k) for s in SUITES.values()]
+    if recipe.own_benchmark:
+        benchmarks.insert(0, Benchmark(*recipe.own_benchmark, OWN_SAMPLES))
     return Plan(
         name=recipe.profile,
         models=tuple(Model(k, CHECKPOINTS[k].label, CHECKPOINTS[k].family) for k in models),
         methods=methods(recipe, source(recipe)),
         seeds=tuple(range(num_seeds)),
-        benchmarks=tuple(Benchmark(s.key, s.label, s.num_problems, s.k) for s in SUITES.values()),
+        benchmarks=tuple(benchmarks),
     )
 
 

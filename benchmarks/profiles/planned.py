@@ -51,6 +51,7 @@ def planned_study(
         study = with_problems(study, problems)
     if overrides:
         study = overridden(study, overrides, models)
+    study = replace(study, benchmarks=limited(study))
     if variants:
         study = module.extended(study)
     return study

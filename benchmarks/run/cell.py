@@ -19,6 +19,7 @@ from benchmarks.data.checkpoints import Shape
 from benchmarks.plan.cost import GIB, keeps_activations, work_bytes
 from benchmarks.run.evaluate import Suites, evaluate
 from benchmarks.run.given import Given, Progress, gather
+from benchmarks.run.guidance import measure_guidance, sentence
 from benchmarks.run.rundir import RunDir
 from benchmarks.run.tracking import Tracker
 from sgpo.core import sampling, sharding
@@ -81,8 +82,10 @@ def run_cell(
         sampler = training_sampler(model, given, ranks)
         train(model, sampler, run, given, progress, stop, tracker)
     measure_regime(model, run, given, progress)
+    shared = SharedSampler(sampler, ranks)
+    shared.lead(lambda: measure_on_development(shared, run, given, progress))
 
-    began, shared = time.perf_counter(), SharedSampler(sampler, ranks)
+    began = time.perf_counter()
     scores = shared.lead(lambda: evaluate_cell(shared, run, given, progress, stop))
     try:
         return run.finish(scores, given, num_parameters, time.perf_counter() - began)
@@ -101,6 +104,25 @@ def measure_regime(model: PreTrainedModel, run: RunDir, given: Given, progress: 
         how = {} if config.pretrain_steps is None else GLANCE
         rates = type_rates(model, given.tokenizer, draw_world(config.seed), **how)
         return {"types": [asdict(rate) for rate in rates], "window": window(rates)}
+
+    progress("regime", 0, 1)
+    run.measure("regime.json", measured)
+
+
+def measure_on_development(sampler: Sampler, run: RunDir, given: Given, progress: Progress) -> None:
+    """Whether guidance helps a real model, where its training set has a development split with
+    strategies; printed as soon as it is known."""
+    config = given.config
+    problems = [p for p in given.development if p.strategy][: config.evaluation.problem_limit]
+    if not problems or config.rollout is None:
+        return
+
+    def measured() -> dict[str, Any]:
+        found = measure_guidance(
+            sampler, given.tokenizer, given.prompt_spec, config.rollout, problems, config.seed
+        )
+        print(f"{run.cell.run_id} regime: {sentence(found)}", flush=True)
+        return found
 
     progress("regime", 0, 1)
     run.measure("regime.json", measured)

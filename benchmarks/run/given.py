@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,11 @@ import torch
 
 from benchmarks.config import Cell, RunConfig, build_method, weights_record
 from benchmarks.data.problems import check_readable
-from benchmarks.data.sources import evaluation_problems, training_problems
+from benchmarks.data.sources import (
+    development_problems,
+    evaluation_problems,
+    training_problems,
+)
 from benchmarks.run.evaluate import Suites
 from sgpo.core.distributed import select_device
 from sgpo.core.files import read_json
@@ -28,7 +32,8 @@ SUPERVISED = ("warmup", "all")  # splits whose runs sample nothing while they tr
 @dataclass(frozen=True)
 class Given:
     """What a cell starts from. ``base``: directory of the untrained model; ``weights``: of those
-    that the run starts from; ``problems``: to train on, [] where nothing is trained."""
+    that the run starts from; ``problems``: to train on, [] where nothing is trained;
+    ``development``: what guidance is measured on, [] where the training set has none."""
 
     config: RunConfig
     device: torch.device
@@ -37,6 +42,7 @@ class Given:
     tokenizer: Any
     problems: list[Problem]
     suites: Suites
+    development: list[Problem] = field(default_factory=list)
 
     @property
     def prompt_spec(self) -> PromptSpec:
@@ -66,6 +72,7 @@ def gather(cell: Cell, study_dir: Path, progress: Progress) -> Given:
             k: evaluation_problems(k, config.evaluation, config.seed)
             for k in config.evaluation.suites
         },
+        development=development_problems(config.data),
     )
     for own in config.evaluation.files:
         check_readable(given.suites[Path(own.rpartition("@")[0]).stem][0], given.tokenizer)

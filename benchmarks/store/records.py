@@ -252,7 +252,7 @@ class Study:
     @property
     def miniature(self) -> bool:
         """Whether the models live in the mini world and not on real problems."""
-        return self.profile not in ("single_gpu", "paper")
+        return self.profile not in ("pocket", "single_gpu", "paper")
 
     @functools.cached_property
     def own_problems(self) -> bool:

@@ -26,7 +26,7 @@ from sgpo.core import chunked_head
 from sgpo.core.config import VLLMSettings, to_dict
 from sgpo.core.files import write_json
 from sgpo.core.models import context_length, read_config
-from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.prompts import NATIVE, PROMPT_SPECS
 from sgpo.core.runlog import package_versions
 
 STUDY = {name: planned_study(name, None) for name in ("paper", "single_gpu")}
@@ -34,6 +34,7 @@ CELLS = {(name, c.config.model, c.config.method): c for name in STUDY for c in S
 ROWS = ["base", "sft", "sft_full", "grpo", "hpt", "luffy", "sgpo"]
 PUBLISHED = {  # from the model cards
     "qwen2.5-0.5b": 494_032_768,
+    "smollm2-360m": 361_821_120,
     "qwen2.5-1.5b": 1_543_714_304,
     "qwen2.5-7b": 7_615_616_512,
     "llama-3.1-8b": 8_030_261_248,
@@ -60,8 +61,8 @@ def test_a_shape_has_the_weights_of_the_published_model_and_of_the_library_s(key
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(shape))
     assert model.num_parameters() == PUBLISHED[key]
-    assert CHECKPOINTS[key].prompt in PROMPT_SPECS
-    assert len(CHECKPOINTS[key].revision) == 40
+    assert CHECKPOINTS[key].prompt in (*PROMPT_SPECS, NATIVE)
+    assert CHECKPOINTS[key].revision is None or len(CHECKPOINTS[key].revision) == 40
 
 
 def test_a_local_checkpoint_s_shape_is_read_from_its_config(tmp_path):

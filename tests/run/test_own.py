@@ -106,7 +106,7 @@ def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
     assert [p.answer for p in problems] == ["0", "1", "2"] and k == 2
     with (own / "bench.jsonl").open("a") as file:
         file.write(json.dumps({"question": "Find the bik pair: 9", "answer": 9}) + "\n")
-    with pytest.raises(ValueError, match="is gone or was changed since"):
+    with pytest.raises(ValueError, match="is not there or was changed since"):
         evaluation_problems("bench", config.evaluation)
 
 

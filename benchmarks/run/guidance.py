@@ -1,0 +1,63 @@
+"""Does guidance help a real model? Pass rates on the development split of its training set, under
+the prompt with the strategy and under the one without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.run.evaluate import judged, sample_rows
+from benchmarks.store.stats import interval_text
+from sgpo.core.config import RolloutConfig
+from sgpo.core.prompts import PromptSpec
+from sgpo.core.sampling import Sampler, SamplingParams
+from sgpo.core.seeding import derive_seed
+from sgpo.core.types import FinishReason, Problem
+
+SAMPLES = 4  # of a problem and prompt; ours
+
+
+def measure_guidance(
+    sampler: Sampler,
+    tokenizer: Any,
+    spec: PromptSpec,
+    config: RolloutConfig,
+    problems: Sequence[Problem],
+    seed: int,
+) -> dict[str, Any]:
+    """Pass rates and shares of answers that were cut off, sampled as in training, and the
+    difference guided minus unguided with a 95% interval over problems."""
+    found: dict[str, Any] = {"problems": len(problems), "samples": SAMPLES}
+    rates = {}
+    for name in ("unguided", "guided"):
+        prompts = [spec.prompt_ids(tokenizer, p, guided=name == "guided") for p in problems]
+        params = SamplingParams(
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            seed=derive_seed(seed, "regime", name),
+        )
+        rows = judged(sample_rows(problems, sampler.sample(prompts, SAMPLES, params), spec))
+        cut = [row["finish_reason"] == FinishReason.LENGTH.value for row in rows]
+        rates[name] = np.array([row["correct"] for row in rows]).reshape(-1, SAMPLES).mean(1)
+        found[name] = {"pass_rate": float(rates[name].mean()), "cut_off": float(np.mean(cut))}
+    gains = rates["guided"] - rates["unguided"]
+    mean, half = float(gains.mean()), float("nan")
+    if len(gains) > 1:
+        half = float(1.96 * gains.std(ddof=1) / np.sqrt(len(gains)))
+    interval = [None if np.isnan(half) else mean + sign * half for sign in (-1, 1)]
+    return found | {"difference": mean, "interval": interval}
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """What ``measure_guidance`` found, in one line."""
+    parts = [
+        f"{name} {found[name]['pass_rate']:.2f} ({found[name]['cut_off']:.0%} cut off)"
+        for name in ("unguided", "guided")
+    ]
+    low, high = (float("nan") if v is None else v for v in found["interval"])
+    helps = "guidance helps" if low > 0 else "guidance harms" if high < 0 else "no gain is shown"
+    text = f"{found['difference']:+.2f}{interval_text(low, high, '{:.2f}'.format)}"
+    return f"{', '.join(parts)}, {helps}: {text} over {found['problems']} problems"
