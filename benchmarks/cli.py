@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code. A user's mistake ends in one line on stderr and code 2."""
     options = _parser().parse_args(arguments)
     try:
+        options.words = list(sys.argv[1:] if arguments is None else arguments)
         if "out" in options and "profile" in options and options.verb != "slurm":
             _settle(options)
         code = options.run(options)
@@ -159,6 +160,12 @@ def _runs(verbs: Verbs) -> None:
         help="add the method of this file to the grid (may be repeated; remembered)")
     add("--time-limit", type=_seconds, metavar="TIME",
         help="stop behind the step or benchmark that fits, e.g. 8m, 2h, 90s")
+    add("--export", type=Path, metavar="DIR",
+        help="pack all but weights into a few files there, for a machine that will vanish")
+    add("--export-weights", metavar="RUN",
+        help="with the weights and resume state of this run, or of this method's only one")
+    add("--import", type=Path, metavar="DIR", dest="import_from",
+        help="run nothing; take an export into this study, or make one of it")
     add = _verb(
         verbs, "train", "run.launch:train_command",
         "Train and evaluate one method on one model, with the warm-up it starts from. "

@@ -29,12 +29,13 @@ from benchmarks.run.checkpoint import print_scores
 from benchmarks.run.progress import StudyProgress, clock, expected_cost
 from benchmarks.run.regime import record_regimes
 from benchmarks.run.scoreboard import print_scoreboard
-from benchmarks.run.study import Outcome, Task, is_done, needs, run_study, write_plan
+from benchmarks.run.study import Outcome, Task, needs, run_study, unfinished, write_plan
 from benchmarks.run.torchrun import run_together
 from benchmarks.run.tracking import check_tracker
-from benchmarks.store import experiments, records
+from benchmarks.store import experiments, parcel, records
 from benchmarks.store.locks import locked
 from benchmarks.store.records import SGPO_VARIANTS, read_object
+from benchmarks.store.runs import is_finished
 from sgpo.core.distributed import launched_by_torchrun, select_device
 from sgpo.core.files import read_json, write_text
 from sgpo.core.runlog import environment
@@ -45,10 +46,36 @@ MEGABYTES_PER_CELL = 2.5  # weights, resume states and samples of a mini run, me
 def study_command(options: argparse.Namespace) -> int:
     """``sgpo study``: run the grid that ``options`` ask for, or print it."""
     check_tracker(options.log)
+    if options.import_from:
+        print("\n".join(parcel.take_in(options.import_from, options.out, options.profile)))
+        return 0
     study = asked_for(options, options.out)
     options.jobs = options.jobs or default_jobs(study)
-    run = dry_run if options.dry_run else launch_study
-    return run(study, options.out, options)
+    if options.dry_run:
+        return dry_run(study, options.out, options)
+    packed = _packed(study, options)
+    try:
+        return launch_study(study, options.out, options)
+    finally:  # whatever went wrong: the machine may be gone in a minute
+        if options.export and os.environ.get("RANK", "0") == "0":
+            print(parcel.export(options.out, options.export, options.words, *packed))
+
+
+def _packed(study: Plan, options: argparse.Namespace) -> tuple[dict[str, str | None], str | None]:
+    """What ``--export`` packs: the asked-for runs, each with the one that it starts from, and the
+    run that ``--export-weights`` means."""
+    cells = selected(study, options.out, options)
+    asked = {c.run_id: c.parent.run_id if c.parent else None for c in cells}
+    name = options.export_weights
+    if name is None:
+        return asked, None
+    if options.export is None:
+        raise ValueError(f"--export-weights {name}: says what --export DIR takes along; give both")
+    meant = [c.run_id for c in cells if name in (c.run_id, c.config.method)]
+    if len(meant) != 1:
+        found = f"means {len(meant)} runs, must mean one of: {' '.join(meant or asked)}"
+        raise ValueError(f"--export-weights {name}: {found}")
+    return asked, meant[0]
 
 
 def slurm_command(options: argparse.Namespace) -> int:
@@ -227,17 +254,15 @@ def selected_analyses(study: Plan, options: argparse.Namespace) -> list[Analysis
     return [task for task in analysis_tasks(study) if task.key in keys]
 
 
-def unfinished(tasks: Sequence[Task], results: Path) -> list[Task]:
-    """Those of ``tasks`` that are left to run here."""
-    return [task for task in tasks if not is_done(task, results)]
-
-
 def _check(cells: Sequence[Cell], results: Path) -> None:
     """ValueError with what stands in the way of what is left of ``cells``; says what was made
     smaller to fit."""
     left = unfinished(cells, results)
     preflight.check(left, results)
     if os.environ.get("RANK", "0") == "0":
+        for cell in left:
+            if is_finished(results / "runs" / cell.run_id, weights=False):
+                print(f"{cell.run_id} runs again: what is left needs its weights, not here")
         print("".join(f"{line}\n" for line in small_sets([cell.config for cell in left])), end="")
 
 

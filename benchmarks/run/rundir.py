@@ -46,12 +46,15 @@ class RunDir:
         return self.ranks.from_first(self.model.is_dir())
 
     def open(self) -> None:
-        """Make room: forget an earlier failure, and remove published results that lie in the way
-        of a new run, so that two runs never mix."""
+        """Make room: forget an earlier failure, and remove results whose weights are not here
+        (published or imported) and lie in the way of a new run, so that two runs never mix."""
         if not self.ranks.first:
             return
         (self.path / "failed.json").unlink(missing_ok=True)
-        if (self.path / "result.json").exists() and not is_finished(self.path):
+        weights = (self.model, self.path / "checkpoints")
+        gone = self.cell.config.train and not any(path.exists() for path in weights)
+        ended = (self.path / "result.json").exists()
+        if (ended or gone) and self.path.exists() and not is_finished(self.path):
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
 

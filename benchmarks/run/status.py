@@ -49,7 +49,7 @@ def status_command(options: argparse.Namespace) -> int:
 
 
 def _cell_state(run_dir: Path, published: bool) -> str:
-    if is_finished(run_dir):
+    if is_finished(run_dir, weights=False):
         return "finished"
     if published:
         return "published"

@@ -79,6 +79,20 @@ def is_done(task: Task, study_dir: Path) -> bool:
     return is_finished(study_dir / "runs" / task.run_id)
 
 
+def unfinished(tasks: Sequence[Task], study_dir: Path) -> list[Task]:
+    """Those of ``tasks``, which stand behind what they need, that are left to run here. A run whose
+    results are here without its weights is left where something that is left needs those."""
+    left: list[Task] = []
+    for task in reversed(tasks):
+        wanted = {cell.run_id for other in left for cell in needs(other)}
+        has_results = isinstance(task, Cell) and is_finished(
+            study_dir / "runs" / task.run_id, weights=False
+        )
+        if not is_done(task, study_dir) and (task.run_id in wanted or not has_results):
+            left.append(task)
+    return left[::-1]
+
+
 def needs(task: Task) -> tuple[Cell, ...]:
     """The cells that must be finished before ``task`` can start."""
     if isinstance(task, AnalysisTask):
@@ -147,11 +161,11 @@ class _Runner:
         self.outcome = Outcome()
 
     def run(self, tasks: Sequence[Task]) -> Outcome:
+        self.waiting = unfinished(tasks, self.study_dir)
+        left = {task.run_id for task in self.waiting}
         for task in tasks:
-            if is_done(task, self.study_dir):
+            if task.run_id not in left:
                 self._skip(task)
-            else:
-                self.waiting.append(task)
         # A base model is made by one process and everything of that model waits for it: all of
         # them first, the longest before the others, or cores stand idle at the end.
         self.waiting.sort(key=lambda t: -expected_cost(t) if _base_of(t) else 0.0)

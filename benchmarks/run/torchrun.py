@@ -14,9 +14,8 @@ from benchmarks.run.cell import run_cell
 from benchmarks.run.failures import record_failure
 from benchmarks.run.progress import StudyProgress, at_intervals
 from benchmarks.run.rundir import ended
-from benchmarks.run.study import Outcome, write_plan
+from benchmarks.run.study import Outcome, record_paths, unfinished, write_plan
 from benchmarks.store.locks import locked
-from benchmarks.store.runs import is_finished
 from sgpo.core.distributed import RankLost, Ranks, join, leave, select_device
 from sgpo.core.files import read_json
 from sgpo.core.trainer import Diverged
@@ -51,12 +50,14 @@ def run_together(
     ranks = join(select_device(devices.pop()), timeout)
     outcome = Outcome()
     with contextlib.ExitStack() as stack:
+        left: list[str] = []
         with ranks.one_after_first():
             if ranks.first:
-                left = [c.run_id for c in cells if not is_finished(study_dir / "runs" / c.run_id)]
+                left = [cell.run_id for cell in unfinished(cells, study_dir)]
                 stack.enter_context(locked(study_dir, left))
                 if study:
                     write_plan(study, study_dir)
+        left = ranks.from_first(left)
         console = Console(quiet=not ranks.first)
         progress = stack.enter_context(StudyProgress(cells, console, study_dir / "runs"))
 
@@ -66,10 +67,9 @@ def run_together(
                 progress.refresh()
 
         for cell in cells:
-            run_dir = study_dir / "runs" / cell.run_id
-            if ranks.from_first(is_finished(run_dir)):
+            if cell.run_id not in left:
                 progress.skip(cell)
-                outcome.add(cell.run_id, read_json(run_dir / "result.json"))
+                outcome.add(cell.run_id, read_json(record_paths(cell, study_dir)[0]))
             else:
                 outcome.started.append(cell.run_id)
                 progress.start(cell)

@@ -142,13 +142,14 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def is_finished(run_dir: Path) -> bool:
+def is_finished(run_dir: Path, *, weights: bool = True) -> bool:
     """Whether the run is complete on this machine: results that came with the source tree have
-    no samples and weights beside them and count as published, not as finished."""
+    no samples and weights beside them and count as published, not as finished. ``weights``: whether
+    those must be here; of a run that was imported they are not, and only other runs need them."""
     if not (run_dir / "result.json").exists() or not (run_dir / "samples").is_dir():
         return False
     trained = read_json(run_dir / "result.json")["num_steps"] > 0
-    return not trained or (run_dir / "model").is_dir()
+    return not trained or not weights or (run_dir / "model").is_dir()
 
 
 def stored_runs(root: Path) -> dict[str, StoredRun]:

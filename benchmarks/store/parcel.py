@@ -1,0 +1,289 @@
+"""Carry a study between machines: ``sgpo study --export DIR`` and ``sgpo study --import DIR``.
+
+An export is a few plain files: ``export.json`` says what is in it, sealed, and the parts, each
+named after its checksum, together are one ``.tar.gz``. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.store.load import stored_hash
+from benchmarks.store.locks import locked
+from benchmarks.store.runs import (
+    METRICS,
+    StoredRun,
+    StudyError,
+    is_finished,
+    read_object,
+    stored_runs,
+)
+from sgpo.core.files import (
+    inside,
+    read_jsonl,
+    read_sealed_json,
+    sha256_of,
+    whole_directory,
+    write_bytes,
+    write_sealed_json,
+    write_text,
+)
+
+MANIFEST, LAUNCHES = "export.json", "launches.jsonl"
+PART_BYTES = 15 * 2**20
+WEIGHTS = ("model", "checkpoints")
+BESIDE = ("problems.parquet", "regime.json", "disjointness.json")  # of the study, made of its runs
+AGAIN = "run again first, because their weights are not here: "
+
+
+class Standing(NamedTuple):
+    """How far a run is; of two of the same run the greater one is kept."""
+
+    finished: bool
+    has_weights: bool  # or a resume state
+    steps: int
+
+
+def standing(run_dir: Path) -> Standing:
+    path, states = run_dir / METRICS, run_dir / "checkpoints"
+    weights = (run_dir / "model").is_dir() or (states.is_dir() and any(states.iterdir()))
+    steps = len(read_jsonl(path)) if path.exists() else 0
+    return Standing(is_finished(run_dir, weights=False), weights, steps)
+
+
+# Out ----------------------------------------------------------------------------------------------
+
+
+def export(
+    results: Path,
+    folder: Path,
+    command: Sequence[str],
+    asked: Mapping[str, str | None],
+    weights_of: str | None = None,
+) -> str:
+    """Pack the study of ``results`` into ``folder``, in place of an earlier export there; a line
+    that says what was packed.
+
+    Args:
+        command: the words after ``sgpo`` that go on with the study.
+        asked: the runs that the command asks for, each with the run that it starts from.
+        weights_of: the run that takes its weights and resume state along, and while it is not
+            finished those that it started from.
+    """
+    with locked(results):
+        study = read_object(results / "study.json")
+        planned = [cell["run_id"] for cell in study["cells"]]
+        runs = [run_id for run_id in planned if (results / "runs" / run_id).is_dir()]
+        whole = {weights_of}
+        if weights_of and not standing(results / "runs" / weights_of).finished:
+            whole.add(asked[weights_of])
+        parts = _Parts(folder)
+        with tarfile.open(fileobj=parts, mode="w|gz") as archive:
+            for path in _packed(results, runs, whole):
+                archive.add(path, str(path.relative_to(results)), recursive=False)
+        parts.close()
+    manifest = folder / MANIFEST
+    before = read_sealed_json(manifest)["parts"] if manifest.exists() else []
+    write_sealed_json(
+        manifest,
+        {"study": study, "runs": runs, "parts": parts.names, "asked": dict(asked),
+         "command": list(command)},
+    )  # fmt: skip
+    for name in {*before} - {*parts.names}:
+        (folder / name).unlink(missing_ok=True)
+    ended = sum(standing(results / "runs" / run_id).finished for run_id in runs)
+    size = sum((folder / name).stat().st_size for name in parts.names) / 2**20
+    return (
+        f"{folder}: {ended} finished runs and {len(runs) - ended} in progress exported, "
+        f"{len(parts.names) + 1} files, {size:.1f} MiB"
+        + (f", with the weights of {weights_of}" if weights_of else "")
+    )
+
+
+def _packed(results: Path, runs: Sequence[str], whole: Set[str | None]) -> Iterator[Path]:
+    """The files to pack: all but weights and resume states, of ``whole`` those too."""
+    found = [results / name for name in (LAUNCHES, *BESIDE)]
+    found += sorted((results / "analyses").glob("*.json"))
+    for run_id in runs:
+        run_dir = results / "runs" / run_id
+        for path in sorted(run_dir.rglob("*")):
+            parts = path.relative_to(run_dir).parts
+            if not parts[-1].startswith(".") and (run_id in whole or parts[0] not in WEIGHTS):
+                found.append(path)
+    return (path for path in found if path.is_file() and not path.is_symlink())
+
+
+class _Parts:
+    """A file to write that becomes files of at most ``PART_BYTES`` below ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.names, self._rest = folder, [], bytearray()
+
+    def write(self, content: bytes) -> int:
+        self._rest += content
+        while len(self._rest) >= PART_BYTES:
+            self._flush()
+        return len(content)
+
+    def close(self) -> None:
+        if self._rest:
+            self._flush()
+
+    def _flush(self) -> None:
+        content = bytes(self._rest[:PART_BYTES])
+        del self._rest[:PART_BYTES]
+        name = f"{hashlib.sha256(content).hexdigest()}.part"
+        write_bytes(self.folder / name, content)
+        self.names.append(name)
+
+
+# In -----------------------------------------------------------------------------------------------
+
+
+def take_in(folder: Path, results: Path, profile: str) -> list[str]:
+    """Take the runs of an export into the study of ``results``, or make one there; the lines that
+    say what came in and what is left.
+
+    Raises:
+        ValueError: no export, a damaged one, or one of another study; nothing was changed then.
+    """
+    parcel = _checked(folder)
+    study, runs = parcel["study"], parcel["runs"]
+    held = (results / "study.json").exists()
+    plan = read_object(results / "study.json") if held else study | {"profile": profile}
+    planned = {cell["run_id"] for cell in plan["cells"]}
+    strange = [run_id for run_id in runs if run_id not in planned]
+    if strange or plan["profile"] != study["profile"]:
+        which = f"{strange[0]} is not planned there" if strange else "another profile"
+        raise ValueError(
+            f"--import {folder}: is of another study (profile {study['profile']}) than {results}: "
+            f"{which}; choose a directory of its own with --out"
+        )
+    with locked(results), tempfile.TemporaryDirectory(dir=results, prefix=".tmp-") as temporary:
+        unpacked = Path(temporary)
+        _unpack(folder, parcel["parts"], unpacked)
+        for run_id in runs:
+            _check_run(unpacked / "runs" / run_id, folder)
+        published = {run_id for run_id, run in stored_runs(results).items() if run.published}
+        taken = []
+        for run_id in runs:
+            source, target = unpacked / "runs" / run_id, inside(results / "runs", run_id)
+            here = standing(target)
+            here = here._replace(finished=here.finished or run_id in published)
+            if not target.exists() and run_id not in published or standing(source) > here:
+                with whole_directory(target) as whole:
+                    for path in source.iterdir():
+                        path.rename(whole / path.name)
+                taken.append(run_id)
+        _take_rest(unpacked, results)
+        if not held:
+            write_text(results / "study.json", json.dumps(study, indent=1, sort_keys=True) + "\n")
+    return _said(parcel, results, taken)
+
+
+def _checked(folder: Path) -> dict[str, Any]:
+    """The manifest of an export whose parts are whole."""
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"--import {folder}: holds no export ({MANIFEST} is absent)")
+    parcel = read_sealed_json(folder / MANIFEST)
+    for name in parcel["parts"]:
+        path = inside(folder, name)
+        if not path.is_file():
+            raise ValueError(f"--import {folder}: {name} is absent; copy the whole export again")
+        if sha256_of(path) != name.removesuffix(".part"):
+            raise ValueError(f"--import {folder}: {name} is damaged; copy the export again")
+    return parcel
+
+
+class _Joined:
+    """The parts of an export as the file that they are of."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths, self._rest = list(paths), b""
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size and self._paths:
+            self._rest += self._paths.pop(0).read_bytes()
+        content, self._rest = self._rest[:size], self._rest[size:]
+        return content
+
+
+def _unpack(folder: Path, parts: Sequence[str], target: Path) -> None:
+    joined = _Joined([folder / name for name in parts])
+    try:
+        with tarfile.open(fileobj=joined, mode="r|gz") as archive:
+            archive.extractall(target, filter="data")
+    except tarfile.TarError as error:
+        raise ValueError(f"--import {folder}: cannot be unpacked ({error})") from error
+
+
+def _check_run(run_dir: Path, folder: Path) -> None:
+    """ValueError unless ``run_dir`` is at its own address and its files are as the run left them.
+    Weights that were left out are not missed."""
+    if not (run_dir / "result.json").exists():
+        return
+    run = StoredRun(run_dir)
+    result = run.object("result.json")
+    if (address := stored_hash(run, result)) != run_dir.name.rpartition("-")[2]:
+        raise ValueError(f"--import {folder}: the settings in {run_dir.name} are of {address}")
+    for name, digest in result.get("sha256", {}).items():
+        path = inside(run_dir, name)
+        absent = not path.is_file() and not name.startswith("model/")
+        if absent or (path.is_file() and sha256_of(path) != digest):
+            raise StudyError(
+                f"--import {folder}: {run_dir.name}/{name} is not as its run left it; "
+                "nothing was taken in"
+            )
+
+
+def _take_rest(unpacked: Path, results: Path) -> None:
+    """What lies beside the runs, where it is absent; launches are added to those known."""
+    for path in [unpacked / name for name in BESIDE] + [*unpacked.glob("analyses/*.json")]:
+        target = results / path.relative_to(unpacked)
+        if path.is_file() and not target.exists():
+            write_bytes(target, path.read_bytes())
+    if (path := unpacked / LAUNCHES).is_file():
+        known = results / LAUNCHES
+        before = known.read_text() if known.exists() else ""
+        new = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
+        write_text(known, before + "".join(f"{line}\n" for line in new))
+
+
+def _said(parcel: Mapping[str, Any], results: Path, taken: Sequence[str]) -> list[str]:
+    """What came in, what is left, and how to go on."""
+    at = {run_id: standing(results / "runs" / run_id) for run_id in parcel["asked"]}
+    stored = stored_runs(results)
+    left = [run_id for run_id in at if run_id not in stored]
+    ended = [run_id for run_id in taken if run_id in stored]
+    kept = len(parcel["runs"]) - len(taken)
+    lines = [
+        f"{results}: {len(ended)} finished runs and {len(taken) - len(ended)} in progress came in"
+        + (f"; {kept} were here already, at least as far" if kept else "")
+    ]
+    lines += [f"came in: {' '.join(taken)}"] if taken else []
+    parents = {parcel["asked"][run_id] for run_id in left} - {None, *left}
+    again = [p for p in parents if p in at and not at[p].has_weights and at[p].steps]
+    lines += [AGAIN + " ".join(sorted(again))] if again else []
+    if left:
+        words = _placed(parcel["command"], results)
+        lines += [f"{len(left)} left to run: {' '.join(left)}", f"to go on: {words}"]
+    return [*lines, f"tables of what is here: sgpo report --out {shlex.quote(str(results))}"]
+
+
+def _placed(command: Sequence[str], results: Path) -> str:
+    """``command`` with ``results`` for its own directory and without its export."""
+    words, rest = ["sgpo"], iter(command)
+    for word in rest:
+        name, given, _ = word.partition("=")
+        if name not in ("--out", "--export", "--export-weights"):
+            words.append(word)
+        elif not given:
+            next(rest, None)
+    return shlex.join([*words, "--out", str(results)])

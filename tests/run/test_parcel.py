@@ -1,0 +1,191 @@
+"""A study that leaves its machine as a few files is the same study where it comes in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_study import small_cells, study_words
+
+from benchmarks.cli import main
+from benchmarks.run.cell import run_cell
+from benchmarks.store import parcel
+from benchmarks.store.runs import stored_runs
+from sgpo.core.files import read_jsonl
+from sgpo.core.trainer import Stopped
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """All files of the runs but weights, by their paths."""
+    paths = [p for p in root.rglob("*") if p.is_file() and "model" not in p.parts]
+    return {str(p.relative_to(root)): p.read_bytes() for p in paths}
+
+
+def take(folder: Path, out: Path) -> int:
+    return main(["study", "--profile", "quick", "--out", str(out), "--import", str(folder)])
+
+
+@pytest.fixture(scope="module")
+def exported(finished, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    words = study_words(Path("elsewhere"), "--export", folder)[1:]
+    asked = {c.run_id: c.parent.run_id if c.parent else None for c in small_cells().values()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parcel, "PART_BYTES", 2**14)
+        said = parcel.export(finished, folder, ["study", *words], asked)
+    assert "7 finished runs and 0 in progress exported" in said
+    return folder
+
+
+def test_an_export_comes_in_whole_and_nothing_is_trained_again(
+    finished, exported, tmp_path, capsys
+):
+    files = list(exported.iterdir())
+    assert len(files) > 2 and all(f.is_file() for f in files)
+    assert all(f.stat().st_size <= 2**14 for f in files if f.suffix == ".part")
+    out = tmp_path / "out"
+    assert take(exported, out) == 0
+    assert "7 finished runs and 0 in progress came in" in capsys.readouterr().out
+    assert tree(out / "runs") == tree(finished / "runs")
+    assert not list(out.rglob("*.safetensors"))
+    assert main(["status", "--out", str(out)]) == 0 and "7 finished" in capsys.readouterr().out
+    before = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*")}
+    assert main(study_words(out)) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*")}
+    table = Path("tables/table1.csv")
+    assert (out / table).read_bytes() == (finished / table).read_bytes()
+    assert take(exported, out) == 0  # twice
+    assert "0 finished runs and 0 in progress came in; 7 were here" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*")}
+
+
+def test_cut_off_exported_with_its_weights_and_continued_equals_uninterrupted(
+    finished, tmp_path, capsys
+):
+    study, folder, out = tmp_path / "study", tmp_path / "exported", tmp_path / "out"
+    shutil.copytree(finished, study)
+    cell = small_cells()["sgpo"]
+    shutil.rmtree(study / "runs" / cell.run_id)
+    with pytest.raises(Stopped):
+        run_cell(cell, study, lambda *news: None, stop=lambda: True)
+    words = study_words(study, "--methods", "sgpo", "--time-limit", "1s", "--export", folder)
+    assert main([*words, "--export-weights", "sgpo"]) == 0
+    assert f"with the weights of {cell.run_id}" in capsys.readouterr().out
+    assert take(folder, out) == 0
+    said = capsys.readouterr().out
+    assert f"1 left to run: {cell.run_id}" in said and f"sgpo study {'--profile quick'}" in said
+    assert parcel.AGAIN not in said  # what it started from came along
+    run, whole = out / "runs" / cell.run_id, finished / "runs" / cell.run_id
+    assert len(read_jsonl(run / "metrics.jsonl")) == 1 and list(run.glob("checkpoints/*"))
+    assert take(folder, study) == 0 and "0 in progress came in" in capsys.readouterr().out
+    assert main(study_words(out)) == 0
+    assert (run / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
+    steps = [read_jsonl(path / "metrics.jsonl") for path in (run, whole)]
+    assert [{**row, "seconds": 0} for row in steps[0]] == [
+        {**row, "seconds": 0} for row in steps[1]
+    ]
+
+
+def test_what_a_child_needs_and_is_not_here_is_said_and_run_again(
+    finished, exported, tmp_path, capsys
+):
+    out, cells = tmp_path / "out", small_cells()
+    assert take(exported, out) == 0
+    run, sft = out / "runs" / cells["hpt"].run_id, cells["hpt"].parent.run_id
+    shutil.rmtree(run)
+    capsys.readouterr()
+    assert main(study_words(out, "--methods", "hpt")) == 0
+    assert f"{sft} runs again: what is left needs its weights" in capsys.readouterr().out
+    assert (out / "runs" / sft / "model").is_dir()
+    whole = finished / "runs" / run.name
+    assert (run / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
+
+
+def test_less_never_replaces_more(finished, exported, tmp_path, capsys):
+    cell, part, out = small_cells()["grpo"], tmp_path / "part", tmp_path / "out"
+    shutil.copytree(finished, part)
+    (part / "runs" / cell.run_id / "result.json").unlink()
+    parcel.export(part, tmp_path / "less", ["study"], {cell.run_id: cell.parent.run_id})
+    assert take(exported, out) == 0
+    before = tree(out / "runs")
+    assert take(tmp_path / "less", out) == 0
+    assert "0 finished runs and 0 in progress came in" in capsys.readouterr().out
+    assert tree(out / "runs") == before
+    assert take(tmp_path / "less", tmp_path / "new") == 0
+    said = capsys.readouterr().out
+    assert f"1 left to run: {cell.run_id}" in said
+    assert parcel.AGAIN + cell.parent.run_id in said
+    assert cell.run_id not in stored_runs(tmp_path / "new")
+    assert take(exported, tmp_path / "new") == 0
+    assert "1 finished runs and 0 in progress came in; 6 were here" in capsys.readouterr().out
+    assert tree(tmp_path / "new" / "runs") == before
+
+
+def damaged(folder: Path) -> str:
+    part = max(folder.glob("*.part"))
+    part.write_bytes(part.read_bytes()[:-1] + b"?")
+    return f"{part.name} is damaged"
+
+
+def absent(folder: Path) -> str:
+    part = max(folder.glob("*.part"))
+    part.unlink()
+    return f"{part.name} is absent"
+
+
+def edited(folder: Path) -> str:
+    path = folder / "export.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"runs": []}))
+    return "does not match its own checksum"
+
+
+def empty(folder: Path) -> str:
+    (folder / "export.json").unlink()
+    return "holds no export"
+
+
+@pytest.mark.parametrize("spoil", [damaged, absent, edited, empty])
+def test_a_damaged_export_is_refused(exported, tmp_path, spoil, capsys):
+    folder = Path(shutil.copytree(exported, tmp_path / "exported"))
+    why = spoil(folder)
+    assert take(folder, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert why in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_was_changed_is_refused(finished, tmp_path, capsys):
+    study, out = Path(shutil.copytree(finished, tmp_path / "study")), tmp_path / "out"
+    scores = study / "runs" / small_cells()["sgpo"].run_id / "scores.json"
+    scores.write_bytes(scores.read_bytes().replace(b"w", b"c", 1))
+    parcel.export(study, tmp_path / "exported", ["study"], {})
+    assert take(tmp_path / "exported", out) == 2
+    assert "scores.json is not as its run left it" in capsys.readouterr().err
+    assert not (out / "runs").exists() and not (out / "study.json").exists()
+
+
+def test_an_export_of_another_study_is_refused(finished, exported, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    plan = json.loads((finished / "study.json").read_text())
+    gone = small_cells()["sgpo"].run_id
+    plan["cells"] = [cell for cell in plan["cells"] if cell["run_id"] != gone]
+    (out / "study.json").write_text(json.dumps(plan))
+    before = tree(out)
+    assert take(exported, out) == 2
+    error = capsys.readouterr().err
+    assert f"{gone} is not planned there" in error and error.count("\n") == 1
+    assert tree(out) == before
+    assert main(["study", "--out", str(tmp_path / "m"), "--import", str(exported)]) == 2
+    assert "of another study (profile quick)" in capsys.readouterr().err
+
+
+def test_weights_are_asked_for_of_one_run(finished, tmp_path, capsys):
+    for words, why in (
+        (["--export-weights", "sgpo"], "give both"),
+        (["--export", tmp_path / "e", "--export-weights", "sgpa"], "means 0 runs"),
+    ):
+        assert main(study_words(finished, *words)) == 2
+        assert why in capsys.readouterr().err
