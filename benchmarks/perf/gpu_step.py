@@ -2,8 +2,9 @@
 
 Two problems with seven autonomous completions and one distilled target each, random ids under
 random weights. Each row pulls one lever: ``recomputed`` is training as it is where memory is short,
-``kept`` where it is not (``benchmarks.plan.cost.keeps_activations`` chooses). Packing instead of
-padding has no row: sorted by length as micro-batches are, padding takes 1 to 7% of the tokens.
+``kept`` where it is not, in micro-batches that fit (``benchmarks.plan.cost.kept_tokens`` chooses).
+Packing instead of padding has no row: sorted by length as micro-batches are, padding takes 1 to 7%
+of the tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from benchmarks.data.checkpoints import CHECKPOINTS, Shape
 from benchmarks.perf import common
 from benchmarks.perf.common import GIB, Block, spread, timed
-from benchmarks.plan.cost import forward_flops, keeps_activations
+from benchmarks.plan.cost import forward_flops, kept_tokens
 from sgpo.core import chunked_head, sharding
 from sgpo.core.config import TrainConfig
 from sgpo.core.distributed import describe_device, select_device
@@ -89,14 +90,12 @@ def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict
     place, update = select_device(device), UPDATES[shape]
     if place.type == "cpu" and shape != "tiny":
         raise ValueError("gpu_step: not run: needs a GPU (--shape tiny --device cpu runs anywhere)")
-    if place.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(place)
-        keeps = keeps_activations(update.model, update.micro_batch_tokens, 2, 1, free)
-        does = "keep" if keeps else "recompute"
-        print(f"{free / GIB:.0f} GiB free: a run would {does} activations", flush=True)
+    kept = _kept(update, place)
     with _own_process_group():
         rows = {
-            name: _measured(update, place, min(repeats, 3), **levers)
+            name: _measured(
+                update if levers.get("recompute") else kept, place, min(repeats, 3), **levers
+            )
             for name, levers in ROWS.items()
         }
     flops, described = update.flops(), describe_device(place)
@@ -111,6 +110,7 @@ def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict
     rates = [common.matmul_rate(size, size, size, torch.bfloat16, str(place)) for _ in range(3)]
     return {
         "setting": {"shape": shape, **asdict(update), "precision": "bfloat16"},
+        "kept_micro_batch_tokens": kept.micro_batch_tokens,
         **described,
         "completion_tokens": update.num_problems * (update.num_autonomous + 1) * update.completion,
         "model_flops": flops,
@@ -119,6 +119,17 @@ def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict
         "targets": {"mfu": MFU_TARGET},
         "rows": rows,
     }
+
+
+def _kept(update: Update, device: torch.device) -> Update:
+    """``update`` in the micro-batches whose activations fit this GPU, if any do."""
+    if device.type != "cuda":
+        return update
+    free, _ = torch.cuda.mem_get_info(device)
+    longest = update.guided + update.completion
+    tokens = kept_tokens(update.model, update.micro_batch_tokens, longest, 2, 1, free)
+    print(f"{free / GIB:.0f} GiB free: kept in micro-batches of {tokens} tokens", flush=True)
+    return replace(update, micro_batch_tokens=tokens or update.micro_batch_tokens)
 
 
 class UpdateStep:

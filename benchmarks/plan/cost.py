@@ -149,6 +149,18 @@ def keeps_activations(shape: Shape, tokens: int, work: int, ranks: int, free: fl
     return weights + passes + OVERHEAD <= 0.9 * free
 
 
+def kept_tokens(
+    shape: Shape, tokens: int, longest: int, work: int, ranks: int, free: float
+) -> int | None:
+    """The most of ``tokens``, half of it, a quarter and so on in a micro-batch that
+    ``keeps_activations`` allows and that holds the ``longest`` sequence; None where none does."""
+    while tokens >= longest:
+        if keeps_activations(shape, tokens, work, ranks, free):
+            return tokens
+        tokens //= 2
+    return None
+
+
 def sequences(settings: Any, updates_per_step: int) -> tuple[int, int, int]:
     """Sequences a problem: drawn, trained on, and only scored; the most that a method can need."""
     own = getattr(settings, "num_samples", getattr(settings, "num_autonomous", 0))

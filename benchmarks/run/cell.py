@@ -16,7 +16,7 @@ from transformers import logging as transformers_logging
 
 from benchmarks.config import Cell, RunConfig, build_method
 from benchmarks.data.checkpoints import Shape
-from benchmarks.plan.cost import GIB, keeps_activations, work_bytes
+from benchmarks.plan.cost import GIB, PROMPT_ROOM, kept_tokens, work_bytes
 from benchmarks.run.evaluate import Suites, evaluate
 from benchmarks.run.given import Given, Progress, gather
 from benchmarks.run.guidance import measure_guidance, sentence
@@ -79,9 +79,9 @@ def run_cell(
     if given.config.train is None or trained:
         sampler = evaluation_sampler(model, given)
     else:
-        sampler = training_sampler(model, given, ranks)
-        train(model, sampler, run, given, progress, stop, tracker)
-    measure_regime(model, run, given, progress)
+        sampler, recipe = training_sampler(model, given, ranks)
+        train(model, sampler, recipe, run, given, progress, stop, tracker)
+    measure_regime(sampler, run, given, progress)
     shared = SharedSampler(sampler, ranks)
     shared.lead(lambda: measure_on_development(shared, run, given, progress))
 
@@ -93,7 +93,7 @@ def run_cell(
         tracker.close(scores)
 
 
-def measure_regime(model: PreTrainedModel, run: RunDir, given: Given, progress: Progress) -> None:
+def measure_regime(sampler: Sampler, run: RunDir, given: Given, progress: Progress) -> None:
     """What a mini world leaves to learn, type by type, at the stages that ``MEASURED`` names; a
     glance of it where pretraining was shortened."""
     config = given.config
@@ -102,7 +102,7 @@ def measure_regime(model: PreTrainedModel, run: RunDir, given: Given, progress: 
 
     def measured() -> dict[str, Any]:
         how = {} if config.pretrain_steps is None else GLANCE
-        rates = type_rates(model, given.tokenizer, draw_world(config.seed), **how)
+        rates = type_rates(sampler, given.tokenizer, draw_world(config.seed), **how)
         return {"types": [asdict(rate) for rate in rates], "window": window(rates)}
 
     progress("regime", 0, 1)
@@ -131,6 +131,7 @@ def measure_on_development(sampler: Sampler, run: RunDir, given: Given, progress
 def train(
     model: PreTrainedModel,
     sampler: Sampler,
+    recipe: TrainConfig,
     run: RunDir,
     given: Given,
     progress: Progress,
@@ -140,9 +141,9 @@ def train(
     """Train ``model`` and store its last weights; of a run that diverges, the last before that.
     Weights of other budgets are evaluated when they are reached."""
     config, seed = given.config, derive_seed(given.config.seed, "train")
-    budgets, shared = budget_of_step(config.train), SharedSampler(sampler, run.ranks)
+    budgets, shared = budget_of_step(recipe), SharedSampler(sampler, run.ranks)
     method = build_method(config, given.tokenizer, given.problems)
-    last = min(config.train.budget_steps or math.inf, config.train.num_steps)
+    last = min(recipe.budget_steps or math.inf, recipe.num_steps)
 
     def after_step(step: int) -> None:
         if step == last and getattr(method, "ledger", None):
@@ -162,7 +163,7 @@ def train(
         prompt_spec=given.prompt_spec,
         config=config.rollout,
         seed=seed,
-        token_budget=config.train.micro_batch_tokens,
+        token_budget=recipe.micro_batch_tokens,
         grader=tracker.grader,
     )
     trainer = Trainer(
@@ -170,7 +171,7 @@ def train(
         method=method,
         rollout=rollout,
         problems=given.problems,
-        config=config.train,
+        config=recipe,
         seed=seed,
         run_dir=run.path,
         progress=report,
@@ -232,8 +233,11 @@ def evaluate_cell(
     )
 
 
-def training_sampler(model: PreTrainedModel, given: Given, ranks: Ranks) -> Sampler:
-    """Prepare ``model`` (float32, on the CPU) in place for training; the sampler of its weights.
+def training_sampler(
+    model: PreTrainedModel, given: Given, ranks: Ranks
+) -> tuple[Sampler, TrainConfig]:
+    """Prepare ``model`` (float32, on the CPU) in place for training; the sampler of its weights,
+    and the recipe with the micro-batches that fit.
 
     One process in float32 trains the model as it is and samples from the same weights. Otherwise
     the model is spread over the ranks and the sampler has whole weights of its own: an engine's,
@@ -248,25 +252,32 @@ def training_sampler(model: PreTrainedModel, given: Given, ranks: Ranks) -> Samp
     else:
         replica = cast(copy.deepcopy(model), device, sharding.DTYPES[config.precision])
         sampler = ReplicaSampler(replica, make_sampler(replica, tokenizer, config))
-    if config.train.activation_checkpointing and not keeps_all_activations(model, given, ranks):
-        sharding.recompute_activations(model)
+    train = config.train
+    if train.activation_checkpointing:
+        kept = micro_batch_kept(model, given, ranks)
+        if kept is None:
+            sharding.recompute_activations(model)
+        else:
+            train = replace(train, micro_batch_tokens=kept)
     if sharded:
         sharding.shard(model, device, config.precision)
-    return sampler
+    return sampler, train
 
 
-def keeps_all_activations(model: PreTrainedModel, given: Given, ranks: Ranks) -> bool:
-    """Whether recomputing, which costs a third more time, is needless on this GPU; says which."""
+def micro_batch_kept(model: PreTrainedModel, given: Given, ranks: Ranks) -> int | None:
+    """Tokens of the micro-batches for which this GPU can keep all activations, since recomputing
+    costs a third more time; None where it cannot. Says which."""
     if given.device.type != "cuda":
-        return False
+        return None
     config, shape = given.config, Shape.from_config(model.config.to_dict(), 0, 0.0)
     free, _ = torch.cuda.mem_get_info(given.device)
+    longest = config.rollout.max_tokens + PROMPT_ROOM
     tokens = config.train.micro_batch_tokens
-    keeps = keeps_activations(shape, tokens, work_bytes(config), ranks.size, free)
+    kept = kept_tokens(shape, tokens, longest, work_bytes(config), ranks.size, free)
     if ranks.first:
-        said = "are kept: an update fits" if keeps else "are recomputed: an update does not fit"
-        print(f"activations {said} into the {free / GIB:.0f} GiB that are free", flush=True)
-    return keeps
+        said = f"kept, in micro-batches of {kept} tokens" if kept else "recomputed"
+        print(f"activations are {said}: {free / GIB:.0f} GiB are free", flush=True)
+    return kept
 
 
 def evaluation_sampler(model: PreTrainedModel, given: Given) -> Sampler:

@@ -59,7 +59,7 @@ def shard(model: PreTrainedModel, device: torch.device, precision: str) -> None:
     model.set_reshard_after_forward(False)
     model.set_reshard_after_backward(False)
     with torch.no_grad():  # settles which module is the root; later calls go past it
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device))
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False)
     free(model)
 
 

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.sampling import CompactSampler, SamplingParams
+from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.types import Problem
 from sgpo.mini.sets import training_problems
 from sgpo.mini.world import NAMES, World
@@ -37,7 +37,7 @@ class TypeRate:
 
 
 def type_rates(
-    model: Any,
+    sampler: Sampler,
     tokenizer: Any,
     world: World,
     *,
@@ -52,7 +52,6 @@ def type_rates(
     donors = problems[len(problems) // 2 + 1 :] + problems[: len(problems) // 2 + 1]
     foreign = [replace(p, strategy=d.strategy) for p, d in zip(problems, donors, strict=True)]
     spec = PROMPT_SPECS["mini"]
-    sampler = CompactSampler(model, tokenizer, stop_ids=spec.stop_ids(tokenizer))
 
     def rates(asked: Sequence[Problem], guided: bool, count: int, seed: int) -> dict[str, float]:
         prompts = [spec.prompt_ids(tokenizer, p, guided=guided) for p in asked]

@@ -13,6 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.sampling import CompactSampler
 from sgpo.mini import foundation, models, sets, teacher, window, world
 from sgpo.mini.foundation import FoundationConfig, Learner, LessonConfig, encode
 from sgpo.mini.models import build_model, build_tokenizer, model_config
@@ -300,15 +302,15 @@ def test_rates_of_an_untrained_model_are_nothing_for_every_type(monkeypatch):
     drawn = draw_world(0)
     asked: list[list] = []
 
-    class Recorded(window.CompactSampler):
+    class Recorded(CompactSampler):
         def sample(self, prompts, n, params):
             asked.append(prompts)
             return super().sample(prompts, n, params)
 
-    monkeypatch.setattr(window, "CompactSampler", Recorded)
-    model, tokenizer = build_model(TINY, 0), build_tokenizer()
+    model, tokenizer = build_model(TINY, 0).eval(), build_tokenizer()
+    sampler = Recorded(model, tokenizer, stop_ids=PROMPT_SPECS["mini"].stop_ids(tokenizer))
     rates = window.type_rates(
-        model.eval(), tokenizer, drawn, per_type=1, unguided_samples=1, guided_samples=1
+        sampler, tokenizer, drawn, per_type=1, unguided_samples=1, guided_samples=1
     )
     assert [rate.kind for rate in rates] == list(NAMES)
     assert [rate.declared for rate in rates] == [t.found for t in drawn.types]

@@ -182,6 +182,9 @@ def test_activations_are_kept_where_an_update_without_recomputing_fits():
     for gib, kept in ((140, True), (79, False), (103, True), (100, False)):
         free = gib * gpu_cost.GIB
         assert gpu_cost.keeps_activations(shape, 18_432, 2, 1, free) is kept, gib
+    # Half the micro-batch fits 80 GB where the whole one does not; below a sequence nothing counts.
+    for longest, tokens in ((4_608, 9_216), (9_217, None)):
+        assert gpu_cost.kept_tokens(shape, 18_432, longest, 2, 1, 79 * 2**30) == tokens
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), [("qwen2.5", 2), ("llama-3", 4)])

@@ -32,6 +32,7 @@ from sgpo.core.sampling.sampler import (
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 COMPACT_BELOW = 0.8  # share of live rows under which the batch is compacted
+STATIC_SLOTS = 16  # the number of slots of a batch with static shapes is a multiple of it
 LEAST_ROWS = 16  # of a batch with static shapes, whose sizes are powers of two
 STEPS_UNASKED = 8  # a GPU is asked this often how many rows are done: asking waits for it
 
@@ -157,8 +158,10 @@ class _Batch:
         x, kept = decoder.run(ids, torch.arange(width))
         self.hidden = decoder.finish(x[torch.arange(len(x)), self.positions - 1])
         self.filled, slots = width, width + max_tokens
+        if static:  # the fused kernel takes no other widths of a bias without copying it
+            slots += -slots % STATIC_SLOTS
         self.cache = [
-            tuple(F.pad(t.transpose(1, 2), (0, 0, 0, max_tokens)) for t in pair) for pair in kept
+            tuple(F.pad(t.transpose(1, 2), (0, 0, 0, slots - width)) for t in pair) for pair in kept
         ]  # [rows, num_kv, slots, head size]
         self.bias = None
         if static or any(len(p) < width for p in prompts):
@@ -230,27 +233,26 @@ class _Batch:
         return decoder.finish(x)
 
     def _attend(self, qkv, keys, values, turns) -> torch.Tensor:
-        """Attention [B, H] of the new tokens over the cache, which they extend in place. Two
-        products are faster here than the fused kernel, which is made for many queries."""
+        """Attention [B, H] of the new tokens over the cache, which they extend in place."""
         decoder = self.decoder
         size, turned = decoder.head_size, decoder.num_heads + decoder.num_kv
         heads = qkv.unflatten(-1, (-1, size))
         rotated = rotate(heads[:, :turned], turns)
+        # Query heads of one key/value head become queries of one attention: no repeated cache.
+        q = rotated[:, : decoder.num_heads].unflatten(1, (decoder.num_kv, -1))
         if self.static:
-            end = keys.shape[2]
             keys.index_copy_(2, self.next, rotated[:, decoder.num_heads :, None])
             values.index_copy_(2, self.next, heads[:, turned:, None])
-        else:
-            end = self.filled + 1
-            keys[:, :, self.filled] = rotated[:, decoder.num_heads :]
-            values[:, :, self.filled] = heads[:, turned:]
-        # Query heads of one key/value head become queries of one attention: no repeated cache.
-        group = decoder.num_heads // decoder.num_kv
-        q = rotated[:, : decoder.num_heads].reshape(-1, group, size)
-        k, v = (t.flatten(0, 1)[:, :end] for t in (keys, values))
-        scores = torch.bmm(q, k.mT)
+            mask = self.bias[:, :, None]
+            return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).flatten(1)
+        # On the CPU two products are faster than the fused kernel, made for many queries.
+        keys[:, :, self.filled] = rotated[:, decoder.num_heads :]
+        values[:, :, self.filled] = heads[:, turned:]
+        k, v = (t.flatten(0, 1)[:, : self.filled + 1] for t in (keys, values))
+        scores = torch.bmm(q.flatten(0, 1), k.mT)
         if self.bias is None:
             scores.mul_(size**-0.5)
         else:
-            scores = torch.add(self.bias.flatten(0, 1)[:, None, :end], scores, alpha=size**-0.5)
+            bias = self.bias.flatten(0, 1)[:, None, : self.filled + 1]
+            scores = torch.add(bias, scores, alpha=size**-0.5)
         return torch.bmm(torch.softmax(scores, -1), v).view(len(qkv), -1)
