@@ -74,7 +74,6 @@ ROWS: dict[str, dict[str, Any]] = {  # ``head``: times the usual number of logit
     "kept": {},
     "kept, compiled layers": {"compiled": True},
     "kept, head in larger chunks": {"head": 4},
-    "kept, whole head": {"head": 2**32},
 }
 
 
