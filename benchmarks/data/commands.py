@@ -21,7 +21,7 @@ from benchmarks.data.problems import (
     data_source,
     file_hashes,
     prepared_problems,
-    read_problems,
+    problems_to_guide,
     write_rows,
 )
 from benchmarks.data.suites import SUITES, failed_golds, load_suite, local_file
@@ -137,10 +137,10 @@ def _check_training(directory: Path) -> dict[str, Any]:
 
 def strategies_command(options: argparse.Namespace) -> int:
     """Extract, and write strategies.jsonl when every problem has been decided; else 1."""
-    problems = read_problems(options.data / "rl.jsonl")
+    problems = problems_to_guide(options.data)
     without = [p.id for p in problems if not p.expert]
     if without:
-        raise ValueError(f"{options.data / 'rl.jsonl'}: problem {without[0]} has no expert trace")
+        raise ValueError(f"--data {options.data}: problem {without[0]} has no expert trace")
     asked = problems[: options.limit]
     settings = ExtractionSettings(
         candidates=options.candidates, max_tokens=options.max_tokens, budget=options.budget

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data.hub import rows_of
-from sgpo.core.files import jsonl_rows, sha256_of, write_text
+from sgpo.core.files import jsonl_rows, read_json, sha256_of, write_text
 from sgpo.core.types import Problem
 
 SPLITS = ("warmup", "rl")
@@ -179,6 +179,16 @@ def prepared_problems(directory: Path, split: str) -> list[Problem]:
         problems += part
     if not problems:
         raise ValueError(f"training data {str(directory)!r}: no problem is left in {split!r}")
+    return problems
+
+
+def problems_to_guide(directory: Path) -> list[Problem]:
+    """The problems that need a strategy: those for RL, and what else report.json calls guided."""
+    _check_prepared(directory)
+    problems = read_problems(directory / "rl.jsonl")
+    named = {*read_json(directory / "report.json").get("guided", ())} - {p.id for p in problems}
+    for name in ("warmup", DEV) if named else ():
+        problems += [p for p in read_problems(directory / f"{name}.jsonl") if p.id in named]
     return problems
 
 

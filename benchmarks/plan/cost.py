@@ -275,15 +275,15 @@ def print_plan(cells: Sequence[Cell], left: Sequence[Cell]) -> None:
         ranks, space, hours = planned_ranks(config), disk(shape, config), gpu_hours(shape, config)
         print(
             f"{cell.run_id:{width}}  {'to run' if cell in left else 'finished':8} {ranks:4} "
-            f"{memory(shape, config, ranks).peak / GIB:8.1f} {hours:9.1f} "
+            f"{memory(shape, config, ranks).peak / GIB:8.1f} {hours:9.2f} "
             f"{(space.training + space.kept) / GB:8.1f}"
         )
         if cell in left:
             total, wall = total + hours, wall + hours / ranks
     space = needed_disk(left)
     print(
-        f"{len(left)} of {len(cells)} cells to run: about {total:.0f} GPU hours "
-        f"({REFERENCE.name}), {wall:.0f} hours one cell after another; disk: "
+        f"{len(left)} of {len(cells)} cells to run: about {total:,.1f} GPU hours "
+        f"({REFERENCE.name}), {wall:,.1f} hours one cell after another; disk: "
         f"{space.download / GB:.0f} GB downloaded, {space.kept / GB:.0f} GB kept, "
         f"{space.training / GB:.0f} GB more while a cell trains\n"
         "Assumptions (nothing was measured on a GPU):"

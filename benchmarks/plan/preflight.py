@@ -22,6 +22,7 @@ from benchmarks.data.problems import STRATEGIES, data_source, prepared_problems
 from benchmarks.data.suites import SUITES, local_file
 from benchmarks.plan import cost
 from benchmarks.plan.cost import GB, GIB, PROMPT_ROOM, Gpu, shape_of
+from benchmarks.profiles import profile_module
 from sgpo.core.method import SHOWABLE, shown_in_prompts
 from sgpo.core.models import checkpoint_directory, context_length, read_config, rope_settings
 
@@ -336,9 +337,10 @@ def _training_set(config: RunConfig) -> Iterator[str]:
     """The first thing that is wrong with the training set of a run."""
     name, separator, _ = config.data.source.rpartition("@")
     if not separator or not (Path(name) / "report.json").is_file():
+        verb = getattr(profile_module(config.profile), "DATA_VERB", "prepare")
         yield (
             f"data.source={config.data.source!r}: no prepared training set there; make it with "
-            f"`sgpo data prepare --out {name or config.data.source}` (README, One GPU), or name "
+            f"`sgpo data {verb} --out {name or config.data.source}` (README, One GPU), or name "
             "another one"
         )
         return

@@ -92,13 +92,13 @@ def write_scripts(options: argparse.Namespace, cells: Sequence[Cell], results: P
 
 def _inputs(options: argparse.Namespace, cells: Sequence[Cell]) -> list[Job]:
     """Jobs that bring weights, data and strategies."""
-    recipe = profile_module(options.profile).RECIPE
+    profile = profile_module(options.profile)
+    recipe, verb = profile.RECIPE, getattr(profile, "DATA_VERB", "prepare")
     folder, tokenizer = Path(recipe.data), options.tokenizer or recipe.tokenizer
     fetch = [_download(c) for c in {c.config.checkpoint: c.config for c in cells}.values()]
-    prepare = _sgpo(
-        "data", "prepare", "--source", options.source, "--tokenizer", tokenizer,
-        "--max-tokens", recipe.trace_tokens, "--out", folder,
-    )  # fmt: skip
+    cut = ("--source", options.source, "--tokenizer", tokenizer, "--max-tokens",
+           recipe.trace_tokens)  # fmt: skip
+    prepare = _sgpo("data", verb, *(cut if verb == "prepare" else ()), "--out", folder)
     data = (
         *filter(None, fetch),
         f"[ -e {shlex.quote(str(folder / 'report.json'))} ] || {prepare}",

@@ -23,6 +23,7 @@ MODELS = ("qwen2.5-0.5b", "smollm2-360m")  # ours
 VARIANT_MODELS = ("qwen2.5-0.5b",)  # ours
 NODES = dict.fromkeys(MODELS, 1)
 GPUS_PER_NODE = 1
+DATA_VERB = "gsm8k"  # of `sgpo data`: what makes the training set
 
 RECIPE = Recipe(
     profile=PROFILE,

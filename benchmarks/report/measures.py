@@ -7,6 +7,7 @@ Figures and claims take them from here, so that both show the same ones.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -287,3 +288,15 @@ def token_share(study: Study, quantity: str, classes: Sequence[str]) -> Score | 
             )
         shares.append(PERCENT * totals[columns].sum() / totals.sum())
     return Score(Mean.over_units(shares), tuple(i for a in found for i in a.inputs))
+
+
+def guidance_text(found: Mapping[str, Any]) -> str:
+    """What ``benchmarks.run.guidance`` measured on a development split, in one line."""
+    parts = [
+        f"{name} {found[name]['pass_rate']:.2f} ({found[name]['cut_off']:.0%} cut off)"
+        for name in ("unguided", "guided")
+    ]
+    low, high = (math.nan if bound is None else bound for bound in found["interval"])
+    helps = "guidance helps" if low > 0 else "guidance harms" if high < 0 else "no gain is shown"
+    gain = f"{found['difference']:+.2f}{stats.interval_text(low, high, '{:.2f}'.format)}"
+    return f"{', '.join(parts)}, {helps}: {gain} over {found['problems']} problems"

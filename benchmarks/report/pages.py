@@ -202,8 +202,28 @@ def world(study: Study) -> list[Block]:
         *(_MINI if study.miniature else ()),
         *_METHODS,
         f"Models: {_join(sizes) or NOT_RUN}. Seeds: {_join([str(s) for s in study.seeds])}.",
+        *(() if study.miniature else (*decoding(study), *guidance(study))),
     ]
     return [Bullets(tuple(lines)), *([example(study)] if study.miniature else [])]
+
+
+def decoding(study: Study) -> list[str]:
+    """How long answers may be and how many a problem gets, where a run says it."""
+    configs = [run.stored.object("config.json") for run in study.runs.values()]
+    lengths = sorted({c["evaluation"]["max_tokens"] for c in configs})
+    samples = _join([f"{b.label} {b.k}" for b in study.benchmarks])
+    tokens = _join([f"{length:,}" for length in lengths])
+    return [f"Answers have at most {tokens} tokens; samples a problem: {samples}."] * bool(lengths)
+
+
+def guidance(study: Study) -> list[str]:
+    """Pass rates on the development split with the strategy and without, a line a run."""
+    return [
+        f"{study.model(run.cell.model).label}, {study.method_label(run.cell.method)}, development "
+        f"split: {measures.guidance_text(run.stored.object('regime.json'))}."
+        for run in study.runs.values()
+        if run.stored.has("regime.json")
+    ]
 
 
 def example(study: Study) -> Code:

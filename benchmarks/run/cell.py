@@ -17,9 +17,10 @@ from transformers import logging as transformers_logging
 from benchmarks.config import Cell, RunConfig, build_method
 from benchmarks.data.checkpoints import Shape
 from benchmarks.plan.cost import GIB, PROMPT_ROOM, kept_tokens, work_bytes
+from benchmarks.report.measures import guidance_text
 from benchmarks.run.evaluate import Suites, evaluate
 from benchmarks.run.given import Given, Progress, gather
-from benchmarks.run.guidance import measure_guidance, sentence
+from benchmarks.run.guidance import measure_guidance
 from benchmarks.run.rundir import RunDir
 from benchmarks.run.tracking import Tracker
 from sgpo.core import sampling, sharding
@@ -121,7 +122,7 @@ def measure_on_development(sampler: Sampler, run: RunDir, given: Given, progress
         found = measure_guidance(
             sampler, given.tokenizer, given.prompt_spec, config.rollout, problems, config.seed
         )
-        print(f"{run.cell.run_id} regime: {sentence(found)}", flush=True)
+        print(f"{run.cell.run_id} regime: {guidance_text(found)}", flush=True)
         return found
 
     progress("regime", 0, 1)

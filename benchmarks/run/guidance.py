@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.run.evaluate import judged, sample_rows
-from benchmarks.store.stats import interval_text
 from sgpo.core.config import RolloutConfig
 from sgpo.core.prompts import PromptSpec
 from sgpo.core.sampling import Sampler, SamplingParams
@@ -49,15 +48,3 @@ def measure_guidance(
         half = float(1.96 * gains.std(ddof=1) / np.sqrt(len(gains)))
     interval = [None if np.isnan(half) else mean + sign * half for sign in (-1, 1)]
     return found | {"difference": mean, "interval": interval}
-
-
-def sentence(found: dict[str, Any]) -> str:
-    """What ``measure_guidance`` found, in one line."""
-    parts = [
-        f"{name} {found[name]['pass_rate']:.2f} ({found[name]['cut_off']:.0%} cut off)"
-        for name in ("unguided", "guided")
-    ]
-    low, high = (float("nan") if v is None else v for v in found["interval"])
-    helps = "guidance helps" if low > 0 else "guidance harms" if high < 0 else "no gain is shown"
-    text = f"{found['difference']:+.2f}{interval_text(low, high, '{:.2f}'.format)}"
-    return f"{', '.join(parts)}, {helps}: {text} over {found['problems']} problems"

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.config import Plan, unknown
+from benchmarks.config import Plan, of_a_world, unknown
 from benchmarks.profiles import mini
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
@@ -87,15 +87,26 @@ def windows_of(study: Plan, model: str, runs: Mapping[str, StoredRun]) -> Window
 
 
 def record_regimes(study: Plan, results: Path) -> dict[str, Any]:
-    """Write and return ``regime.json`` of a mini study from the runs that are there; other worlds
-    have no such conditions."""
-    if study.cells()[0].config.data.source != "mini":
-        return {}
-    runs = stored_runs(results)
-    models = [m.key for m in study.models]
-    content = {"models": {m: conditions_of(windows_of(study, m, runs)) for m in models}}
-    write_json(results / "regime.json", content)
-    return content
+    """Write and return ``regime.json`` from the runs that are there: the conditions of a mini
+    study; of real models what ``guidance`` measured, by model, method and seed."""
+    runs, models = stored_runs(results), [m.key for m in study.models]
+    if of_a_world(study.cells()[0].config):
+        content = {m: conditions_of(windows_of(study, m, runs)) for m in models}
+    else:
+        content = {m: guidance_of(study, m, runs) for m in models}
+    if any(content.values()):
+        write_json(results / "regime.json", {"models": content})
+    return {"models": content}
+
+
+def guidance_of(study: Plan, model: str, runs: Mapping[str, StoredRun]) -> dict[str, Any]:
+    """What the runs of a real model measured on a development split, by method and seed."""
+    cells = [c for c in study.cells() if c.config.model == model and c.run_id in runs]
+    return {
+        f"{c.config.method}, seed {c.config.seed}": runs[c.run_id].object("regime.json")
+        for c in cells
+        if runs[c.run_id].has("regime.json")
+    }
 
 
 def check_command(options: argparse.Namespace) -> int:

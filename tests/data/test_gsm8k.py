@@ -13,6 +13,7 @@ from benchmarks.data.problems import (
     data_source,
     file_hashes,
     prepared_problems,
+    problems_to_guide,
     read_problems,
     source_problems,
 )
@@ -91,7 +92,13 @@ def test_overlaps_with_the_benchmark_and_repeated_questions_are_removed(tmp_path
     places = {f"gsm8k/train/{25 + i:04d}": c["question"] for i, c in enumerate(copies)}
     shown = {name for name, question in places.items() if question in benchmark}
     assert dirty == shown and len(shown) == 4
-    assert len(summary["guided"]) == 10 and "strategies.jsonl" not in summary["files"]
+    assert "strategies.jsonl" not in summary["files"]
+    asked = [p.id for p in problems_to_guide(tmp_path / "out")]  # by `sgpo strategies`
+    parts = {n: prepared_problems(tmp_path / "out", n) for n in ("rl", "dev", "warmup")}
+    assert len(asked) == 10 == len({*asked}) and {p.id for p in parts["rl"] + parts["dev"]} < {
+        *asked
+    }
+    assert len({p.id for p in parts["warmup"]} & {*asked}) == 3
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,39 @@ def test_a_run_continues_where_it_ended(real, tmp_path):
         assert torch.equal(value, weights_of(again.model)[name]), name
 
 
+def test_pocket_runs_on_its_own_data(tmp_path, monkeypatch):
+    """GSM8K as published, base model, warm-up, SGPO and SFT+GRPO for two steps."""
+    model = real_checkpoints.directory("smollm2-135m")
+    source = Path(os.environ.get("SGPO_DATA_DIR", "absent")).absolute() / "gsm8k"
+    for path, remedy in ((model, "real_checkpoints.py"), (source, "set SGPO_DATA_DIR")):
+        if not path.exists():
+            pytest.skip(f"{path} is absent: {remedy}")
+    monkeypatch.chdir(tmp_path)
+    given = ["--source", str(source), "--strategies", str(source / "strategies.jsonl")]
+    assert main(["data", "gsm8k", *given]) == 0
+    settings = {
+        "checkpoint": model.absolute(),
+        "device": "cpu",
+        "precision": "float32",
+        "train.num_steps": 2,
+        "train.problems_per_step": 2,
+        "train.held_out_share": 0,
+        "rollout.max_tokens": 16,
+        "evaluation.max_tokens": 16,
+        "evaluation.problem_limit": 2,
+    }
+    fixed = ["study", "--profile", "pocket", "--models", "smollm2-360m", "--jobs", "1"]
+    chosen = ["--methods", "base,sft,sgpo,grpo"]
+    changed = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    assert main([*fixed, *chosen, *changed]) == 0
+    regimes = json.loads((tmp_path / "results/pocket/regime.json").read_text())["models"]
+    assert {*regimes["smollm2-360m"]} == {f"{m}, seed 0" for m in ("base", "sft", "sgpo", "grpo")}
+    assert all(found["problems"] == 2 for found in regimes["smollm2-360m"].values())
+    page = (tmp_path / "results/pocket/REPORT.md").read_text()
+    assert "smollm2-135m in place of SmolLM2-360M-Instruct" in page
+    assert "at most 16 tokens; samples a problem: GSM8K 1" in page
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_eight_problems_of_each_benchmark_are_evaluated(real, suite, tmp_path):
     """Through the command, on the benchmarks' own texts."""
