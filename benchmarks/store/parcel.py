@@ -258,9 +258,8 @@ def _take_rest(unpacked: Path, results: Path) -> None:
 
 def _said(parcel: Mapping[str, Any], results: Path, taken: Sequence[str]) -> list[str]:
     """What came in, what is left, and how to go on."""
-    at = {run_id: standing(results / "runs" / run_id) for run_id in parcel["asked"]}
     stored = stored_runs(results)
-    left = [run_id for run_id in at if run_id not in stored]
+    left = [run_id for run_id in parcel["asked"] if run_id not in stored]
     ended = [run_id for run_id in taken if run_id in stored]
     kept = len(parcel["runs"]) - len(taken)
     lines = [
@@ -269,7 +268,8 @@ def _said(parcel: Mapping[str, Any], results: Path, taken: Sequence[str]) -> lis
     ]
     lines += [f"came in: {' '.join(taken)}"] if taken else []
     parents = {parcel["asked"][run_id] for run_id in left} - {None, *left}
-    again = [p for p in parents if p in at and not at[p].has_weights and at[p].steps]
+    at = {parent: standing(results / "runs" / parent) for parent in parents}
+    again = [p for p, found in at.items() if found.steps and not found.has_weights]
     lines += [AGAIN + " ".join(sorted(again))] if again else []
     if left:
         words = _placed(parcel["command"], results)
