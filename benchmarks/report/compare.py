@@ -22,7 +22,7 @@ from benchmarks.store.records import Study
 from benchmarks.store.runs import REASONS, SCORES, StoredRun, stored_runs
 from sgpo.core.files import write_text
 from sgpo.core.types import Problem
-from sgpo.core.verifier.explain import explain
+from sgpo.core.verifier.explain import explain, printable
 
 ONLY = ("differ", "lost", "won")
 SAMPLE_PAGE = "samples.html"  # of a published study
@@ -176,10 +176,13 @@ def _place(run: StoredRun) -> tuple[int, tuple[str, ...]]:
 
 def _remedy(run: StoredRun) -> str:
     config = run.object("config.json")
+    kept = run.published.samples if run.published else ()
+    alike = [name for name in kept if name.startswith(f"{config['model']}-{config['method']}-s")]
+    where = f" (those of {', '.join(alike)} are)" if alike else ""
     return (
-        f"{run.run_id}: published with verdict letters alone, its texts are not here; make them: "
-        f"sgpo train --profile {config.get('profile', 'mini')} --model {config['model']} "
-        f"--method {config['method']} --seed {config['seed']} --out DIR"
+        f"{run.run_id}: published with verdict letters alone, its texts are not here{where}; "
+        f"make them: sgpo train --profile {config.get('profile', 'mini')} "
+        f"--model {config['model']} --method {config['method']} --seed {config['seed']} --out DIR"
     )
 
 
@@ -240,11 +243,8 @@ def _problem_lines(item: Item, whole: bool) -> Iterable[str]:
 
 
 def _shown(text: str, whole: bool) -> str:
-    """``text`` with control characters but line ends escaped, so that a terminal shows it as it
-    is."""
     cut = text if whole else text[:SHOWN_CHARS]
-    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in cut)
-    return shown + (f" .. ({len(text)} characters)" if len(cut) < len(text) else "")
+    return printable(cut) + (f" .. ({len(text)} characters)" if len(cut) < len(text) else "")
 
 
 def page(found: Comparison) -> str:

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.report.compare import compare, find_run, page, terminal
 from benchmarks.report.mathml import rich
+from benchmarks.store.runs import stored_runs
 from sgpo.core.types import Problem
 
 LETTERS = {"c": "correct", "w": "wrong", "t": "truncated", "n": "no_answer"}
@@ -105,6 +106,15 @@ def test_letters_alone_are_shown_and_say_how_texts_are_made(results):
     assert "sgpo train --profile mini --model m --method first --seed 3 --out DIR" in text
     assert "=== algebra  a-0 sums" in text and "   correct\n   correct" in text
     assert "published with verdict letters alone" in page(found)
+
+
+def test_of_another_world_it_says_whose_texts_are_there():
+    results = Path(__file__).resolve().parents[2] / "results"
+    stored = stored_runs(results / "mini")
+    first, other = ([r for r in stored if f"qwen-m-sgpo-s{world}-" in r][0] for world in (0, 1))
+    found = compare([other], lambda *place: [], results, benchmark="trained")
+    assert f"not here (those of {first} are); make them: sgpo train" in found.letters_only[0]
+    assert not compare([first], lambda *place: [], results, benchmark="trained").letters_only
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,17 @@ def test_a_stored_sample(samples, capsys):
     assert lines(text)["verdict"] == "wrong" and lines(text)["stored"] == "wrong"
 
 
+def test_a_long_text_is_shown_whole_with_its_lines(tmp_path, capsys):
+    path = tmp_path / "long.jsonl"
+    text = "\n".join(f"step {i}: add \x1b[31m" for i in range(60)) + " \\boxed{12}"
+    row = {"problem_id": "p-1", "gold": "12", "sample": 0, "text": text, "reason": "correct"}
+    path.write_text(json.dumps(row | {"num_tokens": 3, "finish_reason": "stop"}))
+    assert main(["explain", str(path), "--id", "p-1"]) == 0
+    text = capsys.readouterr().out
+    assert "text        step 0: add \\x1b[31m\n            step 1: add" in text
+    assert " step 59: add" in text and "\x1b" not in text and "characters)" not in text
+
+
 def test_all_samples_of_a_problem_with_a_truncated_one(samples, capsys):
     assert main(["explain", str(samples), "--id", "p-1"]) == 0
     text = capsys.readouterr().out

@@ -12,7 +12,7 @@ from sgpo.core.verifier import Answer, Verdict, answer_to, decide, forms, gold_a
 from sgpo.core.verifier.compare import real_sets
 from sgpo.core.verifier.extract import extract
 
-SHOWN_CHARS = 300
+FORM_CHARS = 300  # of a form in words; what was written is shown whole
 _RULES = (
     (forms.Words, "words, alone or in a short sentence"),
     (forms.Relation, "named values, chains and relations"),
@@ -81,12 +81,12 @@ def _show(gold: str, text: str, *, truncated: bool) -> str:
     decided_by = found.decided_by
     if truncated:
         reason, decided_by = "truncated", "the token limit: a cut completion is never correct"
-    print(f"gold        {_short(gold)}")
+    print(f"gold        {_line(gold)}")
     print(f"found by    {found.extraction}")
-    print(f"answer      {_short(extracted) if extracted is not None else 'none'}")
-    print(f"gold as     {_short(found.gold.text)}  =  {describe(found.gold.form)}")
+    print(f"answer      {_line(extracted) if extracted is not None else 'none'}")
+    print(f"gold as     {_line(found.gold.text)}  =  {describe(found.gold.form)}")
     if found.answer is not None:
-        print(f"answer as   {_short(found.answer.text)}  =  {describe(found.answer.form)}")
+        print(f"answer as   {_line(found.answer.text)}  =  {describe(found.answer.form)}")
     print(f"decided by  {decided_by}")
     print(f"verdict     {reason}")
     return reason
@@ -108,7 +108,7 @@ def explain_sample(path: Path, problem_id: str, index: int | None) -> int:
     changed = 0
     for row in chosen:
         print(f"sample {row['sample']} of {problem_id}: {row['num_tokens']} tokens")
-        print(f"text        {_short(row['text'])}")
+        print("text        " + printable(row["text"]).replace("\n", "\n" + " " * 12))
         now = _show(row["gold"], row["text"], truncated=row["finish_reason"] == "length")
         agrees = now == row["reason"]
         changed += not agrees
@@ -146,7 +146,7 @@ def _scalar(form: forms.Scalar) -> str:
     if form.malformed:
         return f"no agreed value: {_short(form.text)}"
     text = f"expression {_short(form.text)}"
-    if form.value is not None and len(form.text) <= SHOWN_CHARS:
+    if form.value is not None and len(form.text) <= FORM_CHARS:
         text = f"number {form.value}"
     text += " percent" if form.percent else ""
     text += f" (unit {form.unit})" if form.unit else ""
@@ -167,7 +167,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def printable(text: str) -> str:
+    """``text`` with control characters but line ends escaped: a terminal shows it as it is."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def _line(text: str) -> str:
+    return printable(text).replace("\n", "\\n")
+
+
 def _short(text: str) -> str:
-    """``text`` on one line with control characters escaped: a terminal shows it as it is."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:SHOWN_CHARS])
-    return shown + (f" .. ({len(text)} characters)" if len(text) > SHOWN_CHARS else "")
+    cut = f" .. ({len(text)} characters)" if len(text) > FORM_CHARS else ""
+    return _line(text[:FORM_CHARS]) + cut
