@@ -115,6 +115,21 @@ def _near(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+class _NoSetting(argparse.Action):
+    """``--set`` of a verb that has options in its place: names the one that is meant."""
+
+    KEYS = {"max_tokens": "--max-tokens", "sample_limit": "--samples", "seed": "--seed",
+            "problem_limit": "--problem-limit", "suites": "--suite", "files": "--problems",
+            "prompt": "--prompt", "sampler": "--engine", "device": "--device",
+            "precision": "--dtype", "checkpoint": "--model"}  # fmt: skip
+
+    def __call__(self, parser, namespace, values, option_string=None) -> NoReturn:
+        key = values.partition("=")[0]
+        option = self.KEYS.get(key.removeprefix("evaluation."))
+        hint = f"use {option}" if option else f"{key} is not one of {', '.join(self.KEYS.values())}"
+        parser.error(f"--set {values}: an evaluation is set by options of its own; {hint}")
+
+
 class _Version(argparse.Action):
     def __call__(self, parser, *_) -> None:
         from sgpo import __version__
@@ -208,6 +223,7 @@ def _models(verbs: Verbs) -> None:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the engine")
     add("--store-every", type=_positive, help="samples (default: 1024; on mini suites: a suite)")
+    add("--set", action=_NoSetting, help=argparse.SUPPRESS)
 
     inner = _group(verbs, "checkpoint", "Checkpoints from other formats.")
     add = _verb(
