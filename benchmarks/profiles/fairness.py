@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.profiles.planned import planned_study
-from benchmarks.store.experiments import KIN
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 from sgpo.core.files import read_json
@@ -30,9 +29,8 @@ RL = {
 }
 # Where one of two is a variant or one of the kin: the weights at the budget are compared.
 TO_BUDGET = dict.fromkeys(("train.num_steps", "train.budget_steps"), "trained to the budget alone")
-# Methods past Table 1 were not tuned; prefix of a variant's key.
+# Variants were not tuned; prefix of their keys.
 VARIANT, VARIANT_RATE = "sgpo_", "SGPO's, not tuned for the variant"
-KIN_RATE = "SFT+GRPO's, not tuned for this method"
 # Settings of this name mean the same in every method that has them, and must be equal.
 COMMON_SETTINGS = ("clip_low", "clip_high")
 # SFT replaces the RL stage or comes before it, so its recipe is its own.
@@ -99,8 +97,7 @@ def reason(key: str, allowed: Mapping[str, str]) -> str | None:
 
 def allowed_beside_grpo(method: str) -> dict[str, str]:
     """The keys in which ``method`` may differ from SFT+GRPO, with the reason."""
-    untuned = KIN_RATE if method in KIN else VARIANT_RATE if method.startswith(VARIANT) else None
-    rate = {"train.learning_rate": untuned} if untuned else {}
+    rate = {"train.learning_rate": VARIANT_RATE} if method.startswith(VARIANT) else {}
     return ALLOWED.get(method, RL | TO_BUDGET | rate)
 
 

@@ -36,8 +36,11 @@ HELD_OUT = 0.1  # paper: the warm-up's checkpoint is chosen on a tenth
 WARMUP_RATE, WARMUP_EPOCHS = 5e-5, 3  # ours: the warm-up must stay near the base
 RL_STEPS = 12  # ours: SFT+GRPO must leave types open (`sgpo mini check`)
 PROBLEMS_PER_STEP, UPDATES_PER_STEP = 32, 2  # ours (paper, inferred: 128 and more than one)
-LEARNING_RATE = {"sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4}  # tuned
-UNTUNED_RATE = 4e-4  # ours: SFT+GRPO's
+LEARNING_RATE = {  # tuned
+    "sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4,
+    "opsd": 8e-4, "srft": 8e-4, "dr_grpo": 4e-4, "dapo": 4e-4, "relift": 4e-4, "chord": 4e-4,
+    "sdpo": 1e-4,
+}  # fmt: skip
 
 EVALUATION = EvalConfig(suites=tuple(t.key for t in TEST_SETS), max_tokens=MAX_TOKENS)
 BENCHMARKS = tuple(Benchmark(t.key, t.label, t.num_problems, t.k) for t in TEST_SETS)
@@ -66,7 +69,7 @@ def rl_train(method: str, model: str) -> TrainConfig:
         budget_steps=RL_STEPS,
         problems_per_step=PROBLEMS_PER_STEP,
         updates_per_step=UPDATES_PER_STEP,
-        learning_rate=LEARNING_RATE.get(method, UNTUNED_RATE),
+        learning_rate=LEARNING_RATE[method],
         nonfinite_patience=3,  # ours
         skip_above=80.0 if skips else None,  # authors' script (Qwen)
         samples_per_problem=12 if method == "dapo" else None,  # paper: the budget

@@ -112,12 +112,9 @@ def test_the_rate_of_what_was_not_tuned_has_a_reason_of_its_own(capsys, tmp_path
         lines = capsys.readouterr().out.splitlines()
         (rate,) = [line for line in lines if line.startswith("train.learning_rate: ")]
         assert words in rate
-    kin = {entry.key: entry for entry in mini.KIN}
-    assert set(kin) == set(experiments.KIN)
-    for method, entry in kin.items():
-        assert "SFT+GRPO's" in fairness.allowed_beside_grpo(method)["train.learning_rate"]
-        found = entry.config("qwen-m", 0).train.learning_rate
-        assert found == config("grpo")["train"]["learning_rate"]
+    for method in experiments.KIN:
+        reason = fairness.allowed_beside_grpo(method)["train.learning_rate"]
+        assert "same number of trials" in reason
 
 
 def test_a_variant_is_compared_on_a_model_that_both_methods_have(capsys):

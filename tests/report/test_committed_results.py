@@ -47,7 +47,7 @@ def chosen() -> dict[str, dict]:
         return {row["method"]: row for row in csv.DictReader(file) if row["chosen"] == "True"}
 
 
-TUNED = ("sft_full", "grpo", "hpt", "luffy", "sgpo")
+TUNED = tuple(mini.LEARNING_RATE)
 
 
 @pytest.mark.parametrize("method", TUNED)

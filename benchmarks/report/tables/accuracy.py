@@ -418,8 +418,7 @@ KIN = Comparison(
     on=_planned_with("opsd", models),
     about="SRFT adds imitation to reinforcement in one stage, weighted by entropy; on-policy "
     "self-distillation moves the policy, on its own samples, towards itself with the expert's "
-    "solution or strategy in view. The methods past the paper have SFT+GRPO's learning rate and "
-    "were not tuned, unlike those of Table 1.",
+    "solution or strategy in view. Every row's learning rate was chosen from the same trials.",
 )
 MASK = Comparison(
     "mask",
