@@ -16,8 +16,12 @@ from typing import Any
 from sgpo.core.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
-# Files that decide numbers. Results, caches and documents change all the time and do not.
-SOURCES = ("*.py", "*.toml", "sgpo/*.txt", "reproduce.sh")
+# Files that decide numbers. Results, tests, documents and a user's scripts do not; a user's method
+# is kept with its run.
+SOURCES = (
+    *(f"{room}/*.py" for room in ("sgpo", "baselines", "benchmarks")),
+    "sgpo/*.toml", "sgpo/*.txt", "pyproject.toml", "reproduce.sh",
+)  # fmt: skip
 MAX_PATCH_BYTES = 200_000
 # Versions of these decide numbers; they enter the run id.
 PACKAGES_THAT_MATTER = ("torch", "transformers", "tokenizers", "math-verify", "numpy")

@@ -35,9 +35,9 @@ def git(root: Path, *arguments: str) -> str:
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     root = tmp_path / "checkout"
-    (root / "pkg").mkdir(parents=True)
-    (root / "pkg" / "a.py").write_text("x = 1\n")
-    (root / "pkg" / "gone.py").write_text("y = 1\n")
+    (root / "sgpo").mkdir(parents=True)
+    (root / "sgpo" / "a.py").write_text("x = 1\n")
+    (root / "sgpo" / "gone.py").write_text("y = 1\n")
     (root / "README.md").write_text("text\n")
     git(root, "init", "-q")
     git(root, "add", ".")
@@ -47,17 +47,18 @@ def checkout(tmp_path) -> Path:
 
 def test_a_clean_checkout_has_a_commit_and_no_patch(checkout):
     (checkout / "README.md").write_text("documents do not decide numbers\n")
+    (checkout / "scratch.py").write_text("and a script of the user does not\n")
     found = revision(checkout)
     assert found.commit == git(checkout, "rev-parse", "HEAD").strip()
     assert found.patch is None and not found.dirty
 
 
 def test_the_patch_leads_from_the_commit_to_the_files(checkout, tmp_path):
-    (checkout / "pkg" / "a.py").write_text("x = 2\nz = 'ä'")
-    (checkout / "pkg" / "gone.py").unlink()
-    (checkout / "pkg" / "new.py").write_text("a = 1\n\nb = 2\n")
-    (checkout / "pkg" / "cut.py").write_text("no = 'newline at the end'")
-    (checkout / "empty.py").write_text("")
+    (checkout / "sgpo" / "a.py").write_text("x = 2\nz = 'ä'")
+    (checkout / "sgpo" / "gone.py").unlink()
+    (checkout / "sgpo" / "new.py").write_text("a = 1\n\nb = 2\n")
+    (checkout / "sgpo" / "cut.py").write_text("no = 'newline at the end'")
+    (checkout / "sgpo" / "empty.py").write_text("")
     found = revision(checkout)
     assert found.dirty and found.commit == git(checkout, "rev-parse", "HEAD").strip()
     clone = tmp_path / "clone"
@@ -73,7 +74,7 @@ def test_the_patch_leads_from_the_commit_to_the_files(checkout, tmp_path):
 
 def test_asking_for_the_revision_leaves_the_index_as_it_is(checkout):
     """A study may be killed while it asks: git's lock on the index must not be left behind."""
-    os.utime(checkout / "pkg" / "a.py", (1_000_000_000, 1_000_000_000))  # git would note that
+    os.utime(checkout / "sgpo" / "a.py", (1_000_000_000, 1_000_000_000))  # git would note that
     index = checkout / ".git" / "index"
     before = index.read_bytes()
     assert not revision(checkout).dirty
@@ -81,7 +82,7 @@ def test_asking_for_the_revision_leaves_the_index_as_it_is(checkout):
 
 
 def test_a_huge_patch_is_named_and_not_stored(checkout):
-    (checkout / "pkg" / "huge.py").write_text("x = 1\n" * MAX_PATCH_BYTES)
+    (checkout / "sgpo" / "huge.py").write_text("x = 1\n" * MAX_PATCH_BYTES)
     found = revision(checkout)
     assert found.dirty and found.patch.startswith("# not stored") and len(found.patch) < 200
 
