@@ -1,6 +1,6 @@
 """``python -m benchmarks.perf CASE [...]``: measure, print, and keep results/perf/CASE.json.
 
-results/perf/README.md is written anew from those files each time; ``--page`` only writes it.
+results/perf/README.md and GPU.md are written anew from those files; ``--page`` only writes them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def run_cases(
 
 
 def write_page(directory: Path) -> Path:
-    """Write ``directory``/README.md from the JSON files beside it; its path.
+    """Write ``directory``/README.md from the JSON files beside it, and GPU.md from those of cases
+    that need a GPU; the path of the first.
 
     Raises:
         ValueError: there are none.
@@ -93,30 +94,42 @@ def write_page(directory: Path) -> Path:
     results = {name: read_json(path) for name, path in paths.items() if path.exists()}
     if not results:
         raise ValueError(f"{directory}: no measurements here; run a case first")
+    on_gpu = [name for name in CASES if name.startswith("gpu_")]
+    write_text(directory / "GPU.md", _page("How fast on a GPU", on_gpu, results))
+    others = [name for name in CASES if name not in on_gpu]
+    more = document.Paragraph("GPU.md has what was measured on a GPU.")
+    return write_text(directory / "README.md", _page("How fast", others, results, more))
+
+
+def _page(
+    title: str, cases: Sequence[str], results: Mapping[str, Any], *more: document.Block
+) -> str:
+    """The sections of ``cases`` that have results, and where each was measured."""
     blocks: list[document.Block] = [
-        document.Heading(1, "How fast"),
+        document.Heading(1, title),
         document.Paragraph(
             "Written by python -m benchmarks.perf from the measurements beside this page. Each "
             "CASE.json keeps every round, machine, versions and commit; python -m benchmarks.perf "
             "CASE measures again. A number with two in brackets is a median with the extremes."
         ),
+        *more,
     ]
     places = defaultdict(list)
-    for name, result in results.items():
+    for name in [name for name in cases if name in results]:
         blocks.append(document.Heading(2, f"{name}: {_said(name)[0]}"))
-        blocks += _blocks(name, result)
-        place = result["environment"]
+        blocks += _blocks(name, results[name])
+        place = results[name]["environment"]
         commit = (place["git_commit"] or "unknown")[:10] + " with changes" * bool(
             place["git_dirty"]
         )
         places[_machine(place)].append(f"{name} at {commit}")
     blocks.append(document.Heading(2, "Where"))
-    missing = [f"{name}: {_said(name)[0]}" for name in CASES if name not in results]
+    missing = [f"{name}: {_said(name)[0]}" for name in cases if name not in results]
     if missing:
         blocks.append(document.Paragraph(f"Not run. {'. '.join(missing)}."))
     for where, measured in places.items():
         blocks.append(document.Paragraph(f"{where}: {', '.join(measured)}."))
-    return write_text(directory / "README.md", document.to_markdown(blocks))
+    return document.to_markdown(blocks)
 
 
 def _said(name: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from benchmarks.data.checkpoints import CHECKPOINTS, Shape
 from benchmarks.perf import common, gpu_step
 from benchmarks.perf.common import Block, in_rounds, paired_ratio, shown, spread, timed
 from sgpo.core.config import VLLMSettings
+from sgpo.core.distributed import describe_device
 from sgpo.core.models import cast
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.sampling import Sampler, SamplingParams, make_sampler
@@ -323,9 +324,9 @@ def run_gpu(
             found = {key: value | once.get(key, {}) for key, value in found.items()}
         rows.append(row | found)
         print(f"{count} sequences: done", flush=True)
-    where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    setting = {"device": where, "dtype": str(dtype), "prompt": PROMPT_TOKENS, "top_p": TOP_P}
-    return {"setting": setting, "unit": "completion tokens per second", "rows": rows}
+    setting = {"dtype": str(dtype), "prompt": PROMPT_TOKENS, "top_p": TOP_P}
+    described = describe_device(model.device)
+    return {"setting": setting, **described, "unit": "completion tokens per second", "rows": rows}
 
 
 def _gpu_draws(model: PreTrainedModel, count: int, max_tokens: int) -> dict[str, Draw]:

@@ -1,7 +1,7 @@
 """What a run of a published checkpoint takes: GPU memory, GPU hours and disk, by formula.
 
-Nothing here was measured on a GPU; every assumption is a constant of this file and is printed with
-the estimate (``ASSUMPTIONS``). Bytes are bytes, hours are hours of one GPU.
+Nothing here was fitted to a measurement; every assumption is a constant of this file and is printed
+with the estimate (``ASSUMPTIONS``). Bytes are bytes, hours are hours of one GPU.
 
 Memory of one rank, N weights spread over W ranks (``sgpo.core.sharding`` says why):
 
@@ -286,7 +286,7 @@ def print_plan(cells: Sequence[Cell], left: Sequence[Cell]) -> None:
         f"({REFERENCE.name}), {wall:,.1f} hours one cell after another; disk: "
         f"{space.download / GB:.0f} GB downloaded, {space.kept / GB:.0f} GB kept, "
         f"{space.training / GB:.0f} GB more while a cell trains\n"
-        "Assumptions (nothing was measured on a GPU):"
+        "Assumptions (not fitted to measurements):"
     )
     for line in ASSUMPTIONS:
         print(f"- {line}")

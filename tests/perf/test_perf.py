@@ -38,7 +38,8 @@ def measure(monkeypatch, tmp_path, capsys):
         assert error == 0, printed.err
         kept = json.loads((tmp_path / f"{case}.json").read_text())
         assert kept["case"] == case and kept["environment"]["cores"]
-        page = (tmp_path / "README.md").read_text()
+        name = "GPU.md" if case.startswith("gpu_") else "README.md"
+        page = (tmp_path / name).read_text()
         return kept, printed.out, page.split(f"## {case}: ")[1].split("\n## ")[0]
 
     return run
@@ -300,4 +301,5 @@ def test_the_committed_page_says_what_the_committed_measurements_say(tmp_path):
     stored = common.ROOT / "results" / "perf"
     directory = shutil.copytree(stored, tmp_path / "perf")
     assert perf.write_page(directory).read_text() == (stored / "README.md").read_text()
+    assert (directory / "GPU.md").read_text() == (stored / "GPU.md").read_text()
     assert {p.stem for p in directory.glob("*.json")} <= {*perf.CASES}

@@ -180,7 +180,7 @@ def _best(study: Study, rows: pd.DataFrame, model: str) -> dict[str, set[str]]:
     best = {}
     for column, cells in mine.groupby("benchmark"):
         means = {c.method: c.mean for c in cells.itertuples() if not isinstance(c.mean, str)}
-        if means:
+        if len(means) > 1:
             first = max(means, key=means.get)
             gains = [estimates.gain(study, model, first, m, column) for m in means if m != first]
             if all(gain is not None and gain.interval.low > 0 for gain in gains):
