@@ -35,13 +35,14 @@ Tensors = dict[str, torch.Tensor]
 
 class Checkpoints:
     """The resume states of a run below ``directory``, the newest of which are kept. All ranks call
-    ``save`` and ``load`` together. ``teacher``: a second model, if its weights move."""
+    ``save`` and ``load`` together. ``optimizer``: None keeps weights alone, a third of the bytes.
+    ``teacher``: a second model, if its weights move."""
 
     def __init__(
         self,
         directory: Path,
         model: PreTrainedModel,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         ranks: Ranks | None = None,
         teacher: PreTrainedModel | None = None,
     ) -> None:
@@ -56,7 +57,8 @@ class Checkpoints:
         else:
             with whole_directory(target) as temporary:
                 save_file(_weights(self.model), temporary / _MODEL)
-                save_file(self._moments(), temporary / _OPTIMIZER)
+                if self.optimizer is not None:
+                    save_file(self._moments(), temporary / _OPTIMIZER)
                 if self.teacher is not None:
                     save_file(_weights(self.teacher), temporary / _TEACHER)
                 _describe(temporary, step, extra or {})
@@ -83,7 +85,8 @@ class Checkpoints:
             _restore_weights(self.model, load_file(state / _MODEL))
             if self.teacher is not None:
                 _restore_weights(self.teacher, load_file(state / _TEACHER))
-            self._restore_moments(load_file(state / _OPTIMIZER))
+            if self.optimizer is not None:
+                self._restore_moments(load_file(state / _OPTIMIZER))
         meta = read_json(state / "state.json")
         return meta["step"], meta["extra"]
 
@@ -100,13 +103,15 @@ class Checkpoints:
 
     def _newest_intact(self) -> Path | None:
         for state in reversed(self.steps()):
-            problem = _damage(state)
+            problem = _damage(state, [_MODEL] if self.optimizer is None else [_MODEL, _OPTIMIZER])
             if problem is None:
                 return state
             print(f"{state}: {problem}; using the previous resume state", flush=True)
         return None
 
     def _moments(self) -> Tensors:
+        if self.optimizer is None:
+            return {}
         return {
             f"{name}|{key}": value.detach().contiguous()
             for name, parameter in self.model.named_parameters()
@@ -141,6 +146,9 @@ class Checkpoints:
     def _load_shards(self, state: Path) -> None:
         """Read this rank's part of every tensor, whatever number of ranks wrote them."""
         reader = HuggingFaceStorageReader(str(state / _SHARDS))
+        if self.optimizer is None:
+            dcp.load(self._sharded(), storage_reader=reader, no_dist=True)
+            return
         stored = reader.read_metadata().state_dict_metadata
         # Moments to read into: the optimiser makes none before an update has moved a weight.
         moved = {n: p for n, p in self.model.named_parameters() if f"{n}|step" in stored}
@@ -175,12 +183,13 @@ def _describe(directory: Path, step: int, extra: dict) -> None:
     write_sealed_json(directory / "state.json", state)
 
 
-def _damage(state: Path) -> str | None:
+def _damage(state: Path, needed: list[str]) -> str | None:
+    """What is wrong with the files of ``state``, which has those ``needed`` if it is whole."""
     try:
         sums = dict(read_sealed_json(state / "state.json")["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"unreadable state.json ({error})"
-    whole = () if (state / _SHARDS).is_dir() else (_MODEL, _OPTIMIZER)
+    whole = [] if (state / _SHARDS).is_dir() else needed
     for name in dict.fromkeys((*whole, *sums)):
         if not (state / name).exists():
             return f"{name} is missing"

@@ -88,7 +88,7 @@ class Trainer:
         )
         directory = run_dir / "checkpoints"
         self.states = Checkpoints(directory, model, self.optimizer, self.ranks)
-        self.best_weights = Checkpoints(directory / "best", model, self.optimizer, self.ranks)
+        self.best_weights = Checkpoints(directory / "best", model, None, self.ranks)
         self.begun = False
         self.collapsed_steps = self.nonfinite_updates = 0  # in a row
         self.best: tuple[float, int] | None = None  # held-out loss of what is kept, its step

@@ -51,7 +51,7 @@ def test_fuzz_fails_on_an_exception_and_when_an_answer_is_executed(monkeypatch):
 def test_damaged_resume_states_are_passed_over_and_unchecked_damage_is_noticed(monkeypatch):
     figures, passed = faults.checkpoint(2, print)
     assert passed and figures["noticed"] == figures["ended_with_identical_weights"] == 2
-    monkeypatch.setattr(resume_states, "_damage", lambda state: None)
+    monkeypatch.setattr(resume_states, "_damage", lambda *_: None)
     monkeypatch.setattr(faults, "DAMAGES", {"one bit flipped": faults._flip_a_bit})
     assert not faults.checkpoint(1, print)[1]
 
