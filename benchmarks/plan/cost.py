@@ -153,12 +153,13 @@ def kept_tokens(
     shape: Shape, tokens: int, longest: int, work: int, ranks: int, free: float
 ) -> int | None:
     """The most of ``tokens``, half of it, a quarter and so on in a micro-batch that
-    ``keeps_activations`` allows and that holds the ``longest`` sequence; None where none does."""
-    while tokens >= longest:
-        if keeps_activations(shape, tokens, work, ranks, free):
-            return tokens
+    ``keeps_activations`` allows; None where not even the ``longest`` sequence, which is a
+    micro-batch of its own where it has more, fits."""
+    while not keeps_activations(shape, max(tokens, longest), work, ranks, free):
+        if tokens <= longest:
+            return None
         tokens //= 2
-    return None
+    return tokens
 
 
 def sequences(settings: Any, updates_per_step: int) -> tuple[int, int, int]:

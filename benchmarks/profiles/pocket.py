@@ -8,6 +8,9 @@ knows the form of an answer under both prompts (``--set settings.show_strategies
 paper does); every problem is answered once at evaluation, with at most 1,024 tokens. Guided and
 unguided pass rates are measured on a development split after every run.
 
+The strategies of ``results/pocket`` were written by a large language model from problem and worked
+solution; they stand in for those of a strong model's answers, neither scored nor chosen.
+
 Nothing here is tuned: a declared grid for whoever does is 1e-6, 2e-6, 5e-6, 1e-5, the same for
 every RL method, on the development split. It was not run.
 """

@@ -299,4 +299,4 @@ def guidance_text(found: Mapping[str, Any]) -> str:
     low, high = (math.nan if bound is None else bound for bound in found["interval"])
     helps = "guidance helps" if low > 0 else "guidance harms" if high < 0 else "no gain is shown"
     gain = f"{found['difference']:+.2f}{stats.interval_text(low, high, '{:.2f}'.format)}"
-    return f"{', '.join(parts)}, {helps}: {gain} over {found['problems']} problems"
+    return f"{', '.join(parts)}, {helps}: {gain} over {found['problems']} problems, one run"

@@ -38,6 +38,7 @@ from sgpo.mini.world import draw_world
 
 BUDGETS = (0.25, 0.5, 2.0)  # beside 1: where a run's training is evaluated, in ``budget_steps``
 MEASURED = ("base", "sft", "grpo")  # methods after which the world is measured type by type
+LONGEST_LOOKED_AT = 32  # tokenizing all traces of a large set takes a minute
 GLANCE = {"per_type": 1, "unguided_samples": 1, "guided_samples": 1}
 
 Stop = Callable[[], bool]
@@ -265,6 +266,17 @@ def training_sampler(
     return sampler, train
 
 
+def longest_trace(given: Given) -> int:
+    """Tokens of the longest prompt with its expert's trace, of the traces longest in characters."""
+    traced = sorted((p for p in given.problems if p.expert), key=lambda p: len(p.expert))
+    spec, tokenizer = given.prompt_spec, given.tokenizer
+    lengths = (
+        len(spec.prompt_ids(tokenizer, p)) + len(spec.target_ids(tokenizer, p.expert))
+        for p in traced[-LONGEST_LOOKED_AT:]
+    )
+    return max(lengths, default=0)
+
+
 def micro_batch_kept(model: PreTrainedModel, given: Given, ranks: Ranks) -> int | None:
     """Tokens of the micro-batches for which this GPU can keep all activations, since recomputing
     costs a third more time; None where it cannot. Says which."""
@@ -272,7 +284,7 @@ def micro_batch_kept(model: PreTrainedModel, given: Given, ranks: Ranks) -> int 
         return None
     config, shape = given.config, Shape.from_config(model.config.to_dict(), 0, 0.0)
     free, _ = torch.cuda.mem_get_info(given.device)
-    longest = config.rollout.max_tokens + PROMPT_ROOM
+    longest = max(config.rollout.max_tokens + PROMPT_ROOM, longest_trace(given))
     tokens = config.train.micro_batch_tokens
     kept = kept_tokens(shape, tokens, longest, work_bytes(config), ranks.size, free)
     if ranks.first:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from benchmarks.run.evaluate import judged, sample_rows
 from sgpo.core.config import RolloutConfig
@@ -27,7 +28,7 @@ def measure_guidance(
     seed: int,
 ) -> dict[str, Any]:
     """Pass rates and shares of answers that were cut off, sampled as in training, and the
-    difference guided minus unguided with a 95% interval over problems."""
+    difference guided minus unguided with a 95% interval over problems (t; None without spread)."""
     found: dict[str, Any] = {"problems": len(problems), "samples": SAMPLES}
     rates = {}
     for name in ("unguided", "guided"):
@@ -43,8 +44,8 @@ def measure_guidance(
         rates[name] = np.array([row["correct"] for row in rows]).reshape(-1, SAMPLES).mean(1)
         found[name] = {"pass_rate": float(rates[name].mean()), "cut_off": float(np.mean(cut))}
     gains = rates["guided"] - rates["unguided"]
-    mean, half = float(gains.mean()), float("nan")
-    if len(gains) > 1:
-        half = float(1.96 * gains.std(ddof=1) / np.sqrt(len(gains)))
-    interval = [None if np.isnan(half) else mean + sign * half for sign in (-1, 1)]
+    mean, interval = float(gains.mean()), [None, None]
+    if len(gains) > 1 and gains.std() > 0:  # equal gains say nothing about how far off they are
+        half = student_t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
+        interval = [mean - float(half), mean + float(half)]
     return found | {"difference": mean, "interval": interval}

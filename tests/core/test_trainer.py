@@ -275,6 +275,7 @@ def test_best_weights_are_those_of_the_step_that_the_run_names(tmp_path):
     end the run in one line instead of leaving other weights in their place."""
     trainer = finish("held-out", tmp_path, learning_rate=0.3)
     best = tmp_path / "checkpoints" / "best"
+    assert not list(best.rglob("optimizer*"))  # three times the bytes, which nothing would read
     later = best / f"step-{STEPS + 7:06d}"
     shutil.copytree(best / f"step-{trainer.best[1]:06d}", later)
     finish("held-out", tmp_path, learning_rate=0.3)

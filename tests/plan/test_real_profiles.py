@@ -182,9 +182,15 @@ def test_activations_are_kept_where_an_update_without_recomputing_fits():
     for gib, kept in ((140, True), (79, False), (103, True), (100, False)):
         free = gib * gpu_cost.GIB
         assert gpu_cost.keeps_activations(shape, 18_432, 2, 1, free) is kept, gib
-    # Half the micro-batch fits 80 GB where the whole one does not; below a sequence nothing counts.
-    for longest, tokens in ((4_608, 9_216), (9_217, None)):
-        assert gpu_cost.kept_tokens(shape, 18_432, longest, 2, 1, 79 * 2**30) == tokens
+    # Half the micro-batch fits 80 GB where the whole one does not. A sequence above it is one of
+    # its own, and has to fit as well.
+    for asked, longest, tokens in (
+        (18_432, 4_608, 9_216),
+        (18_432, 13_000, None),
+        (2_048, 4_608, 2_048),
+        (2_048, 13_000, None),
+    ):
+        assert gpu_cost.kept_tokens(shape, asked, longest, 2, 1, 79 * gpu_cost.GIB) == tokens
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), [("qwen2.5", 2), ("llama-3", 4)])
