@@ -61,27 +61,36 @@ def _unavailable(error: RuntimeError) -> bool:
 
 def _settle(options: Options) -> None:
     """Set the profile and the results directory where they are not given: the profile is that of
-    the study in the directory. ValueError when both are given and contradict each other."""
+    the study in the directory, or of the one that ``--import`` makes there. ValueError when both
+    are given and contradict each other."""
+    coming = getattr(options, "import_from", None)
+    default = (_profile_in(coming / "export.json") if coming else None) or "mini"
     if options.out is None:
         # reproduce.sh sets SGPO_RESULTS when it is called from another folder.
         folder = Path(os.environ.get("SGPO_RESULTS", "results"))
-        options.profile = options.profile or "mini"
+        options.profile = options.profile or default
         options.out = folder / options.profile
         return
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out}: is a file, must be a directory")
-    path, stated = options.out / "study.json", None
-    if path.is_file():
-        try:
-            stated = json.loads(path.read_text())["profile"]
-        except (ValueError, LookupError, TypeError):
-            stated = None  # whoever reads the study says what is wrong with it
+    stated = _profile_in(options.out / "study.json")
     if options.profile and stated not in (None, options.profile):
         raise ValueError(
             f"--profile {options.profile}: {options.out} holds a study of the profile {stated}; "
             "leave --profile out, or choose another --out"
         )
-    options.profile = options.profile or stated or "mini"
+    options.profile = options.profile or stated or default
+
+
+def _profile_in(path: Path) -> str | None:
+    """The profile of a study.json, or of the study in an export.json."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        return found.get("study", found)["profile"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None  # whoever reads the study says what is wrong with it
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -47,6 +47,7 @@ def study_command(options: argparse.Namespace) -> int:
     """``sgpo study``: run the grid that ``options`` ask for, or print it."""
     check_tracker(options.log)
     if options.import_from:
+        _check_import(options)
         print("\n".join(parcel.take_in(options.import_from, options.out, options.profile)))
         return 0
     study = asked_for(options, options.out)
@@ -54,11 +55,34 @@ def study_command(options: argparse.Namespace) -> int:
     if options.dry_run:
         return dry_run(study, options.out, options)
     packed = _packed(study, options)
-    try:
-        return launch_study(study, options.out, options)
-    finally:  # whatever went wrong: the machine may be gone in a minute
-        if options.export and os.environ.get("RANK", "0") == "0":
+
+    def export() -> None:
+        planned = (options.out / "study.json").exists()
+        if options.export and planned and os.environ.get("RANK", "0") == "0":
             print(parcel.export(options.out, options.export, options.words, *packed))
+
+    try:
+        code = launch_study(study, options.out, options)
+    except BaseException:  # whatever went wrong: the machine may be gone in a minute
+        try:
+            export()
+        except (ValueError, OSError) as error:  # not in place of what went wrong first
+            print(f"sgpo: --export {options.export}: {error}", file=sys.stderr)
+        raise
+    export()
+    return code
+
+
+def _check_import(options: argparse.Namespace) -> None:
+    """ValueError for an option that an import would not heed."""
+    heeded = ("--import", "--out", "--profile")
+    for word in options.words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(option.startswith(name) for option in heeded):
+            raise ValueError(
+                f"--import {options.import_from}: runs nothing and takes no {name}; beside it go "
+                "--out and --profile"
+            )
 
 
 def _packed(study: Plan, options: argparse.Namespace) -> tuple[dict[str, str | None], str | None]:

@@ -1,17 +1,22 @@
 """Carry a study between machines: ``sgpo study --export DIR`` and ``sgpo study --import DIR``.
 
 An export is a few plain files: ``export.json`` says what is in it, sealed, and the parts, each
-named after its checksum, together are one ``.tar.gz``. Imports no torch.
+named after its checksum, together are one ``.tar``: samples, most of it, are compressed already,
+and weights hardly shrink. Imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shlex
+import shutil
+import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,14 +84,17 @@ def export(
     """
     with locked(results):
         study = read_object(results / "study.json")
-        planned = [cell["run_id"] for cell in study["cells"]]
-        runs = [run_id for run_id in planned if (results / "runs" / run_id).is_dir()]
         whole = {weights_of}
         if weights_of and not standing(results / "runs" / weights_of).finished:
             whole.add(asked[weights_of])
+        planned = [cell["run_id"] for cell in study["cells"]]
+        files = {run_id: _files_of(results, run_id, whole) for run_id in planned}
+        runs = [run_id for run_id, found in files.items() if found]
+        beside = [results / name for name in (LAUNCHES, *BESIDE)]
+        beside += sorted((results / "analyses").glob("*.json"))
         parts = _Parts(folder)
-        with tarfile.open(fileobj=parts, mode="w|gz") as archive:
-            for path in _packed(results, runs, whole):
+        with tarfile.open(fileobj=parts, mode="w|") as archive:
+            for path in filter(_is_plain, [*beside, *chain(*files.values())]):
                 archive.add(path, str(path.relative_to(results)), recursive=False)
         parts.close()
     manifest = folder / MANIFEST
@@ -107,17 +115,18 @@ def export(
     )
 
 
-def _packed(results: Path, runs: Sequence[str], whole: Set[str | None]) -> Iterator[Path]:
-    """The files to pack: all but weights and resume states, of ``whole`` those too."""
-    found = [results / name for name in (LAUNCHES, *BESIDE)]
-    found += sorted((results / "analyses").glob("*.json"))
-    for run_id in runs:
-        run_dir = results / "runs" / run_id
-        for path in sorted(run_dir.rglob("*")):
-            parts = path.relative_to(run_dir).parts
-            if not parts[-1].startswith(".") and (run_id in whole or parts[0] not in WEIGHTS):
-                found.append(path)
-    return (path for path in found if path.is_file() and not path.is_symlink())
+def _files_of(results: Path, run_id: str, whole: Set[str | None]) -> list[Path]:
+    """What to pack of a run: all but weights and resume states, of ``whole`` those too."""
+    run_dir, found = results / "runs" / run_id, []
+    for path in sorted(run_dir.rglob("*")):
+        parts = path.relative_to(run_dir).parts
+        if not parts[-1].startswith(".") and (run_id in whole or parts[0] not in WEIGHTS):
+            found.append(path)
+    return [path for path in found if _is_plain(path)]
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 class _Parts:
@@ -164,7 +173,8 @@ def take_in(folder: Path, results: Path, profile: str) -> list[str]:
         which = f"{strange[0]} is not planned there" if strange else "another profile"
         raise ValueError(
             f"--import {folder}: is of another study (profile {study['profile']}) than {results}: "
-            f"{which}; choose a directory of its own with --out"
+            f"{which}; choose a directory of its own with --out, and --profile {study['profile']} "
+            "or none"
         )
     with locked(results), tempfile.TemporaryDirectory(dir=results, prefix=".tmp-") as temporary:
         unpacked = Path(temporary)
@@ -172,16 +182,13 @@ def take_in(folder: Path, results: Path, profile: str) -> list[str]:
         for run_id in runs:
             _check_run(unpacked / "runs" / run_id, folder)
         published = {run_id for run_id, run in stored_runs(results).items() if run.published}
-        taken = []
+        taken = []  # all of them are found before the first is moved
         for run_id in runs:
             source, target = unpacked / "runs" / run_id, inside(results / "runs", run_id)
-            here = standing(target)
-            here = here._replace(finished=here.finished or run_id in published)
-            if not target.exists() and run_id not in published or standing(source) > here:
-                with whole_directory(target) as whole:
-                    for path in source.iterdir():
-                        path.rename(whole / path.name)
+            if _is_ahead(source, target, run_id in published):
                 taken.append(run_id)
+        for run_id in taken:
+            _move(unpacked / "runs" / run_id, results / "runs" / run_id)
         _take_rest(unpacked, results)
         if not held:
             write_text(results / "study.json", json.dumps(study, indent=1, sort_keys=True) + "\n")
@@ -206,27 +213,33 @@ class _Joined:
     """The parts of an export as the file that they are of."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths, self._rest = list(paths), b""
+        self._paths, self._part = list(paths), io.BytesIO()
 
     def read(self, size: int) -> bytes:
-        while len(self._rest) < size and self._paths:
-            self._rest += self._paths.pop(0).read_bytes()
-        content, self._rest = self._rest[:size], self._rest[size:]
+        content = self._part.read(size)
+        while len(content) < size and self._paths:
+            self._part = io.BytesIO(self._paths.pop(0).read_bytes())
+            content += self._part.read(size - len(content))
         return content
 
 
 def _unpack(folder: Path, parts: Sequence[str], target: Path) -> None:
     joined = _Joined([folder / name for name in parts])
     try:
-        with tarfile.open(fileobj=joined, mode="r|gz") as archive:
+        with tarfile.open(fileobj=joined, mode="r|") as archive:
             archive.extractall(target, filter="data")
     except tarfile.TarError as error:
         raise ValueError(f"--import {folder}: cannot be unpacked ({error})") from error
 
 
 def _check_run(run_dir: Path, folder: Path) -> None:
-    """ValueError unless ``run_dir`` is at its own address and its files are as the run left them.
-    Weights that were left out are not missed."""
+    """ValueError unless ``run_dir`` is there, at its own address, and its files are as the run left
+    them. Weights that were left out are not missed."""
+    if not run_dir.is_dir():
+        raise ValueError(
+            f"--import {folder}: holds nothing of {run_dir.name}, which it lists; export again; "
+            "nothing was taken in"
+        )
     if not (run_dir / "result.json").exists():
         return
     run = StoredRun(run_dir)
@@ -241,6 +254,39 @@ def _check_run(run_dir: Path, folder: Path) -> None:
                 f"--import {folder}: {run_dir.name}/{name} is not as its run left it; "
                 "nothing was taken in"
             )
+
+
+def _is_ahead(source: Path, target: Path, published: bool) -> bool:
+    """Whether the run that came takes the place of what is here."""
+    came, here = standing(source), standing(target)
+    if published:  # without a directory, but whole: only its weights can be new
+        here = here._replace(finished=True, steps=sys.maxsize)
+    elif not target.exists():
+        return True
+    if came <= here:
+        return False
+    if "model" not in _only_here(source, target):
+        return True
+    # What comes finished may have ended with other weights than those that are judged here.
+    sums = read_object(source / "result.json").get("sha256", {}) if came.finished else {}
+    weights = (target / "model").glob("*.safetensors")
+    return all(sums.get(f"model/{path.name}") == sha256_of(path) for path in weights)
+
+
+def _only_here(source: Path, target: Path) -> list[str]:
+    """Which weights of the run would be lost; resume states are worth nothing beside a model."""
+    came = [name for name in WEIGHTS if (source / name).exists()]
+    return [n for n in WEIGHTS if (target / n).is_dir() and n not in came and "model" not in came]
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put a run that came in the place of the one here, whose weights stay where it has none."""
+    kept = _only_here(source, target)
+    with whole_directory(target) as whole:
+        for name in kept:
+            shutil.copytree(target / name, whole / name)
+        for path in source.iterdir():
+            path.rename(whole / path.name)
 
 
 def _take_rest(unpacked: Path, results: Path) -> None:
@@ -264,7 +310,7 @@ def _said(parcel: Mapping[str, Any], results: Path, taken: Sequence[str]) -> lis
     kept = len(parcel["runs"]) - len(taken)
     lines = [
         f"{results}: {len(ended)} finished runs and {len(taken) - len(ended)} in progress came in"
-        + (f"; {kept} were here already, at least as far" if kept else "")
+        + (f"; {kept} were here already, at least as far or with other weights" if kept else "")
     ]
     lines += [f"came in: {' '.join(taken)}"] if taken else []
     parents = {parcel["asked"][run_id] for run_id in left} - {None, *left}
