@@ -77,6 +77,8 @@ def unused_share(rows: pd.DataFrame, settings: Mapping[str, Any]) -> pd.Series |
     SFT masks nothing, and a class that is left out goes whole. None where the class has no
     metric (the first token)."""
     masks, left_out = settings.get("distillation") != "nll", settings.get("leave_out", "nothing")
+    if "kl_masked_share" not in rows:  # a method without a mask, of another divergence
+        return pd.Series(0.0, rows.index)
     masked = rows["kl_masked_share"].fillna(0.0) * masks
     if left_out == "nothing":
         return masked
