@@ -164,3 +164,8 @@ def test_a_method_without_a_band_is_one_line(root, tmp_path, capsys):
     path.write_text("step,reward\n1,0.5\n")
     assert main(["check-port", str(path), "--method", "nobody", "--out", str(root)]) == 2
     assert "no band; there are " in capsys.readouterr().err
+
+
+def test_a_method_without_a_mask_keeps_its_whole_divergence():
+    rows = pd.DataFrame({"kl_mean": [0.5, 0.25]})
+    assert bands.unused_share(rows, {}).tolist() == [0.0, 0.0]
