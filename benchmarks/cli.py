@@ -181,7 +181,8 @@ def _runs(verbs: Verbs) -> None:
     add("--only-seeds", type=_names, help="just these seeds (comma-separated)")
     add("--dry-run", action="store_true", help="print the grid and its cost")
     add("--method-file", type=Path, action="append", default=[],
-        help="add the method of this file to the grid (may be repeated; remembered)")
+        help="add the method of this file to the grid, or to those that --methods must then name "
+        "(may be repeated; remembered)")
     add("--time-limit", type=_seconds, metavar="TIME",
         help="stop behind the step or benchmark that fits, e.g. 8m, 2h, 90s")
     add("--export", type=Path, metavar="DIR",

@@ -338,10 +338,14 @@ def _training_set(config: RunConfig) -> Iterator[str]:
     name, separator, _ = config.data.source.rpartition("@")
     if not separator or not (Path(name) / "report.json").is_file():
         verb = getattr(profile_module(config.profile), "DATA_VERB", "prepare")
+        if (Path(config.data.source) / "report.json").is_file():
+            whole = data_source(Path(config.data.source))
+            yield f"data.source={config.data.source!r}: names no hash; the set there is {whole}"
+            return
         yield (
             f"data.source={config.data.source!r}: no prepared training set there; make it with "
-            f"`sgpo data {verb} --out {name or config.data.source}` (README, One GPU), or name "
-            "another one"
+            f"`sgpo data {verb} --out {name or config.data.source}` (benchmarks/README.md), or "
+            "name another one"
         )
         return
     actual = data_source(Path(name))

@@ -74,11 +74,22 @@ def gather(cell: Cell, study_dir: Path, progress: Progress) -> Given:
         },
         development=development_problems(config.data),
     )
-    for own in config.evaluation.files:
-        check_readable(given.suites[Path(own.rpartition("@")[0]).stem][0], given.tokenizer)
+    check_own_problems(given)
     if config.checkpoint is not None:
         check_prompts(given)
     return given
+
+
+def check_own_problems(given: Given) -> None:
+    """ValueError naming a file of the user's own with a question that the model cannot read."""
+    for own in given.config.evaluation.files:
+        path = Path(own.rpartition("@")[0])
+        try:
+            check_readable(given.suites[path.stem][0], given.tokenizer)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}: {error}; a study remembers this file of --problems until it is gone"
+            ) from error
 
 
 def base_model(

@@ -189,6 +189,8 @@ def test_training_data_that_cannot_be_used(tmp_path, prepared):
     (line,) = found(tmp_path, "data/openr1-8k@unprepared")
     assert "no prepared training set there" in line
     assert "make it with `sgpo data prepare --out data/openr1-8k`" in line
+    (line,) = found(tmp_path, str(folder))
+    assert line.endswith(f"names no hash; the set there is {prepared}")
     (line,) = found(tmp_path, f"{folder}@0123")
     assert f"the files there are {prepared} now" in line
     (folder / "strategies.jsonl").unlink()
