@@ -29,8 +29,7 @@ def test_replayed_graphs_draw_what_the_cpu_draws(family, prompts):
 
 
 def test_reported_log_probabilities_are_the_models_in_bfloat16():
-    model = cast(build(num_hidden_layers=4), GPU, torch.bfloat16)
-    exact = build(num_hidden_layers=4)
+    model, exact = cast(build(), GPU, torch.bfloat16), build()
     replica = ReplicaSampler(model, CompactSampler(model, TOKENIZER, stop_ids=STOP))
     params = SamplingParams(max_tokens=60, seed=3, logprobs=True)
     gaps: dict[str, list[float]] = {"ours": [], "theirs": []}
@@ -47,7 +46,7 @@ def test_reported_log_probabilities_are_the_models_in_bfloat16():
             gaps["ours"].append(float((reported - picked[0]).abs().mean()))
             gaps["theirs"].append(float((picked[1] - picked[0]).abs().mean()))
     ours, theirs = (sum(v) / len(v) for v in gaps.values())
-    assert ours < 2 * theirs < 0.3  # on a CPU 1.6 times as far
+    assert ours < 1.5 * theirs < 0.3
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -13,6 +13,7 @@ from baselines.opsd import OPSDConfig
 from baselines.sdpo import SDPOConfig
 from benchmarks.config import EvalConfig
 from benchmarks.profiles.planned import planned_study
+from benchmarks.run.cell import longest_trace
 from benchmarks.run.given import Given, check_own_problems, check_prompts
 from sgpo.core.config import apply_overrides
 from sgpo.core.models import load_tokenizer
@@ -77,3 +78,15 @@ def test_a_file_whose_questions_the_model_cannot_read_is_named(tmp_path):
         check_own_problems(given)
     readable = [Problem("m", "Find the Aldric pair: 314", "(1,2)")]
     check_own_problems(replace(given, suites={"b": (readable, 1)}))
+
+
+def test_the_longest_trace_counts_its_prompt_and_end_of_turn(tmp_path):
+    tokenizer = load_tokenizer(standin.write_checkpoint(tmp_path / "m", small=True))
+    taught = [Problem(str(i), "1+1?", "1", expert="y" * (i % 50)) for i in range(1, 100)]
+    device = torch.device("cpu")
+    given = Given(CONFIG["sft"], device, tmp_path, tmp_path, tokenizer, taught, {})
+    turns = [{"role": "user", "content": "1+1?" + given.prompt_spec.suffix}]
+    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer(prompt + "y" * 49 + "<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert longest_trace(given) == len(whole)
+    assert longest_trace(replace(given, problems=[Problem("0", "1+1?", "2")])) == 0
