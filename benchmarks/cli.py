@@ -349,12 +349,12 @@ def _results(verbs: Verbs) -> None:
     add("--effect", type=float, required=True, help="true difference in points")
     add = _verb(
         verbs, "explain-gap", "_explain_gap",
-        "Tell where the difference between two methods, or two runs, comes from. "
+        "Tell where the difference between two methods comes from. "
         "Example: sgpo explain-gap sgpo sgpo_nll --figure gap.png", *PLACE,
     )
-    add("a", help="a method of the study, or the id of a run")
+    add("a", help="a method of the study")
     add("b", help="another, which is taken off")
-    add("--model", help="of two methods (default: the one with most runs)")
+    add("--model", help="on which model (default: the one with most runs)")
     add("--figure", type=Path, metavar="FILE", help="draw it there, too (PNG)")
     add = _verb(
         verbs, "check-port", "_check_port",
@@ -367,7 +367,6 @@ def _results(verbs: Verbs) -> None:
         "masked counted as 0), accuracy (percent, in the rows of the budgets' steps)")
     add("--method", required=True, help="the method that it is a port of")
     add("--model", help="on which model (default: the one with most runs)")
-    add("--world", type=_seed, help="compare with our own run in this world, too")
     add = _verb(
         verbs, "compare", "_compare",
         "Show what runs wrote, problem by problem, side by side. "
@@ -480,7 +479,7 @@ def _explain_gap(options: Options) -> int:
 def _check_port(options: Options) -> int:
     from benchmarks.report.bands import check_port
 
-    return check_port(options.out, options.curves, options.method, options.model, options.world)
+    return check_port(options.out, options.curves, options.method, options.model)
 
 
 def _compare(options: Options) -> int:

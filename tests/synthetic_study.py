@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
+from PIL import Image
 
 from benchmarks.run.evaluate import write_samples
+from benchmarks.store.experiments import KIN
 from benchmarks.store.runs import REASONS
 from sgpo.core.config import config_hash
 
@@ -62,6 +65,12 @@ VARIANTS = {
     "sgpo_frozen": ("SGPO, teacher frozen", 1.6, 0.5),
     "sgpo_meanlogp": ("SGPO, length-normalised selection", 1.8, 0.5),
 }
+# Runs past the paper: label, skill, models
+PAST = {
+    "sgpo_nll_masked": ("SGPO, direct SFT with the mask", 1.0, ("qwen-m", "llama-m")),
+    "sgpo_nll": ("SGPO, direct SFT", 1.1, ("llama-m",)),
+    "sgpo_no_clip": ("SGPO w/o KL clipping", 1.5, ("llama-m",)),
+} | {key: (key.upper(), 1.4, ("qwen-m",)) for key in KIN}
 
 
 def write_study(
@@ -74,8 +83,9 @@ def write_study(
 ) -> Path:
     """Writes a complete study under ``root`` and returns ``root``.
 
-    ``variants`` adds SGPO's variants on ``VARIANT_MODEL``, drawn after everything else, so that
-    the other runs are the same with and without them. ``worlds``: a base model a seed.
+    ``variants`` adds SGPO's variants on ``VARIANT_MODEL`` and the runs past the paper, drawn after
+    everything else, so that the other runs are the same with and without them. ``worlds``: a base
+    model a seed, and no runs past the paper.
     """
     rng = np.random.default_rng(rng_seed)
     difficulty = {
@@ -84,6 +94,8 @@ def write_study(
     grid = [(model, method) for model, *_ in MODELS for method, _ in METHODS]
     added = list(VARIANTS) if variants else []
     grid += [(VARIANT_MODEL, method) for method in added]
+    past = {key: entry for key, entry in PAST.items() if variants and not worlds}
+    grid += [(model, method) for method, (*_, models) in past.items() for model in models]
     strength = {model: 0.5 * index - 1.0 for index, (model, *_) in enumerate(MODELS)}
     cells = []
     for model, method in grid:
@@ -107,7 +119,8 @@ def write_study(
             dict(zip(("key", "label", "family", "parameters"), m, strict=True)) for m in MODELS
         ],
         "methods": [{"key": key, "label": label} for key, label in METHODS]
-        + [{"key": key, "label": VARIANTS[key][0]} for key in added],
+        + [{"key": key, "label": VARIANTS[key][0]} for key in added]
+        + [{"key": k, "label": past[k][0], "extra": True} for k in past if k not in VARIANTS],
         "benchmarks": [
             dict(zip(("key", "label", "num_problems", "k"), b, strict=True)) for b in BENCHMARKS
         ],
@@ -241,7 +254,7 @@ def _other_budgets(scores: dict, name: str) -> dict:
 
 
 def _skill(method: str) -> float:
-    return VARIANTS[method][1] if method in VARIANTS else SKILL[method]
+    return SKILL[method] if method in SKILL else (VARIANTS | PAST)[method][1]
 
 
 def _masked(method: str) -> float:
@@ -283,23 +296,18 @@ def write_problems(root: Path, types: dict[str, list[str]]) -> None:
     pd.DataFrame(rows).to_parquet(root / "problems.parquet")
 
 
-def change_problems(root: Path, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    """``edit`` the rows of problems.parquet."""
-    path = root / "problems.parquet"
-    edit(pd.read_parquet(path)).to_parquet(path)
-
-
 def _write_extras(root: Path) -> None:
     write_problems(root, {key: [f"{key}-{i}" for i in range(n)] for key, _, n, _ in BENCHMARKS})
     conditions = [
         {"name": "blind guess", "value": 0.004, "requirement": "<= 0.01", "passed": True},
         {"name": "guided pass rate", "value": 0.88, "requirement": ">= 0.6", "passed": True},
     ]
-    dump(root / "regime.json", {"models": {m[0]: {"conditions": conditions} for m in MODELS}})
+    measured = {"conditions": conditions, "reported": {"base, mean_unguided": {"0": 0.123456}}}
+    dump(root / "regime.json", {"models": {m[0]: measured for m in MODELS}})
     (root / "tuning.csv").write_text(
         "method,trial,learning_rate,seed,dev_accuracy,dev_ci_low,dev_ci_high,chosen,run_id\n"
-        "grpo,0,1e-4,1000,0.51,0.48,0.54,true,tune-grpo-0\n"
-        "hpt,0,1e-4,1000,0.31,0.28,0.34,false,tune-hpt-0\n"
+        "grpo,0,1e-4,1000,0.51,0.48,0.54,True,tune-grpo-0\n"
+        "hpt,0,1e-4,1000,0.31,0.28,0.34,False,tune-hpt-0\n"
     )
 
 
@@ -317,3 +325,11 @@ def write_texts(run: Path, method: str) -> None:
         ]  # fmt: skip
         (run / "samples").mkdir(exist_ok=True)
         write_samples(run / "samples" / f"{key}.jsonl.gz", rows)
+
+
+def save_empty(figure, path: Path) -> list[Path]:
+    """In place of ``axes.save``, which takes most of a build: a picture of one pixel."""
+    plt.close(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (1, 1)).save(path.with_suffix(".png"))
+    return [path.with_suffix(".png")]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 from synthetic_study import BENCHMARKS, dump, load, write_study
 
-from benchmarks.report.figures.delta_classes import SWEEP, delta_of
+from benchmarks.report.figures.mechanism import delta_of
+from benchmarks.store.experiments import SWEEP
 
 SEEDS = tuple(range(6))
 TYPES = tuple(f"T{i:02d}" for i in range(12))

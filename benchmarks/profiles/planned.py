@@ -60,7 +60,7 @@ def planned_study(
 def user_method(study: Plan, path: Path) -> MethodEntry:
     """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
     planned = {entry.key for entry in study.methods} | set(SGPO_VARIANTS)
-    if path.stem in planned | {*experiments.methods()}:
+    if path.stem in planned | {*experiments.METHODS}:
         raise ValueError(
             f"method file {str(path)!r}: {path.stem!r} is a method of this profile already; "
             "rename the file"

@@ -48,7 +48,6 @@ class Artefact:
     caption: what is shown, in words.
     draw: the figure. alt: what a reader who cannot see it is told.
     rows: the numbers as a tidy frame, written as CSV; table: how they are shown.
-    digits: of its numbers in the CSV file, after the point; None: all that they have.
     paper: the paper's own table as (rows, table), which goes to files of its own.
     own: makes everything itself, in place of all these.
     analyses: keys of the analyses that it draws from.
@@ -65,7 +64,6 @@ class Artefact:
     alt: str = ""
     rows: Callable[[Study], pd.DataFrame] | None = None
     table: Callable[[Study, pd.DataFrame], Table] | None = None
-    digits: int | None = None
     paper: Callable[[], tuple[pd.DataFrame, Table]] | None = None
     own: Callable[[Study, Path], Made] | None = None
     analyses: tuple[str, ...] = ()
@@ -89,8 +87,6 @@ class Artefact:
             return Made(save(self.draw(study), stem) if figures else [], [image])
         stem, rows = out_dir / "tables" / self.name, self.rows(study)
         table = replace(self.table(study, rows), caption=self.caption(study))
-        if self.digits is not None:
-            rows = rows.map(lambda v: round(v, self.digits) if isinstance(v, float) else v)
         paths = write_table(stem, table, note=standing_note(study.miniature), rows=rows)
         if not self.paper:
             return Made(paths, [table])

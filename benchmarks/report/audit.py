@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from benchmarks.report.build import build
 from benchmarks.store.load import load_study, stored_hash
-from benchmarks.store.records import GRADERS_FILE, Study, read_rows
+from benchmarks.store.records import GRADERS_FILE, Study
 from benchmarks.store.runs import (
     LABELS,
     PROBLEMS_FILE,
@@ -73,12 +73,10 @@ def audit(
     runs = [*grid.values(), *trials.values()]
     checks = {
         "planned runs have a result": _present(planned, runs),
-        "config hash is that of the stored config": _addresses(runs),
+        "runs are what their names, configs and results say": _identities(runs, version),
         "files have their checksums": _checksums(runs),
-        f"suite version is {version}": _versions(runs, version),
         "verdict letters follow from the samples": _letters(runs, recomputed),
         "runs that are compared share weights, prompts and data": _origins(grid, planned),
-        "results are under their run's model, method and seed": _labels(runs),
         "published tables are what their runs' files give": _published(results),
         "runs may share a table": _together(results),
         "problems are those of their worlds": _problems(study, problem_table),
@@ -116,13 +114,20 @@ def _present(planned: set[str], runs: Sequence[StoredRun]) -> Findings:
         yield True if run_id in found else None, run_id
 
 
-def _addresses(runs: Sequence[StoredRun]) -> Findings:
-    """The content address in a run's name is that of its stored config, parent and packages."""
+def _identities(runs: Sequence[StoredRun], version: int) -> Findings:
+    """The content address in a run's name is that of its stored config, parent and packages; its
+    result is of this model, method and seed, and of this suite version, as its scores are."""
     for run in runs:
         config, result = run.object("config.json"), run.object("result.json")
         found, name = stored_hash(run, result), run.run_id.rpartition("-")[2]
         same = {found, config["config_hash"], result["config_hash"], name} == {found}
         yield same, f"{run.path}: the stored config gives {found}, not what names say"
+        filed = [result.get(label) for label in LABELS]
+        same = filed == [run.run_id, *(config[label] for label in LABELS[1:])]
+        yield same, f"{run.run_id}: filed under {filed}"
+        for file in (f for f in ("result.json", SCORES) if run.has(f)):
+            made = run.object(file).get("suite_version")
+            yield made == version, f"{run.path / file}: suite version {made}"
 
 
 def _checksums(runs: Sequence[StoredRun]) -> Findings:
@@ -146,27 +151,17 @@ def _checksums(runs: Sequence[StoredRun]) -> Findings:
             yield found == digest, f"{path}: {what}"
 
 
-def _versions(runs: Sequence[StoredRun], version: int) -> Findings:
-    for run in runs:
-        for name in ("result.json", SCORES):
-            if run.has(name):
-                found = run.object(name).get("suite_version")
-                yield found == version, f"{run.path / name}: suite version {found}"
-
-
 def _letters(
     runs: Sequence[StoredRun], recomputed: Callable[[Rows, int], dict[str, Any]]
 ) -> Findings:
     """scores.json is what the samples say."""
+
+    def same(rows: Rows, stored: dict[str, Any]) -> bool:
+        found = recomputed(rows, stored["k"])
+        return all(found[name] == stored.get(name) for name in found)
+
     for run in runs:
-        here = set(run.sampled())
-        for key, stored in run.object(SCORES)["benchmarks"].items():
-            if key not in here:
-                yield None, f"{run.run_id}: {key}"
-                continue
-            found = recomputed(run.samples(key), stored["k"])
-            same = all(found[name] == stored.get(name) for name in found)
-            yield same, f"{run.path / SCORES}: {key} is not what its samples give"
+        yield from _of_samples(run, run.path / SCORES, run.object(SCORES)["benchmarks"], same)
 
 
 def _grades(
@@ -174,13 +169,19 @@ def _grades(
 ) -> Findings:
     path = results / GRADERS_FILE
     for run_id, suites in (read_object(path)["runs"] if path.exists() else {}).items():
-        here = set(grid[run_id].sampled()) if run_id in grid else ()
-        for key, stored in suites.items():
-            if key in here:
-                same = graded(grid[run_id].samples(key)) == stored
-                yield same, f"{path}: {run_id}, {key} is not what its samples give"
-            else:
-                yield None, f"{run_id}: {key}"
+        run = grid.get(run_id, StoredRun(results / "runs" / run_id))
+        where = f"{path}, {run_id}"
+        yield from _of_samples(run, where, suites, lambda rows, stored: graded(rows) == stored)
+
+
+def _of_samples(
+    run: StoredRun, where: Any, suites: Mapping[str, Any], same: Callable[[Rows, Any], bool]
+) -> Findings:
+    """What is stored of each suite is what its samples give, where these are here."""
+    here = set(run.sampled())
+    for key, stored in suites.items():
+        ok = same(run.samples(key), stored) if key in here else None
+        yield ok, f"{where}: {key} is not what its samples give"
 
 
 def _origins(grid: Mapping[str, StoredRun], planned: set[str]) -> Findings:
@@ -208,14 +209,6 @@ def _origins(grid: Mapping[str, StoredRun], planned: set[str]) -> Findings:
             for name in names:
                 same = record.get(name) == expected.get(name)
                 yield same, f"{run_id} and {other} differ in {name}"
-
-
-def _labels(runs: Sequence[StoredRun]) -> Findings:
-    for run in runs:
-        config, result = run.object("config.json"), run.object("result.json")
-        found = [result.get(name) for name in LABELS]
-        same = found == [run.run_id, *(config[name] for name in LABELS[1:])]
-        yield same, f"{run.run_id}: filed under {found}"
 
 
 def _published(results: Path) -> Findings:
@@ -286,31 +279,27 @@ def _tuning(results: Path, trials: Mapping[str, StoredRun]) -> Findings:
     """Every trial in tuning.csv has the settings and the development accuracy of its run, and of
     each method the rate with the highest mean is chosen."""
     path = results / "tuning.csv"
-    rows = read_rows(path) if path.exists() else []
-    by_rate: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        rates = by_rate.setdefault(row["method"], {})
-        rates.setdefault(row["learning_rate"], []).append(float(row["dev_accuracy"]))
-    for method, rates in by_rate.items():
-        mean = {rate: sum(found) / len(found) for rate, found in rates.items()}
-        chosen = [row["learning_rate"] for row in rows
-                  if row["method"] == method and row["chosen"] == "True"]  # fmt: skip
-        best = len(set(chosen)) == 1 and mean[chosen[0]] > max(mean.values()) - 1e-9
-        same = best and len(chosen) == len(rates[chosen[0]])
-        yield same, f"{path}: of {method}, {sorted(set(chosen))} is marked chosen, not the best"
-    for row in rows:
+    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["method", "run_id"])
+    for method, mine in rows.groupby("method"):
+        means = mine.groupby("learning_rate")["dev_accuracy"].mean()
+        chosen = mine.groupby("learning_rate")["chosen"].all()
+        rates = sorted({*mine["learning_rate"][mine["chosen"]].tolist()})
+        same = rates == [*means.index[chosen]] and len(rates) == 1
+        same = same and means[rates[0]] > means.max() - 1e-9
+        yield same, f"{path}: of {method}, {rates} is marked chosen, not the best"
+    for row in rows.to_dict("records"):
         if row["run_id"] not in trials:
             yield None, row["run_id"]
             continue
-        suites = trials[row["run_id"]].object(SCORES)["benchmarks"]
+        run = trials[row["run_id"]]
+        suites, config = run.object(SCORES)["benchmarks"], run.object("config.json")
         yield set(suites) == {"minidev"}, f"{row['run_id']}: a trial saw {', '.join(suites)}"
         shares = [v.count("c") / len(v) for v in suites["minidev"]["verdicts"]]
         accuracy = round(sum(shares) / len(shares), 5)
-        same = abs(accuracy - float(row["dev_accuracy"])) < 2e-5
+        same = abs(accuracy - row["dev_accuracy"]) < 2e-5
         yield same, f"{path}: trial {row['trial']} has {accuracy}, the table says otherwise"
-        config = trials[row["run_id"]].object("config.json")
         made = (config["method"], config["train"]["learning_rate"], config["seed"])
-        same = made == (row["method"], float(row["learning_rate"]), int(row["seed"]))
+        same = made == (row["method"], row["learning_rate"], row["seed"])
         yield same, f"{path}: trial {row['trial']} was made with {made}, the table says otherwise"
 
 

@@ -21,7 +21,6 @@ from benchmarks.report.artefact import Artefact, Made, nothing
 from benchmarks.report.document import Paragraph
 from benchmarks.report.measures import smooth
 from benchmarks.store import experiments
-from benchmarks.store.load import load_study
 from benchmarks.store.records import Run, Study
 from benchmarks.store.runs import read_object
 from sgpo.core.config import canonical_json
@@ -195,9 +194,9 @@ def read_curves(path: Path) -> pd.DataFrame:
     return rows.set_index("step").sort_index()[named]
 
 
-def check_port(results: Path, path: Path, method: str, model: str | None, world: int | None) -> int:
+def check_port(results: Path, path: Path, method: str, model: str | None) -> int:
     """Print for each metric of ``path`` whether it lies within the band of ``method``; 1 where one
-    does not. ``world``: in which the port ran, to compare it with our own run there."""
+    does not."""
     found = read_object(results / FILE)
     having = [name for name, methods in found.items() if method in methods]
     model = model or (experiments.BUDGET_MODEL if experiments.BUDGET_MODEL in having else None)
@@ -220,22 +219,7 @@ def check_port(results: Path, path: Path, method: str, model: str | None, world:
     if others:
         named = ", ".join(others)
         print(f"the bands of {named} hold it too: these columns do not tell them apart")
-    if world is not None:
-        print(beside(load_study(results), curves, model, method, world))
     return int(any(finding.outside or not finding.judged for finding in findings))
-
-
-def beside(study: Study, curves: pd.DataFrame, model: str, method: str, world: int) -> str:
-    """How far the stepwise metrics lie from our own run's in the same world."""
-    runs = estimates.select(study.runs_of(model, method, scored=False), [world])
-    if not runs:
-        raise ValueError(f"--world {world}: no run of {method} on {model} there")
-    texts = []
-    for name, ours in curves_of(runs[0]).items():
-        if name in curves:
-            gap = _smoothed(curves[name].dropna()) - pd.Series(ours, index=range(1, len(ours) + 1))
-            texts.append(f"{name} {gap.mean():+.3f} on average, at most {gap.abs().max():.3f} away")
-    return f"from our own run in world {world}: {'; '.join(texts)}"
 
 
 # The file ----------------------------------------------------------------------------------------

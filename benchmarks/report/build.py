@@ -18,19 +18,7 @@ from pathlib import Path
 from benchmarks.report import bands, claims_page, pages
 from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.document import to_markdown
-from benchmarks.report.figures import (
-    degraded,
-    delta_classes,
-    equal_cost,
-    fig2,
-    fig5,
-    maps,
-    passk,
-    regime,
-    scaling,
-    training,
-    when,
-)
+from benchmarks.report.figures import gains, mechanism, training
 from benchmarks.report.html import to_html
 from benchmarks.report.tables import accuracy, graders, records
 from benchmarks.store.load import load_study
@@ -39,13 +27,12 @@ from sgpo.core.files import write_text
 
 # Every artefact in the order of the report.
 ARTEFACTS = (
-    claims_page.CLAIMS, accuracy.TABLE1, equal_cost.EQUAL_COST, training.CURVES, training.FIG4,
-    scaling.SCALING, *(table.artefact() for table in accuracy.VARIANT_TABLES),
-    fig2.FIG2, training.FIG3, fig5.FIG5, training.FIG6, training.SFT_LOSS, records.TABLE8,
-    passk.PASSK, delta_classes.DELTA, accuracy.KIN.artefact(), accuracy.MASK.artefact(),
-    when.WHEN, maps.SIZE, degraded.DEGRADED,
-    graders.GRADERS, regime.REGIME, records.REGIME, records.DISJOINTNESS, records.TUNING,
-    records.BUDGET, bands.BANDS,
+    claims_page.CLAIMS, accuracy.TABLE1, gains.EQUAL_COST, training.CURVES, training.FIG4,
+    *(table.artefact() for table in accuracy.VARIANT_TABLES),
+    mechanism.FIG2, training.FIG3, mechanism.FIG5, training.FIG6, training.SFT_LOSS,
+    records.TABLE8, accuracy.PASSK, mechanism.DELTA, accuracy.KIN.artefact(),
+    accuracy.MASK.artefact(), gains.WHEN, graders.GRADERS, mechanism.REGIME, records.REGIME,
+    records.DISJOINTNESS, records.TUNING, records.BUDGET, bands.BANDS,
 )  # fmt: skip
 REPORT = "report"
 NAMES = (*(artefact.name for artefact in ARTEFACTS), REPORT)

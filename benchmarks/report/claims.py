@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from benchmarks.report import effects, estimates, measures
 from benchmarks.report.effects import ROW, TIMES, Effect, Need, Subject, gain
 from benchmarks.report.estimates import Score
-from benchmarks.report.figures import degraded, delta_classes, equal_cost, scaling
+from benchmarks.report.figures import gains
 from benchmarks.report.tables import accuracy
 from benchmarks.report.tables.accuracy import KIN, MASK, TABLE2, TABLE3, TABLE6
 from benchmarks.store import experiments, stats
@@ -22,8 +22,6 @@ from benchmarks.store.stats import BUILT_IN, EQUIVALENT, FAILS, HOLDS, TOO_LITTL
 
 NOWHERE = "past the paper"
 NOT_MEASURED = "not measured"
-FIG4 = "(Fig. 4; no number printed)"
-APPENDIX_H = "claimed (App. H; no number printed)"
 ALLOWED = 2.0  # points; "not below" leaves that much room, stated before any number was seen
 # Effects that are as good as none, by unit: half of the smallest effects that the paper prints
 # (+1.1 points, 1.78x has no smaller one), and what a curve's line is wide.
@@ -38,29 +36,28 @@ class Claim:
     """One statement that runs can support or not.
 
     statement: in words; a function where it names what the study has.
-    where: the place in the paper. how: what the effect is, for a reader who has only the paper.
+    how: what the effect is, for a reader who has only the paper.
     on: what it is asked on; [] where the study does not plan it.
     effect: oriented so that the claim says it is above ``-allowed``.
+    where: the place in the paper.
     paper: the paper's own effect as text, which enters no computation.
     apart: keys of claims past the paper that take this one apart.
     past: no claim of the paper.
     allowed: how far below 0 a "not below" reaches.
-    built_in: why the effect follows from a formula or from how the miniature is made; such a claim
-        is not tested. ``everywhere``: on real models too.
+    built_in: why the effect follows from a formula; such a claim is not tested.
     """
 
     key: str
     statement: str | Callable[[Study], str]
-    where: str
     how: str
     on: Callable[[Study], list[Subject]]
     effect: Effect
+    where: str = NOWHERE
     paper: str | Callable[[Subject], str] = NOT_MEASURED
     apart: tuple[str, ...] = ()
     past: bool = False
     allowed: float = 0.0
     built_in: str = ""
-    everywhere: bool = False
 
     @property
     def margin(self) -> float:
@@ -145,16 +142,15 @@ def judge(claim: Claim, study: Study) -> list[Verdict]:
 
 def _verdict(claim: Claim, study: Study, subject: Subject) -> Verdict:
     found = claim.effect.measure(study, subject)
-    built_in = claim.built_in if claim.everywhere or study.miniature else ""
     words, p, sign = NOT_RUN, None, ""
-    if found.effect is not None:
+    if found.effect is not None and claim.built_in:
+        words, sign = BUILT_IN, _sign(claim, found.effect)
+    elif found.effect is not None:
         enough = found.effect.num_seeds >= units_for_a_verdict(study)
         p = _p(claim, found) if enough else None
         words = decision(claim, found.effect, p)
         if found.effect.num_seeds == 1 and not study.miniature:
             words = ONE_RUN
-        if built_in:
-            words, p, sign = BUILT_IN, None, _sign(claim, found.effect)
     return Verdict(
         claim=claim,
         statement=claim.statement if isinstance(claim.statement, str) else claim.statement(study),
@@ -162,7 +158,7 @@ def _verdict(claim: Claim, study: Study, subject: Subject) -> Verdict:
         effect=found.effect,
         verdict=words,
         paper=claim.paper if isinstance(claim.paper, str) else claim.paper(subject),
-        detail="; ".join(filter(None, (built_in, sign, found.detail))),
+        detail="; ".join(filter(None, (claim.built_in, sign, found.detail))),
         p=p,
     )
 
@@ -218,19 +214,20 @@ def _models(keys: Callable[[Study], list[str]]) -> Callable[[Study], list[Subjec
     return lambda study: [Subject(key, study.model(key).label) for key in keys(study)]
 
 
-def _rows(
-    rows: list[tuple[str, str]], keys: Callable[[Study], list[str]]
+def _where_planned(
+    method: str, keys: Callable[[Study], list[str]]
 ) -> Callable[[Study], list[Subject]]:
-    """Every (method, label) of a table on every model."""
-    return lambda study: [
+    return _models(lambda study: [m for m in keys(study) if study.cells_of(m, method)])
+
+
+def _ablations(study: Study) -> list[Subject]:
+    """Every row of Table 2 but SGPO's own."""
+    return [
         Subject(key, f"{label}, {study.model(key).label}", method)
-        for key in keys(study)
-        for method, label in rows
+        for key in TABLE2.on(study)
+        for method, label in TABLE2.rows
+        if method != "sgpo"
     ]
-
-
-def _planned(method: str, *models: str) -> Callable[[Study], list[str]]:
-    return lambda study: [m for m in models if study.cells_of(m, method)]
 
 
 def _family(study: Study) -> list[Subject]:
@@ -256,14 +253,12 @@ def _on_steps(study: Study) -> list[str]:
 
 
 def _delta_models(study: Study) -> list[str]:
-    """Models on which delta=3 is planned: the variants' own first, then the experiments'."""
-    candidates = [*VARIANT_MODEL(study), delta_classes.SECOND]
-    return [m for m in dict.fromkeys(candidates) if study.cells_of(m, "sgpo_delta3")]
+    """The variants' own model first, then the experiments'."""
+    return list(dict.fromkeys([*VARIANT_MODEL(study), experiments.SECOND_MODEL]))
 
 
 COMPARED = accuracy.models  # models of Table 1
 VARIANT_MODEL = TABLE2.on  # the one that SGPO's variants run on
-SPOILT = _rows(list(degraded.ROWS[1:]), _planned(degraded.ROWS[1][0], experiments.DEGRADED_MODEL))
 
 
 # The paper's numbers ------------------------------------------------------------------------------
@@ -288,8 +283,8 @@ def _printed_margins(subject: Subject) -> str:
 
 
 def _printed_sizes(subject: Subject) -> str:
-    gains = {model: gained for model, (_, gained) in scaling.paper_points().items()}
-    difference = gains["Qwen2.5-7B-Instruct"] - gains["Qwen2.5-1.5B-Instruct"]
+    large, small = (_averages("table1", f"Qwen2.5-{size}-Instruct") for size in ("7B", "1.5B"))
+    difference = (large["SGPO"] - large["Base"]) - (small["SGPO"] - small["Base"])
     return f"{difference:+.1f} points (7B vs 1.5B)"
 
 
@@ -317,10 +312,9 @@ def _beats(other: str) -> Claim:
     return Claim(
         f"beats_{other}",
         lambda study: f"SGPO beats {study.method_label(other)}",
-        NOWHERE,
         "Average accuracy of SGPO, which was tuned, minus that of the other method, which was "
         "not: it has SFT+GRPO's learning rate.",
-        on=_models(lambda study: [m for m in KIN.on(study) if study.cells_of(m, other)]),
+        on=_where_planned(other, KIN.on),
         effect=gain("sgpo", other),
         past=True,
     )
@@ -330,137 +324,135 @@ CLAIMS = (
     Claim(
         "best_on_average",
         "SGPO is best on average",
-        "Table 1",
         "Average accuracy of SGPO minus that of the best other row. The other row is picked by its "
         f"mean with hindsight, which works against SGPO. {PICKED}",
         on=_models(COMPARED),
         effect=effects.best_other_row(),
+        where="Table 1",
         paper=_printed_margins,
         apart=("equal_tokens", "delta_three"),
     ),
     Claim(
         "gain_grows",
         "SGPO's gain over base grows with the base model",
-        "Table 1",
         "SGPO's gain over the base model on the larger model of a family minus that on the smaller "
         "one.",
         on=_family,
         effect=effects.gain_of_sizes(),
+        where="Table 1",
         paper=_printed_sizes,
     ),
     Claim(
         "alpha_falls",
         "alpha falls over training",
-        "Fig. 4",
         "Mean alpha (Eq. 6) in the first quarter of the steps minus in the last quarter.",
         on=_models(COMPARED),
-        effect=effects.alpha_fall(),
-        paper=f"falls {FIG4}",
+        effect=effects.quarters("alpha_mean", "alpha", -1.0),
+        where="Fig. 4",
+        paper="falls (Fig. 4; no number printed)",
         built_in="alpha is a falling function of the pass rate (Eq. 6), which rises",
-        everywhere=True,
     ),
     Claim(
         "entropy_above",
         "policy entropy stays above SFT+GRPO's",
-        "Fig. 4",
         "Policy entropy of SGPO minus that of SFT+GRPO over the second half of the steps.",
         on=_models(COMPARED),
         effect=effects.late_entropy("grpo"),
-        paper=f"above {FIG4}",
+        where="Fig. 4",
+        paper="above (Fig. 4; no number printed)",
     ),
     Claim(
         "ablation_hurts",
         "removing a component hurts",
-        "Table 2",
         "Average accuracy of SGPO minus that of SGPO without the component.",
-        on=_rows([(m, label) for m, label in TABLE2.rows if m != "sgpo"], VARIANT_MODEL),
+        on=_ablations,
         effect=gain("sgpo", ROW),
+        where="Table 2",
         paper=_printed_loss(TABLE2),
-        apart=("delta_three", "bad_is_harmless"),
+        apart=("delta_three",),
     ),
     Claim(
         "proximal_hurts_most",
         "removing the proximal constraints hurts most",
-        "Table 2",
         "What removing both proximal constraints costs minus the largest cost of any other "
         "removal. The other one is picked by its mean with hindsight. " + PICKED,
         on=_models(VARIANT_MODEL),
         effect=effects.largest_loss(),
+        where="Table 2",
         paper=_printed_largest_loss,
         apart=("delta_three",),
     ),
     Claim(
         "kl_beats_sft",
         "KL distillation beats direct SFT on the same completions",
-        "Table 3",
         "Average accuracy of SGPO minus that with the negative log-likelihood of the same guided "
         "completion in place of the masked KL.",
         on=_models(VARIANT_MODEL),
         effect=gain("sgpo", "sgpo_nll"),
+        where="Table 3",
         paper=_printed_loss(TABLE3, "sgpo_nll"),
         apart=("same_mask", "no_mask", "mask_costs"),
     ),
     Claim(
         "forward_beats_reverse",
         "forward KL beats reverse KL",
-        "Table 6",
         "Average accuracy of SGPO minus that with the reverse KL.",
         on=_models(VARIANT_MODEL),
         effect=gain("sgpo", "sgpo_reverse"),
+        where="Table 6",
         paper=_printed_loss(TABLE6, "sgpo_reverse"),
     ),
     Claim(
         "faster_adaptive",
         "adaptive weighting reaches equal reward sooner",
-        "Fig. 3",
         "How many times fewer steps SGPO takes than fixed alpha=1 to the lower of their two final "
         "training rewards; below 1 it takes more.",
         on=_models(VARIANT_MODEL),
         effect=effects.sooner("sgpo_fixed_alpha"),
+        where="Fig. 3",
         paper="1.78x, reward +11.7%",
     ),
     Claim(
         "faster_kl",
         "KL distillation reaches equal reward sooner than direct SFT",
-        "Fig. 6",
         "How many times fewer steps SGPO takes than direct SFT to the lower of their two final "
         "training rewards; below 1 it takes more.",
         on=_models(VARIANT_MODEL),
         effect=effects.sooner("sgpo_nll"),
+        where="Fig. 6",
         paper="2.1x, reward +18.1%",
         apart=("same_mask", "no_mask", "mask_costs"),
     ),
     Claim(
         "kl_on_decisions",
         "KL mass sits on strategy-critical tokens",
-        "Fig. 5",
         "Share of the KL that lies on decision tokens (the choices of the plan, and the words that "
         "decide between going on and guessing) minus their share of all tokens.",
         on=_models(_on_steps),
         effect=effects.mass_on_decisions(),
+        where="Fig. 5",
         paper="shown on one example (Fig. 5)",
     ),
     Claim(
         "right_plan",
         "SGPO leaves more probability on the right plan",
-        "Fig. 2",
         "Probability of the right plan under the unguided prompt, averaged over the types "
         "on held-out problems of one task, after SGPO minus after the other method.",
         on=_right_plan,
         effect=effects.more_on_the_right_plan(),
+        where="Fig. 2",
         paper="drawn, not measured (Fig. 2)",
         past=True,
     ),
     Claim(
         "pass_not_below",
         lambda study: (
-            f"pass@{measures.ks_of(study)[-1]} is not below SFT+GRPO's "
+            f"pass@{measures.largest_k(study)} is not below SFT+GRPO's "
             f"(by {ALLOWED:g} points or more)"
         ),
-        NOWHERE,
         "pass@k of SGPO minus that of SFT+GRPO at the largest k that was sampled: does distilling "
         "strategies narrow what the policy can find?",
-        on=_models(lambda study: COMPARED(study) if measures.ks_of(study) else []),
+        on=_models(lambda study: COMPARED(study) if measures.largest_k(study) else []),
         effect=effects.pass_gain("grpo"),
         past=True,
         allowed=ALLOWED,
@@ -468,7 +460,6 @@ CLAIMS = (
     Claim(
         "same_mask",
         "with the mask on both, KL beats direct SFT",
-        NOWHERE,
         "Table 3 changes two things at once: the loss, and whether tokens with KL above delta are "
         "left out. Here both losses leave out the same tokens.",
         on=_models(MASK.on),
@@ -478,7 +469,6 @@ CLAIMS = (
     Claim(
         "no_mask",
         "with no mask on either, KL beats direct SFT",
-        NOWHERE,
         "The same comparison of losses with no token left out on either side.",
         on=_models(MASK.on),
         effect=gain("sgpo_no_clip", "sgpo_nll"),
@@ -487,7 +477,6 @@ CLAIMS = (
     Claim(
         "mask_costs",
         "the mask costs direct SFT accuracy",
-        NOWHERE,
         "Direct SFT on all tokens minus direct SFT on the unmasked ones.",
         on=_models(MASK.on),
         effect=gain("sgpo_nll", "sgpo_nll_masked"),
@@ -496,62 +485,34 @@ CLAIMS = (
     Claim(
         "guidance_kept",
         "guided answers get no worse while SGPO trains",
-        NOWHERE,
         "The teacher of Eq. 5 is the policy itself with the strategy in its prompt: pass rate of "
         "the guided samples in the last quarter of the steps minus in the first.",
         on=_models(COMPARED),
-        effect=effects.guidance_kept(),
+        effect=effects.quarters("guided_reward", "points", 100.0),
         past=True,
     ),
     Claim(
         "frozen_teacher",
         "a teacher that keeps its first weights does better",
-        NOWHERE,
         "Average accuracy of SGPO with the warm-up as its teacher minus that of SGPO.",
-        on=_models(lambda study: _planned("sgpo_frozen", *VARIANT_MODEL(study))(study)),
+        on=_where_planned("sgpo_frozen", VARIANT_MODEL),
         effect=gain("sgpo_frozen", "sgpo"),
         past=True,
     ),
     Claim(
         "delta_three",
         "delta=3 beats delta=1",
-        NOWHERE,
         "Average accuracy at the threshold delta=3 of Eq. 5 minus that at the paper's delta=1.",
-        on=_models(_delta_models),
+        on=_where_planned("sgpo_delta3", _delta_models),
         effect=gain("sgpo_delta3", "sgpo"),
         past=True,
     ),
     Claim(
-        "alpha_switches_off",
-        "alpha is lower with bad strategies",
-        "App. H",
-        "Mean alpha over training with the strategies as extracted minus that with strategies "
-        "spoilt on purpose in all training problems.",
-        on=SPOILT,
-        effect=effects.less_alpha(),
-        paper=APPENDIX_H,
-        past=True,
-        built_in="a strategy that lowers the guided pass rate lowers alpha (Eq. 6)",
-        everywhere=True,
-    ),
-    Claim(
-        "bad_is_harmless",
-        f"SGPO with bad strategies is not below SFT+GRPO (by {ALLOWED:g} points or more)",
-        "App. H",
-        "Average accuracy of SGPO with spoilt strategies minus that of SFT+GRPO.",
-        on=SPOILT,
-        effect=gain(ROW, "grpo"),
-        paper=APPENDIX_H,
-        past=True,
-        allowed=ALLOWED,
-    ),
-    Claim(
         "equal_tokens",
         "SGPO beats SFT+GRPO at equal scored tokens",
-        NOWHERE,
         "Average accuracy of SGPO minus that of SFT+GRPO trained for so many steps that both score "
         "as many tokens, interpolated between budgets.",
-        on=_models(lambda study: [equal_cost.MODEL] if equal_cost.needs(study) else []),
+        on=_models(lambda study: [gains.MODEL] if gains.budget_needs(study) else []),
         effect=effects.equal_tokens(),
         past=True,
     ),

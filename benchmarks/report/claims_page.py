@@ -132,13 +132,13 @@ def detail_blocks(study: Study, verdicts: Sequence[Verdict]) -> list[Block]:
         ]
         details = [f"{v.subject}: {v.detail}" for v in found if v.detail]
         taken_apart = [v for v in verdicts if v.key in claim.apart]
-        details += [f"taken apart: {line}" for line in _in_words(taken_apart)]
+        details += [f"taken apart: {line}" for line in in_words(taken_apart)]
         if details:
             blocks.append(Bullets(tuple(details)))
     return blocks
 
 
-def _in_words(verdicts: Sequence[Verdict]) -> list[str]:
+def in_words(verdicts: Sequence[Verdict]) -> list[str]:
     """One line a statement with all of its tests."""
     return [
         f"{statement}: " + "; ".join(f"{v.verdict}, {v.text()}, {v.subject}" for v in found)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.report import estimates, measures
-from benchmarks.report.estimates import AVERAGE, PERCENT, Score
-from benchmarks.report.figures import equal_cost, scaling
+from benchmarks.report.estimates import PERCENT, Score
+from benchmarks.report.figures import gains
 from benchmarks.report.tables.accuracy import REFERENCE, TABLE2
 from benchmarks.store import experiments
 from benchmarks.store.records import Run, Study
@@ -46,25 +46,33 @@ class Found:
 
 @dataclass(frozen=True)
 class Effect:
-    """``reads``: (model, method) of every run that ``measure`` looks at, whether or not it is
-    there. ``analysis``: key of the analyses that it is read off."""
+    """What ``measure`` finds in the runs of ``methods`` on the subject's model, whether or not they
+    are there; in those of ``models``; or in the analyses of the key ``analysis``."""
 
-    reads: Callable[[Study, Subject], list[Need]]
     measure: Callable[[Study, Subject], Found]
+    methods: Sequence[str] | Callable[[Study], Sequence[str]] = ()
     unit: str = "points"
+    models: Callable[[Study], list[str]] | None = None
     analysis: str = ""
+
+    def reads(self, study: Study, subject: Subject) -> list[Need]:
+        """(model, method) of every run that it looks at."""
+        if self.analysis:
+            ids = {i for a in study.analyses if a.key == self.analysis for i in a.inputs}
+            return [(cell.model, cell.method) for cell in study.cells if cell.run_id in ids]
+        models = self.models(study) if self.models else [subject.model]
+        methods = self.methods(study) if callable(self.methods) else self.methods
+        return [(model, method or subject.row) for model in models for method in methods]
 
 
 def gain(ours: str, theirs: str) -> Effect:
     """Average accuracy of one method minus another's, paired over seeds and problems."""
 
-    def pair(subject: Subject) -> list[str]:
-        return [method or subject.row for method in (ours, theirs)]
+    def measure(study: Study, subject: Subject) -> Found:
+        pair = (method or subject.row for method in (ours, theirs))
+        return Found(estimates.gain(study, subject.model, *pair))
 
-    return Effect(
-        lambda study, subject: [(subject.model, method) for method in pair(subject)],
-        lambda study, subject: Found(estimates.gain(study, subject.model, *pair(subject))),
-    )
+    return Effect(measure, (ours, theirs))
 
 
 # Against the best of several ----------------------------------------------------------------------
@@ -78,8 +86,8 @@ def best_other_row() -> Effect:
     def measure(study: Study, subject: Subject) -> Found:
         model = subject.model
         others = [m for m in study.method_order if m != REFERENCE and study.cells_of(model, m)]
-        gains = {m: estimates.gain(study, model, REFERENCE, m) for m in others}
-        present = {m: found for m, found in gains.items() if found is not None}
+        found = {m: estimates.gain(study, model, REFERENCE, m) for m in others}
+        present = {m: score for m, score in found.items() if score is not None}
         absent = [m for m in others if not study.runs_of(model, m, scored=True)]
         if absent or not present:
             return Found(None)
@@ -90,34 +98,41 @@ def best_other_row() -> Effect:
             detail += f"; diverged before it could be scored: {', '.join(unscored)}"
         return Found(present[nearest], detail, len(present))
 
-    return Effect(lambda study, s: [(s.model, m) for m in study.method_order], measure)
+    return Effect(measure, lambda study: study.method_order)
 
 
 def largest_loss() -> Effect:
     """Loss without the proximal constraints minus the largest other loss of Table 2, chosen by its
     mean, which works against the claim. Nothing while any row of Table 2 is missing."""
     labels = dict(TABLE2.rows)
-    others = [method for method in labels if method not in (REFERENCE, PROXIMAL)]
 
     def measure(study: Study, subject: Subject) -> Found:
         # loss(PROXIMAL) - loss(other) = accuracy(other) - accuracy(PROXIMAL): SGPO drops out.
-        margins = {m: estimates.gain(study, subject.model, m, PROXIMAL) for m in others}
-        present = {m: margin for m, margin in margins.items() if margin is not None}
-        reference = estimates.accuracy(study, subject.model, REFERENCE, AVERAGE)
-        if len(present) < len(others) or reference is None:
+        found = {m: estimates.gain(study, subject.model, m, PROXIMAL) for m in labels}
+        if None in found.values():
             return Found(None)
-        nearest = min(present, key=lambda m: present[m].mean)
-        return Found(present[nearest], f"largest other loss: {labels[nearest]}", len(present))
+        margins = {m: found[m] for m in labels if m not in (REFERENCE, PROXIMAL)}
+        nearest = min(margins, key=lambda m: margins[m].mean)
+        return Found(margins[nearest], f"largest other loss: {labels[nearest]}", len(margins))
 
-    return Effect(lambda study, subject: [(subject.model, m) for m in labels], measure)
+    return Effect(measure, tuple(labels))
 
 
 # Between models and budgets -----------------------------------------------------------------------
 
 
+def scaling_models(study: Study) -> list[str]:
+    """Models with a planned base and SGPO cell."""
+    return [
+        model.key
+        for model in study.models
+        if study.cells_of(model.key, "base") and study.cells_of(model.key, REFERENCE)
+    ]
+
+
 def scaling_family(study: Study) -> list[str]:
     """Model keys of the first family with two or more scaling models, from small to large."""
-    keys = scaling.models(study)
+    keys = scaling_models(study)
     for family in dict.fromkeys(study.model(key).family for key in keys):
         members = [key for key in keys if study.model(key).family == family]
         if len(members) > 1:
@@ -132,20 +147,17 @@ def gain_of_sizes() -> Effect:
     def measure(study: Study, subject: Subject) -> Found:
         family = scaling_family(study)
         sizes = [study.model(key) for key in (family[-1], family[0])] if family else []
-        gains = [estimates.gain(study, m.key, REFERENCE, "base") for m in sizes]
-        if not sizes or None in gains:
+        scores = [estimates.gain(study, m.key, REFERENCE, "base") for m in sizes]
+        if not sizes or None in scores:
             return Found(None, "needs base and SGPO runs of two models of one family")
-        (large, small), (more, less) = sizes, gains
+        (large, small), (more, less) = sizes, scores
         detail = (
             f"gain {more.mean:.1f} on {large.label} ({large.parameters:,} weights), "
             f"{less.mean:.1f} on {small.label} ({small.parameters:,} weights)"
         )
         return Found(more - less, detail)
 
-    def reads(study: Study, subject: Subject) -> list[Need]:
-        return [(m, method) for m in scaling.models(study) for method in ("base", REFERENCE)]
-
-    return Effect(reads, measure)
+    return Effect(measure, ("base", REFERENCE), models=scaling_models)
 
 
 def equal_tokens() -> Effect:
@@ -156,16 +168,15 @@ def equal_tokens() -> Effect:
     """
 
     def measure(study: Study, subject: Subject) -> Found:
-        ours = equal_cost.at_cost(study, REFERENCE, 1.0)
-        others = [equal_cost.at_cost(study, BASELINE, budget) for budget in experiments.BUDGETS]
-        theirs = interpolated([point for point in others if point], ours[0]) if ours else None
-        detail = f"{ours[0] / 1000:.0f} thousand tokens scored in training" if ours else ""
-        return Found(None if theirs is None else ours[1] - theirs, detail)
+        ours = gains.at_cost(study, REFERENCE, 1.0)
+        if ours is None:
+            return Found(None)
+        others = [gains.at_cost(study, BASELINE, budget) for budget in experiments.BUDGETS]
+        theirs = interpolated([point for point in others if point], ours[0])
+        detail = f"{ours[0] / 1000:.0f} thousand tokens scored in training"
+        return Found(estimates.minus(ours[1], theirs), detail)
 
-    def reads(study: Study, subject: Subject) -> list[Need]:
-        return [(subject.model, m) for m in (REFERENCE, BASELINE)]
-
-    return Effect(reads, measure)
+    return Effect(measure, (REFERENCE, BASELINE))
 
 
 def interpolated(points: Sequence[tuple[float, Score]], at: float) -> Score | None:
@@ -182,48 +193,40 @@ def interpolated(points: Sequence[tuple[float, Score]], at: float) -> Score | No
 # Off training curves ------------------------------------------------------------------------------
 
 
-def alpha_fall() -> Effect:
-    """Mean alpha (Eq. 6) over the first quarter of the steps minus over the last quarter."""
+def quarters(metric: str, unit: str, factor: float) -> Effect:
+    """``factor`` times SGPO's mean of a metric over the last quarter of the steps minus over the
+    first."""
 
-    def fall(run: Run) -> float:
-        return _part(run, "alpha_mean", 0.0, 0.25) - _part(run, "alpha_mean", 0.75, 1.0)
+    def change(run: Run) -> float:
+        first, last = (_part(run, metric, *part) for part in ((0.0, 0.25), (0.75, 1.0)))
+        return factor * (last - first)
 
-    detail = "first minus last quarter of the steps, over seeds only"
-    return _over_runs(fall, (REFERENCE,), "alpha", lambda study, subject: detail)
+    def measure(study: Study, subject: Subject) -> Found:
+        order = "last minus first" if factor > 0 else "first minus last"
+        detail = f"{order} quarter of the steps, over seeds only"
+        return Found(estimates.run_statistic(study, subject.model, REFERENCE, change), detail)
 
-
-def guidance_kept() -> Effect:
-    """Guided pass rate over the last quarter of the steps minus over the first, in points."""
-
-    def rise(run: Run) -> float:
-        first, last = (_part(run, "guided_reward", *part) for part in ((0.0, 0.25), (0.75, 1.0)))
-        return 100 * (last - first)
-
-    detail = "last minus first quarter of the steps, over seeds only"
-    return _over_runs(rise, (REFERENCE,), "points", lambda study, subject: detail)
+    return Effect(measure, (REFERENCE,), unit)
 
 
 def late_entropy(other: str) -> Effect:
     """SGPO's policy entropy minus another's over the second half of the steps, paired by seed."""
-    return _over_runs(
-        lambda run: _part(run, "entropy", 0.5, 1.0),
-        (REFERENCE, other),
-        "nats",
-        lambda study, subject: "second half of the steps, over seeds only",
-    )
+
+    def measure(study: Study, subject: Subject) -> Found:
+        found = estimates.run_gain(
+            study, subject.model, REFERENCE, other, lambda run: _part(run, "entropy", 0.5, 1.0)
+        )
+        return Found(found, "second half of the steps, over seeds only")
+
+    return Effect(measure, (REFERENCE, other), "nats")
 
 
-def less_alpha() -> Effect:
-    """SGPO's mean alpha over training minus that of the subject's row, paired by seed."""
-
-    def mean_alpha(run: Run) -> float:
-        return _part(run, "alpha_mean", 0.0, 1.0)
-
-    def detail(study: Study, subject: Subject) -> str:
-        score = estimates.run_statistic(study, subject.model, subject.row, mean_alpha)
-        return f"mean alpha {score.mean:.2f} over training; over seeds only" if score else ""
-
-    return _over_runs(mean_alpha, (REFERENCE, ROW), "alpha", detail)
+def _part(run: Run, metric: str, start: float, stop: float) -> float:
+    """Mean of a metric over the steps between two shares of the run; NaN if not recorded."""
+    values = run.metrics.get(metric, np.array([]))
+    part = values[int(np.floor(start * len(values))) : int(np.ceil(stop * len(values)))]
+    part = part[np.isfinite(part)]
+    return float(part.mean()) if len(part) else float("nan")
 
 
 def sooner(other: str) -> Effect:
@@ -240,36 +243,7 @@ def sooner(other: str) -> Effect:
         )
         return Found(found.log_factor, detail)
 
-    return Effect(lambda study, s: [(s.model, REFERENCE), (s.model, other)], measure, unit=TIMES)
-
-
-def _over_runs(
-    statistic: Callable[[Run], float],
-    methods: Sequence[str],
-    unit: str,
-    detail: Callable[[Study, Subject], str],
-) -> Effect:
-    """A number of each run: the mean over seeds of one method's, or minus another's, paired."""
-
-    def measure(study: Study, subject: Subject) -> Found:
-        names = [m or subject.row for m in methods]
-        seeds = estimates.common_seeds(study, subject.model, names)
-        scores = [estimates.run_statistic(study, subject.model, m, statistic, seeds) for m in names]
-        effect = None if None in scores else scores[0]
-        if effect is not None and len(scores) > 1:
-            effect = scores[0] - scores[1]
-        return Found(effect, detail(study, subject))
-
-    return Effect(lambda study, s: [(s.model, m or s.row) for m in methods], measure, unit)
-
-
-def _part(run: Run, metric: str, start: float, stop: float) -> float:
-    """Mean of a metric over the steps between two shares of the run; NaN if not recorded."""
-    values = run.metrics.get(metric, np.array([]))
-    bounds = int(np.floor(start * len(values))), int(np.ceil(stop * len(values)))
-    part = values[slice(*bounds)]
-    part = part[np.isfinite(part)]
-    return float(part.mean()) if len(part) else float("nan")
+    return Effect(measure, (REFERENCE, other), TIMES)
 
 
 # Off samples and analyses -------------------------------------------------------------------------
@@ -279,14 +253,15 @@ def pass_gain(other: str) -> Effect:
     """SGPO's pass@k minus another's at the largest k that was sampled."""
 
     def measure(study: Study, subject: Subject) -> Found:
-        k, methods = measures.ks_of(study)[-1], (REFERENCE, other)
-        seeds = estimates.common_seeds(study, subject.model, methods)
-        ours, theirs = (measures.pass_at(study, subject.model, m, k, seeds) for m in methods)
+        model, pair = subject.model, (REFERENCE, other)
+        seeds = estimates.common_seeds(study, model, pair)
+        ours, theirs = (measures.of_samples(study, model, m, "pass@k", seeds) for m in pair)
         if ours is None or theirs is None:
             return Found(None)
+        k = measures.largest_k(study)
         return Found(ours - theirs, f"pass@{k} {ours.mean:.1f}% against {theirs.mean:.1f}%")
 
-    return Effect(lambda study, s: [(s.model, REFERENCE), (s.model, other)], measure)
+    return Effect(measure, (REFERENCE, other))
 
 
 def mass_on_decisions() -> Effect:
@@ -303,7 +278,7 @@ def mass_on_decisions() -> Effect:
         )
         return Found(Score(mass.of - tokens.of, mass.run_ids), detail)
 
-    return Effect(_inputs_of(measures.STEPS), measure, analysis=measures.STEPS)
+    return Effect(measure, analysis=measures.STEPS)
 
 
 def more_on_the_right_plan() -> Effect:
@@ -318,12 +293,4 @@ def more_on_the_right_plan() -> Effect:
         effect = Score((ours.of - theirs.of) * PERCENT, ours.run_ids + theirs.run_ids)
         return Found(effect, f"{ours.mean:.2f} against {theirs.mean:.2f}; over seeds and types")
 
-    return Effect(_inputs_of(measures.PLANS), measure, analysis=measures.PLANS)
-
-
-def _inputs_of(analysis: str) -> Callable[[Study, Subject], list[Need]]:
-    def reads(study: Study, subject: Subject) -> list[Need]:
-        ids = {i for a in study.analyses if a.key == analysis for i in a.inputs}
-        return [(cell.model, cell.method) for cell in study.cells if cell.run_id in ids]
-
-    return reads
+    return Effect(measure, analysis=measures.PLANS)

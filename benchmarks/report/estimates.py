@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from benchmarks.store.records import Run, Study
-from benchmarks.store.stats import Estimate, Mean
+from benchmarks.store.stats import Estimate, Mean, interval_text
 
 AVERAGE = "average"
 PERCENT = 100.0
@@ -47,6 +47,16 @@ class Score:
 
     def __sub__(self, other: Score) -> Score:
         return Score(self.of - other.of, self.run_ids + other.run_ids)
+
+    def text(self) -> str:
+        """ "+4.4 [1.2, 7.6]", as a difference is printed."""
+        found = self.interval
+        return f"{found.mean:+.1f}" + interval_text(found.low, found.high, "{:.1f}".format)
+
+
+def minus(ours: Score | None, theirs: Score | None) -> Score | None:
+    """The paired difference, where both are there."""
+    return None if ours is None or theirs is None else ours - theirs
 
 
 def once(function: F) -> F:
@@ -122,16 +132,21 @@ def problem_statistic(
 
 
 def gain(
-    study: Study, model: str, method: str, baseline: str, benchmark: str = AVERAGE
+    study: Study,
+    model: str,
+    method: str,
+    baseline: str,
+    benchmark: str = AVERAGE,
+    *,
+    seeds: Sequence[int] | None = None,
+    budget: float = 1.0,
 ) -> Score | None:
     """Accuracy of ``method`` minus that of ``baseline`` in points, paired over seeds and problems.
 
-    Where the two have different seeds, both are taken on the common ones.
+    ``seeds``: by default those that both have.
     """
-    seeds = common_seeds(study, model, (method, baseline))
-    ours = accuracy(study, model, method, benchmark, seeds)
-    theirs = accuracy(study, model, baseline, benchmark, seeds)
-    return None if ours is None or theirs is None else ours - theirs
+    seeds = common_seeds(study, model, (method, baseline)) if seeds is None else seeds
+    return minus(*(accuracy(study, model, m, benchmark, seeds, budget) for m in (method, baseline)))
 
 
 def common_seeds(study: Study, model: str, methods: Sequence[str]) -> list[int]:
@@ -160,6 +175,15 @@ def run_statistic(
     if not runs or not np.isfinite(values).all():
         return None
     return Score(Mean.over_units(values), tuple(run.cell.run_id for run in runs))
+
+
+def run_gain(
+    study: Study, model: str, method: str, baseline: str, statistic: Callable[[Run], float]
+) -> Score | None:
+    """:func:`run_statistic` of ``method`` minus that of ``baseline``, paired by seed."""
+    pair = (method, baseline)
+    seeds = common_seeds(study, model, pair)
+    return minus(*(run_statistic(study, model, m, statistic, seeds) for m in pair))
 
 
 def select(runs: Sequence[Run], seeds: Sequence[int] | None) -> tuple[Run, ...]:

@@ -7,7 +7,7 @@ method has a ledger; every difference paired over worlds (or seeds and problems)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from benchmarks.report.figures.axes import marks, new_figure, png, points, zero
 from benchmarks.store import experiments
 from benchmarks.store.load import load_study
 from benchmarks.store.records import Run, Study
-from benchmarks.store.stats import interval_text
 from sgpo.core.files import write_bytes
 
 WHOLE, BENCHMARK, DIFFICULTY, BUDGET = "all", "benchmark", "problems", "budget"
@@ -57,31 +56,19 @@ class Line:
 
     @property
     def difference(self) -> Score | None:
-        ours, theirs = self.sides
-        return None if ours is None or theirs is None else ours - theirs
+        return estimates.minus(*self.sides)
 
 
 def pair_of(study: Study, first: str, second: str, model: str | None) -> Pair:
-    """``first`` and ``second``: two methods of the study, or two of its runs.
+    """Two methods of the study.
 
     Raises:
-        ValueError: neither, runs of two models or seeds, or methods that share no model or seed.
+        ValueError: no method of it, or methods that share no model or seed.
     """
-    runs = [study.runs.get(Path(name).name) for name in (first, second)]
-    if all(runs):
-        a, b = (run.cell for run in runs)
-        if (a.model, a.seed) != (b.model, b.seed):
-            raise ValueError(f"{first} and {second}: must be runs of one model and seed")
-        # These two alone: another world of a method may be missing.
-        alone = replace(study, cells=(a, b))
-        return Pair(alone, a.model, (a.method, b.method), (a.seed,))
-    if any(runs):
-        strange = second if runs[0] else first
-        raise ValueError(f"{strange}: no run of {study.root}, and the other is one")
     known = list(dict.fromkeys(cell.method for cell in study.cells))
     for name in (first, second):
         if name not in known:
-            raise ValueError(f"{name}: must be two runs, or two methods of {', '.join(known)}")
+            raise ValueError(f"{name}: must be a method of the study: {', '.join(known)}")
     both = [
         m.key
         for m in study.models + study.extra_models
@@ -139,15 +126,12 @@ def _thirds(pair: Pair) -> Iterator[Line]:
         return
     for place, third in enumerate(worlds.THIRDS):
 
-        def parts(run: Run, place: int = place) -> list[np.ndarray]:
-            of = {key: worlds.thirds_of_problems(study, run.cell.seed, key) for key in keys}
-            return [(run.accuracy[key], of[key] == place) for key in keys]
-
         def within(run: Run, place: int = place) -> float:
             return worlds.accuracy_of_third(study, run, place)
 
-        def adds(run: Run) -> float:
-            return PERCENT * float(np.mean([(s * chosen).mean() for s, chosen in parts(run)]))
+        def adds(run: Run, place: int = place) -> float:
+            chosen = {k: worlds.thirds_of_problems(study, run.cell.seed, k) == place for k in keys}
+            return PERCENT * float(np.mean([(run.accuracy[k] * chosen[k]).mean() for k in keys]))
 
         sides, added = (
             tuple(
@@ -180,7 +164,7 @@ def message(pair: Pair, lines: Sequence[Line]) -> str:
     whole, (first, second) = lines[0].difference, pair.labels
     model = pair.study.model(pair.model).label
     over = estimates.units_text(pair.study, len(pair.seeds))
-    text = f"{first} minus {second} on {model}, {over}: {_text(whole)} points. "
+    text = f"{first} minus {second} on {model}, {over}: {whole.text()} points. "
     for part, words in ((BENCHMARK, "benchmarks"), (DIFFICULTY, "thirds of the problems")):
         adding = [line for line in lines if line.part == part]
         if adding:
@@ -194,13 +178,6 @@ def message(pair: Pair, lines: Sequence[Line]) -> str:
     return text.strip()
 
 
-def _text(score: Score | None, sign: str = "+") -> str:
-    if score is None:
-        return ""
-    found = score.interval
-    return f"{found.mean:{sign}.1f}" + interval_text(found.low, found.high, "{:.1f}".format)
-
-
 def table(pair: Pair, lines: Sequence[Line]) -> Table:
     """For the terminal."""
     first, second = pair.labels
@@ -211,10 +188,11 @@ def table(pair: Pair, lines: Sequence[Line]) -> Table:
     for number, line in enumerate(lines):
         new = not number or lines[number - 1].part != line.part
         means = ["" if side is None else f"{side.mean:.1f}" for side in line.sides]
+        gap = line.difference.text() if line.difference else ""
         adds = "" if line.adds is None else f"{line.adds:+.1f}"
         if new and number:
             shown.add_section()
-        shown.add_row(line.part if new else "", line.name, *means, _text(line.difference), adds)
+        shown.add_row(line.part if new else "", line.name, *means, gap, adds)
     return shown
 
 

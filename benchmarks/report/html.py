@@ -11,43 +11,14 @@ import re
 import string
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 
 from benchmarks.report.document import Block, Heading, Image, Table, block_markdown, slug
 
 APPENDIX = "appendix"  # anchor of the section whose parts are closed at first
-_STYLE = """
-:root { color-scheme: light dark; --ink: light-dark(#222, #e2e2e2);
-  --soft: light-dark(#5a5a5a, #a8a8a8); --line: light-dark(#d9d9d9, #444);
-  --page: light-dark(#fff, #181a1b); --shade: light-dark(#f4f4f4, #232627);
-  --mark: light-dark(#fff3d6, #4a3c12); --link: light-dark(#00508a, #7fbfff); }
-* { box-sizing: border-box; }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  margin: 0 auto; max-width: 60rem; padding: 1rem 1rem 4rem; overflow-wrap: break-word; }
-h1 { font-size: 1.5rem; line-height: 1.25; }
-h2 { font-size: 1.25rem; } h3 { font-size: 1.05rem; }
-summary { cursor: pointer; } summary > * { display: inline; }
-details.part { border-top: 1px solid var(--line); padding: .9rem 0; }
-details.part details.part { padding: .4rem 0; }
-a { color: var(--link); } p > strong:only-child { background: var(--mark); }
-nav { position: sticky; top: 0; background: var(--page); border-bottom: 1px solid var(--line);
-  max-height: 80vh; overflow-y: auto; padding: .4rem 0; font-size: .9rem; z-index: 1; }
-nav summary { color: var(--link); } nav ol { columns: 16rem; margin: .4rem 0; }
-details, tr { scroll-margin-top: 3rem; }
-figure { margin: 1rem 0; }
-figure img { width: 100%; min-width: 34rem; height: auto; background: #fff; border-radius: 4px; }
-figcaption { font-size: .88rem; color: var(--soft); margin: .4rem 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; min-width: 4.5rem; }
-th { border-bottom: 2px solid var(--ink); } tbody tr:hover { background: var(--shade); }
-tr:has(:target) { background: var(--mark); } td a { color: inherit; }
-pre { background: var(--shade); padding: .7rem; overflow-x: auto; font-size: .85rem; }
-@media (max-width: 700px) { figure img { min-width: 30rem; } }
-@media print { body { max-width: none; } nav { display: none; } .scroll { overflow: visible; } }
-"""
 
 
 def to_html(blocks: Sequence[Block], *, title: str) -> str:
@@ -59,13 +30,10 @@ def to_html(blocks: Sequence[Block], *, title: str) -> str:
     parts, first = _foldable(blocks)
     # The first blocks say what the page is and is not; the way around it comes after them.
     parts.insert(first, _contents(blocks))
-    return _without_dead_links(
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + markdown.render("\n\n".join(parts))
-        + "</body>\n</html>\n"
-    )
+    loader = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    body = markdown.render("\n\n".join(parts))
+    page = loader.get_template("report.html.jinja").render(title=title, body=body)
+    return _without_dead_links(f"{page}\n")
 
 
 def _foldable(blocks: Sequence[Block]) -> tuple[list[str], int]:

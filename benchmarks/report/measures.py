@@ -6,7 +6,6 @@ Figures and claims take them from here, so that both show the same ones.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from benchmarks.store import stats
 from benchmarks.store.records import Analysis, Benchmark, Run, Study
 from benchmarks.store.stats import Clusters, Mean
 
-NUM_ORDERS = 64  # of the samples, for majority votes
-RNG_SEED = 20260624
 WINDOW = 5  # steps that a curve is smoothed over
 FEWEST = 8  # samples a problem, below which a benchmark says nothing about k
 
@@ -129,95 +126,35 @@ def _first_step(curves: np.ndarray, level: np.ndarray) -> np.ndarray:
 
 # pass@k and maj@k ---------------------------------------------------------------------------------
 
+KINDS = ("pass@k", "maj@k")
+
 
 def benchmarks_of(study: Study) -> list[Benchmark]:
-    """Those with many samples a problem, with the common number of them last in :func:`ks_of`."""
+    """Those with so many samples a problem that k says something."""
     return [b for b in study.benchmarks if b.k >= FEWEST]
 
 
-def ks_of(study: Study) -> list[int]:
-    """Powers of two up to the smallest number of samples that the benchmarks have."""
-    most = min((b.k for b in benchmarks_of(study)), default=0)
-    return [2**i for i in range(most.bit_length()) if 2**i <= most]
+def largest_k(study: Study) -> int:
+    """The most samples that all of them have; 0 where there are none."""
+    return min((b.k for b in benchmarks_of(study)), default=0)
 
 
-def pass_at(
-    study: Study, model: str, method: str, k: int, seeds: Sequence[int] | None = None
+def of_samples(
+    study: Study, model: str, method: str, kind: str, seeds: Sequence[int] | None = None
 ) -> Score | None:
-    """Unbiased pass@k in percent, mean over the benchmarks of :func:`benchmarks_of`."""
+    """One of ``KINDS`` in percent, mean over the benchmarks of :func:`benchmarks_of`: pass@k,
+    unbiased, at :func:`largest_k`; maj@k over all samples. None where runs or their answers are
+    missing."""
+
+    def of_problems(run: Run, key: str) -> np.ndarray | None:
+        correct, answers = run.correct[key], run.answers.get(key)
+        if kind == "maj@k":
+            return None if answers is None else stats.majority(answers, correct)
+        counts, k = correct.sum(axis=1), largest_k(study)
+        return stats.pass_at_k(counts, num_samples=correct.shape[1], k=k)
+
     keys = [b.key for b in benchmarks_of(study)]
-    return estimates.problem_statistic(
-        study, model, method, keys, lambda run, key: pass_curve(run.correct[key], (k,))[0], seeds
-    )
-
-
-def sample_curve(study: Study, model: str, method: str, kind: str) -> list[Score] | None:
-    """pass@k or maj@k at every k of :func:`ks_of`; None where runs or their answers are missing."""
-    ks, keys = ks_of(study), [b.key for b in benchmarks_of(study)]
-
-    @functools.cache
-    def curve(run_id: str, key: str) -> np.ndarray | None:
-        run = study.runs[run_id]
-        if kind == "pass@k":
-            return pass_curve(run.correct[key], ks)
-        found = run.answers.get(key)
-        return None if found is None else majority_curve(found, run.correct[key], ks)
-
-    def at(index: int, run: Run, key: str) -> np.ndarray | None:
-        found = curve(run.cell.run_id, key)
-        return None if found is None else found[index]
-
-    scores = [
-        estimates.problem_statistic(study, model, method, keys, functools.partial(at, index))
-        for index in range(len(ks))
-    ]
-    return scores if scores and all(scores) else None
-
-
-def pass_curve(correct: np.ndarray, ks: Sequence[int]) -> np.ndarray:
-    """Unbiased pass@k of every problem, float [len(ks), N], from ``correct`` bool [N, K]."""
-    counts = correct.sum(axis=1)
-    return np.stack([stats.pass_at_k(counts, num_samples=correct.shape[1], k=k) for k in ks])
-
-
-def majority_curve(codes: np.ndarray, correct: np.ndarray, ks: Sequence[int]) -> np.ndarray:
-    """maj@k of every problem, float [len(ks), N]: the chance that the commonest answer among k of
-    its samples is the correct one.
-
-    The mean over ``NUM_ORDERS`` random orders of the samples, the same for every run, of the first
-    k; exact for k = 1 and k = K, and close to the mean over all subsets between. A tie counts by
-    the share of tied answers that is correct; samples without an answer cast no vote, and without
-    any vote the problem is lost.
-
-    Args:
-        codes: int [N, K] of ``stats.answer_codes``. correct: bool [N, K]. ks: each in 1..K.
-    """
-    num_problems, num_samples = correct.shape
-    assert all(1 <= k <= num_samples for k in ks), ks
-    orders = _orders(num_samples)
-    places = np.array(ks) - 1
-    gold = stats.gold_codes(codes, correct)
-    out = np.zeros((len(ks), num_problems))
-    for index in np.flatnonzero(correct.any(axis=1)):
-        row = codes[index]
-        symbols = np.unique(row[row != ord(stats.NO_VOTE)])
-        votes = row == symbols[:, None]  # [S, K]
-        running = votes[:, orders].cumsum(axis=-1)[:, :, places]  # [S, orders, ks]
-        top = running.max(axis=0)
-        leading = running == top
-        won = leading[symbols == gold[index]][0] & (top > 0)
-        out[:, index] = (won / leading.sum(axis=0)).mean(axis=0)
-    # With one sample the majority is that sample: no need to leave it to the drawn orders.
-    for place, k in enumerate(ks):
-        if k == 1:
-            out[place] = correct.mean(axis=1)
-    return out
-
-
-def _orders(num_samples: int) -> np.ndarray:
-    """int [NUM_ORDERS, num_samples]: the same random orders wherever they are needed."""
-    generator = np.random.default_rng([RNG_SEED, num_samples])
-    return np.stack([generator.permutation(num_samples) for _ in range(NUM_ORDERS)])
+    return estimates.problem_statistic(study, model, method, keys, of_problems, seeds)
 
 
 # Plan probabilities -------------------------------------------------------------------------------

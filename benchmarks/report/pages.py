@@ -26,18 +26,15 @@ from benchmarks.report.document import (
     to_markdown,
 )
 from benchmarks.report.estimates import AVERAGE
-from benchmarks.report.figures import equal_cost, maps
+from benchmarks.report.figures import gains
 from benchmarks.report.html import APPENDIX
 from benchmarks.report.tables import accuracy
 from benchmarks.report.tables.records import conditions
 from benchmarks.store import experiments
 from benchmarks.store.records import NOT_RUN, PlannedRun, Study
-from benchmarks.store.stats import interval_text
 
-# The figures of the main part: of each group the first that the study has.
-LEAD = (("equal_cost", "curves"),)
-WHY = (("delta", "fig5"),)
-WHERE = (("when", "map_size", "scaling"),)
+# The figures of the main part: of each the first that the study has.
+LEAD, WHY, WHERE = ("equal_cost", "curves"), ("delta", "fig5"), ("when",)
 # Claims past the paper that take the mechanism apart.
 TAKEN_APART = (
     "guidance_kept", "frozen_teacher", "same_mask", "no_mask", "right_plan",
@@ -68,16 +65,16 @@ def report_blocks(
     reasons = why(found)
     papers = 1 + next((i for i, b in enumerate(tested) if isinstance(b, Table)), 0)
 
-    def take(*groups: Sequence[str]) -> list[Block]:
-        names = [next((n for n in group if n in made), None) for group in groups]
-        return [block for name in names if name for block in made.pop(name)]
+    def take(names: Sequence[str]) -> list[Block]:
+        name = next((name for name in names if name in made), "")
+        return made.pop(name, [])
 
     blocks: list[Block] = [
         Heading(1, title(study)),
         Paragraph(standing_note(study.miniature), strong=True),
         Heading(2, "In three sentences", "short"),
         Paragraph(" ".join([headline(study, found), over_budgets(study), counted(found)])),
-        *take(*LEAD),
+        *take(LEAD),
         Heading(2, "The world" if study.miniature else "The setting", "world"),
         *world(study),
         Heading(2, "Table 1: main results", "table1"),
@@ -86,11 +83,10 @@ def report_blocks(
         *tested[:papers],
         Heading(2, "Why", "why"),
         *([Bullets(tuple(reasons))] if reasons else []),
-        *take(*WHY),
+        *take(WHY),
         Heading(2, "Where SGPO helps", "where"),
-        Paragraph(where(study)),
         *texts(study),
-        *take(*WHERE),
+        *take(WHERE),
         Heading(2, "What this cannot say", "limits"),
         Bullets(tuple(limits(study))),
         Heading(2, "Appendix", APPENDIX),
@@ -124,20 +120,14 @@ def headline(study: Study, found: Sequence[Verdict]) -> str:
 
 def over_budgets(study: Study) -> str:
     """SGPO minus SFT+GRPO at every budget; without budgets the methods of each model in order."""
-    if not equal_cost.needs(study):
+    if not gains.budget_needs(study):
         return " ".join(ranking(study, model) for model in accuracy.models(study))
-    gaps = {b: equal_cost.difference(study, "grpo", b) for b in equal_cost.BUDGETS}
-    texts = [f"{gap_text(gap)} at {budget:g} times the budget" for budget, gap in gaps.items()]
-    label = study.model(equal_cost.MODEL).label
+    texts, seeds = [], gains.budget_seeds(study)
+    for budget in experiments.BUDGETS:
+        gap = estimates.gain(study, gains.MODEL, "sgpo", "grpo", seeds=seeds, budget=budget)
+        texts.append(f"{gap.text() if gap else NOT_RUN} at {budget:g} times the budget")
+    label = study.model(gains.MODEL).label
     return f"Against SFT+GRPO on {label} it is at {_join(texts)}, in points, paired."
-
-
-def gap_text(gap: estimates.Score | None) -> str:
-    """ "+4.4 [1.2, 7.6]" or "not run"."""
-    if gap is None:
-        return NOT_RUN
-    found = gap.interval
-    return f"{found.mean:+.1f}" + interval_text(found.low, found.high, "{:.1f}".format)
 
 
 def counted(found: Sequence[Verdict]) -> str:
@@ -243,27 +233,7 @@ def example(study: Study) -> Code:
 def why(found: Sequence[Verdict]) -> list[str]:
     """The claims that take the mechanism apart, one line each; the table has those not run."""
     chosen = [v for v in found if v.key in TAKEN_APART and v.verdict != NOT_RUN]
-    return [
-        f"{claims_page.sentence(statement)}: "
-        + "; ".join(f"{v.verdict}, {v.text()}, {v.subject}" for v in tests)
-        for statement, tests in claims_page.by_statement(chosen).items()
-    ]
-
-
-def where(study: Study) -> str:
-    """In how many cells of the map SGPO is above both baselines, or below one of them; nothing
-    where no map is planned."""
-    if not maps.SIZE.needs(study):
-        return ""
-    places = [(model, gap) for model in experiments.SIZE_MODELS for gap in experiments.GAPS]
-    cells = [cell for place in places if (cell := maps.gains(study, *place))]
-    above = sum(all(gap.interval.low > 0 for gap in cell.values()) for cell in cells)
-    below = sum(any(gap.interval.high < 0 for gap in cell.values()) for cell in cells)
-    return (
-        f"Over {len(cells)} pairs of base model and teacher SGPO is above both "
-        f"{_join([study.method_label(m) for m in maps.BASELINES])} with its whole interval in "
-        f"{above}, and below at least one of them in {below}."
-    )
+    return [*map(claims_page.sentence, claims_page.in_words(chosen))]
 
 
 def texts(study: Study) -> list[Block]:

@@ -213,7 +213,7 @@ def wants_variants(options: argparse.Namespace, results: Path) -> bool:
     """
     named = {*(options.methods or ()), *(options.only or ()), *(options.models or ())}
     extended = {*SGPO_VARIANTS, *report.EXTENDED}
-    extended |= {*experiments.methods(), *experiments.extra_models()}
+    extended |= {*experiments.METHODS, experiments.LARGE_MODEL}
     methods = _listed(results).get("methods", ())
     listed = any(entry["key"] in SGPO_VARIANTS or entry.get("extra") for entry in methods)
     return options.all or bool(named & extended) or listed

@@ -8,7 +8,6 @@ and weights hardly shrink. Imports no torch.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shlex
 import shutil
@@ -18,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence, Set
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from benchmarks.store.load import stored_hash
 from benchmarks.store.locks import locked
@@ -92,25 +91,25 @@ def export(
         runs = [run_id for run_id, found in files.items() if found]
         beside = [results / name for name in (LAUNCHES, *BESIDE)]
         beside += sorted((results / "analyses").glob("*.json"))
-        parts = _Parts(folder)
-        with tarfile.open(fileobj=parts, mode="w|") as archive:
-            for path in filter(_is_plain, [*beside, *chain(*files.values())]):
-                archive.add(path, str(path.relative_to(results)), recursive=False)
-        parts.close()
+        with tempfile.TemporaryFile(dir=results) as packed:
+            with tarfile.open(fileobj=packed, mode="w") as archive:
+                for path in filter(_is_plain, [*beside, *chain(*files.values())]):
+                    archive.add(path, str(path.relative_to(results)), recursive=False)
+            parts = _write_parts(packed, folder)
     manifest = folder / MANIFEST
     before = read_sealed_json(manifest)["parts"] if manifest.exists() else []
     write_sealed_json(
         manifest,
-        {"study": study, "runs": runs, "parts": parts.names, "asked": dict(asked),
+        {"study": study, "runs": runs, "parts": parts, "asked": dict(asked),
          "command": list(command)},
     )  # fmt: skip
-    for name in {*before} - {*parts.names}:
+    for name in {*before} - {*parts}:
         (folder / name).unlink(missing_ok=True)
     ended = sum(standing(results / "runs" / run_id).finished for run_id in runs)
-    size = sum((folder / name).stat().st_size for name in parts.names) / 2**20
+    size = sum((folder / name).stat().st_size for name in parts) / 2**20
     return (
         f"{folder}: {ended} finished runs and {len(runs) - ended} in progress exported, "
-        f"{len(parts.names) + 1} files, {size:.1f} MiB"
+        f"{len(parts) + 1} files, {size:.1f} MiB"
         + (f", with the weights of {weights_of}" if weights_of else "")
     )
 
@@ -129,28 +128,14 @@ def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-class _Parts:
-    """A file to write that becomes files of at most ``PART_BYTES`` below ``folder``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.names, self._rest = folder, [], bytearray()
-
-    def write(self, content: bytes) -> int:
-        self._rest += content
-        while len(self._rest) >= PART_BYTES:
-            self._flush()
-        return len(content)
-
-    def close(self) -> None:
-        if self._rest:
-            self._flush()
-
-    def _flush(self) -> None:
-        content = bytes(self._rest[:PART_BYTES])
-        del self._rest[:PART_BYTES]
-        name = f"{hashlib.sha256(content).hexdigest()}.part"
-        write_bytes(self.folder / name, content)
-        self.names.append(name)
+def _write_parts(packed: IO[bytes], folder: Path) -> list[str]:
+    """``packed`` as files of at most ``PART_BYTES`` below ``folder``; their names."""
+    names = []
+    packed.seek(0)
+    while content := packed.read(PART_BYTES):
+        names.append(f"{hashlib.sha256(content).hexdigest()}.part")
+        write_bytes(folder / names[-1], content)
+    return names
 
 
 # In -----------------------------------------------------------------------------------------------
@@ -209,27 +194,16 @@ def _checked(folder: Path) -> dict[str, Any]:
     return parcel
 
 
-class _Joined:
-    """The parts of an export as the file that they are of."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths, self._part = list(paths), io.BytesIO()
-
-    def read(self, size: int) -> bytes:
-        content = self._part.read(size)
-        while len(content) < size and self._paths:
-            self._part = io.BytesIO(self._paths.pop(0).read_bytes())
-            content += self._part.read(size - len(content))
-        return content
-
-
 def _unpack(folder: Path, parts: Sequence[str], target: Path) -> None:
-    joined = _Joined([folder / name for name in parts])
-    try:
-        with tarfile.open(fileobj=joined, mode="r|") as archive:
-            archive.extractall(target, filter="data")
-    except tarfile.TarError as error:
-        raise ValueError(f"--import {folder}: cannot be unpacked ({error})") from error
+    with tempfile.TemporaryFile(dir=target) as whole:
+        for name in parts:
+            whole.write((folder / name).read_bytes())
+        whole.seek(0)
+        try:
+            with tarfile.open(fileobj=whole) as archive:
+                archive.extractall(target, filter="data")
+        except tarfile.TarError as error:
+            raise ValueError(f"--import {folder}: cannot be unpacked ({error})") from error
 
 
 def _check_run(run_dir: Path, folder: Path) -> None:

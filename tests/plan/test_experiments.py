@@ -8,7 +8,6 @@ import random
 from pathlib import Path
 
 import pytest
-from synthetic_experiments import NUM_SEEDS
 
 from benchmarks.config import DataConfig
 from benchmarks.data.sources import training_problems
@@ -22,6 +21,7 @@ from sgpo.mini.sets import _pool
 from sgpo.mini.teacher import DEGRADED, propose_strategy, score_strategy
 from sgpo.mini.world import draw_world
 
+NUM_SEEDS = 6  # more than an experiment's five
 GRID = planned_study("mini", NUM_SEEDS, variants=True)
 CELLS = {(c.config.model, c.config.method, c.config.seed): c for c in GRID.cells()}
 
@@ -43,35 +43,20 @@ def test_the_main_study_is_untouched_by_the_experiments():
     assert set(plain) <= {c.run_id for c in CELLS.values()}
     main = {(c.config.model, c.config.method) for c in planned_study("mini", NUM_SEEDS).cells()}
     keys = {e.key for e in GRID.methods if e.extra}
-    assert keys == set(experiments.methods())
+    assert keys == set(experiments.METHODS)
     for model, method, _ in CELLS:
         if (model, method) not in main and method not in keys:
-            assert model in experiments.extra_models() or method.startswith("sgpo_")
+            assert model == experiments.LARGE_MODEL or method.startswith("sgpo_")
 
 
-def test_a_cell_of_a_map_differs_from_the_study_in_the_gap_alone_and_starts_from_its_own_warmup():
-    for model in experiments.SIZE_MODELS:
-        for seed in range(experiments.SEEDS):
-            for gap in (0.0, 0.3):
-                warmup = CELLS[model, experiments.gap_method("sft", gap), seed]
-                assert warmup.parent is None and warmup.config.data.expert_gap == gap
-                for method in experiments.MAP_METHODS:
-                    key = experiments.gap_method(method, gap)
-                    cell = CELLS[model, key, seed]
-                    assert changed(cell, CELLS[model, method, seed]) == {"data.expert_gap": gap}
-                    assert cell.parent.run_id == warmup.run_id
-            assert CELLS[model, "sgpo", seed].config.data.expert_gap == experiments.STUDY_GAP
-        assert (model, "sgpo_gap0", experiments.SEEDS) not in CELLS
+def test_direct_sft_with_the_mask_differs_from_sgpo_in_that_alone():
+    for model, seeds in (("qwen-m", NUM_SEEDS), ("llama-m", experiments.SEEDS)):
+        for seed in range(seeds):
+            cell, sgpo = (CELLS[model, m, seed] for m in ("sgpo_nll_masked", "sgpo"))
+            assert changed(cell, sgpo) == {"settings.distillation": "nll_masked"}
+            assert cell.parent.run_id == sgpo.parent.run_id
+    assert ("llama-m", "sgpo_nll_masked", experiments.SEEDS) not in CELLS
     assert CELLS["qwen-l", "sgpo", 1].parent.config.model == "qwen-l"
-
-
-def test_a_spoilt_strategy_changes_the_data_alone():
-    for quality in experiments.DEGRADED:
-        key = experiments.degraded_method(quality)
-        cell, origin = CELLS["qwen-m", key, 0], CELLS["qwen-m", "sgpo", 0]
-        assert changed(cell, origin) == {"data.strategy": quality}
-        assert cell.parent.run_id == origin.parent.run_id
-    assert set(experiments.DEGRADED) == set(DEGRADED)
 
 
 def test_a_new_setting_at_its_default_keeps_addresses():
@@ -80,7 +65,7 @@ def test_a_new_setting_at_its_default_keeps_addresses():
 
 
 def test_extra_runs_are_made_only_when_asked_for(tmp_path):
-    assert wants_variants(options(only=["map_size"]), tmp_path)
+    assert wants_variants(options(only=["mask"]), tmp_path)
     assert wants_variants(options(methods=["srft"]), tmp_path)
     assert wants_variants(options(models=["qwen-l"]), tmp_path)
     assert not wants_variants(options(), tmp_path)
@@ -95,10 +80,7 @@ def test_extra_runs_are_made_only_when_asked_for(tmp_path):
     plain = {(c.config.model, c.config.method) for c in planned_study("mini", 1).cells()}
     assert chosen() == plain
     assert {model for model, _ in chosen(methods=["sgpo"])} == {"qwen-s", "qwen-m", "llama-m"}
-    assert chosen(only=["degraded"]) == {
-        ("qwen-m", "sft"), ("qwen-m", "grpo"), ("qwen-m", "sgpo"),
-        *(("qwen-m", experiments.degraded_method(q)) for q in DEGRADED),
-    }  # fmt: skip
+    assert chosen(only=["fig6"]) == {("qwen-m", m) for m in ("sft", "sgpo", "sgpo_nll")}
     assert chosen(methods=["opsd"], models=["qwen-s"]) == {("qwen-s", "sft"), ("qwen-s", "opsd")}
     everything = {(c.config.model, c.config.method) for c in GRID.cells()}
     assert chosen(all=True) >= everything
@@ -138,6 +120,6 @@ def test_spoilt_strategies_are_spoilt_in_the_way_they_are_named(quality):
 def test_plan_marks_extra_models_and_methods(tmp_path: Path):
     write_plan(GRID, tmp_path)
     plan = json.loads((tmp_path / "study.json").read_text())
-    assert {m["key"] for m in plan["models"] if m.get("extra")} == set(experiments.extra_models())
-    assert {m["key"] for m in plan["methods"] if m.get("extra")} == set(experiments.methods())
+    assert {m["key"] for m in plan["models"] if m.get("extra")} == {experiments.LARGE_MODEL}
+    assert {m["key"] for m in plan["methods"] if m.get("extra")} == set(experiments.METHODS)
     assert len(plan["cells"]) == len(CELLS)

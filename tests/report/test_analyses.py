@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -14,10 +12,9 @@ from benchmarks.analyses import ANALYSES, AnalysisTask, analysis_tasks, run, ste
 from benchmarks.profiles.planned import planned_study
 from benchmarks.run import study as tasks
 from benchmarks.run.progress import StudyProgress
-from benchmarks.run.status import status_command
-from benchmarks.run.study import run_study, write_plan
+from benchmarks.run.study import run_study
 from sgpo.core.files import read_json, sha256_of, write_json
-from sgpo.core.types import Problem, Role, Trajectory
+from sgpo.core.types import Problem
 from sgpo.mini.probes import TokenProfile
 from sgpo.mini.world import draw_world
 from sgpo.mini.writing import TOKEN_CLASSES
@@ -56,7 +53,6 @@ def make_run(study_dir: Path, run_id: str, weights: bytes) -> None:
 def test_an_analysis_is_done_only_with_the_very_weights_and_code_it_was_made_from(tmp_path):
     task = next(t for t in analysis_tasks(with_variants()) if t.key == "plans")
     path = run.result_path(tmp_path, task.run_id)
-    assert not tasks.is_done(task, tmp_path)
     for cell in task.inputs:
         make_run(tmp_path, cell.run_id, cell.run_id.encode())
     assert not tasks.is_done(task, tmp_path)
@@ -67,16 +63,11 @@ def test_an_analysis_is_done_only_with_the_very_weights_and_code_it_was_made_fro
         },
         "analysis_sha256": sha256_of(Path(run.__file__).with_name("plans.py")),
     }
-    write_json(path, stored)
-    assert tasks.is_done(task, tmp_path)
     write_json(path, stored | {"analysis_sha256": "of other code"})
     assert not tasks.is_done(task, tmp_path)
     write_json(path, stored)
-    make_run(tmp_path, task.inputs[-1].run_id, b"other weights")
-    assert not tasks.is_done(task, tmp_path)
-    make_run(tmp_path, task.inputs[-1].run_id, task.inputs[-1].run_id.encode())
     assert tasks.is_done(task, tmp_path)
-    (tmp_path / "runs" / task.inputs[0].run_id / "result.json").unlink()
+    make_run(tmp_path, task.inputs[-1].run_id, b"other weights")
     assert not tasks.is_done(task, tmp_path)
 
 
@@ -111,40 +102,7 @@ def test_a_failing_analysis_leaves_its_reason_and_fails_the_study(tmp_path):
     assert not run.result_path(tmp_path, task.run_id).exists()
 
 
-def test_status_lists_analyses(tmp_path, capsys):
-    study = with_variants(1)
-    write_plan(study, tmp_path)
-    write_json(run.result_path(tmp_path, "strategies"), {"inputs": {}})
-    write_json(run.result_path(tmp_path, "plans-qwen-m-s0"), {"inputs": {"another run": "x"}})
-    status_command(Namespace(profile="mini", out=tmp_path))
-    lines = dict(line.split() for line in capsys.readouterr().out.splitlines()[:-1])
-    assert lines["strategies"] == "finished"
-    assert lines["plans-qwen-m-s0"] == "missing" and lines["steps-qwen-m-s0"] == "missing"
-    entry = next(a for a in read_json(tmp_path / "study.json")["analyses"] if a["key"] == "plans")
-    made = {"inputs": dict.fromkeys(entry["inputs"], "x")}
-    write_json(run.result_path(tmp_path, "plans-qwen-m-s0"), made)
-    status_command(Namespace(profile="mini", out=tmp_path))
-    assert "plans-qwen-m-s0                          published" in capsys.readouterr().out
-
-
 # Figure 5's rule and sums --------------------------------------------------------------------
-
-
-def trajectories(*rewards: float) -> list[Trajectory]:
-    return [Trajectory("p", Role.GUIDED, (1,), (2,), reward) for reward in rewards]
-
-
-@pytest.mark.parametrize(
-    ("autonomous", "guided", "counts"),
-    [
-        ((0, 0, 0), (0, 1), True),
-        ((0, 0, 0), (1, 1), True),
-        ((0, 1, 0), (1, 1), False),
-        ((0, 0, 0), (0, 0), False),
-    ],
-)
-def test_the_rule_is_no_autonomous_and_some_guided_success(autonomous, guided, counts):
-    assert steps.meets_rule(trajectories(*autonomous), trajectories(*guided)) is counts
 
 
 def test_sums_by_token_class():
@@ -192,12 +150,6 @@ def test_each_flaw_costs_on_its_criterion_alone(old, new, criterion, low, high):
     assert set(scores.values()) == {1.0}
 
 
-def test_bands_are_closed_below():
-    assert [strategies.band(s) for s in (1.0, 0.8, 0.79, 0.5, 0.49, 0.0)] == [
-        "High", "High", "Medium", "Medium", "Low", "Low",
-    ]  # fmt: skip
-
-
 def test_summary_counts_bands_and_averages_criteria():
     rows = [
         dict.fromkeys(strategies.CRITERIA, 1.0),
@@ -208,4 +160,6 @@ def test_summary_counts_bands_and_averages_criteria():
     assert found["count"] == 3 and found["bands"] == {"High": 1, "Medium": 1, "Low": 1}
     assert found["mean"] == pytest.approx((1 + 0.5 + 0.25) / 3, abs=1e-5)
     assert found["by_criterion"]["no_leak"] == 1.0
-    assert json.loads(json.dumps(found)) == found
+    assert [strategies.band(s) for s in (0.8, 0.79, 0.5, 0.49)] == [
+        "High", "Medium", "Medium", "Low",
+    ]  # fmt: skip

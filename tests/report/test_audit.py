@@ -48,105 +48,75 @@ def run_of(results: Path, method: str) -> Path:
     return next((results / "runs").glob(f"*-{method}-s0-*"))
 
 
-def test_an_untouched_study_passes_and_says_what_it_read(copy, capsys, no_rebuild):
+def test_an_untouched_study_passes_and_says_what_it_read(copy, tmp_path, capsys, no_rebuild):
     assert main(["audit", str(copy), "--regrade"]) == 0
     text = capsys.readouterr().out
     assert "FAIL" not in text and "7 right, 0 wrong" in text
     assert "tables recomputed from full samples in 7 of them" in text
-
-
-def test_without_samples_and_weights_the_letters_are_read_and_it_says_so(copy, capsys, no_rebuild):
     for run in (copy / "runs").iterdir():
         shutil.rmtree(run / "samples")
         shutil.rmtree(run / "model", ignore_errors=True)  # a base model has none
     assert main(["audit", str(copy)]) == 0
     assert "from the stored verdict letters in 7" in capsys.readouterr().out
+    assert main(["audit", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
-def change_length(results: Path) -> None:
-    def change(scores: dict) -> None:
-        scores["benchmarks"]["trained"]["mean_length"] += 1.0
-
-    change_json(run_of(results, "grpo") / "scores.json", change)
-
-
-def change_learning_rate(results: Path) -> None:
-    change_json(
-        run_of(results, "grpo") / "config.json",
-        lambda c: c["train"].update(learning_rate=c["train"]["learning_rate"] * 2),
-    )
-
-
-def change_packages(results: Path) -> None:
-    change_json(
-        run_of(results, "sft") / "environment.json", lambda e: e["packages"].update(torch="1.0")
-    )
-
-
-def change_version(results: Path) -> None:
-    change_json(
-        run_of(results, "luffy") / "result.json",
-        lambda r: r.update(suite_version=SUITE_VERSION + 1),
-    )
-
-
-def change_metrics(results: Path) -> None:
-    path = run_of(results, "grpo") / "metrics.jsonl"
-    path.write_text(path.read_text().replace('"reward": 0.', '"reward": 0.9', 1))
-
-
-def remove_metrics(results: Path) -> None:
-    (run_of(results, "grpo") / "metrics.jsonl").unlink()
-
-
-def flip_weight_bit(results: Path) -> None:
-    path = run_of(results, "grpo") / "model" / "model.safetensors"
+def flip_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-7] ^= 4
     path.write_bytes(bytes(data))
 
 
-def change_sample_verdict(results: Path) -> None:
-    path = run_of(results, "grpo") / "samples" / "harder.jsonl.gz"
+def change_text(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+def change_sample(path: Path) -> list[dict]:
+    """The rows with one wrong verdict in them, as they lie there now."""
     rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-    rows[0]["reason"] = "wrong" if rows[0]["reason"] == "correct" else "correct"
+    wrong = next(row for row in rows if row["reason"] != "correct")
+    wrong["reason"] = "correct"
     text = "".join(json.dumps(row) + "\n" for row in rows)
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    return rows
 
 
-def change_start(results: Path) -> None:
-    path = run_of(results, "grpo") / "provenance.json"
-    change_json(path, lambda p: p.update(start_weights={"model.safetensors": "0" * 64}))
-
-
-def change_types(results: Path) -> None:
-    rows = pd.read_parquet(results / "problems.parquet")
+def change_types(path: Path) -> None:
+    rows = pd.read_parquet(path)
     rows.loc[rows.benchmark == "long", "types"] = "Aldric"
-    rows.to_parquet(results / "problems.parquet")
+    rows.to_parquet(path)
 
 
-def remove_types(results: Path) -> None:
-    (results / "problems.parquet").unlink()
+def edited(edit):
+    return lambda path: change_json(path, edit)
 
 
 @pytest.mark.parametrize(
-    ("tamper", "complaint"),
+    ("file", "tamper", "complaint"),
     [
-        (change_length, "scores.json: trained is not what"),
-        (change_learning_rate, "the stored config gives"),
-        (change_packages, "the stored config gives"),
-        (change_version, "suite version"),
-        (change_metrics, "metrics.jsonl: was changed after the run"),
-        (remove_metrics, "metrics.jsonl: is missing"),
-        (flip_weight_bit, "model.safetensors: was changed after the run"),
-        (change_sample_verdict, "harder is not what its samples give"),
-        (change_start, "did not start from the weights"),
-        (change_types, "problems.parquet: long is not what its worlds say"),
-        (remove_types, "problems.parquet: trained is not what its worlds say"),
+        ("scores.json", edited(lambda s: s["benchmarks"]["trained"].update(mean_length=1.0)),
+         "scores.json: trained is not what"),
+        ("config.json", edited(lambda c: c["train"].update(learning_rate=1.0)),
+         "the stored config gives"),
+        ("environment.json", edited(lambda e: e["packages"].update(torch="1.0")),
+         "the stored config gives"),
+        ("result.json", edited(lambda r: r.update(suite_version=SUITE_VERSION + 1)),
+         "suite version"),
+        ("metrics.jsonl", lambda path: change_text(path, '"reward": 0.', '"reward": 0.9'),
+         "metrics.jsonl: was changed after the run"),
+        ("metrics.jsonl", Path.unlink, "metrics.jsonl: is missing"),
+        ("model/model.safetensors", flip_bit, "model.safetensors: was changed after the run"),
+        ("samples/harder.jsonl.gz", change_sample, "harder is not what its samples give"),
+        ("provenance.json",
+         edited(lambda p: p.update(start_weights={"model.safetensors": "0" * 64})),
+         "did not start from the weights"),
+        ("../../problems.parquet", change_types, "long is not what its worlds say"),
+        ("../../problems.parquet", Path.unlink, "trained is not what its worlds say"),
     ],
-)
-def test_one_change_fails_and_is_named(copy, capsys, no_rebuild, tamper, complaint):
-    tamper(copy)
+)  # fmt: skip
+def test_one_change_fails_and_is_named(copy, capsys, no_rebuild, file, tamper, complaint):
+    tamper(run_of(copy, "grpo") / file)
     assert main(["audit", str(copy)]) == 1
     assert complaint in capsys.readouterr().out
 
@@ -188,7 +158,7 @@ def test_a_trial_has_the_settings_of_its_run_and_the_best_rate_is_chosen(tmp_pat
         ("", "", None),
         ("1000,0.75", "1001,0.75", "trial 1 was made with"),
         ("0.1,1000", "0.15,1000", "trial 0 was made with"),
-        ("False", "True", "of grpo, ['0.1', '0.2'] is marked chosen"),
+        ("False", "True", "of grpo, [0.1, 0.2] is marked chosen"),
         ("True", "False", "of grpo, [] is marked chosen"),
         ("0.75", "0.85", "trial 1 has 0.75"),
     ):
@@ -198,16 +168,6 @@ def test_a_trial_has_the_settings_of_its_run_and_the_best_rate_is_chosen(tmp_pat
     swapped = good.replace("False", "x").replace("True", "False").replace("x", "True")
     (tmp_path / "tuning.csv").write_text(swapped)
     assert [text for ok, text in audit._tuning(tmp_path, trials) if not ok]
-
-
-def test_a_flipped_letter_does_not_pass(copy, capsys):
-    def change(scores: dict) -> None:
-        row = scores["benchmarks"]["trained"]["verdicts"]
-        row[0] = ("w" if row[0][0] == "c" else "c") + row[0][1:]
-
-    change_json(run_of(copy, "grpo") / "scores.json", change)
-    assert main(["audit", str(copy)]) != 0
-    assert "trained" in "".join(capsys.readouterr())
 
 
 def test_changed_tables_and_pages_are_named(copy):
@@ -227,12 +187,7 @@ def test_changed_tables_and_pages_are_named(copy):
 def test_a_verdict_that_the_verifier_would_not_give_is_found_by_regrading(copy, capsys, no_rebuild):
     """Samples, letters and checksums all forged alike: only judging anew can tell."""
     run = run_of(copy, "sft")
-    path = run / "samples" / "harder.jsonl.gz"
-    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-    wrong = next(i for i, row in enumerate(rows) if row["reason"] != "correct")
-    rows[wrong]["reason"] = "correct"
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    rows = change_sample(run / "samples" / "harder.jsonl.gz")
 
     def change(scores: dict) -> None:
         entry = scores["benchmarks"]["harder"]
@@ -245,17 +200,9 @@ def test_a_verdict_that_the_verifier_would_not_give_is_found_by_regrading(copy, 
     assert "harder is not what" in capsys.readouterr().out
 
 
-def test_a_directory_without_a_study_is_one_line(tmp_path, capsys):
-    assert main(["audit", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
 def test_damaged_parent_weights_stop_the_run_that_starts_from_them(copy):
     cell = small_cells()["grpo"]
     shutil.rmtree(copy / "runs" / cell.run_id)
-    path = copy / "runs" / cell.parent.run_id / "model" / "model.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-9] ^= 1
-    path.write_bytes(bytes(data))
+    flip_bit(copy / "runs" / cell.parent.run_id / "model" / "model.safetensors")
     with pytest.raises(ValueError, match="was damaged after the run ended"):
         run_cell(cell, copy, lambda *_: None)

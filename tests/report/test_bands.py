@@ -58,13 +58,9 @@ def test_a_band_holds_a_further_world_about_as_often_as_it_says():
     assert 8 / 9 - 0.06 < np.mean(inside) < 8 / 9 + 0.08
 
 
-@pytest.mark.parametrize("seed", [100, 101, 102])
-def test_a_further_world_of_an_independent_loop_is_within(seed):
-    found = judged(bandit(seed))
+def test_a_further_world_of_an_independent_loop_is_within_and_one_that_goes_wrong_is_not():
+    found = judged(bandit(100))
     assert found.outside == () and found.text() == "reward: within the band, steps 1 to 40"
-
-
-def test_a_loop_that_goes_wrong_at_a_step_is_off_from_there():
     curve = bandit(100)
     curve[24:] = 0.2  # from step 25; a mean over five steps sees it two steps before
     found = judged(curve)
@@ -77,7 +73,6 @@ def test_a_loop_that_goes_wrong_at_a_step_is_off_from_there():
     ("settings", "kept"),
     [
         (None, [1.5, 0.2]),
-        ({"distillation": "kl", "leave_out": "nothing"}, [1.5, 0.2]),
         ({"distillation": "nll_masked"}, [1.5, 0.2]),
         ({"distillation": "nll"}, [2.0, 0.4]),
         ({"leave_out": "choice"}, [0.9, 0.1]),
@@ -125,10 +120,9 @@ def test_the_file_has_every_method_and_our_own_world_lies_within(root, tmp_path,
     path = tmp_path / "curves.csv"
     curves(root, 4).to_csv(path, index=False)
     words = ["check-port", str(path), "--method", "sgpo", "--out", str(root)]
-    assert main([*words, "--world", "4"]) == 0
+    assert main(words) == 0
     out = capsys.readouterr().out
     assert "reward: within the band, steps 1 to 40" in out and "alpha: within" in out
-    assert "own run in world 4: reward +0.000 on average, at most 0.000 away" in out
     curves(root, 4).drop(columns="alpha").to_csv(path, index=False)
     twin = root.parent / "twin"
     shutil.copytree(root, twin)
@@ -157,15 +151,6 @@ def test_a_mistake_in_the_curves_is_one_line(root, tmp_path, capsys, text, compl
     path.write_text(text)
     assert main(["check-port", str(path), "--method", "sgpo", "--out", str(root)]) == 2
     assert complaint in capsys.readouterr().err
-
-
-def test_a_method_without_a_band_is_one_line(root, tmp_path, capsys):
-    path = tmp_path / "curves.csv"
     path.write_text("step,reward\n1,0.5\n")
     assert main(["check-port", str(path), "--method", "nobody", "--out", str(root)]) == 2
     assert "no band; there are " in capsys.readouterr().err
-
-
-def test_a_method_without_a_mask_keeps_its_whole_divergence():
-    rows = pd.DataFrame({"kl_mean": [0.5, 0.25]})
-    assert bands.unused_share(rows, {}).tolist() == [0.0, 0.0]

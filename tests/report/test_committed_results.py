@@ -66,14 +66,11 @@ def test_every_method_had_the_same_number_of_trials_and_none_saw_a_test_set():
         assert set(trials[row["run_id"]].object("scores.json")["benchmarks"]) == {"minidev"}
 
 
-def readme_examples() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (RESULTS.parent / "README.md").read_text(), re.DOTALL)
-
-
 def test_the_documented_lines_give_the_numbers_of_table_1(monkeypatch, capsys):
     monkeypatch.chdir(RESULTS.parents[1])
     names: dict = {}
-    for example in readme_examples():
+    text = (RESULTS.parent / "README.md").read_text()
+    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(example, names)
     frame = names["verdicts"]
     assert set(frame.budget) == {1.0}

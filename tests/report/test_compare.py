@@ -134,12 +134,11 @@ def test_mistakes_are_one_line(results, monkeypatch, capsys, arguments, said):
 
 def test_a_damaged_samples_file_is_one_line(results, monkeypatch, capsys):
     monkeypatch.setenv("SGPO_RESULTS", str(results))
-    (results / "mine" / "runs" / "first" / "samples" / "other.jsonl.gz").write_bytes(b"no gzip")
+    runs = results / "mine" / "runs"
+    (runs / "first" / "samples" / "other.jsonl.gz").write_bytes(b"no gzip")
     assert main(["compare", "first"]) == 2
     assert "other.jsonl.gz: no samples file, or a damaged one" in capsys.readouterr().err
-    assert (
-        find_run(str(results / "mine" / "runs" / "second"), results, "samples").run_id == "second"
-    )
+    assert find_run(str(runs / "second"), results, "samples").run_id == "second"
 
 
 def test_formulas_become_mathml_and_nothing_becomes_markup():

@@ -34,13 +34,6 @@ def test_a_stored_and_a_running_run_side_by_side(study, monkeypatch, capsys):
     assert "held-out" not in shown
 
 
-def test_bars_share_one_scale_and_a_constant_is_flat():
-    frames = {"a": pd.DataFrame({"loss": [0.0, 8.0]}), "b": pd.DataFrame({"loss": [4.0, 4.0]})}
-    a, b = lines_of(curves.terminal(frames), "loss (0 to 8)")
-    assert "▁█" in a and "▅▅" in b
-    assert "▁▁" in curves.terminal({"b": frames["b"]})
-
-
 def test_a_png_is_drawn(study, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("SGPO_RESULTS", str(study.parent))
     names = [run_dir(study, "qwen-m", m, 0).name for m in ("sgpo", "sft")]
@@ -48,6 +41,9 @@ def test_a_png_is_drawn(study, monkeypatch, capsys, tmp_path):
     assert main(["curves", *names, "--out", str(tmp_path / "c.bmp")]) == 2
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert "c.png: 2 runs" in capsys.readouterr().out
+    frames = {"a": pd.DataFrame({"loss": [0.0, 8.0]}), "b": pd.DataFrame({"loss": [4.0, 4.0]})}
+    a, b = lines_of(curves.terminal(frames), "loss (0 to 8)")  # bars share one scale
+    assert "▁█" in a and "▅▅" in b
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,7 @@ NUM_TYPES = 16
 # results/mini/verdicts.parquet (edition 1: 5 seeds, 16 types, 500 problems).
 COMPONENTS = {
     "SGPO, mini-Qwen2-S": (5.1, 35.7, 6.7, 7.7, 18.5),
-    "SGPO - SFT+GRPO, mini-Qwen2-S": (5.3, 5.6, 6.8, 2.4, 22.3),
     "SGPO - SFT+GRPO, mini-Qwen2-M": (1.7, 9.2, 6.6, 2.6, 20.9),
-    "SGPO - HPT, mini-Qwen2-M": (2.5, 26.1, 3.1, 10.9, 26.1),
     "SGPO - LUFFY, mini-Llama-M": (0.0, 6.0, 9.1, 1.2, 12.5),
 }
 
@@ -74,7 +72,7 @@ def test_a_95_percent_interval_covers_in_95_of_100_studies(name, num_units):
 
 @pytest.mark.parametrize("num_units", [5, 20])
 def test_worlds_with_problems_of_their_own_are_covered_by_their_spread(num_units):
-    scores, clusters = simulated(COMPONENTS["SGPO - HPT, mini-Qwen2-M"], num_units, own=True)
+    scores, clusters = simulated(COMPONENTS["SGPO, mini-Qwen2-S"], num_units, own=True)
     assert 0.93 <= coverage(means(scores, clusters, shared=False)) <= 0.97
 
 
@@ -155,11 +153,6 @@ def test_one_type_alone_has_no_small_sample_correction():
         assert Clusters.of([["a"]] * number, [number]).small_sample == (1.0, 1.0)
         both = Clusters.of([["a"]] * number + [["a"]] * 3, [number, 3])
         assert both.small_sample == (1.0, 1.0)
-
-
-def test_a_problem_of_three_types_is_refused():
-    with pytest.raises(AssertionError, match="one type or two"):
-        Clusters.of([["a", "b", "c"]], [1])
 
 
 def test_two_types_of_a_problem_are_counted_once():

@@ -12,10 +12,10 @@ from synthetic_worlds import FLAT, SEEDS, TYPES, offered, prior, write_worlds
 
 from benchmarks.cli import main
 from benchmarks.report import estimates, explain_gap, worlds
-from benchmarks.report.figures import delta_classes, regime, when
+from benchmarks.report.figures import gains, mechanism
 from benchmarks.store.load import load_study
 from benchmarks.store.runs import StudyError
-from benchmarks.store.stats import slope
+from benchmarks.store.stats import slope, units_needed
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +32,14 @@ def by_prior(seed: int) -> list[str]:
     return sorted(TYPES, key=lambda kind: prior(seed, kind))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_third_of_the_types_is_that_of_their_world(study, seed):
-    thirds = worlds.thirds_of_types(study, seed)
-    names = by_prior(seed)
-    assert [thirds[name] for name in names] == ["hard"] * 4 + ["middle"] * 4 + ["easy"] * 4
-
-
 def test_thirds_are_of_all_types_where_few_problems_are_asked(study):
     few = tuple(dataclasses.replace(b, num_problems=2) for b in study.benchmarks)
     cut = dataclasses.replace(study, benchmarks=few)
-    assert worlds.thirds_of_types(cut, 3) == worlds.thirds_of_types(study, 3)
+    thirds = worlds.thirds_of_types(study, 3)
+    assert worlds.thirds_of_types(cut, 3) == thirds
+    assert [thirds[name] for name in by_prior(3)] == [
+        third for third in ("hard", "middle", "easy") for _ in range(4)
+    ]
     with pytest.raises(StudyError, match="lacks the types of world 77"):
         worlds.thirds_of_types(study, 77)
 
@@ -73,14 +70,14 @@ def test_the_masked_share_is_of_the_kl_that_was_offered(study):
 
 
 def test_the_figure_of_delta_draws_each_class_and_says_it(study):
-    left, _ = delta_classes.figure(study).axes[:2]
+    left, _ = mechanism.DELTA.draw(study).axes[:2]
     drawn = {
         line.get_label(): line.get_ydata() for line in left.lines if len(line.get_ydata()) == 7
     }
     assert drawn["first token of a completion"].tolist() == [100, 100, 100, 0, 0, 0, 0]
     assert drawn["all other tokens"].tolist() == [0] * 7
     hard = worlds.masked_share(study, "qwen-m", "sgpo", ["hard"]).mean
-    assert f"δ = 1 masks {hard:.0f}% of the KL" in delta_classes.message(study)
+    assert f"δ = 1 masks {hard:.0f}% of the KL" in mechanism.delta_message(study)
 
 
 # explain-gap -------------------------------------------------------------------------------------
@@ -119,34 +116,26 @@ def test_a_gap_is_taken_apart_by_what_adds_up_to_it(root, study):
     assert "KL masked, %" in {line.part for line in lines if line.difference is None}
 
 
-def test_runs_are_compared_in_their_world_and_mistakes_are_one_line(root, study, tmp_path, capsys):
-    runs = [run_dir(root, "qwen-m", method, 2).name for method in ("sgpo", "sgpo_no_clip")]
-    out = tmp_path / "gap.png"
-    assert main(["explain-gap", *runs, "--out", str(root), "--figure", str(out)]) == 0
+def test_the_account_is_printed_and_drawn_and_mistakes_are_one_line(root, tmp_path, capsys):
+    out, words = tmp_path / "gap.png", ["explain-gap", "sgpo", "sgpo_no_clip", "--out", str(root)]
+    assert main([*words, "--figure", str(out)]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "SGPO minus SGPO w/o KL clipping on Qwen-M, 1 world:" in text and out.exists()
+    assert "SGPO minus SGPO w/o KL clipping on Qwen-M, 6 worlds:" in text and out.exists()
     assert "SGPO masks 100% of the KL, SGPO w/o KL clipping 0%" in text
-    other = run_dir(root, "qwen-m", "grpo", 3).name
     for words, complaint in (
-        (["sgpo", "nobody"], "nobody: must be two runs, or two methods of base, sft"),
-        ([runs[0], other], "must be runs of one model and seed"),
+        (["sgpo", "nobody"], "nobody: must be a method of the study: base, sft"),
         (["sgpo", "sgpo_nll", "--model", "qwen-s"], "must be one that both have: qwen-m"),
     ):
         assert main(["explain-gap", *words, "--out", str(root)]) == 2
         assert complaint in capsys.readouterr().err
 
 
-def test_two_runs_need_no_other_world_of_their_methods(root, tmp_path):
-    shutil.copytree(root, tmp_path / "mini", ignore=shutil.ignore_patterns("samples"))
+def test_a_missing_run_leaves_no_account(root, tmp_path):
+    shutil.copytree(root, tmp_path / "mini")
     shutil.rmtree(run_dir(tmp_path / "mini", "qwen-m", "grpo", 5))
-    study = load_study(tmp_path / "mini")
-    runs = [run_dir(root, "qwen-m", method, 2).name for method in ("sgpo", "grpo")]
-    whole = explain_gap.lines_of(explain_gap.pair_of(study, *runs, None))[0].difference
-    keys = [b.key for b in study.benchmarks]
-    ours, theirs = (np.mean([scored(root, m, 2, k).mean() for k in keys]) for m in ("sgpo", "grpo"))
-    assert whole.mean == pytest.approx(ours - theirs)
+    pair = explain_gap.pair_of(load_study(tmp_path / "mini"), "sgpo", "grpo", None)
     with pytest.raises(ValueError, match="not all of its runs are there"):
-        explain_gap.lines_of(explain_gap.pair_of(study, "sgpo", "grpo", None))
+        explain_gap.lines_of(pair)
 
 
 def test_direct_sft_masks_nothing_and_what_is_left_out_teaches_nothing(root, tmp_path):
@@ -181,17 +170,21 @@ def test_a_slope_is_a_standard_deviations_with_the_t_of_its_worlds():
 
 
 def test_what_the_gain_is_held_against(study):
-    found = when.effects(study, "grpo")
-    gains = {
-        b: np.subtract(*(
-            estimates.accuracy(study, "qwen-m", m, "average", None, b).of.units
-            for m in ("sgpo", "grpo")
-        )) for b in (0.25, 0.5, 1.0, 2.0)
-    }  # fmt: skip
-    each = np.polyfit([-2, -1, 0, 1], np.stack([*gains.values()]), 1)[0]
-    assert found["twice the budget"].mean == pytest.approx(each.mean())
+    found = gains.when(study, "grpo")
+    gaps = np.stack(
+        [
+            np.subtract(*(
+                estimates.accuracy(study, "qwen-m", m, "average", None, b).of.units
+                for m in ("sgpo", "grpo")
+            ))
+            for b in (0.25, 0.5, 1.0, 2.0)
+        ]
+    )  # fmt: skip
+    # By hand: least squares over log2 of the budget, whose places are half a step around 0.
+    slopes = np.array([-1.5, -0.5, 0.5, 1.5]) @ gaps / 5
+    assert found["twice the budget"].mean == pytest.approx(slopes.mean())
     fidelity = 0.8 + 0.03 * np.array(SEEDS)
-    expected = np.polyfit(fidelity, gains[1.0], 1)[0] * fidelity.std(ddof=1)
+    expected = np.polyfit(fidelity, gaps[2], 1)[0] * fidelity.std(ddof=1)
     assert found["teacher more faithful, +1 SD"].mean == pytest.approx(expected)
     gap = [
         np.subtract(*(
@@ -200,16 +193,33 @@ def test_what_the_gain_is_held_against(study):
         )) for s in SEEDS
     ]  # fmt: skip
     assert found["hardest third of problems\nminus easiest"].mean == pytest.approx(np.mean(gap))
-    assert "twice the budget" not in when.effects(study, "sgpo_nll")
-    assert f"{found['twice the budget'].mean:+.1f} [" in when.message(study)
-    right = when.figure(study).axes[1]
+    assert "twice the budget" not in gains.when(study, "sgpo_nll")
+    assert f"{found['twice the budget'].mean:+.1f} [" in gains.when_message(study)
+    right = gains.WHEN.draw(study).axes[1]
     assert [text.get_text() for text in right.texts] == ["not run"]
 
 
 def test_the_types_of_each_world_are_counted_at_each_stage(study):
-    found = regime.shares(study, "qwen-m", "grpo", "unguided")
+    found = mechanism.shares_of_types(study, "qwen-m", "grpo", "unguided")
     for seed in SEEDS:
         rates = [min(1.0, 4 * prior(seed, kind)) for kind in TYPES]
         low, high = (sum(rate < 0.15 for rate in rates), sum(rate > 0.85 for rate in rates))
         assert found[seed] * 12 == pytest.approx([low, 12 - low - high, high])
-    assert "SFT+GRPO leaves open: Qwen-S 42% to 42% of the types" in regime.message(study)
+    assert "SFT+GRPO leaves open: Qwen-S 42% to 42% of the types" in mechanism.regime_message(study)
+
+
+# Power -------------------------------------------------------------------------------------------
+
+
+def test_every_pair_has_a_row_with_the_worlds_that_it_needs(root, study, tmp_path, capsys):
+    assert main(["power", "--effect", "5", "--out", str(root)]) == 0
+    text = capsys.readouterr().out
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| Q")]
+    assert len(rows) == 2 * 6 and "found (two-sided, p below 0.05) in 80 of 100" in text
+    gain = estimates.gain(study, "qwen-m", "sgpo", "grpo")
+    row = next(r for r in rows if r[:2] == ["Qwen-M", "SGPO - SFT+GRPO"])
+    assert row[2:4] == ["6", f"{gain.mean:+.1f}"] and row[6] == f"{gain.of.detectable():.1f}"
+    assert row[7] == str(units_needed(gain.of, 5.0, own_problems=True))
+    assert main(["power", "--effect", "0", "--out", str(root)]) == 2
+    assert "--effect 0: must be a number of points above 0" in capsys.readouterr().err
+    assert main(["power", "--effect", "1", "--out", str(tmp_path)]) == 2

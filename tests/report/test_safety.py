@@ -6,9 +6,10 @@ import json
 
 import pytest
 from html_tags import Tags
-from synthetic_study import write_study
+from synthetic_study import change, save_empty
 
 from benchmarks.cli import main
+from benchmarks.report import artefact
 from benchmarks.report.build import build
 from benchmarks.report.document import (
     Bullets,
@@ -25,19 +26,13 @@ from sgpo.core.files import inside
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "a/../../x", "..", ".", "", "a/../..", "a\0b"]
+    "name", ["../x", "/etc/passwd", "a/../../x", "..", ".", "", "a\0b", "link/passwd"]
 )
 def test_a_name_from_data_cannot_leave_its_directory(tmp_path, name):
-    with pytest.raises(ValueError, match="is no path below|names .* itself"):
-        inside(tmp_path, name)
-
-
-def test_a_name_cannot_leave_by_a_link(tmp_path):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "link").symlink_to("/etc")
+    (tmp_path / "link").symlink_to("/etc")
     with pytest.raises(ValueError):
-        inside(tmp_path / "runs", "link/passwd")
-    assert inside(tmp_path / "runs", "a/b..c") == tmp_path / "runs" / "a" / "b..c"
+        inside(tmp_path, name)
+    assert inside(tmp_path, "a/b..c") == tmp_path / "a" / "b..c"
 
 
 def test_a_hostile_study_file_is_refused_in_one_line(tmp_path, capsys):
@@ -100,21 +95,21 @@ def test_no_text_in_any_block_becomes_markup(attack, tmp_path):
     assert {row.count("|") for row in rows} == {4}  # none opens a column
 
 
-def test_a_report_of_hostile_runs_is_harmless(tmp_path):
-    root = write_study(tmp_path / "mini")
-    runs = sorted(p for p in (root / "runs").iterdir() if "-grpo-" in p.name)
+def test_a_report_of_hostile_runs_is_harmless(study, monkeypatch):
+    monkeypatch.setattr(artefact, "save", save_empty)
+    runs = sorted(p for p in (study / "runs").iterdir() if "-grpo-" in p.name)
     for run, attack in zip(runs, ATTACKS, strict=False):
-        result = json.loads((run / "result.json").read_text())
-        result |= {"status": "diverged", "diverged_reason": attack}
-        (run / "result.json").write_text(json.dumps(result))
-        environment = json.loads((run / "environment.json").read_text())
-        environment |= {"cpu": attack, "machine": attack}
-        (run / "environment.json").write_text(json.dumps(environment))
-    study = json.loads((root / "study.json").read_text())
-    study["models"][0]["label"] = ATTACKS[0]
-    study["methods"][3]["label"] = ATTACKS[1]
-    (root / "study.json").write_text(json.dumps(study))
-    build(root)
-    page = (root / "report.html").read_text()
+        told = {"status": "diverged", "diverged_reason": attack}
+        change(run / "result.json", lambda r, told=told: r.update(told))
+        told = {"cpu": attack, "machine": attack}
+        change(run / "environment.json", lambda e, told=told: e.update(told))
+
+    def relabel(plan: dict) -> None:
+        plan["models"][0]["label"] = ATTACKS[0]
+        plan["methods"][3]["label"] = ATTACKS[1]
+
+    change(study / "study.json", relabel)
+    build(study)
+    page = (study / "report.html").read_text()
     assert unsafe(page) == []
     assert ATTACKS[0] in Tags(page).text and ATTACKS[1] in Tags(page).text

@@ -17,12 +17,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend must be chosen first)
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from benchmarks.report.estimates import Score  # noqa: E402
 from benchmarks.report.measures import WINDOW  # noqa: E402
 from benchmarks.store.records import NOT_RUN, Run, Study  # noqa: E402
+from benchmarks.store.stats import Estimate  # noqa: E402
 from sgpo.core.files import write_bytes  # noqa: E402
 
 # Okabe and Ito's palette and, for SGPO's variants, Paul Tol's muted scheme: told apart under the
@@ -43,16 +43,11 @@ LOOKS = {
     "sgpo_nll": ("#882255", "--", "o"),
     "sgpo_reverse": ("#332288", "-.", "v"),
 }
-SHADES = ("#D55E00", "#332288", "#CC79A7", "#000000", "#AA9900", "#882255")  # of SGPO's settings
 DASHES = ("-", "--", "-.", ":", (0, (6, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-CLASS_LOOKS = {  # token class: colour, hatch, name
-    "choice": ("#D55E00", "", "decision: choice of the plan"),
-    "commitment": ("#E69F00", "//", "decision: go on or guess"),
-    "style": ("#CC79A7", "..", "style"),
-    "routine": ("#BBBBBB", "", "routine"),
-}
 INK = "#222222"
 WARNING = "#8A1C1C"
+
+Value = float | Estimate | Score  # a place in a panel
 
 _SETTINGS = {
     "font.family": "DejaVu Sans",
@@ -132,19 +127,6 @@ def legend(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
                   ncols=min(columns, len(found) or 1), handlelength=2.8)  # fmt: skip
 
 
-def class_look(kind: str) -> dict[str, str]:
-    """How a bar of a token class is filled."""
-    colour, hatch, _ = CLASS_LOOKS[kind]
-    return {"facecolor": colour, "hatch": hatch, "edgecolor": "white"}
-
-
-def class_legend(figure: Figure, axis: Axes | None = None, columns: int = 4) -> None:
-    """The token classes, and what is labelled in ``axis``, below all panels."""
-    handles = [Patch(label=name, **class_look(kind)) for kind, (_, _, name) in CLASS_LOOKS.items()]
-    handles += axis.get_legend_handles_labels()[0] if axis else []
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8)
-
-
 def absent(axis: Axes, what: str = "", why: str = NOT_RUN) -> None:
     """A line inside the panel that says what it lacks."""
     taken = sum(text.get_color() == WARNING for text in axis.texts)
@@ -158,29 +140,25 @@ def zero(axis: Axes, *, upright: bool = False) -> None:
 
 
 def points(
-    axis: Axes, x: Sequence[float | Score | None], y: Sequence[float | Score | None], **changes: Any
+    axis: Axes, x: Sequence[Value | None], y: Sequence[Value | None], **changes: Any
 ) -> None:
     """Marks at ``x``, ``y`` with a whisker along each coordinate that has an interval; a place
     without a number is left out."""
     known = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
-    x, y = ([pair[i] for pair in known] for i in (0, 1))
+    (x, x_arms), (y, y_arms) = (_with_arms([pair[i] for pair in known]) for i in (0, 1))
     drawn = {"linestyle": "none", "marker": "o", "markersize": 5, "capsize": 2.5} | changes
-    bars = {"xerr": _arms(x), "yerr": _arms(y), "elinewidth": 1.2}
-    axis.errorbar([*map(_place, x)], [*map(_place, y)], **bars, **drawn)
+    axis.errorbar(x, y, xerr=x_arms, yerr=y_arms, elinewidth=1.2, **drawn)
 
 
-def _place(value: float | Score) -> float:
-    return value.mean if isinstance(value, Score) else value
-
-
-def _arms(values: Sequence[float | Score]) -> np.ndarray | None:
-    """Lengths below and above the means, [2, N], 0 for a mean alone; rounding can put a bound a
-    hair inside."""
-    if not values or not all(isinstance(v, Score) for v in values):
-        return None
-    found = [v.interval for v in values]
+def _with_arms(values: Sequence[Value]) -> tuple[list[float], np.ndarray | None]:
+    """Places, and lengths below and above them, [2, N], 0 for a mean alone; rounding can put a
+    bound a hair inside."""
+    found = [v.interval if isinstance(v, Score) else v for v in values]
+    if not found or not isinstance(found[0], Estimate):
+        return found, None
+    means = [i.mean for i in found]
     lengths = [[i.mean - i.low for i in found], [i.high - i.mean for i in found]]
-    return np.nan_to_num(np.maximum(lengths, 0.0))
+    return means, np.nan_to_num(np.maximum(lengths, 0.0))
 
 
 def seed_curves(runs: Sequence[Run], metric: str, window: int = WINDOW) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.report import estimates
+from benchmarks.report import estimates, measures
 from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.document import Cell, Table, frame, row
 from benchmarks.report.estimates import AVERAGE, Score
@@ -26,6 +26,7 @@ from benchmarks.store.stats import interval_text
 PAPER_RESULTS = Path(__file__).resolve().parents[3] / "results" / "paper" / "results.csv"
 REFERENCE = "sgpo"
 DIFFERENCE = "difference_to_sgpo"
+DIGITS = 6  # of percents, after the point
 
 
 def models(study: Study) -> list[str]:
@@ -41,10 +42,15 @@ def models(study: Study) -> list[str]:
     ]
 
 
-def model_of(study: Study) -> str | None:
-    """The model that SGPO's variants are planned on; None when the study plans none."""
+def variant_models(study: Study) -> list[str]:
+    """The model that SGPO's variants are planned on, the first of the study's; [] without them."""
     planned = {cell.model for cell in study.cells if cell.method in SGPO_VARIANTS}
-    return next((model.key for model in study.models if model.key in planned), None)
+    return [model.key for model in study.models if model.key in planned][:1]
+
+
+def model_of(study: Study) -> str | None:
+    """The one of :func:`variant_models`."""
+    return next(iter(variant_models(study)), None)
 
 
 # Numbers ------------------------------------------------------------------------------------------
@@ -79,10 +85,7 @@ def accuracy_rows(study: Study, needs: Sequence[Need], *, difference: bool = Fal
             found.append(_record((model, method, key), score, runs_of(model, method), sizes[key]))
     for model, method in needs if difference else ():
         runs, place = runs_of(model, method, REFERENCE), (model, method, DIFFERENCE)
-        ours, theirs = (
-            estimates.accuracy(study, model, m, AVERAGE, seeds[model]) for m in (method, REFERENCE)
-        )
-        score = ours - theirs if runs and ours and theirs else None
+        score = estimates.gain(study, model, method, REFERENCE, seeds=seeds[model])
         found.append(_record(place, score, runs, sizes[AVERAGE]))
     return frame(found)
 
@@ -91,13 +94,12 @@ def _record(
     place: tuple[str, str, str], score: Score | None, runs: Sequence[Run], size: tuple[int, str]
 ) -> dict[str, object]:
     diverged = any(run.diverged for run in runs)
-    absent = "diverged" if diverged else NOT_RUN
-    interval = score.interval if score else None
+    values = ["diverged" if diverged else NOT_RUN] * 3
+    if score:
+        values = [round(v, DIGITS) for v in (score.mean, score.interval.low, score.interval.high)]
     return {
         **dict(zip(("model", "method", "benchmark"), place, strict=True)),
-        "mean": interval.mean if interval else absent,
-        "ci_low": interval.low if interval else absent,
-        "ci_high": interval.high if interval else absent,
+        **dict(zip(("mean", "ci_low", "ci_high"), values, strict=True)),
         "num_seeds": score.num_seeds if score else 0,
         "num_problems": size[0],
         "k": size[1],
@@ -111,6 +113,7 @@ def shown(
     rows: pd.DataFrame,
     labels: dict[str, str] | None = None,
     *,
+    columns: dict[str, str] | None = None,
     one_model: bool = False,
     best: bool = False,
 ) -> Table:
@@ -118,10 +121,11 @@ def shown(
 
     Args:
         labels: method -> name in this table; None: the study's.
+        columns: what stands for a benchmark in ``rows`` -> name; None: benchmarks and average.
         one_model: leave the model's column out.
         best: the RL method of a model that is above all others of a column in bold.
     """
-    keys = {b.key: b.label for b in study.benchmarks} | {AVERAGE: "Average"}
+    keys = columns or {b.key: b.label for b in study.benchmarks} | {AVERAGE: "Average"}
     if DIFFERENCE in set(rows["benchmark"]):
         keys[DIFFERENCE] = "Difference to SGPO"
     head = ("Variant",) if one_model else ("Model", "Method")
@@ -163,11 +167,11 @@ def cell_text(cell) -> str:
 
 def so_far(study: Study, cell) -> str:
     """What a row whose seeds have not all ended says: "52.1 (1 of 5 seeds)", without an interval;
-    "not run" where none has, or where the number is a difference."""
+    "not run" where none has, or where the number is no accuracy."""
     runs = [r for r in study.runs_so_far(cell.model, cell.method) if r.accuracy]
     every = [benchmark.key for benchmark in study.benchmarks]
     names = every if cell.benchmark == AVERAGE else [cell.benchmark]
-    if cell.benchmark == DIFFERENCE or not runs:
+    if cell.benchmark not in (*every, AVERAGE) or not runs:
         return NOT_RUN
     means = [run.accuracy[name].mean() for run in runs for name in names]
     planned = len(study.cells_of(cell.model, cell.method))
@@ -278,7 +282,6 @@ class Comparison:
             self.caption,
             rows=lambda study: accuracy_rows(study, self.needs(study), difference=True),
             table=lambda study, rows: shown(study, rows, dict(self.rows), one_model=self.variants),
-            digits=6,
             paper=partial(paper_table, self.name) if self.name in PRINTED else None,
             extended=True,
         )
@@ -319,11 +322,6 @@ def _main_needs(study: Study) -> list[Need]:
     return [(model, method) for model in models(study) for method in study.method_order]
 
 
-def _variant_model(study: Study) -> list[str]:
-    model = model_of(study)
-    return [model] if model else []
-
-
 def _planned_with(method: str, candidates: Callable[[Study], Sequence[str]]):
     """Those models on which ``method`` is planned, without which there is no such table."""
     return lambda study: [m for m in candidates(study) if study.cells_of(m, method)]
@@ -337,7 +335,6 @@ TABLE1 = Artefact(
     _main_caption,
     rows=lambda study: accuracy_rows(study, _main_needs(study)),
     table=partial(shown, best=True),
-    digits=6,
     paper=partial(paper_table, "table1"),
 )
 TABLE2 = Comparison(
@@ -352,7 +349,7 @@ TABLE2 = Comparison(
         ("sgpo_no_selection", "w/o target selection"),
         ("sgpo_fixed_alpha", "w/o adaptive weighting"),
     ),
-    on=_variant_model,
+    on=variant_models,
     about="w/o strategy distillation is SFT+GRPO of Table 1, with its own tuned learning rate and "
     "all samples autonomous.",
     variants=True,
@@ -361,14 +358,14 @@ TABLE3 = Comparison(
     "table3",
     "Table 3: KL distillation against direct SFT on guided completions",
     ((REFERENCE, "KL distillation"), ("sgpo_nll", "Direct SFT")),
-    on=_variant_model,
+    on=variant_models,
     variants=True,
 )
 TABLE6 = Comparison(
     "table6",
     "Table 6: direction of the KL",
     ((REFERENCE, "Forward KL"), ("sgpo_reverse", "Reverse KL")),
-    on=_variant_model,
+    on=variant_models,
     variants=True,
 )
 TABLE7 = Comparison(
@@ -379,7 +376,7 @@ TABLE7 = Comparison(
         ("sgpo_fixed_alpha", "Fixed alpha=1.0"),
         ("sgpo_group_alpha", "Group-advantage"),
     ),
-    on=_variant_model,
+    on=variant_models,
     variants=True,
 )
 BEYOND = Comparison(
@@ -396,7 +393,7 @@ BEYOND = Comparison(
         ("sgpo_frozen", "the teacher keeps its first weights"),
         ("sgpo_meanlogp", "Eq. 4 with the mean log-probability"),
     ),
-    on=_variant_model,
+    on=variant_models,
     variants=True,
 )
 KIN = Comparison(
@@ -432,5 +429,53 @@ MASK = Comparison(
     on=_planned_with("sgpo_nll_masked", lambda study: experiments.MASK_MODELS),
     about="Table 3 changes two things at once: the KL of SGPO leaves out tokens above delta, "
     "direct SFT leaves out none. Here loss and mask are varied one at a time.",
+)
+
+
+# pass@k and maj@k: what more samples are worth, and whether training narrows it -------------------
+
+SAMPLED = ("base", "grpo", "hpt", "luffy", REFERENCE)
+
+
+def _sampled_needs(study: Study) -> list[Need]:
+    """None where no benchmark has enough samples a problem."""
+    planned = [(model, method) for model in models(study) for method in SAMPLED]
+    return [need for need in planned if measures.largest_k(study) and study.cells_of(*need)]
+
+
+def _sampled_rows(study: Study) -> pd.DataFrame:
+    sets = measures.benchmarks_of(study)
+    size = sum(b.num_problems for b in sets), "/".join(str(b.k) for b in sets)
+    found = []
+    for model, method in _sampled_needs(study):
+        runs = study.runs_of(model, method, scored=True)
+        for kind in measures.KINDS:
+            score = measures.of_samples(study, model, method, kind)
+            found.append(_record((model, method, kind), score, runs, size))
+    return frame(found)
+
+
+def _sampled_caption(study: Study) -> str:
+    sets = "; ".join(
+        f"{b.label} n={b.num_problems}, {b.k} samples" for b in measures.benchmarks_of(study)
+    )
+    return (
+        f"What more samples are worth ({study.profile} profile), percent, mean and 95% interval "
+        f"over {_over(study, _sampled_needs(study))}. pass@k: unbiased, the chance that one of "
+        f"{measures.largest_k(study)} samples is correct. maj@k: the share of problems whose "
+        f"commonest answer of all samples is correct, a tie by its share; answers that the "
+        f"verifier calls equal are one. Mean of {sets}. " + f'"{NOT_RUN}": a run is missing, or '
+        f"was evaluated without keeping its answers; made by: {study.command('passk')}"
+    )
+
+
+PASSK = Artefact(
+    "passk",
+    "Past the paper: pass@k and maj@k",
+    "scores",
+    _sampled_needs,
+    _sampled_caption,
+    rows=_sampled_rows,
+    table=partial(shown, columns=dict(zip(measures.KINDS, measures.KINDS, strict=True))),
 )
 VARIANT_TABLES = (TABLE2, TABLE3, TABLE6, TABLE7, BEYOND)

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.report import claims, estimates
 from benchmarks.report.artefact import Artefact, Made, nothing
 from benchmarks.report.document import (
@@ -24,8 +22,7 @@ from benchmarks.report.document import (
 )
 from benchmarks.report.estimates import AVERAGE
 from benchmarks.store import stats
-from benchmarks.store.records import GRADERS_FILE, NOT_RUN, Study, read_object
-from benchmarks.store.runs import StudyError
+from benchmarks.store.records import GRADERS_FILE, NOT_RUN, Run, Study, StudyError, read_object
 from sgpo.core.files import write_text
 
 LABELS = {"ours": "ours", "stock": "Math-Verify", "exact": "exact text"}
@@ -41,32 +38,26 @@ def graded(study: Study) -> dict[str, Study]:
     path = study.root / GRADERS_FILE
     found = read_object(path)["runs"] if path.exists() else {}
     runs = {run_id: run for run_id, run in study.runs.items() if run_id in found}
-    if not runs:
-        return {}
     sizes = {b.key: b for b in study.benchmarks}
 
-    def matrix(run_id: str, key: str, letters: list[str]) -> np.ndarray:
-        where, again = f"{GRADERS_FILE}, {run_id}, {key}", f"{_command(study)} again"
-        if key not in sizes:
-            raise StudyError(f"{where}: study.json has no such benchmark; run {again}")
-        number, k = sizes[key].num_problems, sizes[key].k
-        try:
-            return stats.correct_matrix(letters, num_problems=number, k=k, where=where)
-        except stats.StatsError as error:
-            what = str(error).removesuffix("; evaluate the run again")
-            raise StudyError(f"{what}; run {again}") from error
+    def judged(run_id: str, grader: str) -> Run:
+        correct = {}
+        for key, by in found[run_id].items():
+            where, again = f"{GRADERS_FILE}, {run_id}, {key}", f"{_command(study)} again"
+            if key not in sizes:
+                raise StudyError(f"{where}: study.json has no such benchmark; run {again}")
+            number, k = sizes[key].num_problems, sizes[key].k
+            try:
+                correct[key] = stats.correct_matrix(
+                    by[grader], num_problems=number, k=k, where=where
+                )
+            except stats.StatsError as error:
+                what = str(error).removesuffix("; evaluate the run again")
+                raise StudyError(f"{what}; run {again}") from error
+        return replace(runs[run_id], budgets={1.0: correct}, answers={})
 
-    def correct(run_id: str, grader: str) -> Mapping[str, np.ndarray]:
-        return {key: matrix(run_id, key, by[grader]) for key, by in found[run_id].items()}
-
-    others = {
-        grader: {
-            i: replace(run, budgets={1.0: correct(i, grader)}, answers={})
-            for i, run in runs.items()
-        }
-        for grader in ("stock", "exact")
-    }
-    return {g: replace(study, runs=r) for g, r in ({"ours": runs} | others).items()}
+    others = {g: {run_id: judged(run_id, g) for run_id in runs} for g in ("stock", "exact")}
+    return {g: replace(study, runs=r) for g, r in ({"ours": runs} | others).items()} if runs else {}
 
 
 def _command(study: Study) -> str:
@@ -75,11 +66,9 @@ def _command(study: Study) -> str:
 
 def rows(study: Study, studies: Mapping[str, Study]) -> list[dict[str, object]]:
     """Accuracy in percent of every method on every benchmark under each grader."""
-    needs = list(dict.fromkeys((c.model, c.method) for c in study.cells))
-    keys = [*(b.key for b in study.benchmarks), AVERAGE]
     found = []
-    for model, method in needs:
-        for key in keys:
+    for model, method in dict.fromkeys((c.model, c.method) for c in study.cells):
+        for key in (*(b.key for b in study.benchmarks), AVERAGE):
             for grader in LABELS:
                 score = None
                 if grader in studies:

@@ -3,7 +3,7 @@ problem sets share, tuning trials, and Table 8 (the quality of the strategies)."
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,7 @@ from benchmarks.report.tables.accuracy import paper_records
 from benchmarks.store.records import NOT_RUN, Run, Study, StudyError, read_object, read_rows
 
 
-def _or_not_run(records: list[dict[str, Any]], *columns: str) -> pd.DataFrame:
+def _or_not_run(records: Sequence[dict[str, Any]], *columns: str) -> pd.DataFrame:
     return frame(records or [dict.fromkeys(columns, NOT_RUN)])
 
 
@@ -27,6 +27,18 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def _table(header: Sequence[str], lines: Sequence[tuple], *numeric: int) -> Table:
     whole = tuple(lines) or (row(*[NOT_RUN] * len(header)),)
     return Table(tuple(header), whole, numeric=frozenset(numeric))
+
+
+def _stored(study: Study, name: str, *keys: str) -> list[Any]:
+    """What a file of the study holds under each of ``keys``; empty where there is no file."""
+    path = study.root / name
+    if not path.exists():
+        return [{} for _ in keys]
+    stored = read_object(path)
+    lacking = [key for key in keys if key not in stored]
+    if lacking:
+        raise StudyError(f"{name} lacks {lacking[0]!r}; remove it and run the study again")
+    return [stored[key] for key in keys]
 
 
 # Budgets: steps, samples, sampled tokens and wall time --------------------------------------------
@@ -98,29 +110,15 @@ BUDGET = Artefact(
 # Problem sets and what they share -----------------------------------------------------------------
 
 
-def _stored(study: Study, name: str, remedy: str, *keys: str) -> dict[str, Any]:
-    """What a file of the study holds; {} where there is no file."""
-    path = study.root / name
-    stored = read_object(path) if path.exists() else {}
-    for key in keys if path.exists() else ():
-        if key not in stored:
-            raise StudyError(f"{name} lacks {key!r}; {remedy}")
-    return stored
-
-
-def _sets(study: Study) -> dict[str, Any]:
-    again = "remove it and run the study again"
-    return _stored(study, "disjointness.json", again, "shared", "sets")
-
-
-def shared_questions(study: Study) -> pd.DataFrame:
+def _sets_rows(study: Study) -> pd.DataFrame:
     """One row a pair of problem sets with the number of questions that both have."""
-    return _or_not_run(_sets(study).get("shared", []), "first", "second", "questions")
+    (shared,) = _stored(study, "disjointness.json", "shared")
+    return _or_not_run(shared, "first", "second", "questions")
 
 
 def _sets_table(study: Study, rows: pd.DataFrame) -> Table:
-    lines = []
-    for name, entry in _sets(study).get("sets", {}).items():
+    lines, (sets,) = [], _stored(study, "disjointness.json", "sets")
+    for name, entry in sets.items():
         text = ", ".join(
             f"{p['questions']} with {p['second'] if p['first'] == name else p['first']}"
             for p in _records(rows)
@@ -142,7 +140,7 @@ DISJOINTNESS = Artefact(
         "drawn from the training partition, which a hash of the digits keeps apart from "
         "development and test."
     ),
-    rows=shared_questions,
+    rows=_sets_rows,
     table=_sets_table,
     miniature=True,
 )
@@ -153,61 +151,31 @@ DISJOINTNESS = Artefact(
 REPORTED = "reported"  # a number without a requirement
 
 
-def conditions(study: Study) -> list[dict[str, object]]:
-    """One record a model and measured number from regime.json; empty when it was not measured.
-
-    Conditions come first; what is only reported follows, ``passed`` being "reported" too.
-    """
-    remedy, found = "measure it again with sgpo mini check", []
-    try:
-        measured = _stored(study, "regime.json", remedy, "models").get("models", {})
-        for model, numbers in measured.items():
-            for condition in numbers["conditions"]:
-                name, value, requirement, passed = (
-                    condition[key] for key in ("name", "value", "requirement", "passed")
-                )
-                passed = REPORTED if passed is None else passed
-                found.append((model, name, value, requirement, passed))
-            reported = _flat(numbers.get("reported", {}))
-            found += [(model, name, value, REPORTED, REPORTED) for name, value in reported]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StudyError(f"regime.json lacks {error}; {remedy}") from error
+def conditions(study: Study) -> list[dict[str, Any]]:
+    """One record a model and measured number of regime.json; empty when it was not measured.
+    Conditions come first; what is only reported, world by world, follows."""
+    found = []
+    (measured,) = _stored(study, "regime.json", "models")
+    for model, numbers in measured.items():
+        for c in numbers["conditions"]:
+            found.append((model, c["name"], c["value"], c["requirement"], c["passed"]))
+        for name, worlds in numbers["reported"].items():
+            words = name.replace("_", " ")
+            found += [(model, f"{words}: {w}", v, REPORTED, REPORTED) for w, v in worlds.items()]
     columns = ("model", "condition", "value", "requirement", "passed")
     return [dict(zip(columns, values, strict=True)) for values in found]
 
 
-def _flat(reported: Mapping[str, object]) -> list[tuple[str, object]]:
-    """Numbers under their names; a breakdown of rates ("..._by_...") as its range."""
-    found: list[tuple[str, object]] = []
-    for name, value in reported.items():
-        words = name.replace("_", " ")
-        if not isinstance(value, dict):
-            found.append((words, "none" if value is None else value))
-        elif "_by_" in name and value:
-            low, high = min(value.values()), max(value.values())
-            found.append((words, f"{_short(low)} to {_short(high)}"))
-        else:
-            found += [(f"{words}: {inner}", number) for inner, number in _flat(value)]
-    return found
-
-
-def _short(value: object) -> str:
-    """A measured value in short form; lists and nested values as they are."""
-    if isinstance(value, list):
-        return ", ".join(map(_short, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _regime_table(study: Study, rows: pd.DataFrame) -> Table:
+    outcomes = {REPORTED: Cell(""), True: Cell("passed"), False: Cell("FAILED", bold=True)}
     labels = {model.key: model.label for model in study.models}
-    outcomes = {REPORTED: Cell(""), True: Cell("passed")}
     lines = [
         row(
             labels.get(c["model"], c["model"]),
             c["condition"],
-            _short(c["value"]),
+            f"{c['value']:.3g}",
             c["requirement"],
-            outcomes.get(c["passed"], Cell("FAILED", bold=True)),
+            outcomes[c["passed"]],
         )
         for c in _records(rows)
     ]
@@ -246,20 +214,15 @@ FLAWS = {
 }
 
 
-def _scored(study: Study) -> Mapping[str, Any] | None:
-    """What the analysis stored, None while it is not there."""
-    found = study.analyses_of(STRATEGIES)
-    return found[0].result if found else None
-
-
 def strategy_rows(study: Study) -> pd.DataFrame:
     """The kept strategies, all candidates, and these by what was wrong with them, with the counts
     behind the shares."""
-    stored = _scored(study)
-    if stored is None:
+    found = study.analyses_of(STRATEGIES)
+    if not found:
         names = ("count", *map(str.lower, BANDS), "mean", *CRITERIA, "made_from")
         absent = dict.fromkeys(names, NOT_RUN)
         return frame([{"strategies": label, **absent} for label in GROUPS.values()])
+    stored = found[0].result
     summaries = {label: stored[key] for key, label in GROUPS.items()}
     summaries |= {v: stored["by_flaw"][k] for k, v in FLAWS.items() if k in stored["by_flaw"]}
     return frame(
@@ -288,11 +251,11 @@ def _strategy_table(study: Study, rows: pd.DataFrame) -> Table:
 
 
 def _strategy_caption(study: Study) -> str:
-    stored = _scored(study)
-    best = "" if stored is None else (
-        f" No other candidate scores higher than the kept one on {100 * stored['best_kept']:.1f}% "
-        f"of the problems."
-    )  # fmt: skip
+    best = "".join(
+        f" No other candidate scores higher than the kept one on {100 * a.result['best_kept']:.1f}%"
+        f" of the problems."
+        for a in study.analyses_of(STRATEGIES)
+    )
     return (
         f"Table 8 ({study.profile} profile): strategies of the rule-based expert for the first "
         f"problems of the RL splits of the first two worlds, five candidates a problem, the best "
@@ -339,48 +302,24 @@ TRIAL = ("method", "trial", "learning_rate", "seed", "dev_accuracy", "dev_ci_low
          "chosen", "run_id")  # fmt: skip
 
 
-def trials(study: Study) -> list[dict[str, str]]:
-    """Rows of tuning.csv, checked; empty when nothing was tuned.
-
-    Raises:
-        StudyError: a missing column, or an accuracy outside [0, 1].
-    """
+def _tuning_rows(study: Study) -> pd.DataFrame:
     path = study.root / "tuning.csv"
-    stored = read_rows(path) if path.exists() else []
-    for trial in stored:
-        lacking = [name for name in TRIAL if trial.get(name) is None]
-        if lacking:
-            raise StudyError(f"tuning.csv lacks column {lacking[0]!r}; repeat the tuning")
-        try:
-            accuracy = float(trial["dev_accuracy"])
-            if not 0.0 <= accuracy <= 1.0:
-                raise ValueError(f"dev_accuracy {accuracy} must be a share in [0, 1]")
-        except ValueError as error:
-            where = f"tuning.csv, {trial['method']} trial {trial['trial']}"
-            raise StudyError(f"{where}: {error}; repeat the trial") from error
-    return stored
+    return _or_not_run(read_rows(path) if path.exists() else [], *TRIAL)
 
 
 def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
     """Rows method x trial; the chosen trial of a method in bold."""
     lines = []
     for trial in _records(rows):
-        chosen = trial["chosen"].strip().lower() in ("1", "true", "yes")
+        chosen = trial["chosen"] == "True"
         low, mean, high = (
             f"{PERCENT * float(trial[name]):.1f}"
             for name in ("dev_ci_low", "dev_accuracy", "dev_ci_high")
         )
-        lines.append(
-            row(
-                study.method_label(trial["method"]),
-                trial["trial"],
-                trial["learning_rate"],
-                trial["seed"],
-                Cell(f"{mean} [{low}, {high}]", bold=chosen),
-                "chosen" if chosen else "",
-                trial["run_id"],
-            )
-        )
+        told = (trial["trial"], trial["learning_rate"], trial["seed"])
+        accuracy = Cell(f"{mean} [{low}, {high}]", bold=chosen)
+        name = study.method_label(trial["method"])
+        lines.append(row(name, *told, accuracy, "chosen" if chosen else "", trial["run_id"]))
     header = ("Method", "Trial", "Learning rate", "Seed", "Dev accuracy", "", "Run")
     return _table(header, lines, 1, 2, 4)
 
@@ -401,6 +340,6 @@ TUNING = Artefact(
     "scores",
     nothing,
     _tuning_caption,
-    rows=lambda study: _or_not_run([dict(trial) for trial in trials(study)], *TRIAL),
+    rows=_tuning_rows,
     table=_tuning_table,
 )

@@ -1,0 +1,264 @@
+"""What SGPO gains over the others: at equal budget, and when it wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from benchmarks.report import estimates, worlds
+from benchmarks.report.artefact import Artefact, Need
+from benchmarks.report.estimates import AVERAGE, Score
+from benchmarks.report.figures.axes import (
+    WARNING,
+    absent,
+    legend,
+    look,
+    marks,
+    new_figure,
+    points,
+    zero,
+)
+from benchmarks.report.tables.accuracy import REFERENCE
+from benchmarks.store import experiments
+from benchmarks.store.experiments import BUDGET_METHODS, BUDGETS
+from benchmarks.store.records import NOT_RUN, Run, Study
+from benchmarks.store.stats import Estimate, Mean, slope
+
+MODEL = experiments.BUDGET_MODEL
+
+# Accuracy at equal budget -------------------------------------------------------------------------
+
+
+def budget_needs(study: Study) -> list[Need]:
+    """Every method; none where the study does not plan them all."""
+    found = [(MODEL, method) for method in BUDGET_METHODS]
+    return found if all(study.cells_of(*need) for need in found) else []
+
+
+def budget_seeds(study: Study) -> list[int]:
+    """The seeds that every method has."""
+    return estimates.common_seeds(study, MODEL, BUDGET_METHODS)
+
+
+def at_cost(study: Study, method: str, budget: float) -> tuple[float, Score] | None:
+    """Mean tokens scored in training up to a budget, and the accuracy there; None where a run lacks
+    either."""
+    seeds = budget_seeds(study)
+    found = estimates.accuracy(study, MODEL, method, AVERAGE, seeds, budget)
+    runs = estimates.select(study.runs_of(MODEL, method, scored=True), seeds)
+    tokens = [run.spent(budget, "scored_tokens") for run in runs]
+    return None if found is None or None in tokens else (float(np.mean(tokens)), found)
+
+
+def _draw_budgets(study: Study) -> Figure:
+    drawn, axes = new_figure(1, 2, width=7.2, height=3.5)
+    left, right = axes[0]
+    left.set(title="Accuracy", ylabel="average accuracy, %")
+    seeds = budget_seeds(study)
+    for method in BUDGET_METHODS:
+        label, known = study.method_label(method), {}
+        for budget in BUDGETS:
+            score = estimates.accuracy(study, MODEL, method, AVERAGE, seeds, budget)
+            if score is None:
+                absent(left, f"{label}, {budget:g}")
+            else:
+                known[budget] = score.mean
+        left.plot([*known], [*known.values()], label=label, **look(method, marker=True))
+    right.set(title="SGPO minus the other, paired", ylabel="points")
+    others = [method for method in BUDGET_METHODS if method != REFERENCE]
+    for method, shift in zip(others, (0.93, 1.0, 1.075), strict=True):
+        gains = [
+            estimates.gain(study, MODEL, REFERENCE, method, seeds=seeds, budget=budget)
+            for budget in BUDGETS
+        ]
+        points(right, [budget * shift for budget in BUDGETS], gains, **marks(method))
+    zero(right)
+    for axis in axes[0]:
+        axis.set_xscale("log")
+        axis.set_xticks(BUDGETS, [f"{budget:g}" for budget in BUDGETS])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xlim(BUDGETS[0] / 1.3, BUDGETS[-1] * 1.3)
+        axis.set_xlabel("budget, times the study's steps (log scale)")
+    legend(drawn, [left])
+    return drawn
+
+
+def spent(study: Study) -> str:
+    """What a run of the study's own length costs each method, in words."""
+    costs = []
+    for method in BUDGET_METHODS:
+        runs = study.runs_of(MODEL, method, scored=False)
+        tokens = [run.spent(1.0, "scored_tokens") for run in runs]
+        if runs and None not in tokens:
+            seconds = np.mean([run.train_seconds for run in runs])
+            label = study.method_label(method)
+            costs.append(f"{label} {np.mean(tokens) / 1000:.0f} thousand, {seconds:.1f} s")
+    return "; ".join(costs) or "not recorded"
+
+
+EQUAL_COST = Artefact(
+    "equal_cost",
+    "Past the paper: accuracy at equal budget",
+    "scores",
+    budget_needs,
+    lambda study: (
+        f"Accuracy at equal budget ({study.profile} profile, {study.model(MODEL).label}): the "
+        f"weights of the same runs after {', '.join(f'{b:g}' for b in BUDGETS)} times the study's "
+        f"number of steps, over the {estimates.units_text(study, len(budget_seeds(study)))} that "
+        f"all methods have; at budgets other than 1 with half the samples a problem. Right: SGPO "
+        f"minus each other method at the same budget, paired over seeds and problems, 95% "
+        f"intervals, in the other's colour and mark. Every method samples the same number of "
+        f"completions a step; tokens scored in a loss or a choice, and training time beside other "
+        f"runs on one machine, at budget 1: {spent(study)}."
+    ),
+    draw=_draw_budgets,
+    alt="Average accuracy of four methods at a quarter to twice the budget, and SGPO's paired "
+    "difference to each of the others",
+)
+
+
+# When does SGPO win? Its gain against what problems, budgets and worlds are like ------------------
+
+BASELINES = ("grpo", "sgpo_nll")
+FEWEST = 5  # worlds, below which nothing is drawn
+
+
+def _when_needs(study: Study) -> list[Need]:
+    """SGPO, the baselines that the study has, and the base models; none with too few worlds."""
+    found = [(MODEL, m) for m in ("base", REFERENCE, *BASELINES) if study.cells_of(MODEL, m)]
+    return found if _enough(study, BASELINES[0]) else []
+
+
+def _baselines(study: Study) -> list[str]:
+    """Those that the study plans."""
+    return [method for method in BASELINES if study.cells_of(MODEL, method)]
+
+
+def _seeds(study: Study, baseline: str) -> list[int]:
+    return estimates.common_seeds(study, MODEL, (REFERENCE, baseline))
+
+
+def _enough(study: Study, baseline: str) -> bool:
+    return worlds.planned(study) and len(_seeds(study, baseline)) >= FEWEST
+
+
+def _hardest_minus_easiest(study: Study, baseline: str) -> Estimate | None:
+    """The gain on the hardest third of a world's problems minus that on the easiest."""
+
+    def gap(run: Run) -> float:
+        hard, easy = (worlds.accuracy_of_third(study, run, third) for third in (0, -1))
+        return hard - easy
+
+    found = estimates.run_gain(study, MODEL, REFERENCE, baseline, gap)
+    return found and found.interval
+
+
+def _twice_the_budget(study: Study, baseline: str) -> Estimate | None:
+    """The least-squares slope of the gain over log2 of the budget, world by world."""
+    gains = {b: estimates.gain(study, MODEL, REFERENCE, baseline, budget=b) for b in BUDGETS}
+    units = {np.log2(b): gain.of.units for b, gain in gains.items() if gain}
+    if len(units) < 2:
+        return None
+    slopes = np.polyfit([*units], np.stack([*units.values()]), 1)[0]
+    return Mean.over_units(slopes).interval()
+
+
+def _over_worlds(
+    values_of: Callable[[Study, list[int]], Sequence[float] | None],
+) -> Callable[[Study, str], Estimate | None]:
+    """The slope of the gain over worlds, a standard deviation of what each of them has."""
+
+    def effect(study: Study, baseline: str) -> Estimate | None:
+        gain = estimates.gain(study, MODEL, REFERENCE, baseline)
+        values = values_of(study, _seeds(study, baseline))
+        return None if gain is None or values is None else slope(values, gain.of.units)
+
+    return effect
+
+
+def _drawn(column: str) -> Callable[[Study, list[int]], list[float]]:
+    return lambda study, seeds: [study.problems.loc[seed][column].iloc[0] for seed in seeds]
+
+
+def _prior(study: Study, seeds: list[int]) -> list[float]:
+    return [np.log(study.problems.loc[seed]["prior"]).mean() for seed in seeds]
+
+
+def _base(study: Study, seeds: list[int]) -> Sequence[float] | None:
+    found = estimates.accuracy(study, MODEL, "base", AVERAGE, seeds)
+    return None if found is None else found.of.units
+
+
+FACTORS: dict[str, Callable[[Study, str], Estimate | None]] = {
+    "hardest third of problems\nminus easiest": _hardest_minus_easiest,
+    "twice the budget": _twice_the_budget,
+    "plans easier to find, +1 SD": _over_worlds(_prior),
+    "teacher more faithful, +1 SD": _over_worlds(_drawn("fidelity")),
+    "more style, +1 SD": _over_worlds(_drawn("style")),
+    "stronger base, +1 SD": _over_worlds(_base),
+}
+
+
+@estimates.once
+def when(study: Study, baseline: str) -> dict[str, Estimate]:
+    """Factor -> how much SGPO's gain over ``baseline`` changes with it; {} with too few worlds."""
+    if not _enough(study, baseline):
+        return {}
+    found = {name: effect(study, baseline) for name, effect in FACTORS.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _draw_when(study: Study) -> Figure:
+    shown = _baselines(study)
+    drawn, axes = new_figure(1, len(shown), width=7.2, height=3.0, sharey=True, sharex=True)
+    for axis, baseline in zip(axes[0], shown, strict=True):
+        found = [when(study, baseline).get(name) for name in FACTORS]
+        points(axis, found, range(len(found)), **marks(REFERENCE))
+        why = NOT_RUN if _enough(study, baseline) else f"takes {FEWEST} worlds"
+        for place in (place for place, value in enumerate(found) if value is None):
+            axis.text(0.02, place, why, va="center", fontsize=8, color=WARNING,
+                      transform=axis.get_yaxis_transform())  # fmt: skip
+        zero(axis, upright=True)
+        axis.set(title=f"gain over {study.method_label(baseline)}", xlabel="change, points")
+    axes[0, 0].set_yticks(range(len(FACTORS)), [*FACTORS])
+    axes[0, 0].set_ylim(len(FACTORS) - 0.5, -0.5)
+    return drawn
+
+
+def when_message(study: Study) -> str:
+    """What changes the gain, and that nothing else can be told to."""
+    texts = []
+    for baseline in _baselines(study):
+        found = when(study, baseline)
+        told = [
+            f"{name.replace(chr(10), ' ')}: {e.mean:+.1f} [{e.low:.1f}, {e.high:.1f}] points"
+            for name, e in found.items()
+            if e.low > 0 or e.high < 0
+        ]
+        if found:
+            said = "; ".join(told) or "nothing measured here can be told to change it"
+            over = estimates.units_text(study, len(_seeds(study, baseline)))
+            rest = f" ({len(told)} of {len(found)} factors; {over})"
+            texts.append(f"SGPO's gain over {study.method_label(baseline)}: {said}{rest}. ")
+    return "".join(texts)
+
+
+WHEN = Artefact(
+    "when",
+    "Past the paper: when SGPO wins",
+    "scores",
+    _when_needs,
+    lambda study: (
+        f"{when_message(study)}How SGPO's gain changes with what problems, budgets and worlds are "
+        f"like, {study.model(MODEL).label}. The first two are differences and slopes within each "
+        "world, paired; the others slopes over worlds, each factor by itself, a standard deviation "
+        "of worlds. 95% intervals, none corrected for their number."
+    ),
+    draw=_draw_when,
+    alt="How SGPO's gain over SFT+GRPO and over direct SFT changes with difficulty, budget, "
+    "teacher fidelity, style and base strength, with intervals",
+    miniature=True,
+)

@@ -1,0 +1,470 @@
+"""What training does to a policy: Figure 2 as a measurement, Figure 5, what delta masks against
+what is learned at it, and what every world leaves to learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from benchmarks.report import estimates, measures, worlds
+from benchmarks.report.artefact import Artefact, Need
+from benchmarks.report.estimates import PERCENT, Score
+from benchmarks.report.figures.axes import (
+    INK,
+    absent,
+    legend,
+    look,
+    marks,
+    new_figure,
+    points,
+    zero,
+)
+from benchmarks.report.measures import CLASSES, DECISIONS, PLAN_METHODS, PLANS, STEPS
+from benchmarks.report.tables.accuracy import REFERENCE, model_of, models, variant_models
+from benchmarks.store.experiments import SWEEP
+from benchmarks.store.records import NOT_RUN, Run, Study
+
+BASELINE = "grpo"
+
+# Figure 2: the probability of a type's right plan, before and after training ----------------------
+# The paper's Figure 2 is a drawing of what forward and reverse KL do to a policy with several
+# strategies. In the mini world the strategies of a type are its plans, and the policy's probability
+# of each can be read off exactly.
+
+PLAN_LABELS = {
+    "sft": "before: warm-up",
+    "grpo": "SFT+GRPO",
+    "sgpo": "SGPO, forward KL",
+    "sgpo_reverse": "SGPO, reverse KL",
+}
+OTHERS = ("grpo", "sgpo_reverse")  # what the forward KL is compared with
+EVERY = "mean of all"
+
+
+def _analysed(study: Study, analysis: str, methods: tuple[str, ...]) -> list[Need]:
+    model = measures.model_of(study, analysis)
+    return [(model, method) for method in methods] if model else []
+
+
+def _groups(study: Study) -> dict[str, int | None]:
+    """Name -> group of types, from the least likely before training; and the mean of all."""
+    found = measures.plan_groups(study)
+    if not found:
+        return {}
+    ends = np.cumsum([len(group) for group in found[0]]).tolist()
+    starts = [1, *(end + 1 for end in ends[:-1])]
+    names = [f"{a} to {b}" if a < b else f"{a}" for a, b in zip(starts, ends, strict=True)]
+    return {name: group for group, name in enumerate(names)} | {EVERY: None}
+
+
+def _draw_plans(study: Study) -> Figure:
+    """A row a group of types: the probability of the right plan after each method, and the forward
+    KL's paired difference."""
+    groups = _groups(study)
+    number = len(groups)
+    drawn, axes = new_figure(1, 2, width=7.2, height=1.5 + 0.27 * number, sharey=True)
+    left, differences = axes[0]
+    right = {
+        method: [measures.plan_quantity(study, method, "right", g) for g in groups.values()]
+        for method in PLAN_METHODS
+    }
+    for (method, scores), shift in zip(right.items(), (-0.27, -0.09, 0.09, 0.27), strict=True):
+        points(left, scores, np.arange(number) + shift, label=PLAN_LABELS[method], **marks(method),
+               markersize=4)  # fmt: skip
+    for method, shift in zip(OTHERS, (-0.15, 0.15), strict=True):
+        gaps = [a - b for a, b in zip(right["sgpo"], right[method], strict=True)]
+        points(differences, gaps, np.arange(number) + shift, **marks(method))
+    left.set(title="Probability of the one right plan", xlabel="probability, 0 to 1")
+    left.set_xlim(-0.02, 1.02)
+    left.set_yticks(range(number), [*groups])
+    left.set_ylabel("types, hardest first")
+    left.invert_yaxis()
+    differences.set(title="Forward KL minus the other, paired", xlabel="difference in probability")
+    zero(differences, upright=True)
+    if not groups:
+        absent(left)
+    for axis in axes[0] if groups else ():
+        axis.axhline(number - 1.5, color="#BBBBBB", linewidth=0.8)
+    legend(drawn, [left])
+    return drawn
+
+
+def _plans_caption(study: Study) -> str:
+    found = study.analyses_of(PLANS)
+    if not found:
+        return f"{FIG2.title}: not run. Made by: {study.command(FIG2.name)}"
+    result = found[0].result
+    before, after = (
+        measures.plan_quantity(study, method, "entropy").mean for method in ("sft", "sgpo")
+    )
+    return (
+        f"Figure 2 as a measurement ({study.profile} profile), {study.model(found[0].model).label},"
+        f" {estimates.units_text(study, len(found))}. A plan is three choices; one of "
+        f"{len(result['plans'])} is right for a type. Its probability under the unguided prompt is "
+        f"exact: the product of the model's choice probabilities along the faithful derivation, "
+        f"mean over the held-out problems ({result['tasks_per_type']} a type). Rows: the types of "
+        f"each seed in groups, from those whose right plan was least likely before. Whiskers: 95% "
+        f"intervals over seeds; right: paired by seed, in the other's colour and mark. Entropy "
+        f"over the plans falls from {before:.2f} to {after:.2f} nats with SGPO."
+    )
+
+
+FIG2 = Artefact(
+    "fig2",
+    "Figure 2: what training does to the plans",
+    "metrics",
+    lambda study: _analysed(study, PLANS, PLAN_METHODS),
+    _plans_caption,
+    draw=_draw_plans,
+    alt="Probability of the right plan by difficulty of the type before training and after "
+    "SFT+GRPO and SGPO with forward and reverse KL, and the paired differences",
+    analyses=(PLANS,),
+    extended=True,
+    miniature=True,
+)
+
+
+# Figure 5: where KL and SFT loss lie on a solved example, and on average over many of them --------
+
+CLASS_LOOKS = {  # token class: colour, hatch, name
+    "choice": ("#D55E00", "", "decision: choice of the plan"),
+    "commitment": ("#E69F00", "//", "decision: go on or guess"),
+    "style": ("#CC79A7", "..", "style"),
+    "routine": ("#BBBBBB", "", "routine"),
+}
+PANELS = {"kl": "mean KL", "nll": "mean SFT loss"}
+AGGREGATES = {
+    "tokens": "tokens",
+    "nll": "SFT loss",
+    "kl": "KL mass",
+    "kl_kept": "KL mass\nup to δ=1",
+}
+
+
+def _class_look(kind: str) -> dict[str, str]:
+    """How a bar of a token class is filled."""
+    colour, hatch, _ = CLASS_LOOKS[kind]
+    return {"facecolor": colour, "hatch": hatch, "edgecolor": "white"}
+
+
+def _draw_tokens(study: Study) -> Figure:
+    drawn, axes = new_figure(2, 2, width=7.2, height=5.0, width_ratios=(1.6, 1.0))
+    grid = axes[0, 1].get_gridspec()
+    axes[0, 1].remove()
+    axes[1, 1].remove()
+    example = measures.step_example(study)
+    top = 1.0
+    for axis, (quantity, name) in zip(axes[:, 0], PANELS.items(), strict=True):
+        axis.set_ylabel(f"{name},\nnats a token")
+        if example is None:
+            absent(axis, why=_why_no_tokens(study))
+        else:
+            top = max(top, _bars_of_steps(axis, example, quantity))
+    for axis in axes[:, 0]:
+        axis.set_ylim(0, 1.15 * top)
+    axes[0, 0].set_title("One problem: 0 of 8 autonomous answers right")
+    axes[0, 0].axhline(1.0, color=INK, linewidth=0.9, linestyle="--")
+    axes[0, 0].text(0.99, 1.02, "δ = 1", ha="right", va="bottom", fontsize=8,
+                    transform=axes[0, 0].get_yaxis_transform())  # fmt: skip
+    axes[0, 0].tick_params(labelbottom=False)
+    _shares_of_classes(drawn.add_subplot(grid[:, 1]), study)
+    handles = [Patch(label=name, **_class_look(kind)) for kind, (*_, name) in CLASS_LOOKS.items()]
+    drawn.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    return drawn
+
+
+def _bars_of_steps(axis: Axes, example: Mapping[str, Any], quantity: str) -> float:
+    """One bar a step: the mean of the quantity over its tokens; the highest bar."""
+    heights, texts = [], []
+    for place, step in enumerate(example["steps"]):
+        part = slice(step["start"], step["stop"])
+        heights.append(float(np.mean(example[quantity][part])))
+        axis.bar(place, heights[-1], width=0.8, **_class_look(step["kind"]))
+        text = "".join(example["pieces"][part]).replace("\n", "").replace("<|end|>", "")
+        texts.append(text.replace("\\boxed", "box").strip())
+    axis.set_xticks(range(len(texts)), texts, rotation=45, ha="right", fontsize=7.5,
+                    fontfamily="DejaVu Sans Mono")  # fmt: skip
+    axis.grid(axis="x", visible=False)
+    return max(heights)
+
+
+def _shares_of_classes(axis: Axes, study: Study) -> None:
+    """Each quantity's share by token class, with the interval of the decisions' share."""
+    axis.set(title="Share of the total, many problems", xlabel="share, %", xlim=(0, 100))
+    if measures.token_share(study, "tokens", DECISIONS) is None:
+        absent(axis, why=_why_no_tokens(study))
+        return
+    places = np.arange(len(AGGREGATES))[::-1]
+    left = np.zeros(len(AGGREGATES))
+    for kind in CLASSES:
+        widths = np.array([measures.token_share(study, q, (kind,)).mean for q in AGGREGATES])
+        axis.barh(places, widths, left=left, height=0.55, **_class_look(kind))
+        left += widths
+    for place, quantity in zip(places, AGGREGATES, strict=True):
+        share = measures.token_share(study, quantity, DECISIONS)
+        points(axis, [share], [place], color=INK, marker="", capsize=4)
+        axis.text(0, place + 0.3, f"decisions {share.mean:.0f}%", va="bottom", fontsize=8)
+    axis.set_yticks(places, [*AGGREGATES.values()])
+    axis.set_ylim(-0.5, len(AGGREGATES) - 0.4)
+    axis.grid(axis="y", visible=False)
+
+
+def _why_no_tokens(study: Study) -> str:
+    return NOT_RUN if not study.analyses_of(STEPS) else "no problem met the rule"
+
+
+def _tokens_caption(study: Study) -> str:
+    found = study.analyses_of(STEPS)
+    if not found:
+        return f"{FIG5.title}: not run. Made by: {study.command(FIG5.name)}"
+    counts = [len(a.result["problems"]) for a in found]
+    looked = sum(a.result["looked_at"] for a in found)
+    return (
+        f"Figure 5 ({study.profile} profile), {study.model(found[0].model).label} at the warm-up "
+        f"checkpoint. Rule, stated before the numbers: problems of the RL split in their order "
+        f"with 0 of 8 autonomous and at least 1 of 4 guided answers right; of these the reachable "
+        f"target of Eq. 4. Left: the first such problem of the first seed, the one shown above; KL "
+        f"is the forward KL of Eq. 3, SFT loss the negative log-likelihood, both under the "
+        f"unguided prompt, means over the tokens of a step. Decision tokens come from the world's "
+        f"own ground truth. Right: {sum(counts)} such problems ({min(counts)} to {max(counts)} a "
+        f"seed, {len(counts)} seeds, {looked} problems sampled); whisker: 95% interval of the "
+        f"share of decision tokens."
+    )
+
+
+FIG5 = Artefact(
+    "fig5",
+    "Figure 5: KL against SFT loss, step by step",
+    "metrics",
+    lambda study: _analysed(study, STEPS, ("sft",)),
+    _tokens_caption,
+    draw=_draw_tokens,
+    alt="Mean KL and mean SFT loss of each step of one solved problem; shares of tokens, KL mass "
+    "and SFT loss by token class over many problems",
+    analyses=(STEPS,),
+    extended=True,
+    miniature=True,
+)
+
+
+# What the threshold delta of Eq. 5 masks against what is learned at it, over all worlds -----------
+
+# Line of the figure: classes of ``worlds.CLASSES``, name, colour, mark.
+LINES = (
+    (("hard",), "choices, hardest third of types", "#D55E00", "o"),
+    (("middle",), "choices, middle third", "#E69F00", "s"),
+    (("easy",), "choices, easiest third", "#F0C987", "D"),
+    (("opening",), "first token of a completion", "#0072B2", "v"),
+    (("style", "commitment", "routine"), "all other tokens", "#777777", "x"),
+)
+TOGETHER = ((), "all tokens", "#777777", "o")  # where no run has a ledger
+
+
+def delta_of(method: str) -> float:
+    """The threshold of a method of ``SWEEP``; SGPO has the paper's 1."""
+    if method in (REFERENCE, "sgpo_no_clip"):
+        return 1.0 if method == REFERENCE else math.inf
+    return float(method.removeprefix("sgpo_delta"))
+
+
+def _delta_text(method: str) -> str:
+    delta = delta_of(method)
+    return "∞" if math.isinf(delta) else f"{delta:g}"
+
+
+def _masked(study: Study, method: str) -> dict[tuple[str, ...], Score | None]:
+    """Of each line of the figure its classes and the share of their KL that is masked; of all
+    tokens together where no run has a ledger."""
+    model = model_of(study)
+    found = {line[0]: worlds.masked_share(study, model, method, line[0]) for line in LINES}
+    if any(found.values()):
+        return found
+
+    def of_all(run: Run) -> float:
+        values = run.metrics.get("kl_masked_share", np.array([np.nan]))
+        return PERCENT * float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+
+    return {(): estimates.run_statistic(study, model, method, of_all)}
+
+
+def _draw_delta(study: Study) -> Figure:
+    drawn, axes = new_figure(1, 2, width=7.2, height=3.7)
+    left, right = axes[0]
+    shares = {method: _masked(study, method) for method in SWEEP}
+    for classes, name, colour, mark in (*LINES, TOGETHER):
+        found = [shares[method].get(classes) for method in SWEEP]
+        if any(found):
+            _joined(left, found, color=colour, label=name, marker=mark, markersize=5)
+    left.set(title="masked", ylabel="share of the KL offered, %", ylim=(-3, 103))
+    gains = {m: estimates.gain(study, model_of(study), m, BASELINE) for m in SWEEP}
+    _joined(right, [*gains.values()], **look(REFERENCE, marker=True) | {"linewidth": 1})
+    zero(right)
+    right.set(title=f"learned: minus {study.method_label(BASELINE)}, paired",
+              ylabel="average accuracy, points")  # fmt: skip
+    for method in SWEEP:
+        if not any(shares[method].values()):
+            absent(left, study.method_label(method))
+        if gains[method] is None:
+            absent(right, study.method_label(method))
+    for axis in axes[0]:
+        axis.set_xticks(range(len(SWEEP)), map(_delta_text, SWEEP))
+        axis.set_xlabel("threshold δ, nats")
+        axis.set_xlim(-0.4, len(SWEEP) - 0.6)
+    legend(drawn, [left], columns=3)
+    return drawn
+
+
+def _joined(axis: Axes, scores: list[Score | None], **drawn: Any) -> None:
+    """Marks of one setting after another with their whiskers, and a line through them."""
+    known = {x: score.mean for x, score in enumerate(scores) if score}
+    axis.plot([*known], [*known.values()], **drawn)
+    points(axis, range(len(scores)), scores, color=drawn["color"], marker="none")
+
+
+def delta_message(study: Study) -> str:
+    """What the figure says, in its own numbers; "" where something is missing."""
+    model = model_of(study)
+    hard, easy = (
+        worlds.masked_share(study, model, REFERENCE, [third]) for third in ("hard", "easy")
+    )
+    gains = {m: estimates.gain(study, model, m, BASELINE) for m in SWEEP}
+    if hard is None or easy is None or not all(gains.values()):
+        return ""
+    best = max(gains, key=lambda m: gains[m].mean)
+    text = (
+        f"δ = 1 masks {hard.mean:.0f}% of the KL that is offered on the choices of the hardest "
+        f"third of types and {easy.mean:.0f}% on those of the easiest; SGPO's gain over "
+        f"{study.method_label(BASELINE)} is {gains[REFERENCE].text()} points there"
+    )
+    if best == REFERENCE:
+        return f"{text}, and larger at no other δ. "
+    more = estimates.gain(study, model, best, REFERENCE)
+    return (
+        f"{text} and largest at δ = {_delta_text(best)}, chosen with hindsight: "
+        f"{gains[best].text()} points, {more.text()} points against δ = 1. "
+    )
+
+
+def _delta_caption(study: Study) -> str:
+    model = model_of(study)
+    counts = sorted({len(study.cells_of(model, method)) for method in SWEEP})
+    over = estimates.units_text(study, " or ".join(map(str, counts)))
+    return (
+        f"{delta_message(study)}What the threshold δ of Eq. 5 masks and what is learned at it, "
+        f"{study.model(model).label}, {over}. Left: share of the KL offered on distilled tokens of "
+        "a class that lies above δ and teaches nothing, summed over training; choices: the three "
+        "words of a plan, by how rarely the world's writers find the type's plan. Right: average "
+        f"accuracy minus {study.method_label(BASELINE)}'s in the same world. 95% intervals."
+    )
+
+
+DELTA = Artefact(
+    "delta",
+    "Past the paper: what delta masks and what is learned",
+    "scores",
+    # Where SGPO's variants are planned.
+    lambda study: [(m, method) for m in variant_models(study) for method in (BASELINE, *SWEEP)],
+    _delta_caption,
+    draw=_draw_delta,
+    alt="Share of the offered KL that is masked, by class of token, and the accuracy gained over "
+    "SFT+GRPO, both against the threshold delta",
+    extended=True,
+)
+
+
+# What every world leaves to learn, type by type ---------------------------------------------------
+
+# Stage, pass rate, title: what the conditions of `sgpo mini check` are about.
+STAGES = (
+    ("base", "unguided", "base, alone"),
+    ("base", "foreign", "base, foreign strategy"),
+    ("sft", "guided", "warm-up, own strategy"),
+    ("grpo", "unguided", "SFT+GRPO, alone"),
+)
+OPEN = (0.15, 0.85)  # as in sgpo.mini.window: a type that can still tell methods apart
+RATES = (
+    ("rarely right, below 0.15", "#0072B2"),
+    ("open", "#F0E442"),
+    ("mostly right, above 0.85", "#009E73"),
+)
+
+
+def _stage_needs(study: Study) -> list[Need]:
+    """Where base model, warm-up and SFT+GRPO are run world by world."""
+    stages = dict.fromkeys(method for method, *_ in STAGES)
+    found = [(m, s) for m in models(study) for s in stages if study.cells_of(m, s)]
+    return found if worlds.planned(study) else []
+
+
+def shares_of_types(study: Study, model: str, method: str, rate: str) -> dict[int, np.ndarray]:
+    """World -> share of its types in each of ``RATES``, float [3]; {} where none was measured."""
+    found = {}
+    for run in study.runs_of(model, method, scored=False):
+        if run.stored.has("regime.json"):
+            rates = np.array([t[rate] for t in run.stored.object("regime.json")["types"]])
+            low, high = (rates < OPEN[0]).mean(), (rates > OPEN[1]).mean()
+            found[run.cell.seed] = np.array([low, 1 - low - high, high])
+    return found
+
+
+def _draw_regime(study: Study) -> Figure:
+    shown = models(study)
+    drawn, axes = new_figure(len(shown), len(STAGES), width=7.2, height=0.9 + 1.35 * len(shown),
+                             sharey=True, sharex=True)  # fmt: skip
+    for line, model in zip(axes, shown, strict=True):
+        line[0].set_ylabel(f"{study.model(model).label}\nshare of types", fontsize=8)
+        for axis, (method, rate, _) in zip(line, STAGES, strict=True):
+            found = np.array([*shares_of_types(study, model, method, rate).values()])
+            if not len(found):
+                absent(axis)
+                found = np.zeros((0, len(RATES)))
+            below = np.cumsum(found, axis=1) - found
+            for group, (name, colour) in enumerate(RATES):
+                axis.bar(range(len(found)), found[:, group], bottom=below[:, group], width=0.92,
+                         color=colour, label=name)  # fmt: skip
+            axis.grid(visible=False)
+            axis.set(ylim=(0, 1), xticks=[])
+    for axis, (*_, title) in zip(axes[0], STAGES, strict=True):
+        axis.set_title(title, fontsize=8.5)
+    for axis in axes[-1]:
+        axis.set_xlabel("worlds", fontsize=8)
+    legend(drawn, [axes[0, 0]], columns=3)
+    return drawn
+
+
+def regime_message(study: Study) -> str:
+    """How many types SFT+GRPO leaves open, from the poorest to the richest world."""
+    texts = []
+    for model in models(study):
+        found = [part[1] for part in shares_of_types(study, model, "grpo", "unguided").values()]
+        if found:
+            enough = sum(share >= 0.5 for share in found)
+            texts.append(
+                f"{study.model(model).label} {min(found):.0%} to {max(found):.0%} of the types, at "
+                f"least half in {enough} of {len(found)} worlds"
+            )
+    return f"SFT+GRPO leaves open: {'; '.join(texts)}. " if texts else ""
+
+
+REGIME = Artefact(
+    "regime_types",
+    "What every world leaves to learn, type by type",
+    "metrics",
+    _stage_needs,
+    lambda study: (
+        f"{regime_message(study)}Each bar is a world with its types by pass rate at temperature 1, "
+        "in the order of world seeds: the base model alone, which must find some and not all; "
+        "guided by another type's strategy, which must not help; the warm-up guided by its own, "
+        "which must; and SFT+GRPO at its budget, which must leave types to tell methods apart by."
+    ),
+    draw=_draw_regime,
+    alt="Share of each world's types that are rarely right, open and mostly right, at four stages, "
+    "a row a model",
+    miniature=True,
+)
