@@ -120,12 +120,16 @@ def real_sets(gold: Form, answer: Form) -> tuple[str, str] | None:
 # --- words ------------------------------------------------------------------------------------
 
 _PLAIN_TRUTHS = frozenset(["yes", "no", "true", "false"])
+_NOTHING = frozenset(
+    ["\\emptyset", "no solution", "no solutions", "empty set", "the empty set", "none"]
+)
 
 
 def _with_words(gold: Form, answer: Form, asker: Asker) -> bool | None:
     key, said = _words_of(gold), _words_of(answer)
-    if key is not None and said is not None and key.replace(" ", "") == said.replace(" ", ""):
-        return True
+    if key is not None and said is not None:
+        if key.replace(" ", "") == said.replace(" ", "") or {key, said} <= _NOTHING:
+            return True
     if isinstance(gold, Words) and gold.key in _PLAIN_TRUTHS and said is not None:
         said = said.replace(" ,", ",")
         rest = said.removeprefix(f"{gold.key}, ")
@@ -171,9 +175,9 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool | None:
     for side in (gold, answer):
         if side.counted and not are_counted(side.counted, asker.problem):
             return side is gold and gold == answer
-    if len({gold.unit, answer.unit} - {None, "?"}) == 2:
+    if len({s.unit or s.percent for s in (gold, answer)} - {None, False, "?"}) == 2:
         # A missing unit does not count against an answer; 5 cm and 5 m are not the same.
-        return same_money(gold, answer)
+        return same_measure(gold, answer)
     if gold.text == answer.text and gold.percent == answer.percent:
         return not answer.malformed or gold.malformed
     if gold.malformed or answer.malformed or ELLIPSIS in gold.text + answer.text:
@@ -205,9 +209,9 @@ def same_comma_list(gold: Scalar, answer: Scalar) -> bool:
     return both and sorted(gold.text.split(",")) == sorted(answer.text.split(","))
 
 
-def same_money(gold: Scalar, answer: Scalar) -> bool:
-    """Whether two amounts in different units are one sum: in dollars and in cents, or with a sign
-    only where the other says what it is paid for (``\\$18``, ``18\\text{ dollars per hour}``)."""
+def same_measure(gold: Scalar, answer: Scalar) -> bool:
+    """Whether two amounts in different units are one: in dollars and in cents, or with a sign only
+    where the other says what it is paid for (``\\$18``, ``18\\text{ dollars per hour}``)."""
     currencies = {str(s.unit).partition("/")[0] for s in (gold, answer)}
     if len(currencies) == 1 and currencies <= {"dollar", "cent", "euro"}:
         return gold.value is not None and gold.value == answer.value
@@ -480,7 +484,7 @@ def _ask_relation(gold: Relation, answer: Relation, asker: Asker) -> bool | None
 
 
 def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | None:
-    left, right = gold.sides[0], answer.sides[0]
+    left, right = (_P.extreme_index.sub("", side.sides[0]) for side in (gold, answer))
     values = _readings(answer)
     if left != right:
         one, other = _P.function_of.fullmatch(left), _P.function_of.fullmatch(right)
@@ -494,7 +498,8 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | N
                 return False
             values = [parse_form(rename_letter(value, old, new))]
         elif isinstance(answer.forms[-1], Words) or "\\text{" in (left[:6], right[:6]):
-            same_name = _name_key(left) == _name_key(right)
+            said = words_key(right) if _P.letter.fullmatch(left) else ""
+            same_name = _name_key(left) == _name_key(right) or left.casefold() in said.split()
             return same_name and same_answer(gold.forms[-1], answer.forms[-1], asker)
         else:
             is_one = len(gold.ops) == 1 and len(answer.ops) == 1

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from sgpo.core.verifier.numbers import MalformedNumber, decimal_places, exact_value
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.spelling import MAX_SAID_CHARS, canonical, split_unit, words_key
+from sgpo.core.verifier.spelling import MAX_SAID_CHARS, canonical, split_unit, unit_name, words_key
 
 _P = patterns("forms")
 NAME, SETMINUS, TWO_POWERS = _P.name, _P.setminus, _P.two_powers
@@ -112,12 +112,19 @@ def _without_remarks(text: str) -> tuple[str, str]:
     if remark and remark.start():
         if "which" not in remark.group() or not _P.veto.search(remark.group()):
             text = text[: remark.start()].rstrip(" ,(")
+    aside = _P.aside.search(text)
+    if aside and aside.start() and unit_name(aside.group(1) or aside.group(2)) is None:
+        text = text[: aside.start()]
     about = _P.or_about.search(text)
     if about and about.start():
         text = f"{text[: about.start()]}\\approx {text[about.end() :]}"
     text = text.replace("\\approx \\approx", "\\approx ")
     if "\\approx" in text and text.endswith(")") and text.count("(") < text.count(")"):
         text = text[:-1]
+    for pattern in (_P.membership_head, _P.all_of):
+        if _P.order.search(text) and (begin := pattern.match(text)):
+            domain = _domain(begin.group())
+            text = text[begin.end() :]
     for pattern in (_P.quantified, _P.membership_tail):
         tail = pattern.search(text)
         if tail is None or not tail.start():
@@ -132,10 +139,6 @@ def _without_remarks(text: str) -> tuple[str, str]:
         if known:
             domain = _domain(tail.group()) if _P.order.search(head) else domain
             text = head
-    for pattern in (_P.membership_head, _P.all_of):
-        if _P.order.search(text) and (begin := pattern.match(text)):
-            domain = _domain(begin.group()) or domain
-            text = text[begin.end() :]
     return text, domain
 
 
@@ -153,7 +156,9 @@ def _labelled(text: str) -> Form | None:
         name, rest = found["name"].strip(), found["rest"].strip()
         # What follows the label, with its words marked up again behind a number.
         marked = re.sub(r"(?<=\d) ([a-zA-Z]{2,}(?: [a-zA-Z]{2,})*)\.?$", r"\\text{ \1}", rest)
-        value = parse_form(marked)
+        value = parse_form(marked.rstrip("."))
+        if isinstance(value, Relation) and is_assignment(value):  # the solution is x = 3
+            return value
         if isinstance(value, Words):
             value = Words(re.sub(r"^(?:an?|the) ", "", value.key))
     elif (head := _P.extreme_head.match(text)) and _P.extreme.fullmatch(
@@ -207,7 +212,8 @@ def _parse(text: str) -> Form:
         return _list(text, pieces, marks)
     if (stray := _P.stray_letter.match(text)) and enclosed(text[stray.end() :]):
         inside = parse_form(text[stray.end() :])
-        if isinstance(inside, Interval):  # "t(0,4]": only a membership can stand before one
+        is_point = text[0].isupper() and isinstance(inside, Group) and inside.kind == "tuple"
+        if isinstance(inside, Interval) or is_point:  # "t(0,4]": a membership; "P(8,2)": a name
             return inside
     pieces, _ = split_outside(text, _P.cup)
     sides, ops = split_outside(text, _P.relation)

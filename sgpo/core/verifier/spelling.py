@@ -152,7 +152,7 @@ def command(found: re.Match[str]) -> str:
 
 
 _JOINERS = {"and": "and", "or": "or", "as well as": "and", "along with": "and", "&": "and",
-            "together with": "and", "u": "\\cup", "union": "\\cup"}  # fmt: skip
+            "together with": "and", "u": "\\cup", "union": "\\cup", "to": ":"}  # fmt: skip
 _FUNCTIONS = frozenset("".join(_TABLE["names"]["FUNCTION"]).split("|")) | {"max", "min"}
 
 
