@@ -500,7 +500,8 @@ def _explain(options: Options) -> int:
     from sgpo.core.verifier.explain import explain_sample, explain_text
 
     if options.gold is not None and options.text is not None and options.samples is None:
-        return explain_text(options.gold, options.text)
+        explain_text(options.gold, options.text)
+        return 0
     if options.samples is None or options.id is None or options.gold or options.text:
         raise ValueError("explain needs a samples file and --id, or --gold and --text")
     return explain_sample(options.samples, options.id, options.index)

@@ -1,10 +1,11 @@
 """Text through extraction and grading: hostile and random, and answers decided by hand.
 
-``fuzz``: nothing raises, hangs or is executed. hypothesis makes the inputs from one fixed seed:
-soups of LaTeX fragments, nested and unbalanced structures, towers of powers, control characters,
-attempts to reach Python through sympy, long runs of one fragment, plain Unicode. Every input goes
-through extraction and the exact rules on the spot, and in batches through the whole verifier with
-its worker processes and a deadline.
+``fuzz``: nothing raises, hangs or is executed. The inputs come from one fixed seed: soups of LaTeX
+fragments, nested and unbalanced structures, towers of powers, control characters, attempts to reach
+Python through sympy, long runs of one fragment, plain Unicode, the gold itself with a piece
+replaced. Every input goes through extraction and the spelling rules on the spot, and in batches
+through the whole verifier with its worker processes and a deadline. They are drawn by ``random``:
+hypothesis takes longer to draw an input than the verifier to judge it.
 
 ``cases``: how many of the answers decided by hand (tests/data) come out as they should.
 """
@@ -15,10 +16,10 @@ import json
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
+from random import Random
 
 from benchmarks.reliability.faults import ROOT, Figures, Say
 from sgpo.core.verifier import grade_many
@@ -33,46 +34,54 @@ SHARED = 89  # cases of the peers' trackers, at the head of verifier_cases.jsonl
 SLOW_SECONDS = 1.0  # extraction and exact rules of one input, in this process
 REASONS = {"correct", "wrong", "no_answer", "truncated", "timeout", "error"}
 
-_ATOMS = st.sampled_from(
-    r"""0 1 2 3 7 10 12 0.5 .25 1,000 025 -1 x y n k a b C i e \pi \infty \theta f(x) A_1 52_8 90°
-    \text{cm} \text{(B)} \text{ or } yes \ldots \emptyset \% 1/2 2\frac{1}{3} 10^{10} 9! 1e5 seven
-    \alpha \$ 12:30 3:4 \sqrt2 x^2 \frac12 2^{1009} \log_2 n! ∞ √ ½ ٣ ２ 𝟗""".split()
-)  # fmt: skip
-_SOUP = st.lists(
-    st.sampled_from(
-        r"""\boxed{ } { ( ) [ ] \{ \} | , ; = < > \le \ge \ne \in \cup \cap \pm \mp + - \cdot * / ^
-        _ ! ' : . .. \\ & $ $$ % \frac \sqrt \binom \sum_{k=1}^n \int_0^1 \prod \lim \sin \log
-        \lfloor \rfloor \left \right \text{ \begin{pmatrix} \end{pmatrix} \begin{cases} \end{cases}
-        and or is answer Answer: <think> </think> \approx \equiv \mod \choose \over \displaystyle
-        ^{ _{ \, ^\circ \overline{ \dot{ \hat{ \operatorname{ \mathbb{R} 2 x 7 10""".split()
-    )
-    | _ATOMS,
-    max_size=16,
-).map(" ".join)
-_TIGHT = st.lists(_ATOMS | st.sampled_from(list("+-*/^_=,;(){}[]<>|!'")), max_size=10).map("".join)
+_ATOMS = r"""0 1 2 3 7 10 12 0.5 .25 1,000 025 -1 x y n k a b C i e \pi \infty \theta f(x) A_1 52_8
+    90° \text{cm} \text{(B)} \text{ or } yes \ldots \emptyset \% 1/2 2\frac{1}{3} 10^{10} 9! 1e5
+    seven \alpha \$ 12:30 3:4 \sqrt2 x^2 \frac12 2^{1009} \log_2 n! ∞ √ ½ ٣ ２ 𝟗""".split()
+_PIECES = r"""\boxed{ } { ( ) [ ] \{ \} | , ; = < \le \ge \ne \in \cup \cap \pm \mp + - \cdot * / ^
+    _ ! ' : . .. \\ & $ $$ % \frac \sqrt \binom \sum_{k=1}^n \int_0^1 \prod \lim \sin \log
+    \lfloor \rfloor \left \right \text{ \begin{pmatrix} \end{pmatrix} \begin{cases} \end{cases}
+    and or is answer Answer: <think> </think> \approx \equiv \mod \choose \over \displaystyle
+    ^{ _{ \, ^\circ \overline{ \dot{ \hat{ \operatorname{ \mathbb{R} 2 x 7 10""".split()
+_SIGNS = list("+-*/^_=,;(){}[]<>|!'")
 _FRAMES = (
     r"\frac{{{}}}{{{}}}", "{}^{{{}}}", r"\sqrt{{{}}}", "({}, {})", "{}+{}", r"\{{{}, {}\}}",
     r"\left({}\right)!", "[{}, {})", "{}={}",
 )  # fmt: skip
-_NESTED = st.recursive(
-    _ATOMS,
-    lambda inner: st.builds(str.format, st.sampled_from(_FRAMES), inner, inner),
-    max_leaves=8,
+_REPEATED = (
+    r"""{ } ( 1+ x^ \frac{ 9 \sqrt - ,1 ! ^2 \left( $ <think> \boxed{ a_{ \text{ 1/ \\ & | =
+    < ' x\in 1\approx + :1 \pm \cup \sin""".split()
+    + [" ", "not ", "or ", "1 "]
 )
-_LONG = st.builds(
-    lambda piece, count: piece * count,
-    st.sampled_from(
-        r"""{ } ( 1+ x^ \frac{ 9 \sqrt - ,1 ! ^2 \left( $ <think> \boxed{ a_{ \text{ 1/ \\ & | = < '
-        x\in 1\approx + :1 \pm \cup \sin""".split()
-        + [" ", "not ", "or ", "1 "]
-    ),
-    st.integers(2, 2_000),
-)  # fmt: skip
+_AROUND = ("\\boxed{%s}", "%s", "The answer is %s", "\\boxed{%s}}", "$%s$", "\\boxed{%s}",
+           "<think>\\boxed{1}</think> \\boxed{%s}")  # fmt: skip
 
 
-def completions(canary: Path) -> st.SearchStrategy[tuple[str, str]]:
-    """(gold, completion) pairs of all kinds. What would create ``canary`` if any of it were ever
-    evaluated is among them."""
+def _nested(rng: Random, depth: int = 3) -> str:
+    if depth == 0 or rng.random() < 0.4:
+        return rng.choice(_ATOMS)
+    return rng.choice(_FRAMES).format(_nested(rng, depth - 1), _nested(rng, depth - 1))
+
+
+def _tight(rng: Random) -> str:
+    return "".join(rng.choices(_ATOMS + _SIGNS, k=rng.randrange(11)))
+
+
+def _unicode(rng: Random) -> str:
+    """Characters of any plane, the first ones more often."""
+    ends = (0x80, 0x300, 0x3000, 0xD7FF, 0x110000)
+    points = [rng.randrange(rng.choice(ends)) for _ in range(rng.randrange(60))]
+    return "".join(chr(p) for p in points if not 0xD800 <= p < 0xE000)
+
+
+def _damaged(rng: Random, text: str) -> str:
+    """``text`` with a piece put in place of another, or a slice of it left out."""
+    start, end = sorted(rng.choices(range(len(text) + 1), k=2))
+    return text[:start] + rng.choice(["", *rng.choices(_PIECES + _ATOMS, k=3)]) + text[end:]
+
+
+def completions(canary: Path) -> Iterator[tuple[str, str]]:
+    """(gold, completion) pairs of all kinds, without end. What would create ``canary`` if any of it
+    were ever evaluated is among them."""
     call = f"open('{canary}','w')"
     attempts = [
         call,
@@ -87,14 +96,21 @@ def completions(canary: Path) -> st.SearchStrategy[tuple[str, str]]:
         f"Symbol('x', {call})",
         f"lambdify(x, {call})()",
     ]
-    body = st.one_of(_SOUP, _TIGHT, _NESTED, _LONG, st.text(max_size=60), st.sampled_from(attempts))
-    gold = st.one_of(_NESTED, _ATOMS, _TIGHT).map(lambda text: f"7{text}")
-    frame = st.sampled_from(["\\boxed{%s}", "%s", "The answer is %s", "\\boxed{%s}}", "$%s$",
-                             "<think>\\boxed{1}</think> \\boxed{%s}", "\\boxed{%s}"])  # fmt: skip
-    shown = st.builds(lambda form, text: form.replace("%s", text), frame, body)
-    # One input in eight has the gold itself in the box.
-    text = st.tuples(gold, shown, st.integers(0, 7))
-    return text.map(lambda t: (t[0], t[1] if t[2] else f"\\boxed{{{t[0]}}}"))
+    rng = Random(SEED)
+    golds = (_nested, lambda rng: rng.choice(_ATOMS), _tight)
+    bodies = (
+        lambda _: " ".join(rng.choices(_PIECES + _ATOMS, k=rng.randrange(17))),
+        lambda _: _tight(rng),
+        lambda _: _nested(rng),
+        lambda _: rng.choice(_REPEATED) * round(2 * 1000 ** rng.random()),
+        lambda _: _unicode(rng),
+        lambda _: rng.choice(attempts),
+        lambda gold: _damaged(rng, gold),
+    )
+    while True:
+        gold = "7" + rng.choice(golds)(rng)
+        text = rng.choice(_AROUND).replace("%s", rng.choice(bodies)(gold))
+        yield gold, text if rng.randrange(8) else f"\\boxed{{{gold}}}"  # the gold itself
 
 
 class _Search:
@@ -129,7 +145,7 @@ class _Search:
         began = time.monotonic()
         try:
             verdicts = grade_many(pairs, deadline_seconds=BATCH_SECONDS)
-        except Exception as error:  # noted, not raised: hypothesis would search the wrong input
+        except Exception as error:  # noted, so that the other batches are judged
             self.problems.append(f"a batch raised {type(error).__name__}: {error}"[:300])
             return
         seconds = time.monotonic() - began
@@ -153,16 +169,9 @@ def fuzz(count: int, say: Say) -> tuple[Figures, bool]:
     """Figures of ``count`` inputs, and whether all of them were handled."""
     with tempfile.TemporaryDirectory(prefix="sgpo-fuzz-") as scratch:
         search = _Search(Path(scratch) / "executed", count, say)
-        quick = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-
-        @seed(SEED)
-        @settings(max_examples=count, phases=[Phase.generate], **quick)
-        @given(completions(search.canary))
-        def every_input_is_judged(pair: tuple[str, str]) -> None:
-            search.take(*pair)
-
         try:
-            every_input_is_judged()
+            for gold, completion in islice(completions(search.canary), count):
+                search.take(gold, completion)
         except Exception as error:  # whatever an input provokes is the finding to report
             search.problems.append(f"{type(error).__name__}: {error}"[:500])
         search.judge()

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.cli import main
 from sgpo.core.verifier.explain import describe
-from sgpo.core.verifier.forms import parse_answer
+from sgpo.core.verifier.forms import parse_form
+from sgpo.core.verifier.spelling import canonical
 
 
 def lines(text: str) -> dict[str, str]:
@@ -64,7 +65,7 @@ def test_the_path_is_named(gold, text, expected, capsys):
     ],
 )  # fmt: skip
 def test_forms_in_words(answer, words):
-    assert describe(parse_answer(answer)) == words
+    assert describe(parse_form(canonical(answer))) == words
 
 
 @pytest.fixture(params=["samples.jsonl", "samples.jsonl.gz"])

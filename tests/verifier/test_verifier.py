@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgpo.core.verifier import Verdict, grade, grade_many
-from sgpo.core.verifier.explain import explain
 from sgpo.core.verifier.extract import unwrap_box
 from sgpo.core.verifier.graders import GRADERS
 from sgpo.core.verifier.graders import grade_many as grade_with
@@ -200,14 +199,6 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="num_workers is 0"):
         grade_many([("7", "7")], num_workers=0)
     assert grade_many([]) == []
-
-
-def test_explain_names_the_path():
-    found = explain("\\frac{\\sqrt{3}}{3}", "so \\boxed{\\frac{1}{\\sqrt3}}")
-    assert found.verdict.correct and found.extraction == "last closed box"
-    assert found.answer.text == "\\frac{1}{\\sqrt{3}}" and "worker" in found.decided_by
-    assert explain("0.5", "\\boxed{\\frac12}").decided_by == "exact rules: numbers"
-    assert explain("5", "I do not know how to do it.").answer is None
 
 
 def test_import_is_light_and_short_answers_need_no_process():

@@ -8,7 +8,7 @@ torch nor sympy. It imports nothing else of this project; anything may import it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -115,13 +115,7 @@ def gold_answer(gold: str) -> Answer:
     """A gold answer, parsed. ValueError if it is empty."""
     if not isinstance(gold, str):
         raise ValueError(f"gold answer is {gold!r}; it must be a string")
-    inner = gold.strip()
-    for opener, closer in (("$$", "$$"), ("$", "$"), ("\\[", "\\]"), ("\\(", "\\)")):
-        stripped = inner.removeprefix(opener).removesuffix(closer)
-        if unwrap_box(stripped) != stripped.strip():
-            inner = stripped
-            break
-    answer = _parsed(unwrap_box(inner))
+    answer = _parsed(unwrap_box(_P.around_box.sub("", gold.strip())))
     if not answer.text:
         raise ValueError(f"gold answer {gold!r} is empty; give the right answer as text or LaTeX")
     return answer
@@ -137,7 +131,9 @@ def answer_to(gold: Answer, span: str) -> Answer:
     """The answer in a span, parsed. Of ``\\textbf{(B)}\\ 12``, as multiple-choice tests print their
     options, it is the part of the gold's kind, letter or content."""
     answer = _parsed(span)
-    option = _P.option.fullmatch(answer.text) if answer.form else None
+    if answer.text == gold.text or answer.form is None:
+        return answer
+    option = _P.option.fullmatch(answer.text)
     if option is None or _P.choice_letter.search(option.group(2)):
         return answer
     return _parsed(option.group(1 if _P.choice_letter.fullmatch(gold.text) else 2))
@@ -168,25 +164,25 @@ def _ask(put: Put, *question: str) -> bool:
     return found
 
 
-def _job(task: Task) -> Callable[[Put], bool | None]:
-    """The comparison of one task, with a worker in place of "undecided"."""
-    gold, answer, problem = task
-    assert gold.form is not None and answer.form is not None
-    return lambda put: same_answer(gold.form, answer.form, Asker(partial(_ask, put), problem))  # type: ignore[arg-type]
-
-
 def _judge(tasks: list[Task], deadline_seconds: float | None, num_workers: int) -> dict[Task, str]:
-    """Reasons of the tasks the exact rules left open, from memory or from the worker processes.
-    Hostile items last, so that they cannot use up the batch's time before the others."""
-    tasks.sort(key=lambda task: _cost_hint(task[0].text + task[1].text))
+    """Reasons of the tasks the exact rules left open, from memory or from the worker processes: the
+    same comparison, with a worker in place of "undecided". Hostile items last, so that they cannot
+    use up the batch's time before the others."""
+
+    def job(task: Task, put: Put) -> bool | None:
+        gold, answer, problem = task
+        assert gold.form is not None and answer.form is not None
+        return same_answer(gold.form, answer.form, Asker(partial(_ask, put), problem))
+
+    def cost(task: Task) -> int:
+        text = task[0].text + task[1].text
+        return len(text) + 200 * (text.count("^{") + text.count("!") + text.count("\\sum"))
+
+    tasks.sort(key=cost)
     outcomes = POOL.run(
-        list(map(_job, tasks)),
+        [partial(job, task) for task in tasks],
         item_seconds=ITEM_SECONDS,
         batch_seconds=deadline_seconds,
         num_workers=num_workers,
     )
     return dict(zip(tasks, outcomes, strict=True))
-
-
-def _cost_hint(text: str) -> int:
-    return len(text) + 200 * (text.count("^{") + text.count("!") + text.count("\\sum"))

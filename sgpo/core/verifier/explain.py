@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.core.verifier import Answer, Verdict, answer_to, decide, forms, gold_answer, grade
-from sgpo.core.verifier.compare import real_sets
+from sgpo.core.verifier.compare import RULES, real_sets
 from sgpo.core.verifier.extract import extract
 
 FORM_CHARS = 300  # of a form in words; what was written is shown whole
-_RULES = (
-    (forms.Words, "words, alone or in a short sentence"),
-    (forms.Relation, "named values, chains and relations"),
-    (forms.Interval | forms.Union, "ends of intervals"),
-)
 
 
 @dataclass(frozen=True)
@@ -50,15 +45,10 @@ def rule_of(gold: forms.Form, answer: forms.Form) -> str:
     """The kind of rule that compares two forms, in words."""
     if gold != answer and real_sets(gold, answer) is not None:
         return "sets of real numbers"
-    for kind, rule in _RULES:
-        if isinstance(gold, kind) or isinstance(answer, kind):
-            return rule
-    kinds = {form.kind for form in (gold, answer) if isinstance(form, forms.Group)}
-    if kinds:
-        in_order = kinds & {"tuple", "ratio", "residue"}
-        cells = "cells of a matrix or vector" if "matrix" in kinds else "items in any order"
-        return "items in order" if in_order and "matrix" not in kinds else cells
-    assert isinstance(gold, forms.Scalar) and isinstance(answer, forms.Scalar)
+    if not (isinstance(gold, forms.Scalar) and isinstance(answer, forms.Scalar)):
+        return next(
+            name for name, kind, _ in RULES if isinstance(gold, kind) or isinstance(answer, kind)
+        )
     if gold.base or answer.base:
         return "digits in a base"
     if gold.counted or answer.counted:
@@ -68,27 +58,24 @@ def rule_of(gold: forms.Form, answer: forms.Form) -> str:
     return "expressions" if None in (gold.value, answer.value) else "numbers"
 
 
-def explain_text(gold: str, text: str) -> int:
-    """Print how the verdict on one completion comes about; 0."""
-    _show(gold, text, truncated=False)
-    return 0
-
-
-def _show(gold: str, text: str, *, truncated: bool) -> str:
-    """Prints it; the reason of the verdict."""
+def explain_text(gold: str, text: str, *, truncated: bool = False) -> str:
+    """Print how the verdict on one completion comes about; its reason."""
     found = explain(gold, text)
-    reason, extracted = found.verdict.reason, found.verdict.extracted
-    decided_by = found.decided_by
+    reason, decided_by = found.verdict.reason, found.decided_by
     if truncated:
         reason, decided_by = "truncated", "the token limit: a cut completion is never correct"
-    print(f"gold        {_line(gold)}")
-    print(f"found by    {found.extraction}")
-    print(f"answer      {_line(extracted) if extracted is not None else 'none'}")
-    print(f"gold as     {_line(found.gold.text)}  =  {describe(found.gold.form)}")
-    if found.answer is not None:
-        print(f"answer as   {_line(found.answer.text)}  =  {describe(found.answer.form)}")
-    print(f"decided by  {decided_by}")
-    print(f"verdict     {reason}")
+    span = found.verdict.extracted
+    lines = {
+        "gold": _line(gold),
+        "found by": found.extraction,
+        "answer": "none" if span is None else _line(span),
+        "gold as": f"{_line(found.gold.text)}  =  {describe(found.gold.form)}",
+        "answer as": found.answer
+        and f"{_line(found.answer.text)}  =  {describe(found.answer.form)}",
+        "decided by": decided_by,
+        "verdict": reason,
+    }
+    print(*(f"{name:<12}{said}" for name, said in lines.items() if said), sep="\n")
     return reason
 
 
@@ -109,7 +96,7 @@ def explain_sample(path: Path, problem_id: str, index: int | None) -> int:
     for row in chosen:
         print(f"sample {row['sample']} of {problem_id}: {row['num_tokens']} tokens")
         print("text        " + printable(row["text"]).replace("\n", "\n" + " " * 12))
-        now = _show(row["gold"], row["text"], truncated=row["finish_reason"] == "length")
+        now = explain_text(row["gold"], row["text"], truncated=row["finish_reason"] == "length")
         agrees = now == row["reason"]
         changed += not agrees
         print(f"stored      {row['reason']}{'' if agrees else '  <- NOT what is found now'}\n")
@@ -121,14 +108,20 @@ def describe(form: forms.Form | None) -> str:
     match form:
         case None:
             return "not parsed"
-        case forms.Scalar():
-            return _scalar(form)
+        case forms.Scalar(base=base) if base:
+            return f"digits {form.text} in base {base}"
+        case forms.Scalar(malformed=True):
+            return f"no agreed value: {_short(form.text)}"
+        case forms.Scalar(value=value):
+            is_plain = value is not None and len(form.text) <= FORM_CHARS
+            text = f"number {value}" if is_plain else f"expression {_short(form.text)}"
+            text += " percent" * form.percent + f" (unit {form.unit})" * bool(form.unit)
+            return text + f" (counts {form.counted})" * bool(form.counted)
         case forms.Words(key):
             return f"words {key!r}"
-        case forms.Group():
-            items = "; ".join(describe(item) for item in form.items[:8])
-            more = "; .." if len(form.items) > 8 else ""
-            return f"{form.kind} of {len(form.items)}: {items}{more}"
+        case forms.Group(kind, items):
+            shown = [*map(describe, items[:8]), *[".."] * (len(items) > 8)]
+            return f"{kind} of {len(items)}: {'; '.join(shown)}"
         case forms.Interval(low, high, low_open, high_open):
             ends = ("(" if low_open else "["), (")" if high_open else "]")
             return f"interval {ends[0]}{describe(low)}, {describe(high)}{ends[1]}"
@@ -138,19 +131,6 @@ def describe(form: forms.Form | None) -> str:
             rest = "".join(f" {op} {side}" for op, side in zip(ops, sides[1:], strict=True))
             return "relation " + _short(sides[0] + rest)
     raise AssertionError(form)
-
-
-def _scalar(form: forms.Scalar) -> str:
-    if form.base:
-        return f"digits {form.text} in base {form.base}"
-    if form.malformed:
-        return f"no agreed value: {_short(form.text)}"
-    text = f"expression {_short(form.text)}"
-    if form.value is not None and len(form.text) <= FORM_CHARS:
-        text = f"number {form.value}"
-    text += " percent" if form.percent else ""
-    text += f" (unit {form.unit})" if form.unit else ""
-    return text + (f" (counts {form.counted})" if form.counted else "")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from sgpo.core.verifier.numbers import MalformedNumber, decimal_places, exact_value
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.spelling import MAX_SAID_CHARS, canonical, split_unit, unit_name, words_key
+from sgpo.core.verifier.spelling import MAX_SAID_CHARS, split_unit, unit_name, words_key
 
 _P = patterns("forms")
 NAME, SETMINUS, TWO_POWERS = _P.name, _P.setminus, _P.two_powers
@@ -172,11 +172,6 @@ def _labelled(text: str) -> Form | None:
 
 
 # --- parsing ----------------------------------------------------------------------------------
-
-
-def parse_answer(text: str) -> Form:
-    """The form of an answer as written (canonicalises first)."""
-    return parse_form(canonical(text))
 
 
 @lru_cache(maxsize=16_384)

@@ -19,12 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 STARTUP_SECONDS = 90.0
-POLL_SECONDS = 0.2  # a starting worker is waited for in steps of this
 MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _ROOT = str(Path(__file__).resolve().parents[3])
@@ -38,16 +37,8 @@ class VerifierUnavailable(RuntimeError):
     """The worker process cannot start, e.g. because math-verify is not installed."""
 
 
-class _Late(Exception):
-    """The item's time is over."""
-
-
-class _Failed(Exception):
-    """The worker reports an error on this question."""
-
-
-class _Gone(Exception):
-    """The worker process ended."""
+class _NoAnswer(Exception):
+    """Why a question has none: "timeout", "error", or "gone" where the process ended."""
 
 
 def default_workers() -> int:
@@ -63,57 +54,52 @@ class _Worker:
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, kept.get("PYTHONPATH", "")]))
         # A fixed hash seed makes sympy's orderings, and so its verdicts, the same in every worker.
         kept |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"]
         self.socket, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"],
-                stdin=theirs,
-                stdout=theirs,
-                stderr=subprocess.DEVNULL,
-                env=kept,
+                command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=kept
             )
         self.replies = self.socket.makefile("rb")
         self.started = time.monotonic()
         self.ready, self.due = False, 0.0
 
-    def wait_ready(self, is_over: Callable[[], bool]) -> None:
-        """Returns when the worker can be asked. Raises _Late once ``is_over``, VerifierUnavailable
-        where it does not start."""
-        while not self.ready:
-            if select.select([self.socket], [], [], POLL_SECONDS)[0]:
-                message = json.loads(self.replies.readline() or b"{}")
-                self.ready = message.get("ready", False)
-                reason = message.get("unavailable", "it ended without a message")
-                advice = f"cannot start: {reason}; run `sgpo doctor`"
-            elif is_over():
-                raise _Late
-            elif time.monotonic() < self.started + STARTUP_SECONDS:
-                continue
-            else:
-                limit = f"did not start within {STARTUP_SECONDS:.0f} seconds"
-                advice = f"{limit}; free some memory or CPU time and run again"
-            if not self.ready:
-                raise VerifierUnavailable(f"the verifier's worker {advice}")
+    def wait_ready(self, end: float) -> None:
+        """Returns when the worker can be asked. Raises _NoAnswer at the batch's ``end``,
+        VerifierUnavailable where the worker does not start."""
+        if self.ready:
+            return
+        until = min(end, self.started + STARTUP_SECONDS)
+        if select.select([self.socket], [], [], max(0.0, until - time.monotonic()))[0]:
+            message = json.loads(self.replies.readline() or b"{}")
+            self.ready = message.get("ready", False)
+            reason = message.get("unavailable", "it ended without a message")
+            advice = f"cannot start: {reason}; run `sgpo doctor`"
+        elif until == end:
+            raise _NoAnswer("timeout")
+        else:
+            limit = f"did not start within {STARTUP_SECONDS:.0f} seconds"
+            advice = f"{limit}; free some memory or CPU time and run again"
+        if not self.ready:
+            raise VerifierUnavailable(f"the verifier's worker {advice}")
 
     def put(self, work: str, *arguments: str) -> Any:
-        """The answer to one question before ``due``. Raises _Late, _Failed or _Gone."""
+        """The answer to one question before ``due``, or _NoAnswer."""
         seconds = self.due - time.monotonic()
         if seconds <= 0:
-            raise _Late
+            raise _NoAnswer("timeout")
         question = {"work": work, "arguments": arguments, "seconds": seconds}
         try:
             self.socket.settimeout(seconds)
             self.socket.sendall(json.dumps(question).encode() + b"\n")
             line = self.replies.readline()
         except TimeoutError:
-            raise _Late from None
+            raise _NoAnswer("timeout") from None
         except (OSError, ValueError):  # the pool was shut down meanwhile
-            raise _Gone from None
-        if not line:
-            raise _Gone
-        reply = json.loads(line)
+            raise _NoAnswer("gone") from None
+        reply = json.loads(line or b'{"error": "gone"}')
         if "error" in reply:
-            raise _Failed(reply["error"])
+            raise _NoAnswer(reply["error"])
         return reply["result"]
 
     def close(self, *, kill: bool = True) -> None:
@@ -183,7 +169,7 @@ class Pool:
         jobs: Sequence[Job],
         *,
         item_seconds: float,
-        batch_seconds: float | None,
+        batch_seconds: float | None = None,
         num_workers: int,
     ) -> list[str]:
         """The reason (correct, wrong, timeout, error) of each job, a function that is given ``put``
@@ -192,55 +178,45 @@ class Pool:
         worker is ready. VerifierUnavailable: a worker does not start."""
         if not jobs:
             return []
-        batch = _Batch(self, item_seconds, batch_seconds)
-        with ThreadPoolExecutor(min(num_workers, len(jobs))) as threads:
-            return list(threads.map(batch.outcome, jobs))
+        end, starting = float("inf"), threading.Lock()
 
+        def outcome(job: Job) -> str:
+            # Once more where the worker is gone: it may have been killed from outside, and the
+            # idle ones too.
+            found = _on_a_worker(job, fresh=False)
+            found = _on_a_worker(job, fresh=True) if found == "gone" else found
+            return found if found in ("correct", "wrong", "timeout") else "error"
 
-class _Batch:
-    """One call of Pool.run; its deadline counts from the moment its first worker is ready."""
-
-    def __init__(self, pool: Pool, item_seconds: float, batch_seconds: float | None) -> None:
-        self.pool, self.item_seconds, self.batch_seconds = pool, item_seconds, batch_seconds
-        self.end = float("inf")
-        self._lock = threading.Lock()
-
-    def is_over(self) -> bool:
-        return time.monotonic() >= self.end
-
-    def outcome(self, job: Job) -> str:
-        """The reason of one job. Once more where the worker is gone: it may have been killed from
-        outside, and the idle ones too."""
-        for is_retry in (False, True):
+        def _on_a_worker(job: Job, fresh: bool) -> str:
             lent: list[_Worker] = []
-            reusable = True
+
+            def put(*question: str) -> Any:
+                """Leases a worker with the first question: what is remembered needs none."""
+                nonlocal end
+                if not lent:
+                    if time.monotonic() >= end:
+                        raise _NoAnswer("timeout")
+                    lent.append(self.lease(fresh))
+                    with nullcontext() if lent[0].ready else starting:
+                        lent[0].wait_ready(end)
+                        now = time.monotonic()
+                        end = min(end, now + (batch_seconds or end))
+                    lent[0].due = min(now + item_seconds, end)
+                return lent[0].put(*question)
+
+            reason = "gone"
             try:
-                return "correct" if job(partial(self._put, lent, is_retry)) else "wrong"
-            except _Late:
-                reusable = False
-                return "timeout"
-            except _Failed:
-                return "error"
-            except _Gone:
-                reusable = False
+                reason = "correct" if job(put) else "wrong"
+            except _NoAnswer as why:
+                reason = str(why)
             finally:
                 for worker in lent:
-                    self.pool.give_back(worker, reusable or not worker.ready)
-        return "error"
+                    usable = reason not in ("timeout", "gone") or not worker.ready
+                    self.give_back(worker, usable)
+            return reason
 
-    def _put(self, lent: list[_Worker], fresh: bool, *question: str) -> Any:
-        """Leases a worker with the first question of a job: what is remembered needs none."""
-        if not lent:
-            if self.is_over():
-                raise _Late
-            lent.append(self.pool.lease(fresh))
-            lent[0].wait_ready(self.is_over)
-            now = time.monotonic()
-            with self._lock:
-                if self.end == float("inf") and self.batch_seconds is not None:
-                    self.end = now + self.batch_seconds
-            lent[0].due = min(now + self.item_seconds, self.end)
-        return lent[0].put(*question)
+        with ThreadPoolExecutor(min(num_workers, len(jobs))) as threads:
+            return list(threads.map(outcome, jobs))
 
 
 POOL = Pool()

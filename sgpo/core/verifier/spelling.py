@@ -16,9 +16,9 @@ from sgpo.core.verifier.patterns import FOLDER, compiled, patterns, table
 _P = patterns("spelling")
 
 MAX_SAID_CHARS = 600  # longer answers are formulas: their words are not looked into
-MAX_FRACTION_CHARS = 5_000
 
 _TABLE = table("spelling.toml")
+_WORDS = {name: words.split() for name, words in _TABLE["words"].items()}
 _FULL_WIDTH = {chr(c + 0xFEE0): chr(c) for c in range(0x21, 0x7F)}  # as CJK keyboards write
 _CHARACTERS = str.maketrans(
     _FULL_WIDTH | {c: new for old, new in _TABLE["characters"].items() for c in old}
@@ -45,54 +45,12 @@ def canonical(text: str) -> str:
         for script, sign, table in _SCRIPTS:
             text = script.sub(lambda m, s=sign, t=table: f"{s}{{{m.group().translate(t)}}}", text)
         text = text.translate(_CHARACTERS)
-    while len(text) > 2 and text[0] == text[-1] == "$" and text[-2] != "\\":
-        text = text[1:-1].strip()
-    text = _apply("rules", text)
-    if len(text) < MAX_FRACTION_CHARS and _P.fraction.search(text):
-        text = _brace_arguments(text)
-    text = _apply("last", text)
-    if text.startswith("]") or text.endswith("[") or "[\\cup" in text or "\\cup]" in text:
-        text = _P.reversed.sub(lambda m: "(" if m.group() == "]" else ")", text)  # ]3,5[
-    while text.startswith("{") and _close(text, 0) == len(text) - 1 and not _P.infix.search(text):
-        text = text[1:-1].strip()
-    return text
-
-
-def _apply(stage: str, text: str) -> str:
-    for needle, pattern, replacement in _RULES[stage]:
+    for needle, pattern, replacement in _RULES:
         if needle in text:
             text = pattern.sub(replacement, text)
+    if text.startswith("]") or text.endswith("[") or "[\\cup" in text or "\\cup]" in text:
+        text = _P.reversed.sub(lambda m: "(" if m.group() == "]" else ")", text)  # ]3,5[
     return text
-
-
-def _brace_arguments(text: str) -> str:
-    """``\\frac12``, ``\\frac 59``, ``\\frac{270}7`` and ``\\frac9{19}`` with both braces."""
-    out, position = [], 0
-    while head := _P.fraction.search(text, position):
-        arguments, cursor = [], head.end()
-        while len(arguments) < 2 and (found := _P.argument.match(text, cursor)):
-            end = _close(text, found.end() - 1) if found.group(1) else found.end()
-            if end is None:
-                break
-            inside = _brace_arguments(text[found.end() : end]) if found.group(1) else found.group(2)
-            arguments.append(inside.strip())
-            cursor = end + (found.group(1) is not None)
-        whole = len(arguments) == 2
-        out += [text[position : head.start()], head.group()]
-        out += [f"{{{arguments[0]}}}{{{arguments[1]}}}"] if whole else []
-        position = cursor if whole else head.end()
-    return "".join([*out, text[position:]])
-
-
-def _close(text: str, start: int) -> int | None:
-    """Index of the brace that closes the one at ``start``."""
-    depth = 0
-    for i in range(start, len(text)):
-        if text[i] in "{}" and (i == 0 or text[i - 1] != "\\"):
-            depth += 1 if text[i] == "{" else -1
-            if depth == 0:
-                return i
-    return None
 
 
 @lru_cache(maxsize=16_384)
@@ -110,8 +68,6 @@ def words_key(text: str) -> str:
 
 # --- replacements that a pattern cannot write ----------------------------------------------------
 
-_CURRENCIES = {"$": "dollars", "€": "euros", "£": "pounds", "\\pounds": "pounds"}
-
 
 def amount(found: re.Match[str]) -> str:
     """``\\$1,000`` as ``1000\\text{ dollars}``."""
@@ -119,8 +75,9 @@ def amount(found: re.Match[str]) -> str:
     if (sign_before and sign_inside) or len(found.string) > MAX_SAID_CHARS:
         return found.group()
     number = re.sub(r"[^\d.]", "", found.group(4) or found.group(5)).removesuffix(".")
-    currency = next(s for s in _CURRENCIES if s in (found.group(2) or found.group(6)))
-    return f"{sign_before or sign_inside or ''}{number}\\text{{ {_CURRENCIES[currency]}}}"
+    sign = found.group(2) or found.group(6)
+    currency = next(name for mark, name in _TABLE["currencies"].items() if mark in sign)
+    return f"{sign_before or sign_inside or ''}{number}\\text{{ {currency}}}"
 
 
 def rows_as_list(found: re.Match[str]) -> str:
@@ -151,8 +108,6 @@ def command(found: re.Match[str]) -> str:
     return _COMMANDS.get(found.group(), found.group())
 
 
-_JOINERS = {"and": "and", "or": "or", "as well as": "and", "along with": "and", "&": "and",
-            "together with": "and", "u": "\\cup", "union": "\\cup", "to": ":"}  # fmt: skip
 _FUNCTIONS = frozenset("".join(_TABLE["names"]["FUNCTION"]).split("|")) | {"max", "min"}
 
 
@@ -168,7 +123,7 @@ def text_group(found: re.Match[str]) -> str:
         return found.group()
     if not words or (_P.rounded.fullmatch(words) and before.strip()):
         return " "
-    if (joiner := _JOINERS.get(key.strip(" ,"))) is not None:
+    if (joiner := _TABLE["joiners"].get(key.strip(" ,"))) is not None:
         return f" {',' if key[0] == ',' else ''} {joiner} "
     if key in _FUNCTIONS and kind != "text":
         return f"\\{key} "
@@ -204,8 +159,7 @@ def _word_run(found: re.Match[str]) -> str:
     )
 
 
-_BASE_NAMES = "two three four five six seven eight nine ten eleven twelve".split()
-BASE_WORDS = {name: i for i, name in enumerate(_BASE_NAMES, 2)} | {"sixteen": 16}
+BASE_WORDS = {name: i for i, name in enumerate(_WORDS["bases"], 2)}
 
 
 def base(found: re.Match[str]) -> str:
@@ -229,14 +183,11 @@ _REPLACEMENTS: dict[str, Callable[[re.Match[str]], str]] = {
 }  # fmt: skip
 
 
-_RULES = {
-    stage: [
-        (needle, compiled(pattern, _TABLE["names"]), _REPLACEMENTS.get(new, new))
-        for needle, pattern, new, *times in _TABLE[stage]
-        for _ in range(*times or (1,))
-    ]
-    for stage in ("rules", "last")
-}
+_RULES = [
+    (needle, compiled(pattern, _TABLE["names"]), _REPLACEMENTS.get(new, new))
+    for needle, pattern, new, *times in _TABLE["rules"]
+    for _ in range(*times or (1,))
+]
 
 # --- units behind a number ---------------------------------------------------------------------
 
@@ -257,12 +208,7 @@ _BARE_UNIT = re.compile(
 # "12 ways", "4 red marbles", behind a plain number only.
 _BARE_NOUN = re.compile(r"(?<=\d)\s+(?P<words>[a-z]{3,}(?: [a-z]{2,}){0,3})(?P<power>)$")
 _NOUNS = frozenset((FOLDER / "counted_nouns.txt").read_text().split())
-_SMALL = frozenset("of the in a per such for each fourth third fifth sixth with and to".split())
-_NO_NOUNS = frozenset(
-    "half halves third thirds quarter quarters dozen hundred thousand million times plus minus "
-    "over root square squared cube cubed power factorial percent not less more than least most "
-    "base".split()
-)
+_SMALL, _NO_NOUNS = frozenset(_WORDS["small"]), frozenset(_WORDS["no_nouns"])
 
 
 def unit_name(words: str) -> str | None:

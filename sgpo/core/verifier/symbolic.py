@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
 import sympy
@@ -286,31 +286,20 @@ def _interval(low_text: str, high_text: str, low_open: bool, high_open: bool) ->
     return found
 
 
-def _same_set(a: sympy.Set, b: sympy.Set) -> bool:
-    """Whether two sets are one: as sympy sees it, or because their parts have equal ends."""
-    return a == b or _match(_parts(a), _parts(b), _same_part)
-
-
-def _parts(whole: sympy.Set) -> Sequence[Basic]:
-    return whole.args if isinstance(whole, sympy.Union) else [whole]
-
-
-def _same_part(a: Basic, b: Basic) -> bool:
+def _same_set(a: Basic, b: Basic) -> bool:
+    """Whether two sets, parts of sets or ends are one: as sympy sees it, or part by part."""
+    if a == b:
+        return True
     if isinstance(a, sympy.Interval) and isinstance(b, sympy.Interval):
         ends = expressions_equal(a.start, b.start) and expressions_equal(a.end, b.end)
         return ends and (a.left_open, a.right_open) == (b.left_open, b.right_open)
-    if isinstance(a, sympy.FiniteSet) and isinstance(b, sympy.FiniteSet):
-        return _match(a.args, b.args, expressions_equal)
-    return False
-
-
-def _match(
-    some: Sequence[Basic], others: Sequence[Basic], same: Callable[[Basic, Basic], bool]
-) -> bool:
-    """Whether each of ``some`` has a partner of its own among ``others``."""
-    left = list(others)
-    for one in some:
-        partner = next((other for other in left if same(one, other)), None)
+    if not isinstance(a, sympy.Set) and not isinstance(b, sympy.Set):
+        return expressions_equal(a, b)
+    if type(a) is not type(b) or not isinstance(a, sympy.Union | sympy.FiniteSet):
+        return False
+    left = list(b.args)
+    for one in a.args:
+        partner = next((other for other in left if _same_set(one, other)), None)
         if partner is None:
             return False
         left.remove(partner)
