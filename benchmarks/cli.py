@@ -416,7 +416,7 @@ def _listing(verbs: Verbs) -> None:
 
 def _origins(verbs: Verbs) -> None:
     add = _verb(verbs, "explain", "_explain", "Show how a verdict came about, step by step.")
-    add("samples", nargs="?", type=Path, help="samples file (.jsonl or .jsonl.gz)")
+    add("samples", nargs="?", type=Path, help="samples file (.jsonl.gz)")
     add("--id", help="problem id in the samples file")
     add("--index", type=int, help="one sample of the problem (default: all)")
     add("--gold", help="the right answer, in place of a samples file")
@@ -497,14 +497,15 @@ def _curves(options: Options) -> int:
 
 
 def _explain(options: Options) -> int:
-    from sgpo.core.verifier.explain import explain_sample, explain_text
+    from benchmarks.store.runs import read_samples
+    from sgpo.core.verifier.explain import explain_samples, explain_text
 
     if options.gold is not None and options.text is not None and options.samples is None:
         explain_text(options.gold, options.text)
         return 0
     if options.samples is None or options.id is None or options.gold or options.text:
         raise ValueError("explain needs a samples file and --id, or --gold and --text")
-    return explain_sample(options.samples, options.id, options.index)
+    return explain_samples(read_samples(options.samples), options.id, options.index)
 
 
 def _audit(options: Options) -> int:

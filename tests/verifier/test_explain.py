@@ -68,20 +68,24 @@ def test_forms_in_words(answer, words):
     assert describe(parse_form(canonical(answer))) == words
 
 
-@pytest.fixture(params=["samples.jsonl", "samples.jsonl.gz"])
-def samples(request, tmp_path) -> Path:
-    row = {"problem_id": "p-1", "gold": "12", "num_tokens": 3, "finish_reason": "stop"}
-    rows = [
-        row | {"sample": 0, "text": "\\boxed{12}", "reason": "correct"},
-        row | {"sample": 1, "text": "\\boxed{13}", "reason": "wrong"},
-        row | {"sample": 2, "text": "\\boxed{12}", "finish_reason": "length",
-               "reason": "truncated"},
-        row | {"problem_id": "p-2", "sample": 0, "text": "\\boxed{12}", "reason": "wrong"},
-    ]  # fmt: skip
-    text = "".join(json.dumps(r) + "\n" for r in rows).encode()
-    path = tmp_path / request.param
-    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+def write_samples(path: Path, rows: list[dict]) -> Path:
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     return path
+
+
+ROW = {"problem_id": "p-1", "gold": "12", "num_tokens": 3, "finish_reason": "stop"}
+
+
+@pytest.fixture
+def samples(tmp_path) -> Path:
+    rows = [
+        ROW | {"sample": 0, "text": "\\boxed{12}", "reason": "correct"},
+        ROW | {"sample": 1, "text": "\\boxed{13}", "reason": "wrong"},
+        ROW | {"sample": 2, "text": "\\boxed{12}", "finish_reason": "length",
+               "reason": "truncated"},
+        ROW | {"problem_id": "p-2", "sample": 0, "text": "\\boxed{12}", "reason": "wrong"},
+    ]  # fmt: skip
+    return write_samples(tmp_path / "samples.jsonl.gz", rows)
 
 
 def test_a_stored_sample(samples, capsys):
@@ -92,10 +96,9 @@ def test_a_stored_sample(samples, capsys):
 
 
 def test_a_long_text_is_shown_whole_with_its_lines(tmp_path, capsys):
-    path = tmp_path / "long.jsonl"
     text = "\n".join(f"step {i}: add \x1b[31m" for i in range(60)) + " \\boxed{12}"
-    row = {"problem_id": "p-1", "gold": "12", "sample": 0, "text": text, "reason": "correct"}
-    path.write_text(json.dumps(row | {"num_tokens": 3, "finish_reason": "stop"}))
+    row = ROW | {"sample": 0, "text": text, "reason": "correct"}
+    path = write_samples(tmp_path / "long.jsonl.gz", [row])
     assert main(["explain", str(path), "--id", "p-1"]) == 0
     text = capsys.readouterr().out
     assert "text        step 0: add \\x1b[31m\n            step 1: add" in text
@@ -118,7 +121,7 @@ def test_a_stored_verdict_that_is_not_found_again_is_marked(samples, capsys):
     [
         ([], "explain needs a samples file and --id, or --gold and --text"),
         (["--gold", "7"], "explain needs a samples file and --id, or --gold and --text"),
-        (["nowhere.jsonl", "--id", "p"], "nowhere.jsonl: no such samples file"),
+        (["nowhere.jsonl", "--id", "p"], "nowhere.jsonl: no samples file"),
         (["--gold", "", "--text", "7"], "gold answer '' is empty"),
     ],
 )
@@ -130,6 +133,6 @@ def test_mistakes_are_one_line(arguments, message, capsys):
 
 def test_unknown_problem_and_sample_are_named(samples, capsys):
     assert main(["explain", str(samples), "--id", "p-9"]) == 2
-    assert "no problem 'p-9'; it holds p-1, p-2" in capsys.readouterr().err
+    assert "no problem 'p-9'; there are p-1, p-2" in capsys.readouterr().err
     assert main(["explain", str(samples), "--id", "p-1", "--index", "5"]) == 2
     assert "p-1 has 3 samples, none of index 5" in capsys.readouterr().err

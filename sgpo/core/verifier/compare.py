@@ -125,7 +125,7 @@ def _with_words(gold: Form, answer: Form, asker: Asker) -> bool | None:
     if key is not None and said is not None:
         if key.replace(" ", "") == said.replace(" ", "") or {key, said} <= _NOTHING:
             return True
-        parts = [sorted(re.split(r",? and |, ", names)) for names in (key, said)]
+        parts = [sorted(re.split(r"\s*(?:, and |,| and )\s*", names)) for names in (key, said)]
         if " and " in key and parts[0] == parts[1]:  # Alice and Bob, in any order
             return True
     if isinstance(gold, Words) and gold.key in _PLAIN_TRUTHS and said is not None:

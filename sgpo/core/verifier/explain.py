@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sgpo.core.verifier import Answer, Verdict, answer_to, decide, forms, gold_answer, grade
@@ -79,19 +77,17 @@ def explain_text(gold: str, text: str, *, truncated: bool = False) -> str:
     return reason
 
 
-def explain_sample(path: Path, problem_id: str, index: int | None) -> int:
-    """Print how the verdicts on the stored samples of a problem come about; 1 when a stored verdict
-    is not the one that the verifier gives now, else 0. ValueError: no such file, problem or sample.
-    """
-    everything = _rows(path)
-    rows = [row for row in everything if row.get("problem_id") == problem_id]
+def explain_samples(samples: Sequence[dict[str, Any]], problem_id: str, index: int | None) -> int:
+    """Print how the verdicts on stored samples of a problem come about; 1 when a stored verdict is
+    not the one that the verifier gives now, else 0. ValueError: no such problem or sample."""
+    rows = [row for row in samples if row["problem_id"] == problem_id]
     if not rows:
-        known = list(dict.fromkeys(str(row.get("problem_id")) for row in everything))
+        known = list(dict.fromkeys(str(row["problem_id"]) for row in samples))
         shown = ", ".join(known[:3]) + (f", .. {known[-1]}" if len(known) > 3 else "")
-        raise ValueError(f"{path}: no problem {problem_id!r}; it holds {shown}")
+        raise ValueError(f"no problem {problem_id!r}; there are {shown}")
     chosen = [row for row in rows if index in (None, row["sample"])]
     if not chosen:
-        raise ValueError(f"{path}: {problem_id} has {len(rows)} samples, none of index {index}")
+        raise ValueError(f"{problem_id} has {len(rows)} samples, none of index {index}")
     changed = 0
     for row in chosen:
         print(f"sample {row['sample']} of {problem_id}: {row['num_tokens']} tokens")
@@ -131,20 +127,6 @@ def describe(form: forms.Form | None) -> str:
             rest = "".join(f" {op} {side}" for op, side in zip(ops, sides[1:], strict=True))
             return "relation " + _short(sides[0] + rest)
     raise AssertionError(form)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such samples file")
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-        rows = [json.loads(line) for line in text.splitlines() if line]
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: damaged samples file ({error})") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: not a samples file (one JSON object a line)")
-    return rows
 
 
 def printable(text: str) -> str:
