@@ -66,7 +66,7 @@ def extract(completion: str) -> Extraction:
 
 def after_thinking(completion: str) -> str | None:
     """The part of a completion after its last closed think block; None if one is still open."""
-    last = _last_match(_P.think, completion)
+    last = _last_match(_P.think, completion) if "<" in completion else None
     if last is None:
         return completion
     return completion[last.end() :] if last.group(1) else None
