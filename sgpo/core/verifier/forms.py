@@ -329,7 +329,11 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
             return Scalar("\\emptyset")
         if _P.relation.search(inside) or "|" in inside or ":" in inside:
             point = _point(parse_form(inside)) if "=" in inside else None
-            return point[1] if point else _set_builder(inside) or Scalar(text)
+            named = parse_form(inside)
+            is_named = isinstance(named, Relation) and is_assignment(named)  # {x = 1}
+            return (
+                point[1] if point else _set_builder(inside) or (named if is_named else Scalar(text))
+            )
         form = parse_form(inside)
         is_list = isinstance(form, Group) and form.kind == "list"
         return Group("set", form.items if is_list else (form,))  # type: ignore[union-attr]
