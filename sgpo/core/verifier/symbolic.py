@@ -68,7 +68,7 @@ def parse(text: str) -> Basic:
     text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text.replace("°", ""))
     text = _P.geometric.sub(_as_one_name, _P.primed.sub(_as_one_name, text))
     text = _P.function_times.sub(r"\1(\2)", text)  # it multiplies first: cos(x e^x) for cos x e^x
-    text = re.sub(r"(?<=[\d)])\s*\(", r"\\cdot (", text)  # it adds numbers side by side: 2(5) = 7
+    text = _P.product.sub(r"\1\\cdot ", text)  # it adds numbers side by side: 2(5) = 7
     text = _P.power_t.sub("^{(T)}", text)  # the parser takes ^{T} for a transpose, and drops it
     if "'" in text or _P.prose.search(text):  # the parser drops primes and multiplies letters
         raise Unreadable(f"no expression: {text[:200]}")
