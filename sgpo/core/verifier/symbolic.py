@@ -103,7 +103,9 @@ def _with_values(expression: Expr) -> Expr:
         d for d in expression.atoms(sympy.Derivative) if not d.expr.has(*d.variables)
     }
     expression = expression.xreplace({call: Symbol(str(call), real=True) for call in opaque})
-    return expression.xreplace({f: Rational(str(f)) for f in expression.atoms(Float)})
+    exact: dict[Basic, Basic] = {f: Rational(str(f)) for f in expression.atoms(Float)}
+    exact |= {e: e.args[0] for e in expression.atoms(sympy.UnevaluatedExpr)}  # a gcd
+    return expression.xreplace(exact)
 
 
 def _log10_bound(expression: Basic) -> float:
