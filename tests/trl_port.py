@@ -5,7 +5,7 @@ standardises rewards, clips and steps by itself. Needs ``pip install trl acceler
 study with weights on this machine:
 
     python tests/trl_port.py results/mini --model qwen-m --world 0 --out curves.csv
-    sgpo check-port curves.csv --method grpo --model qwen-m --world 0
+    sgpo check-port curves.csv --method grpo --model qwen-m
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ cannot be checked because it is not here is counted and named, never passed over
 from __future__ import annotations
 
 import filecmp
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +37,6 @@ from benchmarks.store.runs import (
     verdict_table,
 )
 from benchmarks.store.stats import StatsError
-from sgpo.core.files import inside, sha256_of
 
 # Runs of one model and seed that start from the same weights must have had the same ones.
 SHARED = ("start_weights", "prompt", "evaluation_data")
@@ -137,18 +135,11 @@ def _checksums(runs: Sequence[StoredRun]) -> Findings:
         if not stored:
             yield None, run.run_id
         for name, digest in stored.items():
-            path = inside(run.path, name)
-            if name.partition("/")[0] in ("model", "samples"):
-                # Weights and samples stay where the run was made; everything else is published.
-                if not path.exists() or digest.endswith("not hashed"):
-                    yield None, str(path)
-                    continue
-                found = sha256_of(path)
-            else:
-                content = run.content(name)
-                found = content and hashlib.sha256(content).hexdigest()
-            what = "was changed after the run" if found else "is missing"
-            yield found == digest, f"{path}: {what}"
+            found, path = run.digest(name), run.path / name
+            # Weights and samples stay where the run was made; everything else is published.
+            stays = name.partition("/")[0] in ("model", "samples")
+            ok = None if stays and (not found or digest.endswith("not hashed")) else found == digest
+            yield ok, f"{path}: {'was changed after the run' if found else 'is missing'}"
 
 
 def _letters(

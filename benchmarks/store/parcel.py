@@ -221,9 +221,8 @@ def _check_run(run_dir: Path, folder: Path) -> None:
     if (address := stored_hash(run, result)) != run_dir.name.rpartition("-")[2]:
         raise ValueError(f"--import {folder}: the settings in {run_dir.name} are of {address}")
     for name, digest in result.get("sha256", {}).items():
-        path = inside(run_dir, name)
-        absent = not path.is_file() and not name.startswith("model/")
-        if absent or (path.is_file() and sha256_of(path) != digest):
+        found = run.digest(name)
+        if found != digest and (found or not name.startswith("model/")):
             raise StudyError(
                 f"--import {folder}: {run_dir.name}/{name} is not as its run left it; "
                 "nothing was taken in"

@@ -11,6 +11,7 @@ rows of some runs' samples files, where texts were kept. Imports no torch.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sgpo.core.config import canonical_json
-from sgpo.core.files import read_json, read_jsonl
+from sgpo.core.files import inside, read_json, read_jsonl, sha256_of
 
 TABLES = ("runs", "verdicts", "metrics", "ledger")
 SAMPLES = "samples"
@@ -88,6 +89,13 @@ class StoredRun:
             return self.published.content(self.run_id, name)
         path = self.path / name
         return path.read_bytes() if path.is_file() else None
+
+    def digest(self, name: str) -> str | None:
+        """sha256 of one of its files, None where it is not here."""
+        if (path := inside(self.path, name)).is_file():
+            return sha256_of(path)
+        content = self.published and self.content(name)
+        return hashlib.sha256(content).hexdigest() if content else None
 
     def object(self, name: str) -> dict[str, Any]:
         """The JSON object in one of its files, or StudyError naming the file."""
