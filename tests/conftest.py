@@ -6,18 +6,27 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from synthetic_study import save_empty
 from tiny_study import study_words
+
+from benchmarks.report import artefact
+from benchmarks.run import given
 
 torch.set_num_threads(1)
 
 # Files of a minute or so are given out first: a long one at the end would run alone.
-LONG = ("test_ranks.py", "test_verifier.py", "test_study.py", "test_trainer.py", "test_report.py")
+LONG = (
+    "test_ranks.py", "test_study.py", "test_trainer.py", "test_verifier.py", "test_parcel.py",
+    "test_standin_study.py", "test_report.py", "test_claims.py",
+    "test_methods.py", "test_publish.py", "test_formulas.py", "test_perf.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,3 +64,25 @@ def finish_study(directory: Path) -> Path:
 def finished(once) -> Path:
     """The results directory of the quick study, as small as it gets, run by its command."""
     return once("finished", finish_study)
+
+
+@pytest.fixture
+def no_figures(monkeypatch) -> None:
+    """Figures of reports that are made in this process are drawn and stay empty."""
+    monkeypatch.setattr(artefact, "save", save_empty)
+
+
+@pytest.fixture(scope="session")
+def bases(finished, tmp_path_factory) -> Path:
+    return shutil.copytree(finished / "cache", tmp_path_factory.mktemp("bases") / "cache")
+
+
+@pytest.fixture
+def shared_bases(bases, monkeypatch) -> None:
+    """Cells that run in this process take equal base models from one place, made once."""
+    make = given.ensure_world_model
+
+    def shared(key, seed, cache, *arguments, **options):
+        return make(key, seed, bases, *arguments, **options)
+
+    monkeypatch.setattr(given, "ensure_world_model", shared)

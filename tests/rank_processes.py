@@ -33,9 +33,15 @@ def start_server() -> None:
 
 
 def launch(
-    function: Any, *arguments: Any, size: int = 2, wait: float = 400.0, timeout: float = 200.0
+    function: Any,
+    *arguments: Any,
+    size: int = 2,
+    wait: float = 400.0,
+    timeout: float = 200.0,
+    awaited: int | None = None,
 ) -> list[int]:
-    """Run ``function(ranks, *arguments)`` on ``size`` ranks; their exit codes in order.
+    """Run ``function(ranks, *arguments)`` on ``size`` ranks; their exit codes in order, of the
+    first ``awaited`` if not of all.
 
     What a rank raises ends up on its standard error, which is a file ``rank-N.txt`` in the
     directory that is the first argument.
@@ -51,7 +57,7 @@ def launch(
     for process in processes:
         process.start()
     deadline = time.monotonic() + wait
-    for process in processes:
+    for process in processes[:awaited]:
         process.join(max(0.0, deadline - time.monotonic()))
     codes = [p.exitcode if p.exitcode is not None else -999 for p in processes]
     for process in processes:

@@ -34,17 +34,16 @@ CASES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]],
     "gpu_step": (gpu_step.run, gpu_step.blocks),
     "gpu_sampling": (sampling.run_gpu, sampling.blocks),
 }
-OPTIONS = ("vllm_python", "shape", "device")
+OPTIONS = ("shape", "device")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the named cases, then write the page; 0, or 2 after one line on what was asked
     wrongly."""
     options = _parser().parse_args(arguments)
-    given = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
     try:
         if not options.page:
-            run_cases(options.cases, options.repeats, options.out, given)
+            run_cases(options)
         print(f"kept in {write_page(options.out)}")
     except (ValueError, OSError) as error:
         print(f"benchmarks.perf: error: {error}", file=sys.stderr)
@@ -52,33 +51,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_cases(
-    names: Sequence[str], repeats: int, directory: Path, given: Mapping[str, str]
-) -> None:
-    """Measure ``names`` one after the other; each prints its tables and leaves its JSON. A case
-    takes those of the ``given`` options that it knows.
+def run_cases(options: argparse.Namespace) -> None:
+    """Measure the cases one after the other; each prints its tables and leaves its JSON. A case
+    takes those of ``OPTIONS`` that it knows.
 
     Raises:
-        ValueError: no case, an unknown one or ``repeats`` below 1, and nothing has run then; or a
-            case that cannot run on this machine.
+        ValueError: no case, an unknown one or ``--repeats`` below 1, and nothing has run then; or
+            a case that cannot run on this machine.
     """
     allowed = ", ".join(CASES)
-    if not names:
+    if not options.cases:
         raise ValueError(f"no case named: give one or more of {allowed}, or --page")
-    for name in names:
+    for name in options.cases:
         if name not in CASES:
             raise ValueError(f"unknown case {name!r}: must be one of {allowed}")
-    if repeats < 1:
-        raise ValueError(f"--repeats {repeats}: must be at least 1")
+    if options.repeats < 1:
+        raise ValueError(f"--repeats {options.repeats}: must be at least 1")
     print(_machine(environment()), flush=True)
-    for name in names:
-        run, blocks = CASES[name]
+    for name in options.cases:
+        run, _ = CASES[name]
         print(f"\n{name}: {_said(name)[0]}\n", flush=True)
-        known = inspect.signature(run).parameters
-        result = run(repeats, **{key: value for key, value in given.items() if key in known})
+        given = {key: getattr(options, key) for key in OPTIONS if getattr(options, key) is not None}
+        known = given.keys() & inspect.signature(run).parameters
+        result = run(options.repeats, **{key: given[key] for key in known})
         print(document.to_markdown(_blocks(name, result), escape=str))
-        place = environment(result.get("device_name"))
-        path = directory / f"{name}.json"
+        path, place = options.out / f"{name}.json", environment(result.get("device_name"))
         write_json(path, {"case": name, "environment": place, **result})
         print(f"kept in {path}", flush=True)
 
@@ -163,7 +160,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--page", action="store_true", help="only write the page again")
     parser.add_argument("--repeats", type=int, default=7, help="measured rounds (default 7)")
     parser.add_argument("--out", type=Path, default=Path("results/perf"), help="where JSON goes")
-    parser.add_argument("--vllm-python", help="sampling: a Python that has vLLM (default: this)")
     parser.add_argument("--shape", help="gpu_step: qwen2.5-1.5b (default) or tiny")
     parser.add_argument(
         "--device",

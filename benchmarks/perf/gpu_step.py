@@ -10,24 +10,22 @@ of the tokens.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.data.checkpoints import CHECKPOINTS, Shape
 from benchmarks.perf import common
 from benchmarks.perf.common import GIB, Block, spread, timed
 from benchmarks.plan.cost import forward_flops, kept_tokens
-from sgpo.core import chunked_head, sharding
+from sgpo.core import sharding
 from sgpo.core.config import TrainConfig
-from sgpo.core.distributed import describe_device, select_device
+from sgpo.core.distributed import describe_device, leave, select_device
 from sgpo.core.trainer import Trainer
 from sgpo.core.types import Problem, Role, Spent, Sums, Trajectory
 from sgpo.method import SGPO, SGPOConfig
@@ -67,13 +65,10 @@ UPDATES = {
     "qwen2.5-1.5b": Update(CHECKPOINTS["qwen2.5-1.5b"].shape, 2, 7, 4096, 256, 512, 18_432),
     "tiny": Update(Shape(512, 32, 48, 2, 4, 2, 128, 1e4, True, True), 2, 7, 32, 8, 16, 256),
 }
-
-
-ROWS: dict[str, dict[str, Any]] = {  # ``head``: times the usual number of logits in a chunk
+ROWS = {
     "recomputed": {"recompute": True},
     "kept": {},
     "kept, compiled layers": {"compiled": True},
-    "kept, head in larger chunks": {"head": 4},
 }
 
 
@@ -89,14 +84,11 @@ def run(repeats: int, shape: str = "qwen2.5-1.5b", device: str = "auto") -> dict
     place, update = select_device(device), UPDATES[shape]
     if place.type == "cpu" and shape != "tiny":
         raise ValueError("gpu_step: not run: needs a GPU (--shape tiny --device cpu runs anywhere)")
-    kept = _kept(update, place)
-    with _own_process_group():
-        rows = {
-            name: _measured(
-                update if levers.get("recompute") else kept, place, min(repeats, 3), **levers
-            )
-            for name, levers in ROWS.items()
-        }
+    kept, repeats = _kept(update, place), min(repeats, 3)
+    rows = {
+        name: _measured(update if levers.get("recompute") else kept, place, repeats, **levers)
+        for name, levers in ROWS.items()
+    }
     flops, described = update.flops(), describe_device(place)
     named = described.get("device_name", "")
     peak = next((value for name, value in PEAKS.items() if name in named), None)
@@ -167,18 +159,17 @@ class UpdateStep:
             seed=0,
             run_dir=Path(scratch),
         )
-        self.optimizer_seconds = 0.0
-        self.plain_step = self.trainer.optimizer.step
-        self.trainer.optimizer.step = self._optimizer_step
+        self.optimizer_step = self.trainer.optimizer.step
+        self.trainer.optimizer.step = self._timed_optimizer_step
 
     def __call__(self) -> tuple[float, float]:
         total = self._seconds(lambda: self.trainer.update(1, self.trajectories, Sums()))
         return total - self.optimizer_seconds, self.optimizer_seconds
 
-    def _optimizer_step(self) -> None:
-        self.optimizer_seconds = self._seconds(self.plain_step)
+    def _timed_optimizer_step(self) -> None:
+        self.optimizer_seconds = self._seconds(self.optimizer_step)
 
-    def _seconds(self, work) -> float:
+    def _seconds(self, work: Callable[[], object]) -> float:
         common.synchronize(self.device)
         return timed(lambda: (work(), common.synchronize(self.device)))
 
@@ -221,43 +212,20 @@ def trajectories(update: Update) -> list[Trajectory]:
     return found
 
 
-@contextmanager
-def head_chunks(times: int) -> Iterator[None]:
-    """The head takes ``times`` as many logits and tokens at once in the block."""
-    logits, tokens = chunked_head.MAX_LOGITS, chunked_head.MAX_TOKENS
-    chunked_head.MAX_LOGITS = {place: limit * times for place, limit in logits.items()}
-    chunked_head.MAX_TOKENS = tokens * times
-    try:
-        yield
-    finally:
-        chunked_head.MAX_LOGITS, chunked_head.MAX_TOKENS = logits, tokens
-
-
-@contextmanager
-def _own_process_group() -> Iterator[None]:
-    """Sharding over one rank makes a process group where there is none; it ends with the block."""
-    before = dist.is_initialized()
-    try:
-        yield
-    finally:
-        if dist.is_initialized() and not before:
-            dist.destroy_process_group()
-
-
-def _measured(
-    update: Update, device: torch.device, repeats: int, head: int = 1, **levers: bool
-) -> dict[str, Any]:
+def _measured(update: Update, device: torch.device, repeats: int, **levers: bool) -> dict[str, Any]:
     """Seconds and peak of ``repeats`` updates after one that is not timed."""
     if levers.get("compiled") and device.type != "cuda":
         return {"not_run": "needs a GPU"}
     try:
-        with tempfile.TemporaryDirectory() as scratch, head_chunks(head):
+        with tempfile.TemporaryDirectory() as scratch:
             step = UpdateStep(update, device, scratch, **levers)
             step()
             before = common.reset_peak(device)
             seconds = [step() for _ in range(repeats)]
     except torch.OutOfMemoryError:
         return {"not_run": "out of memory"}
+    finally:
+        leave()  # sharding over one rank has made a process group
     return {
         "pass_seconds": spread([s[0] for s in seconds]),
         "optimizer_seconds": spread([s[1] for s in seconds]),

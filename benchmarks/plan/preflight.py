@@ -24,7 +24,7 @@ from benchmarks.plan import cost
 from benchmarks.plan.cost import GB, GIB, PROMPT_ROOM, Gpu, shape_of
 from benchmarks.profiles import profile_module
 from sgpo.core.method import SHOWABLE, shown_in_prompts
-from sgpo.core.models import checkpoint_directory, context_length, read_config, rope_settings
+from sgpo.core.models import checkpoint_directory
 
 RANK_CHOICES = (1, 2, 4, 8, 16, 32, 64, 128)
 HOST_ROOM = GIB  # main memory of a process besides weights
@@ -261,8 +261,6 @@ def _checkpoint(config: RunConfig, hardware: Hardware) -> Iterator[str]:
             checkpoint_directory(name)
         except ValueError as error:
             yield str(error)
-        else:
-            yield from _rope(config)
     elif _in_cache(config):
         return
     elif hardware.offline:
@@ -275,21 +273,6 @@ def _checkpoint(config: RunConfig, hardware: Hardware) -> Iterator[str]:
             f"checkpoint {name!r} is gated and no token is set: accept its terms on the hub and "
             "set HF_TOKEN, give a local directory with --set checkpoint=DIRECTORY, or leave it out "
             "with --models"
-        )
-
-
-def _rope(config: RunConfig) -> Iterator[str]:
-    """A local copy of the profile's model whose position encoding is another one."""
-    known, shape = CHECKPOINTS.get(config.model), shape_of(config)
-    if known is None or shape.num_parameters != known.shape.num_parameters:
-        return
-    content = read_config(Path(config.checkpoint).expanduser())
-    theta, positions = rope_settings(content)["rope_theta"], context_length(content)
-    if theta != known.shape.rope_theta or positions < known.shape.context:
-        yield (
-            f"checkpoint {config.checkpoint!r}: rope_theta={theta:g} and {positions} positions, "
-            f"{known.name} has rope_theta={known.shape.rope_theta:g} and {known.shape.context}: "
-            "fetch its config.json again"
         )
 
 

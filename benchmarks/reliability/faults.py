@@ -2,7 +2,8 @@
 
 Every case is one loop: take a study that has its base model, disturb it, let the same command go on
 to the end, compare with an undisturbed one. Nothing finished may be lost, and tables, claims,
-verdicts and metrics must be those of the undisturbed study.
+verdicts and metrics must be those of the undisturbed study. The study is the quick one made as
+small as it gets, with resume states after every step: dense in moments at which a kill matters.
 """
 
 from __future__ import annotations
@@ -23,19 +24,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.config import Cell
-from benchmarks.reliability.small_study import small_study
+from benchmarks.profiles.planned import planned_study
 from benchmarks.run.cell import run_cell
 from sgpo.core.files import read_json, read_jsonl, sha256_of
 from sgpo.core.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = {
+    "pretrain_steps": 2,
+    "train.num_steps": 3,
+    "train.problems_per_step": 4,
+    "train.checkpoint_every": 1,
+    "rollout.max_tokens": 24,
+    "evaluation.problem_limit": 4,
+    "evaluation.sample_limit": 2,
+    "evaluation.max_tokens": 24,
+}
+OVERRIDES = [f"{key}={value}" for key, value in SETTINGS.items()]
 STUDY_SECONDS = 900.0  # a small study takes seconds; anything near this limit hangs
-EARLIER = 0.9  # the next attempt at a kill that came too late
 SETTLE_SECONDS = 1.5  # for workers to notice that the launching process is gone
 ROOM_KIB = 200_000
 LONGEST_DELAY = 6.0  # between two studies
+ENDED = "after the end"  # where a kill came too late
 REFUSAL = "another study is running in this directory"
 RESUME_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 Say = Callable[[str], None]
@@ -43,13 +56,21 @@ Figures = dict[str, Any]
 Trials = list[Figures]
 
 
+def cell_of(method: str) -> Cell:
+    """The planned run of ``method``."""
+    cells = planned_study("quick", 1, overrides=OVERRIDES).cells()
+    return next(cell for cell in cells if cell.config.method == method)
+
+
 @contextlib.contextmanager
 def started_study(out: Path) -> Iterator[subprocess.Popen]:
     """The small study of ``out``, started or continued with one thread a worker, in a process group
     of its own; the group is killed at the end."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    chosen = [word for override in OVERRIDES for word in ("--set", override)]
+    words = ["study", "--profile", "quick", "--seeds", "1", "--jobs", "1", *chosen]
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.reliability.small_study", "--out", str(out)],
+        [sys.executable, "-m", "benchmarks.cli", *words, "--out", str(out)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "COLUMNS": "200"},
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -135,9 +156,8 @@ def bench(say: Say) -> Iterator[Bench]:
     """A start and an undisturbed study in a directory that goes with the block."""
     with tempfile.TemporaryDirectory(prefix="sgpo-faults-") as scratch:
         say("preparing the base model and the reference study")
-        start, base = Path(scratch) / "start", small_study().cells()[0]
-        assert base.config.method == "base"
-        run_cell(base, start, lambda *_: None)
+        start = Path(scratch) / "start"
+        run_cell(cell_of("base"), start, lambda *_: None)
         reference = copy_of(start, Path(scratch) / "reference")
         with started_study(reference) as process:
             wait_for_first_run(reference, process)
@@ -185,7 +205,7 @@ def kill(count: int, say: Say, seed: int = 5) -> tuple[Figures, bool]:
         found = trials(count, say, seed, disturb)
     same = sum(not t["problem"] for t in found)
     figures = summed(found, seed) | {
-        "kills": count,
+        "kills": sum(t["stage"] != ENDED for t in found),
         "finished_with_identical_tables": same,
         "reference_seconds": round(place.seconds, 1),
         "files_compared": len(place.expected),
@@ -195,8 +215,8 @@ def kill(count: int, say: Say, seed: int = 5) -> tuple[Figures, bool]:
 
 
 def killed(place: Bench, moment: float, *, only_launcher: bool) -> Figures:
-    """A study killed ``moment`` seconds after its first run was opened, then continued. Only a kill
-    of a living study counts: one that had ended well is killed earlier the next time."""
+    """A study killed ``moment`` seconds after its first run was opened, unless it has ``ENDED``,
+    then continued."""
     out = place.trial()
     with started_study(out) as process:
         wait_for_first_run(out, process)
@@ -205,14 +225,12 @@ def killed(place: Bench, moment: float, *, only_launcher: bool) -> Figures:
         except subprocess.TimeoutExpired:
             (os.kill if only_launcher else os.killpg)(process.pid, signal.SIGKILL)
             process.wait()
-            stage = stage_of(out)
             time.sleep(SETTLE_SECONDS if only_launcher else 0)
-    if process.returncode == -signal.SIGKILL:
-        return {"stage": stage} | place.continued(out, finished_runs(out))
-    if process.returncode == 0:
-        return killed(place, EARLIER * moment, only_launcher=only_launcher)
-    problem = f"ended with {process.returncode} before the kill"
-    return {"stage": stage_of(out), "lost": 0, "problem": problem}
+    stage = ENDED if process.returncode == 0 else stage_of(out)
+    if process.returncode not in (0, -signal.SIGKILL):
+        problem = f"ended with {process.returncode} before the kill"
+        return {"stage": stage, "lost": 0, "problem": problem}
+    return {"stage": stage} | place.continued(out, finished_runs(out))
 
 
 def stage_of(study: Path) -> str:
@@ -335,22 +353,16 @@ def together(count: int, say: Say, seed: int = 8) -> tuple[Figures, bool]:
     return figures | {"seed": seed}, held == count
 
 
-def _cut_short(file: Path, rng: random.Random) -> None:
-    data = file.read_bytes()
-    file.write_bytes(data[: rng.randrange(1, len(data))])
+def _with_a_bit_flipped(data: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
 
 
-def _flip_a_bit(file: Path, rng: random.Random) -> None:
-    data = bytearray(file.read_bytes())
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    file.write_bytes(bytes(data))
-
-
-DAMAGES: dict[str, Callable[[Path, random.Random], object]] = {
-    "cut short": _cut_short,
-    "one bit flipped": _flip_a_bit,
-    "emptied": lambda file, rng: file.write_bytes(b""),
-    "removed": lambda file, rng: file.unlink(),
+DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {  # None: the file goes
+    "cut short": lambda data, rng: data[: rng.randrange(1, len(data))],
+    "one bit flipped": _with_a_bit_flipped,
+    "emptied": lambda data, rng: b"",
+    "removed": lambda data, rng: None,
 }
 
 
@@ -373,7 +385,9 @@ def checkpoint(count: int, say: Say, seed: int = 3) -> tuple[Figures, bool]:
             study = copy_of(torn, root / "trial")
             states = sorted((study / "runs" / cell.run_id / "checkpoints").glob("step-*"))
             for state in states if both else states[-1:]:
-                DAMAGES[name](state / RESUME_FILES[i // len(names) % len(RESUME_FILES)], rng)
+                file = state / RESUME_FILES[i // len(names) % len(RESUME_FILES)]
+                damaged = DAMAGES[name](file.read_bytes(), rng)
+                file.unlink() if damaged is None else file.write_bytes(damaged)
             heard = io.StringIO()
             with contextlib.redirect_stdout(heard):
                 run_cell(cell, study, lambda *_: None)
@@ -394,25 +408,21 @@ def checkpoint(count: int, say: Say, seed: int = 3) -> tuple[Figures, bool]:
 
 def short_run() -> Cell:
     """An RL run of four steps from the base model."""
-    cell = next(c for c in small_study().cells() if c.config.method == "grpo")
-    train = replace(cell.config.train, num_steps=4, checkpoint_every=1)
-    return Cell(replace(cell.config, init="base", train=train))
+    config = cell_of("grpo").config
+    return Cell(replace(config, init="base", train=replace(config.train, num_steps=4)))
 
 
 def interrupted(cell: Cell, study: Path) -> None:
     """Leave the run of ``cell`` below ``study`` as a kill after three steps would."""
-    original = Trainer.step
+    step = Trainer.step
 
-    def step(self: Trainer, number: int) -> dict:
+    def killed_at_the_fourth(self: Trainer, number: int) -> dict[str, Any]:
         if number == 4:
             raise InterruptedError
-        return original(self, number)
+        return step(self, number)
 
-    Trainer.step = step  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(Trainer, "step", killed_at_the_fourth):
         with contextlib.suppress(InterruptedError):
             run_cell(cell, study, lambda *_: None)
-    finally:
-        Trainer.step = original  # type: ignore[method-assign]
     states = list((study / "runs" / cell.run_id / "checkpoints").glob("step-*"))
     assert len(states) == 2, states

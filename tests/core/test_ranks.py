@@ -164,14 +164,16 @@ def go_on_and_evaluate(own, directory):
     model, tokenizer = build_model(), build_tokenizer()
     sampler = CompactSampler(model, tokenizer, stop_ids=SPEC.stop_ids(tokenizer))
     shared, told = SharedSampler(sampler, own), []
-    if not own.first:
-        shared.serve()
+
+    def work():
+        return [
+            shared.sample(PROMPTS, 3, PARAMS, told.append),
+            shared.sample(PROMPTS[:1], 2, PARAMS),
+        ]
+
+    results = shared.lead(work)
+    if results is None:
         return
-    results = [
-        shared.sample(PROMPTS, 3, PARAMS, told.append),
-        shared.sample(PROMPTS[:1], 2, PARAMS),
-    ]
-    shared.close()
     ids = [[[list(c.token_ids) for c in group] for group in groups] for groups in results]
     (directory / "samples.json").write_text(json.dumps({"ids": ids, "told": sum(told)}))
 
@@ -214,7 +216,7 @@ def lose_a_rank(own, directory, how):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_rank_ends_the_others_in_time_and_clearly(how, tmp_path):
-    codes = launch(lose_a_rank, tmp_path, how, wait=40, timeout=5)
+    codes = launch(lose_a_rank, tmp_path, how, wait=40, timeout=5, awaited=1)
     said = (tmp_path / "rank-0.txt").read_text()
     assert codes[0] == 1, said  # -999: it was still waiting
     assert "RankLost: rank 0 of 2 failed while" in said

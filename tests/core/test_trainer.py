@@ -26,7 +26,7 @@ from sgpo.core.trainer import Diverged
 from sgpo.core.types import LossOutput
 from sgpo.core.verifier import Verdict
 
-STEPS = 6
+STEPS = 5
 CASES = {
     **{name: (make, {}) for name, make in RESUMED.items()},
     "two-updates": (METHODS["sgpo"], {"updates_per_step": 2}),
@@ -70,7 +70,10 @@ def assert_same(trainer, expected):
 
 @pytest.mark.parametrize(
     ("name", "step"),
-    [*((name, 4) for name in CASES), *((name, s) for name in ("sgpo", "held-out") for s in (1, 6))],
+    [
+        *((name, 4) for name in CASES),
+        *((name, s) for name in ("sgpo", "held-out") for s in (1, STEPS)),
+    ],
 )
 def test_killed_and_resumed_equals_uninterrupted(name, step, tmp_path, uninterrupted):
     """Bit for bit, for every method: between states; before the first and at the last step too."""
@@ -90,7 +93,7 @@ def test_killed_twice_with_a_half_written_metrics_line(tmp_path, uninterrupted):
 def test_a_damaged_state_falls_back_and_steps_before_one_are_not_repeated(
     tmp_path, uninterrupted, capsys
 ):
-    die_at(6, trainer_of("grpo", tmp_path))
+    die_at(STEPS, trainer_of("grpo", tmp_path))
     states = tmp_path / "checkpoints"
     assert sorted(p.name for p in states.iterdir()) == ["step-000002", "step-000004"]
     file = states / "step-000004" / "optimizer.safetensors"
@@ -98,10 +101,10 @@ def test_a_damaged_state_falls_back_and_steps_before_one_are_not_repeated(
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     trainer, steps = trainer_of("grpo", tmp_path), []
-    for step in range(1, 7):
+    for step in range(1, STEPS + 1):
         at_step(step, trainer, lambda: steps.append(trainer.rollout.step))
     trainer.run()
-    assert steps == [3, 4, 5, 6] and "step-000004" in capsys.readouterr().out
+    assert steps == [3, 4, 5] and "step-000004" in capsys.readouterr().out
     assert_same(trainer, uninterrupted["grpo"])
 
 
@@ -245,13 +248,14 @@ def dense(model, t):
 def test_sft_keeps_the_weights_of_the_lowest_loss_on_what_it_holds_out(tmp_path):
     """A rate so large that the loss rises again; the values by dense code on the weights of every
     epoch (two steps) of a trainer that is stepped by hand."""
-    trainer = trainer_of("held-out", tmp_path / "run", learning_rate=0.3)
+    changes = {"learning_rate": 0.3, "num_steps": 6}
+    trainer = trainer_of("held-out", tmp_path / "run", **changes)
     held = {p.id for p in trainer.held_out}
     assert len(held) == 3 and held.isdisjoint(p.id for p in trainer.problems)
     assert {p.id for p in trainer_of("held-out", tmp_path, seed=8).held_out} != held
     trainer.run()
-    by_hand, losses, finals = trainer_of("held-out", tmp_path, learning_rate=0.3), [], []
-    for step in range(1, STEPS + 1):
+    by_hand, losses, finals = trainer_of("held-out", tmp_path, **changes), [], []
+    for step in range(1, 7):
         by_hand.step(step)
         if step % 2 == 0:
             demos = by_hand.rollout.demonstrations(by_hand.held_out)
@@ -345,7 +349,7 @@ class Exploding:
 def test_a_non_finite_update_is_skipped_until_there_are_too_many_in_a_row(tmp_path):
     def run(name, *updates, patience):
         trainer = build_trainer(
-            Exploding(*updates), tmp_path / name, num_steps=STEPS, nonfinite_patience=patience
+            Exploding(*updates), tmp_path / name, num_steps=6, nonfinite_patience=patience
         )
         trainer.run()
         return trainer

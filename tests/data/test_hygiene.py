@@ -48,7 +48,7 @@ def shortened(cell: Cell) -> Cell:
         cell.config,
         train=train,
         evaluation=replace(cell.config.evaluation, problem_limit=4, sample_limit=1),
-        pretrain_steps=4,
+        pretrain_steps=2,
         model="qwen-s",
     )
     return Cell(config, shortened(cell.parent) if cell.parent else None)
@@ -61,7 +61,9 @@ def one_trial_of(*methods: str) -> list[Cell]:
     return [shortened(chosen[method]) for method in methods]
 
 
-def test_tuning_runs_and_chooses_without_any_test_problem(canary, tmp_path, monkeypatch):
+def test_tuning_runs_and_chooses_without_any_test_problem(
+    canary, shared_bases, tmp_path, monkeypatch
+):
     """Whole trials with their parents: training, checkpoints, evaluation, and the table."""
     methods = ("sft_full", "luffy", "sgpo")
     monkeypatch.setattr(tune, "METHODS", methods)
@@ -98,7 +100,7 @@ def test_no_tuning_config_names_a_test_set():
         assert not tests & set(cell.config.evaluation.suites)
 
 
-def test_the_canary_screams_where_a_test_set_is_used(canary, tmp_path):
+def test_the_canary_screams_where_a_test_set_is_used(canary, shared_bases, tmp_path):
     cell = one_trial_of("sft_full")[0]
     tested = replace(cell.config.evaluation, suites=("trained",))
     with pytest.raises(Canary):

@@ -137,7 +137,7 @@ def moved(trajectories):
 
 
 def of_one_update(method):
-    trajectories, model = collected(method, problems=build_problems(6))
+    trajectories, model = collected(method, problems=build_problems(4))
     return method.separate(trajectories)[0] if hasattr(method, "separate") else trajectories, model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -84,7 +85,9 @@ def test_dry_run_needs_no_gpu_and_a_launch_without_one_says_so(tmp_path, capsys)
     assert not (tmp_path / "runs").exists()
 
 
-def test_scaled_down_cells_run_on_the_cpu(tmp_path):
+def test_scaled_down_cells_run_on_the_cpu(tmp_path, monkeypatch):
+    short = partial(foundation.FoundationConfig, batch_size=4)
+    monkeypatch.setattr(foundation, "FoundationConfig", short)
     small = [
         "device=cpu", "pretrain_steps=2", "train.num_steps=2", "train.problems_per_step=4",
         "rollout.max_tokens=8", "evaluation.max_tokens=8", "evaluation.problem_limit=2",

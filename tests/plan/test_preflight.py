@@ -217,26 +217,6 @@ def test_local_checkpoints_are_looked_at(tmp_path, prepared):
     )
 
 
-def test_a_copy_of_the_model_with_another_position_encoding_is_refused(tmp_path, prepared):
-    """rope_theta dropped, as by a library that reads another spelling of the config."""
-    shape = CONFIG["single_gpu", "qwen2.5-0.5b", "base"]
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    content = {
-        "model_type": "qwen2", "vocab_size": 151_936, "hidden_size": 896,
-        "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-        "num_key_value_heads": 2, "max_position_embeddings": 32_768, "tie_word_embeddings": True,
-    }  # fmt: skip
-    for name in ("tokenizer_config.json", "model.safetensors"):
-        (folder / name).write_text("{}")
-    key = ("single_gpu", "qwen2.5-0.5b", "base")
-    for theta, count in ((1e6, 0), (1e4, 1)):
-        (folder / "config.json").write_text(json.dumps(content | {"rope_theta": theta}))
-        lines = found(tmp_path, prepared, f"checkpoint={folder}", key=key)
-        assert len(lines) == count, lines
-    assert "rope_theta=10000" in lines[0] and f"{shape.checkpoint} has rope_theta=1e+06" in lines[0]
-
-
 def test_all_obstacles_come_at_once_and_nothing_is_written(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(preflight, "this_machine", lambda _: replace(ENOUGH, vllm=False, gpus=()))

@@ -219,7 +219,9 @@ def test_a_launch_holds_the_directory_and_leaves_a_running_study_its_plan(tmp_pa
     assert (tmp_path / "study.json").read_text() == "the plan of the study that runs"
 
 
-def test_a_launch_makes_its_cell_and_the_plan_from_which_the_report_is_made(tmp_path, monkeypatch):
+def test_a_launch_makes_its_cell_and_the_plan_from_which_the_report_is_made(
+    tmp_path, monkeypatch, no_figures
+):
     absent = [key for key in SUITES if local_file(key) is None]
     if absent:
         pytest.skip(f"benchmark file {absent[0]} is absent; set SGPO_DATA_DIR")

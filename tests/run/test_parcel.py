@@ -110,6 +110,7 @@ def test_what_a_child_needs_and_is_not_here_is_said_and_run_again(
 ):
     out, cells = tmp_path / "out", small_cells()
     assert take(exported, out) == 0
+    shutil.copytree(finished / "cache", out / "cache")  # a base model takes long to make
     run, sft = out / "runs" / cells["hpt"].run_id, cells["hpt"].parent.run_id
     shutil.rmtree(run)
     capsys.readouterr()

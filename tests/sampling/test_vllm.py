@@ -6,22 +6,33 @@ Tests of vLLM itself skip where it is not installed; ``CopyEngine`` stands in fo
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import process_state
-from engines import LONG, PROMPTS, STOP, TOKENIZER, CopyEngine, build, ids_of, perturb
+from engines import (
+    LONG,
+    PROMPTS,
+    STOP,
+    TOKENIZER,
+    CopyEngine,
+    build,
+    ids_of,
+    perturb,
+    process_state,
+)
 from tiny import VOCABULARY, dense_logprobs
 
 from sgpo.core.config import EXIT_HUNG, VLLMSettings
 from sgpo.core.sampling import SamplingParams
 from sgpo.core.sampling import vllm as vllm_sampler
 from sgpo.core.sampling.vllm import VLLMSampler, WeightsDiffer, full_weights
-from sgpo.core.sampling.vllm_engine import EngineFailed, untouched
+from sgpo.core.sampling.vllm_engine import EngineFailed, Watchdog, untouched
 
 
 def test_seeded_prompts_that_fill_more_than_one_step_are_sampled(vllm_engine):
@@ -199,12 +210,17 @@ def test_an_engine_that_dies_or_stalls_is_one_line_and_stays_dead(
     sampler.sync(build())
 
 
-def test_a_call_that_never_returns_ends_the_process_within_the_limit():
-    code = (
-        "import time\nfrom sgpo.core.sampling import vllm_engine\n"
-        "vllm_engine.HUNG_GRACE_SECONDS = 0.2\n"
-        "with vllm_engine.Watchdog(0.4):\n    time.sleep(60)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
-    assert done.returncode == EXIT_HUNG
-    assert "the vLLM engine hangs" in done.stderr and done.stderr.count("\n") == 1
+def test_a_call_that_never_returns_ends_the_process_within_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("sgpo.core.sampling.vllm_engine.HUNG_GRACE_SECONDS", 0.2)
+
+    def hang():
+        sys.stderr = (tmp_path / "said").open("w")
+        with Watchdog(0.4):
+            time.sleep(60)
+
+    process = multiprocessing.get_context("fork").Process(target=hang)
+    process.start()
+    process.join(50)
+    said = (tmp_path / "said").read_text()
+    assert process.exitcode == EXIT_HUNG
+    assert "the vLLM engine hangs" in said and said.count("\n") == 1

@@ -39,24 +39,22 @@ class ReplicaSampler(Sampler):
 
 
 class SharedSampler:
-    """Splits calls of rank 0 over all ranks; for evaluation, where one process leads.
-
-    Rank 0 calls ``sample`` as often as it likes and then ``close``; every other rank calls
-    ``serve`` once, which returns when rank 0 closes.
-    """
+    """Splits calls of rank 0 over all ranks; for evaluation, where one process leads."""
 
     def __init__(self, sampler: Sampler, ranks: Ranks) -> None:
         self.sampler, self.ranks = sampler, ranks
 
     def lead(self, work: Callable[[], T]) -> T | None:
-        """What ``work``, which samples from here, returns on rank 0; the other ranks serve it
-        until it is done and get None."""
-        if not self.ranks.first:
-            self.serve()
-            return None
-        result = work()
-        self.close()
-        return result
+        """What ``work``, which samples from here as often as it likes, returns on rank 0; the other
+        ranks draw their shares until it is done and get None."""
+        if self.ranks.first:
+            result = work()
+            if self.ranks.size > 1:
+                self.ranks.from_first(None)
+            return result
+        while (request := self.ranks.from_first(None)) is not None:
+            self._share(*request)
+        return None
 
     def sample(
         self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
@@ -72,16 +70,6 @@ class SharedSampler:
         if progress:
             progress((len(prompts) - len(self.ranks.share(len(prompts)))) * n)
         return groups
-
-    def serve(self) -> None:
-        """Draw this rank's share of every call of rank 0 until it closes."""
-        while (request := self.ranks.from_first(None)) is not None:
-            self._share(*request)
-
-    def close(self) -> None:
-        """Let the other ranks go."""
-        if self.ranks.size > 1:
-            self.ranks.from_first(None)
 
     def _share(
         self, prompts: Prompts, n: int, params: SamplingParams, progress: Progress = None
