@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,9 +30,10 @@ Verbs = argparse._SubParsersAction
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code. A user's mistake ends in one line on stderr and code 2."""
+    began = time.time()
     options = _parser().parse_args(arguments)
     try:
-        options.words = list(sys.argv[1:] if arguments is None else arguments)
+        options.words, options.began = list(sys.argv[1:] if arguments is None else arguments), began
         if "out" in options and "profile" in options and options.verb != "slurm":
             _settle(options)
         code = options.run(options)
@@ -177,14 +179,12 @@ def _runs(verbs: Verbs) -> None:
         "Run a profile's grid and write its report. A second call continues where the "
         "first one stopped. Example: sgpo study --profile quick --methods sgpo,grpo",
         *PLACE, *SELECTION, "--jobs", "--only", "--problems", "--rank-timeout", "--log", "--set",
+        "--dry-run", "--time-limit",
     )
     add("--only-seeds", type=_names, help="just these seeds (comma-separated)")
-    add("--dry-run", action="store_true", help="print the grid and its cost")
     add("--method-file", type=Path, action="append", default=[],
         help="add the method of this file to the grid, or to those that --methods must then name "
         "(may be repeated; remembered)")
-    add("--time-limit", type=_seconds, metavar="TIME",
-        help="stop behind the step or benchmark that fits, e.g. 8m, 2h, 90s")
     add("--export", type=Path, metavar="DIR",
         help="pack all but weights into a few files there, for a machine that will vanish")
     add("--export-weights", metavar="RUN",
@@ -201,10 +201,11 @@ def _runs(verbs: Verbs) -> None:
     add("--method", required=True, help="a method key, or a method file (.py)")
     add = _verb(
         verbs, "tune", "run.tune:tune_command",
-        "Run the tuning trials of every method on the development set. The same number "
-        "of trials for each.",
-        *PLACE, "--jobs", "--methods", "--log", "--set",
+        "Run the tuning trials of every method on the development set and print the chosen rates. "
+        "The same number of trials for each. Example: sgpo tune --profile quick --methods sgpo",
+        *PLACE, "--jobs", "--methods", "--log", "--set", "--dry-run", "--time-limit",
     )
+    add("--model", help="whose trials (default: qwen-m; of quick: qwen-s)")
     add("--method-file", type=Path, action="append", default=[],
         help="tune the method of this file (may be repeated)")
     mini = _group(verbs, "mini", "The embedded world.")
@@ -213,6 +214,12 @@ def _runs(verbs: Verbs) -> None:
         "Measure the six conditions of the mini world. 1 when one does not hold.",
         *PLACE, "--jobs", "--models",
     )
+    add = _verb(
+        mini, "show", "run.listing:world_command",
+        "Print a world's types, their plans and priors, and three problems with strategy and "
+        "solution. Example: sgpo mini show 0",
+    )
+    add("world", type=_seed, help="its number: the seed of its runs")
 
 
 def _models(verbs: Verbs) -> None:
@@ -261,9 +268,7 @@ def _data(verbs: Verbs) -> None:
     add("--tokenizer", required=True, help="checkpoint, a directory or of the hub; measures traces")
     add("--prompt", help="prompt spec (default: the tokenizer's own)")
     add("--max-tokens", type=_positive, default=16_384, help="of prompt and trace (%(default)s)")
-    add("--draw", type=_positive, help="draw this many problems, e.g. 8500 of the 46k set")
-    add("--seed", type=_seed, default=0, help="of the draw and the split")
-    add("--strip-suffix", default="", help="an instruction at the end of every question")
+    add("--seed", type=_seed, default=0, help="of the split")
     add("--test-sets", type=_test_sets, default=tuple(REAL_SUITES), metavar="NAMES",
         help="benchmarks or files that it may not overlap with, or none (default: all four)")
     add("--keep-unconfirmed", action="store_true", help="keep traces that are not judged correct")
@@ -354,7 +359,7 @@ def _results(verbs: Verbs) -> None:
     )
     add("a", help="a method of the study")
     add("b", help="another, which is taken off")
-    add("--model", help="on which model (default: the one with most runs)")
+    add("--model", help="on which model (default: the one with most of their runs)")
     add("--figure", type=Path, metavar="FILE", help="draw it there, too (PNG)")
     add = _verb(
         verbs, "check-port", "_check_port",
@@ -377,6 +382,7 @@ def _results(verbs: Verbs) -> None:
     add("--id", help="just this problem, with its texts uncut")
     add("--only", choices=("differ", "lost", "won"), help="problems that A won or lost, or either")
     add("--limit", type=_positive, default=20, help="problems in the terminal (%(default)s)")
+    add("--out", type=Path, metavar="DIR", help="the study that holds the ids (default: results/*)")
     add("--html", type=Path, metavar="FILE", help="write one page that needs no network")
     add = _verb(
         verbs, "curves", "_curves",
@@ -486,7 +492,7 @@ def _compare(options: Options) -> int:
     from benchmarks.data.sources import known_problems
     from benchmarks.report.compare import compare_runs
 
-    results = Path(os.environ.get("SGPO_RESULTS", "results"))
+    results = options.out or Path(os.environ.get("SGPO_RESULTS", "results"))
     return compare_runs(options, functools.cache(known_problems), results)
 
 
@@ -587,6 +593,7 @@ def _names(text: str) -> list[str]:
     return found
 
 
+# fmt: off
 # Options that several verbs take, by name; in groups for those that are taken together.
 PLACE = ("--profile", "--out")
 SELECTION = ("--seeds", "--all", "--methods", "--models")
@@ -599,36 +606,23 @@ SHARED: dict[str, dict[str, Any]] = {
     "--models": {"type": _names, "help": "just these models (comma-separated)"},
     "--only": {"type": _names, "help": "just these artefacts and the runs they need"},
     "--seed": {"type": _seed, "default": 0},
-    "--jobs": {
-        "type": _positive,
-        "help": "parallel cells (default: one a core; 1 on a GPU)",
-    },
-    "--problems": {
-        "type": Path,
-        "action": "append",
-        "default": [],
-        "metavar": "FILE",
-        "help": "judge on these problems too (JSONL: question, answer)",
-    },
-    "--rank-timeout": {
-        "type": _positive,
-        "default": 3600,
-        "help": "under torchrun: seconds to wait for another rank (%(default)s)",
-    },
-    "--log": {
-        "choices": ("tensorboard", "trackio", "wandb"),
-        "help": "send every metric and some samples there too (an extra of the same name)",
-    },
-    "--set": {
-        "action": "append",
-        "default": [],
-        "metavar": "KEY=VALUE",
-        "dest": "overrides",
-        "help": "override a value, e.g. train.learning_rate=1e-4",
-    },
+    "--jobs": {"type": _positive, "help": "parallel cells (default: one a core; 1 on a GPU)"},
+    "--problems": {"type": Path, "action": "append", "default": [], "metavar": "FILE",
+                   "help": "judge on these problems too (JSONL: question, answer)"},
+    "--rank-timeout": {"type": _positive, "default": 3600,
+                       "help": "under torchrun: seconds to wait for another rank (%(default)s)"},
+    "--dry-run": {"action": "store_true", "help": "print the runs and their cost, run nothing"},
+    "--time-limit": {"type": _seconds, "metavar": "TIME",
+                     "help": "of the whole command, e.g. 8m, 2h, 90s: it stops behind the step or "
+                             "benchmark that fits"},
+    "--log": {"choices": ("tensorboard", "trackio", "wandb"),
+              "help": "send every metric and some samples there too (an extra of the same name)"},
+    "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "dest": "overrides",
+              "help": "override a value, e.g. train.learning_rate=1e-4"},
     "--source": {"default": HUB_DEFAULT, "help": "hub data set, .jsonl, .parquet or directory"},
     "--offline": {"action": "store_true", "help": "open no connection: local files, cache only"},
 }
+# fmt: on
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
+import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from sgpo.core.config import (
     require_positive,
     to_dict,
 )
-from sgpo.core.files import sha256_of
+from sgpo.core.files import sha256_of, write_text
 from sgpo.core.runlog import package_versions
 
 _USER_METHOD = "sgpo_user_method_"  # modules of method files
@@ -281,8 +283,8 @@ class MethodEntry(Method):
 class Plan:
     """A grid of models x methods x seeds and the benchmarks it is judged on.
 
-    ``extra_models`` carry only the methods that name them. What is kept of it and of its runs is a
-    ``benchmarks.store.records.Study``.
+    ``extra_models`` carry only the methods that name them; ``overrides`` are in its runs already.
+    What is kept of it and of its runs is a ``benchmarks.store.records.Study``.
     """
 
     name: str
@@ -291,6 +293,7 @@ class Plan:
     seeds: tuple[int, ...]
     benchmarks: tuple[Benchmark, ...]
     extra_models: tuple[Model, ...] = ()
+    overrides: tuple[str, ...] = ()
 
     def cells(self) -> list[Cell]:
         """The grid in the order of dependence, first seeds first. A mini base model has a run in
@@ -355,7 +358,8 @@ def build_method(config: RunConfig, tokenizer: Any = None, problems: Sequence[An
     if kind is SGPOConfig and tokenizer is not None and of_a_world(config):
         ledger = Ledger(tokenizer, problems) if problems else None
         return method(config.settings, MiniTokenClassifier(tokenizer), ledger)
-    return method(config.settings)
+    file = user_method_file(config.settings)
+    return _own(file, method, config.settings) if file else method(config.settings)
 
 
 def user_method_file(settings: Any) -> Path | None:
@@ -384,10 +388,7 @@ def load_method_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own code raises
-        raise ValueError(f"{where}: {_place(error, path)}") from error
+    _own(path, spec.loader.exec_module, module)
     for needed in ("CONFIG", "METHOD"):
         if not hasattr(module, needed):
             raise ValueError(f"{where}: defines no {needed}")
@@ -406,13 +407,28 @@ def load_method_file(path: Path) -> ModuleType:
         check_hooks(module.METHOD)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+    _own(path, module.CONFIG)
     return module
 
 
-def _place(error: Exception, path: Path) -> str:
-    """Where in ``path`` an error arose, and what it says."""
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame.lineno for frame in frames if frame.filename == str(path)]
-    line = getattr(error, "lineno", None) or (inside[-1] if inside else None)
-    what = getattr(error, "msg", None) or str(error)
-    return f"line {line}: {type(error).__name__}: {what}"
+def _own(path: Path, call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call of the user's own code returns.
+
+    Raises:
+        ValueError: it raises; with the last line in the user's file and where the traceback lies.
+    """
+    try:
+        return call(*arguments)
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
+        log = Path(tempfile.gettempdir()) / f"sgpo-{path.stem}-{os.getpid()}.txt"
+        write_text(log, "".join(traceback.format_exception(error)))
+        frames = traceback.extract_tb(error.__traceback__)
+        inside = [f for f in frames if Path(f.filename).resolve() == path.resolve()]
+        place = f"line {inside[-1].lineno}, in {inside[-1].name}: " if inside else ""
+        place = place.replace(", in <module>", "")
+        what = " ".join(str(error).split())
+        if isinstance(error, SyntaxError):
+            place, what = f"line {error.lineno}: ", error.msg
+        raise ValueError(
+            f"method file {str(path)!r}: {place}{type(error).__name__}: {what} (traceback: {log})"
+        ) from error

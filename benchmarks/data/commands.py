@@ -35,6 +35,7 @@ from sgpo.strategies.ask import (
     ExtractionSettings,
     Outcome,
     ReplyCache,
+    Spent,
     extract,
 )
 from sgpo.strategies.text import EXTRACTION_PROMPT, SCORING_PROMPT, quality_bands
@@ -75,11 +76,6 @@ def prepare_command(options: argparse.Namespace) -> int:
         print(
             f"{summary['without_trace']} problems have no expert trace: the SFT warm-up, LUFFY, "
             "HPT and SRFT cannot learn from them"
-        )
-    if summary["shared_suffix"]:
-        print(
-            f"every question ends in {summary['shared_suffix']!r}; the prompt has its own request: "
-            "prepare again with --strip-suffix"
         )
     source = data_source(options.out)
     print(f"report.json lists every id; a run names this set data.source={source}")
@@ -155,13 +151,16 @@ def strategies_command(options: argparse.Namespace) -> int:
         price_out=options.price_out,
     )
     scoring = replace(proposing, model=options.scorer or options.model)
-    cache = options.data / "strategy_replies.jsonl"
-    outcomes, costs = asyncio.run(_ask(asked, proposing, scoring, settings, cache))
-    report = _report(outcomes, proposing, scoring, settings) | costs
+    cache = ReplyCache(options.data / "strategy_replies.jsonl")
+    outcomes = asyncio.run(_ask(asked, proposing, scoring, settings, cache))
+    report = _report(outcomes, proposing, scoring, settings)
+    for name in ("spent", "total"):  # by this run, and with the replies of earlier ones
+        spent: Spent = getattr(cache, name)
+        report[name] = vars(spent) | {"money": spent.cost(proposing)}
     _print(report)
     undecided = [o for o in outcomes if not o.final]
     if len(asked) < len(problems):
-        return _pilot(costs["total"]["money"], len(problems), len(asked), undecided)
+        return _pilot(report["total"]["money"], len(problems), len(asked), undecided)
     write_json(options.data / REPORT, report)
     if undecided:
         print(
@@ -204,33 +203,17 @@ async def _ask(
     proposing: EndpointSettings,
     scoring: EndpointSettings,
     settings: ExtractionSettings,
-    cache_path: Path,
-) -> tuple[list[Outcome], dict[str, Any]]:
-    """The outcomes, and what this run and all replies have cost."""
-    cache = ReplyCache(cache_path)
+    cache: ReplyCache,
+) -> list[Outcome]:
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as bars:
         task = bars.add_task("strategies", total=len(problems))
+
+        def tell(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
         async with Endpoint(proposing, cache) as proposer, Endpoint(scoring, cache) as scorer:
-            outcomes = await extract(
-                problems,
-                proposer,
-                scorer,
-                settings,
-                lambda done, total: bars.update(task, completed=done, total=total),
-            )
-    return outcomes, {
-        name: {
-            "requests": sum(s.requests for s in both),
-            "prompt_tokens": sum(s.prompt_tokens for s in both),
-            "completion_tokens": sum(s.completion_tokens for s in both),
-            "money": sum(s.cost(proposing) for s in both),
-        }
-        for name, both in (
-            ("spent", (proposer.spent, scorer.spent)),
-            ("total", (proposer.total, scorer.total)),
-        )
-    }
+            return await extract(problems, proposer, scorer, settings, tell)
 
 
 def _report(

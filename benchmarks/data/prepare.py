@@ -11,18 +11,17 @@ report.json:
 5. unconfirmed traces: the verifier does not judge the trace's own answer correct. A flag keeps
    them; they are counted and listed either way.
 
-From what is left ``draw`` problems are drawn, and a third of them becomes the warm-up; both follow
-a hash of seed and id, so they depend on no order.
+A third of what is left becomes the warm-up; which one follows a hash of seed and id and depends on
+no order.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,6 @@ from sgpo.core.verifier import grade_many
 
 Report = Callable[[str, int, int], None]  # stage, done, total
 CHUNK = 256
-MIN_SHARED_SUFFIX = 15  # characters
 GRAM = 13  # words
 _TYPESETTING = re.compile(
     r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|mathrm|mathbf|mathit|text|textbf|"
@@ -59,16 +57,14 @@ _WORD = re.compile(r"[^\W\d_]+|\d+")
 @dataclass(frozen=True)
 class Preparation:
     """What to prepare. ``source``: a data set on the hub ("owner/name"), or a file or directory
-    that ``read_rows`` reads. ``max_tokens``: of prompt and trace together. ``draw``: problems to
-    keep, None for all. ``test_sets``: names of real benchmarks, or files of problems."""
+    that ``read_rows`` reads. ``max_tokens``: of prompt and trace together. ``test_sets``: names of
+    real benchmarks, or files of problems."""
 
     source: str
     max_tokens: int
     revision: str | None = None
     subset: str | None = None
-    draw: int | None = None
     seed: int = 0
-    strip_suffix: str = ""
     test_sets: tuple[str, ...] = tuple(SUITES)
     keep_unconfirmed: bool = False
 
@@ -80,7 +76,7 @@ def prepare(
 
     Raises:
         ValueError: ``out`` exists, the source cannot be read, its text is not the tokenizer's, or
-            no problems, or fewer than ``draw``, are left.
+            no problem is left.
     """
     if out.exists():
         raise ValueError(f"{out}: exists already; remove it or choose another --out")
@@ -101,8 +97,7 @@ def prepare(
     if not problems:
         counts = ", ".join(f"{rule} {len(items)}" for rule, items in removed.items() if items)
         raise ValueError(f"{plan.source}: no problem is left of {len(rows)}; removed: {counts}")
-    kept = _draw(problems, plan)
-    parts = split(kept, plan.seed)
+    parts = split(problems, plan.seed)
     with whole_directory(out) as folder:
         for name in SPLITS:
             write_problems(folder / f"{name}.jsonl", parts[name])
@@ -114,10 +109,9 @@ def prepare(
             "rows": len(rows),
             "removed": {k: {"count": len(v), "items": v} for k, v in removed.items()},
             "counts": {name: len(part) for name, part in parts.items()},
-            "without_trace": sum(not p.expert for p in kept),
+            "without_trace": sum(not p.expert for p in problems),
             "unconfirmed_traces": {"count": len(unconfirmed), "kept": plan.keep_unconfirmed,
                                    "items": unconfirmed},
-            "shared_suffix": shared_suffix([p.question for p in kept]),
             "files": file_hashes(folder),
         }  # fmt: skip
         write_json(folder / "report.json", summary)
@@ -169,8 +163,6 @@ def _clean(
     for number, problem in enumerate(rows, start=1):
         if number % CHUNK == 0 or number == len(rows):
             report("check", number, len(rows))
-        if plan.strip_suffix:
-            problem = _without_suffix(problem, plan.strip_suffix)
         question = question_id(problem.question)
         texts = problem.question, problem.expert or "", problem.strategy or ""
         if question in kept:
@@ -188,17 +180,6 @@ def _clean(
     return list(kept.values()), removed
 
 
-def _without_suffix(problem: Problem, suffix: str) -> Problem:
-    if not problem.question.endswith(suffix):
-        raise ValueError(
-            f"--strip-suffix {suffix!r}: question {problem.id} does not end in it but in "
-            f"{problem.question[-40:]!r}"
-        )
-    question = problem.question.removesuffix(suffix).rstrip()
-    own = problem.id != question_id(problem.question)
-    return replace(problem, id=problem.id if own else question_id(question), question=question)
-
-
 def in_order(problems: Iterable[Problem], seed: int, purpose: str) -> list[Problem]:
     """In the order of a hash of seed, purpose and id."""
 
@@ -206,14 +187,6 @@ def in_order(problems: Iterable[Problem], seed: int, purpose: str) -> list[Probl
         return hashlib.sha256(f"{seed}/{purpose}/{problem.id}".encode()).hexdigest()
 
     return sorted(problems, key=place)
-
-
-def _draw(problems: list[Problem], plan: Preparation) -> list[Problem]:
-    if plan.draw is None:
-        return problems
-    if plan.draw > len(problems):
-        raise ValueError(f"--draw {plan.draw}: only {len(problems)} problems are left; draw fewer")
-    return in_order(problems, plan.seed, "draw")[: plan.draw]
 
 
 def split(problems: Sequence[Problem], seed: int) -> dict[str, list[Problem]]:
@@ -237,12 +210,6 @@ def unconfirmed_traces(
         found += [{"id": p.id, "reason": v.reason} for p, v in wrong]
         report("judge the traces", start + len(part), len(traced))
     return found
-
-
-def shared_suffix(texts: Sequence[str]) -> str:
-    """What every text ends in, if that is long enough to be an instruction, else an empty text."""
-    suffix = os.path.commonprefix([t[::-1] for t in texts])[::-1]
-    return suffix if len(texts) > 1 and len(suffix) >= MIN_SHARED_SUFFIX else ""
 
 
 def find_overlaps(

@@ -54,7 +54,7 @@ def planned_study(
     study = replace(study, benchmarks=limited(study))
     if variants:
         study = module.extended(study)
-    return study
+    return replace(study, overrides=tuple(overrides))
 
 
 def user_method(study: Plan, path: Path) -> MethodEntry:

@@ -61,12 +61,13 @@ class MissingCell:
 @dataclass(frozen=True)
 class ReportSummary:
     """``written``: paths of all files made; ``missing``: runs that are absent, one entry each;
-    ``commands``: what makes them, one command an artefact; ``out``: the option that says where,
-    unless it is the profile's own directory."""
+    ``commands``: what makes them, one command an artefact, and ``command`` all of them; ``out``:
+    the option that says where, unless it is the profile's own directory."""
 
     written: tuple[Path, ...]
     missing: tuple[MissingCell, ...]
     commands: tuple[str, ...]
+    command: str
     out: str = ""
 
     def text(self) -> str:
@@ -77,7 +78,7 @@ class ReportSummary:
             names = [m.run_id or m.method for m in self.missing]
             rest = f" and {len(names) - NAMED} more (sgpo status lists all)"
             lines.append(f"not run: {', '.join(names[:NAMED])}{rest if len(names) > NAMED else ''}")
-            lines += [f"to run them: {command}{self.out}" for command in self.commands]
+            lines.append(f"to run them: {self.command}{self.out}")
         return "\n".join(lines)
 
 
@@ -103,7 +104,8 @@ def build(
     written = [path for made in content.values() for path in made.paths]
     missing = missing_cells(study, chosen)
     lacking = {name for cell in missing for name in cell.artefacts}
-    commands = tuple(study.command(a.name) for a in chosen if a.name in lacking)
+    lacking = [a.name for a in chosen if a.name in lacking]
+    commands = tuple(map(study.command, lacking))
     if only is None or REPORT in only:
         blocks = pages.report_blocks(study, content, missing, commands)
         # What stands behind a claim is on the page of the claims.
@@ -119,7 +121,8 @@ def build(
         _remove_left_over(results_dir, set(ARTEFACTS) - set(chosen))
     usual = results_dir.resolve().parts[-2:] == ("results", study.profile)
     out = "" if usual else f" --out {shlex.quote(str(results_dir))}"
-    return ReportSummary(tuple(written), missing, commands, out)
+    command = study.command(",".join(lacking))
+    return ReportSummary(tuple(written), missing, commands, command, out)
 
 
 def _told(artefacts: Sequence[Artefact]) -> Iterator[Artefact]:

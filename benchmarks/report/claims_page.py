@@ -62,6 +62,9 @@ def summary_tables(study: Study, verdicts: Sequence[Verdict]) -> list[Table]:
 def _row(study: Study, verdict: Verdict, name: str):
     """``name``: of the claim, in the first row of its tests."""
     effect, p = verdict.effect, verdict.p if verdict.corrected is None else verdict.corrected
+    told = verdict.verdict
+    if told == stats.TOO_LITTLE and verdict.corrected is not None and verdict.p < 0.05 <= p:
+        told += " (Holm)"  # its interval, which is not corrected, lies on one side of 0
     link, detectable = "", math.nan
     if effect is not None:
         detectable = effect.of.detectable()
@@ -70,7 +73,7 @@ def _row(study: Study, verdict: Verdict, name: str):
     return row(
         Cell(name, link=_anchor(verdict) if name else ""),
         verdict.subject,
-        Cell(verdict.verdict, bold=True),
+        Cell(told, bold=True),
         Cell(verdict.text(), link=link),
         verdict.paper,
         "" if p is None else ("<0.001" if p < 0.001 else f"{p:.3f}"),
@@ -96,7 +99,7 @@ def _caption(study: Study, tests: Sequence[Verdict], past: bool) -> str:
     return (
         "Claims of the paper. Every effect is taken so that the claim says it is above 0 (a "
         f"factor: above 1). p is two-sided, after Holm's correction for {len(family)} tests, which "
-        f"takes the verdict from {lost} of them."
+        f"takes the verdict from {lost} of them, marked (Holm): their intervals are not corrected."
     )
 
 

@@ -82,7 +82,7 @@ class Comparison:
 
 def find_run(name: str, results: Path, *files: str) -> StoredRun:
     """The run of a directory (of a run or of ``sgpo evaluate``), or of a run id below ``results``,
-    that has one of ``files``, ended or not.
+    a study's directory or what holds several, that has one of ``files``, ended or not.
 
     Raises:
         ValueError: no such run.
@@ -90,15 +90,16 @@ def find_run(name: str, results: Path, *files: str) -> StoredRun:
     path = Path(name)
     if any((path / file).exists() for file in files):
         return StoredRun(path)
-    roots = [path.parent.parent] if path.parent.name == "runs" else sorted(results.glob("*"))
+    roots = [results] if (results / "study.json").is_file() else sorted(results.glob("*"))
+    roots = [path.parent.parent] if path.parent.name == "runs" else roots
     for root in roots:
         if any((root / "runs" / path.name / file).exists() for file in files):
             return StoredRun(root / "runs" / path.name)
         if (root / "study.json").is_file() and path.name in (found := stored_runs(root)):
             return found[path.name]
     raise ValueError(
-        f"{name}: no run here; name a run's directory, that of sgpo evaluate, or a run id below "
-        f"{results}/"
+        f"{name}: no run here; name a run's directory (DIR/runs/RUN in a study of --out DIR), that "
+        f"of sgpo evaluate, or a run id below {results}/"
     )
 
 

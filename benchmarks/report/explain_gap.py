@@ -77,9 +77,12 @@ def pair_of(study: Study, first: str, second: str, model: str | None) -> Pair:
     if model not in (None, *both) or not both:
         have = ", ".join(both) or "none"
         raise ValueError(f"--model {model}: must be one that both have: {have}")
-    # The model on which most is run, unless another is named.
-    usual = experiments.BUDGET_MODEL if experiments.BUDGET_MODEL in both else both[0]
-    chosen = model or usual
+
+    def runs_there(key: str) -> tuple[int, bool]:
+        found = [run.cell.method for run in study.runs.values() if run.cell.model == key]
+        return sum(map(found.count, (first, second))), key == experiments.BUDGET_MODEL
+
+    chosen = model or max(both, key=runs_there)
     seeds = tuple(estimates.common_seeds(study, chosen, (first, second)))
     if not seeds:
         raise ValueError(f"{first} and {second}: share no seed on {chosen}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from transformers import logging as transformers_logging
@@ -20,7 +21,7 @@ from benchmarks.data.problems import check_readable, read_problems
 from benchmarks.data.sources import evaluation_problems
 from benchmarks.data.suites import SUITES
 from benchmarks.report.document import Cell, Table, csv_text, frame, table_markdown
-from benchmarks.run.evaluate import Suites, evaluate
+from benchmarks.run.evaluate import PROTOCOL, Suites, evaluate
 from benchmarks.store import stats
 from sgpo.core.config import canonical_json, to_dict
 from sgpo.core.distributed import select_device
@@ -98,7 +99,11 @@ def evaluate_command(options: argparse.Namespace) -> int:
                 samples_per_part=part,
             )
         write_json(out / "scores.json", scores)
-        write_scores(out, scores, model=options.model, prompt=spec.name)
+        write_text(out / "table.csv", csv_text(frame(score_rows(scores))))
+        name = options.model.parent if options.model.name == "model" else options.model  # of a run
+        table = table_markdown(score_table(scores, model=name.name, prompt=spec.name))
+        decoding = ", ".join(f"{name} {getattr(config, name)}" for name in sorted(PROTOCOL))
+        write_text(out / "table.md", f"{NOTE}\n\nDecoding: {decoding}.\n\n{table}\n")
         print(f"{options.model} with prompt spec {spec.name}, engine {options.engine}")
         print_scores(scores)
     return 0
@@ -238,11 +243,14 @@ def _check_same(out: Path, asked: dict[str, Any]) -> None:
 # What a scores.json says --------------------------------------------------------------------------
 
 
+LOST = {"truncated": "t", "no_answer": "n", "judge_failed": "oe"}  # share -> verdict letters
+
+
 def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a suite, and their plain mean where there are several: shares in [0, 1].
 
     ``accuracy`` is avg@k with ``low`` and ``high``; ``pass_at_k`` unbiased for k = all samples;
-    ``truncated``, ``no_answer``, ``judge_failed``: shares of the samples.
+    those of ``LOST`` are shares of the samples.
     """
     rows, tables = [], []
     for key, entry in scores["benchmarks"].items():
@@ -250,24 +258,14 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
         correct = stats.correct_matrix(entry["verdicts"], num_problems=count, k=k, where=key)
         tables.append(correct.mean(axis=1)[None, :])
         passed = stats.pass_at_k(correct.sum(axis=1), num_samples=k, k=k)
-        rows.append(
-            {"suite": key, "problems": count, "k": k}
-            | _accuracy(tables[-1:])
-            | {
-                "pass_at_k": float(passed.mean()),
-                "truncated": letters.count("t") / len(letters),
-                "no_answer": letters.count("n") / len(letters),
-                "judge_failed": sum(map(letters.count, "oe")) / len(letters),
-                "mean_tokens": entry["mean_length"],
-            }
-        )
+        row = {"suite": key, "problems": count, "k": k} | _accuracy(tables[-1:])
+        row["pass_at_k"] = float(passed.mean())
+        row |= {n: sum(map(letters.count, found)) / len(letters) for n, found in LOST.items()}
+        rows.append(row | {"mean_tokens": entry["mean_length"]})
     if len(rows) > 1:
-        means = {
-            name: float(np.mean([row[name] for row in rows]))
-            for name in rows[0]
-            if name not in ("suite", "problems", "k", "accuracy", "low", "high")
-        }
-        total = {"suite": "average", "problems": sum(row["problems"] for row in rows), "k": ""}
+        whole = pd.DataFrame(rows)
+        total = {"suite": "average", "problems": int(whole["problems"].sum()), "k": ""}
+        means = whole[["pass_at_k", *LOST, "mean_tokens"]].mean().to_dict()
         rows.append(total | _accuracy(tables) | means)
     return rows
 
@@ -284,34 +282,15 @@ def score_table(scores: dict[str, Any], *, model: str, prompt: str) -> Table:
     cells = []
     for row in score_rows(scores):
         label = SUITES[row["suite"]].label if row["suite"] in SUITES else row["suite"]
-        interval = f"{_percent(row['accuracy'])} [{_percent(row['low'])}, {_percent(row['high'])}]"
-        texts = (
-            label, f"{row['problems']}", f"avg@{row['k']}" if row["k"] else "", interval,
-            _percent(row["pass_at_k"]), _percent(row["truncated"]), _percent(row["no_answer"]),
-            _percent(row["judge_failed"]), f"{row['mean_tokens']:.0f}",
-        )  # fmt: skip
+        shares = ("accuracy", "low", "high", "pass_at_k", *LOST)
+        accuracy, low, high, *others = (f"{100 * row[name]:.1f}" for name in shares)
+        k, interval = f"avg@{row['k']}" if row["k"] else "", f"{accuracy} [{low}, {high}]"
+        texts = (label, f"{row['problems']}", k, interval, *others, f"{row['mean_tokens']:.0f}")
         cells.append(tuple(Cell(text) for text in texts))
     header = ("Suite", "Problems", "Metric", "Accuracy % [95%]", "pass@k %", "Truncated %",
               "No answer %", "Judge failed %", "Mean tokens")  # fmt: skip
     caption = f"{model}, prompt spec {prompt}"
     return Table(header, tuple(cells), caption, numeric=frozenset(range(1, len(header))))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def write_scores(out: Path, scores: dict[str, Any], *, model: Path, prompt: str) -> None:
-    """Write table.md and table.csv to ``out``."""
-    protocols = {
-        ", ".join(f"{name} {value}" for name, value in sorted(entry["protocol"].items()))
-        for entry in scores["benchmarks"].values()
-    }
-    name = model.parent.name if model.name == "model" else model.name  # of a run: its own
-    table = table_markdown(score_table(scores, model=name, prompt=prompt))
-    text = f"{NOTE}\n\nDecoding: {'; '.join(sorted(protocols))}.\n\n{table}\n"
-    write_text(out / "table.md", text)
-    write_text(out / "table.csv", csv_text(frame(score_rows(scores))))
 
 
 def print_scores(scores: dict[str, Any]) -> None:

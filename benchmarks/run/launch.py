@@ -22,17 +22,17 @@ from benchmarks.data.sources import record_disjointness
 from benchmarks.plan import preflight
 from benchmarks.plan.cost import print_plan
 from benchmarks.plan.slurm import write_scripts
-from benchmarks.profiles.overrides import check_budgets, small_sets
+from benchmarks.profiles.overrides import check_budgets, check_reaches, small_sets
 from benchmarks.profiles.planned import planned_run, planned_study
 from benchmarks.report import build as report
 from benchmarks.run.checkpoint import print_scores
-from benchmarks.run.progress import StudyProgress, clock, expected_cost
+from benchmarks.run.progress import StudyProgress, clock, expected_cost, pretraining
 from benchmarks.run.regime import record_regimes
-from benchmarks.run.scoreboard import print_scoreboard
+from benchmarks.run.status import print_scoreboard
 from benchmarks.run.study import Outcome, Task, needs, run_study, unfinished, write_plan
 from benchmarks.run.torchrun import run_together
 from benchmarks.run.tracking import check_tracker
-from benchmarks.store import experiments, parcel, records
+from benchmarks.store import parcel, records
 from benchmarks.store.locks import locked
 from benchmarks.store.records import SGPO_VARIANTS, read_object
 from benchmarks.store.runs import is_finished
@@ -41,6 +41,7 @@ from sgpo.core.files import read_json, write_text
 from sgpo.core.runlog import environment
 
 MEGABYTES_PER_CELL = 2.5  # weights, resume states and samples of a mini run, measured
+SECONDS_OF_REPORT = 40.0  # of results/mini on one core, measured
 
 
 def study_command(options: argparse.Namespace) -> int:
@@ -75,10 +76,9 @@ def study_command(options: argparse.Namespace) -> int:
 
 def _check_import(options: argparse.Namespace) -> None:
     """ValueError for an option that an import would not heed."""
-    heeded = ("--import", "--out", "--profile")
-    for word in options.words:
-        name = word.partition("=")[0]
-        if name.startswith("--") and not any(option.startswith(name) for option in heeded):
+    for name in (word.partition("=")[0] for word in options.words):
+        heeded = any(option.startswith(name) for option in ("--import", "--out", "--profile"))
+        if name.startswith("--") and not heeded:
             raise ValueError(
                 f"--import {options.import_from}: runs nothing and takes no {name}; beside it go "
                 "--out and --profile"
@@ -88,7 +88,7 @@ def _check_import(options: argparse.Namespace) -> None:
 def _packed(study: Plan, options: argparse.Namespace) -> tuple[dict[str, str | None], str | None]:
     """What ``--export`` packs: the asked-for runs, each with the one that it starts from, and the
     run that ``--export-weights`` means."""
-    cells = selected(study, options.out, options)
+    cells = selected(study, options)
     asked = {c.run_id: c.parent.run_id if c.parent else None for c in cells}
     name = options.export_weights
     if name is None:
@@ -106,7 +106,7 @@ def slurm_command(options: argparse.Namespace) -> int:
     """``sgpo slurm``: write the scripts of the cells that ``options`` ask for."""
     results = options.results or Path("results") / options.profile
     study = asked_for(options, results)
-    return write_scripts(options, selected(study, results, options), results)
+    return write_scripts(options, selected(study, options), results)
 
 
 def train_command(options: argparse.Namespace) -> int:
@@ -144,14 +144,19 @@ def train_command(options: argparse.Namespace) -> int:
 
 def asked_for(options: argparse.Namespace, results: Path) -> Plan:
     """The planned study, with the own methods and problems that ``options`` name and those that
-    the study.json of ``results`` remembers."""
+    the study.json of ``results`` remembers.
+
+    Variants of SGPO, experiments past the paper and extra models are in it with ``--all``, where
+    an option names them or an artefact that needs them, and once study.json lists them: what was
+    planned stays in the tables ("not run" where its runs are missing) until that file is removed.
+    """
     listed = _listed(results)
     study = planned_study(
         options.profile,
         options.seeds,
         _with_remembered(options.method_file, listed.get("methods", ())),
         options.overrides,
-        variants=wants_variants(options, results),
+        variants=True,
         models=options.models,
         problems=_with_remembered(options.problems, listed.get("benchmarks", ())),
     )
@@ -161,18 +166,23 @@ def asked_for(options: argparse.Namespace, results: Path) -> Plan:
         named = {key for need in needed for key in need}
         named |= {*known, *(options.methods or ()), *(options.models or ())}
         study = _with_extras(study, named)
+    check_reaches(options.overrides, [cell.config for cell in study.cells()])
     check_budgets(study, options.overrides)
     return study
 
 
+def _extras(study: Plan) -> set[str]:
+    """The methods of ``study`` that stay out of the main comparison."""
+    return {e.key for e in study.methods if e.extra} | {*SGPO_VARIANTS}
+
+
 def _with_extras(study: Plan, keys: set[str]) -> Plan:
-    """``study`` with those of its variants, experiments and extra models alone that are in
-    ``keys``, and what these start from."""
-    extra = {e.key for e in study.methods if e.extra} | {*SGPO_VARIANTS}
+    """``study`` with those of its extra methods and models alone that are in ``keys``, and what
+    these start from."""
     keys = keys | {e.parent for e in study.methods if e.key in keys}
     return replace(
         study,
-        methods=tuple(e for e in study.methods if e.key in keys or e.key not in extra),
+        methods=tuple(e for e in study.methods if e.key in keys or e.key not in _extras(study)),
         extra_models=tuple(m for m in study.extra_models if m.key in keys),
     )
 
@@ -204,35 +214,17 @@ def _with_remembered(files: Sequence[Path], listed: Sequence[dict[str, Any]]) ->
     return list(found.values())
 
 
-def wants_variants(options: argparse.Namespace, results: Path) -> bool:
-    """Whether the plan holds SGPO's variants.
-
-    It does with ``--all``, when ``--methods`` or ``--only`` names something that needs them, and
-    when the study.json of ``results`` lists one: once planned, a variant stays in the tables (as
-    "not run" where its runs are missing) until study.json is removed.
-    """
-    named = {*(options.methods or ()), *(options.only or ()), *(options.models or ())}
-    extended = {*SGPO_VARIANTS, *report.EXTENDED}
-    extended |= {*experiments.METHODS, experiments.LARGE_MODEL}
-    methods = _listed(results).get("methods", ())
-    listed = any(entry["key"] in SGPO_VARIANTS or entry.get("extra") for entry in methods)
-    return options.all or bool(named & extended) or listed
-
-
-def selected(study: Plan, results: Path, options: argparse.Namespace) -> list[Cell]:
+def selected(study: Plan, options: argparse.Namespace) -> list[Cell]:
     """The cells that the user asked for, with the runs they start from, in order.
 
-    Variants of SGPO that are only planned because an earlier call asked for them are left out
-    unless ``--all``, ``--methods`` or ``--only`` asks for them again.
+    What is only planned because an earlier call asked for it is left out unless ``--all``,
+    ``--methods``, ``--models`` or ``--only`` asks for it again.
     """
     _check_names(study, options)
     seeds, methods, models = getattr(options, "only_seeds", None), options.methods, options.models
-    needed = None
-    if options.only:
-        needed = _needed(study, options.only)
+    needed = _needed(study, options.only) if options.only else None
     everything = options.all or options.only
-    extra = {e.key for e in study.methods if e.extra} | {*SGPO_VARIANTS}
-    extra_models = {m.key for m in study.extra_models}
+    extra, extra_models = _extras(study), {m.key for m in study.extra_models}
     wanted: dict[str, Cell] = {}
     for cell in study.cells():
         config = cell.config
@@ -303,7 +295,7 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
     """Run the asked-for cells, then the report; 0 when every cell finished, else 1. Under torchrun
     all ranks run the cells together, and `sgpo report` makes the report afterwards."""
     console, began = Console(), time.monotonic()
-    chosen, log = selected(study, results, options), getattr(options, "log", None)
+    chosen, log = selected(study, options), getattr(options, "log", None)
     _check(chosen, results)
     if launched_by_torchrun():
         outcome, first = run_together(chosen, results, options.rank_timeout, study, log)
@@ -314,8 +306,7 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
         cells: list[Task] = [*chosen, *selected_analyses(study, options)]
         write_plan(study, results)
         with StudyProgress(cells, console, results / "runs") as progress:
-            deadline = time.time() + (getattr(options, "time_limit", None) or math.inf)
-            outcome = run_study(cells, results, options.jobs, progress, deadline, log)
+            outcome = run_study(cells, results, options.jobs, progress, deadline_of(options), log)
         console.print("writing the report", highlight=False)
         write_plan(study, results)
         record_regimes(study, results)
@@ -349,25 +340,43 @@ def conclude(outcome: Outcome) -> int:
     return 0 if outcome.ok else 1
 
 
+def deadline_of(options: argparse.Namespace) -> float:
+    """When (of ``time.time``) a study must stop so that the whole command, from its start to its
+    report, takes no longer than ``--time-limit``."""
+    limit = getattr(options, "time_limit", None)
+    if limit is None:
+        return math.inf
+    return options.began + limit - min(SECONDS_OF_REPORT, limit / 5)
+
+
 def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:
     """Print the grid with expected time, disk and GPU memory; nothing is run or written."""
-    cells: list[Task] = selected(study, results, options)
+    cells: list[Task] = selected(study, options)
     if cells and cells[0].config.checkpoint is not None:
         print_plan(cells, unfinished(cells, results))
         return 0
-    cells += selected_analyses(study, options)
-    left = unfinished(cells, results)
-    for cell in cells:
-        state = "to run" if cell in left else "finished"
-        on_gpu = isinstance(cell, Cell) and cell.config.device == "cuda"
-        where = "on one GPU at most (not measured)" if on_gpu else "on one core"
-        print(f"{cell.run_id:40} {state:9} about {clock(expected_cost(cell))} {where}")
-    cost = {c.run_id: expected_cost(c) for c in left}
-    # No cell is split over jobs: what waits for each other takes its time however many there are.
-    chains = [cost[c.run_id] + sum(cost.get(n.run_id, 0.0) for n in needs(c)) for c in left]
-    seconds = max(sum(cost.values()) / options.jobs, max(chains, default=0.0))
-    print(
-        f"{len(left)} of {len(cells)} cells and analyses to run: about {clock(seconds)} with "
-        f"{options.jobs} jobs, {MEGABYTES_PER_CELL * len(left):.0f} MB of disk"
-    )
+    print_tasks([*cells, *selected_analyses(study, options)], results, options.jobs)
     return 0
+
+
+def print_tasks(tasks: Sequence[Task], results: Path, jobs: int) -> None:
+    """Every task with its state and expected time, and how long what is left takes."""
+    left = unfinished(tasks, results)
+    for task in tasks:
+        state = "to run" if task in left else "finished"
+        on_gpu = isinstance(task, Cell) and task.config.device == "cuda"
+        where = "on one GPU at most (not measured)" if on_gpu else "on one core"
+        print(f"{task.run_id:40} {state:9} about {clock(expected_cost(task))} {where}")
+    cost = {task.run_id: expected_cost(task) for task in left}
+    # No cell is split over jobs: what waits for each other takes its time however many there are.
+    chains = [cost[t.run_id] + sum(cost.get(n.run_id, 0.0) for n in needs(t)) for t in left]
+    models = pretraining([t for t in left if isinstance(t, Cell)], results / "cache")
+    seconds = max((sum(cost.values()) + sum(models.values())) / jobs, max(chains, default=0.0))
+    seconds = max(seconds, max(models.values(), default=0.0))
+    if models:
+        shown = ", ".join(f"{model} {clock(cost)}" for model, cost in models.items())
+        print(f"base models to be made first: about {shown} on one core")
+    print(
+        f"{len(left)} of {len(tasks)} cells and analyses to run: about {clock(seconds)} with "
+        f"{jobs} jobs, {MEGABYTES_PER_CELL * len(left):.0f} MB of disk"
+    )

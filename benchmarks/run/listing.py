@@ -1,4 +1,4 @@
-"""What there is: ``sgpo list`` and ``sgpo config``."""
+"""What there is: ``sgpo list``, ``sgpo config`` and ``sgpo mini show``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from benchmarks.data.suites import SUITES
 from benchmarks.profiles import PROFILES, profile_module
 from benchmarks.profiles.planned import planned_run, planned_study
 from sgpo.core.config import dotted_names
-from sgpo.mini.sets import TEST_SETS
+from sgpo.mini.sets import TEST_SETS, training_problems
+from sgpo.mini.world import SLOTS, draw_world
 
 WIDTH = 28
 IDENTITY = ("profile", "model", "method", "seed", "init")  # no settings: options choose them
@@ -69,6 +70,28 @@ def settings_command(options: argparse.Namespace) -> int:
                 value = getattr(value, part)
             tag = tags.get(name.removeprefix("settings.")) if "settings." in name else None
             print(f"{name:{WIDTH}} {value}" + (f"   ({tag})" if tag else ""))
+    return 0
+
+
+def world_command(options: argparse.Namespace) -> int:
+    """``sgpo mini show WORLD``: its types with their plans and priors, and three problems."""
+    world = draw_world(options.world)
+    print(
+        f"world {world.seed}: a guided writer follows {world.fidelity:.0%} of a strategy's choices "
+        f"and refers to it in {world.style:.0%} of texts, an unguided one in {world.leak:.1%}\n"
+        f"choices: {'; '.join(', '.join(slot) for slot in SLOTS)}\n\n"
+        f"{'type':8} {'its plan':33} found without a strategy: whole plan, each choice"
+    )
+    for kind in world.types:
+        right = zip(kind.priors, SLOTS, kind.plan.choices, strict=True)
+        each = ", ".join(f"{prior[slot.index(choice)]:.2f}" for prior, slot, choice in right)
+        print(f"{kind.name:8} {', '.join(kind.plan.choices):33} {kind.found:.3f}: {each}")
+    problems = training_problems(world, "rl", 0.0)
+    for problem in (*problems[:2], problems[len(world.types)]):  # levels 1, 1 and 2
+        print(
+            f"\n{problem.id} (level {problem.level}): {problem.question}\n"
+            f"--- strategy\n{problem.strategy}\n--- solution\n{problem.expert}"
+        )
     return 0
 
 

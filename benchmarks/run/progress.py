@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from benchmarks.analyses import AnalysisTask
-from benchmarks.config import Cell
+from benchmarks.config import Cell, RunConfig
 from benchmarks.plan.cost import gpu_hours, shape_of
 
 Planned = Cell | AnalysisTask
@@ -20,7 +20,8 @@ SECONDS_A_LINE = 60.0  # between two lines of a running cell where there is no t
 SHOWN = {"reward": "reward", "entropy": "entropy", "response_length": "length", "loss": "loss"}
 # Rough seconds of a cell on one core, only used to weigh cells against each other.
 COST_OF_CELL = 8.0  # to start, read, judge and write, whatever its size
-COST_OF_BASE, BASE_STEPS = 60.0, 900  # a lesson with its share of a foundation; steps of that
+COST_OF_LESSON, LESSON_STEPS = 60.0, 120
+COST_OF_FOUNDATION, FOUNDATION_STEPS = 400.0, 1600  # measured: the first world's base minus others
 COST_OF_EVALUATION = 6.0  # of one budget
 COST_OF_SFT_STEP, COST_OF_RL_STEP = 0.13, 1.0
 COST_ON_GPU = 600.0  # of a lab cell at most: what that profile was made for, not measured
@@ -50,12 +51,38 @@ def expected_cost(cell: Planned) -> float:
     budgets = 4 if config.train and config.train.budget_steps else 1
     cost = COST_OF_CELL + budgets * COST_OF_EVALUATION * min(1.0, share)
     if config.train is None:
-        cost += COST_OF_BASE * min(1.0, (config.pretrain_steps or BASE_STEPS) / BASE_STEPS)
+        cost += _lesson(config)
     else:
         whole = COST_OF_RL_STEP * config.train.problems_per_step / 32
         step = whole if config.init == "warmup" else COST_OF_SFT_STEP
         cost += step * config.train.num_steps
     return cost * SCALE.get(config.model, 1.0)
+
+
+def _lesson(config: RunConfig) -> float:
+    return COST_OF_LESSON * min(1.0, (config.pretrain_steps or LESSON_STEPS) / LESSON_STEPS)
+
+
+def pretraining(left: Sequence[Cell], cache: Path) -> dict[str, float]:
+    """Model -> rough seconds to make the mini base models of ``left`` that are not in ``cache``,
+    beyond what the cost of their own cells holds: foundations, and worlds without such a cell."""
+    found: dict[str, float] = {}
+    lessons = {(c.config.model, c.config.seed) for c in left if c.config.train is None}
+    for config in (cell.config for cell in left):
+        if config.checkpoint is not None or config.device == "cuda":
+            continue
+        model, seconds = config.model, 0.0
+        if model not in found and not any(cache.glob(f"{model}-foundation-*")):
+            steps = config.pretrain_steps or FOUNDATION_STEPS
+            steps = min(FOUNDATION_STEPS, steps + min(steps, 200))  # the last 200 settle it
+            seconds = COST_OF_FOUNDATION * steps / FOUNDATION_STEPS
+        made = any(cache.glob(f"{model}-world-{config.seed}-*"))
+        if (model, config.seed) not in lessons and not made:
+            lessons.add((model, config.seed))
+            seconds += _lesson(config)
+        if seconds:
+            found[model] = found.get(model, 0.0) + seconds * SCALE.get(model, 1.0)
+    return found
 
 
 def at_intervals(tell: Callable[..., None], seconds: float = 0.5) -> Callable[..., None]:

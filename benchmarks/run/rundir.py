@@ -11,7 +11,8 @@ from __future__ import annotations
 import datetime
 import shutil
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,44 @@ from transformers import PreTrainedModel
 from benchmarks.config import SUITE_VERSION, Cell, named_weights
 from benchmarks.run import provenance
 from benchmarks.run.given import Given
-from benchmarks.run.modelcard import write_card
 from benchmarks.store.runs import is_finished
 from sgpo.core import sharding
 from sgpo.core.config import to_dict
 from sgpo.core.distributed import Ranks, describe_device
-from sgpo.core.files import read_json, read_jsonl, whole_directory, write_json
+from sgpo.core.files import read_json, read_jsonl, whole_directory, write_json, write_text
 from sgpo.core.runlog import environment, source_digest
 from sgpo.core.trainer import Diverged
 
 PAST_BUDGET = "diverged_past_budget"  # of train.json and result.json, in such runs alone
+# The README.md beside a run's weights: what they are, what they were made from, their scores.
+CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [sgpo]
+---
+# {run_id}
+
+{model} trained by **{method}** (seed {seed}) with the SGPO benchmark suite.{miniature}
+
+| what | value |
+| --- | --- |
+| base model | {base} |
+| starts from | {start} |
+| training data | {data} |
+| prompt spec | {prompt} |
+| commit of the suite | {commit} |
+| packages | {packages} |
+
+| benchmark | problems | samples a problem | accuracy in percent |
+| --- | --: | --: | --: |
+{scores}
+
+All settings are in `config.json` of the run's directory, the origin of everything in
+`provenance.json`. Accuracy is the mean over samples, of one run: no interval, no ranking.
+"""
+MINIATURE = """
+
+This is a miniature: it knows an invented world of synthetic problems and nothing else."""
 
 
 class RunDir:
@@ -137,7 +166,7 @@ class RunDir:
                 "sha256": provenance.checksums(self.path),
             }
             if self.model.is_dir():
-                write_card(self.model, self.path, scores)
+                _write_card(self.model, self.path, scores)
             write_json(self.path / "result.json", result)
         result = self.ranks.from_first(result)
         if result["diverged_fatally"]:
@@ -173,3 +202,58 @@ def ended(result: dict[str, Any], how: str) -> str:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _write_card(model: Path, run_dir: Path, scores: dict[str, Any]) -> None:
+    """Write README.md into ``model`` from the files of its run."""
+    config, provenance, place = (
+        read_json(run_dir / f"{name}.json") for name in ("config", "provenance", "environment")
+    )
+    data, mini = provenance.get("training_data", {}), config["data"]["source"] == "mini"
+    rows = []
+    for key, entry in scores["benchmarks"].items():
+        letters = "".join(entry["verdicts"])
+        accuracy = 100 * letters.count("c") / len(letters)
+        rows.append(f"| {key} | {len(entry['verdicts'])} | {entry['k']} | {accuracy:.1f} |")
+    text = CARD.format(
+        run_id=config["run_id"],
+        model=config["model"],
+        method=config["method"],
+        seed=config["seed"],
+        miniature=MINIATURE if mini else "",
+        base=config.get("checkpoint") or f"{config['model']}, pretrained by the suite",
+        start=config["parent"] or "the base model",
+        data=f"{config['data']['source']}, {data.get('num_problems')} problems, "
+        f"sha256 {data.get('sha256', '')[:12]}",
+        prompt=config["prompt"],
+        commit=place.get("git_commit") or "none (no git checkout)",
+        packages=", ".join(f"{name} {version}" for name, version in place["packages"].items()),
+        scores="\n".join(rows),
+    )
+    write_text(model / "README.md", text)
+
+
+def summary_of(error: BaseException) -> str:
+    """The first line of what ``error`` says. Its class is named unless it was written for a user
+    to read."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, (ValueError, Diverged)) and lines:
+        return lines[0]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def record_failure(
+    path: Path, error: BaseException, method_files: Sequence[Path] = (), **more: object
+) -> str:
+    """Write ``path`` (failed.json) and the traceback beside it (.txt); the reason in one line, with
+    the last place inside a user's method file and where the traceback lies."""
+    log = write_text(path.with_suffix(".txt"), "".join(traceback.format_exception(error)))
+    reason = summary_of(error)
+    write_json(path, {"error": reason, "traceback": log.name, **more})
+    own = {file.resolve() for file in method_files}
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [f for f in frames if Path(f.filename).resolve() in own]
+    if inside:
+        last = inside[-1]
+        return f"{reason} ({last.filename}, line {last.lineno}, in {last.name}; traceback: {log})"
+    return reason if isinstance(error, ValueError) else f"{reason} (traceback: {log})"

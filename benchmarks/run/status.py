@@ -1,4 +1,4 @@
-"""``sgpo status``: how far a study is. Starts without torch."""
+"""How far a study is: ``sgpo status``, and Table 1 on the terminal. Starts without torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import argparse
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.analyses import failure_path, result_path
 from benchmarks.profiles import PROFILES
@@ -64,3 +67,24 @@ def _analysis_state(results: Path, entry: dict[str, Any]) -> str:
         local = all(is_finished(results / "runs" / run_id) for run_id in entry["inputs"])
         return "finished" if local else "published"
     return "failed" if failure_path(results, entry["run_id"]).exists() else "missing"
+
+
+def print_scoreboard(results: Path, console: Console) -> None:
+    """Accuracy in percent by model, method and benchmark, with the seeds behind it: a row whose
+    seeds have not all ended yet is shown too."""
+    from benchmarks.store.load import load_study  # reads tables, which the states need not
+
+    study = load_study(results)
+    labels = [benchmark.label for benchmark in study.benchmarks]
+    table = Table("Model", "Method", *labels, "Average", "Seeds", title="Accuracy in percent")
+    for model in study.models:
+        for method in study.method_order:
+            runs = [run for run in study.runs_so_far(model.key, method) if run.accuracy]
+            if runs:
+                scores = [[100 * r.accuracy[b.key].mean() for r in runs] for b in study.benchmarks]
+                means = [sum(found) / len(found) for found in scores]
+                texts = [f"{mean:.1f}" for mean in (*means, sum(means) / len(means))]
+                seeds = f"{len(runs)} of {len(study.cells_of(model.key, method))}"
+                table.add_row(model.label, study.method_label(method), *texts, seeds)
+    if table.rows:
+        console.print(table)

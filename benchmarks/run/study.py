@@ -12,19 +12,25 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import connection, forkserver, get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks.analyses import AnalysisTask, analysis_tasks
 from benchmarks.analyses import run as analyses
-from benchmarks.config import Cell, Plan, load_method_file, user_method_file
+from benchmarks.config import (
+    Cell,
+    MethodEntry,
+    Plan,
+    RunConfig,
+    load_method_file,
+    user_method_file,
+)
 from benchmarks.data.sources import record_problems
 from benchmarks.run.cell import run_cell
-from benchmarks.run.failures import record_failure, summary_of
 from benchmarks.run.progress import StudyProgress, at_intervals, expected_cost
-from benchmarks.run.rundir import ended
+from benchmarks.run.rundir import ended, record_failure, summary_of
 from benchmarks.store import records
 from benchmarks.store.runs import is_finished, stored_runs
 from sgpo.core.config import EXIT_HUNG
@@ -33,6 +39,7 @@ from sgpo.core.runlog import source_digest
 from sgpo.core.trainer import Stopped
 
 Task = Cell | AnalysisTask
+SAMPLES_A_PROBLEM = 12  # paper: of SFT+GRPO, where none of its runs has ended
 
 # A forked worker starts in milliseconds because its server has imported torch already.
 _PRELOAD = ["benchmarks.run.study", "baselines.grpo", "baselines.hpt", "baselines.luffy",
@@ -225,9 +232,10 @@ class _Runner:
         cells = task.inputs if isinstance(task, AnalysisTask) else (task,)
         files = [user_method_file(cell.config.settings) for cell in cells]
         files = [file for file in files if file]
+        failure = record_paths(task, self.study_dir)[1]
         process = self.context.Process(
             target=_work,
-            args=(files, self.study_dir, sender, lifeline, self.deadline, self.log),
+            args=(files, self.study_dir, failure, sender, lifeline, self.deadline, self.log),
             daemon=True,
         )
         process.start()
@@ -289,6 +297,7 @@ def _cause_of_death(exit_code: int) -> str:
 def _work(
     method_files: Sequence[Path],
     study_dir: Path,
+    failure: Path,
     pipe: connection.Connection,
     lifeline: connection.Connection,
     deadline: float,
@@ -296,12 +305,13 @@ def _work(
 ) -> None:
     """Body of a worker process; its task is the first thing that comes down the lifeline."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    for file in method_files:  # its classes must exist before a task of them can be received
-        load_method_file(file)
-    task = lifeline.recv()
-    threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
     report = at_intervals(lambda *news: pipe.send(("progress", *news)))
+    task = None
     try:
+        for file in method_files:  # its classes must exist before a task of them can be received
+            load_method_file(file)
+        task = lifeline.recv()
+        threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
         if isinstance(task, AnalysisTask):
             analyses.run_analysis(task, study_dir, report)
         else:
@@ -310,8 +320,8 @@ def _work(
         pipe.send(("stopped",))
     except Exception as error:  # whatever a method raises must reach the study as this task's
         why = summary_of(error)
-        if not is_done(task, study_dir):  # a diverged run has its results
-            why = record_failure(record_paths(task, study_dir)[1], error, method_files)
+        if task is None or not is_done(task, study_dir):  # a diverged run has its results
+            why = record_failure(failure, error, method_files)
         pipe.send(("failed", why))
         sys.exit(1)
     finally:
@@ -333,9 +343,31 @@ def write_plan(study: Plan, study_dir: Path) -> None:
     """``study.json``, the grid as the report reads it, beside it what it asks."""
     record_problems(study, study_dir)
     stored = stored_runs(study_dir)
-    sizes = {
-        cell.config.model: stored[cell.run_id].object("result.json")["num_parameters"]
+    ended = [
+        (cell.config, stored[cell.run_id].object("result.json"))
         for cell in study.cells()
         if cell.run_id in stored
-    }
+    ]
+    sizes = {config.model: result["num_parameters"] for config, result in ended}
+    study = _with_budgets(study, ended)
     records.Study.planned(study, study_dir, analyses=analysis_tasks(study), sizes=sizes).write()
+
+
+def _with_budgets(study: Plan, ended: Sequence[tuple[RunConfig, dict[str, Any]]]) -> Plan:
+    """``study`` with own methods that drew another number of samples a problem than SFT+GRPO marked
+    by their label, which every table shows."""
+    drawn = {
+        config.method: result["num_samples"] / (result["num_steps"] * train.problems_per_step)
+        for config, result in ended
+        if (train := config.train) and result["num_steps"]
+    }
+    usual = drawn.get("grpo", SAMPLES_A_PROBLEM)
+
+    def marked(entry: MethodEntry) -> MethodEntry:
+        found = drawn.get(entry.key, usual)
+        if not entry.file or abs(found - usual) < 0.01 * usual:
+            return entry
+        label = f"{entry.label} ({found:.3g} samples a problem, others {usual:.3g})"
+        return replace(entry, label=label)
+
+    return replace(study, methods=tuple(map(marked, study.methods)))

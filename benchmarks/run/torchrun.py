@@ -11,9 +11,8 @@ from rich.console import Console
 
 from benchmarks.config import Cell, Plan
 from benchmarks.run.cell import run_cell
-from benchmarks.run.failures import record_failure
 from benchmarks.run.progress import StudyProgress, at_intervals
-from benchmarks.run.rundir import ended
+from benchmarks.run.rundir import ended, record_failure
 from benchmarks.run.study import Outcome, record_paths, unfinished, write_plan
 from benchmarks.store.locks import locked
 from sgpo.core.distributed import RankLost, Ranks, join, leave, select_device

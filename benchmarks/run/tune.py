@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ import pandas as pd
 
 from benchmarks.config import Cell, Plan, RunConfig, unknown
 from benchmarks.data.sources import DEVELOPMENT
-from benchmarks.profiles import mini
 from benchmarks.profiles.planned import planned_study
 from benchmarks.profiles.variants import to_budget
+from benchmarks.run.launch import conclude, deadline_of, print_tasks
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
 from benchmarks.run.tracking import check_tracker
@@ -29,7 +29,7 @@ from benchmarks.store.locks import locked
 from benchmarks.store.records import read_rows
 from sgpo.core.files import read_json, write_text
 
-MODEL = "qwen-m"
+MODELS = {"mini": "qwen-m", "quick": "qwen-s"}  # profile -> whose trials they are by default
 LEARNING_RATES = (1e-4, 2e-4, 4e-4, 8e-4)
 WORLDS = (1000, 1001, 1002)  # no study has a seed that high
 METHODS = (
@@ -44,15 +44,26 @@ def trials(
     methods: Sequence[str] | None = None,
     method_files: Sequence[Path] = (),
     overrides: Sequence[str] = (),
+    profile: str = "mini",
+    model: str | None = None,
 ) -> list[Trial]:
-    """Every tuning run, or those of ``methods``: each rate in each world."""
-    study = planned_study(mini.PROFILE, None, method_files, overrides, variants=True)
+    """Every tuning run, or those of ``methods``: each rate in each world.
+
+    Raises:
+        ValueError: a profile without worlds to tune in, or an unknown method or model.
+    """
+    if profile not in MODELS:
+        raise ValueError(f"--profile {profile}: trials run in worlds of {' or '.join(MODELS)}")
+    study = planned_study(profile, None, method_files, overrides, variants=True)
     tuned = (*METHODS, *(path.stem for path in method_files))
     for name in methods or ():
         if name not in tuned:
             raise ValueError(unknown("method", name, list(tuned), "`sgpo tune --help`"))
+    model, models = model or MODELS[profile], [m.key for m in study.models]
+    if model not in models:
+        raise ValueError(unknown("model", model, models, "`sgpo list models`"))
     return [
-        (method, rate, _trial(study, method, rate, world))
+        (method, rate, _trial(study, model, method, rate, world))
         for method in tuned
         if methods is None or method in methods
         for rate in LEARNING_RATES
@@ -60,46 +71,63 @@ def trials(
     ]
 
 
-def _trial(study: Plan, method: str, rate: float, world: int) -> Cell:
+def _trial(study: Plan, model: str, method: str, rate: float, world: int) -> Cell:
     """One run up to the budget, judged on the development set alone, and its warm-up."""
 
     def judged(config: RunConfig) -> RunConfig:
         return replace(config, evaluation=replace(config.evaluation, suites=(DEVELOPMENT,)))
 
     entry = study.entry(method)
-    plain = to_budget(judged(entry.config(MODEL, world)))
+    plain = to_budget(judged(entry.config(model, world)))
     config = replace(plain, train=replace(plain.train, learning_rate=rate))
     if config.init != "warmup":
         return Cell(config)
-    return Cell(config, Cell(judged(study.entry(entry.parent).config(MODEL, world))))
+    return Cell(config, Cell(judged(study.entry(entry.parent).config(model, world))))
 
 
 def tune_command(options: argparse.Namespace) -> int:
-    """``sgpo tune``: run all trials below ``OUT/tuning`` and write ``OUT/tuning.csv``.
+    """``sgpo tune``: run all trials below ``OUT/tuning``, write ``OUT/tuning.csv`` (of another
+    model than the usual one ``OUT/tuning-MODEL.csv``) and print the chosen rates.
 
     With ``--methods`` only theirs are run, and the rows of the others stay as they are.
     """
     check_tracker(options.log)
-    results, files = options.out, options.method_file
+    files, usual = options.method_file, MODELS.get(options.profile)
     methods = options.methods or ([path.stem for path in files] or None)
-    directory, planned = results / "tuning", trials(methods, files, options.overrides)
-    cells: dict[str, Cell] = {}
-    for *_, cell in planned:
-        for task in filter(None, (cell.parent, cell)):
-            cells.setdefault(task.run_id, task)
-    jobs = options.jobs or os.cpu_count() or 1
+    planned = trials(methods, files, options.overrides, options.profile, options.model)
+    directory, jobs = options.out / "tuning", options.jobs or os.cpu_count() or 1
+    chain = [task for *_, cell in planned for task in (cell.parent, cell) if task]
+    cells = [*{task.run_id: task for task in chain}.values()]
+    if options.dry_run:
+        print_tasks(cells, directory, jobs)
+        return 0
+    other = "" if options.model in (None, usual) else f"-{options.model}"
+    path = options.out / f"tuning{other}.csv"
     with locked(directory):
-        with StudyProgress([*cells.values()], runs=directory / "runs") as progress:
-            outcome = run_study([*cells.values()], directory, jobs, progress, log=options.log)
-        if not outcome.ok:
-            outcome.print_failures()
-            return 1
-        path = results / "tuning.csv"
+        with StudyProgress(cells, runs=directory / "runs") as progress:
+            deadline = deadline_of(options)
+            outcome = run_study(cells, directory, jobs, progress, deadline, options.log)
+        if not outcome.ok or outcome.left:
+            return conclude(outcome)
         kept = read_rows(path) if methods and path.exists() else []
         others = [row for row in kept if row["method"] not in methods]
         write_text(path, table(planned, directory / "runs", others))
     print(f"{len(planned)} trials: {path}")
+    print("\n".join(chosen_rates(path, {method for method, *_ in planned})))
     return 0
+
+
+def chosen_rates(path: Path, methods: Collection[str]) -> list[str]:
+    """A line a method: its chosen rate with the mean over worlds, and that of each other rate."""
+    trials = pd.read_csv(path)
+    lines = []
+    for method, found in trials[trials["method"].isin(methods)].groupby("method", sort=False):
+        means = 100 * found.groupby("learning_rate")["dev_accuracy"].mean()
+        best = found.loc[found["chosen"], "learning_rate"].iloc[0]
+        others = ", ".join(f"{r:g} {m:.1f}%" for r, m in means.items() if r != best)
+        told = f"train.learning_rate={best:g}, {means[best]:.1f}% (others: {others})"
+        lines.append(f"{method}: {told}")
+    return lines
 
 
 def table(planned: Sequence[Trial], runs: Path, others: Sequence[dict[str, Any]] = ()) -> str:

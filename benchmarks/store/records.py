@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -199,6 +200,8 @@ class Study:
                 for t in analyses
             ],
         }
+        if plan.overrides:
+            grid["set"] = list(plan.overrides)
         return cls._of(root, grid)
 
     @classmethod
@@ -380,8 +383,10 @@ class Study:
         return None
 
     def command(self, artefact: str) -> str:
-        """The command that makes what an artefact lacks."""
-        return f"bash reproduce.sh --profile {self.profile} --only {artefact}"
+        """The command that makes what an artefact lacks, with the values that the study has."""
+        words = ["bash", "reproduce.sh", "--profile", self.profile, "--only", artefact]
+        given = [word for item in self.grid.get("set", ()) for word in ("--set", item)]
+        return shlex.join([*words, *given])
 
 
 def _brief(entry: Model | Method | Benchmark) -> dict[str, Any]:

@@ -317,13 +317,31 @@ def apply_overrides(config: ConfigT, overrides: typing.Sequence[str]) -> ConfigT
     return config
 
 
+# What others call our settings.
+_SYNONYMS = {
+    "lr": "learning_rate", "delta": "kl_threshold", "threshold": "kl_threshold",
+    "kl": "kl_threshold", "epochs": "num_steps", "steps": "num_steps", "max_steps": "num_steps",
+    "batch": "problems_per_step", "batch_size": "problems_per_step",
+    "num_generations": "num_samples", "group_size": "num_samples", "samples": "num_samples",
+    "temp": "temperature", "clip": "grad_clip", "max_grad_norm": "grad_clip",
+    "gradient_clip": "grad_clip", "max_length": "max_tokens", "max_new_tokens": "max_tokens",
+    "alpha": "alpha_base", "dtype": "precision", "gpu": "device", "engine": "sampler",
+}  # fmt: skip
+
+
 def unknown_override(key: str, names: typing.Sequence[str]) -> str:
-    """The line for a ``key`` that is none of ``names``, with the one whose last part is nearest."""
-    ends = {name.rpartition(".")[2]: name for name in reversed(names)}
-    near = difflib.get_close_matches(key.rpartition(".")[2], ends, 1)
-    found = [ends[name] for name in near] or difflib.get_close_matches(key, names, 1)
-    hint = f"; did you mean {found[0]!r}?" if found else ""
-    return f"unknown override key {key!r}{hint}"
+    """The line for a ``key`` that is none of ``names``, with those it may mean: what others call
+    so, else whose last part holds its last part, else the one that is spelled most alike."""
+    end = key.rpartition(".")[2].lower()
+    ends = {name: name.rpartition(".")[2] for name in dict.fromkeys(names)}
+    found = [name for name, last in ends.items() if last in (end, _SYNONYMS.get(end))]
+    found = found or [name for name, last in ends.items() if len(end) > 2 and end in last]
+    if not found:
+        near = difflib.get_close_matches(end, ends.values(), 1)
+        found = [name for name, last in ends.items() if last in near]
+        found = found or difflib.get_close_matches(key, names, 1)
+    meant = f"did you mean {' or '.join(map(repr, found[:3]))}?"
+    return f"unknown override key {key!r}; {meant if found else '`sgpo config METHOD` shows all'}"
 
 
 def _override(config: Any, path: list[str], text: str, full_key: str) -> Any:

@@ -167,7 +167,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     what = f"checkpoint {name!r}" + (f" at revision {revision!r}" if revision else "")
-    instead = "give a local directory with --set checkpoint=DIRECTORY"
+    instead = "name a directory in its place (of a run: --set checkpoint=DIRECTORY)"
     reasons = {
         errors.GatedRepoError: (
             f"is gated: accept its terms on the hub and set HF_TOKEN, or {instead}"

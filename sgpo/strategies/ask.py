@@ -41,7 +41,7 @@ class EndpointSettings:
     key_variable: environment variable that holds the key; a local server needs none.
     concurrency: requests under way at once.
     timeout_seconds: of one request. max_retries: of the client, with growing pauses.
-    price_in, price_out: money for a million prompt or completion tokens.
+    price_in, price_out: money for a million prompt or completion tokens, of either model.
     """
 
     base_url: str
@@ -130,10 +130,13 @@ class NoReply(ValueError):
 
 
 class ReplyCache:
-    """Replies in a JSONL file, appended as they come; a half-written last line is dropped."""
+    """Replies in a JSONL file, appended as they come; a half-written last line is dropped.
+    ``spent`` counts what this run asked for, ``total`` what all replies it used have taken,
+    whenever they were asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.spent, self.total = Spent(), Spent()
         self.replies: dict[str, Reply] = {}
         if not path.exists():
             return
@@ -158,11 +161,7 @@ class ReplyCache:
 
 
 class Endpoint:
-    """Asks one model; use as ``async with Endpoint(..) as endpoint``.
-
-    ``spent`` counts what this run asked for, ``total`` what all replies it used have taken,
-    whenever they were asked for.
-    """
+    """Asks one model; use as ``async with Endpoint(..) as endpoint``."""
 
     def __init__(self, settings: EndpointSettings, cache: ReplyCache) -> None:
         try:
@@ -173,7 +172,6 @@ class Endpoint:
                 "pip install 'sgpo[strategies]'"
             ) from error
         self._openai, self.settings, self.cache = openai, settings, cache
-        self.spent, self.total = Spent(), Spent()
         self.client = openai.AsyncOpenAI(
             base_url=settings.base_url,
             api_key=os.environ.get(settings.key_variable) or "none",
@@ -204,8 +202,8 @@ class Endpoint:
         if reply is None:
             reply = await self._ask(body)
             self.cache.put(key, problem_id, reply)
-            self.spent.add(reply)
-        self.total.add(reply)
+            self.cache.spent.add(reply)
+        self.cache.total.add(reply)
         return reply
 
     async def _ask(self, body: dict[str, Any]) -> Reply:
@@ -303,7 +301,7 @@ async def extract(
     failed = 0  # in a row
 
     def spent() -> float:
-        return sum(endpoint.spent.cost(endpoint.settings) for endpoint in (proposer, scorer))
+        return proposer.cache.spent.cost(proposer.settings)
 
     async def worker() -> None:
         nonlocal failed

@@ -18,7 +18,6 @@ from benchmarks.data.prepare import (
     Preparation,
     find_overlaps,
     prepare,
-    shared_suffix,
     split,
     words_of,
 )
@@ -130,32 +129,16 @@ def test_the_length_rule_counts_prompt_and_trace(make):
         make([row()], "b", max_tokens=length - 1)
 
 
-def test_split_and_draw_depend_on_seed_and_ids_alone(tmp_path, make):
+def test_the_split_depends_on_seed_and_ids_alone(make):
     problems = [Problem(f"p{i}", "q", "1", expert="t") for i in range(100)]
     parts = split(problems, 0)
     assert (len(parts["warmup"]), len(parts["rl"])) == (33, 67)
     assert split(problems[::-1], 0) == parts != split(problems, 1)
     rows = standin.training_rows(30)
-    drawn = [make(r, n, draw=12, seed=3) for n, r in (("a", rows), ("b", rows[::-1]))]
-    assert drawn[0]["files"] == drawn[1]["files"]
-    assert len(prepared_problems(tmp_path / "a", "all")) == 12
-    with pytest.raises(ValueError, match="--draw 31: only 30 problems are left"):
-        make(rows, "c", draw=31)
-    assert not (tmp_path / "c").exists()
+    made = [make(r, n, seed=3) for n, r in (("a", rows), ("b", rows[::-1]))]
+    assert made[0]["files"] == made[1]["files"]
     with pytest.raises(ValueError, match="exists already"):
         make(rows, "a")
-
-
-def test_a_shared_instruction_is_reported_and_can_be_removed(tmp_path, make):
-    request = " Put the answer in a box, please."
-    rows = [row(f"What is {i} + {i * 7}?" + request) for i in range(6)]
-    assert make(rows)["shared_suffix"] == "?" + request
-    assert make(rows, "b", strip_suffix=request)["shared_suffix"] == ""
-    problem = prepared_problems(tmp_path / "b", "all")[0]
-    assert problem.question.endswith("?") and problem.id == question_id(problem.question)
-    with pytest.raises(ValueError, match="does not end in it but in 'another'"):
-        make([*rows, row("another")], "c", strip_suffix=request)
-    assert shared_suffix(["one"]) == shared_suffix(["a?", "b?"]) == ""
 
 
 def test_a_run_names_its_data_by_content(tmp_path, make):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +11,7 @@ from benchmarks.config import DataConfig
 from benchmarks.data.sources import training_problems
 from benchmarks.profiles import fairness
 from benchmarks.profiles.planned import planned_study
-from benchmarks.run.launch import selected, wants_variants
-from benchmarks.run.study import write_plan
+from benchmarks.run.launch import selected
 from benchmarks.store import experiments
 from sgpo.core.config import to_dict
 from sgpo.mini.sets import _pool
@@ -59,23 +56,9 @@ def test_direct_sft_with_the_mask_differs_from_sgpo_in_that_alone():
     assert CELLS["qwen-l", "sgpo", 1].parent.config.model == "qwen-l"
 
 
-def test_a_new_setting_at_its_default_keeps_addresses():
-    assert "strategy" not in to_dict(DataConfig())
-    assert to_dict(DataConfig(strategy="open"))["strategy"] == "open"
-
-
-def test_extra_runs_are_made_only_when_asked_for(tmp_path):
-    assert wants_variants(options(only=["mask"]), tmp_path)
-    assert wants_variants(options(methods=["srft"]), tmp_path)
-    assert wants_variants(options(models=["qwen-l"]), tmp_path)
-    assert not wants_variants(options(), tmp_path)
-    write_plan(GRID, tmp_path)
-    assert wants_variants(options(), tmp_path)  # once planned, they stay in the plan
-
+def test_extra_runs_are_made_only_when_asked_for():
     def chosen(**given):
-        return {
-            (c.config.model, c.config.method) for c in selected(GRID, tmp_path, options(**given))
-        }
+        return {(c.config.model, c.config.method) for c in selected(GRID, options(**given))}
 
     plain = {(c.config.model, c.config.method) for c in planned_study("mini", 1).cells()}
     assert chosen() == plain
@@ -115,11 +98,3 @@ def test_spoilt_strategies_are_spoilt_in_the_way_they_are_named(quality):
             assert problem.strategy.count(" suitable") == 3
     assert named_right == (0 if quality == "wrong_type" else len(problems))
     assert choices_right == (len(problems) if quality == "leak" else 0)
-
-
-def test_plan_marks_extra_models_and_methods(tmp_path: Path):
-    write_plan(GRID, tmp_path)
-    plan = json.loads((tmp_path / "study.json").read_text())
-    assert {m["key"] for m in plan["models"] if m.get("extra")} == {experiments.LARGE_MODEL}
-    assert {m["key"] for m in plan["methods"] if m.get("extra")} == set(experiments.METHODS)
-    assert len(plan["cells"]) == len(CELLS)

@@ -93,11 +93,6 @@ def test_every_rl_method_may_sample_the_same_number_of_answers():
             assert drawn(config(entry.key)["settings"]) in allowed, entry.key
 
 
-def test_an_update_of_hpt_is_skipped_on_qwen_alone():
-    skips = {m: STUDY.entry("hpt").config(m, 0).train.skip_above for m in MODELS}
-    assert skips == {"qwen-s": 80.0, "qwen-m": 80.0, "llama-m": None}
-
-
 def test_diff_configs_prints_every_difference_with_its_reason(capsys, tmp_path):
     assert main(["diff-configs", "grpo", "hpt", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out

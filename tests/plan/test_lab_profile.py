@@ -15,7 +15,6 @@ from benchmarks.profiles.planned import planned_study
 from benchmarks.run.cell import run_cell
 from benchmarks.run.launch import dry_run, launch_study
 from sgpo.core.config import apply_overrides, to_dict
-from sgpo.mini import foundation
 from sgpo.mini.models import build_model
 from sgpo.mini.specs import LAB_MODELS, MODELS, model_spec
 
@@ -106,17 +105,3 @@ def test_scaled_down_cells_run_on_the_cpu(tmp_path, monkeypatch):
         stored = json.loads((tmp_path / "runs" / planned.run_id / "environment.json").read_text())
         assert stored["device"] == "cpu"
     assert len(list((tmp_path / "cache").glob("lab-qwen-1m-world-1-*"))) == 1
-
-
-def test_the_learning_rate_of_a_foundation_is_its_model_s_own(monkeypatch, tmp_path):
-    seen = []
-
-    def stop(spec, config, progress, device):
-        seen.append((config.learning_rate, str(device)))
-        raise InterruptedError
-
-    monkeypatch.setattr(foundation, "lay_foundation", stop)
-    for key in ("qwen-m", "lab-qwen-16m"):
-        with pytest.raises(InterruptedError):
-            foundation.ensure_world_model(key, 0, tmp_path, device="cpu")
-    assert seen == [(3e-3, "cpu"), (5e-4, "cpu")]

@@ -12,8 +12,7 @@ from synthetic_study import VARIANTS
 from benchmarks.profiles import variants
 from benchmarks.profiles.planned import planned_study, user_method
 from benchmarks.report.tables import accuracy
-from benchmarks.run.launch import selected, wants_variants
-from benchmarks.run.study import write_plan
+from benchmarks.run.launch import selected
 from benchmarks.store.records import SGPO_VARIANTS
 
 CHANGES = {  # the paper's ablations and ours, as fields of the run's config
@@ -131,23 +130,11 @@ def test_a_methods_file_cannot_take_the_name_of_a_variant(tmp_path):
         user_method(planned_study("mini", 1), path)
 
 
-def test_once_planned_variants_stay_in_the_plan_but_run_only_when_asked_for(tmp_path):
-    assert not wants_variants(options(), tmp_path)
-    assert wants_variants(options(all=True), tmp_path)
-    assert wants_variants(options(only=["table7"]), tmp_path)
-    assert wants_variants(options(only=["delta"]), tmp_path)
-    assert wants_variants(options(methods=["sgpo_nll"]), tmp_path)
-    assert not wants_variants(options(only=["table1"], methods=["sgpo"]), tmp_path)
-    write_plan(planned_study("mini", 1), tmp_path)
-    assert not wants_variants(options(), tmp_path)
-    write_plan(planned_study("mini", 1, variants=True), tmp_path)
-    assert wants_variants(options(), tmp_path)
-
+def test_variants_run_only_when_asked_for():
     grid = planned_study("mini", 1, variants=True)
-    assert not methods_of(selected(grid, tmp_path, options())) & set(CHANGES)
-    assert methods_of(selected(grid, tmp_path, options(all=True))) >= set(CHANGES)
-    chosen = selected(grid, tmp_path, options(only=["table7"]))
+    assert not methods_of(selected(grid, options())) & set(CHANGES)
+    assert methods_of(selected(grid, options(all=True))) >= set(CHANGES)
+    chosen = selected(grid, options(only=["table7"]))
     assert methods_of(chosen) == {"sft", "sgpo", "sgpo_fixed_alpha", "sgpo_group_alpha"}
     assert {c.config.model for c in chosen} == {"qwen-m"}
-    chosen = selected(grid, tmp_path, options(methods=["sgpo_nll"]))
-    assert methods_of(chosen) == {"sft", "sgpo_nll"}
+    assert methods_of(selected(grid, options(methods=["sgpo_nll"]))) == {"sft", "sgpo_nll"}

@@ -199,21 +199,6 @@ def test_wrong_requests_are_one_line(checkpoint, tmp_path, capsys):
         assert message in error and len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("setting", "hint"),
-    [
-        ("evaluation.max_tokens=9", "use --max-tokens"),
-        ("sampler=vllm", "use --engine"),
-        ("train.num_steps=9", "train.num_steps is not one of --max-tokens, --samples"),
-    ],
-)
-def test_a_setting_is_answered_with_its_option(setting, hint, capsys):
-    with pytest.raises(SystemExit):
-        main(["evaluate", "--model", "m", "--out", "o", "--set", setting])
-    error = capsys.readouterr().err
-    assert hint in error and len(error.splitlines()) == 1
-
-
 def test_a_question_that_a_mini_model_cannot_read_is_refused(tmp_path, capsys):
     models.build_model(MODELS["qwen-s"], 0).save_pretrained(tmp_path / "model")
     models.build_tokenizer().save_pretrained(tmp_path / "model")

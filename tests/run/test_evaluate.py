@@ -116,14 +116,3 @@ def test_limits_cut_problems_and_samples_and_nothing_else():
     fewer, few = evaluation_problems("harder", cut)
     assert (fewer, few) == (problems[:7], 3)
     assert problem_set_sha256(fewer) != problem_set_sha256(problems)
-
-
-def test_an_unknown_suite_names_the_known_ones():
-    with pytest.raises(ValueError, match="unknown benchmark 'minimaht': must be one of trained"):
-        evaluation_problems("minimaht", EvalConfig(suites=(), max_tokens=8))
-
-
-def test_test_problems_carry_nothing_to_learn_from():
-    for key in ("trained", "harder", "composed", "long"):
-        problems, _ = evaluation_problems(key, EvalConfig(suites=(key,), max_tokens=8))
-        assert all(p.strategy is None and p.expert is None for p in problems)

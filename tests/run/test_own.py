@@ -20,6 +20,8 @@ from benchmarks.run import launch, progress
 from benchmarks.run.checkpoint import model_directory
 from benchmarks.run.status import status_command
 from benchmarks.run.study import Outcome, write_plan
+from benchmarks.store.records import Study
+from sgpo.core.files import write_json
 
 METHOD = """
 from dataclasses import dataclass
@@ -78,6 +80,43 @@ def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, caps
     (own / "second.py").unlink()
     assert "second" not in [e.key for e in asked(own / "out").methods]
     assert "second leaves the study" in capsys.readouterr().out
+
+
+def test_an_own_method_that_draws_other_samples_is_marked_in_every_table(own):
+    plan = asked(own, "--method-file", own / "first.py", "--method-file", own / "second.py")
+    drawn = {"grpo": 12, "first": 12, "second": 5}
+    for cell in plan.cells():
+        train = cell.config.train
+        if cell.config.method in drawn:
+            samples = drawn[cell.config.method] * train.num_steps * train.problems_per_step
+            result = {"num_parameters": 9, "num_steps": train.num_steps, "num_samples": samples}
+            write_json(own / "runs" / cell.run_id / "result.json", result)
+    write_plan(plan, own)
+    labels = {m["key"]: m["label"] for m in json.loads((own / "study.json").read_text())["methods"]}
+    assert labels["first"] == "first" and labels["grpo"] == "SFT+GRPO"
+    assert labels["second"] == "second (5 samples a problem, others 12)"
+
+
+def test_what_must_be_pretrained_first_is_part_of_the_estimate(tmp_path, capsys):
+    assert main(["study", "--methods", "sgpo", "--models", "qwen-m", "--seeds", "2", "--dry-run",
+                 "--jobs", "1", "--out", str(tmp_path)]) == 0  # fmt: skip
+    cells = [c for c in planned_study("mini", 2).cells() if c.config.model == "qwen-m"]
+    left = [c for c in cells if c.config.method in ("sft", "sgpo")]
+    whole = progress.COST_OF_FOUNDATION + 2 * progress.COST_OF_LESSON
+    assert progress.pretraining(left, tmp_path) == {"qwen-m": whole}
+    total = progress.clock(whole + sum(map(progress.expected_cost, left)))
+    assert f"about {total} with 1 jobs" in capsys.readouterr().out
+    for name in ("foundation-0", "world-0-0"):
+        (tmp_path / f"qwen-m-{name}").mkdir()
+    assert progress.pretraining(left, tmp_path) == {"qwen-m": progress.COST_OF_LESSON}
+    assert progress.pretraining(cells, tmp_path) == {}  # its own cell holds the other lesson
+
+
+def test_the_commands_of_the_report_carry_the_values_of_the_study(tmp_path):
+    plan = asked(tmp_path, "--set", "train.grad_clip=0.5")
+    write_plan(plan, tmp_path)
+    command = Study.read(tmp_path).command("fig4")
+    assert command.endswith("--profile quick --only fig4 --set train.grad_clip=0.5")
 
 
 @pytest.mark.parametrize(
@@ -167,6 +206,10 @@ def test_equal_sample_budgets_are_accepted(tmp_path):
         (["list", "artefacts"], ("table1", "fig4")),
         (["list", "profiles"], ("mini ", "single_gpu")),
         (["list", "settings", "sgpo"], ("settings.kl_threshold        1.0   (paper)",)),
+        (
+            ["mini", "show", "0"],
+            ("Aldric ", "world 0: a guided", "train-0-0320 (level 2)", "boxed"),
+        ),
         (
             ["config", "hpt", "--profile", "quick"],
             ("settings.gate", "(the profile's)", "grad_clip"),

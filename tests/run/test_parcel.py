@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -199,50 +197,6 @@ def test_an_export_of_another_study_is_refused(finished, exported, tmp_path, cap
     words = ["study", "--profile", "mini", "--out", str(tmp_path / "m"), "--import", str(exported)]
     assert main(words) == 2
     assert "of another study (profile quick)" in capsys.readouterr().err
-
-
-def test_weights_are_asked_for_of_one_run(finished, tmp_path, capsys):
-    for words, why in (
-        (["--export-weights", "sgpo"], "give both"),
-        (["--export", tmp_path / "e", "--export-weights", "sgpa"], "means 0 runs"),
-    ):
-        assert main(study_words(finished, *words)) == 2
-        assert why in capsys.readouterr().err
-
-
-def test_a_run_directory_without_files_does_not_break_an_import(tmp_path):
-    study = started(tmp_path / "study", a={"config.json": "{}"}, b={})
-    folder = tmp_path / "exported"
-    (study / "runs" / "b").mkdir()  # as a run that was killed on its first lines leaves it
-    parcel.export(study, folder, ["study"], {"a": None, "b": None})
-    said = parcel.take_in(folder, tmp_path / "out", "pocket")
-    assert "0 finished runs and 1 in progress came in" in said[0]
-    assert "2 left to run: a b" in said
-    assert tree(tmp_path / "out" / "runs") == {"a/config.json": b"{}"}
-
-
-def test_a_listed_run_that_is_not_packed_is_refused_before_anything_moves(tmp_path):
-    study = started(tmp_path / "study", a={"config.json": "{}"}, b={})
-    folder = tmp_path / "exported"
-    parcel.export(study, folder, ["study"], {})
-    manifest = parcel.read_sealed_json(folder / "export.json")
-    parcel.write_sealed_json(folder / "export.json", manifest | {"runs": ["a", "b"]})
-    with pytest.raises(ValueError, match="holds nothing of b, which it lists"):
-        parcel.take_in(folder, tmp_path / "out", "pocket")
-    assert not list((tmp_path / "out").glob("runs/*"))
-
-
-def test_the_parts_in_their_order_are_one_plain_tar(tmp_path, monkeypatch):
-    monkeypatch.setattr(parcel, "PART_BYTES", 10_000)
-    files = {"config.json": "{}", "model/weights": "w" * 30_000}
-    folder = tmp_path / "exported"
-    parcel.export(started(tmp_path / "study", a=files), folder, ["study"], {"a": None}, "a")
-    parts = json.loads((folder / "export.json").read_text())["parts"]
-    whole = io.BytesIO(b"".join((folder / name).read_bytes() for name in parts))
-    with tarfile.open(fileobj=whole, mode="r:") as archive:  # refuses what is compressed
-        assert archive.getnames() == ["runs/a/config.json", "runs/a/model/weights"]
-    parcel.take_in(folder, tmp_path / "out", "pocket")
-    assert (tmp_path / "out/runs/a/model/weights").read_text() == "w" * 30_000
 
 
 def test_a_new_directory_takes_the_profile_of_the_export(tmp_path, capsys, monkeypatch):

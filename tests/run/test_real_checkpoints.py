@@ -169,16 +169,6 @@ def test_every_method_takes_a_step(real, method, tmp_path):
     assert any(moved) == (row["grad_norm"] > 0)
 
 
-def test_a_run_continues_where_it_ended(real, tmp_path):
-    whole = trainer_of(real, "sgpo", tmp_path / "whole", 2)
-    whole.run()
-    trainer_of(real, "sgpo", tmp_path / "parts", 1).run()
-    again = trainer_of(real, "sgpo", tmp_path / "parts", 2)
-    again.run()
-    for name, value in weights_of(whole.model).items():
-        assert torch.equal(value, weights_of(again.model)[name]), name
-
-
 def test_pocket_runs_on_its_own_data(tmp_path, monkeypatch):
     """GSM8K as published, base model, warm-up, SGPO and SFT+GRPO for two steps."""
     model = real_checkpoints.directory("smollm2-135m")

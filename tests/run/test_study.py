@@ -22,10 +22,10 @@ from baselines.opd import OPDConfig
 from benchmarks.cli import main
 from benchmarks.config import Cell
 from benchmarks.profiles import quick
-from benchmarks.profiles.planned import planned_run, planned_study
+from benchmarks.profiles.planned import planned_run
 from benchmarks.run import rundir
 from benchmarks.run.cell import budget_of_step
-from benchmarks.run.scoreboard import print_scoreboard
+from benchmarks.run.status import print_scoreboard
 from benchmarks.store.runs import is_finished
 from sgpo.core.config import apply_overrides
 from sgpo.core.distributed import Ranks
@@ -186,13 +186,6 @@ def test_a_failing_method_is_named_and_the_others_stay(
     assert original <= table
 
 
-def test_published_results_do_not_count_as_finished(copied):
-    """A fresh checkout holds results without samples: they are shown, and run again on demand."""
-    run = copied / "runs" / small_cells()["base"].run_id
-    shutil.rmtree(run / "samples")
-    assert (run / "result.json").exists() and not is_finished(run)
-
-
 def test_a_finished_model_is_evaluated_and_judged_again(finished, tmp_path, capsys):
     run, out = finished / "runs" / small_cells()["sgpo"].run_id, tmp_path / "o"
     words = ["evaluate", "--model", str(run), "--suite", "harder", "--samples", "2"]
@@ -204,18 +197,6 @@ def test_a_finished_model_is_evaluated_and_judged_again(finished, tmp_path, caps
     shutil.copytree(run / "model", tmp_path / "m", ignore=shutil.ignore_patterns("tokenizer*"))
     assert main(["evaluate", "--model", str(tmp_path / "m"), *words[3:], "--out", "x"]) == 2
     assert "tokenizer_config.json is missing; save" in capsys.readouterr().err
-
-
-def test_an_override_changes_every_trained_run_and_its_address():
-    plain, again = ({c.config.method: c for c in planned_study("quick", 1).cells()} for _ in "ab")
-    assert [c.run_id for c in plain.values()] == [c.run_id for c in again.values()]
-    other = planned_study("quick", 1, overrides=["train.grad_clip=0.5"])
-    changed = {c.config.method: c for c in other.cells()}
-    assert changed["base"].hash == plain["base"].hash
-    for method in set(plain) - {"base"}:
-        assert changed[method].hash != plain[method].hash
-        train = replace(plain[method].config.train, grad_clip=0.5)
-        assert changed[method].config == replace(plain[method].config, train=train)
 
 
 def test_a_training_that_ends_before_its_budget_is_judged_at_shares_of_its_own_end():

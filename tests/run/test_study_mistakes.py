@@ -6,12 +6,13 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks.cli import main
 from benchmarks.profiles.planned import planned_study
-from benchmarks.run.failures import record_failure
+from benchmarks.run.rundir import record_failure
 from benchmarks.run.study import write_plan
 from benchmarks.store.locks import locked
 
@@ -51,6 +52,22 @@ HALF_A_STATE = f"""{NO_LOSS}
 """
 
 
+HALF_A_CONFIG = """
+from dataclasses import dataclass
+
+from baselines.grpo import GRPO, GRPOConfig
+
+@dataclass(frozen=True)
+class CONFIG(GRPOConfig):
+    def __post_init__(self):
+        raise KeyError("teacher")
+
+class METHOD(GRPO):
+    def __init__(self, config):
+        self.teacher = config.teacher
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "source", "why"),
     [
@@ -61,6 +78,8 @@ HALF_A_STATE = f"""{NO_LOSS}
         ("mine.py", NO_LOSS, "METHOD: has no loss; a method needs collect, totals, loss"),
         ("mine.py", "x = 1\nclass METHOD(:\n", "line 2: SyntaxError: invalid syntax"),
         ("mine.py", "\n\nimport nowhere", "line 3: ModuleNotFoundError: No module named 'nowhere'"),
+        ("mine.py", "import sys\nsys.exit(3)", "line 2: SystemExit: 3 (traceback: "),
+        ("mine.py", HALF_A_CONFIG, "line 9, in __post_init__: KeyError: 'teacher' (traceback: "),
         ("README.md", "# text", "is no Python file (.py)"),
     ],
 )
@@ -69,6 +88,15 @@ def test_a_method_file_that_cannot_run_is_refused(tmp_path, capsys, name, source
     assert main(["study", "--dry-run", "--method-file", str(tmp_path / name)]) == 2
     error = capsys.readouterr().err
     assert why in error and error.count("\n") == 1
+
+
+def test_an_own_method_that_cannot_be_made_is_one_line_with_its_place(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(HALF_A_CONFIG.replace('raise KeyError("teacher")', "pass"))
+    words = ["train", "--profile", "quick", "--model", "qwen-s", "--out", str(tmp_path / "o")]
+    assert main([*words, "--method", str(tmp_path / "mine.py")]) == 2
+    error = capsys.readouterr().err
+    assert "line 13, in __init__: AttributeError: 'CONFIG' object has no" in error
+    assert error.count("\n") == 1 and "Traceback" in Path(error[:-2].split()[-1]).read_text()
 
 
 def test_an_own_methods_bug_is_shown_where_it_is(tmp_path):
@@ -106,7 +134,16 @@ MISTAKES = [
     ("study --models qwen-x --dry-run", "did you mean 'qwen-"),
     ("study --set settings.num_samples=6 --dry-run", "grpo 6, hpt 6, luffy 6, sgpo 12"),
     ("study --problems none.jsonl --dry-run", "no such file"),
-    ("study --set train.lr=1 --dry-run", "unknown override key 'train.lr'"),
+    ("study --set train.lr=1 --dry-run", "did you mean 'train.learning_rate'?"),
+    ("study --set delta=1 --dry-run", "did you mean 'settings.kl_threshold'?"),
+    ("study --set clip=1 --dry-run", "did you mean 'train.grad_clip'?"),
+    ("study --set max_tokens=1 --dry-run", "did you mean 'evaluation.max_tokens' or 'rollout.max"),
+    ("study --set xyzzy=1 --dry-run", "'xyzzy'; `sgpo config METHOD` shows all"),
+    ("study --profile quick --export-weights sgpo", "--export DIR takes along; give both"),
+    ("study --profile quick --export e --export-weights sgpa", "means 0 runs"),
+    ("tune --profile pocket", "trials run in worlds of mini or quick"),
+    ("tune --model qwen-mm --dry-run", "did you mean 'qwen-m'?"),
+    ("compare nothing", "name a run's directory (DIR/runs/RUN in a study of --out DIR)"),
     ("study --set train.learning_rate=fast --dry-run", "must be of type float"),
     ("study --set evaluation.suites=mine --dry-run", "use --problems, which adds a benchmark"),
     ("study --only table99 --dry-run", "unknown artefact 'table99'"),
@@ -174,6 +211,9 @@ def test_a_number_or_list_that_makes_no_sense_is_refused(words, capsys):
         ("report table1", "one word too many: 'table1'; `sgpo report --help` shows all"),
         ("stduy", "did you mean 'study'?"),
         ("list method", "did you mean 'methods'?"),
+        ("mini show x", "'x': must be a whole number of at least 0"),
+        ("evaluate --model m --out o --set sampler=vllm", "use --engine"),
+        ("evaluate --model m --out o --set train.num_steps=9", "is not one of --max-tokens, --sa"),
         ("list", "required: methods|models|benchmarks|artefacts|profiles|settings"),
     ],
 )

@@ -144,16 +144,6 @@ def test_an_interrupted_extraction_goes_on_from_its_cache(data, capsys):
     assert len(prepared_problems(data, "rl")) == 6
 
 
-def test_a_problem_that_fails_for_now_is_left_for_the_next_call(data, capsys):
-    with scripted_endpoint(lambda _, prompt: "empty" if "Add q3" in prompt else None) as endpoint:
-        assert strategies(data, endpoint.url) == 1
-    assert "1 problems got no reply" in capsys.readouterr().out
-    assert not (data / "strategies.jsonl").exists()
-    with scripted_endpoint() as endpoint:
-        assert strategies(data, endpoint.url) == 0
-    assert len(endpoint.prompts) == 2 and len(prepared_problems(data, "rl")) == 6
-
-
 def test_a_request_that_the_endpoint_takes_for_invalid_is_that_problems_alone(data):
     bad = "status 400"
     with scripted_endpoint(lambda _, prompt: bad if "Add q3" in prompt else None) as endpoint:
