@@ -56,7 +56,7 @@ def cells_of(words: list[str]):
         options.all,
         options.models,
     )
-    return selected(study, options.out, options)
+    return selected(study, options)
 
 
 def test_paper_has_a_job_a_cell_that_runs_this_cell_alone(tmp_path, monkeypatch):
