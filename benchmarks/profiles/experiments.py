@@ -6,6 +6,8 @@ the only thing that differs from the study's run.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from benchmarks.config import MethodEntry, Model, Plan, RunConfig
@@ -21,7 +23,7 @@ def with_experiments(study: Plan) -> Plan:
     large = MODELS[names.LARGE_MODEL]
     extra = Model(names.LARGE_MODEL, large.label, large.family, extra=True)
     study = replace(study, methods=methods, extra_models=(extra,))
-    return replace(study, methods=(*study.methods, _masked(study)))
+    return replace(study, methods=(*study.methods, _masked(study), *_distilled(study)))
 
 
 def _placed(study: Plan) -> dict[str, dict[str, int]]:
@@ -30,7 +32,7 @@ def _placed(study: Plan) -> dict[str, dict[str, int]]:
     for method in names.LARGE_METHODS:
         placed[method][names.LARGE_MODEL] = names.SEEDS
     for method in names.REPEATED:
-        placed.setdefault(method, {})[names.SECOND_MODEL] = names.SEEDS
+        placed.setdefault(method, {})[names.SECOND_MODEL] = len(study.seeds)
     return placed
 
 
@@ -49,5 +51,38 @@ def _masked(study: Plan) -> MethodEntry:
         label="SGPO, direct SFT with the mask",
         extra=True,
         models=study.entry("sgpo_nll").models,
-        also_on={names.SECOND_MODEL: names.SEEDS},
+        also_on={names.SECOND_MODEL: len(study.seeds)},
     )
+
+
+def _distilled(study: Plan) -> list[MethodEntry]:
+    """The way from SGPO's distillation to on-policy self-distillation, one change after another."""
+    guided, own = study.entry("sgpo_no_grpo"), study.entry("opsd")
+
+    def faster(full: RunConfig, **settings: object) -> RunConfig:
+        rate = own.config(full.model, full.seed).train.learning_rate
+        changed = replace(full.settings, **settings)
+        return replace(full, settings=changed, train=replace(full.train, learning_rate=rate))
+
+    def plain(full: RunConfig) -> RunConfig:
+        return faster(full, kl_threshold=math.inf, select_target=False, alpha_mode="fixed")
+
+    def taught_by(teacher: str) -> Callable[[RunConfig], RunConfig]:
+        return lambda full: replace(
+            full, settings=replace(full.settings, direction="forward", teacher=teacher)
+        )
+
+    def step(entry: MethodEntry, key: str, label: str, change: Callable) -> MethodEntry:
+        def keyed(full: RunConfig) -> RunConfig:
+            return replace(change(full), method=key)
+
+        return derived(
+            entry, keyed, key=key, label=label, extra=True, models=names.DISTIL_MODELS, also_on={}
+        )
+
+    return [
+        step(guided, "distil_rate", "SGPO's distillation, faster", faster),
+        step(guided, "distil_plain", "KL on all correct guided samples", plain),
+        step(own, "distil_own", "KL on own samples", taught_by("itself")),
+        step(own, "distil_frozen", "KL on own samples, first weights teach", taught_by("initial")),
+    ]

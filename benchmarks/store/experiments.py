@@ -6,7 +6,7 @@ that they cannot disagree. Imports no torch.
 
 from __future__ import annotations
 
-SEEDS = 5  # of an experiment's runs, where the study has that many
+SEEDS = 5  # on the large model, where the study has that many
 
 LARGE_MODEL = "qwen-l"  # only where it is asked for
 LARGE_METHODS = ("base", "grpo", "luffy", "sgpo", "sft")
@@ -17,7 +17,10 @@ BUDGET_METHODS = ("grpo", "hpt", "luffy", "sgpo")
 
 # Baselines of the same idea
 KIN = ("opsd", "srft", "dr_grpo", "dapo", "relift", "chord", "sdpo")
-METHODS = (*KIN, "sgpo_nll_masked")  # that only experiments have
+# From SGPO's distillation to on-policy self-distillation, each with one more thing changed.
+DISTIL = ("distil_rate", "distil_plain", "distil_own", "distil_frozen")
+DISTIL_MODELS = ("qwen-m",)
+METHODS = (*KIN, *DISTIL, "sgpo_nll_masked")  # that only experiments have
 MASK_MODELS = ("qwen-m", "llama-m")
 SECOND_MODEL = "llama-m"  # where some of SGPO's variants are repeated
 REPEATED = ("sgpo_nll", "sgpo_nll_masked", "sgpo_no_clip", "sgpo_delta3")

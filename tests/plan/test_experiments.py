@@ -25,9 +25,14 @@ CELLS = {(c.config.model, c.config.method, c.config.seed): c for c in GRID.cells
 
 def changed(cell, origin) -> dict:
     """What ``cell`` has another value of, besides that it is trained to the budget alone."""
-    found = fairness.differences(to_dict(origin.config), to_dict(cell.config))
     assert cell.config.train.num_steps == origin.config.train.budget_steps
-    return {key: mine for key, _, mine in found if key not in fairness.TO_BUDGET}
+    return {k: mine for k, mine in differing(cell, origin).items() if k not in fairness.TO_BUDGET}
+
+
+def differing(cell, origin) -> dict:
+    """Dotted key -> value of ``cell`` of all settings in which it is not as ``origin``."""
+    found = fairness.differences(to_dict(origin.config), to_dict(cell.config))
+    return {key: mine for key, _, mine in found}
 
 
 def options(**given) -> argparse.Namespace:
@@ -47,13 +52,25 @@ def test_the_main_study_is_untouched_by_the_experiments():
 
 
 def test_direct_sft_with_the_mask_differs_from_sgpo_in_that_alone():
-    for model, seeds in (("qwen-m", NUM_SEEDS), ("llama-m", experiments.SEEDS)):
-        for seed in range(seeds):
+    for model in experiments.MASK_MODELS:
+        for seed in range(NUM_SEEDS):
             cell, sgpo = (CELLS[model, m, seed] for m in ("sgpo_nll_masked", "sgpo"))
             assert changed(cell, sgpo) == {"settings.distillation": "nll_masked"}
             assert cell.parent.run_id == sgpo.parent.run_id
-    assert ("llama-m", "sgpo_nll_masked", experiments.SEEDS) not in CELLS
+    assert ("qwen-l", "sgpo", experiments.SEEDS) not in CELLS
     assert CELLS["qwen-l", "sgpo", 1].parent.config.model == "qwen-l"
+
+
+def test_every_step_from_sgpos_distillation_to_self_distillation_changes_what_it_says():
+    wide = {"settings.kl_threshold": "inf", "settings.select_target": False}
+    start, rate, plain, own, frozen, end = (
+        CELLS["qwen-m", key, 3] for key in ("sgpo_no_grpo", *experiments.DISTIL, "opsd")
+    )
+    assert differing(rate, start) == {"train.learning_rate": 8e-4}
+    assert differing(plain, rate) == wide | {"settings.alpha_mode": "fixed"}
+    assert own.config.train == plain.config.train
+    assert differing(frozen, own) == {"settings.teacher": "initial"}
+    assert differing(end, frozen) == {"settings.direction": "jensen_shannon"}
 
 
 def test_extra_runs_are_made_only_when_asked_for():

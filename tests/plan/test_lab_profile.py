@@ -15,6 +15,7 @@ from benchmarks.profiles.planned import planned_study
 from benchmarks.run.cell import run_cell
 from benchmarks.run.launch import dry_run, launch_study
 from sgpo.core.config import apply_overrides, to_dict
+from sgpo.mini import foundation
 from sgpo.mini.models import build_model
 from sgpo.mini.specs import LAB_MODELS, MODELS, model_spec
 

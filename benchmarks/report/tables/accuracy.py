@@ -478,4 +478,19 @@ PASSK = Artefact(
     rows=_sampled_rows,
     table=partial(shown, columns=dict(zip(measures.KINDS, measures.KINDS, strict=True))),
 )
+DISTIL = Comparison(
+    "distil",
+    "Past the paper: from SGPO's distillation to on-policy self-distillation",
+    (
+        ("sgpo_no_grpo", "SGPO's distillation alone"),
+        ("distil_rate", "at the other's learning rate"),
+        ("distil_plain", "and no mask, all correct guided samples, alpha 1"),
+        ("distil_own", "and the model's own samples, right or wrong, instead of guided ones"),
+        ("distil_frozen", "and the first weights as teacher"),
+        ("opsd", "and Jensen-Shannon: on-policy self-distillation"),
+    ),
+    on=_planned_with("distil_own", lambda study: experiments.DISTIL_MODELS),
+    about="Both distil what a strategy in the prompt changes: one on samples that saw it, the "
+    "other on samples that did not. Every row has the changes of the rows above it.",
+)
 VARIANT_TABLES = (TABLE2, TABLE3, TABLE6, TABLE7, BEYOND)
