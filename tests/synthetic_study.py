@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from benchmarks.run.evaluate import write_samples
-from benchmarks.store.experiments import KIN
+from benchmarks.store.experiments import DISTIL, KIN
 from benchmarks.store.runs import REASONS
 from sgpo.core.config import config_hash
 
@@ -70,7 +70,7 @@ PAST = {
     "sgpo_nll_masked": ("SGPO, direct SFT with the mask", 1.0, ("qwen-m", "llama-m")),
     "sgpo_nll": ("SGPO, direct SFT", 1.1, ("llama-m",)),
     "sgpo_no_clip": ("SGPO w/o KL clipping", 1.5, ("llama-m",)),
-} | {key: (key.upper(), 1.4, ("qwen-m",)) for key in KIN}
+} | {key: (key.upper(), 1.4, ("qwen-m",)) for key in (*KIN, *DISTIL)}
 
 
 def write_study(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.profiles.planned import planned_study
+from benchmarks.store.experiments import DISTIL
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 from sgpo.core.files import read_json
@@ -98,6 +99,8 @@ def reason(key: str, allowed: Mapping[str, str]) -> str | None:
 def allowed_beside_grpo(method: str) -> dict[str, str]:
     """The keys in which ``method`` may differ from SFT+GRPO, with the reason."""
     rate = {"train.learning_rate": VARIANT_RATE} if method.startswith(VARIANT) else {}
+    if method in DISTIL:
+        rate = {"train.learning_rate": "on-policy self-distillation's, not tuned for this"}
     return ALLOWED.get(method, RL | TO_BUDGET | rate)
 
 

@@ -68,6 +68,7 @@ VARIANTS = (
     ("beyond", "sgpo_meanlogp"),
     ("kin", "srft"),
     ("mask", "sgpo_nll_masked"),
+    ("distil", "distil_own"),
 )
 
 

@@ -447,10 +447,12 @@ def _sampled_rows(study: Study) -> pd.DataFrame:
     sets = measures.benchmarks_of(study)
     size = sum(b.num_problems for b in sets), "/".join(str(b.k) for b in sets)
     found = []
-    for model, method in _sampled_needs(study):
-        runs = study.runs_of(model, method, scored=True)
+    needs = _sampled_needs(study)
+    for model, method in needs:
+        seeds = estimates.common_seeds(study, model, [m for on, m in needs if on == model])
+        runs = [run for run in study.runs_of(model, method, scored=True) if run.seed in seeds]
         for kind in measures.KINDS:
-            score = measures.of_samples(study, model, method, kind)
+            score = measures.of_samples(study, model, method, kind, seeds)
             found.append(_record((model, method, kind), score, runs, size))
     return frame(found)
 
@@ -485,12 +487,15 @@ DISTIL = Comparison(
         ("sgpo_no_grpo", "SGPO's distillation alone"),
         ("distil_rate", "at the other's learning rate"),
         ("distil_plain", "and no mask, all correct guided samples, alpha 1"),
-        ("distil_own", "and the model's own samples, right or wrong, instead of guided ones"),
+        ("distil_own", "and all twelve own samples instead of guided ones, a mean over tokens"),
         ("distil_frozen", "and the first weights as teacher"),
         ("opsd", "and Jensen-Shannon: on-policy self-distillation"),
+        (REFERENCE, "SGPO"),
     ),
     on=_planned_with("distil_own", lambda study: experiments.DISTIL_MODELS),
-    about="Both distil what a strategy in the prompt changes: one on samples that saw it, the "
-    "other on samples that did not. Every row has the changes of the rows above it.",
+    about="Both distil what a strategy in the prompt changes: one on correct samples that saw it, "
+    "up to four a problem and each of the same weight, the other on twelve that did not, right or "
+    "wrong, each token of the same weight. Every row has the changes of the rows above it; nothing "
+    "but the first and the last two was tuned.",
 )
 VARIANT_TABLES = (TABLE2, TABLE3, TABLE6, TABLE7, BEYOND)
