@@ -147,7 +147,9 @@ def gain_of_sizes() -> Effect:
     def measure(study: Study, subject: Subject) -> Found:
         family = scaling_family(study)
         sizes = [study.model(key) for key in (family[-1], family[0])] if family else []
-        scores = [estimates.gain(study, m.key, REFERENCE, "base") for m in sizes]
+        planned = [estimates.common_seeds(study, m.key, (REFERENCE, "base")) for m in sizes]
+        both = sorted(set.intersection(*map(set, planned))) if planned else []
+        scores = [estimates.gain(study, m.key, REFERENCE, "base", seeds=both) for m in sizes]
         if not sizes or None in scores:
             return Found(None, "needs base and SGPO runs of two models of one family")
         (large, small), (more, less) = sizes, scores
