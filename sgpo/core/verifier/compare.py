@@ -383,6 +383,8 @@ def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool | None:
         several = _one_a_name(gold) if isinstance(answer, Group) else None
         return is_assignment(gold) and same_answer(several or gold.forms[-1], answer, asker)
     assert isinstance(answer, Relation)
+    if _P.denied_name.match(answer.sides[0]):
+        return False
     if isinstance(gold, Group) and (several := _one_a_name(answer)):
         if answer.sides[0].startswith("(") and names_in_turn(gold.items):
             return same_answer(gold, several, asker)  # (b,a) = (3,5)
@@ -498,8 +500,7 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | N
                 return False
             values = [parse_form(rename_letter(value, old, new))]
         elif isinstance(answer.forms[-1], Words) or "\\text{" in (left[:6], right[:6]):
-            said = words_key(right) if _P.letter.fullmatch(left) else ""
-            same_name = _name_key(left) == _name_key(right) or left.casefold() in said.split()
+            same_name = _name_key(left) == _name_key(right) or _names_letter(right, left)
             return same_name and same_answer(gold.forms[-1], answer.forms[-1], asker)
         else:
             is_one = len(gold.ops) == 1 and len(answer.ops) == 1
@@ -515,6 +516,13 @@ def _name_key(name: str) -> str:
     key = words_key(name.removeprefix("\\") if name[1:5] != "text" else name)
     extreme = _P.extreme_name.fullmatch(key)
     return extreme.group(1) if extreme else key
+
+
+def _names_letter(name: str, letter: str) -> bool:
+    """Whether ``name`` is the letter behind words that only say what it is: ``the value of x``."""
+    before, _, last = words_key(name).rpartition(" ")
+    is_letter = _P.letter.fullmatch(letter) and last == letter.casefold()
+    return bool(is_letter and _P.naming.fullmatch(f"{before} ".lstrip()))
 
 
 def rename_letter(text: str, old: str, new: str) -> str:

@@ -113,7 +113,7 @@ def _without_remarks(text: str) -> tuple[str, str]:
         if "which" not in remark.group() or not _P.veto.search(remark.group()):
             text = text[: remark.start()].rstrip(" ,(")
     aside = _P.aside.search(text)
-    if aside and aside.start() and unit_name(aside.group(1) or aside.group(2)) is None:
+    if aside and aside.start() and unit_name(aside[aside.lastindex or 0]) is None:
         text = text[: aside.start()]
     about = _P.or_about.search(text)
     if about and about.start():
