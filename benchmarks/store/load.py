@@ -128,7 +128,9 @@ def _run(stored: StoredRun, cell: PlannedRun, study: Study) -> Run:
         )
         budgets.setdefault(budget, {})[name] = matrix
         if budget == 1 and "answers" in table:
-            answers[name] = stats.answer_codes(table["answers"], matrix.shape)
+            answers[name] = stats.answer_codes(
+                table["answers"], matrix.shape, where=f"{where}, {key}"
+            )
     return Run(
         cell=cell,
         stored=stored,
@@ -206,12 +208,13 @@ def check_result(run: StoredRun, result: Mapping[str, Any], version: int) -> Non
 
 
 def check_scores(run: StoredRun, study: Study) -> dict[str, Any]:
-    """Benchmark key -> what scores.json stores for it; StudyError if it is of another suite
-    version, of an unknown benchmark, or has another number of samples."""
+    """Benchmark key -> what scores.json stores for it; StudyError if it is of another run or
+    suite version, of an unknown benchmark, or has another number of samples."""
     where, again = f"runs/{run.run_id}/scores.json", "evaluate the run again"
     scores, known = run.object(SCORES), {b.key: b for b in study.benchmarks}
-    if (made := scores["suite_version"]) != study.suite_version:
-        raise StudyError(f"{where} has suite version {made}, not {study.suite_version}; {again}")
+    for name, value in (("run_id", run.run_id), ("suite_version", study.suite_version)):
+        if (made := scores.get(name)) != value:
+            raise StudyError(f"{where} has {name.replace('_', ' ')} {made}, not {value}; {again}")
     for key, table in scores["benchmarks"].items():
         benchmark = benchmark_and_budget(key)[0]
         if benchmark not in known:

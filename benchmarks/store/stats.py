@@ -321,13 +321,20 @@ def correct_matrix(verdicts: Sequence[str], *, num_problems: int, k: int, where:
     return letters == ord("c")
 
 
-def answer_codes(text: str, shape: tuple[int, int]) -> np.ndarray:
+def answer_codes(text: str, shape: tuple[int, int], *, where: str) -> np.ndarray:
     """Stored answers as int [N, K]: equal numbers in a row are equal answers of that problem.
 
     ``text``: words joined by spaces, one a problem, one symbol a sample, as
-    ``benchmarks.run.evaluate.summarize`` writes them.
+    ``benchmarks.run.evaluate.summarize`` writes them; StatsError, which begins with ``where``, if
+    they are not as many and as long as ``shape`` says.
     """
-    symbols = text.replace(" ", "").encode("utf-32-le")
+    words, (num_problems, k) = text.split(" "), shape
+    if [len(word) for word in words] != [k] * num_problems:
+        raise StatsError(
+            f"{where}: the stored answers are not {num_problems} words of {k} symbols; "
+            "evaluate the run again"
+        )
+    symbols = "".join(words).encode("utf-32-le")
     return np.frombuffer(symbols, dtype="<u4").astype(np.int64).reshape(shape)
 
 

@@ -302,6 +302,9 @@ def other_packages(root: Path) -> None:
     ("file", "edit", "message"),
     [
         ("scores", lambda s: s.update(suite_version=2), "has suite version 2, not 1"),
+        ("scores", lambda s: s.update(run_id="another"), "has run id another, not qwen-m-grpo"),
+        ("scores", lambda s: s["benchmarks"]["harder"].update(answers="aa a"),
+         "harder: the stored answers are not"),
         ("scores", lambda s: s["benchmarks"]["harder"].update(problem_set_sha256="x"),
          "harder: runs .* differ in problem_set_sha256"),
         ("scores", lambda s: s["benchmarks"]["long"]["protocol"].update(top_p=1.0),

@@ -42,5 +42,8 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample():
 def test_the_majority_counts_ties_and_silence():
     words = ["aabbc", "abbb.", "a....", ".....", "abcde"]
     correct = np.array([[symbol == "a" for symbol in word] for word in words])
-    codes = stats.answer_codes(" ".join(words), correct.shape)
+    codes = stats.answer_codes(" ".join(words), correct.shape, where="x")
     assert stats.majority(codes, correct) == pytest.approx([0.5, 0.0, 1.0, 0.0, 0.2])
+    for text in ("aab bc", "aa bb cc", "aaabbb"):  # a shifted, a third and a joined word
+        with pytest.raises(stats.StatsError, match="run, trained: .* not 2 words of 3 symbols"):
+            stats.answer_codes(text, (2, 3), where="run, trained")
