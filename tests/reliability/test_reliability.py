@@ -144,6 +144,16 @@ def test_only_a_study_that_ended_badly_is_a_problem(tmp_path, monkeypatch, comma
     assert (trial["stage"], trial["problem"]) == (stage, problem)
 
 
+@pytest.mark.parametrize(("late", "passed"), [(2, True), (3, False)])
+def test_kills_that_mostly_came_too_late_are_no_pass(tmp_path, monkeypatch, late, passed):
+    stages = iter([faults.ENDED] * late + ["training"] * (4 - late))
+    place = faults.Bench(tmp_path, tmp_path, {}, 1.0)
+    monkeypatch.setattr(faults, "bench", lambda say: contextlib.nullcontext(place))
+    trial = {"lost": 0, "problem": ""}
+    monkeypatch.setattr(faults, "killed", lambda *_, **__: trial | {"stage": next(stages)})
+    assert faults.kill(4, print)[1] is passed
+
+
 def test_a_study_that_fails_or_differs_is_a_problem_and_times_are_not_compared(
     tmp_path, monkeypatch
 ):
