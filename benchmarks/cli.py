@@ -613,8 +613,8 @@ SHARED: dict[str, dict[str, Any]] = {
                        "help": "under torchrun: seconds to wait for another rank (%(default)s)"},
     "--dry-run": {"action": "store_true", "help": "print the runs and their cost, run nothing"},
     "--time-limit": {"type": _seconds, "metavar": "TIME",
-                     "help": "of the whole command, e.g. 8m, 2h, 90s: it stops behind the step or "
-                             "benchmark that fits"},
+                     "help": "of the whole command but its export, e.g. 8m, 2h, 90s: it stops "
+                             "behind the step or benchmark that fits"},
     "--log": {"choices": ("tensorboard", "trackio", "wandb"),
               "help": "send every metric and some samples there too (an extra of the same name)"},
     "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "dest": "overrides",

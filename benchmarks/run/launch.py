@@ -305,8 +305,9 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
     with locked(results):
         cells: list[Task] = [*chosen, *selected_analyses(study, options)]
         write_plan(study, results)
+        deadline = deadline_of(options, SECONDS_OF_REPORT)
         with StudyProgress(cells, console, results / "runs") as progress:
-            outcome = run_study(cells, results, options.jobs, progress, deadline_of(options), log)
+            outcome = run_study(cells, results, options.jobs, progress, deadline, log)
         console.print("writing the report", highlight=False)
         write_plan(study, results)
         record_regimes(study, results)
@@ -340,13 +341,14 @@ def conclude(outcome: Outcome) -> int:
     return 0 if outcome.ok else 1
 
 
-def deadline_of(options: argparse.Namespace) -> float:
-    """When (of ``time.time``) a study must stop so that the whole command, from its start to its
-    report, takes no longer than ``--time-limit``."""
+def deadline_of(options: argparse.Namespace, report: float) -> float:
+    """When (of ``time.time``) runs must stop so that the whole command, from its start to the end
+    of what takes ``report`` seconds behind them, takes no longer than ``--time-limit``. An export
+    comes after the limit."""
     limit = getattr(options, "time_limit", None)
     if limit is None:
         return math.inf
-    return options.began + limit - min(SECONDS_OF_REPORT, limit / 5)
+    return options.began + limit - min(report, limit / 5)
 
 
 def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:

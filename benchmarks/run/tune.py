@@ -105,7 +105,7 @@ def tune_command(options: argparse.Namespace) -> int:
     path = options.out / f"tuning{other}.csv"
     with locked(directory):
         with StudyProgress(cells, runs=directory / "runs") as progress:
-            deadline = deadline_of(options)
+            deadline = deadline_of(options, report=0)
             outcome = run_study(cells, directory, jobs, progress, deadline, options.log)
         if not outcome.ok or outcome.left:
             return conclude(outcome)

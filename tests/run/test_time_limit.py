@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from benchmarks.cli import _parser
 from benchmarks.config import EvalConfig
 from benchmarks.profiles.planned import planned_study
 from benchmarks.run import evaluate as ev
+from benchmarks.run.launch import deadline_of
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
 from sgpo.core.prompts import PROMPT_SPECS
@@ -59,6 +61,13 @@ def test_past_its_time_a_study_starts_nothing_and_says_what_is_left(tmp_path):
         outcome = run_study(cells, tmp_path, 2, progress, deadline=time.time() - 1)
     assert outcome.ok and not outcome.started
     assert set(outcome.left) == {c.run_id for c in cells}
+
+
+def test_time_for_a_report_is_kept_where_one_is_made():
+    options = argparse.Namespace(began=7.0, time_limit=300)
+    assert deadline_of(options, report=0) == 307
+    assert deadline_of(options, report=40) == 267
+    assert deadline_of(argparse.Namespace(began=7.0, time_limit=50), report=40) == 47
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("8m", 480), ("2h", 7200), ("30", 30)])
