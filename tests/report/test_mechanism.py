@@ -133,7 +133,7 @@ def test_the_account_is_printed_and_drawn_and_mistakes_are_one_line(root, tmp_pa
 def test_a_missing_run_leaves_no_account(root, tmp_path):
     shutil.copytree(root, tmp_path / "mini")
     shutil.rmtree(run_dir(tmp_path / "mini", "qwen-m", "grpo", 5))
-    pair = explain_gap.pair_of(load_study(tmp_path / "mini"), "sgpo", "grpo", None)
+    pair = explain_gap.pair_of(load_study(tmp_path / "mini"), "sgpo", "grpo", "qwen-m")
     with pytest.raises(ValueError, match="not all of its runs are there"):
         explain_gap.lines_of(pair)
 
