@@ -76,6 +76,11 @@ def test_every_step_from_sgpos_distillation_to_self_distillation_changes_what_it
     assert differing(end, frozen) == {"settings.direction": "jensen_shannon"}
 
 
+def test_a_strategy_at_its_default_keeps_addresses():
+    assert "strategy" not in to_dict(DataConfig())
+    assert to_dict(DataConfig(strategy="open"))["strategy"] == "open"
+
+
 def test_extra_runs_are_made_only_when_asked_for():
     def chosen(**given):
         return {(c.config.model, c.config.method) for c in selected(GRID, options(**given))}

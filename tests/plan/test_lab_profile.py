@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -106,3 +107,17 @@ def test_scaled_down_cells_run_on_the_cpu(tmp_path, monkeypatch):
         stored = json.loads((tmp_path / "runs" / planned.run_id / "environment.json").read_text())
         assert stored["device"] == "cpu"
     assert len(list((tmp_path / "cache").glob("lab-qwen-1m-world-1-*"))) == 1
+
+
+def test_the_learning_rate_of_a_foundation_is_its_models_own_and_enters_its_address(
+    monkeypatch, tmp_path
+):
+    laid = []
+    monkeypatch.setattr(foundation, "lay_foundation", lambda spec, config, *_: config)
+    monkeypatch.setattr(foundation, "_store", lambda *stored: laid.append(stored) or 1 / 0)
+    for rate in (3e-3, 5e-4):
+        monkeypatch.setitem(MODELS, "qwen-m", replace(MODELS["qwen-m"], rate=rate))
+        with pytest.raises(ZeroDivisionError):
+            foundation.ensure_world_model("qwen-m", 0, tmp_path)
+    assert [config.learning_rate for config, _ in laid] == [3e-3, 5e-4]
+    assert laid[0][1] != laid[1][1]

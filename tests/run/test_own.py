@@ -54,10 +54,12 @@ def asked(out, *words):
     return launch.asked_for(options, out)
 
 
-def test_a_variant_asked_for_by_name_brings_no_other_into_the_plan(tmp_path):
+def test_a_variant_asked_for_by_name_brings_no_other_into_the_plan_and_stays(tmp_path):
     plain = {entry.key for entry in asked(tmp_path).methods}
     study = asked(tmp_path, "--methods", "sgpo_nll")
     assert {entry.key for entry in study.methods} == plain | {"sgpo_nll"}
+    write_plan(study, tmp_path)  # once planned, it stays
+    assert {entry.key for entry in asked(tmp_path).methods} == plain | {"sgpo_nll"}
     write_plan(study, tmp_path)
     both = asked(tmp_path, "--methods", "sgpo_reverse")
     assert {entry.key for entry in both.methods} == plain | {"sgpo_nll", "sgpo_reverse"}

@@ -199,6 +199,16 @@ def test_an_export_of_another_study_is_refused(finished, exported, tmp_path, cap
     assert "of another study (profile quick)" in capsys.readouterr().err
 
 
+def test_a_listed_run_that_is_not_packed_is_refused_before_anything_moves(tmp_path):
+    study, folder = started(tmp_path / "study", a={"config.json": "{}"}, b={}), tmp_path / "e"
+    parcel.export(study, folder, ["study"], {})
+    manifest = parcel.read_sealed_json(folder / "export.json")
+    parcel.write_sealed_json(folder / "export.json", manifest | {"runs": ["a", "b"]})
+    with pytest.raises(ValueError, match="holds nothing of b, which it lists"):
+        parcel.take_in(folder, tmp_path / "out", "pocket")
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
 def test_a_new_directory_takes_the_profile_of_the_export(tmp_path, capsys, monkeypatch):
     study, folder = started(tmp_path / "study", a={"config.json": "{}"}), tmp_path / "exported"
     parcel.export(study, folder, ["study"], {})

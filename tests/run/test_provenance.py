@@ -17,6 +17,7 @@ from benchmarks.data.sources import training_problems
 from benchmarks.run import provenance
 from benchmarks.run.cell import run_cell
 from benchmarks.run.given import base_model, gather
+from sgpo.core import runlog
 from sgpo.core.models import load_tokenizer
 from sgpo.core.runlog import revision
 from sgpo.core.seeding import derive_seed
@@ -109,6 +110,17 @@ def test_a_run_names_its_data_prompts_seeds_and_starting_weights(run):
     weights = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
     assert record["start_weights"] == {"model.safetensors": weights}
     assert record["attempts"][0]["source_digest"] == stored(run, "result.json")["source_digest"]
+
+
+def test_another_rule_of_the_verifier_is_another_source(tmp_path, monkeypatch):
+    for folder in ("sgpo", "baselines"):
+        shutil.copytree(runlog.ROOT / folder, tmp_path / folder)
+    before = runlog.source_digest()
+    monkeypatch.setattr(runlog, "ROOT", tmp_path)
+    assert runlog.source_digest.__wrapped__() == before
+    with (tmp_path / "sgpo/core/verifier/spelling.toml").open("a") as table:
+        table.write("# another\n")
+    assert runlog.source_digest.__wrapped__() != before
 
 
 def test_a_result_names_device_time_tokens_and_the_checksum_of_every_file(run):
