@@ -385,8 +385,7 @@ def results_block(study: Study) -> str:
     parts = [
         Paragraph(
             "Average over the four mini benchmarks in percent, mean and 95% interval over "
-            f"{estimates.units_text(study, len(study.seeds))} and the problems, those of one type "
-            "together:"
+            f"{accuracy.over(study, accuracy.TABLE1.needs(study))}:"
         ),
         _averages(study),
         Paragraph(

@@ -217,7 +217,7 @@ def _sets(study: Study) -> str:
     return "; ".join(f"{b.label} n={b.num_problems}, avg@{b.k}" for b in study.benchmarks)
 
 
-def _over(study: Study, needs: Sequence[Need]) -> str:
+def over(study: Study, needs: Sequence[Need]) -> str:
     """What means and intervals are over: the seeds that all rows of a model have."""
     counts = set()
     for model in dict.fromkeys(model for model, _ in needs):
@@ -233,7 +233,7 @@ def _main_caption(study: Study) -> str:
     alone = any(c.seed is None for need in needs for c in study.cells_of(*need))
     return (
         f"Table 1 ({study.profile} profile). Accuracy in percent, mean and 95% interval over "
-        f"{_over(study, needs)}{f' ({base})' if alone else ''}. {_sets(study)}; Average: "
+        f"{over(study, needs)}{f' ({base})' if alone else ''}. {_sets(study)}; Average: "
         f"unweighted mean of the benchmarks. Sampling: {protocol_text(study)}. Bold: the RL method "
         f"of a model that is above each other one, its paired interval above 0. †: a run diverged "
         f'and is not dropped. "{NOT_RUN}": a planned run is missing; made by: '
@@ -260,7 +260,7 @@ class Comparison:
 
     def caption(self, study: Study) -> str:
         measured = (
-            f"Accuracy in percent, mean and 95% interval over {_over(study, self.needs(study))}. "
+            f"Accuracy in percent, mean and 95% interval over {over(study, self.needs(study))}. "
             f"Difference: average minus SGPO's in points, paired over seeds and problems. †: a run "
             f'diverged and is not dropped. "{NOT_RUN}": a planned run is missing; made by: '
             f"{study.command(self.name)}"
@@ -463,7 +463,7 @@ def _sampled_caption(study: Study) -> str:
     )
     return (
         f"What more samples are worth ({study.profile} profile), percent, mean and 95% interval "
-        f"over {_over(study, _sampled_needs(study))}. pass@k: unbiased, the chance that one of "
+        f"over {over(study, _sampled_needs(study))}. pass@k: unbiased, the chance that one of "
         f"{measures.largest_k(study)} samples is correct. maj@k: the share of problems whose "
         f"commonest answer of all samples is correct, a tie by its share; answers that the "
         f"verifier calls equal are one. Mean of {sets}. " + f'"{NOT_RUN}": a run is missing, or '
