@@ -21,11 +21,12 @@ from benchmarks.store.runs import TABLES, stored_runs
 from sgpo.core.config import to_dict
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "mini"
-PLANNED = [c for c in json.loads((RESULTS / "study.json").read_text())["cells"]]
+STUDY = json.loads((RESULTS / "study.json").read_text())
+PLANNED = STUDY["cells"]
 
 
 def profile_configs() -> dict[tuple[str, str, int], RunConfig]:
-    cells = planned_study("mini", None, variants=True).cells()
+    cells = planned_study("mini", len(STUDY["seeds"]), variants=True).cells()
     return {(c.config.model, c.config.method, c.config.seed): c.config for c in cells}
 
 
