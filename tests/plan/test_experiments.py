@@ -69,9 +69,8 @@ def test_every_step_from_sgpos_distillation_to_self_distillation_changes_what_it
     assert differing(rate, start) == {"train.learning_rate": 8e-4}
     assert differing(plain, rate) == wide | {"settings.alpha_mode": "fixed"}
     assert own.config.train == plain.config.train
-    assert differing(own, end) == {
-        "settings.direction": "forward", "settings.teacher": "itself"
-    }  # fmt: skip
+    default = {"settings.direction": "forward", "settings.teacher": fairness.ABSENT}
+    assert differing(own, end) == default
     assert differing(frozen, own) == {"settings.teacher": "initial"}
     assert differing(end, frozen) == {"settings.direction": "jensen_shannon"}
 

@@ -450,7 +450,11 @@ def _sampled_rows(study: Study) -> pd.DataFrame:
     needs = _sampled_needs(study)
     for model, method in needs:
         seeds = estimates.common_seeds(study, model, [m for on, m in needs if on == model])
-        runs = [run for run in study.runs_of(model, method, scored=True) if run.cell.seed in seeds]
+        runs = [
+            run
+            for run in study.runs_of(model, method, scored=True)
+            if run.cell.seed in (None, *seeds)
+        ]
         for kind in measures.KINDS:
             score = measures.of_samples(study, model, method, kind, seeds)
             found.append(_record((model, method, kind), score, runs, size))
