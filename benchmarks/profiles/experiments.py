@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from benchmarks.config import MethodEntry, Model, Plan, RunConfig
 from benchmarks.profiles.variants import derived, to_budget
@@ -64,8 +65,9 @@ def _distilled(study: Plan) -> list[MethodEntry]:
         changed = replace(full.settings, **settings)
         return replace(full, settings=changed, train=replace(full.train, learning_rate=rate))
 
-    def plain(full: RunConfig) -> RunConfig:
-        return faster(full, kl_threshold=math.inf, select_target=False, alpha_mode="fixed")
+    def plain(full: RunConfig, **settings: object) -> RunConfig:
+        settings = {"kl_threshold": math.inf, "select_target": False, **settings}
+        return faster(full, alpha_mode="fixed", **settings)
 
     def taught_by(teacher: str) -> Callable[[RunConfig], RunConfig]:
         return lambda full: replace(
@@ -83,6 +85,12 @@ def _distilled(study: Plan) -> list[MethodEntry]:
     return [
         step(guided, "distil_rate", "SGPO's distillation, faster", faster),
         step(guided, "distil_plain", "KL on all correct guided samples", plain),
+        step(
+            guided,
+            "distil_guided",
+            "KL on all correct guided samples, first weights teach",
+            partial(plain, teacher="initial"),
+        ),
         step(own, "distil_own", "KL on own samples", taught_by("itself")),
         step(own, "distil_frozen", "KL on own samples, first weights teach", taught_by("initial")),
     ]

@@ -17,8 +17,8 @@ BUDGET_METHODS = ("grpo", "hpt", "luffy", "sgpo")
 
 # Baselines of the same idea
 KIN = ("opsd", "srft", "dr_grpo", "dapo", "relift", "chord", "sdpo")
-# From SGPO's distillation to on-policy self-distillation, each with one more thing changed.
-DISTIL = ("distil_rate", "distil_plain", "distil_own", "distil_frozen")
+# From SGPO's distillation to on-policy self-distillation: samples and teacher changed in turn.
+DISTIL = ("distil_rate", "distil_plain", "distil_guided", "distil_own", "distil_frozen")
 DISTIL_MODELS = ("qwen-m",)
 METHODS = (*KIN, *DISTIL, "sgpo_nll_masked")  # that only experiments have
 MASK_MODELS = ("qwen-m", "llama-m")
