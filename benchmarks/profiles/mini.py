@@ -23,6 +23,7 @@ from benchmarks.config import (
 )
 from benchmarks.profiles.experiments import with_experiments
 from benchmarks.profiles.variants import to_budget, with_variants
+from benchmarks.store import experiments
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.mini.sets import RL_PROBLEMS, TEST_SETS, WARMUP_PROBLEMS
 from sgpo.mini.specs import MODELS, model_spec
@@ -39,7 +40,7 @@ PROBLEMS_PER_STEP, UPDATES_PER_STEP = 32, 2  # ours (paper, inferred: 128 and mo
 LEARNING_RATE = {  # tuned
     "sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4,
     "opsd": 8e-4, "srft": 8e-4, "dr_grpo": 4e-4, "dapo": 4e-4, "relift": 4e-4, "chord": 4e-4,
-    "sdpo": 1e-4,
+    "sdpo": 1e-4, "sgpo_initial": 8e-4,
 }  # fmt: skip
 
 EVALUATION = EvalConfig(suites=tuple(t.key for t in TEST_SETS), max_tokens=MAX_TOKENS)
@@ -162,7 +163,8 @@ METHODS = (
     _rl("sgpo", "SGPO", "sgpo.method:SGPOConfig"),
 )
 
-# Baselines of the same idea: in a table of their own, Table 1 has the paper's rows.
+# Baselines of the same idea, and SGPO with another teacher: not in Table 1, which has the paper's
+# rows.
 KIN = (
     _kin(
         "opsd",
@@ -186,6 +188,15 @@ KIN = (
     _kin("relift", "ReLIFT", "baselines.relift:ReLIFTConfig"),
     _kin("chord", "CHORD", "baselines.chord:CHORDConfig"),
     _kin("sdpo", "SDPO", "baselines.sdpo:SDPOConfig"),
+    replace(
+        _rl(
+            experiments.INITIAL,
+            "SGPO, first weights teach",
+            "sgpo.method:SGPOConfig",
+            teacher="initial",
+        ),
+        extra=True,
+    ),
 )
 
 

@@ -34,7 +34,7 @@ LEARNING_RATES = (1e-4, 2e-4, 4e-4, 8e-4)
 WORLDS = (1000, 1001, 1002)  # no study has a seed that high
 METHODS = (
     "sft_full", "grpo", "hpt", "luffy", "sgpo",
-    "opsd", "srft", "dr_grpo", "dapo", "relift", "chord", "sdpo", "sgpo_frozen",
+    "opsd", "srft", "dr_grpo", "dapo", "relift", "chord", "sdpo", "sgpo_initial",
 )  # fmt: skip
 
 Trial = tuple[str, float, Cell]  # method, learning rate, run

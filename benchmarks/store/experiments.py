@@ -20,7 +20,8 @@ KIN = ("opsd", "srft", "dr_grpo", "dapo", "relift", "chord", "sdpo")
 # From SGPO's distillation to on-policy self-distillation: samples and teacher changed in turn.
 DISTIL = ("distil_rate", "distil_plain", "distil_guided", "distil_own", "distil_frozen")
 DISTIL_MODELS = ("qwen-m",)
-METHODS = (*KIN, *DISTIL, "sgpo_nll_masked")  # that only experiments have
+INITIAL = "sgpo_initial"  # SGPO with its first weights as teacher, tuned for itself
+METHODS = (*KIN, INITIAL, *DISTIL, "sgpo_nll_masked")  # that only experiments have
 MASK_MODELS = ("qwen-m", "llama-m")
 SECOND_MODEL = "llama-m"  # where some of SGPO's variants are repeated
 REPEATED = ("sgpo_nll", "sgpo_nll_masked", "sgpo_no_clip", "sgpo_delta3")

@@ -410,12 +410,26 @@ KIN = Comparison(
         ("relift", "ReLIFT (arXiv 2506.07527)"),
         ("chord", "CHORD (arXiv 2508.11408)"),
         ("sdpo", "SDPO (arXiv 2601.20802)"),
+        (experiments.INITIAL, "SGPO, its first weights as teacher"),
         (REFERENCE, "SGPO"),
     ),
     on=_planned_with("opsd", models),
     about="SRFT adds imitation to reinforcement in one stage, weighted by entropy; on-policy "
     "self-distillation moves the policy, on its own samples, towards itself with the expert's "
     "solution or strategy in view. Every row's learning rate was chosen from the same trials.",
+)
+TEACHER = Comparison(
+    "teacher",
+    "Past the paper: SGPO with its first weights as teacher",
+    (
+        ("grpo", "SFT+GRPO"),
+        (REFERENCE, "SGPO: the policy itself"),
+        (experiments.INITIAL, "SGPO: the first weights"),
+    ),
+    on=_planned_with(experiments.INITIAL, models),
+    about="Whose distribution, with the strategy in its prompt, SGPO distils: the policy's as it "
+    "is at the step, as in the paper, or that of the warm-up checkpoint from which it started. "
+    "Each row's learning rate was chosen from the same trials.",
 )
 MASK = Comparison(
     "mask",
@@ -491,7 +505,8 @@ DISTIL = Comparison(
         ("sgpo_no_grpo", "SGPO's distillation alone"),
         ("distil_rate", "at the other's learning rate"),
         ("distil_plain", "and no mask, all correct guided samples, alpha 1"),
-        ("distil_own", "and all twelve own samples instead of guided ones, a mean over tokens"),
+        ("distil_guided", "the same with the first weights as teacher"),
+        ("distil_own", "with the policy as teacher, on all twelve own samples, a mean over tokens"),
         ("distil_frozen", "and the first weights as teacher"),
         ("opsd", "and Jensen-Shannon: on-policy self-distillation"),
         (REFERENCE, "SGPO"),
@@ -499,7 +514,7 @@ DISTIL = Comparison(
     on=_planned_with("distil_own", lambda study: experiments.DISTIL_MODELS),
     about="Both distil what a strategy in the prompt changes: one on correct samples that saw it, "
     "up to four a problem and each of the same weight, the other on twelve that did not, right or "
-    "wrong, each token of the same weight. Every row has the changes of the rows above it; nothing "
-    "but the first and the last two was tuned.",
+    "wrong, each token of the same weight. Every row has the changes of the rows above it, but for "
+    "the teacher; nothing but the first and the last two was tuned.",
 )
 VARIANT_TABLES = (TABLE2, TABLE3, TABLE6, TABLE7, BEYOND)
