@@ -48,14 +48,11 @@ class DataConfig:
             ``DIRECTORY@HASH``.
         split: ``warmup`` a third of the pool, ``rl`` the rest, ``all`` both, ``none`` no training.
         expert_gap: mini world: probability that the expert leaves out an intermediate step.
-        strategy: mini world: the strategies that the extraction kept, or bad ones: of another type,
-            with one wrong choice, with every choice open, with the answer in them.
     """
 
     source: str = "mini"
     split: Literal["warmup", "rl", "all", "none"] = "rl"
     expert_gap: float = 0.0
-    strategy: Literal["kept", "wrong_type", "wrong_choice", "open", "leak"] = added("kept")
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -35,9 +35,7 @@ def training_problems(config: DataConfig, world: int) -> list[Problem]:
     return [
         problem
         for split in splits[config.split]
-        for problem in sets.training_problems(
-            draw_world(world), split, config.expert_gap, config.strategy
-        )
+        for problem in sets.training_problems(draw_world(world), split, config.expert_gap)
     ]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from sgpo.core.types import Problem
-from sgpo.mini.teacher import DEGRADED, Candidate, best, candidates, propose_strategy, response
+from sgpo.mini.teacher import Candidate, best, candidates, response
 from sgpo.mini.world import MODULUS, NAMES, World
 from sgpo.mini.writing import Task, question_pieces, solve
 
@@ -128,28 +128,22 @@ def development_problems(world: World) -> list[Problem]:
 
 
 def training_problems(
-    world: World, split: Literal["warmup", "rl"], expert_gap: float, strategy: str = "kept"
+    world: World, split: Literal["warmup", "rl"], expert_gap: float
 ) -> list[Problem]:
     """The training pool with the strong model's strategy and trace beside each problem.
 
     Args:
         split: ``warmup`` (for SFT) or ``rl``; the two share no problem.
         expert_gap: probability in [0, 1] that the trace leaves out an intermediate step.
-        strategy: ``kept``, the one that the extraction kept, or one of ``teacher.DEGRADED``.
 
     Raises:
-        ValueError: for another split or strategy, or a gap outside [0, 1].
+        ValueError: for another split, or a gap outside [0, 1].
     """
-    if strategy != "kept" and strategy not in DEGRADED:
-        raise ValueError(f"strategy {strategy!r}: must be one of kept, {', '.join(DEGRADED)}")
     if not 0.0 <= expert_gap <= 1.0:
         raise ValueError(f"expert_gap={expert_gap}: must be in [0, 1]")
     out = []
     for seed, level, task in _pool(world, split):
-        if strategy == "kept":
-            text = best(candidates(world, task, seed)).text
-        else:
-            text = propose_strategy(world, task, strategy, random.Random(f"{seed}-degraded"))
+        text = best(candidates(world, task, seed)).text
         bare = to_problem(world, seed, level, task)
         trace = response(world, task, expert_gap, seed)
         out.append(Problem(bare.id, bare.question, bare.answer, text, trace, bare.kind, level))

@@ -28,8 +28,6 @@ NUM_CANDIDATES = 5
 QUALITIES = (
     ("sound",) * 3 + ("vague",) * 2 + ("wrong_choice",) * 2 + ("wrong_type", "thin_steps", "leak")
 )
-# Strategies that are bad on purpose, to see what a method makes of them.
-DEGRADED = ("wrong_type", "wrong_choice", "open", "leak")
 _VAGUE_SCORE = 0.3  # an open choice is no error, but little help
 
 
@@ -75,8 +73,7 @@ def best(proposed: list[Candidate]) -> Candidate:
 
 
 def propose_strategy(world: World, task: Task, quality: str, rng: random.Random) -> str:
-    """A candidate of the named quality: one of ``QUALITIES``, or ``open``, which leaves every
-    choice open."""
+    """A candidate of the named quality, one of ``QUALITIES``."""
     names = [step.kind for step in task.chain]
     plans = [list(plan.choices) for plan in right_plans(world, task)]
     steps = None
@@ -87,8 +84,6 @@ def propose_strategy(world: World, task: Task, quality: str, rng: random.Random)
         slot = rng.randrange(len(SLOTS))
         wrong = [option for option in SLOTS[slot] if option != plans[-1][slot]]
         plans[-1][slot] = VAGUE if quality == "vague" else rng.choice(wrong)
-    elif quality == "open":
-        plans = [[VAGUE] * len(SLOTS) for _ in names]
     elif quality == "thin_steps":
         steps = THIN_STEPS_LINE
     elif quality == "leak":

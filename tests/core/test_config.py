@@ -123,7 +123,7 @@ IMPOSSIBLE = {
     },
     ROLLOUT: {"max_tokens": (0, None), "temperature": (0.0, -1.0, 0.6), "top_p": (0.0, 2.0, "1")},
     EVALUATION: {"problem_limit": (0, 1.5), "sample_limit": (0,), "temperature": (0.0,)},
-    DataConfig(): {"split": ("test",), "expert_gap": (-0.1, 1.5), "strategy": ("good",)},
+    DataConfig(): {"split": ("test",), "expert_gap": (-0.1, 1.5)},
     RUN: {
         "seed": (-1, "0"), "init": ("sft",), "sampler": ("fast",), "data": (None,),
         "pretrain_steps": (0,), "device": ("tpu",), "precision": ("float16",), "train": (ROLLOUT,),

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import random
 
-import pytest
-
-from benchmarks.config import DataConfig
-from benchmarks.data.sources import training_problems
 from benchmarks.profiles import fairness
 from benchmarks.profiles.planned import planned_study
 from benchmarks.run.launch import selected
 from benchmarks.store import experiments
 from sgpo.core.config import to_dict
-from sgpo.mini.sets import _pool
-from sgpo.mini.teacher import DEGRADED, propose_strategy, score_strategy
-from sgpo.mini.world import draw_world
 
 NUM_SEEDS = 6  # more than an experiment's five
 GRID = planned_study("mini", NUM_SEEDS, variants=True)
@@ -75,11 +67,6 @@ def test_every_step_from_sgpos_distillation_to_self_distillation_changes_what_it
     assert differing(end, frozen) == {"settings.direction": "jensen_shannon"}
 
 
-def test_a_strategy_at_its_default_keeps_addresses():
-    assert "strategy" not in to_dict(DataConfig())
-    assert to_dict(DataConfig(strategy="open"))["strategy"] == "open"
-
-
 def test_extra_runs_are_made_only_when_asked_for():
     def chosen(**given):
         return {(c.config.model, c.config.method) for c in selected(GRID, options(**given))}
@@ -94,31 +81,3 @@ def test_extra_runs_are_made_only_when_asked_for():
     assert chosen(models=["qwen-l"]) == {
         ("qwen-l", m) for m in ("base", "sft", "grpo", "luffy", "sgpo")
     }
-
-
-POOL = [task for _, _, task in _pool(draw_world(3), "rl")]
-
-
-@pytest.mark.parametrize("quality", DEGRADED)
-def test_spoilt_strategies_are_spoilt_in_the_way_they_are_named(quality):
-    """Judged by the extraction's own scorer and by the text, on every problem of the pool."""
-    problems = training_problems(DataConfig(split="rl", strategy=quality), 3)
-    plain = training_problems(DataConfig(split="rl"), 3)
-    assert [(p.id, p.question, p.expert) for p in problems] == [
-        (p.id, p.question, p.expert) for p in plain
-    ]
-    world, rng, named_right, choices_right = draw_world(3), random.Random(0), 0, 0
-    for problem, task in zip(problems, POOL, strict=True):
-        scores = score_strategy(world, task, problem.strategy)
-        named_right += scores["type"] == 1.0
-        choices_right += scores["strategy"] == 1.0
-        assert scores["no_leak"] == (quality != "leak")
-        if quality == "leak":
-            assert problem.strategy.startswith(propose_strategy(world, task, "sound", rng))
-            assert problem.answer in problem.strategy
-        if quality == "wrong_choice":
-            assert scores["strategy"] == pytest.approx(2 / 3)
-        if quality == "open":
-            assert problem.strategy.count(" suitable") == 3
-    assert named_right == (0 if quality == "wrong_type" else len(problems))
-    assert choices_right == (len(problems) if quality == "leak" else 0)
