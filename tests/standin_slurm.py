@@ -60,7 +60,7 @@ def fake_commands(directory: Path) -> dict[str, str]:
     return os.environ | {"PATH": path, "FAKE_SLURM": str(jobs)}
 
 
-def arguments(directory: Path, endpoint: str) -> list[str]:
+def arguments(directory: Path) -> list[str]:
     """What follows ``sgpo`` on the command line."""
     settings = {
         "checkpoint": directory / "model",
@@ -71,9 +71,8 @@ def arguments(directory: Path, endpoint: str) -> list[str]:
     }
     chosen = set_options(settings | SHORT)
     fixed = ["slurm", "--profile", "single_gpu", "--models", MODEL, "--gpus-per-node", "2"]
-    fixed += ["--source", str(directory / "train.jsonl"), "--endpoint", endpoint]
-    fixed += ["--tokenizer", str(directory / "model")]
-    return [*fixed, "--strategy-model", "scripted", "--out", str(directory / "scripts"), *chosen]
+    fixed += ["--source", str(directory / "train.jsonl"), "--tokenizer", str(directory / "model")]
+    return [*fixed, "--out", str(directory / "scripts"), *chosen]
 
 
 def main() -> None:
@@ -86,7 +85,8 @@ def main() -> None:
     standin.write_training_set(directory / "train.jsonl", NUM_PROBLEMS)
     environment = fake_commands(directory / "bin") | {"OPENAI_API_KEY": "none"}
     with scripted_endpoint() as endpoint:
-        assert sgpo(arguments(directory, endpoint.url)) == 0
+        environment |= {"SGPO_ENDPOINT": endpoint.url, "SGPO_STRATEGY_MODEL": "scripted"}
+        assert sgpo(arguments(directory)) == 0
         done = subprocess.run(["bash", str(directory / "scripts" / "submit.sh")], env=environment)
     sys.exit(done.returncode)
 

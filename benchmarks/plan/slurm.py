@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.config import Cell, RunConfig
 from benchmarks.plan.cost import gpu_hours, planned_ranks, shape_of
 from benchmarks.profiles import profile_module
+from benchmarks.profiles.published import TOKENIZER
 from sgpo.core.files import write_text
 from sgpo.core.models import PATTERNS
 
@@ -92,9 +93,8 @@ def write_scripts(options: argparse.Namespace, cells: Sequence[Cell], results: P
 
 def _inputs(options: argparse.Namespace, cells: Sequence[Cell]) -> list[Job]:
     """Jobs that bring weights, data and strategies."""
-    profile = profile_module(options.profile)
-    recipe, verb = profile.RECIPE, getattr(profile, "DATA_VERB", "prepare")
-    folder, tokenizer = Path(recipe.data), options.tokenizer or recipe.tokenizer
+    recipe = profile_module(options.profile).RECIPE
+    verb, folder, tokenizer = recipe.data_verb, Path(recipe.data), options.tokenizer or TOKENIZER
     fetch = [_download(c) for c in {c.config.checkpoint: c.config for c in cells}.values()]
     cut = ("--source", options.source, "--tokenizer", tokenizer, "--max-tokens",
            recipe.trace_tokens)  # fmt: skip
@@ -104,8 +104,10 @@ def _inputs(options: argparse.Namespace, cells: Sequence[Cell]) -> list[Job]:
         f"[ -e {shlex.quote(str(folder / 'report.json'))} ] || {prepare}",
         _sgpo("data", "check", "--data", folder),
     )
-    endpoint = _given(options.endpoint, "SGPO_ENDPOINT")
-    model = _given(options.strategy_model, "SGPO_STRATEGY_MODEL")
+    endpoint, model = (
+        f'"${{{name}:?set {name} before submit.sh}}"'
+        for name in ("SGPO_ENDPOINT", "SGPO_STRATEGY_MODEL")
+    )
     ask = f"{_sgpo('strategies', '--data', folder)} --endpoint {endpoint} --model {model}"
     return [
         Job("data", data, PREPARE_HOURS),
@@ -123,17 +125,12 @@ def _download(config: RunConfig) -> str | None:
     return shlex.join([str(tool), "download", config.checkpoint, *revision, *wanted])
 
 
-def _given(value: str | None, variable: str) -> str:
-    """``value``, or the variable that must be set where the scripts are submitted."""
-    return shlex.quote(value) if value else f'"${{{variable}:?set {variable} before submit.sh}}"'
-
-
 def _cell_job(
     options: argparse.Namespace, cell: Cell, results: Path, start: tuple[str, ...]
 ) -> Job:
     """The job of a cell; it waits for the warm-up that it needs, or for ``start``."""
     config = cell.config
-    gpus = options.gpus_per_node or profile_module(options.profile).GPUS_PER_NODE
+    gpus = options.gpus_per_node or profile_module(options.profile).RECIPE.gpus_per_node
     nodes = options.nodes or max(1, planned_ranks(config) // gpus)
     words = ["study", "--profile", options.profile, "--out", str(results), "--models", config.model]
     words += ["--methods", config.method, "--only-seeds", str(config.seed)]
@@ -167,7 +164,6 @@ def _sgpo(*words: object) -> str:
 
 def _settings(job: Job, options: argparse.Namespace) -> dict[str, object]:
     """The #SBATCH lines of a job; None for those without a value."""
-    hours = math.ceil(job.hours) if options.hours is None else options.hours
     log = f"{options.out.absolute()}/logs/%x-%j.log"
     settings: dict[str, object] = {
         "job-name": f"sgpo-{job.name}",
@@ -175,7 +171,7 @@ def _settings(job: Job, options: argparse.Namespace) -> dict[str, object]:
         "nodes": job.nodes,
         "ntasks-per-node": 1,
         "cpus-per-task": CPUS_PER_GPU * max(1, job.gpus),
-        "time": f"{hours}:00:00",
+        "time": f"{math.ceil(job.hours)}:00:00",
         "requeue": None,
     }
     if job.gpus and "device=cpu" not in options.overrides:

@@ -1,16 +1,17 @@
-"""Profiles: Python functions that build studies. Importing this package imports no torch."""
+"""Profiles: Python modules that plan studies. Importing this package imports no torch."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
 
-PROFILES = ("mini", "quick", "lab", "pocket", "single_gpu", "paper")
+PROFILES = ("mini", "quick", "pocket", "single_gpu", "paper")
 
 
 def profile_module(name: str) -> ModuleType:
-    """The module of a profile; it has ``study(num_seeds)``, ``KIN``, the baselines of the same
-    idea, and ``extended(study)``, which adds the runs that only ``--all`` makes.
+    """The module of a profile: ``study(num_seeds)`` plans it, ``KIN`` are the baselines of the same
+    idea, ``VARIANT_MODELS`` those that SGPO's variants run on. One on published checkpoints has
+    its ``RECIPE``.
 
     Raises:
         ValueError: unknown profile.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from benchmarks.config import Benchmark, Model, Plan, RunConfig
@@ -14,6 +13,7 @@ from benchmarks.data.problems import source_problems
 from benchmarks.profiles.variants import derived
 from sgpo.core.config import apply_overrides, dotted_names, unknown_override
 
+# Keys that say which run it is, with the options that they have instead, and those of one run.
 _IDENTITY = {
     "profile": "--profile",
     "model": "--models",
@@ -26,33 +26,43 @@ _IDENTITY = {
 _OF_ONE_RUN = {"model": "--model", "method": "--method", "seed": "--seed"}
 _BUDGET = ("settings.num_samples", "settings.num_autonomous", "settings.num_guided")
 # Weights are those of one model: under another one's name and prompt they would be a wrong row.
-_OF_ONE_MODEL = ("checkpoint", "revision")
+_WEIGHTS = ("checkpoint", "revision")
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [item.partition("=")[0] for item in overrides]
 
 
 def check_overrides(overrides: Sequence[str], *, one_run: bool = False) -> None:
     """ValueError for keys that say which run it is: those have options of their own, other ones
     where ``one_run`` is asked for."""
     options = _IDENTITY | (_OF_ONE_RUN if one_run else {})
-    for item in overrides:
-        key = item.partition("=")[0]
+    for item, key in zip(overrides, _keys(overrides), strict=True):
         if key in options:
             raise ValueError(f"override {item!r}: {key} is not an override, use {options[key]}")
 
 
+def check_reaches(overrides: Sequence[str], configs: Sequence[RunConfig]) -> None:
+    """ValueError for an override that is no KEY=VALUE, or of which no run of ``configs`` has the
+    key."""
+    names = list(dict.fromkeys(name for config in configs for name in dotted_names(config)))
+    for item, key in zip(overrides, _keys(overrides), strict=True):
+        if "=" not in item:
+            apply_overrides(configs[0], [item])  # raises
+        if key not in names:
+            raise ValueError(unknown_override(key, names))
+
+
 def check_budgets(study: Plan, overrides: Sequence[str]) -> None:
     """ValueError when an override leaves methods of one table with unequal samples a problem."""
-    touched = [o for o in overrides if o.partition("=")[0] in _BUDGET]
-    if not touched:
-        return
+    touched = [o for o, key in zip(overrides, _keys(overrides), strict=True) if key in _BUDGET]
     drawn: dict[str, int] = {}
-    for entry in study.methods:
+    for entry in study.methods if touched else ():
         config = entry.config(study.models[0].key, study.seeds[0])
-        own = getattr(config.settings, "num_samples", None)
-        if own is None:
-            parts = [getattr(config.settings, n, 0) for n in ("num_autonomous", "num_guided")]
-            own = sum(parts)
-        if config.init == "warmup" and own:
-            drawn[entry.key] = own
+        counts = (getattr(config.settings, key.removeprefix("settings."), 0) for key in _BUDGET)
+        if config.init == "warmup":
+            drawn[entry.key] = sum(counts)
+    drawn = {key: count for key, count in drawn.items() if count}
     if len(set(drawn.values())) > 1:
         counts = ", ".join(f"{key} {count}" for key, count in drawn.items())
         raise ValueError(
@@ -72,34 +82,69 @@ def overridden(study: Plan, overrides: Sequence[str], models: Sequence[str] | No
     """
     check_overrides(overrides)
     only = _only_model(study, overrides, models)
-    model = only or study.models[0].key
-    allowed: dict[str, list[str]] = {}
-    known: list[str] = []
-    for entry in study.methods:
-        plain = entry.config(model, study.seeds[0])
-        names = dotted_names(plain)
-        known += names
-        allowed[entry.key] = [o for o in overrides if o.partition("=")[0] in names]
-        apply_overrides(plain, allowed[entry.key])  # a wrong value is found before the first run
-    for item in overrides:
-        key, separator, _ = item.partition("=")
-        if not separator:
-            apply_overrides(plain, [item])
-        if key not in known:
-            raise ValueError(unknown_override(key, list(dict.fromkeys(known))))
+    keys = _keys(overrides)
 
-    def change(mine: list[str], plain: RunConfig) -> RunConfig:
-        if only not in (None, plain.model):
-            mine = [o for o in mine if o.partition("=")[0] not in _OF_ONE_MODEL]
-        given = [o.partition("=")[0] for o in mine]
-        changed = _unpinned(plain, apply_overrides(plain, mine), mine)
-        return changed if "train.problems_per_step" in given else _small_steps(changed)
+    def change(plain: RunConfig) -> RunConfig:
+        known = {*dotted_names(plain)} - (set() if plain.model == only else {*_WEIGHTS})
+        mine = [item for item, key in zip(overrides, keys, strict=True) if key in known]
+        changed = apply_overrides(plain, mine)
+        if "revision" not in keys and changed.checkpoint != plain.checkpoint:
+            changed = replace(changed, revision=None)  # it is the other checkpoint's
+        return changed if "train.problems_per_step" in keys else _small_steps(changed)
 
-    methods = (derived(e, partial(change, allowed[e.key])) for e in study.methods)
-    changed = replace(study, methods=tuple(methods))
+    model, seed = only or study.models[0].key, study.seeds[0]
+    check_reaches(overrides, [entry.config(model, seed) for entry in study.methods])
+    changed = replace(study, methods=tuple(derived(entry, change) for entry in study.methods))
+    for entry in changed.methods:
+        entry.config(model, seed)  # a wrong value is found before the first run
     if only is not None:
-        _check_family(study, changed.methods[0].config(only, study.seeds[0]))
-    return replace(changed, benchmarks=limited(changed), models=_relabelled(study, changed))
+        changed = replace(changed, models=_standing_in(changed, only))
+    return changed
+
+
+def _only_model(study: Plan, overrides: Sequence[str], models: Sequence[str] | None) -> str | None:
+    """The model that another checkpoint is for; None where no override asks for one."""
+    wanted = [o for o, key in zip(overrides, _keys(overrides), strict=True) if key in _WEIGHTS]
+    if not wanted:
+        return None
+    known = [m.key for m in study.models]
+    chosen = list(dict.fromkeys(known if models is None else models))
+    if len(chosen) != 1 or chosen[0] not in known:
+        raise ValueError(
+            f"override {wanted[0]!r}: weights are those of one model; say in whose place with "
+            f"--models and one of {', '.join(known)}"
+        )
+    return chosen[0]
+
+
+def _standing_in(study: Plan, key: str) -> tuple[Model, ...]:
+    """The models of ``study``, that of ``key`` named after the checkpoint that stands in its place:
+    it must not pass for the model of the profile.
+
+    Raises:
+        ValueError: the checkpoint is of another family, whose prompts are others. Of an unknown
+            name on the hub nothing can be said before the download.
+    """
+    from sgpo.core.models import read_config  # imports torch, which a plain plan needs not
+
+    (model,) = [m for m in study.models if m.key == key]
+    name = study.methods[0].config(key, study.seeds[0]).checkpoint
+    if name is None:
+        raise ValueError("checkpoint=none: must be a directory or a name on the hub")
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        kind = read_config(directory).get("model_type")
+    else:
+        kind = {c.name: c.family for c in CHECKPOINTS.values()}.get(name, model.family)
+    if kind != model.family:
+        raise ValueError(
+            f"checkpoint={name}: model_type={kind!r}, {key} is of the family {model.family!r} and "
+            "prompted as such; put it in the place of a model of its own family with --models"
+        )
+    label = model.label
+    if key not in CHECKPOINTS or name != CHECKPOINTS[key].name:
+        label = f"{directory.name} in place of {label}"
+    return tuple(replace(m, label=label) if m is model else m for m in study.models)
 
 
 def _small_steps(config: RunConfig) -> RunConfig:
@@ -120,17 +165,6 @@ def _most_in_a_step(config: RunConfig) -> int:
     return most - most % train.updates_per_step
 
 
-def small_sets(configs: Sequence[RunConfig]) -> list[str]:
-    """A line for every part of a training set of which a step of some run takes all."""
-    small = [c for c in configs if c.train and c.train.problems_per_step == _most_in_a_step(c)]
-    lines = (
-        f"{c.data.source}, {c.data.split}: a small set, each step takes "
-        f"{c.train.problems_per_step} problems (train.problems_per_step)"
-        for c in small
-    )
-    return list(dict.fromkeys(lines))
-
-
 @functools.cache
 def _num_problems(source: str, split: str) -> int:
     """0 for a set that cannot be read: ``plan.preflight`` says why, beside what else is wrong."""
@@ -140,71 +174,15 @@ def _num_problems(source: str, split: str) -> int:
         return 0
 
 
-def check_reaches(overrides: Sequence[str], configs: Sequence[RunConfig]) -> None:
-    """ValueError for an override of which no run of ``configs`` has the key: in a study another
-    method has it, here it would change nothing."""
-    names = [name for config in configs for name in dotted_names(config)]
-    for key in (item.partition("=")[0] for item in overrides):
-        if key not in names:
-            raise ValueError(unknown_override(key, names))
-
-
-def _only_model(study: Plan, overrides: Sequence[str], models: Sequence[str] | None) -> str | None:
-    """The model that another checkpoint is for; None where no override asks for one."""
-    wanted = [o for o in overrides if o.partition("=")[0] in _OF_ONE_MODEL]
-    if not wanted:
-        return None
-    known = [m.key for m in study.models]
-    chosen = list(dict.fromkeys(known if models is None else models))
-    if len(chosen) != 1 or chosen[0] not in known:
-        raise ValueError(
-            f"override {wanted[0]!r}: weights are those of one model; say in whose place with "
-            f"--models and one of {', '.join(known)}"
-        )
-    return chosen[0]
-
-
-def _unpinned(plain: RunConfig, changed: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """``changed`` without the revision of the checkpoint that an override has replaced."""
-    given = any(o.partition("=")[0] == "revision" for o in overrides)
-    if given or changed.checkpoint == plain.checkpoint:
-        return changed
-    return replace(changed, revision=None)
-
-
-def _check_family(study: Plan, config: RunConfig) -> None:
-    """ValueError if the checkpoint is of another family than the model in whose place it stands.
-    Of an unknown name on the hub nothing can be said before the download."""
-    from sgpo.core.models import read_config  # imports torch, which a plain plan needs not
-
-    family = next(m.family for m in study.models if m.key == config.model)
-    if config.checkpoint is None:
-        raise ValueError("checkpoint=none: must be a directory or a name on the hub")
-    directory = Path(config.checkpoint).expanduser()
-    if directory.is_dir():
-        kind = read_config(directory).get("model_type")
-    else:
-        families = {c.name: c.family for c in CHECKPOINTS.values()}
-        kind = families.get(config.checkpoint, family)
-    if kind != family:
-        raise ValueError(
-            f"checkpoint={config.checkpoint}: model_type={kind!r}, {config.model} is of the family "
-            f"{family!r} and prompted as such; put it in the place of a model of its own family "
-            "with --models"
-        )
-
-
-def _relabelled(study: Plan, changed: Plan) -> tuple[Model, ...]:
-    """The models of ``changed``, named after the checkpoint that an override put in their place:
-    a stand-in must not pass for the model of the profile."""
-    entry, models = changed.methods[0], []
-    for model in study.models:
-        config = entry.config(model.key, study.seeds[0])
-        if config.checkpoint != study.methods[0].config(model.key, study.seeds[0]).checkpoint:
-            label = f"{Path(config.checkpoint).name} in place of {model.label}"
-            model = replace(model, label=label)
-        models.append(model)
-    return tuple(models)
+def small_sets(configs: Sequence[RunConfig]) -> list[str]:
+    """A line for every part of a training set of which a step of some run takes all."""
+    small = [c for c in configs if c.train and c.train.problems_per_step == _most_in_a_step(c)]
+    lines = (
+        f"{c.data.source}, {c.data.split}: a small set, each step takes "
+        f"{c.train.problems_per_step} problems (train.problems_per_step)"
+        for c in small
+    )
+    return list(dict.fromkeys(lines))
 
 
 def limited(study: Plan) -> tuple[Benchmark, ...]:

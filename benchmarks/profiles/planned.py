@@ -24,7 +24,7 @@ from benchmarks.profiles.overrides import (
     limited,
     overridden,
 )
-from benchmarks.profiles.variants import derived
+from benchmarks.profiles.variants import derived, with_experiments, with_variants
 from benchmarks.store import experiments
 from benchmarks.store.records import SGPO_VARIANTS
 
@@ -51,16 +51,18 @@ def planned_study(
         study = with_problems(study, problems)
     if overrides:
         study = overridden(study, overrides, models)
-    study = replace(study, benchmarks=limited(study))
+    study = replace(study, benchmarks=limited(study), overrides=tuple(overrides))
     if variants:
-        study = module.extended(study)
-    return replace(study, overrides=tuple(overrides))
+        study = with_variants(study, module.VARIANT_MODELS)
+        if profile == "mini":  # whose tuned rates the experiments keep
+            study = with_experiments(study)
+    return study
 
 
 def user_method(study: Plan, path: Path) -> MethodEntry:
     """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
-    planned = {entry.key for entry in study.methods} | set(SGPO_VARIANTS)
-    if path.stem in planned | {*experiments.METHODS}:
+    planned = {entry.key for entry in study.methods} | {*SGPO_VARIANTS, *experiments.METHODS}
+    if path.stem in planned:
         raise ValueError(
             f"method file {str(path)!r}: {path.stem!r} is a method of this profile already; "
             "rename the file"
@@ -68,7 +70,7 @@ def user_method(study: Plan, path: Path) -> MethodEntry:
     module = load_method_file(path)
 
     def change(plain: RunConfig) -> RunConfig:
-        return replace(plain, method=path.stem, settings=module.CONFIG())
+        return replace(plain, settings=module.CONFIG())
 
     label = getattr(module, "LABEL", path.stem)
     file = str(path.resolve())
@@ -95,8 +97,7 @@ def with_problems(study: Plan, files: Sequence[Path]) -> Plan:
         return replace(plain, evaluation=replace(old, **both))
 
     methods = tuple(derived(entry, change) for entry in study.methods)
-    changed = replace(study, methods=methods, benchmarks=(*study.benchmarks, *added))
-    return replace(changed, benchmarks=limited(changed))
+    return replace(study, methods=methods, benchmarks=(*study.benchmarks, *added))
 
 
 def planned_run(
@@ -111,19 +112,11 @@ def planned_run(
     ``model`` None: the first that the method is planned on."""
     check_overrides(overrides, one_run=True)
     own = [Path(method)] if method.endswith(".py") else []
-    study = planned_study(
-        profile,
-        seed + 1,
-        own,
-        overrides,
-        variants=True,
-        models=None if model is None else [model],
-        problems=problems,
-    )
+    asked = None if model is None else [model]
+    study = planned_study(profile, seed + 1, own, overrides, True, asked, problems)
     entry = study.entry(own[0].stem if own else method)
     models = [m.key for m in study.models + study.extra_models]
-    if model is None:
-        model = (entry.models or models)[0]
+    model = model or (entry.models or models)[0]
     if model not in models:
         raise ValueError(unknown("model", model, models, f"`sgpo list models --profile {profile}`"))
     cell = Cell(entry.config(model, seed))

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from benchmarks.config import Model, Plan, RunConfig
 from benchmarks.profiles import mini
-from benchmarks.profiles.variants import derived, to_budget, with_variants
+from benchmarks.profiles.variants import derived, to_budget
 from sgpo.mini.specs import MODELS
 
 MODEL = "qwen-s"
@@ -34,20 +34,16 @@ def _shortened(full: RunConfig) -> RunConfig:
     )
 
 
+METHODS = tuple(derived(entry, _shortened) for entry in mini.METHODS)
+KIN = tuple(derived(derived(entry, _shortened), to_budget) for entry in mini.KIN)
+
+
 def study(num_seeds: int = 2) -> Plan:
     """Every method of the mini study on its smallest model, two worlds."""
     return Plan(
         name="quick",
         models=(Model(MODEL, MODELS[MODEL].label, MODELS[MODEL].family),),
-        methods=tuple(derived(entry, _shortened) for entry in mini.METHODS),
+        methods=METHODS,
         seeds=tuple(range(num_seeds)),
         benchmarks=tuple(replace(b, num_problems=NUM_PROBLEMS, k=SAMPLES) for b in mini.BENCHMARKS),
     )
-
-
-KIN = tuple(derived(derived(entry, _shortened), to_budget) for entry in mini.KIN)
-
-
-def extended(plain: Plan) -> Plan:
-    """``plain`` with SGPO's variants; the experiments past the paper need the mini study."""
-    return with_variants(plain, VARIANT_MODELS)

@@ -7,18 +7,12 @@ was tuned: with 100 small steps at the paper's learning rate expect small differ
 
 from __future__ import annotations
 
-from benchmarks.config import MethodEntry, Plan
-from benchmarks.profiles.paper import Recipe, table_study
-from benchmarks.profiles.variants import with_variants
-
-PROFILE = "single_gpu"
-MODELS = ("qwen2.5-0.5b", "qwen2.5-1.5b")  # paper: 1.5B; 0.5B: ours
-VARIANT_MODELS = ("qwen2.5-1.5b",)  # ours (paper: 7B)
-NODES = dict.fromkeys(MODELS, 1)
-GPUS_PER_NODE = 1
+from benchmarks.config import MethodEntry
+from benchmarks.profiles.published import Recipe
 
 RECIPE = Recipe(
-    profile=PROFILE,
+    profile="single_gpu",
+    nodes={"qwen2.5-0.5b": 1, "qwen2.5-1.5b": 1},  # paper: 1.5B; 0.5B: ours
     data="data/openr1-8k",  # ours
     trace_tokens=8192,  # ours (paper: 16K)
     rollout_tokens=8192,  # ours (paper: 16K)
@@ -27,14 +21,6 @@ RECIPE = Recipe(
     problems_per_step=32,  # ours (paper, inferred: 128)
     micro_batch_tokens=16_384,  # ours: fits 80 GB with 1.5B weights
 )
+VARIANT_MODELS = ("qwen2.5-1.5b",)  # ours (paper: 7B)
 KIN: tuple[MethodEntry, ...] = ()
-
-
-def study(num_seeds: int = 1) -> Plan:
-    """Five methods and their starting points on two models, one seed."""
-    return table_study(RECIPE, MODELS, num_seeds)
-
-
-def extended(plain: Plan) -> Plan:
-    """``plain`` with SGPO's variants on the larger model."""
-    return with_variants(plain, VARIANT_MODELS)
+study = RECIPE.plan

@@ -1,8 +1,9 @@
-"""The ablations of Tables 2, 3, 6 and 7 and the variants past the paper, as methods of a study.
+"""SGPO's variants and the experiments past the paper, as methods and models added to a study.
 
-Each is the study's SGPO with the named fields of ``SGPOConfig`` changed and nothing else: the same
-warm-up checkpoint, learning rate, steps and samples. "w/o strategy distillation" (Table 2) is
-SFT+GRPO, which every study has.
+Each variant is the study's SGPO with the named fields of ``SGPOConfig`` changed and nothing else:
+the same warm-up checkpoint, learning rate, steps and samples. "w/o strategy distillation" (Table 2)
+is SFT+GRPO, which every study has. What an experiment varies is the only thing that differs from
+the run of the study that it stands beside, whose tuned settings it keeps.
 """
 
 from __future__ import annotations
@@ -10,65 +11,44 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from benchmarks.config import MethodEntry, Plan, RunConfig
+from benchmarks.config import MethodEntry, Model, Plan, RunConfig
+from benchmarks.store import experiments as names
+from sgpo.mini.specs import MODELS
 
 # key, label, fields of SGPOConfig that differ from SGPO's
 VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("sgpo_no_grpo", "SGPO w/o autonomous GRPO", {"autonomous_term": False}),  # paper, Table 2
-    (
-        "sgpo_no_proximal",
-        "SGPO w/o all proximal constraints",
-        {"select_target": False, "kl_threshold": math.inf},  # paper, Table 2
-    ),
+    ("sgpo_no_proximal", "SGPO w/o all proximal constraints",
+     {"select_target": False, "kl_threshold": math.inf}),  # paper, Table 2
     ("sgpo_no_clip", "SGPO w/o KL clipping", {"kl_threshold": math.inf}),  # paper, Table 2
     ("sgpo_no_selection", "SGPO w/o target selection", {"select_target": False}),  # paper, Table 2
-    (
-        "sgpo_fixed_alpha",
-        "SGPO, fixed alpha=1.0",
-        {"alpha_mode": "fixed", "alpha_fixed": 1.0},  # paper, Tables 2 and 7
-    ),
-    (
-        "sgpo_group_alpha",
-        "SGPO, group-advantage alpha",
-        {"alpha_mode": "group_advantage"},  # paper, Table 7
-    ),
+    ("sgpo_fixed_alpha", "SGPO, fixed alpha=1.0",
+     {"alpha_mode": "fixed", "alpha_fixed": 1.0}),  # paper, Tables 2 and 7
+    ("sgpo_group_alpha", "SGPO, group-advantage alpha",
+     {"alpha_mode": "group_advantage"}),  # paper, Table 7
     ("sgpo_nll", "SGPO, direct SFT", {"distillation": "nll"}),  # paper, Table 3
     ("sgpo_reverse", "SGPO, reverse KL", {"direction": "reverse"}),  # paper, Table 6
-    ("sgpo_delta0.5", "SGPO, delta=0.5", {"kl_threshold": 0.5}),  # ours
-    ("sgpo_delta1.2", "SGPO, delta=1.2", {"kl_threshold": 1.2}),  # ours
-    ("sgpo_delta1.5", "SGPO, delta=1.5", {"kl_threshold": 1.5}),  # ours
-    ("sgpo_delta2", "SGPO, delta=2", {"kl_threshold": 2.0}),  # ours
-    ("sgpo_delta3", "SGPO, delta=3", {"kl_threshold": 3.0}),  # ours
+    *((f"sgpo_delta{delta:g}", f"SGPO, delta={delta:g}", {"kl_threshold": delta})
+      for delta in (0.5, 1.2, 1.5, 2.0, 3.0)),  # ours
     ("sgpo_frozen", "SGPO, teacher frozen", {"teacher": "initial"}),  # ours
-    (
-        "sgpo_meanlogp",
-        "SGPO, length-normalised selection",
-        {"length_normalized_selection": True},  # ours
-    ),
-)
+    ("sgpo_meanlogp", "SGPO, length-normalised selection",
+     {"length_normalized_selection": True}),  # ours
+)  # fmt: skip
 
 
-def with_variants(study: Plan, models: tuple[str, ...]) -> Plan:
-    """``study`` with every variant of its SGPO, on ``models`` only.
-
-    Overrides come first: the variants start from the study's SGPO as overridden, and what a variant
-    changes wins over an override of the same field, so that its label stays true.
-    """
-    sgpo = study.entry("sgpo")
-    extra = tuple(_variant(sgpo, models, *variant) for variant in VARIANTS)
-    return replace(study, methods=study.methods + extra)
-
-
-def _variant(
-    sgpo: MethodEntry, models: tuple[str, ...], key: str, label: str, changes: dict[str, Any]
+def derived(
+    entry: MethodEntry, change: Callable[[RunConfig], RunConfig], **fields: Any
 ) -> MethodEntry:
-    def change(full: RunConfig) -> RunConfig:
-        plain = to_budget(full)
-        return replace(plain, method=key, settings=replace(plain.settings, **changes))
+    """``entry`` with ``change`` applied to each of its configs, and with other ``fields``."""
 
-    return derived(sgpo, change, key=key, label=label, models=models)
+    def config(model: str, seed: int) -> RunConfig:
+        changed = change(entry.config(model, seed))
+        return replace(changed, method=fields.get("key", changed.method))
+
+    return replace(entry, config=config, **fields)
 
 
 def to_budget(full: RunConfig) -> RunConfig:
@@ -80,12 +60,72 @@ def to_budget(full: RunConfig) -> RunConfig:
     return replace(full, train=replace(train, num_steps=steps, budget_steps=None))
 
 
-def derived(
-    entry: MethodEntry, change: Callable[[RunConfig], RunConfig], **fields: Any
-) -> MethodEntry:
-    """``entry`` with ``change`` applied to each of its configs, and with other ``fields``."""
+def _changed(full: RunConfig, **settings: Any) -> RunConfig:
+    plain = to_budget(full)
+    return replace(plain, settings=replace(plain.settings, **settings))
 
-    def config(model: str, seed: int) -> RunConfig:
-        return change(entry.config(model, seed))
 
-    return replace(entry, config=config, **fields)
+def with_variants(study: Plan, models: tuple[str, ...]) -> Plan:
+    """``study`` with every variant of its SGPO, on ``models`` only.
+
+    Overrides come first: the variants start from the study's SGPO as overridden, and what a variant
+    changes wins over an override of the same field, so that its label stays true.
+    """
+    sgpo = study.entry("sgpo")
+    extra = tuple(
+        derived(sgpo, partial(_changed, **fields), key=key, label=label, models=models)
+        for key, label, fields in VARIANTS
+    )
+    return replace(study, methods=study.methods + extra)
+
+
+def with_experiments(study: Plan) -> Plan:
+    """The mini ``study``, with SGPO's variants in it, and the runs of every experiment."""
+    large, seeds = MODELS[names.LARGE_MODEL], len(study.seeds)
+    placed: dict[str, dict[str, int]] = {entry.key: {} for entry in study.methods}
+    for key in names.LARGE_METHODS:
+        placed[key][large.key] = names.SEEDS
+    for key in placed.keys() & {*names.REPEATED}:
+        placed[key][names.SECOND_MODEL] = seeds
+    masked = derived(
+        study.entry("sgpo"),
+        partial(_changed, distillation="nll_masked"),
+        key="sgpo_nll_masked",
+        label="SGPO, direct SFT with the mask",
+        extra=True,
+        models=study.entry("sgpo_nll").models,
+        also_on={names.SECOND_MODEL: seeds},
+    )
+    methods = [replace(entry, also_on=placed[entry.key]) for entry in study.methods]
+    return replace(
+        study,
+        methods=(*methods, masked, *_distilled(study)),
+        extra_models=(Model(large.key, large.label, large.family, extra=True),),
+    )
+
+
+def _distilled(study: Plan) -> list[MethodEntry]:
+    """The way from SGPO's distillation to on-policy self-distillation, one change after another."""
+    guided, own = study.entry("sgpo_no_grpo"), study.entry("opsd")
+    plain = {"kl_threshold": math.inf, "select_target": False, "alpha_mode": "fixed"}
+
+    def faster(full: RunConfig, **settings: Any) -> RunConfig:
+        rate = own.config(full.model, full.seed).train.learning_rate
+        changed = _changed(full, **settings)
+        return replace(changed, train=replace(changed.train, learning_rate=rate))
+
+    forward = partial(_changed, direction="forward")
+    steps = (
+        (guided, "distil_rate", "SGPO's distillation, faster", faster),
+        (guided, "distil_plain", "KL on all correct guided samples", partial(faster, **plain)),
+        (guided, "distil_guided", "KL on all correct guided samples, first weights teach",
+         partial(faster, teacher="initial", **plain)),
+        (own, "distil_own", "KL on own samples", partial(forward, teacher="itself")),
+        (own, "distil_frozen", "KL on own samples, first weights teach",
+         partial(forward, teacher="initial")),
+    )  # fmt: skip
+    fields = {"extra": True, "models": names.DISTIL_MODELS, "also_on": {}}
+    return [
+        derived(entry, change, key=key, label=label, **fields)
+        for entry, key, label, change in steps
+    ]

@@ -366,9 +366,7 @@ def print_tasks(tasks: Sequence[Task], results: Path, jobs: int) -> None:
     left = unfinished(tasks, results)
     for task in tasks:
         state = "to run" if task in left else "finished"
-        on_gpu = isinstance(task, Cell) and task.config.device == "cuda"
-        where = "on one GPU at most (not measured)" if on_gpu else "on one core"
-        print(f"{task.run_id:40} {state:9} about {clock(expected_cost(task))} {where}")
+        print(f"{task.run_id:40} {state:9} about {clock(expected_cost(task))} on one core")
     cost = {task.run_id: expected_cost(task) for task in left}
     # No cell is split over jobs: what waits for each other takes its time however many there are.
     chains = [cost[t.run_id] + sum(cost.get(n.run_id, 0.0) for n in needs(t)) for t in left]

@@ -24,7 +24,6 @@ COST_OF_LESSON, LESSON_STEPS = 60.0, 120
 COST_OF_FOUNDATION, FOUNDATION_STEPS = 400.0, 1600  # measured: the first world's base minus others
 COST_OF_EVALUATION = 6.0  # of one budget
 COST_OF_SFT_STEP, COST_OF_RL_STEP = 0.13, 1.0
-COST_ON_GPU = 600.0  # of a lab cell at most: what that profile was made for, not measured
 COST_OF_ANALYSIS = {"steps": 12.0, "plans": 14.0, "strategies": 3.0}
 # stage -> where in a cell it starts and how much of it it takes
 SPANS = {
@@ -44,8 +43,6 @@ def expected_cost(cell: Planned) -> float:
     config = cell.config
     if config.checkpoint is not None:
         return 3600 * gpu_hours(shape_of(config), config)
-    if config.device == "cuda":
-        return COST_ON_GPU
     limits = config.evaluation
     share = (limits.problem_limit or 256) / 256 * (limits.sample_limit or 4) / 4
     budgets = 4 if config.train and config.train.budget_steps else 1
@@ -69,7 +66,7 @@ def pretraining(left: Sequence[Cell], cache: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     lessons = {(c.config.model, c.config.seed) for c in left if c.config.train is None}
     for config in (cell.config for cell in left):
-        if config.checkpoint is not None or config.device == "cuda":
+        if config.checkpoint is not None:
             continue
         model, seconds = config.model, 0.0
         if model not in found and not any(cache.glob(f"{model}-foundation-*")):

@@ -1,6 +1,6 @@
 """The experiments past the paper by name: which runs each one reads.
 
-The plan (``benchmarks.profiles.experiments``) and the figures both take the keys from here, so
+The plan (``benchmarks.profiles.variants``) and the figures both take the keys from here, so
 that they cannot disagree. Imports no torch.
 """
 

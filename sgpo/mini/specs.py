@@ -14,7 +14,7 @@ INITIALIZER_RANGE = 0.1
 class ModelSpec:
     """One mini model; ``family`` is ``qwen2`` or ``llama``, sizes are in units of the config.
 
-    ``initializer_range`` and ``rate``, the learning rate of foundation and lesson, fall with width.
+    ``rate``: the learning rate of foundation and lesson.
     """
 
     key: str
@@ -45,30 +45,8 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
-def _lab(key: str, label: str, family: str, hidden: int, layers: int) -> ModelSpec:
-    """A model of the lab profile: about ``12 * layers * hidden**2`` weights, heads of 32."""
-    return ModelSpec(
-        key, label, family, hidden, 3 * hidden, layers, hidden // 32, hidden // 64,
-        initializer_range=round(hidden**-0.5, 4), rate=round(3e-3 * 64 / hidden, 6),
-    )  # fmt: skip
-
-
-LAB_MODELS: dict[str, ModelSpec] = {
-    spec.key: spec
-    for spec in (
-        _lab("lab-qwen-1m", "lab-Qwen2-1M", "qwen2", 128, 5),
-        _lab("lab-qwen-4m", "lab-Qwen2-4M", "qwen2", 192, 9),
-        _lab("lab-qwen-16m", "lab-Qwen2-16M", "qwen2", 384, 9),
-        _lab("lab-qwen-50m", "lab-Qwen2-50M", "qwen2", 640, 10),
-        _lab("lab-llama-4m", "lab-Llama-4M", "llama", 192, 9),
-        _lab("lab-llama-16m", "lab-Llama-16M", "llama", 384, 9),
-    )
-}
-
-
 def model_spec(key: str) -> ModelSpec:
     """The spec of a key. Raises ValueError that lists the known keys."""
-    known = MODELS | LAB_MODELS
-    if key not in known:
-        raise ValueError(f"unknown mini model {key!r}; choose one of {', '.join(known)}")
-    return known[key]
+    if key not in MODELS:
+        raise ValueError(f"unknown mini model {key!r}; choose one of {', '.join(MODELS)}")
+    return MODELS[key]

@@ -13,12 +13,10 @@ import standin
 
 from benchmarks.cli import main as sgpo
 from benchmarks.config import Cell
-from benchmarks.data.checkpoints import CHECKPOINTS
 from benchmarks.data.problems import data_source, write_problems
-from benchmarks.plan import cost as gpu_cost
-from benchmarks.plan import preflight
+from benchmarks.plan import cost, preflight
 from benchmarks.plan.cost import GIB
-from benchmarks.plan.preflight import Hardware, this_machine
+from benchmarks.plan.preflight import Hardware
 from benchmarks.profiles.planned import planned_study
 from sgpo.core import models
 from sgpo.core.config import apply_overrides
@@ -125,39 +123,31 @@ def test_each_obstacle_is_one_clear_line(tmp_path, prepared, change, settings, e
     assert expected in lines[0] and "\n" not in lines[0]
 
 
-def sparse(path: Path, size: float) -> None:
-    """A file of that many bytes that takes no room."""
-    path.parent.mkdir(parents=True)
-    with path.open("wb") as file:
-        file.truncate(int(size))
-
-
-def test_a_run_that_was_interrupted_asks_for_no_more_than_it_lacks(tmp_path, prepared, monkeypatch):
-    monkeypatch.setattr(preflight, "_in_cache", lambda config: True)
+def test_a_run_that_was_interrupted_asks_for_no_more_than_it_lacks(tmp_path):
     config = CONFIG["single_gpu", "qwen2.5-1.5b", "sgpo"]
-    weights = 1_543_714_304  # three resume states of 12 bytes each, then 4 are kept
-    config = replace(config, data=replace(config.data, source=prepared))
     cells = [Cell(config), Cell(replace(config, seed=1))]
-    runs = [tmp_path / "results" / "runs" / cell.run_id for cell in cells]
+    runs = [tmp_path / "runs" / cell.run_id for cell in cells]
+    weights = 1_543_714_304  # three resume states of 12 bytes each, then 4 are kept
+    whole = cost.disk(cells)
+    assert whole.training == 3 * 12 * weights and whole.download == 2 * weights
+    samples = whole.kept - 2 * 4 * weights
 
-    def lacks(gigabytes: float) -> None:
-        for free, count in ((gigabytes + 1, 0), (gigabytes - 1, 1)):
-            here = replace(ENOUGH, disk_free=free * 1e9)
-            assert len(preflight.obstacles(cells, tmp_path / "results", here)) == count
+    def left(name: str, run: Path, size: int) -> tuple[float, float]:
+        path = run / name / "file"  # a sparse one, which takes no room
+        path.parent.mkdir(parents=True)
+        with path.open("wb") as file:
+            file.truncate(size)
+        found = cost.disk(cells, tmp_path)
+        return found.training, found.kept
 
-    kept = gpu_cost.disk(CHECKPOINTS["qwen2.5-1.5b"].shape, config).kept / 1e9
-    samples, states = kept - 4 * weights / 1e9, 12 * weights / 1e9
-    lacks(2 * kept + 3 * states)
-    sparse(runs[0] / "checkpoints" / "step-20" / "model.safetensors", 24 * weights)
-    lacks(2 * kept + states)
-    sparse(runs[1] / "checkpoints" / "step-20" / "model.safetensors", 24 * weights)
-    lacks(2 * kept)  # states of one never make room for the weights of both
-    (runs[0] / "checkpoints").rename(tmp_path / "gone")
-    sparse(runs[0] / "model" / "model.safetensors", 4 * weights)
-    lacks(kept + samples + states)
-    (runs[1] / "checkpoints").rename(tmp_path / "gone too")
-    sparse(runs[1] / "model" / "model.safetensors", 4 * weights)
-    lacks(2 * samples)  # both are trained
+    assert left("checkpoints", runs[0], 24 * weights) == (12 * weights, whole.kept)
+    # states of one never make room for the weights of both
+    assert left("checkpoints", runs[1], 24 * weights) == (0.0, whole.kept)
+    for run in runs:
+        (run / "checkpoints").rename(run / "gone")
+    states = 3 * 12 * weights  # of the other one
+    assert left("model", runs[0], 4 * weights) == (states, 4 * weights + samples)
+    assert left("model", runs[1], 4 * weights) == (0.0, samples)
 
 
 def test_what_is_no_obstacle_is_not_named(tmp_path, prepared):
@@ -229,13 +219,6 @@ def test_all_obstacles_come_at_once_and_nothing_is_written(tmp_path, capsys, mon
     assert sgpo(arguments) == 2
     assert "3 things stand in the way:" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_this_machine_is_described(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    here = this_machine(tmp_path / "not" / "yet")
-    assert here.host_memory > GIB and 0 < here.disk_free <= shutil.disk_usage(tmp_path).total
-    assert (here.rank, here.ranks, here.local_ranks) == (0, 4, 1)
 
 
 def test_a_model_that_the_library_read_wrongly_is_refused(tmp_path, monkeypatch):

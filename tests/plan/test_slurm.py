@@ -76,29 +76,25 @@ def test_paper_has_a_job_a_cell_that_runs_this_cell_alone(tmp_path, monkeypatch)
         assert f"--nnodes {nodes} --nproc-per-node 8 " in scripts[f"{name}.sbatch"]
 
 
-@pytest.mark.parametrize("profile", ["paper", "single_gpu"])
-def test_every_script_parses_and_so_does_every_command_in_it(tmp_path, monkeypatch, profile):
-    options = ("--profile", profile, "--seeds", "2", "--all", "--set", "train.num_steps=5")
-    for name, text in written(tmp_path, monkeypatch, *options).items():
-        checked = subprocess.run(["bash", "-n", "-c", text], capture_output=True, text=True)
-        assert checked.returncode == 0, (name, checked.stderr)
-        assert not text.count("\t") and "set -euo pipefail" in text
-        if name != "submit.sh":
-            assert commands(text), name
+def test_every_script_parses_and_waits_for_what_it_needs(tmp_path, monkeypatch):
+    scripts = written(
+        tmp_path, monkeypatch, "--models", "qwen2.5-7b", "--seeds", "2", "--set",
+        "train.num_steps=5",
+    )  # fmt: skip
+    loop = f"for file in {tmp_path}/scripts/*.*; do bash -n $file || exit 1; done"
+    checked = subprocess.run(["bash", "-c", loop], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    for name, text in scripts.items():
+        assert "set -euo pipefail" in text
+        assert commands(text) or name == "submit.sh"
         for words in commands(text):
             assert callable(_parser().parse_args(words).run)
-
-
-def test_jobs_wait_for_what_they_need(tmp_path, monkeypatch):
-    submit = written(tmp_path, monkeypatch, "--models", "qwen2.5-7b", "--seeds", "2")["submit.sh"]
-    waits, order = {}, []
-    wait = r"(?:.*--dependency=\"(\w+):([^\"]*)\")?"
-    pattern = rf"id\[([^]]+)\]=\$\(sbatch --parsable{wait} \"(.*)\"\)"
-    for name, kind, after, file in re.findall(pattern, submit):
+    waits: dict[str, tuple[str, list[str]]] = {}
+    pattern = r"id\[(.*?)\]=\$\(sbatch --parsable(?:.*--dependency=\"(\w+)(.*?)\")? \"(.*)\"\)"
+    for name, kind, after, file in re.findall(pattern, scripts["submit.sh"]):
         waits[name] = (kind, re.findall(r"id\[([^]]+)\]", after))
         assert file == f"{name}.sbatch"
-        assert all(other in order for other in waits[name][1])  # submitted before
-        order.append(name)
+        assert {*waits[name][1]} <= {*waits} - {name}  # submitted before
     assert waits["data"] == ("", []) and waits["strategies"] == ("afterok", ["data"])
     assert waits["qwen2.5-7b-base-s0"] == ("afterok", ["strategies"])
     assert waits["qwen2.5-7b-sft_full-s1"] == ("afterok", ["strategies"])
@@ -106,8 +102,8 @@ def test_jobs_wait_for_what_they_need(tmp_path, monkeypatch):
         for seed in (0, 1):
             expected = ("afterok", [f"qwen2.5-7b-sft-s{seed}"])
             assert waits[f"qwen2.5-7b-{method}-s{seed}"] == expected
-    assert waits["report"] == ("afterany", [n for n in order if n != "report"])
-    assert "qwen2.5-7b-base-s1" not in waits and len(order) == 16
+    assert waits["report"] == ("afterany", [n for n in waits if n != "report"])
+    assert "qwen2.5-7b-base-s1" not in waits and len(waits) == 16
 
 
 def test_submit_hands_every_job_to_sbatch_in_that_order(tmp_path, monkeypatch):
@@ -144,36 +140,20 @@ def test_submit_hands_every_job_to_sbatch_in_that_order(tmp_path, monkeypatch):
     assert "#SBATCH --account=me\n" in (tmp_path / "scripts" / "data.sbatch").read_text()
 
 
-def test_weights_of_the_hub_are_fetched_at_their_revision_and_jobs_stay_offline(
-    tmp_path, monkeypatch
-):
+def test_the_data_job_brings_all_that_jobs_without_a_network_need(tmp_path, monkeypatch):
     scripts = written(tmp_path, monkeypatch, "--models", "llama-3.1-8b", "--methods", "base")
-    pinned = CHECKPOINTS["llama-3.1-8b"]
-    assert f"hf download {pinned.name} --revision {pinned.revision} " in scripts["data.sbatch"]
+    pinned, data = CHECKPOINTS["llama-3.1-8b"], scripts["data.sbatch"]
+    assert f"hf download {pinned.name} --revision {pinned.revision} " in data
     assert "export HF_HUB_OFFLINE=1\n" in scripts["llama-3.1-8b-base-s0.sbatch"]
-    assert "--max-tokens 16384 --out data/openr1-16k" in scripts["data.sbatch"]
-
-
-@pytest.mark.parametrize("profile", ["paper", "single_gpu"])
-def test_the_training_set_is_the_same_whatever_models_are_run(tmp_path, monkeypatch, profile):
-    """Its hash is part of every run's address, so it must not depend on who comes first."""
-    prepared = set()
-    for model in (m.key for m in planned_study(profile, None).models):
-        scripts = written(tmp_path, monkeypatch, "--profile", profile, "--models", model)
-        (words,) = (w for w in commands(scripts["data.sbatch"]) if w[:2] == ["data", "prepare"])
-        prepared.add(tuple(words))
-    (words,) = prepared
-    assert words[words.index("--tokenizer") + 1] == "Qwen/Qwen2.5-1.5B-Instruct"
-    own = written(tmp_path, monkeypatch, "--profile", profile, "--tokenizer", "my/model")
-    assert "--tokenizer my/model " in own["data.sbatch"]
-
-
-def test_data_that_are_given_are_not_prepared_again(tmp_path, monkeypatch):
-    given = ("--models", "qwen2.5-1.5b", "--set", "data.source=somewhere@123")
-    scripts = written(tmp_path, monkeypatch, *given)
-    assert "data.sbatch" not in scripts and "strategies.sbatch" not in scripts
-    assert "HF_HUB_OFFLINE" not in scripts["qwen2.5-1.5b-base-s0.sbatch"]
-    assert '[base-s0]=$(sbatch --parsable "' in scripts["submit.sh"].replace("qwen2.5-1.5b-", "")
+    # Its hash is part of every run's address, so it must not depend on which models are run.
+    assert "--tokenizer Qwen/Qwen2.5-1.5B-Instruct --max-tokens 16384 --out data/openr1-16k" in data
+    given = ("--models", "qwen2.5-1.5b", "--set", "data.source=somewhere@123", "--out", "other")
+    assert sgpo(["slurm", *given]) == 0  # data that are given are not prepared again
+    names = {path.name for path in (tmp_path / "other").iterdir()}
+    assert not names & {"data.sbatch", "strategies.sbatch"}
+    assert "HF_HUB_OFFLINE" not in (tmp_path / "other/qwen2.5-1.5b-base-s0.sbatch").read_text()
+    submit = (tmp_path / "other" / "submit.sh").read_text()
+    assert 'id[qwen2.5-1.5b-base-s0]=$(sbatch --parsable "' in submit
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
