@@ -294,7 +294,6 @@ def _data(verbs: Verbs) -> None:
     )
     add("--suite", type=_names, default=REAL_SUITES, help="benchmarks (default: all four)")
     add("--data", type=Path, help="a prepared training set to check as well")
-    add("--report", type=Path, help="write what was found as JSON")
 
     add = _verb(
         verbs, "strategies", "data.commands:strategies_command",
@@ -307,13 +306,9 @@ def _data(verbs: Verbs) -> None:
     add("--scorer", help="model that scores (default: the same)")
     add("--key-variable", default="OPENAI_API_KEY", help="variable with the key (%(default)s)")
     add("--candidates", type=_positive, default=5, help="a problem (%(default)s)")
-    add("--max-tokens", type=_positive, default=8192, help="of a reply (%(default)s)")
     add("--concurrency", type=_positive, default=16, help="problems at once (%(default)s)")
     add("--timeout", type=float, default=600.0, help="seconds of one request (%(default)s)")
-    add("--price-in", type=_price, default=0.0, help="of a million prompt tokens")
-    add("--price-out", type=_price, default=0.0, help="of a million completion tokens")
-    add("--budget", type=_price, help="stop when this run has spent so much")
-    add("--limit", type=_positive, help="a pilot on the first problems: prints the cost of all")
+    add("--limit", type=_positive, help="a pilot on the first problems: says what all would take")
 
 
 def _cluster(verbs: Verbs) -> None:
@@ -566,10 +561,6 @@ def _seconds(text: str) -> float:
         return _number(number, float, asked, 1e-9) * units.get(text[-1], 1)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r}: must be {asked}") from None
-
-
-def _price(text: str) -> float:
-    return _number(text, float, "a number of at least 0", 0)
 
 
 def _test_sets(text: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from benchmarks.data.checkpoints import CHECKPOINTS
 from benchmarks.data.hub import go_offline
-from benchmarks.data.prepare import Preparation, prepare
+from benchmarks.data.prepare import Preparation, prepare, print_set
 from benchmarks.data.problems import (
     STRATEGIES,
     data_source,
@@ -24,20 +24,11 @@ from benchmarks.data.problems import (
     problems_to_guide,
     write_rows,
 )
-from benchmarks.data.suites import SUITES, failed_golds, load_suite, local_file
+from benchmarks.data.suites import SUITES, failed_golds, load_suite
 from sgpo.core.files import read_json, write_json
 from sgpo.core.models import checkpoint_directory, load_tokenizer
 from sgpo.core.prompts import NATIVE, prompt_spec
-from sgpo.core.types import Problem
-from sgpo.strategies.ask import (
-    Endpoint,
-    EndpointSettings,
-    ExtractionSettings,
-    Outcome,
-    ReplyCache,
-    Spent,
-    extract,
-)
+from sgpo.strategies.ask import Asking, Outcome, ReplyCache, extract
 from sgpo.strategies.text import EXTRACTION_PROMPT, SCORING_PROMPT, quality_bands
 
 STEP = 64  # problems of a step in the real profiles
@@ -57,28 +48,15 @@ def prepare_command(options: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(directory)
     spec = prompt_spec(options.prompt or NATIVE, tokenizer)
     plan = Preparation(**{f.name: getattr(options, f.name) for f in fields(Preparation)})
-    with Progress() as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        summary = prepare(plan, tokenizer, spec, options.out, report)
-    for rule, entry in summary["removed"].items():
-        print(f"{rule:18} {entry['count']:6} removed")
+    summary = prepare(plan, tokenizer, spec, options.out)
+    print_set(summary, options.out)
     if plan.keep_unconfirmed:
-        print(f"{'unconfirmed traces':18} {summary['unconfirmed_traces']['count']:6} kept")
-    for split, count in summary["counts"].items():
-        print(f"{split:18} {count:6} problems")
+        print(f"{summary['unconfirmed_traces']['count']} unconfirmed traces are kept")
     if summary["without_trace"]:
         print(
             f"{summary['without_trace']} problems have no expert trace: the SFT warm-up, LUFFY, "
             "HPT and SRFT cannot learn from them"
         )
-    source = data_source(options.out)
-    print(f"report.json lists every id; a run names this set data.source={source}")
     smallest = min(summary["counts"].values())
     if 0 < smallest < STEP:
         print(f"the set is small: a step of a run takes at most its {smallest} problems")
@@ -91,32 +69,22 @@ def check_command(options: argparse.Namespace) -> int:
         go_offline()
     if options.data is not None and not options.data.is_dir():
         raise ValueError(f"--data {options.data}: no such directory; `sgpo data prepare` makes one")
-    report: dict[str, Any] = {"benchmarks": {}}
+    unexpected = 0
     for key in options.suite:
         problems = load_suite(key)  # names what there is if there is no such key
-        suite = SUITES[key]
         golds = failed_golds(problems)
-        report["benchmarks"][key] = {
-            "problems": len(problems),
-            "sha256": suite.sha256,
-            "local": local_file(key) is not None,
-            "gold_exceptions": [{"id": i, "phrasing": t} for i, t in golds],
-            "unexpected": [i for i, _ in golds if i not in suite.exceptions],
-        }
+        unexpected += sum(name not in SUITES[key].exceptions for name, _ in golds)
         print(
-            f"{suite.label:14} {len(problems):4} problems, content as expected, {len(golds)} gold "
-            "answers missed in some phrasing" + "".join(f"\n  {i}: {t!r}" for i, t in golds)
+            f"{SUITES[key].label:14} {len(problems):4} problems, content as expected, {len(golds)} "
+            "gold answers missed in some phrasing" + "".join(f"\n  {i}: {t!r}" for i, t in golds)
         )
     if options.data is not None:
-        report["training"] = _check_training(options.data)
-    if options.report is not None:
-        write_json(options.report, report)
-    return int(any(entry["unexpected"] for entry in report["benchmarks"].values()))
+        _check_training(options.data)
+    return int(unexpected > 0)
 
 
-def _check_training(directory: Path) -> dict[str, Any]:
+def _check_training(directory: Path) -> None:
     problems, rl = (prepared_problems(directory, split) for split in ("all", "rl"))
-    counts = {"warmup": len(problems) - len(rl), "rl": len(rl)}
     stated, actual = read_json(directory / "report.json")["files"], file_hashes(directory)
     changed = [name for name in stated if stated[name] != actual.get(name)]
     if changed:
@@ -125,10 +93,9 @@ def _check_training(directory: Path) -> dict[str, Any]:
         )
     guided = sum(p.strategy is not None for p in problems)
     print(
-        f"{counts['warmup']} warm-up, {counts['rl']} RL problems, {guided} with a strategy"
+        f"{len(problems) - len(rl)} warm-up, {len(rl)} RL problems, {guided} with a strategy"
         f"; a run names this set data.source={data_source(directory)}"
     )
-    return {"counts": counts, "files": actual, "with_strategies": guided}
 
 
 def strategies_command(options: argparse.Namespace) -> int:
@@ -138,29 +105,25 @@ def strategies_command(options: argparse.Namespace) -> int:
     if without:
         raise ValueError(f"--data {options.data}: problem {without[0]} has no expert trace")
     asked = problems[: options.limit]
-    settings = ExtractionSettings(
-        candidates=options.candidates, max_tokens=options.max_tokens, budget=options.budget
-    )
-    proposing = EndpointSettings(
+    asking = Asking(
         base_url=options.endpoint,
         model=options.model,
+        scorer=options.scorer or options.model,
         key_variable=options.key_variable,
+        candidates=options.candidates,
         concurrency=options.concurrency,
         timeout_seconds=options.timeout,
-        price_in=options.price_in,
-        price_out=options.price_out,
     )
-    scoring = replace(proposing, model=options.scorer or options.model)
     cache = ReplyCache(options.data / "strategy_replies.jsonl")
-    outcomes = asyncio.run(_ask(asked, proposing, scoring, settings, cache))
-    report = _report(outcomes, proposing, scoring, settings)
-    for name in ("spent", "total"):  # by this run, and with the replies of earlier ones
-        spent: Spent = getattr(cache, name)
-        report[name] = vars(spent) | {"money": spent.cost(proposing)}
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as bars:
+        task = bars.add_task("strategies", total=len(asked))
+        outcomes = asyncio.run(extract(asked, asking, cache, lambda: bars.advance(task)))
+    report = _report(outcomes, asking, cache)
     _print(report)
     undecided = [o for o in outcomes if not o.final]
     if len(asked) < len(problems):
-        return _pilot(report["total"]["money"], len(problems), len(asked), undecided)
+        return _pilot(report["total"], len(problems), len(asked), undecided)
     write_json(options.data / REPORT, report)
     if undecided:
         print(
@@ -185,61 +148,44 @@ def strategies_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pilot(money: float, total: int, asked: int, undecided: Sequence[Outcome]) -> int:
-    """What all would cost, from the problems that were decided; 1 if none was."""
+def _pilot(taken: dict[str, int], total: int, asked: int, undecided: Sequence[Outcome]) -> int:
+    """What all would take, from the problems that were decided; 1 if none was."""
     decided = asked - len(undecided)
     if not decided:
         print(f"a pilot: none of {asked} problems got a reply ({undecided[0].why}); nothing known")
         return 1
     print(
         f"a pilot: nothing written; all {total} problems would take about "
-        f"{money * total / decided:.2f} (so far {money:.2f})"
+        f"{_tokens({name: round(count * total / decided) for name, count in taken.items()})}"
     )
     return 0
 
 
-async def _ask(
-    problems: Sequence[Problem],
-    proposing: EndpointSettings,
-    scoring: EndpointSettings,
-    settings: ExtractionSettings,
-    cache: ReplyCache,
-) -> list[Outcome]:
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as bars:
-        task = bars.add_task("strategies", total=len(problems))
-
-        def tell(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
-
-        async with Endpoint(proposing, cache) as proposer, Endpoint(scoring, cache) as scorer:
-            return await extract(problems, proposer, scorer, settings, tell)
+def _tokens(taken: dict[str, int]) -> str:
+    return (
+        f"{taken['requests']} requests, {taken['prompt_tokens']} prompt and "
+        f"{taken['completion_tokens']} completion tokens"
+    )
 
 
-def _report(
-    outcomes: Sequence[Outcome],
-    proposing: EndpointSettings,
-    scoring: EndpointSettings,
-    settings: ExtractionSettings,
-) -> dict[str, Any]:
-    """What strategies_report.json holds besides the cost."""
+def _report(outcomes: Sequence[Outcome], asking: Asking, cache: ReplyCache) -> dict[str, Any]:
+    """What strategies_report.json holds. ``spent`` is what this run asked for, ``total`` with the
+    replies of earlier ones."""
     kept = [o.strategy.mean for o in outcomes if o.strategy]
     return {
-        "proposer": proposing.model,
-        "scorer": scoring.model,
-        "endpoint": proposing.base_url,
-        "prices_per_million": [proposing.price_in, proposing.price_out],
-        "settings": asdict(settings),
+        "settings": asdict(asking),
         "prompts_sha256": hashlib.sha256((EXTRACTION_PROMPT + SCORING_PROMPT).encode()).hexdigest(),
         "problems": len(outcomes),
         "with_strategy": len(kept),
         "mean_score": sum(kept) / len(kept) if kept else None,
         "bands": quality_bands(kept),
         "candidates": sum(o.num_candidates for o in outcomes),
-        "leaking_candidates": sum(len(o.leaking) for o in outcomes),
+        "leaking_candidates": sum(o.num_leaking for o in outcomes),
         "without": [
             {"id": o.problem_id, "why": o.why, "final": o.final} for o in outcomes if not o.strategy
         ],
+        "spent": dict(cache.spent),
+        "total": dict(cache.total),
     }
 
 
@@ -252,9 +198,4 @@ def _print(report: dict[str, Any]) -> None:
     print(f"{leaking} of {candidates} candidates leaked and were left out")
     for why, number in Counter(e["why"] for e in report["without"]).most_common(5):
         print(f"{number} without a strategy: {why}")
-    for name, when in (("spent", "this run"), ("total", "with the cache")):
-        cost = report[name]
-        print(
-            f"{when}: {cost['requests']} requests, {cost['prompt_tokens']} prompt and "
-            f"{cost['completion_tokens']} completion tokens, {cost['money']:.2f}"
-        )
+    print(f"this run: {_tokens(report['spent'])}\nwith the cache: {_tokens(report['total'])}")

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data.hub import fetch_dataset, go_offline, rows_of
-from benchmarks.data.prepare import find_overlaps, in_order, load_test_set, unconfirmed_traces
-from benchmarks.data.problems import (
-    DEV,
-    STRATEGIES,
-    data_source,
-    file_hashes,
-    question_id,
-    write_problems,
-    write_rows,
+from benchmarks.data.prepare import (
+    cleaned,
+    in_order,
+    load_tests,
+    print_set,
+    unconfirmed_traces,
+    without,
+    write_set,
 )
+from benchmarks.data.problems import DEV, STRATEGIES
 from benchmarks.data.suites import SUITES
-from sgpo.core.files import jsonl_rows, sha256_of, whole_directory, write_json
+from sgpo.core.files import jsonl_rows, sha256_of
 from sgpo.core.types import Problem
 
 HUB, SUBSET = "openai/gsm8k", "main"
@@ -61,39 +61,27 @@ def make_gsm8k(plan: Gsm8k, out: Path) -> dict[str, Any]:
         ValueError: ``out`` exists, a file cannot be read, a strategy is of no row, or too few
             problems are left.
     """
-    if out.exists():
-        raise ValueError(f"{out}: exists already; remove it or choose another --out")
-    tests = {name: load_test_set(name) for name in plan.test_sets}
+    tests = load_tests(plan.test_sets, out)
     origin, files = _source(plan)
     splits = {name: _problems(name, files(name)) for name in ("train", "test")}
     strategies = _strategies(plan, splits["train"])
     benchmark = in_order(splits["test"], plan.seed, "benchmark")[: plan.test]
-    kept, removed = _clean(splits["train"], tests | {BENCHMARK: benchmark})
+    kept, removed = cleaned(splits["train"], tests | {BENCHMARK: benchmark})
+    removed["unconfirmed_traces"] = unconfirmed_traces(kept)
+    kept = without(kept, {entry["id"] for entry in removed["unconfirmed_traces"]})
     chosen = [p for p in kept if p.id in strategies]
     if plan.strategies is None:
         chosen = in_order(kept, plan.seed, "guided")[: plan.guided]
-    parts = _split(plan, kept, chosen)
     guided = sorted(p.id for p in chosen)
-    with whole_directory(out) as folder:
-        for name in ("warmup", "rl", "dev"):
-            write_problems(folder / f"{name}.jsonl", parts[name])
-        write_problems(folder / f"{BENCHMARK}.jsonl", benchmark)
-        if strategies:
-            rows = ({"id": i, "strategy": strategies[i]} for i in guided)
-            write_rows(folder / STRATEGIES, rows)
-        summary = {
-            "plan": asdict(plan) | {"strategies": str(plan.strategies or "none")},
-            "origin": origin,
-            "rows": len(splits["train"]),
-            "removed": {k: {"count": len(v), "items": v} for k, v in removed.items()},
-            "counts": {name: len(part) for name, part in parts.items()},
-            "benchmark": {"count": len(benchmark),
-                          "sha256": sha256_of(folder / f"{BENCHMARK}.jsonl")},
-            "guided": guided,
-            "files": file_hashes(folder),
-        }  # fmt: skip
-        write_json(folder / "report.json", summary)
-    return summary
+    summary = {
+        "plan": asdict(plan) | {"strategies": str(plan.strategies or "none")},
+        "origin": origin,
+        "rows": len(splits["train"]),
+        "guided": guided,
+    }
+    parts = _split(plan, kept, chosen) | {BENCHMARK: benchmark}
+    rows = [{"id": name, "strategy": strategies[name]} for name in guided if strategies]
+    return write_set(out, parts, removed, summary, {STRATEGIES: rows} if rows else {})
 
 
 def _source(plan: Gsm8k) -> tuple[dict[str, Any], Any]:
@@ -153,25 +141,6 @@ def _strategies(plan: Gsm8k, problems: Sequence[Problem]) -> dict[str, str]:
     return found
 
 
-def _clean(
-    problems: Sequence[Problem], tests: dict[str, Sequence[Problem]]
-) -> tuple[list[Problem], dict[str, list[Any]]]:
-    """What is left without repeated questions, overlaps with ``tests`` and traces that the verifier
-    does not confirm, and what was removed by rule."""
-    first: dict[str, Problem] = {}
-    for problem in problems:
-        first.setdefault(question_id(problem.question), problem)
-    kept = list(first.values())
-    ids = {p.id for p in kept}
-    removed: dict[str, list[Any]] = {"duplicates": [p.id for p in problems if p.id not in ids]}
-    removed["contamination"] = find_overlaps(kept, tests)
-    dirty = {overlap["problem_id"] for overlap in removed["contamination"]}
-    kept = [p for p in kept if p.id not in dirty]
-    removed["unconfirmed_traces"] = unconfirmed_traces(kept)
-    wrong = {entry["id"] for entry in removed["unconfirmed_traces"]}
-    return [p for p in kept if p.id not in wrong], removed
-
-
 def _split(
     plan: Gsm8k, kept: Sequence[Problem], chosen: Sequence[Problem]
 ) -> dict[str, list[Problem]]:
@@ -198,15 +167,7 @@ def gsm8k_command(options: argparse.Namespace) -> int:
     if options.offline:
         go_offline()
     plan = Gsm8k(options.source, options.strategies, options.seed, test_sets=options.test_sets)
-    summary = make_gsm8k(plan, options.out)
-    for rule, entry in summary["removed"].items():
-        print(f"{rule:18} {entry['count']:6} removed")
-    for split, count in summary["counts"].items():
-        print(f"{split:18} {count:6} problems")
-    print(f"{BENCHMARK + ', test':18} {summary['benchmark']['count']:6} problems")
+    print_set(make_gsm8k(plan, options.out), options.out)
     if plan.strategies is None:
         print(f"no strategies yet: `sgpo strategies --data {options.out}` asks for them")
-    print(
-        f"report.json lists every id; a run names this set data.source={data_source(options.out)}"
-    )
     return 0

@@ -20,21 +20,24 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.progress import track
+
 from benchmarks.data.hub import fetch_dataset, rows_of
 from benchmarks.data.problems import (
-    SPLITS,
     check_readable,
+    data_source,
     file_hashes,
     problem_of,
     question_id,
     read_problems,
     read_rows,
     write_problems,
+    write_rows,
 )
 from benchmarks.data.suites import SUITES, load_suite
 from sgpo.core.files import sha256_of, whole_directory, write_json
@@ -42,7 +45,6 @@ from sgpo.core.prompts import PromptSpec, special_token_in
 from sgpo.core.types import Problem
 from sgpo.core.verifier import grade_many
 
-Report = Callable[[str, int, int], None]  # stage, done, total
 CHUNK = 256
 GRAM = 13  # words
 _TYPESETTING = re.compile(
@@ -69,53 +71,79 @@ class Preparation:
     keep_unconfirmed: bool = False
 
 
-def prepare(
-    plan: Preparation, tokenizer: Any, spec: PromptSpec, out: Path, report: Report
-) -> dict[str, Any]:
+def prepare(plan: Preparation, tokenizer: Any, spec: PromptSpec, out: Path) -> dict[str, Any]:
     """Write the training set to ``out``, whole or not at all; its report.json.
 
     Raises:
         ValueError: ``out`` exists, the source cannot be read, its text is not the tokenizer's, or
             no problem is left.
     """
-    if out.exists():
-        raise ValueError(f"{out}: exists already; remove it or choose another --out")
-    tests = {name: load_test_set(name) for name in plan.test_sets}
+    tests = load_tests(plan.test_sets, out)
     rows, origin = load_rows(plan)
     check_readable(rows, tokenizer)
-    problems, removed = _clean(rows, plan, tokenizer, spec, report)
-    report("compare with the test sets", 0, 1)
-    removed["contamination"] = find_overlaps(problems, tests)
-    report("compare with the test sets", 1, 1)
-    dirty = {overlap["problem_id"] for overlap in removed["contamination"]}
-    problems = [p for p in problems if p.id not in dirty]
-    unconfirmed = unconfirmed_traces(problems, report)
+
+    def fault(problem: Problem) -> tuple[str, Any] | None:
+        texts = problem.question, problem.expert or "", problem.strategy or ""
+        if any(special_token_in(tokenizer, text) for text in texts):
+            return "special_tokens", problem.id
+        length = len(spec.prompt_ids(tokenizer, problem))
+        length += len(spec.target_ids(tokenizer, problem.expert)) if problem.expert else 0
+        if length > plan.max_tokens:
+            return "over_long", {"id": problem.id, "tokens": length}
+        return None
+
+    problems, removed = cleaned(rows, tests, fault)
+    unconfirmed = unconfirmed_traces(problems)
     if not plan.keep_unconfirmed:
         removed["unconfirmed_traces"] = unconfirmed
-        wrong = {entry["id"] for entry in unconfirmed}
-        problems = [p for p in problems if p.id not in wrong]
+        problems = without(problems, {entry["id"] for entry in unconfirmed})
     if not problems:
         counts = ", ".join(f"{rule} {len(items)}" for rule, items in removed.items() if items)
         raise ValueError(f"{plan.source}: no problem is left of {len(rows)}; removed: {counts}")
-    parts = split(problems, plan.seed)
+    summary = {
+        "plan": asdict(plan) | {"test_sets": list(plan.test_sets)},
+        "origin": origin,
+        "prompt_spec": spec.name,
+        "tokenizer": str(tokenizer.name_or_path),
+        "rows": len(rows),
+        "without_trace": sum(not p.expert for p in problems),
+        "unconfirmed_traces": {"count": len(unconfirmed), "kept": plan.keep_unconfirmed,
+                               "items": unconfirmed},
+    }  # fmt: skip
+    return write_set(out, split(problems, plan.seed), removed, summary)
+
+
+def write_set(
+    out: Path,
+    parts: Mapping[str, Sequence[Problem]],
+    removed: Mapping[str, Sequence[Any]],
+    summary: Mapping[str, Any],
+    beside: Mapping[str, Sequence[dict[str, Any]]] | None = None,
+) -> dict[str, Any]:
+    """Write the splits ``parts``, the JSONL files ``beside`` them and report.json, which is
+    returned: ``summary`` with what was removed by rule, counts and hashes."""
     with whole_directory(out) as folder:
-        for name in SPLITS:
-            write_problems(folder / f"{name}.jsonl", parts[name])
-        summary = {
-            "plan": asdict(plan) | {"test_sets": list(plan.test_sets)},
-            "origin": origin,
-            "prompt_spec": spec.name,
-            "tokenizer": str(tokenizer.name_or_path),
-            "rows": len(rows),
+        for name, part in parts.items():
+            write_problems(folder / f"{name}.jsonl", part)
+        for name, rows in (beside or {}).items():
+            write_rows(folder / name, rows)
+        whole = {
+            **summary,
             "removed": {k: {"count": len(v), "items": v} for k, v in removed.items()},
             "counts": {name: len(part) for name, part in parts.items()},
-            "without_trace": sum(not p.expert for p in problems),
-            "unconfirmed_traces": {"count": len(unconfirmed), "kept": plan.keep_unconfirmed,
-                                   "items": unconfirmed},
             "files": file_hashes(folder),
-        }  # fmt: skip
-        write_json(folder / "report.json", summary)
-    return summary
+        }
+        write_json(folder / "report.json", whole)
+    return whole
+
+
+def print_set(summary: Mapping[str, Any], out: Path) -> None:
+    """Say what was removed, what is there, and how a run names it."""
+    for rule, entry in summary["removed"].items():
+        print(f"{rule:18} {entry['count']:6} removed")
+    for part, count in summary["counts"].items():
+        print(f"{part:18} {count:6} problems")
+    print(f"report.json lists every id; a run names this set data.source={data_source(out)}")
 
 
 def load_rows(plan: Preparation) -> tuple[list[Problem], dict[str, Any]]:
@@ -143,41 +171,45 @@ def load_rows(plan: Preparation) -> tuple[list[Problem], dict[str, Any]]:
     return problems, origin
 
 
-def load_test_set(name: str) -> list[Problem]:
-    """The problems of a real benchmark, or of a file."""
-    if name in SUITES:
-        return load_suite(name)
-    if not Path(name).exists():
-        raise ValueError(
-            f"test set {name!r}: must be none, one of {', '.join(SUITES)}, or a file of problems"
-        )
-    return read_problems(Path(name))
+def load_tests(names: Sequence[str], out: Path) -> dict[str, Sequence[Problem]]:
+    """The problems of real benchmarks and of files by name, for a set at ``out``; ValueError if
+    that exists."""
+    if out.exists():
+        raise ValueError(f"{out}: exists already; remove it or choose another --out")
+    tests: dict[str, Sequence[Problem]] = {}
+    for name in names:
+        if name not in SUITES and not Path(name).exists():
+            raise ValueError(
+                f"test set {name!r}: must be none, one of {', '.join(SUITES)}, or a file of "
+                "problems"
+            )
+        tests[name] = load_suite(name) if name in SUITES else read_problems(Path(name))
+    return tests
 
 
-def _clean(
-    rows: Sequence[Problem], plan: Preparation, tokenizer: Any, spec: PromptSpec, report: Report
+def cleaned(
+    rows: Sequence[Problem],
+    tests: Mapping[str, Sequence[Problem]],
+    fault: Callable[[Problem], tuple[str, Any] | None] = lambda problem: None,
 ) -> tuple[list[Problem], dict[str, list[Any]]]:
-    """Rules 1 to 3: what is left, and the removed ids by rule."""
-    removed: dict[str, list[Any]] = {"duplicates": [], "special_tokens": [], "over_long": []}
+    """What is left after rules 1 to 4, and what was removed by rule. ``fault``: which of rules 2
+    and 3 a problem breaks, and what of it is listed."""
+    removed: dict[str, list[Any]] = {"duplicates": []}
     kept: dict[str, Problem] = {}
-    for number, problem in enumerate(rows, start=1):
-        if number % CHUNK == 0 or number == len(rows):
-            report("check", number, len(rows))
+    for problem in track(rows, "check", transient=True):
         question = question_id(problem.question)
-        texts = problem.question, problem.expert or "", problem.strategy or ""
-        if question in kept:
-            removed["duplicates"].append(problem.id)
-            continue
-        if any(special_token_in(tokenizer, text) for text in texts):
-            removed["special_tokens"].append(problem.id)
-            continue
-        length = len(spec.prompt_ids(tokenizer, problem))
-        length += len(spec.target_ids(tokenizer, problem.expert)) if problem.expert else 0
-        if length > plan.max_tokens:
-            removed["over_long"].append({"id": problem.id, "tokens": length})
-            continue
-        kept[question] = problem
-    return list(kept.values()), removed
+        found = ("duplicates", problem.id) if question in kept else fault(problem)
+        if found:
+            removed.setdefault(found[0], []).append(found[1])
+        else:
+            kept[question] = problem
+    removed["contamination"] = find_overlaps(kept.values(), tests)
+    dirty = {overlap["problem_id"] for overlap in removed["contamination"]}
+    return without(kept.values(), dirty), removed
+
+
+def without(problems: Iterable[Problem], ids: Collection[str]) -> list[Problem]:
+    return [problem for problem in problems if problem.id not in ids]
 
 
 def in_order(problems: Iterable[Problem], seed: int, purpose: str) -> list[Problem]:
@@ -198,17 +230,14 @@ def split(problems: Sequence[Problem], seed: int) -> dict[str, list[Problem]]:
     return {"warmup": warmup, "rl": [p for p in ordered if p.id not in taken]}
 
 
-def unconfirmed_traces(
-    problems: Sequence[Problem], report: Report = lambda *_: None
-) -> list[dict[str, str]]:
+def unconfirmed_traces(problems: Sequence[Problem]) -> list[dict[str, str]]:
     """Traces that the verifier does not judge correct, with its reason."""
     traced, found = [p for p in problems if p.expert], []
-    for start in range(0, len(traced), CHUNK):
+    for start in track(range(0, len(traced), CHUNK), "judge the traces", transient=True):
         part = traced[start : start + CHUNK]
         verdicts = grade_many([(p.answer, p.expert) for p in part])
         wrong = [(p, v) for p, v in zip(part, verdicts, strict=True) if not v.correct]
         found += [{"id": p.id, "reason": v.reason} for p, v in wrong]
-        report("judge the traces", start + len(part), len(traced))
     return found
 
 

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,47 +33,33 @@ from sgpo.strategies.text import (
 FAILURES_IN_A_ROW = 8
 BAD_BODY_ATTEMPTS = 4  # replies whose body is no valid JSON, or lacks its text
 BAD_BODY_PAUSE = 0.5  # seconds before the second, doubled before each further one
+MAX_RETRIES = 8  # of the client, with growing pauses
+ATTEMPTS = 3  # requests at most until enough candidates, and until scores, can be read
+MAX_TOKENS = 8192  # of a reply
+TEMPERATURE, SCORING_TEMPERATURE = 1.0, 0.0
 
 
 @dataclass(frozen=True)
-class EndpointSettings:
+class Asking:
     """Args:
-    base_url: e.g. ``http://localhost:8000/v1``. model: name that the endpoint knows.
+    base_url: e.g. ``http://localhost:8000/v1``.
+    model, scorer: names that the endpoint knows, of who proposes strategies and who scores them.
     key_variable: environment variable that holds the key; a local server needs none.
-    concurrency: requests under way at once.
-    timeout_seconds: of one request. max_retries: of the client, with growing pauses.
-    price_in, price_out: money for a million prompt or completion tokens, of either model.
+    candidates: of a problem. concurrency: problems at once. timeout_seconds: of one request.
     """
 
     base_url: str
     model: str
+    scorer: str
     key_variable: str = "OPENAI_API_KEY"
+    candidates: int = 5  # paper
     concurrency: int = 16
     timeout_seconds: float = 600.0
-    max_retries: int = 8
-    price_in: float = 0.0
-    price_out: float = 0.0
 
     def __post_init__(self) -> None:
-        require_positive(self, "concurrency timeout_seconds")
+        require_positive(self, "candidates concurrency timeout_seconds")
         if not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f"endpoint {self.base_url!r}: must be a URL like http://host:8000/v1")
-        for name in ("price_in", "price_out"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
-
-
-@dataclass(frozen=True)
-class ExtractionSettings:
-    """``attempts``: requests at most until enough candidates, and until scores, can be read.
-    ``budget``: stop when this much money is spent in this run; None: no limit."""
-
-    candidates: int = 5  # paper
-    attempts: int = 3
-    temperature: float = 1.0
-    max_tokens: int = 8192
-    scoring_temperature: float = 0.0
-    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,25 +72,6 @@ class Reply:
     completion_tokens: int
 
 
-@dataclass
-class Spent:
-    """Replies and their tokens."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def add(self, reply: Reply) -> None:
-        self.requests += 1
-        self.prompt_tokens += reply.prompt_tokens
-        self.completion_tokens += reply.completion_tokens
-
-    def cost(self, settings: EndpointSettings) -> float:
-        """Money, in the unit of the prices."""
-        tokens = self.prompt_tokens * settings.price_in
-        return (tokens + self.completion_tokens * settings.price_out) / 1e6
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What became of a problem. ``strategy`` is None for ``why``; ``final`` says whether asking
@@ -114,7 +82,7 @@ class Outcome:
     why: str
     final: bool
     num_candidates: int = 0
-    leaking: tuple[str, ...] = ()
+    num_leaking: int = 0
 
 
 class EndpointDown(ValueError):
@@ -136,7 +104,8 @@ class ReplyCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.spent, self.total = Spent(), Spent()
+        self.spent: Counter[str] = Counter(requests=0, prompt_tokens=0, completion_tokens=0)
+        self.total = self.spent.copy()
         self.replies: dict[str, Reply] = {}
         if not path.exists():
             return
@@ -160,10 +129,18 @@ class ReplyCache:
             os.fsync(file.fileno())
 
 
-class Endpoint:
-    """Asks one model; use as ``async with Endpoint(..) as endpoint``."""
+def _count(counter: Counter[str], reply: Reply) -> None:
+    counter.update(
+        requests=1,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+    )
 
-    def __init__(self, settings: EndpointSettings, cache: ReplyCache) -> None:
+
+class Endpoint:
+    """Asks the models of one endpoint; use as ``async with Endpoint(..) as endpoint``."""
+
+    def __init__(self, asking: Asking, cache: ReplyCache) -> None:
         try:
             import openai
         except ImportError as error:
@@ -171,12 +148,12 @@ class Endpoint:
                 "asking a model needs the openai client; install the extra: "
                 "pip install 'sgpo[strategies]'"
             ) from error
-        self._openai, self.settings, self.cache = openai, settings, cache
+        self._openai, self.asking, self.cache = openai, asking, cache
         self.client = openai.AsyncOpenAI(
-            base_url=settings.base_url,
-            api_key=os.environ.get(settings.key_variable) or "none",
-            timeout=settings.timeout_seconds,
-            max_retries=settings.max_retries,
+            base_url=asking.base_url,
+            api_key=os.environ.get(asking.key_variable) or "none",
+            timeout=asking.timeout_seconds,
+            max_retries=MAX_RETRIES,
         )
 
     async def __aenter__(self) -> Endpoint:
@@ -186,15 +163,15 @@ class Endpoint:
         await self.client.close()
 
     async def ask(
-        self, problem_id: str, request: str, *, attempt: int, temperature: float, max_tokens: int
-    ) -> Reply:
+        self, model: str, problem_id: str, request: str, *, attempt: int, temperature: float
+    ) -> str:
         """The reply to ``request``, from the cache if it was asked before with the same attempt.
         EndpointDown or NoReply with one line that says why."""
         body = {
-            "model": self.settings.model,
+            "model": model,
             "messages": [{"role": "user", "content": request}],
             "temperature": temperature,
-            "max_tokens": max_tokens,
+            "max_tokens": MAX_TOKENS,
         }
         identity = {"problem": problem_id, "attempt": attempt, **body}
         key = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
@@ -202,9 +179,9 @@ class Endpoint:
         if reply is None:
             reply = await self._ask(body)
             self.cache.put(key, problem_id, reply)
-            self.cache.spent.add(reply)
-        self.cache.total.add(reply)
-        return reply
+            _count(self.cache.spent, reply)
+        _count(self.cache.total, reply)
+        return reply.text
 
     async def _ask(self, body: dict[str, Any]) -> Reply:
         openai = self._openai
@@ -216,7 +193,7 @@ class Endpoint:
             except (openai.APIResponseValidationError, json.JSONDecodeError):
                 continue  # the body was cut off on its way
             except openai.APIError as error:
-                raise self._failure(error) from error
+                raise self._failure(error, body["model"]) from error
             choices = getattr(answer, "choices", None)
             message = choices[0].message if choices else None
             if message is not None and message.content is not None:
@@ -227,14 +204,14 @@ class Endpoint:
                     prompt_tokens=usage.prompt_tokens if usage else 0,
                     completion_tokens=usage.completion_tokens if usage else 0,
                 )
-        raise NoReply(f"{self.settings.base_url}: {BAD_BODY_ATTEMPTS} replies were unreadable")
+        raise NoReply(f"{self.asking.base_url}: {BAD_BODY_ATTEMPTS} replies were unreadable")
 
-    def _failure(self, error: Exception) -> ValueError:
+    def _failure(self, error: Exception, model: str) -> EndpointDown | NoReply:
         """The client's error as one of ours."""
-        openai, where = self._openai, f"{self.settings.base_url}, model {self.settings.model!r}"
+        openai, where = self._openai, f"{self.asking.base_url}, model {model!r}"
         said = " ".join(str(error).split())[:200]
         if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
-            variable = self.settings.key_variable
+            variable = self.asking.key_variable
             return EndpointDown(f"{where}: access refused; set {variable} to a valid key")
         if isinstance(error, openai.NotFoundError):
             return EndpointDown(f"{where}: the endpoint knows no such model or path")
@@ -243,38 +220,29 @@ class Endpoint:
         return NoReply(f"{where}: {type(error).__name__} ({said})")
 
 
-async def strategy_of(
-    problem: Problem, proposer: Endpoint, scorer: Endpoint, settings: ExtractionSettings
-) -> Outcome:
+async def strategy_of(problem: Problem, endpoint: Endpoint) -> Outcome:
     """The best usable strategy of one problem. Raises as ``Endpoint.ask`` does."""
-    candidates: list[str] = []
-    for attempt in range(settings.attempts):
-        missing = settings.candidates - len(candidates)
+    asking, candidates = endpoint.asking, []
+    for attempt in range(ATTEMPTS):
+        missing = asking.candidates - len(candidates)
         if missing > 0:
-            reply = await proposer.ask(
-                problem.id,
-                extraction_request(problem, missing),
-                attempt=attempt,
-                temperature=settings.temperature,
-                max_tokens=settings.max_tokens,
+            request = extraction_request(problem, missing)
+            reply = await endpoint.ask(
+                asking.model, problem.id, request, attempt=attempt, temperature=TEMPERATURE
             )
-            new = parse_candidates(reply.text)
+            new = parse_candidates(reply)
             candidates += [text for text in new if text not in candidates][:missing]
-    reasons = {text: leaks(text, problem) for text in candidates}
-    clean = [text for text in candidates if not reasons[text]]
-    counts = len(candidates), tuple(why[0] for why in reasons.values() if why)
+    clean = [text for text in candidates if not leaks(text, problem)]
+    counts = len(candidates), len(candidates) - len(clean)
     if not clean:
         why = "every candidate leaks" if candidates else "no candidate could be read"
         return Outcome(problem.id, None, why, True, *counts)
-    for attempt in range(settings.attempts):
-        reply = await scorer.ask(
-            problem.id,
-            scoring_request(problem, clean),
-            attempt=attempt,
-            temperature=settings.scoring_temperature,
-            max_tokens=settings.max_tokens,
+    for attempt in range(ATTEMPTS):
+        request = scoring_request(problem, clean)
+        reply = await endpoint.ask(
+            asking.scorer, problem.id, request, attempt=attempt, temperature=SCORING_TEMPERATURE
         )
-        scores = parse_scores(reply.text, len(clean))
+        scores = parse_scores(reply, len(clean))
         if scores is not None:
             scored = [Scored(text, row) for text, row in zip(clean, scores, strict=True)]
             best = max(scored, key=lambda s: s.mean)  # the first of several
@@ -284,32 +252,29 @@ async def strategy_of(
 
 async def extract(
     problems: Sequence[Problem],
-    proposer: Endpoint,
-    scorer: Endpoint,
-    settings: ExtractionSettings,
-    progress: Callable[[int, int], None] | None = None,
+    asking: Asking,
+    cache: ReplyCache,
+    told: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
     """One outcome a problem, in order; as many problems at once as the endpoint may be asked.
+    ``told`` is called after each.
 
     Raises:
         EndpointDown: it refuses, or ``FAILURES_IN_A_ROW`` problems failed one after another.
-        ValueError: the budget is spent. Replies so far are in the cache either way.
+            Replies so far are in the cache.
     """
     outcomes: dict[str, Outcome] = {}
     waiting = iter(problems)
     down: list[EndpointDown] = []
     failed = 0  # in a row
 
-    def spent() -> float:
-        return proposer.cache.spent.cost(proposer.settings)
-
-    async def worker() -> None:
+    async def worker(endpoint: Endpoint) -> None:
         nonlocal failed
         for problem in waiting:  # shared: every worker takes the next one
-            if down or (settings.budget is not None and spent() >= settings.budget):
+            if down:
                 return  # replies under way are paid for: the other workers wait for theirs
             try:
-                outcome = await strategy_of(problem, proposer, scorer, settings)
+                outcome = await strategy_of(problem, endpoint)
                 failed = 0
             except EndpointDown as error:
                 down.append(error)
@@ -326,17 +291,11 @@ async def extract(
                     )
                     return
             outcomes[problem.id] = outcome
-            if progress:
-                progress(len(outcomes), len(problems))
+            told()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(max(1, min(proposer.settings.concurrency, len(problems)))):
-            group.create_task(worker())
+    async with Endpoint(asking, cache) as endpoint, asyncio.TaskGroup() as group:
+        for _ in range(min(asking.concurrency, len(problems))):
+            group.create_task(worker(endpoint))
     if down:
         raise down[0]
-    if len(outcomes) < len(problems):
-        raise ValueError(
-            f"--budget {settings.budget}: {spent():.2f} is spent on {len(outcomes)} of "
-            f"{len(problems)} problems; replies are kept, repeat the command to go on"
-        )
     return [outcomes[problem.id] for problem in problems]

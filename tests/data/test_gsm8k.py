@@ -64,7 +64,7 @@ def test_problems_with_a_strategy_are_split_in_three_and_others_fill_the_warm_up
 ):
     out = tmp_path / "out"
     summary = make_gsm8k(Gsm8k(str(source), strategies, **SIZES), out)
-    assert summary["counts"] == {"warmup": 7, "rl": 5, "dev": 2}
+    assert summary["counts"] == {"warmup": 7, "rl": 5, "dev": 2, "gsm8k": 4}
     parts = {name: prepared_problems(out, name) for name in ("warmup", "rl", "dev")}
     texts = {f"gsm8k/train/{i:04d}": f"Treble it ({i})." for i in range(0, 20, 2)}
     found = {p.id: p.strategy for part in parts.values() for p in part}

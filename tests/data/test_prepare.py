@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import standin
 from fake_hub import COMMIT, GATED, fake_hub
 
 from benchmarks.cli import main
 from benchmarks.data import prepare as prepare_data
+from benchmarks.data.hub import fetch_dataset
 from benchmarks.data.prepare import (
     Preparation,
     find_overlaps,
@@ -59,13 +61,10 @@ def make(tmp_path, monkeypatch):
     tests = [Problem("t/0", TEST_QUESTION, "1")]
     monkeypatch.setattr(prepare_data, "load_suite", lambda key: tests)
 
-    def quiet(stage: str, done: int, total: int) -> None:
-        assert 0 <= done <= total
-
     def make(rows: list[dict], out: str = "out", tokenizer=TOKENIZER, spec=SPEC, **changes) -> dict:
         source = write_jsonl(tmp_path / f"{out}.jsonl", rows)
         settings = {"source": str(source), "max_tokens": 2000, "test_sets": ("amc23",)}
-        return prepare(Preparation(**(settings | changes)), tokenizer, spec, tmp_path / out, quiet)
+        return prepare(Preparation(**(settings | changes)), tokenizer, spec, tmp_path / out)
 
     return make
 
@@ -223,9 +222,16 @@ def test_what_the_hub_answers_becomes_one_clear_line(tmp_path):
     assert not any("weights" in request for request in requests)
     for line, message in zip(lines, asked.values(), strict=True):
         assert message in line
-    # The server is gone now.
-    lines = in_a_process("-c", FETCH, "some/new", **environment).stdout.splitlines()
-    assert len(lines) == 1 and "the hub cannot be reached" in lines[0]
+
+
+def test_a_hub_that_is_not_there_becomes_one_clear_line(monkeypatch):
+    def gone(*arguments, **options):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", gone)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ValueError, match="'some/new': the hub cannot be reached"):
+        fetch_dataset("some/new")
 
 
 def test_prepare_from_the_hub_then_from_its_cache_without_a_network(tmp_path):

@@ -188,7 +188,7 @@ def test_a_users_mistake_is_one_line_and_code_2(words, message, tmp_path, capsys
         "train --model qwen-s --method grpo --seed -1",
         "study --seeds two",
         "study --methods ,",
-        "strategies --data d --endpoint e --model m --price-in -3",
+        "strategies --data d --endpoint e --model m --limit 0",
     ],
 )
 def test_a_number_or_list_that_makes_no_sense_is_refused(words, capsys):
