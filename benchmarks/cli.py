@@ -419,6 +419,13 @@ def _origins(verbs: Verbs) -> None:
     add("--index", type=int, help="one sample of the problem (default: all)")
     add("--gold", help="the right answer, in place of a samples file")
     add("--text", help="the completion to judge, with --gold")
+    add = _verb(
+        verbs, "diff-configs", "profiles.fairness:differences_command",
+        "Print every value that differs between two runs or methods.", *PLACE,
+    )
+    add("a", help="run directory, run id, or method of the profile")
+    add("b")
+    add("--model", help="of which methods are compared (default: the first)")
     add = _verb(verbs, "audit", "_audit", "Recompute everything stored; fail on any mismatch.")
     add("results", nargs="?", type=Path, default=Path("results/mini"))
     add("--regrade", action="store_true", help="judge every stored sample anew, too")

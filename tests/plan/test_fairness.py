@@ -1,88 +1,34 @@
 """Methods of one table differ in their objective and in what was tuned for all of them alike; every
-other difference stands here with its reason.
+other difference stands in ``profiles.fairness`` with its reason.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from benchmarks.cli import main
+from benchmarks.profiles import fairness
 from benchmarks.profiles.planned import planned_study
 from benchmarks.store import experiments
 from sgpo.core.config import to_dict
-
-# Keys in which an RL method may differ from SFT+GRPO
-RL = {
-    "settings": "the method's own",
-    "train.learning_rate": "tuned with the same number of trials for every method",
-}
-# SFT replaces the RL stage or comes before it, so its recipe is its own.
-SUPERVISED = {
-    "settings": "the method's own",
-    "init": "starts from the base model",
-    "data.split": "sees the part of the pool that RL does not use, or all of it",
-    "train.num_steps": "epochs over its own split",
-    "train.budget_steps": "its epochs are its budget",
-    "train.updates_per_step": "it samples nothing",
-    "train.problems_per_step": "paper: batch of 64",
-    "train.learning_rate": "tuned (all data), or near the base (warm-up)",
-    "train.warmup_share": "paper: 0.1 in SFT",
-    "train.held_out_share": "paper: a tenth chooses the checkpoint of the SFT stage",
-}
-ALLOWED = {
-    "base": {
-        "settings": "nothing is trained",
-        "train": "nothing is trained",
-        "rollout": "nothing is sampled in training",
-        "init": "it is the base model",
-        "data.split": "no training data",
-    },
-    "sft": SUPERVISED,
-    "sft_full": SUPERVISED,
-    "hpt": RL | {"train.skip_above": "authors' script: such an update is skipped on Qwen"},
-}
-# Of methods that are not in Table 1 the weights at the budget are compared.
-TO_BUDGET = dict.fromkeys(("train.num_steps", "train.budget_steps"), "trained to the budget alone")
 
 GRID = planned_study("mini", 1, variants=True)
 POCKET = planned_study("pocket", None)
 TABLE = ("base", "sft", "sft_full", "hpt", "luffy", "sgpo")
 
 
-def flat(config: object, prefix: str = "") -> dict[str, object]:
-    """The values of a run's config, as JSON types, under dotted keys; not what names the run."""
-    found = {}
-    for key, value in (config if isinstance(config, dict) else to_dict(config)).items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        elif prefix or key != "method":
-            found[prefix + key] = value
-    return found
-
-
 def differing(config: object, origin: object) -> dict[str, object]:
-    """Dotted key -> value of ``config`` ("absent" where it has none) where ``origin`` has
-    another."""
-    mine, theirs = flat(config), flat(origin)
-    return {
-        key: mine.get(key, "absent")
-        for key in sorted({*mine, *theirs})
-        if mine.get(key, "absent") != theirs.get(key, "absent")
-    }
+    """Dotted key -> value of ``config`` where ``origin`` has another."""
+    found = fairness.differences(to_dict(config), to_dict(origin))
+    return {key: mine for key, (mine, _) in found.items()}
 
 
 def unfair(config, grpo) -> list[str]:
-    allowed = ALLOWED.get(config.method, RL)
-    if config.method not in TABLE:
-        allowed = (
-            allowed | TO_BUDGET | {"train.samples_per_problem": "dapo draws until it is spent"}
-        )
-    return [
-        key
-        for key in differing(config, grpo)
-        if not any(f"{key}.".startswith(f"{prefix}.") for prefix in allowed)
-    ]
+    allowed = fairness.allowed_beside_grpo(config.method)
+    return [key for key in differing(config, grpo) if fairness.reason(key, allowed) is None]
 
 
 @pytest.mark.parametrize("study", [GRID, POCKET], ids=["mini", "pocket"])
@@ -99,7 +45,7 @@ def test_every_reason_is_needed_by_its_method(method):
     config, grpo = (GRID.entry(key).config("qwen-m", 0) for key in (method, "grpo"))
     found = differing(config, grpo)
     optional = set() if method in ("sft", "sft_full") else {"train.learning_rate"}
-    for key in {*ALLOWED.get(method, RL)} - optional:
+    for key in {*fairness.allowed_beside_grpo(method)} - optional:
         assert any(f"{other}.".startswith(f"{key}.") for other in found), key
 
 
@@ -188,3 +134,22 @@ def test_a_variant_or_experiment_differs_from_what_it_stands_beside_in_what_it_s
     assert (
         cells["qwen-m", "distil_plain"].config.train == cells["qwen-m", "distil_own"].config.train
     )
+
+
+def test_diff_configs_prints_the_differences_of_two_methods_with_reasons(capsys, tmp_path):
+    command = ["diff-configs", "grpo", "hpt", "--out", str(tmp_path)]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"{len(lines) - 1} values differ"
+    assert (
+        "train.skip_above: absent -> 80.0   (authors' script: such an update is skipped on Qwen)"
+        in lines
+    )
+    own = tmp_path / "mine.py"
+    own.write_text("from baselines.grpo import GRPO as METHOD, GRPOConfig as CONFIG\n")
+    plan = {"methods": [{"key": "grpo"}, {"key": "mine", "file": str(own)}]}
+    (tmp_path / "study.json").write_text(json.dumps(plan))
+    assert main(["diff-configs", "grpo", "mine", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "no value differs\n"
+    assert main([*command[:2], "hppt"]) == 2
+    assert "did you mean 'hpt'" in capsys.readouterr().err
