@@ -146,10 +146,17 @@ def test_diff_configs_prints_the_differences_of_two_methods_with_reasons(capsys,
         in lines
     )
     own = tmp_path / "mine.py"
-    own.write_text("from baselines.grpo import GRPO as METHOD, GRPOConfig as CONFIG\n")
+    own.write_text(
+        "from dataclasses import dataclass\n"
+        "from baselines.grpo import GRPO as METHOD, GRPOConfig\n"
+        "@dataclass(frozen=True)\nclass CONFIG(GRPOConfig):\n    num_samples: int = 7\n"
+    )
     plan = {"methods": [{"key": "grpo"}, {"key": "mine", "file": str(own)}]}
     (tmp_path / "study.json").write_text(json.dumps(plan))
     assert main(["diff-configs", "grpo", "mine", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "no value differs\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "settings.num_samples: 12 -> 7   (the method's own)",
+        "1 values differ",
+    ]
     assert main([*command[:2], "hppt"]) == 2
     assert "did you mean 'hpt'" in capsys.readouterr().err
