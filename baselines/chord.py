@@ -20,15 +20,15 @@ from dataclasses import dataclass
 import torch
 
 from sgpo.core import losses
-from sgpo.core.config import check_fields, require_clip
+from sgpo.core.config import GroupConfig, require
 from sgpo.core.scoring import score_policy, step_totals
 from sgpo.core.types import LossOutput
 
 
 @dataclass(frozen=True)
-class CHORDConfig:
+class CHORDConfig(GroupConfig):
     """``num_samples`` per problem, the trace on top; ``mu_*``, ``rise``, ``fall``, ``phi``: above;
-    ``clip_low`` / ``clip_high``: trust region of L_GRPO."""
+    the trust region of L_GRPO is SFT+GRPO's."""
 
     num_samples: int = 11  # paper (2606.24064): 12 in all
     mu_peak: float = 0.9  # ours: not checked against the authors' script
@@ -36,17 +36,10 @@ class CHORDConfig:
     rise: float = 0.0  # ours: the run starts from a warm-up already
     fall: float = 0.5  # ours
     phi: bool = True  # ours: of the two variants the one with both weights
-    clip_low: float = 0.2  # ours: as SFT+GRPO
-    clip_high: float = 0.28  # ours: as SFT+GRPO
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        require_clip(self)
-        if self.num_samples < 2:
-            raise ValueError(f"num_samples={self.num_samples}: a group needs at least 2")
-        for name in ("mu_peak", "mu_valley", "rise", "fall"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be between 0 and 1")
+        super().__post_init__()
+        require(self, "mu_peak mu_valley rise fall", least=0, most=1)
 
 
 def mu_at(done: float, config: CHORDConfig) -> float:
@@ -80,7 +73,6 @@ class CHORD:
 
     def loss(self, model, trajectories, totals):
         """(1 - mu) L_GRPO + mu L_SFT of the micro-batch."""
-        clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
         scores = score_policy(model, trajectories)
         weight = torch.tensor([[t.weight] for t in trajectories]).to(scores.logprobs)
         demo = scores.completion_mask & scores.is_demo[:, None]
@@ -90,7 +82,7 @@ class CHORD:
             advantages=weight * scores.advantages[:, None],
             completion_mask=scores.completion_mask & ~demo,
             denominator=totals["autonomous"],
-            **clip,
+            **self.config.clip,
         )
         p = scores.logprobs.detach().exp()
         phi = p * (1 - p) if self.config.phi else torch.ones_like(p)
@@ -100,4 +92,4 @@ class CHORD:
             denominator=totals["tokens"] - totals["autonomous_tokens"],
         )
         mu = float((weight * demo).sum()), float(demo.sum())
-        return LossOutput(reinforce + imitate, scores.metrics(**clip) | {"mu": mu})
+        return LossOutput(reinforce + imitate, scores.metrics(**self.config.clip) | {"mu": mu})

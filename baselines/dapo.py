@@ -21,15 +21,13 @@ from dataclasses import dataclass
 import torch
 
 from sgpo.core import losses
-from sgpo.core.config import check_fields, require_clip
-from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput
+from sgpo.core.config import GroupConfig, require
+from sgpo.core.scoring import step_totals, surrogate_loss
 
 
 @dataclass(frozen=True)
-class DAPOConfig:
-    """``num_samples`` of a group; ``clip_low`` / ``clip_high``: half-widths of the trust region;
-    ``cache_share``: part of the token budget in which a completion is punished, 0 for none."""
+class DAPOConfig(GroupConfig):
+    """``cache_share``: part of the token budget in which a completion is punished, 0 for none."""
 
     num_samples: int = 8  # ours: leaves a third of the budget for other problems
     clip_low: float = 0.2  # 2503.14476
@@ -37,12 +35,8 @@ class DAPOConfig:
     cache_share: float = 0.2  # authors' script: 4,096 of 20,480
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        require_clip(self)
-        if self.num_samples < 2:
-            raise ValueError(f"num_samples={self.num_samples}: a group needs at least 2")
-        if not 0 <= self.cache_share < 1:
-            raise ValueError(f"cache_share={self.cache_share}: must be at least 0 and below 1")
+        super().__post_init__()
+        require(self, "cache_share", least=0, below=1)
 
 
 def overlong_penalty(lengths: torch.Tensor, max_tokens: int, cache_share: float) -> torch.Tensor:
@@ -84,7 +78,7 @@ class DAPO:
 
     def loss(self, model, trajectories, totals):
         """The clipped surrogate as a mean over the update's tokens."""
-        clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
-        scores = score_policy(model, trajectories, surrogate_only=True)
-        loss = scores.surrogate(reduction="token_mean", denominator=totals["tokens"], **clip)
-        return LossOutput(loss, scores.metrics(**clip))
+        tokens = totals["tokens"]
+        return surrogate_loss(
+            model, trajectories, self.config.clip, reduction="token_mean", denominator=tokens
+        )

@@ -12,25 +12,16 @@ N is the number of samples of the update, L_max the longest completion that can 
 from dataclasses import dataclass
 
 from sgpo.core import losses
-from sgpo.core.config import check_fields, require_clip
-from sgpo.core.scoring import score_policy, step_totals
-from sgpo.core.types import LossOutput
+from sgpo.core.config import GroupConfig
+from sgpo.core.scoring import step_totals, surrogate_loss
 
 
 @dataclass(frozen=True)
-class DrGRPOConfig:
-    """``num_samples`` per problem and step; ``clip_low`` / ``clip_high``: half-widths of the trust
-    region."""
+class DrGRPOConfig(GroupConfig):
+    """See ``GroupConfig``."""
 
-    num_samples: int = 12  # paper (2606.24064): "same total sample budget"
     clip_low: float = 0.2  # authors' code
     clip_high: float = 0.2  # authors' code
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        require_clip(self)
-        if self.num_samples < 2:
-            raise ValueError(f"num_samples={self.num_samples}: a group needs at least 2")
 
 
 class DrGRPO:
@@ -51,8 +42,7 @@ class DrGRPO:
 
     def loss(self, model, trajectories, totals):
         """The clipped surrogate over a constant length."""
-        clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
-        scores = score_policy(model, trajectories, surrogate_only=True)
         constant = totals["trajectories"] * self.max_tokens
-        loss = scores.surrogate(reduction="constant", denominator=constant, **clip)
-        return LossOutput(loss, scores.metrics(**clip))
+        return surrogate_loss(
+            model, trajectories, self.config.clip, reduction="constant", denominator=constant
+        )

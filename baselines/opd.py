@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sgpo.core import losses
-from sgpo.core.config import check_fields, require_positive
-from sgpo.core.logprobs import completion_kl
-from sgpo.core.scoring import padded, step_totals
+from sgpo.core.config import check_fields, require, require_positive
+from sgpo.core.scoring import step_totals, taught_divergence
 from sgpo.core.teacher import Teacher
 from sgpo.core.types import LossOutput
 
@@ -39,8 +38,7 @@ class OPDConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require_positive(self, "num_samples")
-        if not 0 < self.beta < 1:
-            raise ValueError(f"beta={self.beta}: must be above 0 and below 1")
+        require(self, "beta", above=0, below=1)
 
 
 class OPD:
@@ -62,16 +60,11 @@ class OPD:
 
     def loss(self, model, trajectories, totals):
         """Mean divergence over the sampled tokens of the update, in nats."""
-        student = padded(trajectories).to(model.device)
-        divergence, _ = completion_kl(
-            model,
-            student,
-            student,
-            direction=self.config.direction,
-            beta=self.config.beta,
-            teacher=self.teacher,
+        how = {"direction": self.config.direction, "beta": self.config.beta}
+        divergence, _, read = taught_divergence(
+            model, trajectories, second_prompt=False, teacher=self.teacher, **how
         )
-        mask, count = student.completion_mask, totals["tokens"]
+        mask, count = read.completion_mask, totals["tokens"]
         loss = losses.reduce_tokens(divergence, mask, reduction="token_mean", denominator=count)
         mass = float(divergence.detach()[mask].sum())
         return LossOutput(loss, {"divergence_mean": (mass, float(mask.sum()))})

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sgpo.core import losses
-from sgpo.core.config import added, check_fields, require_positive
-from sgpo.core.logprobs import completion_kl
-from sgpo.core.scoring import padded, step_totals
+from sgpo.core.config import added, check_fields, require, require_positive
+from sgpo.core.scoring import step_totals, taught_divergence
 from sgpo.core.teacher import Teacher
 from sgpo.core.types import LossOutput
 
@@ -46,8 +45,7 @@ class OPSDConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require_positive(self, "num_samples")
-        if not 0 < self.beta < 1:
-            raise ValueError(f"beta={self.beta}: must be above 0 and below 1")
+        require(self, "beta", above=0, below=1)
 
 
 class OPSD:
@@ -68,15 +66,8 @@ class OPSD:
 
     def loss(self, model, trajectories, totals):
         """Mean divergence over all sampled tokens of the update, in nats."""
-        student = padded(trajectories).to(model.device)
-        kl, _ = completion_kl(
-            model,
-            student,
-            padded(trajectories, second_prompt=True).to(model.device),
-            direction=self.config.direction,
-            beta=self.config.beta,
-            teacher=self.teacher,
-        )
-        mask, count = student.completion_mask, totals["tokens"]
+        how = {"direction": self.config.direction, "beta": self.config.beta}
+        kl, _, read = taught_divergence(model, trajectories, teacher=self.teacher, **how)
+        mask, count = read.completion_mask, totals["tokens"]
         loss = losses.reduce_tokens(kl, mask, reduction="token_mean", denominator=count)
         return LossOutput(loss, {"kl_mean": (float(kl.detach()[mask].sum()), float(mask.sum()))})

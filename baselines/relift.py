@@ -15,29 +15,22 @@ Both kinds of update share one optimiser and one learning rate (two of 1e-6 each
 from dataclasses import dataclass
 
 from sgpo.core import losses
-from sgpo.core.config import check_fields, require_clip
-from sgpo.core.scoring import score_policy, step_totals
+from sgpo.core.config import GroupConfig, require_positive
+from sgpo.core.scoring import score_policy, step_totals, surrogate_loss
 from sgpo.core.types import LossOutput, Role, Trajectory
 
 
 @dataclass(frozen=True)
-class ReLIFTConfig:
-    """``num_samples`` per problem and step; ``buffer_size`` and ``entropy_coefficient`` of the
-    fine-tuning update; ``clip_low`` / ``clip_high`` of the RL update."""
+class ReLIFTConfig(GroupConfig):
+    """``buffer_size`` and ``entropy_coefficient`` of the fine-tuning update; the trust region of
+    the RL update is SFT+GRPO's."""
 
-    num_samples: int = 12  # paper (2606.24064): "same total sample budget"
     buffer_size: int = 16  # authors' script: as many as a step has problems
     entropy_coefficient: float = 0.001  # authors' script
-    clip_low: float = 0.2  # ours: as SFT+GRPO
-    clip_high: float = 0.28  # ours: as SFT+GRPO
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        require_clip(self)
-        if self.num_samples < 2:
-            raise ValueError(f"num_samples={self.num_samples}: a group needs at least 2")
-        if self.buffer_size < 1:
-            raise ValueError(f"buffer_size={self.buffer_size}: must be at least 1")
+        super().__post_init__()
+        require_positive(self, "buffer_size")
 
 
 class ReLIFT:
@@ -86,10 +79,7 @@ class ReLIFT:
         """Of the RL update, or of the fine-tuning update; a batch is of one kind."""
         count = totals["trajectories"]
         if trajectories[0].role is not Role.DEMO:
-            scores = score_policy(model, trajectories, surrogate_only=True)
-            clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
-            loss = scores.surrogate(reduction="sequence_mean", denominator=count, **clip)
-            return LossOutput(loss, scores.metrics(**clip))
+            return surrogate_loss(model, trajectories, self.config.clip, denominator=count)
         scores = score_policy(model, trajectories, entropy="loss")
         loss = -losses.reduce_tokens(
             scores.logprobs + self.config.entropy_coefficient * scores.entropy,

@@ -17,10 +17,10 @@ would (the prompt spec's ``solved`` form), in words of the spec instead of the a
 from dataclasses import dataclass, replace
 
 from sgpo.core import losses
-from sgpo.core.config import check_fields
-from sgpo.core.logprobs import TopK, completion_kl
+from sgpo.core.config import check_fields, require, require_positive
+from sgpo.core.logprobs import TopK
 from sgpo.core.prompts import special_token_in
-from sgpo.core.scoring import old_values, padded, step_totals
+from sgpo.core.scoring import old_values, step_totals, taught_divergence
 from sgpo.core.teacher import Teacher
 from sgpo.core.types import LossOutput
 
@@ -43,12 +43,9 @@ class SDPOConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.num_samples < 2:
-            raise ValueError(f"num_samples={self.num_samples}: a sample needs a sibling")
-        if not 0 < self.beta < 1:
-            raise ValueError(f"beta={self.beta}: must be above 0 and below 1")
-        if not self.max_ratio > 0:
-            raise ValueError(f"max_ratio={self.max_ratio}: must be above 0")
+        require(self, "num_samples", least=2)
+        require(self, "beta", above=0, below=1)
+        require_positive(self, "max_ratio")
 
 
 class SDPO:
@@ -78,17 +75,15 @@ class SDPO:
 
     def loss(self, model, trajectories, totals):
         """Mean divergence over the taught tokens of the update, in nats."""
-        student = padded(trajectories).to(model.device)
-        divergence, logprobs = completion_kl(
+        divergence, logprobs, read = taught_divergence(
             model,
-            student,
-            padded(trajectories, second_prompt=True).to(model.device),
+            trajectories,
             direction="jensen_shannon",
             beta=self.config.beta,
             top_k=self.compared,
             teacher=self.teacher,
         )
-        logprobs, mask = logprobs.detach(), student.completion_mask
+        logprobs, mask = logprobs.detach(), read.completion_mask
         ratio = losses.importance_ratio(logprobs, old_values(trajectories, logprobs))
         loss = losses.reduce_tokens(
             ratio.clamp(max=self.config.max_ratio) * divergence,

@@ -22,17 +22,17 @@ from typing import Literal
 import torch
 
 from sgpo.core import losses
-from sgpo.core.config import added, check_fields, require_clip, require_positive
+from sgpo.core.config import GroupConfig, added
 from sgpo.core.scoring import score_policy, step_totals
 from sgpo.core.types import LossOutput, Role
 
 
 @dataclass(frozen=True)
-class SRFTConfig:
+class SRFTConfig(GroupConfig):
     """Args:
     num_samples: on-policy samples per problem; the expert's trace comes on top.
     sft_scale, sft_entropy_sign: w_SFT = scale * exp(sign * H); positive_scale: w_RL's scale.
-    clip_low, clip_high: trust region; entropy_coefficient: weight of the mean token entropy.
+    entropy_coefficient: weight of the mean token entropy.
     entropy_over: tokens of that mean: of on-policy ``samples``, or of every ``response``.
     entropy_level: H of both weights: of the ``token``, or its mean over the ``sequence``.
     self_signal: A of L_self: the group's ``advantage``, or the ``reward`` as +1 or -1.
@@ -42,17 +42,10 @@ class SRFTConfig:
     sft_scale: float = 0.5  # 2506.19767, Eq. 8
     sft_entropy_sign: Literal[-1, 1] = -1  # 2506.19767, Eq. 8
     positive_scale: float = 0.1  # 2506.19767, Eq. 12
-    clip_low: float = 0.2  # ours: as SFT+GRPO
-    clip_high: float = 0.28  # ours: as SFT+GRPO
     entropy_coefficient: float = 0.001  # HPT authors' script
     entropy_over: Literal["samples", "response"] = added("samples")  # HPT authors: response
     entropy_level: Literal["token", "sequence"] = added("token")  # HPT authors: sequence
     self_signal: Literal["advantage", "reward"] = added("advantage")  # 2506.19767: reward
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        require_positive(self, "num_samples")
-        require_clip(self)
 
 
 class SRFT:
@@ -93,7 +86,6 @@ class SRFT:
         )
         eager = (advantages > 0) & ~is_demo
         weights = torch.where(eager, config.positive_scale * entropy.exp(), 1.0)
-        clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
         for part, count in ((demo, totals["problems"]), (own, totals["autonomous"])):
             loss = loss + losses.clipped_surrogate(
                 logprobs=scores.logprobs,
@@ -102,8 +94,8 @@ class SRFT:
                 advantages=weights * advantages,
                 completion_mask=part,
                 denominator=count,
-                **clip,
+                **config.clip,
             )
         loss = loss - config.entropy_coefficient * scores.mean_entropy(totals, config.entropy_over)
         weight = float(sft[demo].sum()), float(demo.sum())
-        return LossOutput(loss, scores.metrics(**clip) | {"sft_weight": weight})
+        return LossOutput(loss, scores.metrics(**config.clip) | {"sft_weight": weight})

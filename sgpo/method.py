@@ -9,15 +9,14 @@ problem by how much guidance helped (Eq. 6). Every ablation of the paper is a fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
 from sgpo import objective
 from sgpo.core import losses
-from sgpo.core.config import added, check_fields, require_clip, require_positive
-from sgpo.core.logprobs import completion_kl
-from sgpo.core.scoring import padded, score_policy, step_totals
+from sgpo.core.config import added, check_fields, require, require_clip, require_positive
+from sgpo.core.scoring import step_totals, surrogate_loss, taught_divergence
 from sgpo.core.teacher import Teacher
 from sgpo.core.types import LossOutput, Role, Trajectory
 
@@ -73,20 +72,16 @@ class SGPOConfig:
         check_fields(self)
         require_positive(self, "num_autonomous kl_threshold alpha_smoothing alpha_max sharpness")
         require_clip(self)
-        for name in ("num_guided", "alpha_fixed", "alpha_base"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
+        require(self, "num_guided alpha_fixed alpha_base", least=0)
         if (self.num_guided > 0) == (self.alpha_mode == "zero"):
             raise ValueError(
                 f"num_guided={self.num_guided} with alpha_mode={self.alpha_mode!r}: guided samples "
                 "are drawn exactly when something is distilled from them"
             )
-        given = [name for name in _INTERVENTIONS if getattr(self, name) != _INTERVENTIONS[name]]
-        if given and self.alpha_mode == "zero":
-            raise ValueError(
-                f"{given[0]}={getattr(self, given[0])}: changes what is distilled, and with "
-                "alpha_mode=zero nothing is"
-            )
+        for name in ("leave_out", "teacher", "sharpness", "verified"):
+            value = getattr(self, name)
+            if self.alpha_mode == "zero" and value != getattr(SGPOConfig, name):
+                raise ValueError(f"{name}={value}: with alpha_mode=zero nothing is distilled")
         if not self.verified and not self.select_target and self.alpha_mode == "group_advantage":
             raise ValueError(
                 "verified=False with select_target=False: Eq. 8 weighs one target by its reward, "
@@ -94,43 +89,16 @@ class SGPOConfig:
             )
 
 
-_INTERVENTIONS = {"leave_out": "nothing", "teacher": "current", "sharpness": 1.0, "verified": True}
-
-
-class TokenClassifier(Protocol):
-    """Sorts completion tokens into named classes, for metrics alone."""
-
-    names: tuple[str, ...]
-
-    def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Index into ``names`` of each token of ``token_ids`` [B, T], int64, same device."""
-        ...
-
-
-class Ledger(Protocol):
-    """Keeps account of the distilled tokens; ``sums`` are plain JSON values."""
-
-    sums: Any
-
-    def add(self, problem_ids: list[str], targets, mask, kl, dropped) -> None:
-        """Count completions: token ids, mask, KL and what Eq. 5 drops, tensors [B, T]."""
-        ...
-
-
 class SGPO:
     """The ``Method`` of arXiv 2606.24064; see ``SGPOConfig`` for its variants.
 
-    With a ``classifier`` the KL mass and its masked part are logged for each class of tokens; a
-    ``ledger`` sums those of this rank over the run. But for ``leave_out`` no number of the training
-    depends on either.
+    With a ``classifier`` (class ``names``; called with token ids [B, T] it gives places in them)
+    the KL mass and its masked part are logged for each class of tokens. A ``ledger`` sums those of
+    this rank over the run: ``add(problem_ids, targets, mask, kl, dropped)`` of tensors [B, T], and
+    ``sums``, which JSON holds. But for ``leave_out`` no number of the training depends on either.
     """
 
-    def __init__(
-        self,
-        config: SGPOConfig,
-        classifier: TokenClassifier | None = None,
-        ledger: Ledger | None = None,
-    ) -> None:
+    def __init__(self, config: SGPOConfig, classifier: Any = None, ledger: Any = None) -> None:
         if config.leave_out not in ("nothing", "first") and classifier is None:
             raise ValueError(
                 f"leave_out={config.leave_out}: only the miniature knows of every token what it is "
@@ -231,23 +199,14 @@ class SGPO:
         trained = self.config.autonomous_term
         clip = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            scores = score_policy(model, trajectories, surrogate_only=True)
             count = totals["autonomous"]
-            loss = scores.surrogate(reduction="sequence_mean", denominator=count, **clip)
-        return loss if trained else torch.zeros_like(loss), scores.metrics(**clip)
+            found = surrogate_loss(model, trajectories, clip, denominator=count)
+        return found.loss if trained else torch.zeros_like(found.loss), found.sums
 
     def _distillation_loss(self, model, trajectories, totals):
         """alpha * Eq. 5 summed over the given targets, over the update's problems."""
-        student = padded(trajectories).to(model.device)
-        shown = padded(trajectories, second_prompt=True).to(model.device)
-        kl, logprobs = completion_kl(
-            model,
-            student,
-            shown,
-            direction=self.config.direction,
-            teacher=self.teacher,
-            sharpness=self.config.sharpness,
-        )
+        how = {"direction": self.config.direction, "sharpness": self.config.sharpness}
+        kl, logprobs, student = taught_divergence(model, trajectories, teacher=self.teacher, **how)
         mask, threshold = student.completion_mask, self.config.kl_threshold
         teaching = self._teaching(student.targets)
         if self.config.distillation == "kl":

@@ -198,29 +198,42 @@ def require_positive(config: Any, names: str) -> None:
     require(config, names, above=0)
 
 
-# bound -> whether a value keeps it, its name alone, its bracket beside another one
-_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
-    "above": (operator.gt, "above", "("),
-    "least": (operator.ge, "at least", "["),
-    "below": (operator.lt, "below", ")"),
-    "most": (operator.le, "at most", "]"),
+@dataclass(frozen=True)
+class GroupConfig:
+    """Of a clipped policy gradient on groups: ``num_samples`` per problem and step; ``clip_low`` /
+    ``clip_high``: half-widths of the trust region."""
+
+    num_samples: int = 12  # paper (2606.24064): "same total sample budget"
+    clip_low: float = 0.2  # SFT+GRPO's (2606.24064)
+    clip_high: float = 0.28  # SFT+GRPO's (2606.24064)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self, "num_samples", least=2)
+        require_clip(self)
+
+    @property
+    def clip(self) -> dict[str, float]:
+        """As keywords."""
+        return {"clip_low": self.clip_low, "clip_high": self.clip_high}
+
+
+_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "above": (operator.gt, "above"),
+    "least": (operator.ge, "at least"),
+    "below": (operator.lt, "below"),
+    "most": (operator.le, "at most"),
 }
 
 
 def require(config: Any, names: str, **bounds: float) -> None:
-    """ValueError naming the first of the space-separated fields that is neither None nor within
-    the ``bounds``: one of above and least, one of below and most, or both."""
+    """ValueError naming the first of the space-separated fields that is neither None nor within all
+    ``bounds``: above, least, below, most."""
     for name in names.split():
         value = getattr(config, name)
-        if value is None or all(_BOUNDS[kind][0](value, bound) for kind, bound in bounds.items()):
-            continue
-        if len(bounds) == 1:
-            [(kind, bound)] = bounds.items()
-            allowed = "finite" if math.isinf(bound) else f"{_BOUNDS[kind][1]} {bound}"
-        else:
-            (low, least), (high, most) = bounds.items()
-            allowed = f"in {_BOUNDS[low][2]}{least}, {most}{_BOUNDS[high][2]}"
-        raise ValueError(f"{name}={value}: must be {allowed}")
+        if value is not None and not all(_BOUNDS[k][0](value, b) for k, b in bounds.items()):
+            allowed = " and ".join(f"{_BOUNDS[k][1]} {b}" for k, b in bounds.items())
+            raise ValueError(f"{name}={value}: must be {allowed}")
 
 
 def check_fields(config: Any) -> None:
@@ -336,10 +349,7 @@ def unknown_override(key: str, names: typing.Sequence[str]) -> str:
     ends = {name: name.rpartition(".")[2] for name in dict.fromkeys(names)}
     found = [name for name, last in ends.items() if last in (end, _SYNONYMS.get(end))]
     found = found or [name for name, last in ends.items() if len(end) > 2 and end in last]
-    if not found:
-        near = difflib.get_close_matches(end, ends.values(), 1)
-        found = [name for name, last in ends.items() if last in near]
-        found = found or difflib.get_close_matches(key, names, 1)
+    found = found or difflib.get_close_matches(key, names, 1)
     meant = f"did you mean {' or '.join(map(repr, found[:3]))}?"
     return f"unknown override key {key!r}; {meant if found else '`sgpo config METHOD` shows all'}"
 
@@ -364,19 +374,18 @@ def dotted_names(config: Any, prefix: str = "") -> list[str]:
 
 
 def _parse(text: str, kind: Any, key: str) -> Any:
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
-    if origin in _UNIONS:
-        if text.lower() == "none" and type(None) in options:
-            return None
-        return _parse(text, next(o for o in options if o is not type(None)), key)
-    if origin is typing.Literal:
-        if text not in options:
-            raise ValueError(f"{key}={text!r}: must be one of {', '.join(map(str, options))}")
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{key}={text!r}: must be true or false")
-        return text.lower() == "true"
+    options = typing.get_args(kind) if typing.get_origin(kind) in _UNIONS else (kind,)
+    if text.lower() == "none" and type(None) in options:
+        return None
+    kind = next(o for o in options if o is not type(None))
+    values = {"true": True, "false": False} if kind is bool else {}
+    if typing.get_origin(kind) is typing.Literal:
+        values = {str(value): value for value in typing.get_args(kind)}
+    if values:
+        name = text.lower() if kind is bool else text
+        if name not in values:
+            raise ValueError(f"{key}={text!r}: must be one of {', '.join(values)}")
+        return values[name]
     if kind not in (int, float, str):
         raise ValueError(f"{key}: is not a single value; set one of its fields")
     try:

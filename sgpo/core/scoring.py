@@ -9,9 +9,15 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from sgpo.core.logprobs import PaddedSequences, TokenStats, pad_sequences, token_stats
-from sgpo.core.losses import clipped_surrogate, importance_ratio, reduce_tokens
-from sgpo.core.types import Problem, Role, Trajectory
+from sgpo.core.logprobs import (
+    PaddedSequences,
+    TokenStats,
+    completion_kl,
+    pad_sequences,
+    token_stats,
+)
+from sgpo.core.losses import Reduction, clipped_surrogate, importance_ratio, reduce_tokens
+from sgpo.core.types import LossOutput, Problem, Role, Trajectory
 
 
 def split_updates(
@@ -85,16 +91,6 @@ class PolicyScores:
     advantages: torch.Tensor
     is_demo: torch.Tensor
 
-    def surrogate(self, **clip_and_reduction: Any) -> torch.Tensor:
-        """``losses.clipped_surrogate`` of this micro-batch, a scalar."""
-        return clipped_surrogate(
-            logprobs=self.logprobs,
-            old_logprobs=self.old_logprobs,
-            advantages=self.advantages,
-            completion_mask=self.completion_mask,
-            **clip_and_reduction,
-        )
-
     def mean_entropy(
         self, totals: Mapping[str, float], over: Literal["samples", "response"]
     ) -> torch.Tensor:
@@ -147,6 +143,44 @@ def score_policy(
         advantages=make([t.advantage for t in trajectories]),
         is_demo=torch.tensor([t.role is Role.DEMO for t in trajectories], device=model.device),
     )
+
+
+def surrogate_loss(
+    model: PreTrainedModel,
+    trajectories: Sequence[Trajectory],
+    clip: Mapping[str, float],
+    *,
+    denominator: float,
+    reduction: Reduction = "sequence_mean",
+) -> LossOutput:
+    """``losses.clipped_surrogate`` of sampled trajectories and nothing else, with its metrics;
+    ``clip``: ``clip_low`` and ``clip_high``."""
+    scores = score_policy(model, trajectories, surrogate_only=True)
+    loss = clipped_surrogate(
+        logprobs=scores.logprobs,
+        old_logprobs=scores.old_logprobs,
+        advantages=scores.advantages,
+        completion_mask=scores.completion_mask,
+        reduction=reduction,
+        denominator=denominator,
+        **clip,
+    )
+    return LossOutput(loss, scores.metrics(**clip))
+
+
+def taught_divergence(
+    model: PreTrainedModel,
+    trajectories: Sequence[Trajectory],
+    *,
+    second_prompt: bool = True,
+    **how: Any,
+) -> tuple[torch.Tensor, torch.Tensor, PaddedSequences]:
+    """``logprobs.completion_kl`` (which has ``how``) of the policy under the trajectories' own
+    prompts from a teacher under their second ones, or the same: divergence [B, T],
+    log-probabilities [B, T], and what the policy read."""
+    student = padded(trajectories).to(model.device)
+    shown = padded(trajectories, second_prompt=True).to(model.device) if second_prompt else student
+    return *completion_kl(model, student, shown, **how), student
 
 
 def old_values(trajectories: Sequence[Trajectory], logprobs: torch.Tensor) -> torch.Tensor:
