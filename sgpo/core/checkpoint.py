@@ -8,6 +8,7 @@ torch.distributed.checkpoint, a file a rank, and can be restored on another numb
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -33,21 +34,17 @@ _SHARDS = "sharded"
 Tensors = dict[str, torch.Tensor]
 
 
+@dataclass(eq=False)
 class Checkpoints:
     """The resume states of a run below ``directory``, the newest of which are kept. All ranks call
     ``save`` and ``load`` together. ``optimizer``: None keeps weights alone, a third of the bytes.
     ``teacher``: a second model, if its weights move."""
 
-    def __init__(
-        self,
-        directory: Path,
-        model: PreTrainedModel,
-        optimizer: torch.optim.Optimizer | None,
-        ranks: Ranks | None = None,
-        teacher: PreTrainedModel | None = None,
-    ) -> None:
-        self.directory, self.model, self.optimizer = directory, model, optimizer
-        self.ranks, self.teacher = ranks or Ranks(), teacher
+    directory: Path
+    model: PreTrainedModel
+    optimizer: torch.optim.Optimizer | None
+    ranks: Ranks = Ranks()
+    teacher: PreTrainedModel | None = None
 
     def save(self, step: int, extra: dict | None = None) -> None:
         """Write the state after ``step`` finished steps, with JSON values that the loop needs."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from sgpo.core.config import added
 from sgpo.core.types import Problem
 
 DATE_FORMAT = "%d %b %Y"
@@ -37,7 +36,6 @@ class PromptSpec:
 
     Args:
         name: key in ``PROMPT_SPECS``.
-        system: system turn, None for the chat template's own default.
         suffix: appended to every question, e.g. the request for a boxed answer.
         guided: user turn with a strategy; holds ``{strategy}`` and ``{question}``, in this order
             (arXiv 2606.24064, Section 3).
@@ -55,7 +53,6 @@ class PromptSpec:
     """
 
     name: str
-    system: str | None
     suffix: str
     guided: str
     prefill: str
@@ -65,7 +62,7 @@ class PromptSpec:
     chat: bool = True
     date: str | None = None
     solved: str = "{solution}\n{question}"
-    stop_texts: tuple[str, ...] = added(())
+    stop_texts: tuple[str, ...] = ()
 
     def prompt_ids(
         self,
@@ -86,10 +83,8 @@ class PromptSpec:
         question = self._user_turn(tokenizer, problem, guided, solved)
         # The template writes its own begin token, if any: never let the tokenizer add a second.
         if self.chat:
-            turns = [{"role": "user", "content": question}]
-            if self.system is not None:
-                turns.insert(0, {"role": "system", "content": self.system})
-            text = _chat_text(tokenizer, turns, self.date)
+            turn = {"role": "user", "content": question}
+            text = _chat_text(tokenizer, [turn], self.date)
         else:
             text = (self.begin or "") + question
         ids = tuple(tokenizer(text + self.prefill, add_special_tokens=False)["input_ids"])
@@ -238,12 +233,12 @@ _SOLVED = (
 _DATE = "26 Jul 2024"  # Llama 3.1's own fallback; Llama 3.2's template would ask the clock
 
 _QWEN = PromptSpec(
-    "qwen2.5-instruct", None, _BOXED, _GUIDED, "", "<|im_end|>",
+    "qwen2.5-instruct", _BOXED, _GUIDED, "", "<|im_end|>",
     other_stops=("<|endoftext|>",),
     solved=_SOLVED,
 )  # fmt: skip
 _LLAMA = PromptSpec(
-    "llama-3-instruct", None, _BOXED, _GUIDED, "", "<|eot_id|>",
+    "llama-3-instruct", _BOXED, _GUIDED, "", "<|eot_id|>",
     other_stops=("<|end_of_text|>", "<|eom_id|>"),
     begin="<|begin_of_text|>",
     solved=_SOLVED,
@@ -254,7 +249,7 @@ _THINK = "<think>\n"  # what the expert traces of the training set open with
 PROMPT_SPECS: dict[str, PromptSpec] = {
     spec.name: spec
     for spec in (
-        PromptSpec("mini", None, "", "{strategy}\n{question}", "", "<|end|>"),
+        PromptSpec("mini", "", "{strategy}\n{question}", "", "<|end|>"),
         _QWEN,
         replace(_QWEN, name="qwen2.5-instruct-think", prefill=_THINK),
         replace(_QWEN, name="qwen2.5-none", suffix="", chat=False, stop_texts=_NEXT_TEXTS),

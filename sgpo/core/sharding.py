@@ -67,10 +67,6 @@ def is_sharded(model: PreTrainedModel) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def precision_of(model: PreTrainedModel) -> str:
-    return model.sharded_precision
-
-
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """This rank's shard of ``tensor``, which is ``tensor`` itself where it is whole."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -60,7 +60,7 @@ class Teacher:
                 )
         model.requires_grad_(False).eval()
         if sharding.is_sharded(policy):
-            sharding.shard(model, policy.device, sharding.precision_of(policy))
+            sharding.shard(model, policy.device, policy.sharded_precision)
         else:
             cast(model, policy.device, policy.dtype)
         self.model = model

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Stopped(Exception):
     """Training or evaluation ended early because it was asked to; the same command goes on."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Trainer:
     """Runs ``config.num_steps`` steps of ``method`` on ``problems``, resuming where it stopped.
 
@@ -55,30 +56,25 @@ class Trainer:
     and count over all ranks, so that their number changes nothing but rounding. Rank 0 writes.
     """
 
-    def __init__(
-        self,
-        *,
-        model: PreTrainedModel,
-        method: Method,
-        rollout: Rollout,
-        problems: Sequence[Problem],
-        config: TrainConfig,
-        seed: int,
-        run_dir: Path,
-        progress: Callable[[int, int], None] | None = None,
-        ranks: Ranks | None = None,
-        stop: Callable[[], bool] | None = None,
-        after_step: Callable[[int], None] | None = None,
-    ) -> None:
-        self.model, self.method, self.rollout = model, method, rollout
-        self.config, self.seed, self.run_dir = config, seed, run_dir
-        self.progress = progress or (lambda done, total: None)
-        self.after_step = after_step or (lambda step: None)
-        self.ranks, self.stop = ranks or Ranks(), stop
-        self.problems, self.held_out = _split(problems, config.held_out_share, seed)
+    model: PreTrainedModel
+    method: Method
+    rollout: Rollout
+    problems: Sequence[Problem]
+    config: TrainConfig
+    seed: int
+    run_dir: Path
+    progress: Callable[[int, int], None] = lambda done, total: None
+    ranks: Ranks = Ranks()
+    stop: Callable[[], bool] | None = None
+    after_step: Callable[[int], None] = lambda step: None
+
+    def __post_init__(self) -> None:
+        config, run_dir, model = self.config, self.run_dir, self.model
+        self.problems, self.held_out = _split(self.problems, config.held_out_share, self.seed)
         self._check()
-        self.teacher: Teacher | None = getattr(method, "teacher", None)
-        rollout.ranks, rollout.alike = self.ranks, not hasattr(method, "more_problems")
+        self.teacher: Teacher | None = getattr(self.method, "teacher", None)
+        self.rollout.ranks = self.ranks
+        self.rollout.alike = not hasattr(self.method, "more_problems")
         # foreach makes a step of many small tensors a few kernels instead of hundreds.
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -183,11 +179,6 @@ class Trainer:
         """Restore the newest resume state; the number of steps it has done, 0 without one."""
         step, extra = self.states.load() or (0, None)
         if extra is not None:
-            if "spent" not in extra:
-                raise ValueError(
-                    f"{self.states.directory}: a resume state of an older version; delete "
-                    f"{self.run_dir}"
-                )
             self.collapsed_steps = extra["collapsed_steps"]
             self.nonfinite_updates = extra["nonfinite_updates"]
             self.best = tuple(extra["best"]) if extra["best"] else None

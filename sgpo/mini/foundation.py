@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,15 +158,12 @@ def write_types(model: PreTrainedModel, world: World, sign: int = 1) -> None:
     words = model.get_input_embeddings().weight
     draws = torch.Generator().manual_seed(0)
     options = torch.randn(sum(map(len, SLOTS)), words.shape[1], generator=draws)
+    logs = [[[math.log(p) for p in prior] for prior in t.priors] for t in world.types]
     weights = torch.tensor(
-        [[math.log(p) - _mean_log(prior) for prior in t.priors for p in prior] for t in world.types]
+        [[log - sum(prior) / len(prior) for prior in t for log in prior] for t in logs]
     )
     vectors = sign * CODE_SCALE * model.config.initializer_range * weights @ options
     words[[IDS[f" {name}"] for name in NAMES]] += vectors.to(words)
-
-
-def _mean_log(prior: Sequence[float]) -> float:
-    return sum(math.log(p) for p in prior) / len(prior)
 
 
 def lay_foundation(
@@ -189,21 +186,12 @@ def lay_foundation(
         if digit_loss < config.goal:
             break
     _texts(learner, config, rng, "text", config.text_steps, config.guided_share, 0.1, progress)
-    _settle(learner.model, config, progress, device)
-    return learner.model.eval()
-
-
-def _settle(
-    model: PreTrainedModel,
-    config: FoundationConfig,
-    progress: Progress | None,
-    device: torch.device | str,
-) -> None:
-    """The last part of a foundation, mostly guided and with an optimiser of its own: of the three
-    choices that a strategy names, the last is the last that a model comes to follow."""
-    learner, rng = Learner(model, device), random.Random(f"settle-{config.seed}")
+    # Mostly guided and with an optimiser of its own: of the three choices that a strategy names,
+    # the last is the last that a model comes to follow.
+    learner, rng = Learner(learner.model, device), random.Random(f"settle-{config.seed}")
     steps, share = config.settling_steps, config.settling_guided
     _texts(learner, config, rng, "settle", steps, share, 0.0, progress)
+    return learner.model.eval()
 
 
 def _texts(
@@ -250,25 +238,18 @@ def teach(
 ) -> PreTrainedModel:
     """``model``, a foundation, after the lesson of ``world``; changed in place, in eval mode."""
     write_types(model, world)
-    learner = Learner(model, device)
-    rng = random.Random(f"lesson-{world.seed}")
-    for i, texts in enumerate(_lesson(world, config, rng)):
+    learner, rng = Learner(model, device), random.Random(f"lesson-{world.seed}")
+    for i in range(config.steps):
+        levels = rng.choices(list(LEVELS), weights=config.level_weights, k=len(NAMES))
+        pairs = zip(levels, NAMES, strict=True)
+        texts = [encode(world, level, False, rng, kind) for level, kind in pairs]
+        levels = rng.choices(list(LEVELS), weights=config.level_weights, k=config.guided)
+        texts += [encode(world, level, True, rng) for level in levels]
         rate = config.learning_rate * min(1.0, (i + 1) / 10) * (1 - i / config.steps)
         loss, _ = learner.step(texts, rate)
         if progress:
             progress(i + 1, config.steps, loss)
     return learner.model.eval()
-
-
-def _lesson(world: World, config: LessonConfig, rng: random.Random) -> Iterator[list[Text]]:
-    for _ in range(config.steps):
-        levels = rng.choices(list(LEVELS), weights=config.level_weights, k=len(NAMES))
-        texts = [
-            encode(world, level, False, rng, kind)
-            for level, kind in zip(levels, NAMES, strict=True)
-        ]
-        levels = rng.choices(list(LEVELS), weights=config.level_weights, k=config.guided)
-        yield texts + [encode(world, level, True, rng) for level in levels]
 
 
 def ensure_world_model(

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from sgpo.core.types import Problem
+from sgpo.mini.probes import MiniTokenClassifier
 from sgpo.mini.world import SLOTS
-from sgpo.mini.writing import LINE_OPENERS, STYLE_LINE
 
 # The choices of a plan by slot; ``opening``: the first token of a completion, where the style line
-# begins or the first line; ``commitment``: the words that open later lines.
+# begins or the first line; then the classes of ``writing.TOKEN_CLASSES`` that are no choice.
 PLACES = ("order", "combine", "finish", "opening", "commitment", "style", "routine")
 SUMS = ("tokens", "kl", "kl_masked")
 
@@ -29,14 +29,10 @@ class Ledger:
     def __init__(self, tokenizer: Any, problems: Sequence[Problem]) -> None:
         self.kind_of = {p.id: p.kind for p in problems}
         self.sums: dict[str, list[list[float]]] = {}
-        self.table = torch.full((len(tokenizer),), PLACES.index("routine"))
-        for name, slot in zip(PLACES[:3], SLOTS, strict=True):
-            self._mark(tokenizer, [f" {option}" for option in slot], name)
-        self._mark(tokenizer, LINE_OPENERS, "commitment")
-        self._mark(tokenizer, STYLE_LINE[:1], "style")
-
-    def _mark(self, tokenizer: Any, pieces: Sequence[str], name: str) -> None:
-        self.table[tokenizer.convert_tokens_to_ids(list(pieces))] = PLACES.index(name)
+        self.classify = MiniTokenClassifier(tokenizer)
+        self.slots = torch.full((len(tokenizer),), -1)
+        for place, slot in enumerate(SLOTS):
+            self.slots[tokenizer.convert_tokens_to_ids([f" {option}" for option in slot])] = place
 
     def add(
         self,
@@ -47,10 +43,8 @@ class Ledger:
         dropped: torch.Tensor,
     ) -> None:
         """Count completions: token ids, mask, KL and what Eq. 5 drops, each [B, T]."""
-        places = self.table.to(targets.device)[targets]
-        styled = places[:, :1] == PLACES.index("style")
-        width = len(STYLE_LINE)
-        places[:, :width] = torch.where(styled, PLACES.index("style"), places[:, :width])
+        slots = self.slots.to(targets.device)[targets]
+        places = torch.where(slots >= 0, slots, self.classify(targets) + len(SLOTS))
         places[:, 0] = PLACES.index("opening")
         for row, name in enumerate(problem_ids):
             own = mask[row]

@@ -4,8 +4,8 @@ An engine has ``dtype``, ``max_model_len``, ``generate``, ``load`` and ``release
 vllm_server.py has the same.
 
 vLLM changes its host process when it starts: random state, thread settings, environment variables
-that child processes inherit. ``untouched`` puts all of that back. A dead or silent engine ends in
-``EngineFailed``, or ends the process, within ``stall_seconds``; it never hangs (``Watchdog``).
+that child processes inherit. ``untouched`` puts all of that back. A dead engine ends in
+``EngineFailed``, a silent one ends the process after ``stall_seconds`` (``Watchdog``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import random
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -30,7 +29,6 @@ from sgpo.core.sampling.sampler import Progress, SamplingParams
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 Raws = list["RawCompletion"]
-HUNG_GRACE_SECONDS = 15.0
 
 # Read by vLLM when it is imported or started; a value the user has set wins.
 _ENGINE_ENVIRONMENT = {
@@ -129,7 +127,6 @@ class InProcessEngine:
                     watchdog.alive()
                     if progress:
                         progress(len(output.outputs))
-                watchdog.check()
         return [_raw(finished[str(i)].outputs) for i in range(len(requests))]
 
     def load(self, weights: Weights) -> None:
@@ -205,43 +202,35 @@ def _raw(outputs: Sequence[Any]) -> Raws:
 
 
 class Watchdog:
-    """Ends what makes no progress: ``check`` raises between the engine's steps, and a thread ends
-    the process when one step itself does not return (native code cannot be interrupted)."""
+    """Ends the process where the engine makes no progress: native code that does not return cannot
+    be interrupted."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds, self._over = seconds, threading.Event()
-        self.alive()
+        self._seconds = seconds
 
     def __enter__(self) -> Watchdog:
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        self._timer = threading.Timer(0, print)
+        self.alive()
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._over.set()
-        self._thread.join()
+        self._timer.cancel()
 
     def alive(self) -> None:
-        self._last = time.monotonic()
+        """Something was finished: the clock starts again."""
+        self._timer.cancel()
+        self._timer = threading.Timer(self._seconds, self._end)
+        self._timer.daemon = True
+        self._timer.start()
 
-    def check(self) -> None:
-        if time.monotonic() - self._last > self._seconds:
-            raise TimeoutError(
-                f"no completion finished for {self._seconds:g} s (vllm.stall_seconds)"
-            )
-
-    def _watch(self) -> None:
-        while not self._over.wait(min(1.0, self._seconds / 4)):
-            silence = time.monotonic() - self._last
-            if silence > self._seconds + HUNG_GRACE_SECONDS:
-                print(
-                    f"the vLLM engine hangs: no answer for {silence:.0f} s (vllm.stall_seconds="
-                    f"{self._seconds:g}); this process ends with code {EXIT_HUNG}, run the same "
-                    "command again to continue",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                os._exit(EXIT_HUNG)
+    def _end(self) -> None:
+        print(
+            f"the vLLM engine hangs: nothing finished for {self._seconds:g} s (vllm.stall_seconds);"
+            f" this process ends with code {EXIT_HUNG}, run the same command again to continue",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_HUNG)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ from sgpo.core.sampling.sampler import Progress
 from sgpo.core.sampling.vllm_engine import EngineFailed, RawCompletion, Raws, Request, Weights
 
 MAX_REQUESTS = 64  # in flight at once
-HEALTH_SECONDS = 5.0  # between health checks while completions are awaited
-HEALTH_PATIENCE = 30.0  # a server that answers no health check for this long is given up
+HANDSHAKE_SECONDS = 30.0
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -39,10 +37,10 @@ class ServerEngine:
         """Raises EngineFailed when no vLLM server with development endpoints answers."""
         self._settings = settings
         self._url = (settings.server or "").rstrip("/")
-        card = self._call("GET", "/v1/models", seconds=HEALTH_PATIENCE)["data"][0]
+        card = self._call("GET", "/v1/models", seconds=HANDSHAKE_SECONDS)["data"][0]
         self._model, self.max_model_len = card["id"], int(card["max_model_len"])
         self.dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
-        self._call("GET", "/is_paused", seconds=HEALTH_PATIENCE)
+        self._call("GET", "/is_paused", seconds=HANDSHAKE_SECONDS)
 
     def generate(self, requests: Sequence[Request], progress: Progress = None) -> list[Raws]:
         """The completions of every request, in order, ``MAX_REQUESTS`` prompts at a time."""
@@ -113,41 +111,34 @@ class ServerEngine:
         }
 
     async def _completions(self, bodies: Sequence[dict[str, Any]], progress: Progress) -> list:
-        """The answers in order, or the first error, a stall, or the server's silence. An error
-        breaks off the requests in flight: nothing waits for a dead server."""
-        turn = asyncio.Semaphore(MAX_REQUESTS)
-        self._last = time.monotonic()
-
-        async def complete(body: dict[str, Any]) -> dict[str, Any]:
-            async with turn:
-                answer = await self._ask(client, "POST", "/v1/completions", body)
-            self._last = time.monotonic()
-            if progress:
-                progress(body["n"])
-            return answer
-
-        try:
-            async with _client(seconds=None) as client, asyncio.TaskGroup() as group:
-                watch = group.create_task(self._watch())
-                tasks = [group.create_task(complete(body)) for body in bodies]
-                await asyncio.gather(*tasks)
-                watch.cancel()
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    async def _watch(self) -> None:
-        async with _client(HEALTH_PATIENCE) as client:
-            while True:
-                await asyncio.sleep(HEALTH_SECONDS)
-                silence = time.monotonic() - self._last
-                if silence > self._settings.stall_seconds:
-                    raise EngineFailed(
-                        f"{self._url}: no completion finished for "
-                        f"{self._settings.stall_seconds:g} s (vllm.stall_seconds)"
+        """The answers in order. The first error, or ``stall_seconds`` in which none comes, breaks
+        off the requests in flight: nothing waits for a dead server."""
+        seconds = self._settings.stall_seconds
+        async with _client(None) as client:
+            tasks = {
+                asyncio.create_task(self._ask(client, "POST", "/v1/completions", body)): body["n"]
+                for body in bodies
+            }
+            pending = set(tasks)
+            try:
+                while pending:
+                    done, pending = await asyncio.wait(
+                        pending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
                     )
-                if silence > HEALTH_SECONDS:
-                    await self._ask(client, "GET", "/health")
+                    if not done:
+                        raise EngineFailed(
+                            f"{self._url}: no completion finished for {seconds:g} s "
+                            "(vllm.stall_seconds)"
+                        )
+                    for task in done:
+                        task.result()
+                        if progress:
+                            progress(tasks[task])
+            finally:
+                for task in pending:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        return [task.result() for task in tasks]
 
     def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float
@@ -182,7 +173,7 @@ class ServerEngine:
 def _client(seconds: float | None) -> httpx.AsyncClient:
     """``seconds`` of silence on the line are an error. No connection is used twice: the server may
     close one at the moment of its reuse."""
-    limits = httpx.Limits(max_keepalive_connections=0)
+    limits = httpx.Limits(max_connections=MAX_REQUESTS, max_keepalive_connections=0)
     return httpx.AsyncClient(timeout=seconds, limits=limits, trust_env=False)
 
 
