@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -139,8 +138,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer({"data": [{"id": "tiny", "max_model_len": 512}]})
         elif self.path == "/is_paused" and self.server.fault == "no development endpoints":
             self.answer({"detail": "Not Found"}, 404)
-        elif self.path == "/health" and self.server.fault == "frozen":
-            time.sleep(5)
         else:
             self.answer({})
 
@@ -163,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.fault
         if fault == "dies":
             self.connection.shutdown(socket.SHUT_RDWR)
-        elif fault in ("frozen", "stalls"):
+        elif fault == "stalls":
             self.hang()
         elif fault == "refuses":
             self.answer({"error": "out of blocks"}, 500)

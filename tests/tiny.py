@@ -67,7 +67,7 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|> ' + m['content'] + ' <|end|> ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-SPEC = PromptSpec("tiny", None, "", "{strategy} {question}", "", "<|end|>")
+SPEC = PromptSpec("tiny", "", "{strategy} {question}", "", "<|end|>")
 
 # Every method of the study, in a size that a test can afford. HPT's gate lies inside the range of
 # correct samples that occur, so that both of its branches run.
@@ -287,7 +287,7 @@ def build_trainer(
         config=replace(TRAIN, **changes),
         seed=seed,
         run_dir=run_dir,
-        ranks=ranks,
+        ranks=ranks or Ranks(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Resume states and atomic files: whole or absent."""
+"""Resume states, logs and atomic files: whole or absent."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from tiny import build_model, equal_weights, weights_of
 from sgpo.core import files
 from sgpo.core.checkpoint import Checkpoints
 from sgpo.core.files import read_json, sha256_of, whole_directory, write_bytes, write_json
-from sgpo.core.runlog import MetricsLog, environment, package_versions
+from sgpo.core.runlog import MetricsLog
 
 
 def trained(steps: int, tied: bool = True):
@@ -32,30 +32,26 @@ def train(model, optimizer, step):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_restored_state_continues_bit_for_bit(tmp_path, tied):
-    model, optimizer = trained(3, tied)
-    Checkpoints(tmp_path, model, optimizer).save(3, {"counter": 5})
-    fresh, fresh_optimizer = trained(0, tied)
-    assert Checkpoints(tmp_path, fresh, fresh_optimizer).load() == (3, {"counter": 5})
-    assert equal_weights(weights_of(model), weights_of(fresh))
-    for m, o in ((model, optimizer), (fresh, fresh_optimizer)):
-        train(m, o, 3)
-        train(m, o, 4)
-    assert equal_weights(weights_of(model), weights_of(fresh))
-    if tied:
-        assert fresh.lm_head.weight is fresh.model.embed_tokens.weight
+    pairs = [trained(3, tied), trained(0, tied)]
+    Checkpoints(tmp_path, *pairs[0]).save(3, {"counter": 5})
+    assert Checkpoints(tmp_path, *pairs[1]).load() == (3, {"counter": 5})
+    for pair in pairs:
+        train(*pair, 3)
+    assert equal_weights(*(weights_of(model) for model, _ in pairs))
+    fresh = pairs[1][0]
+    assert (fresh.lm_head.weight is fresh.model.embed_tokens.weight) == tied
 
 
 def test_only_the_newest_states_are_kept_and_hold_no_pickle(tmp_path):
-    model, optimizer = trained(1)
-    assert Checkpoints(tmp_path / "absent", model, optimizer).load() is None
+    pair = trained(1)
     (tmp_path / "step-000001").mkdir()  # nothing in it
-    assert Checkpoints(tmp_path, model, optimizer).load() is None
+    assert Checkpoints(tmp_path / "absent", *pair).load() is None
+    assert Checkpoints(tmp_path, *pair).load() is None
     for step in (2, 4, 6, 8):
-        Checkpoints(tmp_path, model, optimizer).save(step)
+        Checkpoints(tmp_path, *pair).save(step)
     assert sorted(os.listdir(tmp_path)) == ["step-000006", "step-000008"]
-    names = sorted(p.name for p in (tmp_path / "step-000008").iterdir())
+    names = sorted(os.listdir(tmp_path / "step-000008"))
     assert names == ["model.safetensors", "optimizer.safetensors", "state.json"]
-    assert Checkpoints(tmp_path, model, optimizer).load()[0] == 8
 
 
 @pytest.mark.parametrize("what", ["bit flip", "truncated", "missing", "state without sums"])
@@ -68,16 +64,15 @@ def test_damaged_states_are_passed_over(tmp_path, what, capsys):
     state = tmp_path / "step-000004"
     file = state / "model.safetensors"
     content = file.read_bytes()
-    damage = {
+    {
         "bit flip": lambda: file.write_bytes(content[:-1] + bytes([content[-1] ^ 1])),
         "truncated": lambda: file.write_bytes(content[:-7]),
         "missing": file.unlink,
         "state without sums": lambda: (state / "state.json").write_text("[]"),
-    }
-    damage[what]()
-    fresh, fresh_optimizer = trained(0)
-    assert Checkpoints(tmp_path, fresh, fresh_optimizer).load()[0] == 2
-    assert equal_weights(weights_of(fresh), intact)
+    }[what]()
+    fresh = trained(0)
+    assert Checkpoints(tmp_path, *fresh).load()[0] == 2
+    assert equal_weights(weights_of(fresh[0]), intact)
     assert "step-000004" in capsys.readouterr().out
 
 
@@ -87,13 +82,10 @@ class Strike(BaseException):
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
 @pytest.mark.parametrize("strike", [Strike, OSError(28, "No space left on device")])
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
-    tmp_path, monkeypatch, where, strike
-):
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, where, strike):
     path = tmp_path / "deep" / "result.json"
     write_bytes(path, b"old")
-    with monkeypatch.context() as patched:
-        patched.setattr(files.os, where, mock.Mock(side_effect=strike))
+    with mock.patch.object(files.os, where, side_effect=strike):
         with pytest.raises((Strike, OSError)):
             write_bytes(path, b"new and longer")
     assert path.read_bytes() == b"old" and os.listdir(path.parent) == ["result.json"]
@@ -103,21 +95,14 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "model"
-    with pytest.raises(Strike), whole_directory(target) as scratch:
-        (scratch / "half").write_text("x")
-        raise Strike
-    assert os.listdir(tmp_path) == []
-    with whole_directory(target) as scratch:
-        (scratch / "sub").mkdir()
-        (scratch / "sub" / "file").write_text("1")
-        assert not target.exists()
-    assert (target / "sub" / "file").read_text() == "1"
-    with pytest.raises(Strike), whole_directory(target) as scratch:
-        raise Strike
-    assert (target / "sub" / "file").read_text() == "1"  # the old one stays
-    with whole_directory(target) as scratch:
-        (scratch / "other").write_text("2")
-    assert os.listdir(target) == ["other"] and os.listdir(tmp_path) == ["model"]
+    for before in ([], ["file"]):  # the old one stays
+        with pytest.raises(Strike), whole_directory(target) as scratch:
+            (scratch / "half").write_text("x")
+            raise Strike
+        assert (os.listdir(target) if target.exists() else []) == before
+        with whole_directory(target) as scratch:
+            (scratch / "file").write_text("1")
+        assert os.listdir(target) == ["file"] and os.listdir(tmp_path) == ["model"]
 
 
 def test_json_is_stable_and_refuses_what_json_has_not(tmp_path):
@@ -136,33 +121,19 @@ def test_json_is_stable_and_refuses_what_json_has_not(tmp_path):
         read_json(tmp_path / "c.json")
 
 
-def test_metrics_log_drops_what_came_after_the_state(tmp_path):
+def test_metrics_log_drops_what_came_after_the_state_and_notices_a_hole(tmp_path):
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, resume_after=0)
     for step in (1, 2, 3):
-        log.write({"step": step, "x": step / 3})
+        log.write({"step": step})
     with path.open("a") as file:
         file.write('{"step": 4, "x"')  # cut off by a kill
-    log = MetricsLog(path, resume_after=2)
-    log.write({"step": 3, "x": 0.5})
+    MetricsLog(path, resume_after=2).write({"step": 3, "x": 0.5})
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [r["step"] for r in rows] == [1, 2, 3] and rows[1]["x"] == 2 / 3 and rows[2]["x"] == 0.5
+    assert rows == [{"step": 1}, {"step": 2}, {"step": 3, "x": 0.5}]
     with pytest.raises(ValueError):
         log.write({"step": 4, "x": math.nan})
-
-
-def test_metrics_that_lack_steps_are_noticed(tmp_path):
-    """A curve with a hole must not pass for a whole one."""
-    path = tmp_path / "metrics.jsonl"
     for text, steps in (('{"step": 1}\n{"step": 3}\n', 3), ("", 2)):
         path.write_text(text)
-        with pytest.raises(ValueError, match="metrics.jsonl"):
+        with pytest.raises(ValueError, match="metrics.jsonl: holds . of the"):
             MetricsLog(path, resume_after=steps)
-
-
-def test_environment_names_what_decides_numbers():
-    versions = package_versions()
-    assert versions["torch"].startswith(torch.__version__.split("+")[0])
-    record = environment()
-    assert record["packages"] == versions and record["cores"] == os.cpu_count()
-    assert json.loads(json.dumps(record)) == record

@@ -42,24 +42,8 @@ def test_luffy_golden_loss_and_gradient(case):
     torch.testing.assert_close(logprobs.grad, double(case["grad_logprobs"]), rtol=0, atol=1e-6)
 
 
-def surrogate_gradient(ratio: float, advantage: float) -> tuple[float, float]:
-    """Loss and d loss / d logprob of one token at a given ratio, through the library."""
-    logprobs = double([[math.log(ratio)]]).requires_grad_()
-    loss = clipped_surrogate(
-        logprobs=logprobs,
-        old_logprobs=double([[0.0]]),
-        advantages=double([advantage]),
-        completion_mask=torch.ones(1, 1),
-        clip_low=0.2,
-        clip_high=0.28,
-        reduction="sequence_mean",
-    )
-    loss.backward()
-    return loss.item(), logprobs.grad.item()
-
-
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "loss", "gradient"),
+    ("ratio", "advantage", "expected", "gradient"),
     [
         (1.0, 2.0, -2.0, -2.0),
         (1.27, 2.0, -2.54, -2.54),  # inside the upper bound
@@ -69,8 +53,18 @@ def surrogate_gradient(ratio: float, advantage: float) -> tuple[float, float]:
         (1.5, -2.0, 3.0, 3.0),  # above with a bad sample: not clipped
     ],
 )
-def test_asymmetric_clip_by_hand(ratio, advantage, loss, gradient):
-    assert surrogate_gradient(ratio, advantage) == pytest.approx((loss, gradient), abs=1e-12)
+def test_asymmetric_clip_by_hand(ratio, advantage, expected, gradient):
+    for advantages in ([advantage], [[advantage]]):  # of a sequence, or of each token
+        logprobs = double([[math.log(ratio)]]).requires_grad_()
+        loss = clipped_surrogate(
+            logprobs=logprobs,
+            old_logprobs=double([[0.0]]),
+            advantages=double(advantages),
+            completion_mask=torch.ones(1, 1),
+        )
+        loss.backward()
+        found = loss.item(), logprobs.grad.item()
+        assert found == pytest.approx((expected, gradient), abs=1e-12)
 
 
 VALUES = [[1.0, 2.0, 3.0], [10.0, 77.0, 77.0], [77.0, 77.0, 77.0]]
@@ -89,11 +83,12 @@ MASK = [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
 )
 def test_reductions_by_hand(reduction, denominator, expected):
     for mask in (torch.tensor(MASK), torch.tensor(MASK).bool()):
-        value = reduce_tokens(double(VALUES), mask, reduction=reduction, denominator=denominator)
+        how = {"reduction": reduction, "denominator": denominator}
+        value = reduce_tokens(double(VALUES), mask, **how)
         assert value.item() == pytest.approx(expected, abs=1e-12)
-
-
-def test_unknown_reduction_is_named():
+        if reduction != "constant":  # the supervised loss is the same of the log-probabilities
+            nll = negative_log_likelihood(logprobs=-double(VALUES), completion_mask=mask, **how)
+            assert nll.item() == value.item()
     with pytest.raises(ValueError, match="reduction='mean'.*sequence_mean, token_mean or constant"):
         reduce_tokens(double(VALUES), torch.tensor(MASK), reduction="mean")
 
@@ -114,56 +109,21 @@ def test_nothing_unmasked_is_a_zero_with_a_zero_gradient(reduction):
 
 @pytest.mark.parametrize("garbage", [math.inf, -math.inf, math.nan, 1e30])
 def test_padding_never_reaches_the_loss(garbage):
-    arguments = {
+    given = {
+        "logprobs": double([[-1.2, garbage]]),
         "old_logprobs": double([[-1.0, garbage]]),
         "advantages": double([1.0]),
         "completion_mask": torch.tensor([[1, 0]]),
     }
-    logprobs = double([[-1.2, garbage]])
-    clean = -math.exp(-0.2)
-    loss = clipped_surrogate(logprobs=logprobs, **arguments)
-    assert loss.item() == pytest.approx(clean, abs=1e-12)
-    loss = luffy_loss(logprobs=logprobs, is_demo=torch.tensor([False]), normalizer=1.0, **arguments)
-    assert loss.item() == pytest.approx(clean, abs=1e-12)
-    nll = negative_log_likelihood(logprobs=logprobs, completion_mask=torch.tensor([[1, 0]]))
-    assert nll.item() == pytest.approx(1.2, abs=1e-12)
+    mixed = luffy_loss(**given, is_demo=torch.tensor([False]), normalizer=1.0)
+    for loss in (clipped_surrogate(**given), mixed):
+        assert loss.item() == pytest.approx(-math.exp(-0.2), abs=1e-12)
 
 
 def test_ratio_stays_finite_whatever_the_log_probabilities():
-    ratio = importance_ratio(
-        torch.tensor([500.0, -500.0, -1.0]), torch.tensor([-500.0, 500.0, -1.0])
-    )
-    assert ratio.isfinite().all() and ratio[2] == 1.0
-    assert ratio[0].item() == pytest.approx(math.exp(20), rel=1e-5)
-    assert ratio[1].item() == pytest.approx(math.exp(-20), rel=1e-5)
-
-
-def test_negative_log_likelihood_by_hand():
-    logprobs = double([[math.log(0.5), math.log(0.25)], [math.log(0.125), 0.0]])
-    mask = torch.tensor([[1, 1], [1, 0]])
-    value = negative_log_likelihood(logprobs=logprobs, completion_mask=mask)
-    assert value.item() == pytest.approx(6 * math.log(2) / 3, abs=1e-12)
-    value = negative_log_likelihood(
-        logprobs=logprobs, completion_mask=mask, reduction="sequence_mean"
-    )
-    assert value.item() == pytest.approx((1.5 + 3.0) * math.log(2) / 2, abs=1e-12)
-
-
-def test_advantages_of_sequences_and_of_tokens_agree():
-    logprobs, old = double([[-1.0, -2.0], [-0.5, -0.1]]), double([[-1.1, -1.9], [-0.6, -0.3]])
-    mask = torch.ones(2, 2)
-    per_sequence = double([0.5, -1.0])
-    arguments = {"logprobs": logprobs, "old_logprobs": old, "completion_mask": mask}
-    per_token = per_sequence[:, None].expand(2, 2)
-    a = clipped_surrogate(**arguments, advantages=per_sequence)
-    b = clipped_surrogate(**arguments, advantages=per_token)
-    assert a.item() == b.item() != 0
-    demo = torch.tensor([True, False])
-    a = luffy_loss(**arguments, advantages=per_sequence, is_demo=demo, normalizer=3.0)
-    b = luffy_loss(
-        **arguments, advantages=per_token, is_demo=demo[:, None].expand(2, 2), normalizer=3.0
-    )
-    assert a.item() == b.item() != 0
+    there, back = torch.tensor([500.0, -500.0, -1.0]), torch.tensor([-500.0, 500.0, -1.0])
+    expected = [math.exp(20), math.exp(-20), 1.0]
+    assert importance_ratio(there, back).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_advantages_of_groups_keep_the_order():

@@ -11,6 +11,7 @@ import tiny
 from standin import LLAMA_SPECIALS, QWEN_SPECIALS, byte_ids
 from transformers import AutoTokenizer
 
+from sgpo.core.models import load_tokenizer
 from sgpo.core.prompts import PROMPT_SPECS, native_spec, prompt_spec
 from sgpo.core.types import Problem, Role
 from sgpo.core.verifier import grade
@@ -49,61 +50,32 @@ def golden(family: str, user: str, prefill: str = "") -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def test_golden_ids_of_native_and_think_prompts(family):
+def test_prompts_targets_and_stops_are_the_published_ones(family, tmp_path):
+    """The same of a tokenizer that was saved and loaded, which is another class."""
     name, tokenizer = family
-    spec = prompt_spec(f"{name}-instruct")
+    spec, think = (prompt_spec(f"{name}-instruct{kind}") for kind in ("", "-think"))
     assert native_spec(tokenizer) is spec
     assert spec.prompt_ids(tokenizer, PROBLEM) == golden(name, PROBLEM.question + BOXED)
     assert spec.prompt_ids(tokenizer, PROBLEM, guided=True) == golden(name, GUIDED + BOXED)
-    think = prompt_spec(f"{name}-instruct-think")
-    expected = golden(name, PROBLEM.question + BOXED, "<think>\n")
-    assert think.prompt_ids(tokenizer, PROBLEM) == expected
-
-
-def test_no_template_is_the_bare_question(family):
-    name, tokenizer = family
+    opened = golden(name, PROBLEM.question + BOXED, "<think>\n")
+    assert think.prompt_ids(tokenizer, PROBLEM) == opened
+    bare = prompt_spec(f"{name}-none")
     begin = (LLAMA_SPECIALS["<|begin_of_text|>"],) if name == "llama-3" else ()
-    expected = (*begin, *byte_ids(PROBLEM.question))
-    assert prompt_spec(f"{name}-none").prompt_ids(tokenizer, PROBLEM) == expected
-
-
-def test_a_saved_tokenizer_gives_the_same_ids(family, tmp_path):
-    """What a run loads is another class than what was saved."""
-    from sgpo.core.models import load_tokenizer
-
-    name = family[0]
-    standin.write_checkpoint(tmp_path, name, small=True)
-    tokenizer = standin.build_tokenizer(name, small=True)
-    loaded = load_tokenizer(tmp_path)
-    spec = prompt_spec(f"{name}-instruct")
-    assert spec.prompt_ids(loaded, PROBLEM) == spec.prompt_ids(tokenizer, PROBLEM)
-    assert spec.stop_ids(loaded) == spec.stop_ids(tokenizer)
-
-
-def test_stop_ids_are_the_published_ones(family):
-    name, tokenizer = family
-    published = {"qwen2.5": (151645, 151643), "llama-3": (128009, 128001, 128008)}[name]
-    for suffix in ("instruct", "instruct-think", "none"):
-        assert prompt_spec(f"{name}-{suffix}").stop_ids(tokenizer) == published
-
-
-def test_targets_end_in_the_end_of_turn_and_never_double_the_think_prefix(family):
-    name, tokenizer = family
-    trace = "<think>\nadd\n</think>\n\\boxed{4}"
-    end = prompt_spec(f"{name}-instruct").stop_ids(tokenizer)[0]
-    assert prompt_spec(f"{name}-instruct").target_ids(tokenizer, trace) == (*byte_ids(trace), end)
+    assert bare.prompt_ids(tokenizer, PROBLEM) == (*begin, *byte_ids(PROBLEM.question))
+    stops = {"qwen2.5": (151645, 151643), "llama-3": (128009, 128001, 128008)}[name]
+    assert all(s.stop_ids(tokenizer) == stops for s in (spec, think, bare))
+    trace = "<think>\nadd\n</think>\n\\boxed{4}"  # its prefix is never doubled
+    assert spec.target_ids(tokenizer, trace) == (*byte_ids(trace), stops[0])
     short = byte_ids(trace.removeprefix("<think>\n"))
-    think = prompt_spec(f"{name}-instruct-think")
-    assert think.target_ids(tokenizer, trace) == (*short, end)
-    whole = think.prompt_ids(tokenizer, PROBLEM) + think.target_ids(tokenizer, trace)
-    assert tokenizer.decode(whole).count("<think>") == 1
+    assert think.target_ids(tokenizer, trace) == (*short, stops[0])
+    standin.write_checkpoint(tmp_path, name, small=True)
+    loaded, small = load_tokenizer(tmp_path), standin.build_tokenizer(name, small=True)
+    assert spec.prompt_ids(loaded, PROBLEM) == spec.prompt_ids(small, PROBLEM)
+    assert spec.stop_ids(loaded) == spec.stop_ids(small)
 
 
 def test_a_template_that_asks_the_clock_is_told_the_date():
-    tokenizer = standin.build_tokenizer("llama-3")
-    turns = [{"role": "user", "content": "x"}]
-    asked = tokenizer.apply_chat_template(turns, tokenize=False)
-    assert "26 Jul 2024" not in asked  # the stand-in does ask the clock, as Llama 3.2's does
+    tokenizer = standin.build_tokenizer("llama-3")  # asks it, as Llama 3.2's does
     ids = PROMPT_SPECS["llama-3-instruct"].prompt_ids(tokenizer, PROBLEM)
     assert "Today Date: 26 Jul 2024\n" in tokenizer.decode(ids)
 
@@ -219,23 +191,16 @@ def test_what_cannot_be_derived_is_asked_for_in_one_line(template, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_end_of_turn_can_be_named():
+def test_specs_can_be_named_and_say_what_is_allowed():
     tokenizer = chat_tokenizer(PLAIN_END, "<s>", "</s>")
     spec = prompt_spec("native:</s>", tokenizer)
-    assert (
-        spec.end_of_turn == "</s>"
-        and spec.target_ids(tokenizer, "4")[-1] == spec.stop_ids(tokenizer)[0]
-    )
+    assert spec.end_of_turn == "</s>"
+    assert spec.target_ids(tokenizer, "4")[-1] == spec.stop_ids(tokenizer)[0]
     with pytest.raises(ValueError, match="does not know '<oops>'"):
         prompt_spec("native:<oops>", tokenizer).stop_ids(tokenizer)
-
-
-def test_native_spec_and_prompt_spec_name_what_is_allowed():
-    tokenizer = standin.build_tokenizer("qwen2.5", small=True)
-    with pytest.raises(ValueError, match="does not know '<.eot_id.>'.*'llama-3-instruct'"):
-        PROMPT_SPECS["llama-3-instruct"].stop_ids(tokenizer)
     with pytest.raises(ValueError, match="unknown prompt spec 'qwen': must be one of mini, qwen2"):
         prompt_spec("qwen")
+    tokenizer = standin.build_tokenizer("qwen2.5", small=True)
     assert prompt_spec("native", tokenizer) is PROMPT_SPECS["qwen2.5-instruct"]
 
 
@@ -247,10 +212,9 @@ def ids(text: str) -> tuple[int, ...]:
     return tuple(tiny.VOCABULARY.index(word) for word in text.split())
 
 
-def test_suffix_prefill_and_system_turn():
-    spec = replace(tiny.SPEC, suffix=" w7 w8", prefill=" w9", system="w10 w11")
-    # The tiny vocabulary has no system role.
-    shown = f"<|unk|> w10 w11 <|end|> <|user|> {{}} {ASKED.question} w7 w8 <|end|> <|assistant|> w9"
+def test_suffix_and_prefill():
+    spec = replace(tiny.SPEC, suffix=" w7 w8", prefill=" w9")
+    shown = f"<|user|> {{}} {ASKED.question} w7 w8 <|end|> <|assistant|> w9"
     assert spec.prompt_ids(WORDS, ASKED) == ids(shown.format(""))
     assert spec.prompt_ids(WORDS, ASKED, guided=True) == ids(shown.format(ASKED.strategy))
     assert spec.target_ids(WORDS, "w5 w9") == (*ids("w5 w9"), tiny.END)

@@ -63,6 +63,7 @@ def test_plan_probabilities_of_a_bigram_model_are_products_of_its_rows():
             * among("Finish", plan.finish, 2)
         )
         assert float(found.plans[0, i]) == pytest.approx(expected, rel=1e-4)
+    assert found.plans.sum(1).tolist() == pytest.approx([1.0, 1.0])
     opened = after(ASSISTANT, "Order") * after("\n", "Combine") * after("\n", "Finish")
     assert float(found.go_on[0]) == pytest.approx(opened, rel=1e-4)
     outside = [
@@ -72,54 +73,28 @@ def test_plan_probabilities_of_a_bigram_model_are_products_of_its_rows():
     assert float(found.off_options[1]) == pytest.approx(sum(outside) / 3, rel=1e-4)
 
 
-def test_plan_probabilities_of_a_real_model_sum_to_one_and_see_the_digits():
-    tokenizer = build_tokenizer()
-    model = build_model(MODELS["qwen-s"], seed=0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4)  # far from uniform
-    found = plan_mass(model, tokenizer, [Task("Aldric", (1, 4, 5)), Task("Aldric", (9, 0, 2))])
-    assert found.plans.sum(1).tolist() == pytest.approx([1.0, 1.0])
-    assert not torch.allclose(found.plans[0], found.plans[1])
-
-
 def test_held_out_tasks_are_balanced_and_never_trained_on():
     tasks = held_out_tasks(2)
     assert [sum(t.kind == name for t in tasks) for name in NAMES] == [6] * len(NAMES)
     assert {partition_of(t) for t in tasks} == {"development"}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            TEXT,
-            [
-                ("commitment", "Order"), ("routine", " Aldric"), ("choice", " backwards"),
-                ("routine", ": 541\n"), ("commitment", "Combine"), ("choice", " threefold"),
-                ("routine", ": 5"), ("routine", "427"), ("routine", "130\n"),
-                ("commitment", "Finish"), ("choice", " triple"),
-                ("routine", " \\boxed{(1,0)}<|end|>"),
-            ],
-        ),
-        (
-            "Following the strategy\nOrder Aldric swapped: 1234\nGuess \\boxed{(0,7)}",
-            [
-                ("style", "Following the strategy\n"), ("commitment", "Order"),
-                ("routine", " Aldric"), ("choice", " swapped"), ("routine", ": 1234\n"),
-                ("commitment", "Guess"), ("routine", " \\boxed{(0,7)}<|end|>"),
-            ],
-        ),
-    ],
-)  # fmt: skip
-def test_steps_of_a_derivation(text, expected):
+STEPS = {
+    TEXT: "Order_ Aldric_ backwards_: 541\n_Combine_ threefold_: 5_427_130\n_Finish_ triple_"
+    " \\boxed{(1,0)}<|end|>",
+    "Following the strategy\nOrder Aldric swapped: 1234\nGuess \\boxed{(0,7)}":
+    "Following the strategy\n_Order_ Aldric_ swapped_: 1234\n_Guess_ \\boxed{(0,7)}<|end|>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STEPS)
+def test_steps_of_a_derivation(text):
     tokenizer = build_tokenizer()
-    pieces = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
-    classes = [*token_classes(pieces), "routine"]
-    pieces.append("<|end|>")
+    pieces = [*tokenizer.tokenize(text), "<|end|>"]
+    classes = [*token_classes(pieces[:-1]), "routine"]
     steps = derivation_steps(pieces, classes)
-    assert [(s.kind, "".join(pieces[s.start : s.stop])) for s in steps] == expected
-    assert [s.start for s in steps[1:]] == [s.stop for s in steps[:-1]]
+    assert ["".join(pieces[s.start : s.stop]) for s in steps] == STEPS[text].split("_")
+    assert [s.kind for s in steps] == [classes[s.start] for s in steps]
 
 
 def test_profile_is_of_the_likeliest_completion_and_equals_torch_distributions():

