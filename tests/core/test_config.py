@@ -218,8 +218,26 @@ def test_a_setting_that_was_added_changes_no_address_at_its_default():
     assert len({Cell(c).hash for c in [config, *changed]}) == 5
 
 
-def test_cells_share_the_cores_and_have_a_gpu_alone():
-    assert default_jobs(planned_study("mini", 1)) == os.cpu_count()
+@pytest.fixture(scope="module")
+def mini():
+    return planned_study("mini", 1)
+
+
+def test_the_comparison_runs_luffy_and_hpt_as_their_authors_do(mini):
+    """Loss scale, entropy bonus, clip, and the updates that HPT's script skips on Qwen alone."""
+    skips = {}
+    for config in (cell.config for cell in mini.cells()):
+        if config.method in ("luffy", "hpt"):
+            settings, train = config.settings, config.train
+            assert (settings.scaling, settings.entropy_over) == ("authors", "response")
+            assert train.grad_clip == 1.0
+            skips[config.method, config.model.partition("-")[0]] = train.skip_above
+    none = dict.fromkeys((("luffy", "qwen"), ("luffy", "llama"), ("hpt", "llama")))
+    assert skips == none | {("hpt", "qwen"): 80.0}
+
+
+def test_cells_share_the_cores_and_have_a_gpu_alone(mini):
+    assert default_jobs(mini) == os.cpu_count()
     assert default_jobs(planned_study("mini", 1, overrides=["device=auto"])) == 1
 
 
