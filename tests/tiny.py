@@ -356,7 +356,7 @@ def gradient(method, model, batches, totals, sums=None):
 
 def chunks_of(size: int):
     """Inside, the head is applied to ``size`` tokens at a time."""
-    return mock.patch.object(chunked_head, "chunk_size", lambda weight: size)
+    return mock.patch.object(chunked_head, "chunk_size", lambda *_: size)
 
 
 def dense_logprobs(model, prompt, completion, *, entropy=False):

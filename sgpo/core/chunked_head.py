@@ -32,6 +32,7 @@ def per_token(
     hidden: torch.Tensor,
     *others: torch.Tensor,
     gradient: Gradient | None = None,
+    shorter: int = 1,
 ) -> list[torch.Tensor]:
     """Results [N] of ``function`` on the logits of ``hidden`` [N, H] and on ``others`` [N, ...];
     gradients flow to ``hidden`` and to the weight of ``head``. What fits into one chunk goes
@@ -40,18 +41,19 @@ def per_token(
     Args:
         head: a linear layer without bias; of a sharded model, gathered.
         gradient: the derivative of ``function`` in fewer passes over the logits than autograd's.
+        shorter: by how much to shorten chunks for a ``function`` that holds more than the logits.
     """
-    size = chunk_size(head.weight)
+    size = chunk_size(head.weight, shorter)
     if len(hidden) <= size:
         return list(function(head(hidden).float(), *others))
     assert type(head) is torch.nn.Linear and head.bias is None, f"not a plain head: {head}"
     return list(_Chunked.apply(function, gradient, size, head.weight, hidden, *others))
 
 
-def chunk_size(weight: torch.Tensor) -> int:
+def chunk_size(weight: torch.Tensor, shorter: int = 1) -> int:
     """Tokens at a time, of a head with this ``weight``."""
     limit = MAX_LOGITS["cpu" if weight.device.type == "cpu" else "elsewhere"]
-    return min(MAX_TOKENS, max(1, limit // weight.shape[0]))
+    return min(MAX_TOKENS, max(1, limit // (shorter * weight.shape[0])))
 
 
 class _Chunked(torch.autograd.Function):
