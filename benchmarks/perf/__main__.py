@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.perf import gpu_step, losses, sampling, steps, study, verifier
+from benchmarks.perf import gpu_step, losses, rl_step, sampling, verifier
 from benchmarks.perf.common import Block
 from benchmarks.report import document
 from sgpo.core.files import read_json, write_json, write_text
@@ -22,25 +22,32 @@ from sgpo.core.runlog import environment
 # Name -> (run, blocks). ``run(repeats, **options)`` measures and returns JSON values, which
 # ``blocks`` shows; its docstring says what is measured (first line) and how (the rest).
 CASES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], list[Block]]]] = {
-    "rl_step": (steps.run_rl_step, steps.rl_step_blocks),
-    "roofline": (steps.run_roofline, steps.roofline_blocks),
-    "scaling": (steps.run_scaling, steps.scaling_blocks),
+    "rl_step": (rl_step.run, rl_step.blocks),
     "sampling": (sampling.run, sampling.blocks),
     "verifier": (verifier.run, verifier.blocks),
-    "study": (study.run, study.blocks),
-    "startup": (study.run_startup, study.startup_blocks),
     "loss_memory": (losses.run, losses.blocks),
     "gpu_loss_memory": (losses.run_gpu, losses.blocks),
     "gpu_step": (gpu_step.run, gpu_step.blocks),
     "gpu_sampling": (sampling.run_gpu, sampling.blocks),
 }
-OPTIONS = ("shape", "device")
+OPTIONS = ("shape", "device")  # of those cases that have a parameter of this name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the named cases, then write the page; 0, or 2 after one line on what was asked
     wrongly."""
-    options = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.perf", description=__doc__)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--page", action="store_true", help="only write the page again")
+    parser.add_argument("--repeats", type=int, default=7, help="measured rounds (default 7)")
+    parser.add_argument("--out", type=Path, default=Path("results/perf"), help="where JSON goes")
+    parser.add_argument("--shape", help="gpu_step: qwen2.5-1.5b (default) or tiny")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        help="where gpu_step, gpu_sampling and loss_memory run (default: a GPU if there is one)",
+    )
+    options = parser.parse_args(arguments)
     try:
         if not options.page:
             run_cases(options)
@@ -52,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_cases(options: argparse.Namespace) -> None:
-    """Measure the cases one after the other; each prints its tables and leaves its JSON. A case
-    takes those of ``OPTIONS`` that it knows.
+    """Measure the cases one after the other; each prints its tables and leaves its JSON.
 
     Raises:
         ValueError: no case, an unknown one or ``--repeats`` below 1, and nothing has run then; or
@@ -113,12 +119,10 @@ def _page(
     ]
     places = defaultdict(list)
     for name in [name for name in cases if name in results]:
-        blocks.append(document.Heading(2, f"{name}: {_said(name)[0]}"))
-        blocks += _blocks(name, results[name])
+        blocks += [document.Heading(2, f"{name}: {_said(name)[0]}"), *_blocks(name, results[name])]
         place = results[name]["environment"]
-        commit = (place["git_commit"] or "unknown")[:10] + " with changes" * bool(
-            place["git_dirty"]
-        )
+        changed = " with changes" * bool(place["git_dirty"])
+        commit = (place["git_commit"] or "unknown")[:10] + changed
         places[_machine(place)].append(f"{name} at {commit}")
     blocks.append(document.Heading(2, "Where"))
     missing = [f"{name}: {_said(name)[0]}" for name in cases if name not in results]
@@ -152,21 +156,6 @@ def _blocks(name: str, result: dict[str, Any]) -> list[document.Block]:
 def _machine(place: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {place['packages'][name]}" for name in ("torch", "transformers"))
     return f"{place['cpu']}, {place['machine']}, Python {place['python']}, {versions}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.perf", description=__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
-    parser.add_argument("--page", action="store_true", help="only write the page again")
-    parser.add_argument("--repeats", type=int, default=7, help="measured rounds (default 7)")
-    parser.add_argument("--out", type=Path, default=Path("results/perf"), help="where JSON goes")
-    parser.add_argument("--shape", help="gpu_step: qwen2.5-1.5b (default) or tiny")
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        help="where gpu_step, gpu_sampling and loss_memory run (default: a GPU if there is one)",
-    )
-    return parser
 
 
 if __name__ == "__main__":

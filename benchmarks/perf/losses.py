@@ -1,9 +1,7 @@
-"""Peak memory and time of the losses over a real vocabulary, ours beside dense and Liger's."""
+"""Peak memory and time of the losses over a real vocabulary, in chunks beside dense."""
 
 from __future__ import annotations
 
-import importlib.util
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,16 +18,12 @@ from sgpo.core.distributed import describe_device, select_device
 from sgpo.core.logprobs import PaddedSequences, completion_kl, kl_divergence, token_stats
 
 THREADS = 2
-LOSSES = ("nll", "kl", "jsd")
 # Tensors of tokens x vocabulary that the dense loss holds at its peak, rounded up: logits,
 # log-softmax and their gradients, for two models the intermediate products too.
-DENSE_COPIES = {"nll": 4, "kl": 9, "jsd": 16}
+DENSE_COPIES = {"nll": 4, "kl": 8, "jsd": 12}
 SHOWN = ("peak_gib", "workspace_gib", "seconds")
 LONG = 4096  # tokens above which a case runs once: its time is hardly spread
-LIGER_ROW = 1024  # tokens of a sequence: Liger's policy loss goes one sequence at a time
-TARGETS = {"peak of dense": 1 / 8, "time of dense": 1.5}
-NO_LIGER = "liger-kernel is not installed: pip install liger-kernel"
-SLOW_LIGER = f"Liger's loss is left out above {LONG} tokens on a CPU, where it takes minutes"
+TARGET = "targets for kl and jsd: 1/4 of the dense peak at 2048 tokens, 1/8 at 16384"
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class Size:
 
     tokens: int
     vocabulary: int = 151_936
-    hidden: int = 1536
+    hidden: int = 896  # of Qwen2.5-0.5B
 
     @property
     def gradient_gib(self) -> float:
@@ -50,26 +44,24 @@ SIZES = (Size(2048), Size(16384))
 
 
 def run(repeats: int, sizes: Sequence[Size] = SIZES, device: str = "auto") -> dict[str, Any]:
-    """Peak memory and time of the losses over 151,936 tokens: chunked, dense, Liger's.
+    """Peak memory and time of the losses over 151,936 tokens: chunked and dense.
 
     nll: mean negative log-likelihood with its gradients to hidden states and head. kl: mean forward
     KL between two sets of hidden states under one head, gradients to the student's side. jsd: the
-    same with the Jensen-Shannon divergence (Liger's has no counterpart here). A peak is
-    what a pass adds to its inputs; the workspace is the peak without the gradients that every
-    implementation returns. ~: the dense loss did not fit, a line through smaller sizes stands for
-    it. Liger's chunked losses are plain torch; its Triton kernels need a GPU.
+    same with the Jensen-Shannon divergence. A peak is what a pass adds to its inputs; the workspace
+    is the peak without the gradients that every implementation returns. ~: the dense loss did not
+    fit, a line through smaller sizes stands for it.
     """
     place, rows = select_device(device), []
     with common.threads(THREADS):
         inputs = Inputs(max(sizes, key=lambda s: s.tokens), place)
         for loss in LOSSES:
-            dense = [replace(sizes[0], tokens=t) for t in _dense_tokens(loss, sizes, place)]
+            dense = _dense_sizes(loss, sizes, common.free_bytes(place))
             for size in sorted({*sizes, *dense}, key=lambda s: s.tokens):
-                names = ["dense"] * (size in dense) + ["chunked", "liger"] * (size in sizes)
+                names = ["dense"] * (size in dense) + ["chunked"] * (size in sizes)
                 times = 1 if size.tokens > LONG else min(repeats, 3)
-                known = [name for name in names if (loss, name) in WORK]
-                rows += _rows(loss, size, known, times, inputs)
-    return {**describe_device(place), "threads": THREADS, "targets": TARGETS, "rows": rows}
+                rows += _rows(loss, size, names, times, inputs)
+    return {**describe_device(place), "threads": THREADS, "target": TARGET, "rows": rows}
 
 
 def run_gpu(repeats: int) -> dict[str, Any]:
@@ -99,24 +91,23 @@ class Inputs:
     def measure(self, loss: str, name: str, tokens: int) -> dict[str, float]:
         """One forward and backward pass over the first ``tokens``: ``peak_gib`` above the inputs
         (the gradients included), ``seconds``, and the norm of the gradients to the hidden states
-        and to the head, on which all implementations must agree."""
+        and to the head, on which both implementations must agree."""
         self.head.weight.grad = None
         student = self.student[:, :tokens].clone().requires_grad_()
         teacher, targets = self.teacher[:, :tokens], self.targets[:, :tokens]
+        work = LOSSES[loss][name]
         self.head(student[0, :2])  # thread pools and kernels are there before the clock starts
         before = common.reset_peak(self.device)
-        common.synchronize(self.device)
-        began = time.perf_counter()
-        WORK[loss, name](self.head, student, teacher, targets).backward()
-        common.synchronize(self.device)
+        seconds = common.timed(
+            lambda: work(self.head, student, teacher, targets).backward(), self.device
+        )
         found = {
-            "seconds": time.perf_counter() - began,
+            "seconds": seconds,
             "peak_gib": (common.peak_bytes(self.device) - before) / GIB,
             "hidden_gradient": float(student.grad.norm()),
             "head_gradient": float(self.head.weight.grad.norm()),
         }
-        shown = f"{found['peak_gib']:.2f} GiB, {found['seconds']:.1f} s"
-        print(f"{loss} {name} {tokens}: {shown}", flush=True)
+        print(f"{loss} {name} {tokens}: {found['peak_gib']:.2f} GiB, {seconds:.1f} s", flush=True)
         return found
 
 
@@ -124,9 +115,7 @@ def _rows(
     loss: str, size: Size, names: Sequence[str], repeats: int, inputs: Inputs
 ) -> list[dict[str, Any]]:
     """A row per implementation, measured in turn."""
-    missing = _no_liger(size, inputs.device)
-    able = [name for name in names if not (name == "liger" and missing)]
-    work = {name: lambda name=name: inputs.measure(loss, name, size.tokens) for name in able}
+    work = {name: partial(inputs.measure, loss, name, size.tokens) for name in names}
     rows = []
     for name, values in common.in_rounds(work, repeats, warmup=0).items():
         row = {"loss": loss, "implementation": name, "shape": asdict(size)}
@@ -136,38 +125,23 @@ def _rows(
         for key in ("hidden_gradient", "head_gradient"):
             value, expected = row[key]["median"], rows[0][key]["median"]
             assert abs(value - expected) < 1e-4 * expected, (key, row, rows[0])
-    if len(able) < len(names):
-        row = {"loss": loss, "implementation": "liger", "shape": asdict(size)}
-        rows.append(row | {"not_run": missing})
     return rows
 
 
-def _no_liger(size: Size, device: torch.device) -> str | None:
-    """Why Liger's loss is not run, or None."""
-    if importlib.util.find_spec("liger_kernel") is None:
-        return NO_LIGER
-    return SLOW_LIGER if device.type == "cpu" and size.tokens > LONG else None
-
-
-def _dense_tokens(loss: str, sizes: Sequence[Size], device: torch.device) -> list[int]:
+def _dense_sizes(loss: str, sizes: Sequence[Size], free: int) -> list[Size]:
     """Where the dense loss is measured: from half of the fewest tokens of ``sizes``, doubled as far
-    as it fits; a line through those stands for the rest."""
-    available, counts = 0.9 * _available(device), [min(s.tokens for s in sizes) // 2]
-    while counts[-1] < max(s.tokens for s in sizes):
+    as it fits into 90% of ``free`` bytes; a line through those stands for the rest."""
+    fewest, most = (pick(s.tokens for s in sizes) for pick in (min, max))
+    counts = [fewest // 2]
+    while counts[-1] < most:
         counts.append(2 * counts[-1])
+    found = [replace(sizes[0], tokens=tokens) for tokens in counts]
 
-    def gib(tokens: int) -> float:
-        size = replace(sizes[0], tokens=tokens)
-        return DENSE_COPIES[loss] * tokens * size.vocabulary * 4 / GIB + 2 * size.gradient_gib
+    def need(size: Size) -> float:
+        logits = 4 * size.tokens * size.vocabulary
+        return DENSE_COPIES[loss] * logits + 2 * GIB * size.gradient_gib
 
-    return [tokens for tokens in counts if gib(tokens) < available]
-
-
-def _available(device: torch.device) -> float:
-    """GiB that are free."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / GIB
-    return common.kernel_bytes("/proc/meminfo", "MemAvailable") / GIB
+    return [size for size in found if need(size) < 0.9 * free]
 
 
 class _States:
@@ -196,7 +170,7 @@ def _nll_chunked(head, student, teacher, targets):
     return losses.negative_log_likelihood(logprobs=logprobs, completion_mask=batch.completion_mask)
 
 
-def _kl_chunked(head, student, teacher, targets, direction="forward"):
+def _kl_chunked(head, student, teacher, targets, *, direction):
     model = _States(head, teacher, student)
     return completion_kl(model, _batch(targets), _batch(targets), direction=direction)[0].mean()
 
@@ -205,45 +179,23 @@ def _nll_dense(head, student, teacher, targets):
     return torch.nn.functional.cross_entropy(head(student[0]), targets[0])
 
 
-def _kl_dense(head, student, teacher, targets, direction="forward"):
+def _kl_dense(head, student, teacher, targets, *, direction):
     with torch.no_grad():
         target_logits = head(teacher[0])
     return kl_divergence(target_logits, head(student[0]), direction=direction).mean()
 
 
-def _nll_liger(head, student, teacher, targets):
-    """Liger's policy-gradient loss: with advantage 1, on policy, it has the gradient of the mean
-    negative log-likelihood (its value is another)."""
-    from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
-
-    function = LigerFusedLinearGRPOLoss(
-        beta=0.0, compiled=False, use_ref_model=False, loss_type="grpo"
-    )
-    rows = targets.view(-1, min(LIGER_ROW, targets.shape[1]))
-    ones = torch.ones(rows.shape, device=targets.device)
-    hidden = student[0].view(*rows.shape, -1)
-    return function(hidden, head.weight, rows, ones, ones[:, 0])[0]
+def _divergence(direction: str) -> dict[str, Callable[..., torch.Tensor]]:
+    return {
+        "dense": partial(_kl_dense, direction=direction),
+        "chunked": partial(_kl_chunked, direction=direction),
+    }
 
 
-def _kl_liger(head, student, teacher, targets):
-    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
-
-    function = LigerFusedLinearJSDLoss(
-        weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=False
-    )
-    weight = head.weight
-    return function(student[0], weight, teacher[0], weight.detach(), targets[0])
-
-
-WORK: dict[tuple[str, str], Callable[..., torch.Tensor]] = {
-    ("nll", "dense"): _nll_dense,
-    ("nll", "chunked"): _nll_chunked,
-    ("nll", "liger"): _nll_liger,
-    ("kl", "dense"): _kl_dense,
-    ("kl", "chunked"): _kl_chunked,
-    ("kl", "liger"): _kl_liger,
-    ("jsd", "dense"): partial(_kl_dense, direction="jensen_shannon"),
-    ("jsd", "chunked"): partial(_kl_chunked, direction="jensen_shannon"),
+LOSSES: dict[str, dict[str, Callable[..., torch.Tensor]]] = {
+    "nll": {"dense": _nll_dense, "chunked": _nll_chunked},
+    "kl": _divergence("forward"),
+    "jsd": _divergence("jensen_shannon"),
 }
 
 
@@ -251,27 +203,21 @@ def blocks(result: dict[str, Any]) -> list[Block]:
     """Every row, beside the dense loss at its size: measured, or (~) on the line through those."""
     table = [("loss", "tokens", "implementation", "peak GiB", "workspace GiB", "seconds",
               "peak/dense", "workspace/dense", "time/dense")]  # fmt: skip
-    rows = result["rows"]
-    for row in rows:
+    for row in result["rows"]:
         tokens = row["shape"]["tokens"]
-        start = (row["loss"], str(tokens), row["implementation"])
-        if "not_run" in row:
-            table.append((*start, "not run", *[""] * 5))
-            continue
-        dense = [r for r in rows if (r["loss"], r["implementation"]) == (row["loss"], "dense")]
+        dense = [
+            r for r in result["rows"] if (r["loss"], r["implementation"]) == (row["loss"], "dense")
+        ]
         ratios = [
             "" if row in dense else _beside(dense, key, tokens, row[key]["median"]) for key in SHOWN
         ]
-        table.append((*start, *(f"{row[key]['median']:.2f}" for key in SHOWN), *ratios))
+        values = [f"{row[key]['median']:.2f}" for key in SHOWN]
+        table.append((row["loss"], str(tokens), row["implementation"], *values, *ratios))
     place = result.get("device_name", f"the CPU, {result['threads']} threads")
-    targets = result["targets"]
-    notes = {row["not_run"] for row in rows if "not_run" in row}
-    return [
-        table,
-        f"On {place}; targets {targets['peak of dense']:.3g} of the dense peak, "
-        f"{targets['time of dense']} of its time. "
-        + "".join(f"{note}. " for note in sorted(notes)),
-    ]
+    shapes = [row["shape"] for row in result["rows"]]
+    known, hidden = {s["tokens"] for s in shapes}, shapes[0]["hidden"]
+    missing = [f" {s.tokens} tokens: not run." for s in SIZES if s.tokens not in known]
+    return [table, f"On {place}, hidden size {hidden}; {TARGET}.{''.join(missing)}"]
 
 
 def _beside(dense: Sequence[dict[str, Any]], key: str, tokens: int, value: float) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.perf.common import ROOT, Block, timed
+from benchmarks.perf.common import ROOT, Block, spread, timed
 from sgpo.core import verifier
 from sgpo.core.files import read_jsonl
 from sgpo.core.verifier.extract import unwrap_box
@@ -124,8 +123,9 @@ def _rates(work: Callable[[Pairs], int], pairs: Pairs, repeats: int) -> dict[str
         if work is _ours:
             _start_cold()
         rates.append(len(pairs) / timed(lambda: correct.append(work(pairs))))
-    spread = {"median": statistics.median(rates), "lowest": min(rates), "highest": max(rates)}
-    return spread | {"correct": correct[0]}
+    found = spread(rates)
+    return {"median": found["median"], "lowest": found["min"], "highest": found["max"],
+            "correct": correct[0]}  # fmt: skip
 
 
 def blocks(result: dict[str, Any]) -> list[Block]:
