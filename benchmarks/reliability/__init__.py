@@ -1,1 +1,1 @@
-"""What kills, full disks and hostile answers do to a study; nothing imports this room."""
+"""What kills and hostile answers do to the suite; nothing imports this room."""

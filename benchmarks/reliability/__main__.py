@@ -1,4 +1,4 @@
-"""``python -m benchmarks.reliability CASE [...]``: hurt a study, say whether it held, keep that.
+"""``python -m benchmarks.reliability CASE [...]``: hurt the suite, say whether it held, keep that.
 
 Each case leaves results/reliability/CASE.json; results/reliability.md is written from those files.
 """
@@ -6,31 +6,24 @@ Each case leaves results/reliability/CASE.json; results/reliability.md is writte
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reliability import fuzz, kill
 from benchmarks.report.document import Bullets, Heading, Paragraph, Table, row, to_markdown
 from sgpo.core.files import read_json, write_json, write_text
 from sgpo.core.runlog import environment
 
-RESULTS = Path("results/reliability")
-# Name of a function (trials, say) -> (figures, passed) -> its module, what it does, its trials, and
-# the figures of what held and of how many, for the page's first table.
-CASES: dict[str, tuple[str, str, int, tuple[str, ...]]] = {
-    "kill": ("faults", "kill -9 at random moments of a study, then the same command again",
+# Name -> (run, what it does, its trials, the figures of what held and of how many). ``run(trials,
+# say)`` gives figures and whether all of it held.
+CASES: dict[str, tuple[Callable, str, int, tuple[str, ...]]] = {
+    "kill": (kill.kill, "kill -9 at random moments of a study, then the same command again",
              40, ("finished_with_identical_tables", "kills")),
-    "disk": ("faults", "a disk that fills up, and a results directory that cannot be written",
-             8, ("continued_to_identical_tables", "full_disks")),
-    "checkpoint": ("faults", "truncated, bit-flipped and missing resume states",
-                   24, ("ended_with_identical_weights", "damaged_states")),
-    "together": ("faults", "two studies in one directory at the same time",
-                 3, ("one_ran_and_one_was_refused", "pairs")),
-    "fuzz": ("fuzz", "random and hostile answers through extraction and grading", 200_000, ()),
-    "cases": ("fuzz", "verdicts on answers decided by hand", 10**6, ("right", "cases")),
+    "fuzz": (fuzz.fuzz, "random and hostile answers through extraction and grading", 200_000, ()),
+    "cases": (fuzz.cases, "verdicts on answers decided by hand", 10**6, ("right", "cases")),
 }  # fmt: skip
 
 
@@ -40,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--count", type=int, help="trials or inputs (default: the case's own)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the outcomes go")
+    parser.add_argument("--out", type=Path, default=Path("results/reliability"))
     parser.add_argument("--page", action="store_true", help="only write the page again")
     options = parser.parse_args(arguments)
     names = [] if options.page else options.cases
@@ -62,12 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_case(name: str, count: int | None, directory: Path) -> bool:
     """Run a case and keep its outcome with machine and commit; whether it passed."""
-    module, what, trials, _ = CASES[name]
-    try:
-        run = getattr(importlib.import_module(f"benchmarks.reliability.{module}"), name)
-    except ModuleNotFoundError as error:
-        remedy = "pip install -e '.[dev]' brings it"
-        raise ValueError(f"case {name!r} needs {error.name}: {remedy}") from error
+    run, what, trials, _ = CASES[name]
     print(f"{name}: {what}", flush=True)
     began = time.monotonic()
     figures, passed = run(count or trials, lambda text: print(text, flush=True))
@@ -119,10 +107,10 @@ def write_page(directory: Path) -> Path:
 def _row(outcome: dict[str, Any]) -> tuple:
     place, figures, name = outcome["environment"], outcome["figures"], outcome["case"]
     word, held = "passed" if outcome["passed"] else "FAILED", CASES[name][-1]
-    if not held:
-        word += f": {figures['inputs']} inputs"
-    elif held[0] in figures:
+    if held:
         word += f": {figures[held[0]]} of {figures[held[1]]}"
+    else:
+        word += f": {figures['inputs']} inputs"
     commit = (place["git_commit"] or "unknown")[:10] + " with changes" * bool(place["git_dirty"])
     return row(name, outcome["what"], word, f"{figures['seconds']:.0f}", commit)
 

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
-from benchmarks.reliability.faults import ROOT, Figures, Say
+from benchmarks.reliability.kill import ROOT, Figures, Say
 from sgpo.core.verifier import grade_many
 from sgpo.core.verifier.extract import extract
 from sgpo.core.verifier.spelling import canonical
@@ -113,82 +113,64 @@ def completions(canary: Path) -> Iterator[tuple[str, str]]:
         yield gold, text if rng.randrange(8) else f"\\boxed{{{gold}}}"  # the gold itself
 
 
-class _Search:
-    """Takes inputs one by one, judges them in batches, counts what came out."""
-
-    def __init__(self, canary: Path, total: int, say: Say) -> None:
-        self.canary, self.total, self.say = canary, total, say
-        self.pairs: list[tuple[str, str]] = []
-        self.verdicts: Counter[str] = Counter()
-        self.problems: list[str] = []
-        self.undecided: list[str] = []  # the first few inputs without a verdict
-        self.tried = self.longest = 0
-        self.slowest_exact = self.slowest_batch = 0.0
-        self.began = time.monotonic()
-
-    def take(self, gold: str, completion: str) -> None:
-        began = time.process_time()
-        span = extract(completion).text
-        if span is not None and len(span) < 5_000:
-            canonical(canonical(span))
-        self.slowest_exact = max(self.slowest_exact, time.process_time() - began)
-        self.longest = max(self.longest, len(completion))
-        self.tried += 1
-        self.pairs.append((gold, completion))
-        if len(self.pairs) >= BATCH:
-            self.judge()
-
-    def judge(self) -> None:
-        pairs, self.pairs = self.pairs, []
-        if not pairs:
-            return
-        began = time.monotonic()
-        try:
-            verdicts = grade_many(pairs, deadline_seconds=BATCH_SECONDS)
-        except Exception as error:  # noted, so that the other batches are judged
-            self.problems.append(f"a batch raised {type(error).__name__}: {error}"[:300])
-            return
-        seconds = time.monotonic() - began
-        self.slowest_batch = max(self.slowest_batch, seconds)
-        if seconds > BATCH_SECONDS + SLACK_SECONDS:
-            self.problems.append(f"a batch took {seconds:.0f} s")
-        if self.canary.exists():
-            self.problems.append("an answer was executed")
-        for (gold, text), verdict in zip(pairs, verdicts, strict=True):
-            if verdict.reason not in REASONS or verdict.correct != (verdict.reason == "correct"):
-                self.problems.append(f"{gold!r}, {text!r}: {verdict}"[:300])
-            if verdict.reason in ("error", "timeout") and len(self.undecided) < 5:
-                self.undecided.append(f"{gold} / {text[:120]} ({verdict.reason})")
-        self.verdicts.update(v.reason for v in verdicts)
-        if self.tried % (BATCH * 10) == 0:
-            left = (time.monotonic() - self.began) * (self.total / self.tried - 1)
-            self.say(f"{self.tried} of {self.total} inputs, about {left / 60:.1f} min left")
-
-
 def fuzz(count: int, say: Say) -> tuple[Figures, bool]:
     """Figures of ``count`` inputs, and whether all of them were handled."""
+    verdicts: Counter[str] = Counter()
+    problems: list[str] = []
+    undecided: list[str] = []
+    tried, longest, slowest_exact, slowest_batch = 0, 0, 0.0, 0.0
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sgpo-fuzz-") as scratch:
-        search = _Search(Path(scratch) / "executed", count, say)
-        try:
-            for gold, completion in islice(completions(search.canary), count):
-                search.take(gold, completion)
-        except Exception as error:  # whatever an input provokes is the finding to report
-            search.problems.append(f"{type(error).__name__}: {error}"[:500])
-        search.judge()
+        canary = Path(scratch) / "executed"
+        inputs = completions(canary)
+        while pairs := list(islice(inputs, min(BATCH, count - tried))):
+            tried += len(pairs)
+            longest = max(longest, *(len(text) for _, text in pairs))
+            try:
+                slowest_exact = max(slowest_exact, *(_exact_seconds(text) for _, text in pairs))
+                started = time.monotonic()
+                judged = grade_many(pairs, deadline_seconds=BATCH_SECONDS)
+                seconds = time.monotonic() - started
+            except Exception as error:  # whatever an input provokes is the finding to report
+                problems.append(f"a batch raised {type(error).__name__}: {error}"[:300])
+                continue
+            slowest_batch = max(slowest_batch, seconds)
+            if seconds > BATCH_SECONDS + SLACK_SECONDS:
+                problems.append(f"a batch took {seconds:.0f} s")
+            if canary.exists():
+                problems.append("an answer was executed")
+            for (gold, text), verdict in zip(pairs, judged, strict=True):
+                verdicts[verdict.reason] += 1
+                right = verdict.reason == "correct"
+                if verdict.reason not in REASONS or verdict.correct != right:
+                    problems.append(f"{gold!r}, {text!r}: {verdict}"[:300])
+                if verdict.reason in ("error", "timeout"):
+                    undecided.append(f"{gold} / {text[:120]} ({verdict.reason})")
+            if tried % (BATCH * 10) == 0:
+                left = (time.monotonic() - began) * (count / tried - 1)
+                say(f"{tried} of {count} inputs, about {left / 60:.1f} min left")
     figures = {
-        "inputs": search.tried,
-        "verdicts": dict(sorted(search.verdicts.items())),
-        "executed": sum("executed" in problem for problem in search.problems),
-        "longest_input": search.longest,
-        "slowest_exact_seconds": round(search.slowest_exact, 3),
-        "slowest_batch_seconds": round(search.slowest_batch, 2),
+        "inputs": tried,
+        "verdicts": dict(sorted(verdicts.items())),
+        "executed": problems.count("an answer was executed"),
+        "longest_input": longest,
+        "slowest_exact_seconds": round(slowest_exact, 3),
+        "slowest_batch_seconds": round(slowest_batch, 2),
         "batch_limit_seconds": BATCH_SECONDS,
         "seed": SEED,
-        "without_a_verdict": search.undecided,
-        "failures": search.problems[:5],
+        "without_a_verdict": undecided[:5],
+        "failures": problems[:5],
     }
-    passed = not search.problems and search.tried >= count and search.slowest_exact < SLOW_SECONDS
-    return figures, passed
+    return figures, not problems and slowest_exact < SLOW_SECONDS
+
+
+def _exact_seconds(completion: str) -> float:
+    """Processor time of extraction and the spelling rules, here."""
+    began = time.process_time()
+    span = extract(completion).text
+    if span is not None and len(span) < 5_000:
+        canonical(canonical(span))
+    return time.process_time() - began
 
 
 def cases(count: int, say: Say) -> tuple[Figures, bool]:
