@@ -10,7 +10,8 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -336,9 +337,34 @@ def unknown(what: str, name: str, known: Sequence[str], shown: str) -> str:
 
 def settings_of(kind: str, **values: Any) -> Any:
     """A method's settings by the name ``module:Class``: a profile names them, so that what it holds
-    can be listed without torch, which the modules of methods import."""
+    can be listed without torch, which takes seconds to import and which settings do not use."""
     module, _, name = kind.partition(":")
-    return getattr(importlib.import_module(module), name)(**values)
+    with _late("torch"):
+        return getattr(importlib.import_module(module), name)(**values)
+
+
+class _Late(ModuleType):
+    """Stands for a module until something of it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        real = importlib.import_module(self.__name__)
+        vars(self).update(vars(real))
+        return getattr(real, name)
+
+
+@contextmanager
+def _late(name: str) -> Iterator[None]:
+    """Modules that are imported inside, and use nothing of the module ``name`` on the way, import
+    it when they do."""
+    stub = _Late(name)
+    sys.modules.setdefault(name, stub)
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stub:
+            del sys.modules[name]
 
 
 def build_method(config: RunConfig, tokenizer: Any = None, problems: Sequence[Any] = ()) -> Any:

@@ -203,6 +203,8 @@ LIGHT_VERBS = (
     ["status", "--out", "results/mini"],
     *(["list", what] for what in ("methods", "models", "benchmarks", "profiles")),
     ["list", "methods", "--profile", "paper"],
+    ["list", "settings", "sdpo"],
+    ["config", "sgpo", "--profile", "paper"],
 )
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from transformers import PreTrainedModel
 
-from sgpo.core import cpu_model
-from sgpo.core.chunked_head import Gradient, per_token
 from sgpo.core.config import check_fields, require_positive
-from sgpo.core.teacher import Teacher
+
+if TYPE_CHECKING:  # settings of methods are listed without it
+    from transformers import PreTrainedModel
+
+    from sgpo.core.chunked_head import Gradient
+    from sgpo.core.teacher import Teacher
 
 Direction = Literal["forward", "reverse", "jensen_shannon"]
 # A divergence holds seven or eight tensors of the size of a chunk's logits at a time. In chunks of
@@ -131,6 +133,8 @@ def completion_hidden(model: PreTrainedModel, batch: PaddedSequences) -> torch.T
     """Final hidden states [N, H] that predict the N unmasked completion tokens, row by row: on the
     CPU by ``cpu_model``, elsewhere by the model's own forward pass. Padding stands on the right,
     where causal attention alone keeps it out of sight."""
+    from sgpo.core import cpu_model
+
     if cpu_model.applies_to(model):
         return cpu_model.hidden_states(
             model, batch.input_ids, batch.positions[:, 0] + 1, batch.targets, batch.completion_mask
@@ -157,6 +161,7 @@ def token_stats(
 ) -> TokenStats:
     """Log-probability and entropy of every completion token under ``model``. ``entropy``: ``none``
     skips it, ``metric`` computes it without a graph, ``loss`` with one."""
+    from sgpo.core.chunked_head import per_token
 
     def stats(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         normalizer = torch.logsumexp(logits, -1)
@@ -202,6 +207,8 @@ def completion_kl(
             (padding of larger models) are left out.
         sharpness: factor of the teacher's logits.
     """
+    from sgpo.core.chunked_head import per_token
+
     assert torch.equal(student.completion_mask, shown.completion_mask)
     taught = model if teacher is None else teacher.model
     head, target_head = model.get_output_embeddings(), taught.get_output_embeddings()

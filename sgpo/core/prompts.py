@@ -13,11 +13,14 @@ import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from sgpo.core.types import Problem
+
+if TYPE_CHECKING:  # settings of methods are listed without it
+    from transformers import PreTrainedTokenizerBase
 
 DATE_FORMAT = "%d %b %Y"
 # A new turn or question at the start of a line, behind some text; sampling ends at the plain ones

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from sgpo.core.logprobs import (
     PaddedSequences,
@@ -18,6 +17,9 @@ from sgpo.core.logprobs import (
 )
 from sgpo.core.losses import Reduction, clipped_surrogate, importance_ratio, reduce_tokens
 from sgpo.core.types import LossOutput, Problem, Role, Trajectory
+
+if TYPE_CHECKING:  # settings of methods are listed without it
+    from transformers import PreTrainedModel
 
 
 def split_updates(
@@ -211,7 +213,6 @@ def _stats_of_moving(
     )
 
 
-@torch.no_grad()
 def own_logprobs(
     model: PreTrainedModel, trajectories: Sequence[Trajectory], token_budget: int
 ) -> list[torch.Tensor]:
@@ -220,7 +221,8 @@ def own_logprobs(
     values: dict[int, torch.Tensor] = {}
     for batch in micro_batches(trajectories, token_budget):
         sequences = padded(batch).to(model.device)
-        rows = token_stats(model, sequences, entropy="none").logprobs
+        with torch.no_grad():
+            rows = token_stats(model, sequences, entropy="none").logprobs
         for row, trajectory in zip(rows, batch, strict=True):
             values[id(trajectory)] = row[: len(trajectory.completion_ids)]
     return [values[id(t)] for t in trajectories]

@@ -8,12 +8,12 @@ update, and saves it with the resume state.
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sgpo.core import sharding
-from sgpo.core.models import cast, checkpoint_directory, load_model, load_tokenizer
+if TYPE_CHECKING:  # settings of methods are listed without it
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Teacher:
@@ -42,6 +42,9 @@ class Teacher:
     def place(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Load the weights and lay them out as those of ``policy``, which has not moved yet;
         ValueError when the checkpoint has another tokenizer, or fewer rows in its head."""
+        from sgpo.core import sharding
+        from sgpo.core.models import cast, checkpoint_directory, load_model, load_tokenizer
+
         if self.checkpoint is None:
             model = _twin(policy)
         else:
@@ -65,16 +68,20 @@ class Teacher:
             cast(model, policy.device, policy.dtype)
         self.model = model
 
-    @torch.no_grad()
     def follow(self, policy: PreTrainedModel) -> None:
         """Move towards ``policy`` after its update: w <- (1 - ema) w + ema w_policy."""
+        from sgpo.core.sharding import local
+
         if self.ema:
-            for own, moved in zip(self.model.parameters(), policy.parameters(), strict=True):
-                sharding.local(own).lerp_(sharding.local(moved), self.ema)
+            with torch.no_grad():
+                for own, moved in zip(self.model.parameters(), policy.parameters(), strict=True):
+                    local(own).lerp_(local(moved), self.ema)
 
 
 def _twin(policy: PreTrainedModel) -> PreTrainedModel:
     """A copy of ``policy`` in its present weights; whole, and float32, if it lives in shards."""
+    from sgpo.core import sharding
+
     if not sharding.is_sharded(policy):
         return copy.deepcopy(policy)
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and overwritten
