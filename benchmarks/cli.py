@@ -19,9 +19,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sgpo import __version__
+
 HUB_DEFAULT = "SII-Enigma/OpenR1-Math-R1-8.5k"
 REAL_SUITES = ["math500", "olympiadbench", "amc23", "aime24"]
 PROFILES = "mini, quick, pocket, single_gpu or paper"
+# What a verb calls the settings and options of a study.
+OPTION_OF = {
+    "evaluate": {"evaluation.": "", "max_tokens=": "--max-tokens ", "seed=": "--seed ",
+                 "sample_limit=": "--samples ", "problem_limit=": "--problem-limit ",
+                 "suites=": "--suite ", "files=": "--problems ", "prompt=": "--prompt ",
+                 "sampler=": "--engine ", "device=": "--device ", "precision=": "--dtype ",
+                 "checkpoint=": "--model "},
+    "train": {"--models": "--model", "--methods": "--method"},
+}  # fmt: skip
+UNAVAILABLE = ("VerifierUnavailable", "EngineFailed", "WeightsDiffer")  # said in one line
 CONTINUES = ("study", "train", "tune", "mini", "evaluate", "strategies")  # after an interruption
 
 Options = argparse.Namespace
@@ -47,18 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _unavailable(error):
+        if isinstance(error, RuntimeError) and type(error).__name__ not in UNAVAILABLE:
             raise
         named = isinstance(error, OSError) and error.filename and error.strerror
-        text = f"{error.filename}: {error.strerror}" if named else error
-        print(f"sgpo: error: {text}", file=sys.stderr)
+        text = f"{error.filename}: {error.strerror}" if named else str(error)
+        print(f"sgpo: error: {in_words_of(options.verb, text)}", file=sys.stderr)
         return 2
 
 
-def _unavailable(error: RuntimeError) -> bool:
-    from sgpo.core.verifier import VerifierUnavailable
-
-    return isinstance(error, VerifierUnavailable)
+def in_words_of(verb: str, text: str) -> str:
+    """``text``, in which rooms below name settings of a run, with the options of ``verb``."""
+    for setting, option in OPTION_OF.get(verb, {}).items():
+        end = r"\b" if setting[-1].isalpha() else ""
+        text = re.sub(rf"(?<![\w/.-])(--set )?{re.escape(setting)}{end}", option, text)
+    return text
 
 
 def _settle(options: Options) -> None:
@@ -97,7 +111,7 @@ def _profile_in(path: Path) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="sgpo", description="Train, evaluate and compare SGPO and its baselines.")
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    parser.add_argument("--version", action="version", version=f"sgpo {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     for add in (_runs, _models, _data, _cluster, _results, _listing, _origins):
         add(verbs)
@@ -129,24 +143,11 @@ def _near(word: str, known: Iterable[str]) -> str:
 class _NoSetting(argparse.Action):
     """``--set`` of a verb that has options in its place: names the one that is meant."""
 
-    KEYS = {"max_tokens": "--max-tokens", "sample_limit": "--samples", "seed": "--seed",
-            "problem_limit": "--problem-limit", "suites": "--suite", "files": "--problems",
-            "prompt": "--prompt", "sampler": "--engine", "device": "--device",
-            "precision": "--dtype", "checkpoint": "--model"}  # fmt: skip
-
     def __call__(self, parser, namespace, values, option_string=None) -> NoReturn:
-        key = values.partition("=")[0]
-        option = self.KEYS.get(key.removeprefix("evaluation."))
-        hint = f"use {option}" if option else f"{key} is not one of {', '.join(self.KEYS.values())}"
+        meant = in_words_of("evaluate", values)
+        names = ", ".join(o.strip() for o in OPTION_OF["evaluate"].values() if o)
+        hint = f"use {meant}" if meant.startswith("--") else f"that is not one of {names}"
         parser.error(f"--set {values}: an evaluation is set by options of its own; {hint}")
-
-
-class _Version(argparse.Action):
-    def __call__(self, parser, *_) -> None:
-        from sgpo import __version__
-
-        print(f"sgpo {__version__}")
-        parser.exit()
 
 
 def _call(target: str, options: Options) -> int:
@@ -235,11 +236,10 @@ def _models(verbs: Verbs) -> None:
     add("--samples", type=_positive, help="at most this many a problem (default: the protocol's)")
     add("--problem-limit", type=_positive, help="only the first problems of each suite")
     add("--max-tokens", type=_positive, help="default: 32768 on real problems, 96 on mini ones")
-    add("--prompt", type=_names, default=[], help="prompt specs (default: the tokenizer's own)")
+    add("--prompt", help="prompt spec (default: the tokenizer's own)")
     add("--engine", "--sampler", choices=("compact", "transformers", "vllm"), default="compact")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the engine")
-    add("--store-every", type=_positive, help="samples (default: 1024; on mini suites: a suite)")
     add("--set", action=_NoSetting, help=argparse.SUPPRESS)
 
     inner = _group(verbs, "checkpoint", "Checkpoints from other formats.")

@@ -205,6 +205,7 @@ LIGHT_VERBS = (
     ["list", "methods", "--profile", "paper"],
     ["list", "settings", "sdpo"],
     ["config", "sgpo", "--profile", "paper"],
+    ["diff-configs", "sgpo", "opsd"],
 )
 
 

@@ -344,7 +344,7 @@ def _training_set(config: RunConfig) -> Iterator[str]:
     if _is_guided(config) and not any(problem.strategy for problem in problems):
         yield (
             f"{name}: no {STRATEGIES}, and {config.method} needs strategies; run `sgpo strategies "
-            f"--data {name}` first, or leave the method out with --methods"
+            f"--data {name}` first, or choose other methods with --methods"
         )
     elif len(problems) < step:
         yield (

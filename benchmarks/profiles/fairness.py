@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import unknown
-from benchmarks.profiles.planned import planned_study
+from benchmarks.profiles.planned import planned_study, remembered
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 from sgpo.core.files import read_json
@@ -97,9 +97,7 @@ def _config(name: str, options: argparse.Namespace) -> dict[str, Any]:
     for runs in map(stored_runs, (options.out, options.out / "tuning")):
         if name in runs:
             return runs[name].object("config.json")
-    plan = options.out / "study.json"
-    listed = read_json(plan)["methods"] if plan.is_file() else []
-    own = [Path(entry["file"]) for entry in listed if entry.get("file")]
+    own = remembered(options.out, "methods")
     study = planned_study(options.profile, 1, own, variants=True)
     entries = {entry.key: entry for entry in study.methods}
     if name not in entries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.config import (
     Benchmark,
@@ -27,6 +28,34 @@ from benchmarks.profiles.overrides import (
 from benchmarks.profiles.variants import derived, with_experiments, with_variants
 from benchmarks.store import experiments
 from benchmarks.store.records import SGPO_VARIANTS
+from benchmarks.store.runs import read_object
+
+
+def remembered(results: Path, kind: str, files: Sequence[Path] = ()) -> list[Path]:
+    """``files`` and those of the user's own ``methods`` or ``benchmarks`` (``kind``) that the
+    study.json of ``results`` lists, each name once; one that is gone is left out and said."""
+    found = {path.stem: path for path in files}
+    if len(found) < len(files):
+        raise ValueError(f"two files share a name: {', '.join(map(str, files))}; rename one")
+    for entry in _listed(results).get(kind, ()):
+        if entry.get("file") and entry["key"] not in found:
+            if Path(entry["file"]).is_file():
+                found[entry["key"]] = Path(entry["file"])
+            else:
+                print(f"{entry['key']} leaves the study: {entry['file']} is gone")
+    return list(found.values())
+
+
+def planned_keys(results: Path) -> set[str]:
+    """The methods and models that the study.json of ``results`` lists."""
+    listed = _listed(results)
+    return {entry["key"] for kind in ("methods", "models") for entry in listed.get(kind, ())}
+
+
+def _listed(results: Path) -> dict[str, Any]:
+    """What study.json says; nothing where there is none yet."""
+    path = results / "study.json"
+    return read_object(path) if path.exists() else {}
 
 
 def planned_study(

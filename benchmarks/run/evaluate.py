@@ -65,6 +65,7 @@ def evaluate(
         Stopped: ``stop``, asked between suites, was true and one is left.
     """
     total = sum(len(problems) * k for problems, k in suites.values())
+    protocol = {name: getattr(config, name) for name in PROTOCOL}
     done, letters = 0, ""
 
     def report(count: int) -> None:
@@ -76,7 +77,8 @@ def evaluate(
 
     def draw(key: str, k: int, problems: Sequence[Problem], *names: int) -> list[Row]:
         """Judged samples; ``names`` are those of the part in its seed."""
-        params = _sampling(config, prompt_spec, derive_seed(seed, "eval", key, *names))
+        own = derive_seed(seed, "eval", key, *names)
+        params = SamplingParams(**protocol, seed=own, stop_texts=prompt_spec.stop_texts)
         prompts = [prompt_spec.prompt_ids(tokenizer, p) for p in problems]
         groups = sampler.sample(prompts, k, params, report)
         return judged(sample_rows(problems, groups, prompt_spec))
@@ -98,23 +100,13 @@ def evaluate(
             write_samples(path, rows)
             shutil.rmtree(parts, ignore_errors=True)
         scores[key] = summarize(rows, [p.id for p in problems], k) | {
-            "protocol": {name: getattr(config, name) for name in PROTOCOL},
+            "protocol": protocol,
             "problem_set_sha256": problem_set_sha256(problems),
         }
         letters += "".join(scores[key]["verdicts"])
         report(0)
     shutil.rmtree(samples_dir / "parts", ignore_errors=True)
     return {"suite_version": SUITE_VERSION, "benchmarks": scores}
-
-
-def _sampling(config: EvalConfig, prompt_spec: PromptSpec, seed: int) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=seed,
-        stop_texts=prompt_spec.stop_texts,
-    )
 
 
 def _in_parts(

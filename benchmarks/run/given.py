@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sgpo.core.models import checkpoint_directory, context_length, load_tokenize
 from sgpo.core.prompts import PromptSpec, prompt_spec
 from sgpo.core.types import Problem
 from sgpo.mini.foundation import ensure_world_model
+from sgpo.mini.models import build_tokenizer
 
 Progress = Callable[..., None]  # stage, done, total, and perhaps a note
 SUPERVISED = ("warmup", "all")  # splits whose runs sample nothing while they train
@@ -74,22 +75,25 @@ def gather(cell: Cell, study_dir: Path, progress: Progress) -> Given:
         },
         development=development_problems(config.data),
     )
-    check_own_problems(given)
     if config.checkpoint is not None:
         check_prompts(given)
     return given
 
 
-def check_own_problems(given: Given) -> None:
-    """ValueError naming a file of the user's own with a question that the model cannot read."""
-    for own in given.config.evaluation.files:
-        path = Path(own.rpartition("@")[0])
-        try:
-            check_readable(given.suites[path.stem][0], given.tokenizer)
-        except ValueError as error:
-            raise ValueError(
-                f"{path}: {error}; a study remembers this file of --problems until it is gone"
-            ) from error
+def check_own_problems(configs: Sequence[RunConfig]) -> None:
+    """ValueError naming a file of the user's own with a question that a model cannot read. To be
+    asked before a study is planned, which remembers its files."""
+    for config in {c.model: c for c in configs if c.evaluation.files}.values():
+        if config.checkpoint is None:
+            tokenizer = build_tokenizer()
+        else:
+            tokenizer = load_tokenizer(checkpoint_directory(config.checkpoint, config.revision))
+        for own in config.evaluation.files:
+            path = Path(own.rpartition("@")[0])
+            try:
+                check_readable(evaluation_problems(path.stem, config.evaluation)[0], tokenizer)
+            except ValueError as error:
+                raise ValueError(f"--problems {path}, {config.model}: {error}") from error
 
 
 def base_model(

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -23,9 +22,10 @@ from benchmarks.plan import preflight
 from benchmarks.plan.cost import print_plan
 from benchmarks.plan.slurm import write_scripts
 from benchmarks.profiles.overrides import check_budgets, check_reaches, small_sets
-from benchmarks.profiles.planned import planned_run, planned_study
+from benchmarks.profiles.planned import planned_keys, planned_run, planned_study, remembered
 from benchmarks.report import build as report
-from benchmarks.run.checkpoint import print_scores
+from benchmarks.run.checkpoint import print_table, score_table
+from benchmarks.run.given import check_own_problems
 from benchmarks.run.progress import StudyProgress, clock, expected_cost, pretraining
 from benchmarks.run.regime import record_regimes
 from benchmarks.run.status import print_scoreboard
@@ -34,7 +34,7 @@ from benchmarks.run.torchrun import run_together
 from benchmarks.run.tracking import check_tracker
 from benchmarks.store import parcel, records
 from benchmarks.store.locks import locked
-from benchmarks.store.records import SGPO_VARIANTS, read_object
+from benchmarks.store.records import SGPO_VARIANTS
 from benchmarks.store.runs import is_finished
 from sgpo.core.distributed import launched_by_torchrun, select_device
 from sgpo.core.files import read_json, write_text
@@ -55,11 +55,11 @@ def study_command(options: argparse.Namespace) -> int:
     options.jobs = options.jobs or default_jobs(study)
     if options.dry_run:
         return dry_run(study, options.out, options)
-    packed = _packed(study, options)
+    packed = _packed(selected(study, options), options)
 
     def export() -> None:
         planned = (options.out / "study.json").exists()
-        if options.export and planned and os.environ.get("RANK", "0") == "0":
+        if options.export and planned and _first_rank():
             print(parcel.export(options.out, options.export, options.words, *packed))
 
     try:
@@ -74,21 +74,25 @@ def study_command(options: argparse.Namespace) -> int:
     return code
 
 
+def _first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _check_import(options: argparse.Namespace) -> None:
     """ValueError for an option that an import would not heed."""
-    for name in (word.partition("=")[0] for word in options.words):
-        heeded = any(option.startswith(name) for option in ("--import", "--out", "--profile"))
-        if name.startswith("--") and not heeded:
+    for name in (word.partition("=")[0] for word in options.words if word.startswith("--")):
+        if not any(option.startswith(name) for option in ("--import", "--out", "--profile")):
             raise ValueError(
                 f"--import {options.import_from}: runs nothing and takes no {name}; beside it go "
                 "--out and --profile"
             )
 
 
-def _packed(study: Plan, options: argparse.Namespace) -> tuple[dict[str, str | None], str | None]:
+def _packed(
+    cells: Sequence[Cell], options: argparse.Namespace
+) -> tuple[dict[str, str | None], str | None]:
     """What ``--export`` packs: the asked-for runs, each with the one that it starts from, and the
     run that ``--export-weights`` means."""
-    cells = selected(study, options)
     asked = {c.run_id: c.parent.run_id if c.parent else None for c in cells}
     name = options.export_weights
     if name is None:
@@ -112,29 +116,21 @@ def slurm_command(options: argparse.Namespace) -> int:
 def train_command(options: argparse.Namespace) -> int:
     """``sgpo train``: one method on one model, with its warm-up if that is missing."""
     check_tracker(options.log)
-    results = options.out
-    cell = planned_run(
-        options.profile,
-        options.method,
-        options.model,
-        options.seed,
-        options.overrides,
-        options.problems,
-    )
+    results, name = options.out, (options.profile, options.method, options.model, options.seed)
+    cell = planned_run(*name, options.overrides, options.problems)
     chain = [c for c in (cell.parent, cell) if c]
     _check(chain, results)
-    first = True
     if launched_by_torchrun():
         outcome, first = run_together(chain, results, options.rank_timeout, log=options.log)
+        if not first:
+            return 0 if outcome.ok else 1
     else:
         select_device(cell.config.device)
         with locked(results), StudyProgress(chain, runs=results / "runs") as progress:
             outcome = run_study(chain, results, 1, progress, log=options.log)
-    if not first:
-        return 0 if outcome.ok else 1
     if cell.run_id in outcome.finished:
         directory = results / "runs" / cell.run_id
-        print_scores(read_json(directory / "scores.json"))
+        print_table(score_table(read_json(directory / "scores.json")))
         print(f"run directory: {directory}")
     return conclude(outcome)
 
@@ -150,22 +146,26 @@ def asked_for(options: argparse.Namespace, results: Path) -> Plan:
     an option names them or an artefact that needs them, and once study.json lists them: what was
     planned stays in the tables ("not run" where its runs are missing) until that file is removed.
     """
-    listed = _listed(results)
     study = planned_study(
         options.profile,
         options.seeds,
-        _with_remembered(options.method_file, listed.get("methods", ())),
+        remembered(results, "methods", options.method_file),
         options.overrides,
         variants=True,
         models=options.models,
-        problems=_with_remembered(options.problems, listed.get("benchmarks", ())),
+        problems=remembered(results, "benchmarks", options.problems),
     )
     if not options.all:
-        known = [entry["key"] for kind in ("methods", "models") for entry in listed.get(kind, ())]
         needed = _needed(study, options.only) if options.only else ()
-        named = {key for need in needed for key in need}
-        named |= {*known, *(options.methods or ()), *(options.models or ())}
-        study = _with_extras(study, named)
+        named = {key for need in needed for key in need} | planned_keys(results)
+        named |= {*(options.methods or ()), *(options.models or ())}
+        named |= {e.parent for e in study.methods if e.key in named}
+        extra = _extras(study)
+        study = replace(
+            study,
+            methods=tuple(e for e in study.methods if e.key in named or e.key not in extra),
+            extra_models=tuple(m for m in study.extra_models if m.key in named),
+        )
     check_reaches(options.overrides, [cell.config for cell in study.cells()])
     check_budgets(study, options.overrides)
     return study
@@ -176,42 +176,9 @@ def _extras(study: Plan) -> set[str]:
     return {e.key for e in study.methods if e.extra} | {*SGPO_VARIANTS}
 
 
-def _with_extras(study: Plan, keys: set[str]) -> Plan:
-    """``study`` with those of its extra methods and models alone that are in ``keys``, and what
-    these start from."""
-    keys = keys | {e.parent for e in study.methods if e.key in keys}
-    return replace(
-        study,
-        methods=tuple(e for e in study.methods if e.key in keys or e.key not in _extras(study)),
-        extra_models=tuple(m for m in study.extra_models if m.key in keys),
-    )
-
-
 def _needed(study: Plan, only: Sequence[str]) -> set[tuple[str, str]]:
     """(model, method) of every run behind the artefacts ``only``."""
-    planned = records.Study.planned(study, analyses=analysis_tasks(study))
-    return report.needs(planned, only)
-
-
-def _listed(results: Path) -> dict[str, Any]:
-    """What study.json says; nothing where there is none yet."""
-    path = results / "study.json"
-    return read_object(path) if path.exists() else {}
-
-
-def _with_remembered(files: Sequence[Path], listed: Sequence[dict[str, Any]]) -> list[Path]:
-    """``files`` and those of ``listed`` entries of study.json, each name once; one that is gone is
-    left out and said."""
-    found = {path.stem: path for path in files}
-    if len(found) < len(files):
-        raise ValueError(f"two files share a name: {', '.join(map(str, files))}; rename one")
-    for entry in listed:
-        if entry.get("file") and entry["key"] not in found:
-            if Path(entry["file"]).is_file():
-                found[entry["key"]] = Path(entry["file"])
-            else:
-                print(f"{entry['key']} leaves the study: {entry['file']} is gone")
-    return list(found.values())
+    return report.needs(records.Study.planned(study, analyses=analysis_tasks(study)), only)
 
 
 def selected(study: Plan, options: argparse.Namespace) -> list[Cell]:
@@ -220,33 +187,28 @@ def selected(study: Plan, options: argparse.Namespace) -> list[Cell]:
     What is only planned because an earlier call asked for it is left out unless ``--all``,
     ``--methods``, ``--models`` or ``--only`` asks for it again.
     """
-    _check_names(study, options)
-    seeds, methods, models = getattr(options, "only_seeds", None), options.methods, options.models
+    names = _checked_names(study, options)
     needed = _needed(study, options.only) if options.only else None
-    everything = options.all or options.only
-    extra, extra_models = _extras(study), {m.key for m in study.extra_models}
+    unasked = set() if options.all or options.only else _extras(study) - {*names["method"]}
+    if not (options.all or options.only or names["model"]):
+        unasked |= {m.key for m in study.extra_models}
     wanted: dict[str, Cell] = {}
     for cell in study.cells():
         config = cell.config
-        asked = (
-            (not methods or config.method in methods)
-            and (not models or config.model in models)
-            and (not seeds or str(config.seed) in seeds)
-            and (needed is None or (config.model, config.method) in needed)
-        )
-        unasked_extra = (config.method in extra and not methods) or (
-            config.model in extra_models and not models
-        )
-        if asked and (everything or not unasked_extra):
+        fits = all(not asked or getattr(config, key) in asked for key, asked in names.items())
+        if needed is not None:
+            fits = fits and (config.model, config.method) in needed
+        if fits and not {config.method, config.model} & unasked:
             for part in filter(None, (cell.parent, cell)):
                 wanted.setdefault(part.run_id, part)
     if not wanted and not selected_analyses(study, options):
-        raise ValueError("no cell of the grid matches --methods, --models and --only")
+        raise ValueError(_nothing_planned(study, options))
     return list(wanted.values())
 
 
-def _check_names(study: Plan, options: argparse.Namespace) -> None:
-    """ValueError for a method, model or seed that the study does not have."""
+def _checked_names(study: Plan, options: argparse.Namespace) -> dict[str, list]:
+    """Field of a config -> the values that the user asked for, [] for all. ValueError for a method,
+    model or seed that the study does not have."""
     for name in options.methods or []:
         study.entry(name)
     models = [m.key for m in study.models + study.extra_models]
@@ -254,9 +216,33 @@ def _check_names(study: Plan, options: argparse.Namespace) -> None:
         if name not in models:
             shown = f"`sgpo list models --profile {study.name}`"
             raise ValueError(unknown("model", name, models, shown))
-    for name in getattr(options, "only_seeds", None) or []:
+    seeds = getattr(options, "only_seeds", None) or []
+    for name in seeds:
         if name not in map(str, study.seeds):
             raise ValueError(f"unknown seed {name!r}: the study has {list(study.seeds)}")
+    return {"method": options.methods or [], "model": options.models or [],
+            "seed": [*map(int, seeds)]}  # fmt: skip
+
+
+def _nothing_planned(study: Plan, options: argparse.Namespace) -> str:
+    """Why no cell is meant, what is planned, and what to do."""
+    if options.only and not _needed(study, options.only):
+        only = ",".join(options.only)
+        trials = "; its trials are run by `sgpo tune`" if "tuning" in options.only else ""
+        return (
+            f"--only {only}: stands on no run of the grid; `sgpo report --only {only}` makes it "
+            f"from what is stored{trials}"
+        )
+    given = {"--methods": options.methods, "--models": options.models, "--only": options.only}
+    asked = " ".join(f"{name} {','.join(names)}" for name, names in given.items() if names)
+    placed: dict[str, list[str]] = {}
+    for cell in study.cells():
+        placed.setdefault(cell.config.method, [])
+        if cell.config.model not in placed[cell.config.method]:
+            placed[cell.config.method].append(cell.config.model)
+    chosen = [m for m in options.methods or () if m in placed] or list(placed)
+    planned = "; ".join(f"{method} on {', '.join(placed[method])}" for method in chosen)
+    return f"{asked}: no run is both; planned: {planned}; leave one of the options out"
 
 
 def selected_analyses(study: Plan, options: argparse.Namespace) -> list[AnalysisTask]:
@@ -270,12 +256,16 @@ def selected_analyses(study: Plan, options: argparse.Namespace) -> list[Analysis
     return [task for task in analysis_tasks(study) if task.key in keys]
 
 
+# Running them -------------------------------------------------------------------------------------
+
+
 def _check(cells: Sequence[Cell], results: Path) -> None:
     """ValueError with what stands in the way of what is left of ``cells``; says what was made
     smaller to fit."""
     left = unfinished(cells, results)
     preflight.check(left, results)
-    if os.environ.get("RANK", "0") == "0":
+    if _first_rank():
+        check_own_problems([cell.config for cell in left])
         for cell in left:
             if is_finished(results / "runs" / cell.run_id, weights=False):
                 print(f"{cell.run_id} runs again: what is left needs its weights, not here")
@@ -286,9 +276,6 @@ def default_jobs(study: Plan) -> int:
     """Cells to run at a time: one a core, and one alone where a GPU is asked for."""
     on_cpu = all(cell.config.device == "cpu" for cell in study.cells())
     return (os.cpu_count() or 1) if on_cpu else 1
-
-
-# Running them -------------------------------------------------------------------------------------
 
 
 def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int:
@@ -303,11 +290,11 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
     for device in {cell.config.device for cell in chosen}:
         select_device(device)  # a GPU that is not there is said once, not cell by cell
     with locked(results):
-        cells: list[Task] = [*chosen, *selected_analyses(study, options)]
+        tasks: list[Task] = [*chosen, *selected_analyses(study, options)]
         write_plan(study, results)
-        deadline = deadline_of(options, SECONDS_OF_REPORT)
-        with StudyProgress(cells, console, results / "runs") as progress:
-            outcome = run_study(cells, results, options.jobs, progress, deadline, log)
+        with StudyProgress(tasks, console, results / "runs") as progress:
+            deadline = deadline_of(options, SECONDS_OF_REPORT)
+            outcome = run_study(tasks, results, options.jobs, progress, deadline, log)
         console.print("writing the report", highlight=False)
         write_plan(study, results)
         record_regimes(study, results)
@@ -356,8 +343,8 @@ def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:
     cells: list[Task] = selected(study, options)
     if cells and cells[0].config.checkpoint is not None:
         print_plan(cells, unfinished(cells, results))
-        return 0
-    print_tasks([*cells, *selected_analyses(study, options)], results, options.jobs)
+    else:
+        print_tasks([*cells, *selected_analyses(study, options)], results, options.jobs)
     return 0
 
 
@@ -371,8 +358,8 @@ def print_tasks(tasks: Sequence[Task], results: Path, jobs: int) -> None:
     # No cell is split over jobs: what waits for each other takes its time however many there are.
     chains = [cost[t.run_id] + sum(cost.get(n.run_id, 0.0) for n in needs(t)) for t in left]
     models = pretraining([t for t in left if isinstance(t, Cell)], results / "cache")
-    seconds = max((sum(cost.values()) + sum(models.values())) / jobs, max(chains, default=0.0))
-    seconds = max(seconds, max(models.values(), default=0.0))
+    whole = sum(cost.values()) + sum(models.values())
+    seconds = max([whole / jobs, *chains, *models.values()])
     if models:
         shown = ", ".join(f"{model} {clock(cost)}" for model, cost in models.items())
         print(f"base models to be made first: about {shown} on one core")

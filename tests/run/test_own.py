@@ -20,7 +20,6 @@ from benchmarks.run import launch, progress
 from benchmarks.run.checkpoint import model_directory
 from benchmarks.run.status import status_command
 from benchmarks.run.study import Outcome, write_plan
-from benchmarks.store.records import Study
 from sgpo.core.files import write_json
 
 METHOD = """
@@ -56,17 +55,13 @@ def asked(out, *words):
 
 def test_a_variant_asked_for_by_name_brings_no_other_into_the_plan_and_stays(tmp_path):
     plain = {entry.key for entry in asked(tmp_path).methods}
-    study = asked(tmp_path, "--methods", "sgpo_nll")
-    assert {entry.key for entry in study.methods} == plain | {"sgpo_nll"}
-    write_plan(study, tmp_path)  # once planned, it stays
-    assert {entry.key for entry in asked(tmp_path).methods} == plain | {"sgpo_nll"}
-    write_plan(study, tmp_path)
-    both = asked(tmp_path, "--methods", "sgpo_reverse")
-    assert {entry.key for entry in both.methods} == plain | {"sgpo_nll", "sgpo_reverse"}
+    for name in ("sgpo_nll", "sgpo_reverse"):
+        study = asked(tmp_path, "--methods", name)
+        write_plan(study, tmp_path)  # once planned, it stays
+    assert {e.key for e in asked(tmp_path).methods} == plain | {"sgpo_nll", "sgpo_reverse"}
     table = asked(tmp_path / "other", "--only", "table3")
-    assert {entry.key for entry in table.methods} == plain | {"sgpo_nll"}
-    everything = {entry.key for entry in asked(tmp_path, "--all").methods}
-    assert everything > {"sgpo_nll", "sgpo_reverse", "dapo"}
+    assert {e.key for e in table.methods} == plain | {"sgpo_nll"}
+    assert {e.key for e in asked(tmp_path / "other", "--all").methods} > {"sgpo_nll", "dapo"}
 
 
 def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, capsys):
@@ -75,13 +70,23 @@ def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, caps
     assert [e.key for e in plan.methods][-2:] == ["first", "second"]
     assert [(b.key, b.num_problems, b.k) for b in plan.benchmarks][-1] == ("bench", 3, 2)
     write_plan(plan, own / "out")
-    again = asked(own / "out")
-    assert [c.run_id for c in again.cells()] == [c.run_id for c in plan.cells()]
+    assert [c.run_id for c in asked(own / "out").cells()] == [c.run_id for c in plan.cells()]
     plain = planned_study("quick", 1)
     assert not {c.run_id for c in plan.cells()} & {c.run_id for c in plain.cells()}
+    assert main(["diff-configs", "first", "grpo", "--out", str(own / "out")]) == 0
     (own / "second.py").unlink()
     assert "second" not in [e.key for e in asked(own / "out").methods]
     assert "second leaves the study" in capsys.readouterr().out
+
+
+def test_problems_that_a_model_cannot_read_are_refused_before_the_study_knows_them(own, capsys):
+    (own / "bench.jsonl").write_text('{"question": "How many apples are left over?", "answer": 3}')
+    words = ["--profile", "quick", "--problems", str(own / "bench.jsonl"), "--out", str(own / "o")]
+    for verb in (["study"], ["train", "--model", "qwen-s", "--method", "grpo"]):
+        assert main([*verb, *words]) == 2
+        error = capsys.readouterr().err
+        assert "bench.jsonl, qwen-s: problem" in error and error.count("\n") == 1
+    assert not (own / "o" / "study.json").exists() and not (own / "o" / "runs").exists()
 
 
 def test_an_own_method_that_draws_other_samples_is_marked_in_every_table(own):
@@ -114,31 +119,20 @@ def test_what_must_be_pretrained_first_is_part_of_the_estimate(tmp_path, capsys)
     assert progress.pretraining(cells, tmp_path) == {}  # its own cell holds the other lesson
 
 
-def test_the_commands_of_the_report_carry_the_values_of_the_study(tmp_path):
-    plan = asked(tmp_path, "--set", "train.grad_clip=0.5")
-    write_plan(plan, tmp_path)
-    command = Study.read(tmp_path).command("fig4")
-    assert command.endswith("--profile quick --only fig4 --set train.grad_clip=0.5")
-
-
-@pytest.mark.parametrize(
-    ("call", "name"),
-    [
+def test_what_an_own_method_shows_without_saying_is_said_before_training(own):
+    path = own / "mine.py"
+    for call, name in (
         ("rollout.groups(problems, 4, guided=True)", "strategy"),
         ("rollout.prompts(problems, shown='solution')", "solution"),
-    ],
-)
-def test_what_an_own_method_shows_without_saying_is_said_before_training(own, call, name):
-    path = own / "mine.py"
-    plain = METHOD.replace("    pass\n\nclass", "    pass\n\n\nclass")
-    shown = f"    def collect(self, problems, rollout):\n        return {call}\n"
-    path.write_text(plain.rsplit("    pass", 1)[0] + shown)
-    cell = planned_run("quick", str(path))
-    said = rf"mine.py, line \d+: a prompt shows a {name} .* add shows = \('{name}',\) to the class"
-    with pytest.raises(ValueError, match=said):
-        preflight.check([cell], own)
-    path.write_text(plain.rsplit("    pass", 1)[0] + f"    shows = ({name!r},)\n\n" + shown)
-    preflight.check([planned_run("quick", str(path))], own)
+    ):
+        shown = f"    def collect(self, problems, rollout):\n        return {call}\n"
+        path.write_text(METHOD.rsplit("    pass", 1)[0] + shown)
+        said = rf"mine.py, line \d+: a prompt shows a {name} .* add shows = \('{name}',\) to the"
+        with pytest.raises(ValueError, match=said):
+            preflight.check([planned_run("quick", str(path))], own)
+        declared = f"    shows = ({name!r},)\n\n" + shown
+        path.write_text(METHOD.rsplit("    pass", 1)[0] + declared)
+        preflight.check([planned_run("quick", str(path))], own)
 
 
 def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
@@ -190,13 +184,8 @@ def test_a_train_override_reaches_the_warm_up_as_in_a_study(tmp_path, monkeypatc
     assert {c.config.train.problems_per_step for c in seen} == {4}
     study = planned_study("quick", 1, overrides=overrides)
     assert seen[1].run_id in {c.run_id for c in study.cells()}
-
-
-def test_equal_sample_budgets_are_accepted(tmp_path):
-    equal = ("num_samples=6", "num_autonomous=4", "num_guided=2")
+    equal = ("num_samples=6", "num_autonomous=4", "num_guided=2")  # budgets that stay equal
     asked(tmp_path, *(word for item in equal for word in ("--set", f"settings.{item}")))
-    with pytest.raises(ValueError, match="sgpo 6"):
-        asked(tmp_path, *(w for item in equal[1:] for w in ("--set", f"settings.{item}")))
 
 
 @pytest.mark.parametrize(

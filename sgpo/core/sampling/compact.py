@@ -54,11 +54,13 @@ class CompactSampler(Sampler):
         super().__init__(model, tokenizer, stop_ids=stop_ids, max_batch=max_batch)
         unsupported = unsupported_setting(model.config)
         if unsupported is not None:
-            raise ValueError(f"{unsupported} for the compact sampler; use sampler=transformers")
+            raise ValueError(
+                f"{unsupported} for the compact sampler; use --set sampler=transformers"
+            )
         if model.dtype not in DTYPES:
             raise ValueError(
                 f"dtype={model.dtype}: must be {' or '.join(map(str, DTYPES))} for the compact "
-                "sampler; load the model so or use sampler=transformers"
+                "sampler; load the model so or use --set sampler=transformers"
             )
 
     @torch.inference_mode()

@@ -114,7 +114,7 @@ class VLLMSampler(Sampler):
                 f"the vLLM engine's log-probabilities are not the trainer's: they differ by "
                 f"{mean:.3g} nats in the mean and {float(gap.max()):.3g} at most, allowed is "
                 f"{tolerance:g} in {self.engine.dtype}; the weights did not arrive, or vLLM reads "
-                "this architecture differently (use sampler=transformers)"
+                "this architecture differently (use --set sampler=transformers)"
             )
         return mean
 

