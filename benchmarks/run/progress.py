@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -96,6 +97,16 @@ def at_intervals(tell: Callable[..., None], seconds: float = 0.5) -> Callable[..
     return report
 
 
+@dataclass
+class _Running:
+    """A cell that runs: since when, when it was last told of, its stage and a note on it."""
+
+    started: float
+    said: float
+    stage: str = "starting"
+    note: str = ""
+
+
 class StudyProgress:
     """A live table on a terminal; elsewhere a line per finished cell and, of a running one, a
     line a minute. ``runs``: where the cells' directories are, for the numbers of the last step."""
@@ -106,10 +117,7 @@ class StudyProgress:
         self.console, self.runs = console or Console(), runs
         self.cost = {c.run_id: expected_cost(c) for c in cells}
         self.share = dict.fromkeys(self.cost, 0.0)
-        self.stage: dict[str, str] = {}
-        self.note: dict[str, str] = {}
-        self.started: dict[str, float] = {}
-        self.said: dict[str, float] = {}
+        self.running: dict[str, _Running] = {}
         self.began, self.skipped = time.monotonic(), 0.0
         self.live = Live(console=self.console, refresh_per_second=2, transient=True)
 
@@ -127,47 +135,48 @@ class StudyProgress:
         self.skipped += self.cost[cell.run_id]
 
     def start(self, cell: Planned) -> None:
-        self.stage[cell.run_id] = "starting"
-        self.started[cell.run_id] = self.said[cell.run_id] = time.monotonic()
+        self.running[cell.run_id] = _Running(time.monotonic(), time.monotonic())
 
     def update(self, cell: Planned, stage: str, done: int, total: int, note: str = "") -> None:
         """A worker reports ``done`` of ``total`` in a stage."""
         offset, width = SPANS[stage]
         self.share[cell.run_id] = offset + width * done / max(1, total)
-        self.stage[cell.run_id] = f"{stage} {done}/{total}"
-        self.note[cell.run_id] = note
+        running = self.running[cell.run_id]
+        running.stage, running.note = f"{stage} {done}/{total}", note
 
     def conclude(self, cell: Planned, what: str) -> None:
         self.share[cell.run_id] = 1.0
-        self.stage.pop(cell.run_id, None)
+        self.running.pop(cell.run_id, None)
         finished = sum(s >= 1.0 for s in self.share.values())
         place = f"[{finished}/{len(self.share)}] {cell.run_id}"
-        self._say(f"{place}: {what} ({self._elapsed()} elapsed, about {self._left()} left)")
+        elapsed, left, _ = self._times()
+        self._say(f"{place}: {what} ({elapsed} elapsed, about {left} left)")
 
     def refresh(self) -> None:
         if self.live.is_started:
             table = Table(box=None, show_header=False)
-            for run_id in self.stage:
+            for run_id in self.running:
                 table.add_row(run_id, *self.describe(run_id))
-            share = self._done() / max(1e-9, sum(self.cost.values()))
-            table.add_row("study", f"{share:.0%}, {self._elapsed()} elapsed, {self._left()} left")
+            elapsed, left, share = self._times()
+            table.add_row("study", f"{share:.0%}, {elapsed} elapsed, {left} left")
             self.live.update(table)
             return
-        for run_id in self.stage:
-            if time.monotonic() - self.said[run_id] > SECONDS_A_LINE:
-                self.said[run_id] = time.monotonic()
+        for run_id, running in self.running.items():
+            if time.monotonic() - running.said > SECONDS_A_LINE:
+                running.said = time.monotonic()
                 self._say(f"{run_id}: {', '.join(filter(None, self.describe(run_id)))}")
 
     def describe(self, run_id: str) -> tuple[str, str, str]:
         """Of a running cell: its stage, the numbers of its last step or its accuracy so far, and
         the time left."""
-        spent, share = time.monotonic() - self.started[run_id], self.share[run_id]
+        running, share = self.running[run_id], self.share[run_id]
+        spent = time.monotonic() - running.started
         left = f"about {clock(spent * (1 - share) / share)} left" if share > 0.02 else ""
-        return self.stage[run_id], self.note.get(run_id) or self._last_step(run_id), left
+        return running.stage, running.note or self._last_step(run_id), left
 
     def _last_step(self, run_id: str) -> str:
         path = self.runs / run_id / "metrics.jsonl" if self.runs else None
-        if path is None or not path.exists() or not self.stage[run_id].startswith("train"):
+        if path is None or not path.exists() or not self.running[run_id].stage.startswith("train"):
             return ""
         lines = path.read_text().splitlines()
         # The last line may be half written.
@@ -177,17 +186,13 @@ class StudyProgress:
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _done(self) -> float:
-        return sum(self.cost[r] * s for r, s in self.share.items())
-
-    def _elapsed(self) -> str:
-        return clock(time.monotonic() - self.began)
-
-    def _left(self) -> str:
-        """Time left at the rate of this study so far."""
-        done, total = self._done() - self.skipped, sum(self.cost.values()) - self.skipped
-        rate = done / (time.monotonic() - self.began) if done > 0 else 0.0
-        return clock((total - done) / rate) if rate else "?"
+    def _times(self) -> tuple[str, str, float]:
+        """Time that has passed, time left at the rate of this study so far, and the share done."""
+        passed, whole = time.monotonic() - self.began, sum(self.cost.values())
+        done = sum(self.cost[run_id] * share for run_id, share in self.share.items())
+        made = done - self.skipped
+        left = clock((whole - done) / made * passed) if made > 0 else "?"
+        return clock(passed), left, done / max(1e-9, whole)
 
 
 def clock(seconds: float) -> str:

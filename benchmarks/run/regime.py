@@ -23,7 +23,7 @@ from benchmarks.profiles import mini
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
 from benchmarks.store.locks import locked
-from benchmarks.store.runs import StoredRun, stored_runs
+from benchmarks.store.runs import stored_runs
 from sgpo.core.files import write_json
 
 STAGES = ("base", "sft", "grpo")
@@ -76,37 +76,26 @@ def conditions_of(windows: Windows) -> dict[str, Any]:
     return {"conditions": conditions, "reported": reported}
 
 
-def windows_of(study: Plan, model: str, runs: Mapping[str, StoredRun]) -> Windows:
-    """What the runs of ``study`` have measured of a model, in the order of worlds."""
-    found: dict[str, list[Mapping[str, float]]] = {stage: [] for stage in STAGES}
-    for cell in study.cells():
-        run, config = runs.get(cell.run_id), cell.config
-        if config.model == model and config.method in STAGES and run and run.has("regime.json"):
-            found[config.method].append(run.object("regime.json")["window"])
-    return found
-
-
 def record_regimes(study: Plan, results: Path) -> dict[str, Any]:
     """Write and return ``regime.json`` from the runs that are there: the conditions of a mini
     study; of real models what ``guidance`` measured, by model, method and seed."""
-    runs, models = stored_runs(results), [m.key for m in study.models]
-    if of_a_world(study.cells()[0].config):
-        content = {m: conditions_of(windows_of(study, m, runs)) for m in models}
-    else:
-        content = {m: guidance_of(study, m, runs) for m in models}
+    runs, cells = stored_runs(results), study.cells()
+    measured = [
+        (c.config, runs[c.run_id].object("regime.json"))
+        for c in cells
+        if c.run_id in runs and runs[c.run_id].has("regime.json")
+    ]
+    content: dict[str, Any] = {}
+    for model in (m.key for m in study.models):
+        found = [(config, record) for config, record in measured if config.model == model]
+        if of_a_world(cells[0].config):
+            windows = {s: [r["window"] for c, r in found if c.method == s] for s in STAGES}
+            content[model] = conditions_of(windows)
+        else:
+            content[model] = {f"{c.method}, seed {c.seed}": record for c, record in found}
     if any(content.values()):
         write_json(results / "regime.json", {"models": content})
     return {"models": content}
-
-
-def guidance_of(study: Plan, model: str, runs: Mapping[str, StoredRun]) -> dict[str, Any]:
-    """What the runs of a real model measured on a development split, by method and seed."""
-    cells = [c for c in study.cells() if c.config.model == model and c.run_id in runs]
-    return {
-        f"{c.config.method}, seed {c.config.seed}": runs[c.run_id].object("regime.json")
-        for c in cells
-        if runs[c.run_id].has("regime.json")
-    }
 
 
 def check_command(options: argparse.Namespace) -> int:

@@ -139,9 +139,7 @@ class _Worker:
     process: Any
     pipe: connection.Connection
     lifeline: connection.Connection  # open as long as this process lives
-    error: str | None = None
-    done: bool = False
-    stopped: bool = False
+    end: tuple[str, ...] = ("finished",)  # or stopped, or failed and why, as it says itself
 
 
 class _Runner:
@@ -182,11 +180,11 @@ class _Runner:
                     self.outcome.left += [task.run_id for task in self.waiting]
                     self.waiting.clear()
                 self._start_ready()
-                if self.workers:
-                    self._listen()
-                for worker in [w for w in self.workers if w.done]:
-                    self.workers.remove(worker)
-                    self._conclude(worker)
+                pipes = [worker.pipe for worker in self.workers]
+                ready = connection.wait(pipes, timeout=1.0) if pipes else []
+                for worker in [w for w in self.workers if w.pipe in ready]:
+                    self._hear(worker)
+                self.progress.refresh()
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second changes nothing
             for worker in self.workers:
@@ -204,21 +202,17 @@ class _Runner:
 
     def _start_ready(self) -> None:
         """Fill free places with tasks whose needs are finished; drop those whose needs failed."""
-        unfinished = {w.task.run_id for w in self.workers} | {t.run_id for t in self.waiting}
+        coming = {w.task.run_id for w in self.workers} | {t.run_id for t in self.waiting}
         bases = {_base_of(w.task) for w in self.workers} - {None}
-        failed = {*self.outcome.failed, *self.outcome.blocked}
         for task in list(self.waiting):
-            needed = [cell.run_id for cell in needs(task)]
-            broken = next((run_id for run_id in needed if run_id in failed), None)
+            needed = {cell.run_id for cell in needs(task)}
+            broken = needed & {*self.outcome.failed, *self.outcome.blocked}
             model = task.config.model if isinstance(task, Cell) else None
             if broken:
                 self.waiting.remove(task)
                 self.outcome.blocked.append(task.run_id)
-                failed.add(task.run_id)
-                self.progress.conclude(task, f"not run: {broken} failed")
-            elif (
-                len(self.workers) < self.jobs and not unfinished & {*needed} and model not in bases
-            ):
+                self.progress.conclude(task, f"not run: {' '.join(broken)} failed")
+            elif len(self.workers) < self.jobs and not needed & coming and model not in bases:
                 self.waiting.remove(task)
                 self.workers.append(self._started(task))
                 self.outcome.started.append(task.run_id)
@@ -244,42 +238,36 @@ class _Runner:
         held.send(task)
         return _Worker(task, process, receiver, held)
 
-    def _listen(self) -> None:
-        """Take what the workers report for up to a second; mark those that are through."""
-        ready = connection.wait([w.pipe for w in self.workers], timeout=1.0)
-        for worker in self.workers:
-            if worker.pipe not in ready:
-                continue
-            try:
-                kind, *content = worker.pipe.recv()
-            except EOFError:  # the process ended
-                worker.process.join()
-                if worker.error is None and worker.process.exitcode != 0:
-                    worker.error = _cause_of_death(worker.process.exitcode)
-                    path = record_paths(worker.task, self.study_dir)[1]
-                    write_json(path, {"error": worker.error, "traceback": None})
-                worker.done = True
-                continue
-            if kind == "progress":
-                self.progress.update(worker.task, *content)
-            elif kind == "stopped":
-                worker.stopped = True
-            else:
-                worker.error = content[0]
-        self.progress.refresh()
+    def _hear(self, worker: _Worker) -> None:
+        """Take the next report of a worker; file its task when it has ended."""
+        try:
+            kind, *content = worker.pipe.recv()
+        except EOFError:  # the process ended
+            worker.process.join()
+            self.workers.remove(worker)
+            self._conclude(worker)
+            return
+        if kind == "progress":
+            self.progress.update(worker.task, *content)
+        else:
+            worker.end = (kind, *content)
 
     def _conclude(self, worker: _Worker) -> None:
-        run_id = worker.task.run_id
-        if worker.stopped:
-            self.outcome.left.append(run_id)
-            self.progress.conclude(worker.task, "stopped, out of time")
-        elif worker.error is None:
+        run_id, (what, *why) = worker.task.run_id, worker.end
+        result, failure = record_paths(worker.task, self.study_dir)
+        if what == "finished" and worker.process.exitcode:
+            what, why = "failed", [_cause_of_death(worker.process.exitcode)]
+            write_json(failure, {"error": why[0], "traceback": None})
+        if what == "finished":
             self.outcome.finished.append(run_id)
-            result = read_json(record_paths(worker.task, self.study_dir)[0])
-            self.progress.conclude(worker.task, ended(result, "finished"))
+            said = ended(read_json(result), "finished")
+        elif what == "stopped":
+            self.outcome.left.append(run_id)
+            said = "stopped, out of time"
         else:
-            self.outcome.failed[run_id] = worker.error
-            self.progress.conclude(worker.task, "FAILED")  # why is said once, at the end
+            self.outcome.failed[run_id] = why[0]
+            said = "FAILED"  # why is said once, at the end
+        self.progress.conclude(worker.task, said)
 
 
 def _base_of(task: Task) -> str | None:
