@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +35,7 @@ from benchmarks.store.locks import locked
 from benchmarks.store.records import SGPO_VARIANTS
 from benchmarks.store.runs import is_finished
 from sgpo.core.distributed import launched_by_torchrun, select_device
-from sgpo.core.files import read_json, write_text
-from sgpo.core.runlog import environment
+from sgpo.core.files import read_json
 
 MEGABYTES_PER_CELL = 2.5  # weights, resume states and samples of a mini run, measured
 SECONDS_OF_REPORT = 40.0  # of results/mini on one core, measured
@@ -281,8 +278,7 @@ def default_jobs(study: Plan) -> int:
 def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int:
     """Run the asked-for cells, then the report; 0 when every cell finished, else 1. Under torchrun
     all ranks run the cells together, and `sgpo report` makes the report afterwards."""
-    console, began = Console(), time.monotonic()
-    chosen, log = selected(study, options), getattr(options, "log", None)
+    console, chosen, log = Console(), selected(study, options), getattr(options, "log", None)
     _check(chosen, results)
     if launched_by_torchrun():
         outcome, first = run_together(chosen, results, options.rank_timeout, study, log)
@@ -300,18 +296,9 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
         record_regimes(study, results)
         record_disjointness(study, results)
         summary = report.build(results, options.only)
-        _log_launch(results, outcome, options.jobs, time.monotonic() - began)
     print(summary.text())
     print_scoreboard(results, console)
     return conclude(outcome)
-
-
-def _log_launch(results: Path, outcome: Outcome, jobs: int, seconds: float) -> None:
-    """Append what this call ran and how long it took, with the machine, to launches.jsonl."""
-    path = results / "launches.jsonl"
-    before = path.read_text() if path.exists() else ""
-    entry = {"cells_run": len(outcome.started), "jobs": jobs, "wall_seconds": round(seconds, 1)}
-    write_text(path, before + json.dumps(entry | environment(), sort_keys=True) + "\n")
 
 
 def conclude(outcome: Outcome) -> int:

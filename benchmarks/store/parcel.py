@@ -40,7 +40,7 @@ from sgpo.core.files import (
     write_text,
 )
 
-MANIFEST, LAUNCHES = "export.json", "launches.jsonl"
+MANIFEST = "export.json"
 PART_BYTES = 15 * 2**20
 WEIGHTS = ("model", "checkpoints")
 BESIDE = ("problems.parquet", "regime.json", "disjointness.json")  # of the study, made of its runs
@@ -89,7 +89,7 @@ def export(
         planned = [cell["run_id"] for cell in study["cells"]]
         files = {run_id: _files_of(results, run_id, whole) for run_id in planned}
         runs = [run_id for run_id, found in files.items() if found]
-        beside = [results / name for name in (LAUNCHES, *BESIDE)]
+        beside = [results / name for name in BESIDE]
         beside += sorted((results / "analyses").glob("*.json"))
         with tempfile.TemporaryFile(dir=results) as packed:
             with tarfile.open(fileobj=packed, mode="w") as archive:
@@ -263,16 +263,11 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _take_rest(unpacked: Path, results: Path) -> None:
-    """What lies beside the runs, where it is absent; launches are added to those known."""
+    """What lies beside the runs, where it is absent."""
     for path in [unpacked / name for name in BESIDE] + [*unpacked.glob("analyses/*.json")]:
         target = results / path.relative_to(unpacked)
         if path.is_file() and not target.exists():
             write_bytes(target, path.read_bytes())
-    if (path := unpacked / LAUNCHES).is_file():
-        known = results / LAUNCHES
-        before = known.read_text() if known.exists() else ""
-        new = [line for line in path.read_text().splitlines() if line not in before.splitlines()]
-        write_text(known, before + "".join(f"{line}\n" for line in new))
 
 
 def _said(parcel: Mapping[str, Any], results: Path, taken: Sequence[str]) -> list[str]:
