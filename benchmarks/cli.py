@@ -527,14 +527,14 @@ def _publish(options: Options) -> int:
 
     if options.texts is not None:  # first: a wrong name leaves the study as it was
         keep_texts(options.results, options.texts)
-    saved = publish(options.results)
-    print(f"{options.results}: {max(saved, 0) / 2**20:.1f} MiB saved")
+    moved = publish(options.results)
+    print(f"{options.results}: {moved} runs are in the tables now")
     if options.texts is not None:
         from benchmarks.data.sources import known_problems
         from benchmarks.report.compare import write_sample_page
 
         print(write_sample_page(options.results, options.texts, functools.cache(known_problems)))
-    made = saved or options.texts is not None
+    made = moved or options.texts is not None
     if made and (options.results / "REPORT.md").exists():  # its numbers have fewer digits now
         from benchmarks.report.build import build
 

@@ -25,24 +25,19 @@ from benchmarks.store.runs import (
     LABELS,
     PROBLEMS_FILE,
     SCORES,
+    TABLES,
     Published,
     StoredRun,
     StudyError,
-    ledger_table,
-    metric_table,
     read_object,
     read_table,
-    run_table,
     stored_runs,
-    verdict_table,
 )
 from benchmarks.store.stats import StatsError
 
 # Runs of one model and seed that start from the same weights must have had the same ones.
 SHARED = ("start_weights", "prompt", "evaluation_data")
 PAGES = ("CLAIMS.md", "REPORT.md", "bands.json")
-PUBLISHED = {"runs": run_table, "verdicts": verdict_table, "metrics": metric_table,
-             "ledger": ledger_table}  # fmt: skip
 # Whether one thing was right, None where it is not here to be looked at; and what was wrong.
 Rows = Sequence[dict[str, Any]]
 Findings = Iterator[tuple[bool | None, str]]
@@ -210,7 +205,7 @@ def _published(results: Path) -> Findings:
             continue
         tables = Published(root)
         runs = [StoredRun(root / "runs" / run_id, tables) for run_id in tables.rows]
-        for name, make in PUBLISHED.items():
+        for name, make in TABLES.items():
             path = root / f"{name}.parquet"
             try:
                 expected, stored = make(runs), read_table(root, name)

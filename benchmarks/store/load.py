@@ -8,7 +8,7 @@ here, before any number is computed. Imports no torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,25 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.config import Benchmark, address_of
+from benchmarks.config import address_of
 from benchmarks.store import stats
 from benchmarks.store.records import Analysis, PlannedRun, Run, Study
 from benchmarks.store.runs import (
     SCORES,
+    TABLES,
     StoredRun,
     StudyError,
     benchmark_and_budget,
-    ledger_table,
-    metric_table,
     read_object,
     read_table,
     stored_runs,
-    verdict_table,
 )
 
 # Keys of config.json that are not the config itself.
 ADDED = ("run_id", "config_hash", "settings_class", "parent", "weights")
 # What a Run has of result.json.
-RESULT = ("config_hash", "status", "diverged_reason", "train_seconds", "eval_seconds", "num_steps",
-          "num_samples", "sampled_tokens")  # fmt: skip
+RESULT = ("status", "diverged_reason", "train_seconds", "eval_seconds", "num_steps", "num_samples",
+          "sampled_tokens")  # fmt: skip
 
 
 def load_study(results_dir: Path) -> Study:
@@ -53,7 +51,7 @@ def load_study(results_dir: Path) -> Study:
     # in the name keeps them out of every table.
     stored = stored_runs(results_dir)
     runs = {c.run_id: _run(stored[c.run_id], c, study) for c in study.cells if c.run_id in stored}
-    check_columns(runs, study.benchmarks)
+    check_columns(runs.values())
     failed = {c.run_id: results_dir / "runs" / c.run_id / "failed.json" for c in study.cells}
     failed |= {
         a.run_id: results_dir / "analyses" / f"{a.run_id}.failed.json" for a in study.analyses
@@ -78,37 +76,34 @@ def load_frame(results_dir: Path | str) -> pd.DataFrame:
     over the study's own number when the weights were judged; tables show budget 1. A base model
     outside of the miniature has one run, of seed 0, that counts for all seeds.
     """
-    return _frame(results_dir, "verdicts", verdict_table)
+    return _frame(results_dir, "verdicts")
 
 
 def load_metrics(results_dir: Path | str) -> pd.DataFrame:
     """All training steps of the runs below ``results_dir``, one row each: ``run_id``, ``model``,
     ``method``, ``seed``, ``step``, and a column a metric, missing where a run does not log it."""
-    return _frame(results_dir, "metrics", metric_table)
+    return _frame(results_dir, "metrics")
 
 
 def load_ledger(results_dir: Path | str) -> pd.DataFrame:
     """What SGPO's runs below ``results_dir`` distilled, a row a run, ``type`` and ``place`` of
     tokens: number of ``tokens``, the ``kl`` that they offered and the part of it above delta,
     ``kl_masked``, summed over the run; ``prior`` of the type, ``token_class`` of the place."""
-    return _frame(results_dir, "ledger", ledger_table)
+    return _frame(results_dir, "ledger")
 
 
-def _frame(
-    results_dir: Path | str, name: str, make: Callable[[Sequence[StoredRun]], pa.Table]
-) -> pd.DataFrame:
+def _frame(results_dir: Path | str, name: str) -> pd.DataFrame:
     results_dir = Path(results_dir)
     runs = stored_runs(results_dir)
     if not runs:
         raise StudyError(f"{results_dir}: no ended run there; name a directory like results/mini")
-    fresh = [run for run in runs.values() if not run.published]
-    kept = [run_id for run_id, run in runs.items() if run.published]
-    tables = [make(fresh)] if fresh else []
-    if kept:
+    parts = []
+    if kept := [run_id for run_id, run in runs.items() if run.published]:
         whole = read_table(results_dir, name)
-        known = pc.is_in(whole["run_id"].cast(pa.string()), pa.array(kept, pa.string()))
-        tables.insert(0, whole.filter(known))
-    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries().to_pandas()
+        parts.append(whole.filter(pc.is_in(whole["run_id"].cast(pa.string()), pa.array(kept))))
+    if fresh := [run for run in runs.values() if not run.published]:
+        parts.append(TABLES[name](fresh))
+    return pa.concat_tables(parts, promote_options="permissive").unify_dictionaries().to_pandas()
 
 
 def _run(stored: StoredRun, cell: PlannedRun, study: Study) -> Run:
@@ -229,35 +224,29 @@ def check_scores(run: StoredRun, study: Study) -> dict[str, Any]:
     return scores["benchmarks"]
 
 
-def check_columns(runs: Mapping[str, Run], benchmarks: tuple[Benchmark, ...]) -> None:
+def check_columns(runs: Iterable[Run]) -> None:
     """One benchmark column, one protocol, and one problem set a seed (a world has its own); one
     table, one set of package versions; else StudyError naming two runs that differ."""
-    for key in (b.key for b in benchmarks):
-        scored = [run for run in runs.values() if key in run.accuracy]
-        of_all = [run for run in scored if run.cell.seed is None][:1]
-        first: dict[int | None, Run] = {}
-        for run in scored:
-            beside = [*of_all, first.setdefault(run.cell.seed, run)]
-            _same(key, "problem_set_sha256", run, beside, lambda r, k=key: r.problem_sets[k])
-            _same(key, "protocol", run, scored[:1], lambda r, k=key: r.protocols[k])
-    everything = list(runs.values())
-    for run in everything[1:]:
-        first, other = (r.environment.get("packages", {}) for r in (everything[0], run))
-        for name in sorted(first.keys() | other.keys()):
-            if first.get(name) != other.get(name):
+    runs = list(runs)
+    of_all = any(run.cell.seed is None for run in runs if run.accuracy)
+    first: dict[tuple, tuple[str, Any]] = {}
+    for run in runs:
+        seed, run_id = None if of_all else run.cell.seed, run.cell.run_id
+        facts = {("packages",): run.environment.get("packages", {})}
+        for key in run.accuracy:
+            facts[key, "protocol"] = run.protocols[key]
+            facts[key, "problem_set_sha256", seed] = run.problem_sets[key]
+        for fact, value in facts.items():
+            other, expected = first.setdefault(fact, (run_id, value))
+            if value == expected:
+                continue
+            if fact != ("packages",):
                 raise StudyError(
-                    f"runs {everything[0].cell.run_id} and {run.cell.run_id} were made with "
-                    f"{name} {first.get(name)} and {other.get(name)} and cannot share a table; "
-                    "remove one of them and repeat it"
+                    f"{fact[0]}: runs {other} and {run_id} differ in {fact[1]} and cannot share a "
+                    "column; evaluate one of them again"
                 )
-
-
-def _same(
-    key: str, what: str, run: Run, others: Iterable[Run], value: Callable[[Run], Any]
-) -> None:
-    for other in others:
-        if value(other) != value(run):
+            name = min(n for n in {*value, *expected} if value.get(n) != expected.get(n))
             raise StudyError(
-                f"{key}: runs {other.cell.run_id} and {run.cell.run_id} differ in {what} and "
-                "cannot share a column; evaluate one of them again"
+                f"runs {other} and {run_id} were made with {name} {expected.get(name)} and "
+                f"{value.get(name)} and cannot share a table; remove one of them and repeat it"
             )

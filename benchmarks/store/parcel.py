@@ -14,10 +14,10 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.store.load import stored_hash
 from benchmarks.store.locks import locked
@@ -87,22 +87,24 @@ def export(
         if weights_of and not standing(results / "runs" / weights_of).finished:
             whole.add(asked[weights_of])
         planned = [cell["run_id"] for cell in study["cells"]]
-        files = {run_id: _files_of(results, run_id, whole) for run_id in planned}
+        files = {
+            run_id: _files_of(results / "runs" / run_id, run_id in whole) for run_id in planned
+        }
         runs = [run_id for run_id, found in files.items() if found]
-        beside = [results / name for name in BESIDE]
-        beside += sorted((results / "analyses").glob("*.json"))
+        beside = [results / name for name in BESIDE] + sorted(results.glob("analyses/*.json"))
         with tempfile.TemporaryFile(dir=results) as packed:
             with tarfile.open(fileobj=packed, mode="w") as archive:
-                for path in filter(_is_plain, [*beside, *chain(*files.values())]):
+                for path in [p for p in beside if p.is_file()] + [*chain(*files.values())]:
                     archive.add(path, str(path.relative_to(results)), recursive=False)
-            parts = _write_parts(packed, folder)
+            packed.seek(0)
+            parts = []
+            while content := packed.read(PART_BYTES):
+                parts.append(f"{hashlib.sha256(content).hexdigest()}.part")
+                write_bytes(folder / parts[-1], content)
     manifest = folder / MANIFEST
     before = read_sealed_json(manifest)["parts"] if manifest.exists() else []
-    write_sealed_json(
-        manifest,
-        {"study": study, "runs": runs, "parts": parts, "asked": dict(asked),
-         "command": list(command)},
-    )  # fmt: skip
+    packed = {"study": study, "runs": runs, "parts": parts}
+    write_sealed_json(manifest, packed | {"asked": dict(asked), "command": list(command)})
     for name in {*before} - {*parts}:
         (folder / name).unlink(missing_ok=True)
     ended = sum(standing(results / "runs" / run_id).finished for run_id in runs)
@@ -114,28 +116,14 @@ def export(
     )
 
 
-def _files_of(results: Path, run_id: str, whole: Set[str | None]) -> list[Path]:
-    """What to pack of a run: all but weights and resume states, of ``whole`` those too."""
-    run_dir, found = results / "runs" / run_id, []
-    for path in sorted(run_dir.rglob("*")):
-        parts = path.relative_to(run_dir).parts
-        if not parts[-1].startswith(".") and (run_id in whole or parts[0] not in WEIGHTS):
-            found.append(path)
-    return [path for path in found if _is_plain(path)]
-
-
-def _is_plain(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
-def _write_parts(packed: IO[bytes], folder: Path) -> list[str]:
-    """``packed`` as files of at most ``PART_BYTES`` below ``folder``; their names."""
-    names = []
-    packed.seek(0)
-    while content := packed.read(PART_BYTES):
-        names.append(f"{hashlib.sha256(content).hexdigest()}.part")
-        write_bytes(folder / names[-1], content)
-    return names
+def _files_of(run_dir: Path, whole: bool) -> list[Path]:
+    """What to pack of a run: all but weights and resume states, if ``whole`` those too."""
+    return [
+        path
+        for path in sorted(run_dir.rglob("*"))
+        if path.is_file() and not path.is_symlink() and not path.name.startswith(".")
+        and (whole or path.relative_to(run_dir).parts[0] not in WEIGHTS)
+    ]  # fmt: skip
 
 
 # In -----------------------------------------------------------------------------------------------
@@ -167,14 +155,20 @@ def take_in(folder: Path, results: Path, profile: str) -> list[str]:
         for run_id in runs:
             _check_run(unpacked / "runs" / run_id, folder)
         published = {run_id for run_id, run in stored_runs(results).items() if run.published}
-        taken = []  # all of them are found before the first is moved
-        for run_id in runs:
-            source, target = unpacked / "runs" / run_id, inside(results / "runs", run_id)
-            if _is_ahead(source, target, run_id in published):
-                taken.append(run_id)
+        taken = [  # all of them are found before the first is moved
+            run_id
+            for run_id in runs
+            if _is_ahead(
+                unpacked / "runs" / run_id, inside(results / "runs", run_id), run_id in published
+            )
+        ]
         for run_id in taken:
             _move(unpacked / "runs" / run_id, results / "runs" / run_id)
-        _take_rest(unpacked, results)
+        # What lies beside the runs comes in where it is absent.
+        for path in [unpacked / name for name in BESIDE] + [*unpacked.glob("analyses/*.json")]:
+            target = results / path.relative_to(unpacked)
+            if path.is_file() and not target.exists():
+                write_bytes(target, path.read_bytes())
         if not held:
             write_text(results / "study.json", json.dumps(study, indent=1, sort_keys=True) + "\n")
     return _said(parcel, results, taken)
@@ -260,14 +254,6 @@ def _move(source: Path, target: Path) -> None:
             shutil.copytree(target / name, whole / name)
         for path in source.iterdir():
             path.rename(whole / path.name)
-
-
-def _take_rest(unpacked: Path, results: Path) -> None:
-    """What lies beside the runs, where it is absent."""
-    for path in [unpacked / name for name in BESIDE] + [*unpacked.glob("analyses/*.json")]:
-        target = results / path.relative_to(unpacked)
-        if path.is_file() and not target.exists():
-            write_bytes(target, path.read_bytes())
 
 
 def _said(parcel: Mapping[str, Any], results: Path, taken: Sequence[str]) -> list[str]:

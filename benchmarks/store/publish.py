@@ -14,9 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,18 +27,14 @@ from benchmarks.store.runs import (
     METRICS,
     SAMPLES,
     SCORES,
+    TABLES,
     TEXTS,
     Published,
-    StoredRun,
     StudyError,
-    ledger_table,
-    metric_table,
     metrics_text,
     read_object,
-    run_table,
     sample_table,
     stored_runs,
-    verdict_table,
 )
 from sgpo.core.config import canonical_json
 from sgpo.core.files import read_jsonl, sha256_of, whole_directory, write_bytes, write_json
@@ -48,13 +42,14 @@ from sgpo.core.files import read_jsonl, sha256_of, whole_directory, write_bytes,
 DIGITS = 6
 BEFORE = "before_publishing"
 MAX_BYTES = 4 * 2**20  # of a table's file; a larger table is a directory of parts
+CHANGED = "was changed after the run; sgpo audit says more"
 KEPT = ("model", "samples")  # what stays on the machine where the run was made
 _LEVEL = 9  # of zstd: another halving of the time would cost a tenth of the size
 
 
 def publish(results: Path) -> int:
-    """Move every ended run below ``results`` into tables; the number of bytes saved. A second call
-    changes nothing; one that was cut off is made up for by the next.
+    """Move every ended run below ``results`` into tables; how many. A second call changes nothing;
+    one that was cut off is made up for by the next.
 
     Raises:
         StudyError: no study, or a file that is neither as its run left it nor as published.
@@ -87,57 +82,44 @@ def keep_texts(results: Path, model: str) -> None:
             "publish where the study was run"
         )
     for run in runs:
-        _check_samples(run)
+        sums = {} if run.published else run.object("result.json").get("sha256", {})
+        for name, digest in sums.items():
+            if name.startswith("samples/") and run.digest(name) not in (digest, None):
+                raise StudyError(f"{run.path / name}: {CHANGED}")
     with locked(results):
         _write_table(results, SAMPLES, sample_table(runs))
-
-
-def _check_samples(run: StoredRun) -> None:
-    """StudyError unless the samples files of ``run`` are those that it wrote."""
-    sums = {} if run.published else run.object("result.json").get("sha256", {})
-    for name, digest in sums.items():
-        path = run.path / name
-        if name.startswith("samples/") and path.exists() and sha256_of(path) != digest:
-            raise StudyError(f"{path}: was changed after the run; sgpo audit says more")
 
 
 def _publish(root: Path) -> int:
     """``publish`` for the runs of one directory."""
     runs = stored_runs(root)
-    fresh = [run for run in runs.values() if not run.published]
     known = Published(root).rows if (root / "runs.parquet").exists() else {}
-    fresh = [run for run in fresh if not _is_in(run, known)]
+    # A directory whose very run the tables hold already stayed for its weights.
+    fresh = [
+        run
+        for run_id, run in runs.items()
+        if not run.published
+        and run.content("result.json").decode() != known.get(run_id, {}).get("result.json")
+    ]
     if not fresh:
         return 0
-    before = _size(root)
     for run in fresh:
         _shrink(run.path)
-    tables = {"verdicts": verdict_table, "metrics": metric_table, "ledger": ledger_table}
-    for name, make in (tables | {"runs": run_table}).items():
+    for name, make in TABLES.items():
         _write_table(root, name, make(list(runs.values())))
     tables = Published(root)
     for run in runs.values():
-        _check(run, tables)
+        for name in (*TEXTS, SCORES, METRICS, LEDGER):
+            if run.content(name) != tables.content(run.run_id, name):
+                raise StudyError(
+                    f"{run.path / name}: the tables do not give it back; the directory was kept"
+                )
     for run in fresh:
         if not any((run.path / name).exists() for name in KEPT):
             shutil.rmtree(run.path)
     if not any((root / "runs").iterdir()):
         (root / "runs").rmdir()
-    return before - _size(root)
-
-
-def _is_in(run: StoredRun, known: dict[str, dict[str, Any]]) -> bool:
-    """Whether the tables hold this very run already: its directory stayed for its weights."""
-    row = known.get(run.run_id, {})
-    return (run.path / "result.json").read_text() == row.get("result.json")
-
-
-def _size(root: Path) -> int:
-    """Bytes of what is or would be committed of the runs of ``root``."""
-    names = (*TEXTS, SCORES, METRICS, LEDGER)
-    files = [path for path in root.glob("runs/*/*") if path.name in names]
-    files += [path for name in ("*.parquet", "*.parquet/*") for path in root.glob(name)]
-    return sum(path.stat().st_size for path in files if path.is_file())
+    return len(fresh)
 
 
 def _write_table(root: Path, name: str, table: pa.Table) -> None:
@@ -161,35 +143,24 @@ def _bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _check(run: StoredRun, tables: Published) -> None:
-    """StudyError unless the tables give every file of ``run`` back as it is."""
-    for name in (*TEXTS, SCORES, METRICS, LEDGER):
-        if run.content(name) != tables.content(run.run_id, name):
-            raise StudyError(
-                f"{run.path / name}: the tables do not give it back; the directory was kept"
-            )
-
-
 def _shrink(run: Path) -> None:
     """The files of a run in the form that the tables give back, with their checksums."""
     result = read_object(run / "result.json")
     sums, before = dict(result.get("sha256", {})), dict(result.get(BEFORE, {}))
     new: dict[str, bytes] = {}
-    for name, shrink in SHRINK.items():
+    for name in (METRICS, SCORES):
         path = run / name
-        if not path.exists():
+        found = sha256_of(path) if path.exists() else None
+        # To shorten a published file again would lose what result.json vouches for.
+        if found is None or (name in before and found == sums[name]):
             continue
-        found = sha256_of(path)
         if name in sums and found not in (sums[name], before.get(name)):
-            raise StudyError(f"{path}: was changed after the run; sgpo audit says more")
-        rounded = not (name in before and found == sums[name])
-        content = shrink(path, rounded)
-        digest = hashlib.sha256(content).hexdigest()
+            raise StudyError(f"{path}: {CHANGED}")
+        new[name] = _short(path)
+        digest = hashlib.sha256(new[name]).hexdigest()
         if name in sums and digest != sums[name]:
             before.setdefault(name, sums[name])  # of the first call: the run's own
             sums[name] = digest
-        if digest != found:
-            new[name] = content
     if sums != result.get("sha256", {}):
         # First, so that after a crash each file has either of the two checksums.
         write_json(run / "result.json", result | {"sha256": sums, BEFORE: before})
@@ -197,22 +168,11 @@ def _shrink(run: Path) -> None:
         write_bytes(run / name, content)
 
 
-def _short_lines(path: Path, rounded: bool) -> bytes:
+def _short(path: Path) -> bytes:
+    """A file of a run as it is published."""
+    if path.name == SCORES:
+        return f"{canonical_json(read_object(path))}\n".encode()
     rows = read_jsonl(path)
-    if rounded:  # once: to shorten a published file again would lose what result.json vouches for
-        rows = [{name: _short(value) for name, value in row.items()} for row in rows]
+    for row in rows:
+        row |= {n: float(f"{v:.{DIGITS}g}") for n, v in row.items() if isinstance(v, float)}
     return metrics_text(rows)
-
-
-def _short(value: Any) -> Any:
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-
-
-def _compact(path: Path, rounded: bool) -> bytes:
-    return f"{canonical_json(read_object(path))}\n".encode()
-
-
-SHRINK: dict[str, Callable[[Path, bool], bytes]] = {
-    METRICS: _short_lines,
-    SCORES: _compact,
-}

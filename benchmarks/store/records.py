@@ -67,7 +67,6 @@ class Run:
 
     cell: PlannedRun
     stored: StoredRun
-    config_hash: str
     status: str
     diverged_reason: str | None
     train_seconds: float
@@ -109,12 +108,8 @@ class Run:
     def metrics(self) -> dict[str, np.ndarray]:
         """metrics.jsonl up to budget 1 as columns: name -> float [steps]; absent or null values are
         NaN."""
-        rows = self.stored.metrics()[: self.num_steps]
-        names = {name: None for row in rows for name in row}
-        return {
-            name: np.array([_number(row.get(name)) for row in rows], dtype=np.float64)
-            for name in names
-        }
+        rows = pd.DataFrame(self.stored.metrics()[: self.num_steps])
+        return {n: pd.to_numeric(rows[n], errors="coerce").to_numpy(np.float64) for n in rows}
 
 
 @dataclass(frozen=True)
@@ -398,7 +393,3 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file with a header."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None or isinstance(value, str) else float(value)

@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 from sgpo.core.config import canonical_json
 from sgpo.core.files import inside, read_json, read_jsonl, sha256_of
 
-TABLES = ("runs", "verdicts", "metrics", "ledger")
 SAMPLES = "samples"
 SCORES, METRICS, LEDGER = "scores.json", "metrics.jsonl", "ledger.json"
 TEXTS = ("config.json", "environment.json", "method.py", "provenance.json", "regime.json",
@@ -45,7 +44,6 @@ REASONS = {"c": "correct", "w": "wrong", "n": "no_answer", "t": "truncated", "o"
            "e": "error"}  # fmt: skip
 SAMPLE_KEYS = ("problem_id", "sample", "gold", "text", "num_tokens", "finish_reason", "reason")
 _SAMPLES_END = ".jsonl.gz"
-_NO_ANSWERS = "\0"  # in place of a symbol, where answers were not kept
 
 
 class StudyError(ValueError):
@@ -54,17 +52,14 @@ class StudyError(ValueError):
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or StudyError naming the file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise StudyError(f"{path} does not exist; run the study of this directory first") from error
-    return parse_object(text, path)
+    if not path.exists():
+        raise StudyError(f"{path} does not exist; run the study of this directory first")
+    return _object(path.read_bytes(), path)
 
 
-def parse_object(text: str, where: Path) -> dict[str, Any]:
-    """The JSON object in ``text``, or StudyError naming ``where``."""
+def _object(content: bytes, where: Path) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(content)
     except ValueError as error:
         raise StudyError(f"{where} is not valid JSON ({error}); remove it and repeat") from error
     if not isinstance(value, dict):
@@ -100,11 +95,11 @@ class StoredRun:
     def object(self, name: str) -> dict[str, Any]:
         """The JSON object in one of its files, or StudyError naming the file."""
         if self.published and name in (SCORES, LEDGER) and self.has(name):
-            return getattr(self.published, name.removesuffix(".json"))(self.run_id)
+            return self.published.value(self.run_id, name)  # not by way of its text
         content = self.content(name)
         if content is None:
             raise StudyError(f"{self.path / name} does not exist; run bash reproduce.sh first")
-        return parse_object(content.decode(), self.path / name)
+        return _object(content, self.path / name)
 
     def has(self, name: str) -> bool:
         if self.published:
@@ -196,82 +191,74 @@ class Published:
     def content(self, run_id: str, name: str) -> bytes | None:
         if not self.has(run_id, name):
             return None
-        if name == SCORES:
-            return f"{canonical_json(self.scores(run_id))}\n".encode()
         if name == METRICS:
             return metrics_text(self.metrics(run_id))
-        if name == LEDGER:
-            text = json.dumps(self.ledger(run_id), indent=1, sort_keys=True)
-            return f"{text}\n".encode()  # as sgpo.core.files.write_json does
+        if name == SCORES:
+            return f"{canonical_json(self.value(run_id, name))}\n".encode()
+        if name == LEDGER:  # as sgpo.core.files.write_json does
+            text = json.dumps(self.value(run_id, name), indent=1, sort_keys=True)
+            return f"{text}\n".encode()
         return self.rows[run_id][name].encode()
 
-    def scores(self, run_id: str) -> dict[str, Any]:
-        """scores.json of a run."""
-        if not self.has(run_id, SCORES):
-            raise StudyError(f"{self.root}: {run_id} was not evaluated")
-        scores = json.loads(self.rows[run_id][SCORES])
-        for key, entry in scores["benchmarks"].items():
+    def value(self, run_id: str, name: str) -> dict[str, Any]:
+        """What scores.json or ledger.json of a run holds."""
+        value = json.loads(self.rows[run_id][name])
+        if name == LEDGER:
+            for row in self._ledger.get(run_id, []):
+                sums = {name: row[name] for name in SUMS}
+                value.setdefault(row["type"], {})[row["place"]] = sums
+            return value
+        for key, entry in value["benchmarks"].items():
             letters, answers = self._verdicts.get((run_id, key), ("", ""))
             entry["verdicts"] = _words(letters, entry["k"])
             if answers:
                 entry["answers"] = " ".join(_words(answers, entry["k"]))
-        return scores
+        return value
 
     def metrics(self, run_id: str) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl of a run."""
         names, rows = self.rows[run_id]["metric_names"], self._metrics.get(run_id, [])
         return [{n: row[n] for n in names if row[n] is not None} for row in rows]
 
-    def ledger(self, run_id: str) -> dict[str, dict[str, dict[str, float]]]:
-        """ledger.json of a run: type -> place -> its sums."""
-        found: dict[str, dict[str, dict[str, float]]] = {}
-        for row in self._ledger.get(run_id, []):
-            found.setdefault(row["type"], {})[row["place"]] = {name: row[name] for name in SUMS}
-        return found
-
     @cached_property
     def _verdicts(self) -> dict[tuple[str, str], tuple[str, str]]:
         """(run, key of scores.json) -> all its verdict letters in a row and all its answer
         symbols."""
-        table = read_table(self.root, "verdicts")
-        (runs, run_ids), (benchmarks, keys), (reasons, words), (answers, symbols) = (
-            _codes(table, name) for name in ("run_id", "benchmark", "reason", "answer")
-        )
-        budgets = table.column("budget").to_numpy()
-        letter = {word: ord(letter) for letter, word in REASONS.items()}
-        letters = np.array([letter[word] for word in words], dtype="<u4")[reasons]
-        answered = np.array([*map(ord, symbols), 0], dtype="<u4")[answers]  # -1, none, is the last
-        change = (np.diff(runs) != 0) | (np.diff(benchmarks) != 0) | (np.diff(budgets) != 0)
-        bounds = [0, *(np.flatnonzero(change) + 1), len(runs)] if len(runs) else [0]
+        frame = read_table(self.root, "verdicts").to_pandas()
+        letters = frame["reason"].map({word: letter for letter, word in REASONS.items()})
+        letters = letters.to_numpy(object)
+        symbols = frame["answer"].astype(object).fillna("").to_numpy()
+        by = frame.groupby(["run_id", "benchmark", "budget"], observed=True, sort=False)
         return {
-            (run_ids[runs[a]], scored_as(keys[benchmarks[a]], budgets[a])): (
-                letters[a:b].tobytes().decode("utf-32-le"),
-                answered[a:b].tobytes().decode("utf-32-le") if answered[a] else "",
+            (run_id, scored_as(key, budget)): (
+                "".join(letters[rows]),
+                "".join(symbols[rows]),
             )
-            for a, b in zip(bounds, bounds[1:], strict=False)
+            for (run_id, key, budget), rows in by.indices.items()
         }
 
     @cached_property
     def samples(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
         """Run -> benchmark -> the rows of its samples file, of the runs whose texts were kept."""
         found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        kept = (self.root / f"{SAMPLES}.parquet").exists()
-        for row in read_table(self.root, SAMPLES).to_pylist() if kept else ():
-            of_run = found.setdefault(row["run_id"], {})
-            sample = {name: row[name] for name in SAMPLE_KEYS}
-            sample["correct"] = row["reason"] == "correct"
-            of_run.setdefault(row["benchmark"], []).append(sample)
+        if (self.root / f"{SAMPLES}.parquet").exists():
+            for run_id, rows in self._by_run(SAMPLES).items():
+                of_run = found[run_id] = {}
+                for row in rows:
+                    sample = {name: row[name] for name in SAMPLE_KEYS}
+                    sample["correct"] = row["reason"] == "correct"
+                    of_run.setdefault(row["benchmark"], []).append(sample)
         return found
 
     @cached_property
     def _metrics(self) -> dict[str, list[dict[str, Any]]]:
-        return self._rows("metrics")
+        return self._by_run("metrics")
 
     @cached_property
     def _ledger(self) -> dict[str, list[dict[str, Any]]]:
-        return self._rows("ledger")
+        return self._by_run("ledger")
 
-    def _rows(self, name: str) -> dict[str, list[dict[str, Any]]]:
+    def _by_run(self, name: str) -> dict[str, list[dict[str, Any]]]:
         found: dict[str, list[dict[str, Any]]] = {}
         for row in read_table(self.root, name).to_pylist():
             found.setdefault(row["run_id"], []).append(row)
@@ -309,16 +296,15 @@ def _words(text: str, k: int) -> list[str]:
     return [text[i : i + k] for i in range(0, len(text), k)]
 
 
-def _codes(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
-    """A dictionary column as int [rows], -1 for no value, and the values that they count."""
-    column = table.column(name)
-    if not column.num_chunks:
-        return np.zeros(0, dtype=np.int64), []
-    chunk = column.chunk(0)
-    return chunk.indices.fill_null(-1).to_numpy(), chunk.dictionary.to_pylist()
-
-
 # Making the tables -------------------------------------------------------------------------------
+
+_LABEL_TYPES = [("run_id", pa.string()), ("model", pa.string()), ("method", pa.string()),
+                ("seed", pa.int64())]  # fmt: skip
+_VERDICTS = pa.schema(
+    [*_LABEL_TYPES, ("benchmark", pa.string()), ("budget", pa.float64()), ("problem", pa.int32()),
+     ("sample", pa.int32()), ("correct", pa.bool_()), ("reason", pa.string()),
+     ("answer", pa.string())]
+)  # fmt: skip
 
 
 def run_table(runs: Sequence[StoredRun]) -> pa.Table:
@@ -345,10 +331,6 @@ def run_table(runs: Sequence[StoredRun]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema(schema))
 
 
-_LABEL_TYPES = [("run_id", pa.string()), ("model", pa.string()), ("method", pa.string()),
-                ("seed", pa.int64())]  # fmt: skip
-
-
 def _labels(run: StoredRun) -> dict[str, Any]:
     result = run.object("result.json")
     return {"run_id": run.run_id} | {name: result.get(name) for name in LABELS[1:]}
@@ -356,47 +338,29 @@ def _labels(run: StoredRun) -> dict[str, Any]:
 
 def verdict_table(runs: Sequence[StoredRun]) -> pa.Table:
     """A row a judged sample, in the order of runs, benchmarks, budgets, problems and samples."""
-    blocks, verdicts, answers = [], "", ""
+    blocks = []
     for run in runs:
-        benchmarks = run.object(SCORES)["benchmarks"] if run.has(SCORES) else {}
-        for key, entry in sorted(benchmarks.items()):
+        scored = run.object(SCORES)["benchmarks"] if run.has(SCORES) else {}
+        labels = _labels(run)
+        labels["seed"] = labels["seed"] or 0
+        for key, entry in sorted(scored.items()):
             count, k = len(entry["verdicts"]), entry["k"]
             letters = "".join(entry["verdicts"])
-            words = entry.get("answers", "").replace(" ", "") or _NO_ANSWERS * count * k
-            if len(letters) != count * k or len(words) != count * k:
+            symbols = entry["answers"].replace(" ", "") if "answers" in entry else None
+            if {len(letters), len(letters if symbols is None else symbols)} != {count * k}:
                 raise StudyError(
                     f"{run.path / SCORES}, {key}: not {k} samples a problem; evaluate it again"
                 )
             benchmark, budget = benchmark_and_budget(key)
-            place = {"benchmark": benchmark, "budget": budget, "count": count, "k": k}
-            blocks.append(_labels(run) | place)
-            verdicts, answers = verdicts + letters, answers + words
-    sizes = [block["count"] * block["k"] for block in blocks]
-
-    def repeated(name: str) -> pa.Array:
-        values, codes = np.unique([str(block[name]) for block in blocks], return_inverse=True)
-        return _dictionary(values.tolist(), np.repeat(codes, sizes))
-
-    def places(of: Callable[[int, int], np.ndarray]) -> pa.Array:
-        found = [of(block["count"], block["k"]) for block in blocks]
-        return pa.array(np.concatenate([[], *found]).astype(np.int32))
-
-    letters, codes = _code_points(verdicts), _code_points(answers)
-    reasons = np.array(["".join(REASONS).find(chr(c)) for c in range(128)])
-    symbols, answered = np.unique(codes, return_inverse=True)
-    return pa.table(
-        {name: repeated(name) for name in LABELS[:-1]}
-        | {
-            "seed": pa.array(np.repeat([b["seed"] or 0 for b in blocks], sizes), pa.int64()),
-            "benchmark": repeated("benchmark"),
-            "budget": pa.array(np.repeat([b["budget"] for b in blocks], sizes), pa.float64()),
-            "problem": places(lambda count, k: np.repeat(np.arange(count), k)),
-            "sample": places(lambda count, k: np.tile(np.arange(k), count)),
-            "correct": pa.array(letters == ord("c")),
-            "reason": _dictionary([*REASONS.values()], reasons[letters]),
-            "answer": _dictionary([*map(chr, symbols)], answered, codes == ord(_NO_ANSWERS)),
-        }
-    )
+            place = labels | {"benchmark": benchmark, "budget": budget}
+            columns = {name: pa.repeat(value, count * k) for name, value in place.items()}
+            columns["problem"] = np.repeat(np.arange(count), k)
+            columns["sample"] = np.tile(np.arange(k), count)
+            columns["correct"] = np.array([*letters]) == "c"
+            columns["reason"] = [REASONS[letter] for letter in letters]
+            columns["answer"] = pa.nulls(count * k) if symbols is None else [*symbols]
+            blocks.append(pa.table(columns, schema=_VERDICTS))
+    return _encoded(pa.concat_tables(blocks) if blocks else _VERDICTS.empty_table())
 
 
 def metric_table(runs: Sequence[StoredRun]) -> pa.Table:
@@ -470,10 +434,10 @@ def sample_table(runs: Sequence[StoredRun]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-
-
-def _dictionary(values: list[str], codes: np.ndarray, missing: Any = None) -> pa.Array:
-    indices = pa.array(codes.astype(np.int32), mask=missing)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(values, pa.string()))
+# Name of a published table -> what makes it of runs.
+TABLES: dict[str, Callable[[Sequence[StoredRun]], pa.Table]] = {
+    "verdicts": verdict_table,
+    "metrics": metric_table,
+    "ledger": ledger_table,
+    "runs": run_table,  # written last: what it names is in the others
+}
