@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from PIL import Image
 
 from benchmarks.run.evaluate import write_samples
-from benchmarks.store.experiments import DISTIL, KIN
+from benchmarks.store.experiments import DISTIL, INITIAL, KIN
 from benchmarks.store.runs import REASONS
 from sgpo.core.config import config_hash
 
@@ -70,7 +69,7 @@ PAST = {
     "sgpo_nll_masked": ("SGPO, direct SFT with the mask", 1.0, ("qwen-m", "llama-m")),
     "sgpo_nll": ("SGPO, direct SFT", 1.1, ("llama-m",)),
     "sgpo_no_clip": ("SGPO w/o KL clipping", 1.5, ("llama-m",)),
-} | {key: (key.upper(), 1.4, ("qwen-m",)) for key in (*KIN, *DISTIL)}
+} | {key: (key.upper(), 1.4, ("qwen-m",)) for key in (*KIN, INITIAL, *DISTIL)}
 
 
 def write_study(
@@ -329,7 +328,6 @@ def write_texts(run: Path, method: str) -> None:
 
 def save_empty(figure, path: Path) -> list[Path]:
     """In place of ``axes.save``, which takes most of a build: a picture of one pixel."""
-    plt.close(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (1, 1)).save(path.with_suffix(".png"))
     return [path.with_suffix(".png")]

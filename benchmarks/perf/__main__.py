@@ -80,7 +80,7 @@ def run_cases(options: argparse.Namespace) -> None:
         given = {key: getattr(options, key) for key in OPTIONS if getattr(options, key) is not None}
         known = given.keys() & inspect.signature(run).parameters
         result = run(options.repeats, **{key: given[key] for key in known})
-        print(document.to_markdown(_blocks(name, result), escape=str))
+        print(document.to_markdown(_blocks(name, result)))
         path, place = options.out / f"{name}.json", environment(result.get("device_name"))
         write_json(path, {"case": name, "environment": place, **result})
         print(f"kept in {path}", flush=True)
@@ -100,7 +100,7 @@ def write_page(directory: Path) -> Path:
     on_gpu = [name for name in CASES if name.startswith("gpu_")]
     write_text(directory / "GPU.md", _page("How fast on a GPU", on_gpu, results))
     others = [name for name in CASES if name not in on_gpu]
-    more = document.Paragraph("GPU.md has what was measured on a GPU.")
+    more = document.paragraph("GPU.md has what was measured on a GPU.")
     return write_text(directory / "README.md", _page("How fast", others, results, more))
 
 
@@ -109,8 +109,8 @@ def _page(
 ) -> str:
     """The sections of ``cases`` that have results, and where each was measured."""
     blocks: list[document.Block] = [
-        document.Heading(1, title),
-        document.Paragraph(
+        document.heading(1, title),
+        document.paragraph(
             "Written by python -m benchmarks.perf from the measurements beside this page. Each "
             "CASE.json keeps every round, machine, versions and commit; python -m benchmarks.perf "
             "CASE measures again. A number with two in brackets is a median with the extremes."
@@ -119,17 +119,17 @@ def _page(
     ]
     places = defaultdict(list)
     for name in [name for name in cases if name in results]:
-        blocks += [document.Heading(2, f"{name}: {_said(name)[0]}"), *_blocks(name, results[name])]
+        blocks += [document.heading(2, f"{name}: {_said(name)[0]}"), *_blocks(name, results[name])]
         place = results[name]["environment"]
         changed = " with changes" * bool(place["git_dirty"])
         commit = (place["git_commit"] or "unknown")[:10] + changed
         places[_machine(place)].append(f"{name} at {commit}")
-    blocks.append(document.Heading(2, "Where"))
+    blocks.append(document.heading(2, "Where"))
     missing = [f"{name}: {_said(name)[0]}" for name in cases if name not in results]
     if missing:
-        blocks.append(document.Paragraph(f"Not run. {'. '.join(missing)}."))
+        blocks.append(document.paragraph(f"Not run. {'. '.join(missing)}."))
     for where, measured in places.items():
-        blocks.append(document.Paragraph(f"{where}: {', '.join(measured)}."))
+        blocks.append(document.paragraph(f"{where}: {', '.join(measured)}."))
     return document.to_markdown(blocks)
 
 
@@ -144,7 +144,7 @@ def _blocks(name: str, result: dict[str, Any]) -> list[document.Block]:
     found: list[document.Block] = []
     for block in CASES[name][1](result):
         if isinstance(block, str):
-            found.append(document.Paragraph(block))
+            found.append(document.paragraph(block))
             continue
         header, *rows = block
         cells = tuple(document.row(*cells) for cells in rows)

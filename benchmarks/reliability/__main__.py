@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability import fuzz, kill
-from benchmarks.report.document import Bullets, Heading, Paragraph, Table, row, to_markdown
+from benchmarks.report.document import Table, bullets, heading, paragraph, row, to_markdown
 from sgpo.core.files import read_json, write_json, write_text
 from sgpo.core.runlog import environment
 
@@ -76,8 +76,8 @@ def write_page(directory: Path) -> Path:
     if not outcomes:
         raise ValueError(f"{directory}: no outcomes here; run a case first")
     blocks = [
-        Heading(1, "What was done to the suite, and what it held"),
-        Paragraph(
+        heading(1, "What was done to the suite, and what it held"),
+        paragraph(
             "Written by python -m benchmarks.reliability from the outcomes beside this page. Each "
             "case is a script with fixed seeds; its figures, machine and commit are those of its "
             "last run."
@@ -93,10 +93,10 @@ def write_page(directory: Path) -> Path:
         place = outcome["environment"]
         versions = ", ".join(f"{name} {found}" for name, found in place["packages"].items())
         blocks += [
-            Heading(2, outcome["case"], anchor=outcome["case"]),
-            Paragraph(outcome["what"] + "."),
-            Bullets(tuple(_line(*figure) for figure in outcome["figures"].items())),
-            Paragraph(
+            heading(2, outcome["case"], anchor=outcome["case"]),
+            paragraph(outcome["what"] + "."),
+            bullets([_line(*figure) for figure in outcome["figures"].items()]),
+            paragraph(
                 f"Machine: {place['cpu']}, {place['machine']}; {place['platform']}; "
                 f"Python {place['python']}, {versions}."
             ),

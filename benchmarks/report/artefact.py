@@ -15,7 +15,7 @@ from typing import Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.report.document import Block, Image, Table, standing_note, write_table
+from benchmarks.report.document import Block, Table, image, standing_note, write_table
 from benchmarks.report.figures.axes import save
 from benchmarks.store.records import Study
 
@@ -72,6 +72,8 @@ class Artefact:
 
     def planned(self, study: Study) -> bool:
         """Whether the study plans a run or an analysis that it is made of."""
+        if self.miniature and not study.miniature:
+            return False
         if self.needs is nothing and not self.analyses:
             return True
         return bool(self.needs(study)) or any(a.key in self.analyses for a in study.analyses)
@@ -81,10 +83,9 @@ class Artefact:
         if self.own:
             return self.own(study, out_dir)
         if self.draw:
+            shown = image(f"figures/{self.name}.png", self.alt, self.caption(study))
             stem = out_dir / "figures" / self.name
-            source = f"figures/{self.name}.png"
-            image = Image(stem.with_suffix(".png"), source, self.alt, self.caption(study))
-            return Made(save(self.draw(study), stem) if figures else [], [image])
+            return Made(save(self.draw(study), stem) if figures else [], [shown])
         stem, rows = out_dir / "tables" / self.name, self.rows(study)
         table = replace(self.table(study, rows), caption=self.caption(study))
         paths = write_table(stem, table, note=standing_note(study.miniature), rows=rows)

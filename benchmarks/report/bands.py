@@ -18,7 +18,7 @@ import pandas as pd
 
 from benchmarks.report import estimates
 from benchmarks.report.artefact import Artefact, Made, nothing
-from benchmarks.report.document import Paragraph
+from benchmarks.report.document import paragraph
 from benchmarks.report.measures import smooth
 from benchmarks.store import experiments
 from benchmarks.store.records import Run, Study
@@ -211,14 +211,6 @@ def check_port(results: Path, path: Path, method: str, model: str | None) -> int
         print(finding.text())
     if not findings:
         raise ValueError(f"{path}: {method} has no band of {', '.join(curves.columns)}")
-    others = [
-        name for name, other in found[model].items()
-        if name != method and (judged := judge(curves, other))
-        and not any(finding.outside or not finding.judged for finding in judged)
-    ]  # fmt: skip
-    if others:
-        named = ", ".join(others)
-        print(f"the bands of {named} hold it too: these columns do not tell them apart")
     return int(any(finding.outside or not finding.judged for finding in findings))
 
 
@@ -229,7 +221,7 @@ def _made(study: Study, out: Path) -> Made:
     found = bands_of(study)
     path = write_text(out / FILE, f"{canonical_json(found)}\n")
     number = sum(map(len, found.values()))
-    return Made([path], [Paragraph(f"{FILE} has the bands of {number} methods and models. {HOW}")])
+    return Made([path], [paragraph(f"{FILE} has the bands of {number} methods and models. {HOW}")])
 
 
 HOW = (

@@ -11,7 +11,7 @@ import difflib
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,9 @@ from sgpo.core.files import write_text
 
 # Every artefact in the order of the report.
 ARTEFACTS = (
-    claims_page.CLAIMS, accuracy.TABLE1, gains.EQUAL_COST, training.CURVES, training.FIG4,
+    claims_page.CLAIMS, accuracy.TABLE1, gains.EQUAL_COST, training.FIG4,
     *(table.artefact() for table in accuracy.VARIANT_TABLES),
-    mechanism.FIG2, training.FIG3, mechanism.FIG5, training.FIG6, training.SFT_LOSS,
+    mechanism.FIG2, training.FIG3, mechanism.FIG5, training.FIG6,
     records.TABLE8, accuracy.PASSK, mechanism.DELTA, accuracy.KIN.artefact(),
     accuracy.TEACHER.artefact(),
     accuracy.DISTIL.artefact(), accuracy.MASK.artefact(), gains.WHEN, graders.GRADERS,
@@ -38,7 +38,6 @@ ARTEFACTS = (
 )  # fmt: skip
 REPORT = "report"
 NAMES = (*(artefact.name for artefact in ARTEFACTS), REPORT)
-EXTENDED = frozenset(artefact.name for artefact in ARTEFACTS if artefact.extended)
 NAMED = 8  # runs that the summary names; a fresh profile lacks hundreds
 SECONDS_A_LINE = 10.0  # between two lines about the progress of a build
 
@@ -63,14 +62,12 @@ class MissingCell:
 @dataclass(frozen=True)
 class ReportSummary:
     """``written``: paths of all files made; ``missing``: runs that are absent, one entry each;
-    ``commands``: what makes them, one command an artefact, and ``command`` all of them; ``out``:
-    the option that says where, unless it is the profile's own directory."""
+    ``commands``: what makes them, one command an artefact, and ``command`` all of them."""
 
     written: tuple[Path, ...]
     missing: tuple[MissingCell, ...]
     commands: tuple[str, ...]
     command: str
-    out: str = ""
 
     def text(self) -> str:
         """What a person wants to know after a build, in a few lines."""
@@ -80,7 +77,7 @@ class ReportSummary:
             names = [m.run_id or m.method for m in self.missing]
             rest = f" and {len(names) - NAMED} more (sgpo status lists all)"
             lines.append(f"not run: {', '.join(names[:NAMED])}{rest if len(names) > NAMED else ''}")
-            lines.append(f"to run them: {self.command}{self.out}")
+            lines.append(f"to run them: {self.command}")
         return "\n".join(lines)
 
 
@@ -102,41 +99,48 @@ def build(
     results_dir = Path(results_dir)
     study = load_study(results_dir)
     chosen = chosen_artefacts(study, only)
-    content = {a: a.make(study, results_dir, figures=figures) for a in _told(chosen)}
+    content, said = {}, time.monotonic()
+    for artefact in chosen:
+        content[artefact] = artefact.make(study, results_dir, figures=figures)
+        if time.monotonic() - said > SECONDS_A_LINE:
+            said, done = time.monotonic(), f"{len(content)} of {len(chosen)}"
+            print(f"report: {done} made, up to {artefact.name}", file=sys.stderr)
     written = [path for made in content.values() for path in made.paths]
     missing = missing_cells(study, chosen)
-    lacking = {name for cell in missing for name in cell.artefacts}
-    lacking = [a.name for a in chosen if a.name in lacking]
+    lacking = [a.name for a in chosen if any(a.name in cell.artefacts for cell in missing)]
     commands = tuple(map(study.command, lacking))
     if only is None or REPORT in only:
         blocks = pages.report_blocks(study, content, missing, commands)
-        # What stands behind a claim is on the page of the claims.
-        text = to_markdown(blocks).replace("](#claim-", "](CLAIMS.md#claim-")
-        written.append(write_text(results_dir / "REPORT.md", text))
-        if figures:
-            page = to_html(blocks, title=pages.title(study))
-            written.append(write_text(results_dir / "report.html", page))
-        readme = results_dir.resolve().parents[1] / "README.md"
-        if results_dir.name == "mini" and readme.exists() and pages.BEGIN in readme.read_text():
-            text = pages.with_block(readme.read_text(), pages.results_block(study))
-            written.append(write_text(readme, text))
-        _remove_left_over(results_dir, set(ARTEFACTS) - set(chosen))
+        written += _pages(study, to_markdown(blocks), figures)
+        _remove_left_over(results_dir, content)
     usual = results_dir.resolve().parts[-2:] == ("results", study.profile)
     out = "" if usual else f" --out {shlex.quote(str(results_dir))}"
-    command = study.command(",".join(lacking))
-    return ReportSummary(tuple(written), missing, commands, command, out)
+    command = study.command(",".join(lacking)) + out
+    return ReportSummary(tuple(written), missing, commands, command)
 
 
-def _told(artefacts: Sequence[Artefact]) -> Iterator[Artefact]:
-    """``artefacts``, with a line on stderr now and then about how far it is."""
-    said = time.monotonic()
-    for done, artefact in enumerate(artefacts, 1):
-        yield artefact
-        if time.monotonic() - said > SECONDS_A_LINE:
-            said = time.monotonic()
-            print(
-                f"report: {done} of {len(artefacts)} made, up to {artefact.name}", file=sys.stderr
-            )
+def _pages(study: Study, text: str, figures: bool) -> list[Path]:
+    """REPORT.md, report.html and, of the study that the README shows, its block of results."""
+    root = study.root
+    # What stands behind a claim is on the page of the claims.
+    written = [write_text(root / "REPORT.md", text.replace("](#claim-", "](CLAIMS.md#claim-"))]
+    if figures:
+        page = to_html(text, root, title=pages.title(study))
+        written.append(write_text(root / "report.html", page))
+    readme = root.resolve().parents[1] / "README.md"
+    if root.name == "mini" and readme.exists() and pages.BEGIN in readme.read_text():
+        block = pages.with_block(readme.read_text(), pages.results_block(study))
+        written.append(write_text(readme, block))
+    return written
+
+
+def _remove_left_over(results_dir: Path, made: Iterable[Artefact]) -> None:
+    """Files of artefacts that an earlier plan had: nothing stands beside what the runs give."""
+    for artefact in set(ARTEFACTS) - set(made):
+        for name in (f"tables/{artefact.name}", f"tables/{artefact.name}_paper",
+                     f"figures/{artefact.name}"):  # fmt: skip
+            for path in results_dir.glob(f"{name}.*"):
+                path.unlink()
 
 
 def needs(study: Study, only: Sequence[str]) -> set[Need]:
@@ -157,23 +161,22 @@ def analyses(only: Sequence[str]) -> set[str]:
 def missing_cells(study: Study, artefacts: Sequence[Artefact]) -> tuple[MissingCell, ...]:
     """Runs that ``artefacts`` need and that cannot be used, each once, in the order of the grid."""
     found: dict[tuple, tuple[str, list[str]]] = {}
-
-    def note(key: tuple, reason: str | None, name: str) -> None:
-        if reason:
-            found.setdefault(key, (reason, []))[1].append(name)
-
     for artefact in artefacts:
+        reasons: dict[tuple, str | None] = {}
         for model, method in artefact.needs(study):
             cells = study.cells_of(model, method)
             if not cells:
-                note((model, method, None, None), "not in the grid", artefact.name)
+                reasons[model, method, None, None] = "not in the grid"
             for cell in cells:
                 reason = study.why_missing(cell, scored=artefact.uses == "scores")
-                note((model, method, cell.seed, cell.run_id), reason, artefact.name)
+                reasons[model, method, cell.seed, cell.run_id] = reason
         for task in study.analyses:
             if task.key in artefact.analyses:
                 key = (task.model, f"analysis {task.key}", task.seed, task.run_id)
-                note(key, study.why_analysis_missing(task), artefact.name)
+                reasons[key] = study.why_analysis_missing(task)
+        for key, reason in reasons.items():
+            if reason:
+                found.setdefault(key, (reason, []))[1].append(artefact.name)
     return tuple(
         MissingCell(*key, reason=reason, artefacts=tuple(names))
         for key, (reason, names) in found.items()
@@ -182,28 +185,16 @@ def missing_cells(study: Study, artefacts: Sequence[Artefact]) -> tuple[MissingC
 
 def chosen_artefacts(study: Study, only: Sequence[str] | None = None) -> tuple[Artefact, ...]:
     """The artefacts to build: those that the study plans runs for, or the named ones of them."""
-    standing = tuple(
-        a for a in ARTEFACTS
-        if a.planned(study) and (study.miniature or not a.miniature)
-    )  # fmt: skip
+    standing = tuple(a for a in ARTEFACTS if a.planned(study))
     for name in only or ():
         if name not in NAMES:
             near = difflib.get_close_matches(name, NAMES, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ReportError(f"unknown artefact {name!r}; allowed: {', '.join(NAMES)}{hint}")
         if name != REPORT and name not in [a.name for a in standing]:
-            add = f"; to plan and run them: {study.command(name)}" if name in EXTENDED else ""
+            extended = any(a.name == name and a.extended for a in ARTEFACTS)
+            add = f"; to plan and run them: {study.command(name)}" if extended else ""
             raise ReportError(f"{name}: this study plans none of the runs that it shows{add}")
     if only is None or REPORT in only:
         return standing
     return tuple(a for a in standing if a.name in only)
-
-
-def _remove_left_over(results_dir: Path, left_out: set[Artefact]) -> None:
-    """Files of artefacts that an earlier plan had: nothing stands beside what the runs give."""
-    for artefact in left_out:
-        for folder in ("tables", "figures"):
-            for path in sorted((results_dir / folder).glob(f"{artefact.name}.*")):
-                path.unlink()
-        for path in sorted((results_dir / "tables").glob(f"{artefact.name}_paper.*")):
-            path.unlink()

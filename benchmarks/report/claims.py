@@ -20,15 +20,13 @@ from benchmarks.store import experiments, stats
 from benchmarks.store.records import NOT_RUN, Study
 from benchmarks.store.stats import BUILT_IN, EQUIVALENT, FAILS, HOLDS, TOO_LITTLE
 
-NOWHERE = "past the paper"
+PAST = "past the paper"
 NOT_MEASURED = "not measured"
-ALLOWED = 2.0  # points; "not below" leaves that much room, stated before any number was seen
 # Effects that are as good as none, by unit: half of the smallest effects that the paper prints
 # (+1.1 points, 1.78x has no smaller one), and what a curve's line is wide.
 MARGINS = {"points": 1.0, "alpha": 0.02, "nats": 0.01, TIMES: math.log(1.1)}
 PICKED = "So p of a negative effect is multiplied by the number of rows picked from (Bonferroni)."
 ONE_RUN = "one run"  # a real model with one seed: an effect on these problems, no verdict
-WORDS = (HOLDS, FAILS, EQUIVALENT, TOO_LITTLE, BUILT_IN, ONE_RUN, NOT_RUN)  # of a verdict
 
 
 @dataclass(frozen=True)
@@ -37,38 +35,34 @@ class Claim:
 
     statement: in words; a function where it names what the study has.
     how: what the effect is, for a reader who has only the paper.
-    on: what it is asked on; [] where the study does not plan it.
-    effect: oriented so that the claim says it is above ``-allowed``.
-    where: the place in the paper.
+    on: the models, or subjects, that it is asked on; [] where the study does not plan it.
+    effect: oriented so that the claim says it is above 0.
+    where: the place in the paper, or that it is ``PAST`` it.
     paper: the paper's own effect as text, which enters no computation.
     apart: keys of claims past the paper that take this one apart.
-    past: no claim of the paper.
-    allowed: how far below 0 a "not below" reaches.
     built_in: why the effect follows from a formula; such a claim is not tested.
     """
 
     key: str
     statement: str | Callable[[Study], str]
     how: str
-    on: Callable[[Study], list[Subject]]
+    on: Callable[[Study], list[str] | list[Subject]]
     effect: Effect
-    where: str = NOWHERE
+    where: str = PAST
     paper: str | Callable[[Subject], str] = NOT_MEASURED
     apart: tuple[str, ...] = ()
-    past: bool = False
-    allowed: float = 0.0
     built_in: str = ""
 
-    @property
-    def margin(self) -> float:
-        return self.allowed or MARGINS[self.effect.unit]
+    def subjects(self, study: Study) -> list[Subject]:
+        asked = self.on(study)
+        return [Subject(a, study.model(a).label) if isinstance(a, str) else a for a in asked]
 
 
 @dataclass(frozen=True)
 class Verdict:
     """A claim tested on one subject. ``effect`` is None where runs are missing; one in ``TIMES`` is
-    the logarithm of a factor. ``p``: two-sided, of no effect (of ``-allowed``); ``corrected``:
-    after Holm, for the paper's claims."""
+    the logarithm of a factor. ``p``: two-sided, of no effect; ``corrected``: after Holm,
+    for the paper's claims."""
 
     claim: Claim
     statement: str
@@ -86,15 +80,15 @@ class Verdict:
 
     @property
     def past(self) -> bool:
-        return self.claim.past
+        return self.claim.where.startswith(PAST)
 
     @property
     def unit(self) -> str:
         return self.claim.effect.unit
 
     @property
-    def tested(self) -> bool:
-        return self.verdict in (HOLDS, FAILS, EQUIVALENT, TOO_LITTLE) and self.p is not None
+    def margin(self) -> float:
+        return MARGINS[self.unit]
 
     def text(self) -> str:
         """ "+3.1 points [1.0, 5.2]", "1.33x [1.02, 1.46]", "+3.1 points" or "not run"."""
@@ -126,36 +120,33 @@ def evaluate(study: Study) -> list[Verdict]:
     the paper's with Holm's correction for their number."""
     found = [verdict for claim in CLAIMS for verdict in judge(claim, study)]
     found.sort(key=lambda verdict: verdict.past)
-    family = [v for v in found if v.tested and not v.past]
-    corrected = stats.holm([v.p for v in family])
-    decided = {
-        id(v): replace(v, corrected=p, verdict=decision(v.claim, v.effect, p))
-        for v, p in zip(family, corrected, strict=True)
-    }
-    return [decided.get(id(v), v) for v in found]
+    family = [i for i, v in enumerate(found) if v.p is not None and not v.past]
+    corrected = stats.holm([found[i].p for i in family])
+    for i, p in zip(family, corrected, strict=True):
+        words = decision(found[i].effect, found[i].margin, p)
+        found[i] = replace(found[i], corrected=p, verdict=words)
+    return found
 
 
 def judge(claim: Claim, study: Study) -> list[Verdict]:
     """One verdict a subject that the claim is asked on; "not run" where runs are missing."""
-    return [_verdict(claim, study, subject) for subject in claim.on(study)]
+    return [_verdict(claim, study, subject) for subject in claim.subjects(study)]
 
 
 def _verdict(claim: Claim, study: Study, subject: Subject) -> Verdict:
     found = claim.effect.measure(study, subject)
-    words, p, sign = NOT_RUN, None, ""
-    if found.effect is not None and claim.built_in:
-        words, sign = BUILT_IN, _sign(claim, found.effect)
-    elif found.effect is not None:
-        enough = found.effect.num_seeds >= units_for_a_verdict(study)
-        p = _p(claim, found) if enough else None
-        words = decision(claim, found.effect, p)
-        if found.effect.num_seeds == 1 and not study.miniature:
-            words = ONE_RUN
+    effect, words, p, sign = found.effect, NOT_RUN, None, ""
+    if effect is not None and claim.built_in:
+        words, sign = BUILT_IN, _sign(claim, effect)
+    elif effect is not None:
+        p = _p(found) if effect.num_seeds >= units_for_a_verdict(study) else None
+        words = decision(effect, MARGINS[claim.effect.unit], p)
+        words = ONE_RUN if effect.num_seeds == 1 and not study.miniature else words
     return Verdict(
         claim=claim,
         statement=claim.statement if isinstance(claim.statement, str) else claim.statement(study),
         subject=subject.text,
-        effect=found.effect,
+        effect=effect,
         verdict=words,
         paper=claim.paper if isinstance(claim.paper, str) else claim.paper(subject),
         detail="; ".join(filter(None, (claim.built_in, sign, found.detail))),
@@ -163,11 +154,11 @@ def _verdict(claim: Claim, study: Study, subject: Subject) -> Verdict:
     )
 
 
-def _p(claim: Claim, found: effects.Found) -> float:
+def _p(found: effects.Found) -> float:
     """Two-sided. The lowest of several effects is negative by chance alone, so against the claim
     its p is multiplied by their number (Bonferroni); for the claim the pick is a handicap."""
-    p, none = found.effect.of.p_zero(-claim.allowed), -claim.allowed
-    return p if found.effect.mean > none else min(1.0, p * found.picked_from)
+    p = found.effect.of.p_zero()
+    return p if found.effect.mean > 0 else min(1.0, p * found.picked_from)
 
 
 def _sign(claim: Claim, effect: Score) -> str:
@@ -179,27 +170,22 @@ def _sign(claim: Claim, effect: Score) -> str:
     return text
 
 
-def decision(claim: Claim, effect: Score, p: float | None) -> str:
+def decision(effect: Score, margin: float, p: float | None) -> str:
     """The verdict at ``p``; None where there are too few units. Equivalence goes first: an effect
     that is as good as none neither holds nor fails, however surely it is not 0."""
     if p is None:
         return TOO_LITTLE
-    if not claim.allowed and stats.equivalent(effect.of, claim.margin):
+    if stats.equivalent(effect.of, margin):
         return EQUIVALENT
     if p < 1 - stats.LEVEL:
-        return HOLDS if effect.mean > -claim.allowed else FAILS
+        return HOLDS if effect.mean > 0 else FAILS
     return TOO_LITTLE
 
 
 def needs(study: Study) -> list[Need]:
     """(model, method) of every run that a claim reads."""
-    read = (
-        need
-        for claim in CLAIMS
-        for subject in claim.on(study)
-        for need in claim.effect.reads(study, subject)
-    )
-    return list(dict.fromkeys(read))
+    asked = ((claim.effect, subject) for claim in CLAIMS for subject in claim.subjects(study))
+    return list(dict.fromkeys(n for effect, on in asked for n in effect.reads(study, on)))
 
 
 def analyses() -> tuple[str, ...]:
@@ -210,14 +196,14 @@ def analyses() -> tuple[str, ...]:
 # What a claim is asked on -------------------------------------------------------------------------
 
 
-def _models(keys: Callable[[Study], list[str]]) -> Callable[[Study], list[Subject]]:
-    return lambda study: [Subject(key, study.model(key).label) for key in keys(study)]
+COMPARED = accuracy.models  # models of Table 1
+VARIANT_MODEL = TABLE2.on  # the one that SGPO's variants run on
 
 
 def _where_planned(
-    method: str, keys: Callable[[Study], list[str]]
-) -> Callable[[Study], list[Subject]]:
-    return _models(lambda study: [m for m in keys(study) if study.cells_of(m, method)])
+    method: str, models: Callable[[Study], list[str]]
+) -> Callable[[Study], list[str]]:
+    return lambda study: [m for m in models(study) if study.cells_of(m, method)]
 
 
 def _ablations(study: Study) -> list[Subject]:
@@ -255,10 +241,6 @@ def _on_steps(study: Study) -> list[str]:
 def _delta_models(study: Study) -> list[str]:
     """The variants' own model first, then the experiments'."""
     return list(dict.fromkeys([*VARIANT_MODEL(study), experiments.SECOND_MODEL]))
-
-
-COMPARED = accuracy.models  # models of Table 1
-VARIANT_MODEL = TABLE2.on  # the one that SGPO's variants run on
 
 
 # The paper's numbers ------------------------------------------------------------------------------
@@ -316,7 +298,6 @@ def _beats(other: str) -> Claim:
         "chosen for it from the same trials.",
         on=_where_planned(other, KIN.on),
         effect=gain("sgpo", other),
-        past=True,
     )
 
 
@@ -326,8 +307,8 @@ CLAIMS = (
         "SGPO is best on average",
         "Average accuracy of SGPO minus that of the best other row. The other row is picked by its "
         f"mean with hindsight, which works against SGPO. {PICKED}",
-        on=_models(COMPARED),
-        effect=effects.best_other_row(),
+        on=COMPARED,
+        effect=effects.best_other_row,
         where="Table 1",
         paper=_printed_margins,
         apart=("equal_tokens", "delta_three"),
@@ -338,7 +319,7 @@ CLAIMS = (
         "SGPO's gain over the base model on the larger model of a family minus that on the smaller "
         "one.",
         on=_family,
-        effect=effects.gain_of_sizes(),
+        effect=effects.gain_of_sizes,
         where="Table 1",
         paper=_printed_sizes,
     ),
@@ -346,7 +327,7 @@ CLAIMS = (
         "alpha_falls",
         "alpha falls over training",
         "Mean alpha (Eq. 6) in the first quarter of the steps minus in the last quarter.",
-        on=_models(COMPARED),
+        on=COMPARED,
         effect=effects.quarters("alpha_mean", "alpha", -1.0),
         where="Fig. 4",
         paper="falls (Fig. 4; no number printed)",
@@ -356,8 +337,8 @@ CLAIMS = (
         "entropy_above",
         "policy entropy stays above SFT+GRPO's",
         "Policy entropy of SGPO minus that of SFT+GRPO over the second half of the steps.",
-        on=_models(COMPARED),
-        effect=effects.late_entropy("grpo"),
+        on=COMPARED,
+        effect=effects.late_entropy,
         where="Fig. 4",
         paper="above (Fig. 4; no number printed)",
     ),
@@ -376,8 +357,8 @@ CLAIMS = (
         "removing the proximal constraints hurts most",
         "What removing both proximal constraints costs minus the largest cost of any other "
         "removal. The other one is picked by its mean with hindsight. " + PICKED,
-        on=_models(VARIANT_MODEL),
-        effect=effects.largest_loss(),
+        on=VARIANT_MODEL,
+        effect=effects.largest_loss,
         where="Table 2",
         paper=_printed_largest_loss,
         apart=("delta_three",),
@@ -387,7 +368,7 @@ CLAIMS = (
         "KL distillation beats direct SFT on the same completions",
         "Average accuracy of SGPO minus that with the negative log-likelihood of the same guided "
         "completion in place of the masked KL.",
-        on=_models(VARIANT_MODEL),
+        on=VARIANT_MODEL,
         effect=gain("sgpo", "sgpo_nll"),
         where="Table 3",
         paper=_printed_loss(TABLE3, "sgpo_nll"),
@@ -397,7 +378,7 @@ CLAIMS = (
         "forward_beats_reverse",
         "forward KL beats reverse KL",
         "Average accuracy of SGPO minus that with the reverse KL.",
-        on=_models(VARIANT_MODEL),
+        on=VARIANT_MODEL,
         effect=gain("sgpo", "sgpo_reverse"),
         where="Table 6",
         paper=_printed_loss(TABLE6, "sgpo_reverse"),
@@ -407,7 +388,7 @@ CLAIMS = (
         "adaptive weighting reaches equal reward sooner",
         "How many times fewer steps SGPO takes than fixed alpha=1 to the lower of their two final "
         "training rewards; below 1 it takes more.",
-        on=_models(VARIANT_MODEL),
+        on=VARIANT_MODEL,
         effect=effects.sooner("sgpo_fixed_alpha"),
         where="Fig. 3",
         paper="1.78x, reward +11.7%",
@@ -417,7 +398,7 @@ CLAIMS = (
         "KL distillation reaches equal reward sooner than direct SFT",
         "How many times fewer steps SGPO takes than direct SFT to the lower of their two final "
         "training rewards; below 1 it takes more.",
-        on=_models(VARIANT_MODEL),
+        on=VARIANT_MODEL,
         effect=effects.sooner("sgpo_nll"),
         where="Fig. 6",
         paper="2.1x, reward +18.1%",
@@ -428,8 +409,8 @@ CLAIMS = (
         "KL mass sits on strategy-critical tokens",
         "Share of the KL that lies on decision tokens (the choices of the plan, and the words that "
         "decide between going on and guessing) minus their share of all tokens.",
-        on=_models(_on_steps),
-        effect=effects.mass_on_decisions(),
+        on=_on_steps,
+        effect=effects.mass_on_decisions,
         where="Fig. 5",
         paper="shown on one example (Fig. 5)",
     ),
@@ -439,57 +420,39 @@ CLAIMS = (
         "Probability of the right plan under the unguided prompt, averaged over the types "
         "on held-out problems of one task, after SGPO minus after the other method.",
         on=_right_plan,
-        effect=effects.more_on_the_right_plan(),
-        where="Fig. 2",
+        effect=effects.more_on_the_right_plan,
+        where=f"{PAST}, after Fig. 2",
         paper="drawn, not measured (Fig. 2)",
-        past=True,
-    ),
-    Claim(
-        "pass_not_below",
-        lambda study: (
-            f"pass@{measures.largest_k(study)} is not below SFT+GRPO's "
-            f"(by {ALLOWED:g} points or more)"
-        ),
-        "pass@k of SGPO minus that of SFT+GRPO at the largest k that was sampled: does distilling "
-        "strategies narrow what the policy can find?",
-        on=_models(lambda study: COMPARED(study) if measures.largest_k(study) else []),
-        effect=effects.pass_gain("grpo"),
-        past=True,
-        allowed=ALLOWED,
     ),
     Claim(
         "same_mask",
         "with the mask on both, KL beats direct SFT",
         "Table 3 changes two things at once: the loss, and whether tokens with KL above delta are "
         "left out. Here both losses leave out the same tokens.",
-        on=_models(MASK.on),
+        on=MASK.on,
         effect=gain("sgpo", "sgpo_nll_masked"),
-        past=True,
     ),
     Claim(
         "no_mask",
         "with no mask on either, KL beats direct SFT",
         "The same comparison of losses with no token left out on either side.",
-        on=_models(MASK.on),
+        on=MASK.on,
         effect=gain("sgpo_no_clip", "sgpo_nll"),
-        past=True,
     ),
     Claim(
         "mask_costs",
         "the mask costs direct SFT accuracy",
         "Direct SFT on all tokens minus direct SFT on the unmasked ones.",
-        on=_models(MASK.on),
+        on=MASK.on,
         effect=gain("sgpo_nll", "sgpo_nll_masked"),
-        past=True,
     ),
     Claim(
         "guidance_kept",
         "guided answers get no worse while SGPO trains",
         "The teacher of Eq. 5 is the policy itself with the strategy in its prompt: pass rate of "
         "the guided samples in the last quarter of the steps minus in the first.",
-        on=_models(COMPARED),
+        on=COMPARED,
         effect=effects.quarters("guided_reward", "points", 100.0),
-        past=True,
     ),
     Claim(
         "frozen_teacher",
@@ -497,16 +460,14 @@ CLAIMS = (
         "Average accuracy of SGPO with the warm-up as its teacher minus that of SGPO.",
         on=_where_planned("sgpo_frozen", VARIANT_MODEL),
         effect=gain("sgpo_frozen", "sgpo"),
-        past=True,
     ),
     Claim(
         "initial_beats_grpo",
         "SGPO whose first weights teach beats SFT+GRPO",
         "Average accuracy of SGPO with the warm-up as its teacher minus that of SFT+GRPO, each "
         "with the learning rate chosen for it from the same trials.",
-        on=_models(TEACHER.on),
+        on=TEACHER.on,
         effect=gain(experiments.INITIAL, "grpo"),
-        past=True,
     ),
     Claim(
         "delta_three",
@@ -514,16 +475,14 @@ CLAIMS = (
         "Average accuracy at the threshold delta=3 of Eq. 5 minus that at the paper's delta=1.",
         on=_where_planned("sgpo_delta3", _delta_models),
         effect=gain("sgpo_delta3", "sgpo"),
-        past=True,
     ),
     Claim(
         "equal_tokens",
         "SGPO beats SFT+GRPO at equal scored tokens",
         "Average accuracy of SGPO minus that of SFT+GRPO trained for so many steps that both score "
         "as many tokens, interpolated between budgets.",
-        on=_models(lambda study: [gains.MODEL] if gains.budget_needs(study) else []),
-        effect=effects.equal_tokens(),
-        past=True,
+        on=lambda study: [gains.MODEL] if gains.budget_needs(study) else [],
+        effect=effects.equal_tokens,
     ),
     *map(_beats, experiments.KIN),
 )

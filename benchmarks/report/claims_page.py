@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
-from benchmarks.report import claims, estimates
+from benchmarks.report import claims, document, estimates
 from benchmarks.report.artefact import Artefact, Made
-from benchmarks.report.claims import ALLOWED, TIMES, Verdict, units_for_a_verdict
-from benchmarks.report.document import (
-    Block,
-    Bullets,
-    Cell,
-    Heading,
-    Paragraph,
-    Table,
-    csv_text,
-    frame,
-    row,
-    standing_note,
-    to_markdown,
-)
+from benchmarks.report.claims import TIMES, Verdict, units_for_a_verdict
+from benchmarks.report.document import Block, Cell, Table, heading, paragraph, row
 from benchmarks.store import stats
 from benchmarks.store.records import NOT_RUN, Study
 from sgpo.core.files import write_text
@@ -32,10 +21,7 @@ NOT_TESTED = "not tested"
 
 def by_statement(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
     """Statement -> its tests on several models, in order."""
-    found: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        found.setdefault(verdict.statement, []).append(verdict)
-    return found
+    return {words: list(found) for words, found in groupby(verdicts, lambda v: v.statement)}
 
 
 def sentence(statement: str) -> str:
@@ -54,7 +40,7 @@ def summary_tables(study: Study, verdicts: Sequence[Verdict]) -> list[Table]:
             for v in found
         ]
         if rows:
-            caption = _caption(study, tests, past)
+            caption = _caption(tests, past)
             tables.append(Table(HEADER, tuple(rows), caption, numeric=frozenset({5, 6, 7})))
     return tables
 
@@ -62,9 +48,7 @@ def summary_tables(study: Study, verdicts: Sequence[Verdict]) -> list[Table]:
 def _row(study: Study, verdict: Verdict, name: str):
     """``name``: of the claim, in the first row of its tests."""
     effect, p = verdict.effect, verdict.p if verdict.corrected is None else verdict.corrected
-    told = verdict.verdict
-    if told == stats.TOO_LITTLE and verdict.corrected is not None and verdict.p < 0.05 <= p:
-        told += " (Holm)"  # its interval, which is not corrected, lies on one side of 0
+    told = f"{verdict.verdict}{' (Holm)' if _corrected_away(verdict) else ''}"
     link, detectable = "", math.nan
     if effect is not None:
         detectable = effect.of.detectable()
@@ -78,8 +62,14 @@ def _row(study: Study, verdict: Verdict, name: str):
         verdict.paper,
         "" if p is None else ("<0.001" if p < 0.001 else f"{p:.3f}"),
         "" if math.isnan(detectable) else verdict.number(detectable),
-        verdict.number(verdict.claim.margin),
+        verdict.number(verdict.margin),
     )
+
+
+def _corrected_away(verdict: Verdict) -> bool:
+    """Decided but for Holm's correction: its interval, which has none, may lie on one side of 0."""
+    undecided = verdict.verdict == stats.TOO_LITTLE and verdict.corrected is not None
+    return undecided and verdict.p < 0.05 <= verdict.corrected
 
 
 def _anchor(verdict: Verdict) -> str:
@@ -87,15 +77,14 @@ def _anchor(verdict: Verdict) -> str:
     return f"claim-{verdict.key}"
 
 
-def _caption(study: Study, tests: Sequence[Verdict], past: bool) -> str:
+def _caption(tests: Sequence[Verdict], past: bool) -> str:
     if past:
         return (
             "Past the paper: questions that it leaves open, asked the same way; p is not corrected "
-            f'for their number. Where a claim says "not below", it allows {ALLOWED:g} points: the '
-            f"effect must be above -{ALLOWED:g}, and that is its margin."
+            "for their number."
         )
     family = [v for v in tests if v.corrected is not None]
-    lost = sum(v.p < 0.05 <= v.corrected and v.verdict == stats.TOO_LITTLE for v in family)
+    lost = sum(map(_corrected_away, family))
     return (
         "Claims of the paper. Every effect is taken so that the claim says it is above 0 (a "
         f"factor: above 1). p is two-sided, after Holm's correction for {len(family)} tests, which "
@@ -130,14 +119,14 @@ def detail_blocks(study: Study, verdicts: Sequence[Verdict]) -> list[Block]:
     for statement, found in by_statement(verdicts).items():
         claim = found[0].claim
         blocks += [
-            Heading(3, f"{sentence(statement)} ({claim.where})", _anchor(found[0])),
-            Paragraph(claim.how),
+            heading(3, f"{sentence(statement)} ({claim.where})", _anchor(found[0])),
+            paragraph(claim.how),
         ]
         details = [f"{v.subject}: {v.detail}" for v in found if v.detail]
         taken_apart = [v for v in verdicts if v.key in claim.apart]
         details += [f"taken apart: {line}" for line in in_words(taken_apart)]
         if details:
-            blocks.append(Bullets(tuple(details)))
+            blocks.append(document.bullets(details))
     return blocks
 
 
@@ -152,14 +141,14 @@ def in_words(verdicts: Sequence[Verdict]) -> list[str]:
 def page(study: Study, verdicts: Sequence[Verdict]) -> str:
     """CLAIMS.md: what was tested and how, the verdicts, then how each claim is measured."""
     blocks: list[Block] = [
-        Heading(1, f"Claims of arXiv 2606.24064 on the {study.profile} profile"),
-        Paragraph(standing_note(study.miniature)),
-        Paragraph(legend(study)),
+        heading(1, f"Claims of arXiv 2606.24064 on the {study.profile} profile"),
+        paragraph(document.standing_note(study.miniature)),
+        paragraph(legend(study)),
         *summary_tables(study, verdicts),
-        Heading(2, "How each claim is measured"),
+        heading(2, "How each claim is measured"),
         *detail_blocks(study, verdicts),
     ]
-    return to_markdown(blocks).replace("](#runs-", "](REPORT.md#runs-")
+    return document.to_markdown(blocks).replace("](#runs-", "](REPORT.md#runs-")
 
 
 def records(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
@@ -179,7 +168,7 @@ def records(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
                 "on": v.subject,
                 "unit": "log factor" if v.unit == TIMES else v.unit,
                 **numbers,
-                "margin": round(v.claim.margin, 6),
+                "margin": round(v.margin, 6),
                 "num_seeds": 0 if v.effect is None else v.effect.num_seeds,
                 "p": NOT_TESTED if v.p is None else round(v.p, 6),
                 "p_holm": NOT_TESTED if v.corrected is None else round(v.corrected, 6),
@@ -196,9 +185,11 @@ def make(study: Study, out_dir: Path) -> Made:
     found = claims.evaluate(study)
     paths = [
         write_text(out_dir / "CLAIMS.md", page(study, found)),
-        write_text(out_dir / "tables" / "claims.csv", csv_text(frame(records(found)))),
+        write_text(
+            out_dir / "tables" / "claims.csv", document.csv_text(document.frame(records(found)))
+        ),
     ]
-    return Made(paths, [Paragraph(legend(study)), *summary_tables(study, found)])
+    return Made(paths, [paragraph(legend(study)), *summary_tables(study, found)])
 
 
 CLAIMS = Artefact("claims", "Claims", "scores", claims.needs, own=make, analyses=claims.analyses())

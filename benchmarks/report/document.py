@@ -1,7 +1,8 @@
-"""A document as a list of blocks, and its Markdown, LaTeX and CSV forms; ``html`` writes the page.
+"""A document as blocks, its Markdown, and a table's LaTeX and CSV; ``html`` renders the page.
 
-Content is written once as blocks of plain text. Escaping belongs to the writers, so no text that
-came from a run, a config or an environment file can act as markup.
+A block is Markdown, made by the functions here, or a :class:`Table`. They escape what they are
+given, so no text that came from a run, a config or an environment file can act as markup, neither
+in Markdown nor in the page that is rendered from it.
 """
 
 from __future__ import annotations
@@ -10,80 +11,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from benchmarks.store.records import NOT_RUN
 from sgpo.core.files import write_text
-
-
-@dataclass(frozen=True)
-class Heading:
-    """``level`` 1..4; ``anchor`` names the place for links within the document."""
-
-    level: int
-    text: str
-    anchor: str = ""
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    text: str
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class Bullets:
-    items: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Code:
-    """Lines of a shell session, or text whose lines matter."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Link:
-    """A line that leads to a file beside the document."""
-
-    text: str
-    file: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One table cell; ``link`` is an anchor of the same document."""
-
-    text: str
-    bold: bool = False
-    link: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """``rows`` of equal length as ``header``; ``row_anchors`` (one a row, or empty) are link
-    targets; ``numeric`` columns are right-aligned."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    caption: str = ""
-    numeric: frozenset[int] = frozenset()
-    row_anchors: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Image:
-    """A PNG beside the document: ``path`` absolute, ``source`` relative to the document."""
-
-    path: Path
-    source: str
-    alt: str
-    caption: str
-
-
-Block = Heading | Paragraph | Bullets | Code | Link | Table | Image
-Escape = Callable[[str], str]
 
 _MINIATURE = (
     "This is a miniature: tiny models trained from scratch on a synthetic world, to test the "
@@ -102,17 +35,12 @@ def standing_note(miniature: bool) -> str:
     return _MINIATURE if miniature else _FULL
 
 
-def row(*values: str | Cell) -> tuple[Cell, ...]:
-    """A table row; plain strings become cells without markup."""
-    return tuple(Cell(v) if isinstance(v, str) else v for v in values)
-
-
 # Markdown -----------------------------------------------------------------------------------------
 
 
-def escape_markdown(text: str) -> str:
-    """``text`` on one line with the characters that start Markdown or HTML markup escaped."""
-    return re.sub(r"([\\|<*`])", r"\\\1", " ".join(text.split()))
+def escape(text: str) -> str:
+    """``text`` on one line, in which nothing starts markup: no tag, link, entity or column."""
+    return re.sub(r"([\\|<*`]|(?<=\])\(|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
 
 
 def slug(name: str) -> str:
@@ -120,33 +48,91 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)
 
 
-def to_markdown(blocks: Sequence[Block], escape: Escape = escape_markdown) -> str:
+def heading(level: int, text: str, anchor: str = "") -> str:
+    """``level`` 1..4; ``anchor`` names the place for links within the document."""
+    target = f'<a id="{slug(anchor)}"></a>\n\n' if anchor else ""
+    return f"{target}{'#' * level} {escape(text)}"
+
+
+def paragraph(text: str, *, strong: bool = False) -> str:
+    return f"**{escape(text)}**" if strong else escape(text)
+
+
+def bullets(items: Sequence[str]) -> str:
+    return "\n".join(f"- {escape(item)}" for item in items)
+
+
+def code(text: str) -> str:
+    """Lines of a shell session, or text whose lines matter."""
+    return f"```\n{text}\n```"
+
+
+def link(text: str, file: str) -> str:
+    """A line that leads to a file beside the document."""
+    return f"[{escape(text)}]({file})"
+
+
+def image(source: str, alt: str, caption: str) -> str:
+    """A picture beside the document and what is said below it."""
+    return f"![{escape(alt)}]({source})\n\n{escape(caption)}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One table cell; ``link`` is an anchor of the same document."""
+
+    text: str
+    bold: bool = False
+    link: str = ""
+
+    def markdown(self, links: bool) -> str:
+        text = escape(self.text)
+        text = f"**{text}**" if self.bold and text else text
+        return f"[{text}](#{slug(self.link)})" if self.link and links else text
+
+
+@dataclass(frozen=True)
+class Table:
+    """``rows`` of equal length as ``header``; ``row_anchors`` (one a row, or empty) are link
+    targets; ``numeric`` columns are right-aligned."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+    numeric: frozenset[int] = frozenset()
+    row_anchors: tuple[str, ...] = ()
+
+
+Block = str | Table
+
+
+def row(*values: str | Cell) -> tuple[Cell, ...]:
+    """A table row; plain strings become cells without markup."""
+    return tuple(Cell(v) if isinstance(v, str) else v for v in values)
+
+
+def listing(
+    rows: pd.DataFrame,
+    columns: Mapping[str, Callable[[dict[str, Any]], str | Cell]],
+    numeric: Sequence[int] = (),
+) -> Table:
+    """A line a row: header -> what it shows of a row. A row without a number but "not run" says it
+    in every column, and so does a table without rows."""
+    lines = [
+        row(*(show(r) for show in columns.values()))
+        for r in rows.to_dict("records")
+        if any(value != NOT_RUN for value in r.values())
+    ]
+    lines = lines or [row(*[NOT_RUN] * len(columns))]
+    return Table(tuple(columns), tuple(lines), numeric=frozenset(numeric))
+
+
+def to_markdown(blocks: Sequence[Block]) -> str:
     """GitHub-flavoured Markdown of ``blocks``, ending in one newline."""
-    return "\n\n".join(block_markdown(block, escape) for block in blocks) + "\n"
+    return "\n\n".join(b if isinstance(b, str) else table_markdown(b) for b in blocks) + "\n"
 
 
-def block_markdown(block: Block, escape: Escape = escape_markdown) -> str:
-    """One block, without a newline at its end."""
-    match block:
-        case Heading(level, text, anchor):
-            target = f'<a id="{slug(anchor)}"></a>\n\n' if anchor else ""
-            return f"{target}{'#' * level} {escape(text)}"
-        case Paragraph(text, strong):
-            return f"**{escape(text)}**" if strong else escape(text)
-        case Bullets(items):
-            return "\n".join(f"- {escape(item)}" for item in items)
-        case Code(text):
-            return f"```\n{text}\n```"
-        case Link(text, file):
-            return f"[{escape(text)}]({file})"
-        case Image(_, source, alt, caption):
-            return f"![{escape(alt)}]({source})\n\n{escape(caption)}"
-        case Table():
-            return table_markdown(block, escape=escape)
-    raise AssertionError(block)
-
-
-def table_markdown(table: Table, *, links: bool = True, escape: Escape = escape_markdown) -> str:
+def table_markdown(table: Table, *, links: bool = True) -> str:
     """A pipe table with its caption above; without ``links`` it can stand in its own file."""
     columns = range(len(table.header))
     lines = [[escape(name) for name in table.header],
@@ -154,18 +140,12 @@ def table_markdown(table: Table, *, links: bool = True, escape: Escape = escape_
     anchors = table.row_anchors or ("",) * len(table.rows)
     for cells, anchor in zip(table.rows, anchors, strict=True):
         assert len(cells) == len(table.header), (table.header, cells)
-        texts = [_cell_markdown(cell, links, escape) for cell in cells]
+        texts = [cell.markdown(links) for cell in cells]
         if anchor and links:
             texts[0] = f'<a id="{slug(anchor)}"></a>{texts[0]}'
         lines.append(texts)
     body = "\n".join(f"| {' | '.join(texts)} |" for texts in lines)
     return f"{escape(table.caption)}\n\n{body}"
-
-
-def _cell_markdown(cell: Cell, links: bool, escape: Escape) -> str:
-    text = escape(cell.text)
-    text = f"**{text}**" if cell.bold and text else text
-    return f"[{text}](#{slug(cell.link)})" if cell.link and links else text
 
 
 # Files of a table ---------------------------------------------------------------------------------

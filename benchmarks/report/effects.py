@@ -1,13 +1,14 @@
 """How claims are measured: every effect says which runs it reads and what it finds in them.
 
-An effect is oriented so that its claim says "above 0". A new one is a function that returns an
-:class:`Effect`; most claims are a :func:`gain`.
+An effect is oriented so that its claim says "above 0". A new one is a function under
+:func:`effect`; most claims are a :func:`gain`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -65,57 +66,58 @@ class Effect:
         return [(model, method or subject.row) for model in models for method in methods]
 
 
+def effect(
+    methods: Sequence[str] | Callable[[Study], Sequence[str]] = (), **about: Any
+) -> Callable[[Callable[[Study, Subject], Found]], Effect]:
+    """What a function measures, as an effect that reads the runs of ``methods``."""
+    return lambda measure: Effect(measure, methods, **about)
+
+
 def gain(ours: str, theirs: str) -> Effect:
     """Average accuracy of one method minus another's, paired over seeds and problems."""
 
-    def measure(study: Study, subject: Subject) -> Found:
+    @effect((ours, theirs))
+    def found(study: Study, subject: Subject) -> Found:
         pair = (method or subject.row for method in (ours, theirs))
         return Found(estimates.gain(study, subject.model, *pair))
 
-    return Effect(measure, (ours, theirs))
+    return found
 
 
 # Against the best of several ----------------------------------------------------------------------
 
 
-def best_other_row() -> Effect:
+@effect(lambda study: study.method_order)
+def best_other_row(study: Study, subject: Subject) -> Found:
     """SGPO's average minus that of the best other row of Table 1, which is chosen by its mean with
     hindsight: the claim must hold against it. A row that diverged and has no score is named and
     does not compete."""
-
-    def measure(study: Study, subject: Subject) -> Found:
-        model = subject.model
-        others = [m for m in study.method_order if m != REFERENCE and study.cells_of(model, m)]
-        found = {m: estimates.gain(study, model, REFERENCE, m) for m in others}
-        present = {m: score for m, score in found.items() if score is not None}
-        absent = [m for m in others if not study.runs_of(model, m, scored=True)]
-        if absent or not present:
-            return Found(None)
-        nearest = min(present, key=lambda m: present[m].mean)
-        detail = f"best other row: {study.method_label(nearest)}"
-        unscored = [study.method_label(m) for m in others if m not in present]
-        if unscored:
-            detail += f"; diverged before it could be scored: {', '.join(unscored)}"
-        return Found(present[nearest], detail, len(present))
-
-    return Effect(measure, lambda study: study.method_order)
+    model = subject.model
+    others = [m for m in study.method_order if m != REFERENCE and study.cells_of(model, m)]
+    found = {m: estimates.gain(study, model, REFERENCE, m) for m in others}
+    present = {m: score for m, score in found.items() if score is not None}
+    if not present or not all(study.runs_of(model, m, scored=True) for m in others):
+        return Found(None)
+    nearest = min(present, key=lambda m: present[m].mean)
+    detail = f"best other row: {study.method_label(nearest)}"
+    unscored = [study.method_label(m) for m in others if m not in present]
+    if unscored:
+        detail += f"; diverged before it could be scored: {', '.join(unscored)}"
+    return Found(present[nearest], detail, len(present))
 
 
-def largest_loss() -> Effect:
+@effect(tuple(dict(TABLE2.rows)))
+def largest_loss(study: Study, subject: Subject) -> Found:
     """Loss without the proximal constraints minus the largest other loss of Table 2, chosen by its
     mean, which works against the claim. Nothing while any row of Table 2 is missing."""
+    # loss(PROXIMAL) - loss(other) = accuracy(other) - accuracy(PROXIMAL): SGPO drops out.
     labels = dict(TABLE2.rows)
-
-    def measure(study: Study, subject: Subject) -> Found:
-        # loss(PROXIMAL) - loss(other) = accuracy(other) - accuracy(PROXIMAL): SGPO drops out.
-        found = {m: estimates.gain(study, subject.model, m, PROXIMAL) for m in labels}
-        if None in found.values():
-            return Found(None)
-        margins = {m: found[m] for m in labels if m not in (REFERENCE, PROXIMAL)}
-        nearest = min(margins, key=lambda m: margins[m].mean)
-        return Found(margins[nearest], f"largest other loss: {labels[nearest]}", len(margins))
-
-    return Effect(measure, tuple(labels))
+    found = {m: estimates.gain(study, subject.model, m, PROXIMAL) for m in labels}
+    if None in found.values():
+        return Found(None)
+    margins = {m: found[m] for m in labels if m not in (REFERENCE, PROXIMAL)}
+    nearest = min(margins, key=lambda m: margins[m].mean)
+    return Found(margins[nearest], f"largest other loss: {labels[nearest]}", len(margins))
 
 
 # Between models and budgets -----------------------------------------------------------------------
@@ -123,62 +125,53 @@ def largest_loss() -> Effect:
 
 def scaling_models(study: Study) -> list[str]:
     """Models with a planned base and SGPO cell."""
-    return [
-        model.key
-        for model in study.models
-        if study.cells_of(model.key, "base") and study.cells_of(model.key, REFERENCE)
-    ]
+    both = ("base", REFERENCE)
+    return [m.key for m in study.models if all(study.cells_of(m.key, method) for method in both)]
 
 
 def scaling_family(study: Study) -> list[str]:
     """Model keys of the first family with two or more scaling models, from small to large."""
-    keys = scaling_models(study)
-    for family in dict.fromkeys(study.model(key).family for key in keys):
-        members = [key for key in keys if study.model(key).family == family]
+    models = [study.model(key) for key in scaling_models(study)]
+    for family in dict.fromkeys(model.family for model in models):
+        members = [model for model in models if model.family == family]
         if len(members) > 1:
-            return sorted(members, key=lambda key: study.model(key).parameters or 0)
+            return [m.key for m in sorted(members, key=lambda model: model.parameters or 0)]
     return []
 
 
-def gain_of_sizes() -> Effect:
+@effect(("base", REFERENCE), models=scaling_models)
+def gain_of_sizes(study: Study, subject: Subject) -> Found:
     """SGPO's gain over base on the largest minus that on the smallest model of a family; both share
     problems and seeds."""
-
-    def measure(study: Study, subject: Subject) -> Found:
-        family = scaling_family(study)
-        sizes = [study.model(key) for key in (family[-1], family[0])] if family else []
-        planned = [estimates.common_seeds(study, m.key, (REFERENCE, "base")) for m in sizes]
-        both = sorted(set.intersection(*map(set, planned))) if planned else []
-        scores = [estimates.gain(study, m.key, REFERENCE, "base", seeds=both) for m in sizes]
-        if not sizes or None in scores:
-            return Found(None, "needs base and SGPO runs of two models of one family")
-        (large, small), (more, less) = sizes, scores
-        detail = (
-            f"gain {more.mean:.1f} on {large.label} ({large.parameters:,} weights), "
-            f"{less.mean:.1f} on {small.label} ({small.parameters:,} weights)"
-        )
-        return Found(more - less, detail)
-
-    return Effect(measure, ("base", REFERENCE), models=scaling_models)
+    family = scaling_family(study)
+    sizes = [study.model(key) for key in (family[-1], family[0])] if family else []
+    planned = [estimates.common_seeds(study, m.key, (REFERENCE, "base")) for m in sizes]
+    both = sorted(set.intersection(*map(set, planned))) if planned else []
+    scores = [estimates.gain(study, m.key, REFERENCE, "base", seeds=both) for m in sizes]
+    if not sizes or None in scores:
+        return Found(None, "needs base and SGPO runs of two models of one family")
+    (large, small), (more, less) = sizes, scores
+    detail = (
+        f"gain {more.mean:.1f} on {large.label} ({large.parameters:,} weights), "
+        f"{less.mean:.1f} on {small.label} ({small.parameters:,} weights)"
+    )
+    return Found(more - less, detail)
 
 
-def equal_tokens() -> Effect:
+@effect((REFERENCE, BASELINE))
+def equal_tokens(study: Study, subject: Subject) -> Found:
     """SGPO's accuracy minus SFT+GRPO's at as many scored tokens.
 
     SFT+GRPO's accuracy between two of its budgets is interpolated on the logarithm of the tokens;
     no effect where SGPO's spending lies outside its budgets.
     """
-
-    def measure(study: Study, subject: Subject) -> Found:
-        ours = gains.at_cost(study, REFERENCE, 1.0)
-        if ours is None:
-            return Found(None)
-        others = [gains.at_cost(study, BASELINE, budget) for budget in experiments.BUDGETS]
-        theirs = interpolated([point for point in others if point], ours[0])
-        detail = f"{ours[0] / 1000:.0f} thousand tokens scored in training"
-        return Found(estimates.minus(ours[1], theirs), detail)
-
-    return Effect(measure, (REFERENCE, BASELINE))
+    ours = gains.at_cost(study, REFERENCE, 1.0)
+    if ours is None:
+        return Found(None)
+    others = [gains.at_cost(study, BASELINE, budget) for budget in experiments.BUDGETS]
+    theirs = interpolated([point for point in others if point], ours[0])
+    detail = f"{ours[0] / 1000:.0f} thousand tokens scored in training"
+    return Found(estimates.minus(ours[1], theirs), detail)
 
 
 def interpolated(points: Sequence[tuple[float, Score]], at: float) -> Score | None:
@@ -203,24 +196,22 @@ def quarters(metric: str, unit: str, factor: float) -> Effect:
         first, last = (_part(run, metric, *part) for part in ((0.0, 0.25), (0.75, 1.0)))
         return factor * (last - first)
 
-    def measure(study: Study, subject: Subject) -> Found:
+    @effect((REFERENCE,), unit=unit)
+    def found(study: Study, subject: Subject) -> Found:
         order = "last minus first" if factor > 0 else "first minus last"
         detail = f"{order} quarter of the steps, over seeds only"
         return Found(estimates.run_statistic(study, subject.model, REFERENCE, change), detail)
 
-    return Effect(measure, (REFERENCE,), unit)
+    return found
 
 
-def late_entropy(other: str) -> Effect:
-    """SGPO's policy entropy minus another's over the second half of the steps, paired by seed."""
-
-    def measure(study: Study, subject: Subject) -> Found:
-        found = estimates.run_gain(
-            study, subject.model, REFERENCE, other, lambda run: _part(run, "entropy", 0.5, 1.0)
-        )
-        return Found(found, "second half of the steps, over seeds only")
-
-    return Effect(measure, (REFERENCE, other), "nats")
+@effect((REFERENCE, BASELINE), unit="nats")
+def late_entropy(study: Study, subject: Subject) -> Found:
+    """SGPO's policy entropy minus SFT+GRPO's over the second half of the steps, paired by seed."""
+    found = estimates.run_gain(
+        study, subject.model, REFERENCE, BASELINE, lambda run: _part(run, "entropy", 0.5, 1.0)
+    )
+    return Found(found, "second half of the steps, over seeds only")
 
 
 def _part(run: Run, metric: str, start: float, stop: float) -> float:
@@ -234,65 +225,42 @@ def _part(run: Run, metric: str, start: float, stop: float) -> float:
 def sooner(other: str) -> Effect:
     """How many times sooner SGPO reaches the lower of the two final rewards than its variant."""
 
-    def measure(study: Study, subject: Subject) -> Found:
-        found = measures.equal_reward(study, subject.model, REFERENCE, other)
-        if found is None:
+    @effect((REFERENCE, other), unit=TIMES)
+    def found(study: Study, subject: Subject) -> Found:
+        race = measures.equal_reward(study, subject.model, REFERENCE, other)
+        if race is None:
             return Found(None, "over seeds only")
-        mine, theirs = found.steps
+        mine, theirs = race.steps
         detail = (
-            f"reward {found.level:.2f} after {mine:.1f} against {theirs:.1f} steps; final reward "
-            f"{found.gain_percent:+.1f}%; over seeds only"
+            f"reward {race.level:.2f} after {mine:.1f} against {theirs:.1f} steps; final reward "
+            f"{race.gain_percent:+.1f}%; over seeds only"
         )
-        return Found(found.log_factor, detail)
+        return Found(race.log_factor, detail)
 
-    return Effect(measure, (REFERENCE, other), TIMES)
-
-
-# Off samples and analyses -------------------------------------------------------------------------
+    return found
 
 
-def pass_gain(other: str) -> Effect:
-    """SGPO's pass@k minus another's at the largest k that was sampled."""
-
-    def measure(study: Study, subject: Subject) -> Found:
-        model, pair = subject.model, (REFERENCE, other)
-        seeds = estimates.common_seeds(study, model, pair)
-        ours, theirs = (measures.of_samples(study, model, m, "pass@k", seeds) for m in pair)
-        if ours is None or theirs is None:
-            return Found(None)
-        k = measures.largest_k(study)
-        return Found(ours - theirs, f"pass@{k} {ours.mean:.1f}% against {theirs.mean:.1f}%")
-
-    return Effect(measure, (REFERENCE, other))
+# Off analyses -------------------------------------------------------------------------------------
 
 
-def mass_on_decisions() -> Effect:
+@effect(analysis=measures.STEPS)
+def mass_on_decisions(study: Study, subject: Subject) -> Found:
     """Share of the KL mass on decision tokens minus their share of the tokens."""
-
-    def measure(study: Study, subject: Subject) -> Found:
-        shares = (measures.token_share(study, q, measures.DECISIONS) for q in ("kl", "tokens"))
-        mass, tokens = shares
-        if mass is None or tokens is None:
-            return Found(None)
-        detail = (
-            f"{mass.mean:.0f}% of the KL mass on {tokens.mean:.0f}% of the tokens; solved problems "
-            f"with 0 of 8 autonomous answers right, at the warm-up"
-        )
-        return Found(Score(mass.of - tokens.of, mass.run_ids), detail)
-
-    return Effect(measure, analysis=measures.STEPS)
+    mass, tokens = (measures.token_share(study, q, measures.DECISIONS) for q in ("kl", "tokens"))
+    if mass is None or tokens is None:
+        return Found(None)
+    detail = (
+        f"{mass.mean:.0f}% of the KL mass on {tokens.mean:.0f}% of the tokens; solved problems "
+        f"with 0 of 8 autonomous answers right, at the warm-up"
+    )
+    return Found(mass - tokens, detail)
 
 
-def more_on_the_right_plan() -> Effect:
+@effect(analysis=measures.PLANS)
+def more_on_the_right_plan(study: Study, subject: Subject) -> Found:
     """Probability of the right plan after SGPO minus after the subject's row."""
-
-    def measure(study: Study, subject: Subject) -> Found:
-        ours, theirs = (
-            measures.plan_quantity(study, method, "right") for method in (REFERENCE, subject.row)
-        )
-        if ours is None or theirs is None:
-            return Found(None)
-        effect = Score((ours.of - theirs.of) * PERCENT, ours.run_ids + theirs.run_ids)
-        return Found(effect, f"{ours.mean:.2f} against {theirs.mean:.2f}; over seeds and types")
-
-    return Effect(measure, analysis=measures.PLANS)
+    ours, theirs = (measures.plan_quantity(study, m, "right") for m in (REFERENCE, subject.row))
+    if ours is None or theirs is None:
+        return Found(None)
+    more = Score((ours - theirs).of * PERCENT, ours.run_ids + theirs.run_ids)
+    return Found(more, f"{ours.mean:.2f} against {theirs.mean:.2f}; over seeds and types")

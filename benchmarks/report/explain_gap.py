@@ -6,17 +6,15 @@ method has a ledger; every difference paired over worlds (or seeds and problems)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.report import estimates, worlds
+from benchmarks.report.document import Table, row, to_markdown
 from benchmarks.report.estimates import AVERAGE, PERCENT, Score
 from benchmarks.report.figures.axes import marks, new_figure, png, points, zero
 from benchmarks.store import experiments
@@ -27,6 +25,9 @@ from sgpo.core.files import write_bytes
 WHOLE, BENCHMARK, DIFFICULTY, BUDGET = "all", "benchmark", "problems", "budget"
 MASKED = "KL masked, %"
 THIRD_NAMES = {"hard": "hardest third", "middle": "middle third", "easy": "easiest third"}
+
+
+Sides = tuple[Score | None, Score | None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,19 @@ class Pair:
         first, second = map(self.study.method_label, self.methods)
         return first, second
 
+    def sides(self, of: Callable[[str], Score | None]) -> Sides:
+        """A number of each of the two methods."""
+        first, second = map(of, self.methods)
+        return first, second
+
+    def accuracy(self, key: str, budget: float = 1.0) -> Sides:
+        place = self.study, self.model
+        return self.sides(lambda m: estimates.accuracy(*place, m, key, self.seeds, budget))
+
+    def statistic(self, of: Callable[[Run], float]) -> Sides:
+        place = self.study, self.model
+        return self.sides(lambda m: estimates.run_statistic(*place, m, of, self.seeds))
+
 
 @dataclass(frozen=True)
 class Line:
@@ -51,7 +65,7 @@ class Line:
 
     part: str
     name: str
-    sides: tuple[Score | None, Score | None]
+    sides: Sides
     adds: float | None = None
 
     @property
@@ -95,30 +109,26 @@ def lines_of(pair: Pair) -> list[Line]:
     Raises:
         ValueError: a run is not there, or was not evaluated.
     """
-    whole = Line(WHOLE, "average", _accuracy(pair, AVERAGE))
+    whole = Line(WHOLE, "average", pair.accuracy(AVERAGE))
     for method, side in zip(pair.methods, whole.sides, strict=True):
         if side is None:
             raise ValueError(
                 f"{method} on {pair.model}: not all of its runs are there and evaluated; "
                 f"sgpo status --out {pair.study.root} says which"
             )
-    benchmarks = [Line(BENCHMARK, b.label, _accuracy(pair, b.key)) for b in pair.study.benchmarks]
-    found = [
-        whole,
-        *(Line(x.part, x.name, x.sides, x.difference.mean / len(benchmarks)) for x in benchmarks),
-        *_thirds(pair),
-        *_budgets(pair),
-        *_masked(pair),
-    ]
+    found = [whole]
+    for benchmark in pair.study.benchmarks:
+        line = Line(BENCHMARK, benchmark.label, pair.accuracy(benchmark.key))
+        found.append(replace(line, adds=line.difference.mean / len(pair.study.benchmarks)))
+    found += _thirds(pair)
+    for budget in (budget for budget in experiments.BUDGETS if budget != 1.0):
+        sides = pair.accuracy(AVERAGE, budget)
+        found += [Line(BUDGET, f"{budget:g} x the steps", sides)] if None not in sides else []
+    place = pair.study, pair.model
+    for name, words in worlds.CLASSES.items():
+        sides = pair.sides(lambda m, n=name: worlds.masked_share(*place, m, [n], pair.seeds))
+        found.append(Line(MASKED, words, sides))
     return [line for line in found if any(line.sides)]
-
-
-def _accuracy(pair: Pair, key: str, budget: float = 1.0) -> tuple[Score | None, Score | None]:
-    first, second = (
-        estimates.accuracy(pair.study, pair.model, method, key, pair.seeds, budget)
-        for method in pair.methods
-    )
-    return first, second
 
 
 def _thirds(pair: Pair) -> Iterator[Line]:
@@ -136,30 +146,8 @@ def _thirds(pair: Pair) -> Iterator[Line]:
             chosen = {k: worlds.thirds_of_problems(study, run.cell.seed, k) == place for k in keys}
             return PERCENT * float(np.mean([(run.accuracy[k] * chosen[k]).mean() for k in keys]))
 
-        sides, added = (
-            tuple(
-                estimates.run_statistic(study, pair.model, method, statistic, pair.seeds)
-                for method in pair.methods
-            )
-            for statistic in (within, adds)
-        )
-        yield Line(DIFFICULTY, THIRD_NAMES[third], sides, (added[0] - added[1]).mean)
-
-
-def _budgets(pair: Pair) -> Iterator[Line]:
-    for budget in experiments.BUDGETS:
-        sides = _accuracy(pair, AVERAGE, budget)
-        if budget != 1.0 and None not in sides:
-            yield Line(BUDGET, f"{budget:g} x the steps", sides)
-
-
-def _masked(pair: Pair) -> Iterator[Line]:
-    for name, words in worlds.CLASSES.items():
-        first, second = (
-            worlds.masked_share(pair.study, pair.model, method, [name], pair.seeds)
-            for method in pair.methods
-        )
-        yield Line(MASKED, words, (first, second))
+        added = estimates.minus(*pair.statistic(adds)).mean
+        yield Line(DIFFICULTY, THIRD_NAMES[third], pair.statistic(within), added)
 
 
 def message(pair: Pair, lines: Sequence[Line]) -> str:
@@ -183,20 +171,15 @@ def message(pair: Pair, lines: Sequence[Line]) -> str:
 
 def table(pair: Pair, lines: Sequence[Line]) -> Table:
     """For the terminal."""
-    first, second = pair.labels
-    title = "accuracy in percent, unless said"
-    shown = Table("", "", first, second, title=title, box=SIMPLE_HEAD, collapse_padding=True)
-    for name in ("difference, 95%", "adds"):
-        shown.add_column(name, no_wrap=True)
-    for number, line in enumerate(lines):
-        new = not number or lines[number - 1].part != line.part
-        means = ["" if side is None else f"{side.mean:.1f}" for side in line.sides]
+    header = ("", "", *pair.labels, "Difference [95%]", "Adds")
+    rows = []
+    for line in lines:
+        means = ("" if side is None else f"{side.mean:.1f}" for side in line.sides)
         gap = line.difference.text() if line.difference else ""
         adds = "" if line.adds is None else f"{line.adds:+.1f}"
-        if new and number:
-            shown.add_section()
-        shown.add_row(line.part if new else "", line.name, *means, gap, adds)
-    return shown
+        rows.append(row(line.part, line.name, *means, gap, adds))
+    caption = "Accuracy in percent, unless said."
+    return Table(header, tuple(rows), caption, numeric=frozenset(range(2, 6)))
 
 
 def figure(pair: Pair, lines: Sequence[Line]) -> Figure:
@@ -236,10 +219,8 @@ def explain_gap(results: Path, first: str, second: str, model: str | None, out: 
     """Print the account of ``first`` minus ``second`` and, with ``out``, draw it there (PNG)."""
     pair = pair_of(load_study(results), first, second, model)
     lines = lines_of(pair)
-    console = Console()
-    console.print(message(pair, lines), highlight=False)
-    console.print(table(pair, lines))
+    print(f"{message(pair, lines)}\n\n{to_markdown([table(pair, lines)])}", end="")
     if out:
         write_bytes(out, png(figure(pair, lines)))
-        console.print(f"drawn: {out}", highlight=False)
+        print(f"drawn: {out}")
     return 0

@@ -1,111 +1,68 @@
-"""The report as one self-contained HTML page: no scripts, nothing loaded from outside.
-
-The page is the Markdown of the blocks, rendered by markdown-it. Every punctuation mark of a text is
-escaped first, so that nothing but the markup of the blocks themselves can act as such.
-"""
+"""The report as one self-contained HTML page: its Markdown, rendered by markdown-it, in parts that
+fold, with its pictures inside; no scripts, nothing loaded from outside."""
 
 from __future__ import annotations
 
 import base64
 import re
-import string
-from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 from markdown_it import MarkdownIt
 
-from benchmarks.report.document import Block, Heading, Image, Table, block_markdown, slug
-
 APPENDIX = "appendix"  # anchor of the section whose parts are closed at first
+# In rendered text every quote is an entity: these match markup of the document alone.
+_HEADING = re.compile(r'(?:<p><a id="([^"]*)"></a></p>\n)?<h([1-4])>(.*?)</h\2>', re.DOTALL)
+_FIGURE = re.compile(r'<p>(<img src=")([^"]*)("[^>]*>)</p>\n<p>(.*?)</p>', re.DOTALL)
+_LINK = re.compile(r'<a href="([^"#]*)#([^"]*)">(.*?)</a>')
 
 
-def to_html(blocks: Sequence[Block], *, title: str) -> str:
-    """A complete HTML page of ``blocks``: all text escaped, images inlined as base64.
+def to_html(markdown: str, folder: Path, *, title: str) -> str:
+    """A complete HTML page of ``markdown``, whose pictures lie below ``folder``.
 
     Every heading of level 2, and those of level 3 in the appendix, open a part that can be folded.
     """
-    markdown = MarkdownIt("commonmark").enable("table")
-    parts, first = _foldable(blocks)
-    # The first blocks say what the page is and is not; the way around it comes after them.
-    parts.insert(first, _contents(blocks))
+
+    def figure(found: re.Match) -> str:
+        data = base64.b64encode((folder / found[2]).read_bytes()).decode("ascii")
+        picture = f"{found[1]}data:image/png;base64,{data}{found[3]}"
+        shown = f'<div class="scroll">{picture}</div>'
+        return f"<figure>{shown}<figcaption>{found[4]}</figcaption></figure>"
+
+    body = MarkdownIt("commonmark").enable("table").render(markdown)
+    body = body.replace("<table>", '<div class="scroll">\n<table>')
+    body = _in_parts(_FIGURE.sub(figure, body.replace("</table>", "</table>\n</div>")))
+    targets = set(re.findall(r' id="([^"]+)"', body))
+    # A link to what stands in another file becomes plain text: the page may be sent alone.
+    body = _LINK.sub(lambda found: found[0] if found[2] in targets else found[3], body)
     loader = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    body = markdown.render("\n\n".join(parts))
-    page = loader.get_template("report.html.jinja").render(title=title, body=body)
-    return _without_dead_links(f"{page}\n")
+    return f"{loader.get_template('report.html.jinja').render(title=title, body=body)}\n"
 
 
-def _foldable(blocks: Sequence[Block]) -> tuple[list[str], int]:
-    """The blocks' sources with their parts around them, and where the first part begins."""
-    parts: list[str] = []
-    open_levels: list[int] = []
-    first, in_appendix = None, False
-    for block in blocks:
-        if not (isinstance(block, Heading) and (block.level == 2 or _folds(block, in_appendix))):
-            parts.append(_source(block))
+def _in_parts(body: str) -> str:
+    """``body`` with a part around each foldable heading and what it heads, and a list of them
+    before the first: what the page is and is not comes before the way around it."""
+    head, *rest = _HEADING.split(body)
+    parts, contents, first, open_levels = [head], "", None, []
+    in_appendix = False
+    for anchor, number, text, below in zip(*[iter(rest)] * 4, strict=True):
+        level, target = int(number), f' id="{anchor}"' if anchor else ""
+        if level in (2, 3) and anchor:
+            contents += f'<li><a href="#{anchor}">{text}</a></li>'
+        if level == 2:
+            in_appendix = anchor == APPENDIX
+        elif not (level == 3 and in_appendix and anchor):
+            parts.append(f"<h{level}{target}>{text}</h{level}>{below}")
             continue
-        while open_levels and open_levels[-1] >= block.level:
-            parts.append("</details>")
+        while open_levels and open_levels[-1] >= level:
+            parts.append("</details>\n")
             open_levels.pop()
-        in_appendix = block.anchor == APPENDIX if block.level == 2 else in_appendix
-        first = len(parts) if first is None else first
-        target = f' id="{slug(block.anchor)}"' if block.anchor else ""
-        state = "" if block.level > 2 else " open"
-        parts.append(
-            f'<details class="part"{target}{state}><summary><h{block.level}>'
-            f"{_escape_html(block.text)}</h{block.level}></summary>"
-        )
-        open_levels.append(block.level)
-    return parts + ["</details>"] * len(open_levels), len(parts) if first is None else first
-
-
-def _folds(heading: Heading, in_appendix: bool) -> bool:
-    return in_appendix and heading.level == 3 and bool(heading.anchor)
-
-
-def _contents(blocks: Sequence[Block]) -> str:
-    items = "".join(
-        f'<li><a href="#{slug(b.anchor)}">{_escape_html(b.text)}</a></li>'
-        for b in blocks
-        if isinstance(b, Heading) and b.level in (2, 3) and b.anchor
-    )
-    return f"<nav><details><summary>Contents</summary><ol>{items}</ol></details></nav>"
-
-
-def _source(block: Block) -> str:
-    """The block in Markdown, or in HTML where that says more."""
-    match block:
-        case Heading(level, text, anchor):
-            target = f' id="{slug(anchor)}"' if anchor else ""
-            return f"<h{level}{target}>{_escape_html(text)}</h{level}>"
-        case Image(path, _, alt, caption):
-            data = base64.b64encode(path.read_bytes()).decode("ascii")
-            return (
-                f'<figure><div class="scroll"><img alt="{_escape_html(alt)}" '
-                f'src="data:image/png;base64,{data}"></div>'
-                f"<figcaption>{_escape_html(caption)}</figcaption></figure>"
-            )
-        case Table():
-            caption, _, table = block_markdown(block, _escape_markdown).partition("\n\n")
-            return f'{caption}\n\n<div class="scroll">\n\n{table}\n\n</div>'
-    return block_markdown(block, _escape_markdown)
-
-
-def _without_dead_links(page: str) -> str:
-    """Links to what stands in another file become plain text: the page may be sent alone."""
-    targets = set(re.findall(r' id="([^"]+)"', page))
-
-    def kept(link: re.Match) -> str:
-        return link[0] if link[1] in targets else link[2]
-
-    return re.sub(r'<a href="#([^"]*)">(.*?)</a>', kept, page)
-
-
-def _escape_html(text: str) -> str:
-    """``text`` on one line: an empty one would end a block of HTML."""
-    return escape(" ".join(text.split()))
-
-
-def _escape_markdown(text: str) -> str:
-    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", " ".join(text.split()))
+        first = first or len(parts)
+        state = " open" if level == 2 else ""
+        summary = f"<summary><h{level}>{text}</h{level}></summary>"
+        parts.append(f'<details class="part"{target}{state}>{summary}{below}')
+        open_levels.append(level)
+    parts += ["</details>\n"] * len(open_levels)
+    nav = f"<nav><details><summary>Contents</summary><ol>{contents}</ol></details></nav>\n"
+    parts.insert(len(parts) if first is None else first, nav)
+    return "".join(parts)

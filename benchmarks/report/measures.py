@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import isotonic_regression
 
 from benchmarks.report import estimates
@@ -92,18 +93,11 @@ def equal_reward(study: Study, model: str, first: str, second: str) -> EqualRewa
     )
 
 
-def smooth(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
-    """Centred moving mean of ``values`` [T] over ``window`` (odd) steps, fewer at the ends.
-
-    NaN entries are left out of the means; where a whole window is NaN the result is NaN.
-    """
-    assert window % 2 == 1, window
-    known = np.isfinite(values)
-    kernel = np.ones(window)
-    half = window // 2
-    totals = np.convolve(np.where(known, values, 0.0), kernel)[half : half + len(values)]
-    counts = np.convolve(known.astype(float), kernel)[half : half + len(values)]
-    return np.divide(totals, counts, out=np.full(len(values), np.nan), where=counts > 0)
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Centred moving mean of ``values`` [T] over ``WINDOW`` steps, fewer at the ends and where some
+    are NaN; NaN where all are."""
+    rolling = pd.Series(values, dtype=float).rolling(WINDOW, center=True, min_periods=1)
+    return rolling.mean().to_numpy()
 
 
 def reach_steps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,23 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import claims, claims_page, estimates, measures
+from benchmarks.report import claims, claims_page, document, estimates, measures
 from benchmarks.report.artefact import Artefact, Made
 from benchmarks.report.claims import Verdict
 from benchmarks.report.compare import SAMPLE_PAGE
-from benchmarks.report.document import (
-    Block,
-    Bullets,
-    Cell,
-    Code,
-    Heading,
-    Link,
-    Paragraph,
-    Table,
-    row,
-    standing_note,
-    to_markdown,
-)
+from benchmarks.report.document import Block, Cell, Table, heading, paragraph, row
 from benchmarks.report.estimates import AVERAGE
 from benchmarks.report.figures import gains
 from benchmarks.report.html import APPENDIX
@@ -34,7 +22,7 @@ from benchmarks.store import experiments
 from benchmarks.store.records import NOT_RUN, PlannedRun, Study
 
 # The figures of the main part: of each the first that the study has.
-LEAD, WHY, WHERE = ("equal_cost", "curves"), ("delta", "fig5"), ("when",)
+LEAD, WHY, WHERE = ("equal_cost", "fig4"), ("delta", "fig5"), ("when",)
 # Claims past the paper that take the mechanism apart.
 TAKEN_APART = (
     "guidance_kept", "frozen_teacher", "same_mask", "no_mask", "right_plan",
@@ -63,42 +51,42 @@ def report_blocks(
     found = claims.evaluate(study)
     tables, tested = (made.pop(name, []) for name in ("table1", "claims"))
     reasons = why(found)
-    papers = 1 + next((i for i, b in enumerate(tested) if isinstance(b, Table)), 0)
+    papers = 1 + next((i for i, b in enumerate(tested) if not isinstance(b, str)), 0)
 
     def take(names: Sequence[str]) -> list[Block]:
         name = next((name for name in names if name in made), "")
         return made.pop(name, [])
 
     blocks: list[Block] = [
-        Heading(1, title(study)),
-        Paragraph(standing_note(study.miniature), strong=True),
-        Heading(2, "In three sentences", "short"),
-        Paragraph(" ".join([headline(study, found), over_budgets(study), counted(found)])),
+        heading(1, title(study)),
+        paragraph(document.standing_note(study.miniature), strong=True),
+        heading(2, "In three sentences", "short"),
+        paragraph(" ".join([headline(study, found), over_budgets(study), counted(found)])),
         *take(LEAD),
-        Heading(2, "The world" if study.miniature else "The setting", "world"),
+        heading(2, "The world" if study.miniature else "The setting", "world"),
         *world(study),
-        Heading(2, "Table 1: main results", "table1"),
+        heading(2, "Table 1: main results", "table1"),
         *tables[:1],
-        Heading(2, "Claims", "claims"),
+        heading(2, "Claims", "claims"),
         *tested[:papers],
-        Heading(2, "Why", "why"),
-        *([Bullets(tuple(reasons))] if reasons else []),
+        heading(2, "Why", "why"),
+        *([document.bullets(reasons)] if reasons else []),
         *take(WHY),
-        Heading(2, "Where SGPO helps", "where"),
+        heading(2, "Where SGPO helps", "where"),
         *texts(study),
         *take(WHERE),
-        Heading(2, "What this cannot say", "limits"),
-        Bullets(tuple(limits(study))),
-        Heading(2, "Appendix", APPENDIX),
-        Paragraph(f"A table or figure alone, with the runs it lacks: {study.command('NAME')}"),
+        heading(2, "What this cannot say", "limits"),
+        document.bullets(limits(study)),
+        heading(2, "Appendix", APPENDIX),
+        paragraph(f"A table or figure alone, with the runs it lacks: {study.command('NAME')}"),
     ]
     if tested[papers:]:
-        blocks += [Heading(3, "Claims past the paper", "claims-past"), *tested[papers:]]
+        blocks += [heading(3, "Claims past the paper", "claims-past"), *tested[papers:]]
     if tables[1:]:
-        blocks += [Heading(3, "Table 1 as printed in the paper", "table1-printed"), *tables[1:]]
+        blocks += [heading(3, "Table 1 as printed in the paper", "table1-printed"), *tables[1:]]
     for artefact in content:
         if artefact.name in made:
-            blocks += [Heading(3, artefact.title, artefact.name), *made[artefact.name]]
+            blocks += [heading(3, artefact.title, artefact.name), *made[artefact.name]]
     return [*blocks, *missing_section(missing, commands), *run_list(study)]
 
 
@@ -194,7 +182,7 @@ def world(study: Study) -> list[Block]:
         f"Models: {_join(sizes) or NOT_RUN}. Seeds: {_join([str(s) for s in study.seeds])}.",
         *(() if study.miniature else (*decoding(study), *guidance(study))),
     ]
-    return [Bullets(tuple(lines)), *([example(study)] if study.miniature else [])]
+    return [document.bullets(lines), *([example(study)] if study.miniature else [])]
 
 
 def decoding(study: Study) -> list[str]:
@@ -216,15 +204,15 @@ def guidance(study: Study) -> list[str]:
     ]
 
 
-def example(study: Study) -> Code:
+def example(study: Study) -> str:
     """The example of Figure 5 where there is one, else one of the world's README."""
     found = measures.step_example(study)
     if found is None:
-        return Code(_EXAMPLE)
+        return document.code(_EXAMPLE)
     completion = "".join(found["pieces"]).replace("<|end|>", "")
     parts = {"question": found["question"], "strategy": found["strategy"], "completion": completion}
     lines = [f"{name:<11} {' / '.join(text.split(chr(10)))}" for name, text in parts.items()]
-    return Code("\n".join(lines))
+    return document.code("\n".join(lines))
 
 
 # Why, where, and what it cannot say --------------------------------------------------------------
@@ -238,9 +226,8 @@ def why(found: Sequence[Verdict]) -> list[str]:
 
 def texts(study: Study) -> list[Block]:
     """The way to the page of samples, where the study was published with one."""
-    if not (study.root / SAMPLE_PAGE).exists():
-        return []
-    return [Link("What SGPO and SFT+GRPO wrote where they differ, in the first world", SAMPLE_PAGE)]
+    text = "What SGPO and SFT+GRPO wrote where they differ, in the first world"
+    return [document.link(text, SAMPLE_PAGE)] if (study.root / SAMPLE_PAGE).exists() else []
 
 
 def limits(study: Study) -> list[str]:
@@ -296,9 +283,9 @@ def regime_sentence(study: Study) -> str:
 
 def missing_section(missing: Sequence, commands: Sequence[str]) -> list[Block]:
     """What is not run and how to make it; one sentence when nothing is missing."""
-    heading = Heading(3, "Not run", "missing")
+    head = heading(3, "Not run", "missing")
     if not missing:
-        return [heading, Paragraph("Nothing: every planned run of every table and figure exists.")]
+        return [head, paragraph("Nothing: every planned run of every table and figure exists.")]
     rows = tuple(
         row(cell.run_id or "not planned", cell.model, cell.method,
             "" if cell.seed is None else str(cell.seed), cell.reason, ", ".join(cell.artefacts))
@@ -306,25 +293,26 @@ def missing_section(missing: Sequence, commands: Sequence[str]) -> list[Block]:
     )  # fmt: skip
     header = ("Run", "Model", "Method", "Seed", "State", "Needed by")
     note = "Runs without which a cell says so; the commands below make them."
-    return [heading, Table(header=header, rows=rows, caption=note), Code("\n".join(commands))]
+    return [head, Table(header, rows, note), document.code("\n".join(commands))]
 
 
 def run_list(study: Study) -> list[Block]:
     """The runs behind the numbers, a line a model and method, and where they were made."""
-    environments: dict[str, str] = {}
+    places: dict[str, str] = {}  # environment as JSON -> its name
     rows, anchors = [], []
     for model, method in dict.fromkeys((c.model, c.method) for c in study.cells):
         cells = study.cells_of(model, method)
-        made = [study.runs[c.run_id].environment for c in cells if c.run_id in study.runs]
-        names = [
-            environments.setdefault(json.dumps(e, sort_keys=True), f"E{len(environments) + 1}")
-            for e in made
-        ]
-        first = Cell(names[0], link=f"environment-{names[0]}") if len(set(names)) == 1 else ""
+        made = dict.fromkeys(
+            json.dumps(study.runs[c.run_id].environment, sort_keys=True)
+            for c in cells
+            if c.run_id in study.runs
+        )
+        names = [places.setdefault(place, f"E{len(places) + 1}") for place in made]
+        link = f"environment-{names[0]}" if len(names) == 1 else ""
         rows.append(
             row(study.model(model).label, study.method_label(method), _states(study, cells),
-                f"{model}-{method}-: " + " ".join(_tail(c) for c in cells),
-                first or ", ".join(dict.fromkeys(names)))
+                f"{model}-{method}-: " + " ".join(map(_tail, cells)),
+                Cell(", ".join(names), link=link))
         )  # fmt: skip
         anchors.append(f"runs-{model}-{method}")
     listing = Table(
@@ -335,14 +323,14 @@ def run_list(study: Study) -> list[Block]:
         "verdicts.",
         row_anchors=tuple(anchors),
     )
-    places = Table(
+    where = Table(
         header=("Environment", "Machine", "CPU", "Cores", "Python", "Commit", "Packages"),
-        rows=tuple(_environment_row(name, json.loads(text)) for text, name in environments.items())
+        rows=tuple(_environment_row(name, json.loads(text)) for text, name in places.items())
         or (row(*[NOT_RUN] * 7),),
         caption="Where the runs were made.",
-        row_anchors=tuple(f"environment-{name}" for name in environments.values()),
+        row_anchors=tuple(f"environment-{name}" for name in places.values()),
     )
-    return [Heading(3, "Runs", "runs"), listing, Heading(3, "Environments", "environments"), places]
+    return [heading(3, "Runs", "runs"), listing, heading(3, "Environments", "environments"), where]
 
 
 def _tail(cell: PlannedRun) -> str:
@@ -362,10 +350,10 @@ def _states(study: Study, cells: Sequence[PlannedRun]) -> str:
     return "; ".join(([f"{good} finished"] if good else []) + others)
 
 
-def _environment_row(name: str, environment: dict[str, Any]):
+def _environment_row(name: str, environment: dict[str, Any]) -> tuple[Cell, ...]:
     packages = environment.get("packages", {})
     listed = ", ".join(f"{package} {version}" for package, version in sorted(packages.items()))
-    stored = {name: str(value) for name, value in environment.items() if value is not None}
+    stored = {key: str(value) for key, value in environment.items() if value is not None}
     if "git_commit" in stored:
         changed = " with local changes" if environment.get("git_dirty") else ""
         stored["git_commit"] = stored["git_commit"][:12] + changed
@@ -383,18 +371,18 @@ def results_block(study: Study) -> str:
     """Markdown of the README's block: averages, how many claims hold, and where the rest is."""
     papers = [v.verdict for v in claims.evaluate(study) if not v.past]
     parts = [
-        Paragraph(
+        paragraph(
             "Average over the four mini benchmarks in percent, mean and 95% interval over "
             f"{accuracy.over(study, accuracy.TABLE1.needs(study))}:"
         ),
         _averages(study),
-        Paragraph(
+        paragraph(
             f"The paper's claims as {len(papers)} tests: {_tally(papers)}, each with its effect "
             "and interval in [CLAIMS.md](results/mini/CLAIMS.md). Tables, figures and the run "
             "behind each number: [REPORT.md](results/mini/REPORT.md)."
         ),
     ]
-    return to_markdown(parts).strip() + "\n"
+    return document.to_markdown(parts).strip() + "\n"
 
 
 def _averages(study: Study) -> Table:

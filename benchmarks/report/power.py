@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from benchmarks.report import estimates
-from benchmarks.report.document import Paragraph, Table, row, to_markdown
+from benchmarks.report.document import Table, paragraph, row, to_markdown
 from benchmarks.report.tables.accuracy import models
 from benchmarks.store.load import load_study
 from benchmarks.store.records import Study
@@ -34,7 +34,7 @@ def power(results: Path, effect: float) -> str:
         header = (*header[:7], "Worlds for it")
         rows = [line[:8] for line in rows]
     table = Table(header, tuple(row(*line) for line in rows), numeric=frozenset(range(2, 9)))
-    return to_markdown([Paragraph(_note(study, effect)), table])
+    return to_markdown([paragraph(_note(study, effect)), table])
 
 
 def _pairs(study: Study, model: str, effect: float) -> list[tuple[str, ...]]:

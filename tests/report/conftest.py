@@ -1,9 +1,8 @@
 """Synthetic studies that the report tests share, each written and built once for all workers.
 
-``plain_study``: the main comparison alone, without figures. ``variant_study``: SGPO's variants, the
-runs past the paper, analyses and stored answers besides, with pages whose figures are empty:
-drawing takes minutes, and tests look at what is drawn. Neither is ever written to; ``study`` and
-``variant_copy`` are copies of the runs that a test may damage.
+``plain_study``: the main comparison alone. ``variant_study``: SGPO's variants, the runs past the
+paper, analyses and stored answers besides. Neither has figures, and neither is ever written to;
+``study`` and ``variant_copy`` are copies of the runs that a test may damage.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from pathlib import Path
 
 import pytest
 from synthetic_analyses import write_analyses
-from synthetic_study import change, save_empty, write_study
+from synthetic_study import change, write_study
 
-from benchmarks.report import artefact
 from benchmarks.report.build import ReportSummary, build
 
 MADE = shutil.ignore_patterns("tables", "figures", "*.md", "report.html")
@@ -37,9 +35,7 @@ def variant_study(once) -> tuple[Path, ReportSummary]:
         for path in sorted(root.glob("runs/*/scores.json")):
             change(path, _answer)
         write_analyses(root)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(artefact, "save", save_empty)
-            return root, build(root)
+        return root, build(root, figures=False)
 
     return once("variants", make)
 

@@ -42,64 +42,49 @@ def test_every_seed_has_its_analyses_from_runs_of_that_seed():
     assert analysis_tasks(planned_study("mini", 2)) == []  # without variants
 
 
-def make_run(study_dir: Path, run_id: str, weights: bytes) -> None:
-    directory = study_dir / "runs" / run_id
-    (directory / "samples").mkdir(parents=True, exist_ok=True)
-    (directory / "model").mkdir(exist_ok=True)
-    (directory / "model" / run.WEIGHTS).write_bytes(weights)
-    write_json(directory / "result.json", {"num_steps": 3})
-
-
 def test_an_analysis_is_done_only_with_the_very_weights_and_code_it_was_made_from(tmp_path):
     task = next(t for t in analysis_tasks(with_variants()) if t.key == "plans")
-    path = run.result_path(tmp_path, task.run_id)
+    path, weights = run.result_path(tmp_path, task.run_id), {}
     for cell in task.inputs:
-        make_run(tmp_path, cell.run_id, cell.run_id.encode())
+        directory = tmp_path / "runs" / cell.run_id
+        for name in ("model", "samples"):
+            (directory / name).mkdir(parents=True)
+        weights[cell.run_id] = directory / "model" / run.WEIGHTS
+        weights[cell.run_id].write_bytes(cell.run_id.encode())
+        write_json(directory / "result.json", {"num_steps": 3})
     assert not tasks.is_done(task, tmp_path)
     stored = {
-        "inputs": {
-            c.run_id: sha256_of(tmp_path / "runs" / c.run_id / "model" / run.WEIGHTS)
-            for c in task.inputs
-        },
+        "inputs": {run_id: sha256_of(file) for run_id, file in weights.items()},
         "analysis_sha256": sha256_of(Path(run.__file__).with_name("plans.py")),
     }
     write_json(path, stored | {"analysis_sha256": "of other code"})
     assert not tasks.is_done(task, tmp_path)
     write_json(path, stored)
     assert tasks.is_done(task, tmp_path)
-    make_run(tmp_path, task.inputs[-1].run_id, b"other weights")
+    weights[task.inputs[-1].run_id].write_bytes(b"other weights")
     assert not tasks.is_done(task, tmp_path)
 
 
-def run_tasks(found: list, study_dir: Path, **options):
-    with StudyProgress(found, Console(quiet=True)) as progress:
-        return run_study(found, study_dir, 2, progress, **options)
+def test_the_runner_makes_it_once_with_its_provenance_and_says_why_one_fails(tmp_path):
+    def run_task(task: AnalysisTask):
+        with StudyProgress([task], Console(quiet=True)) as progress:
+            return run_study([task], tmp_path, 2, progress)
 
-
-def test_the_runner_makes_it_once_with_its_provenance_and_again_when_the_file_is_gone(tmp_path):
     task = AnalysisTask("strategies", "", None, ())
-    outcome = run_tasks([task], tmp_path)
+    outcome = run_task(task)
     path = run.result_path(tmp_path, "strategies")
     assert outcome.ok and outcome.started == ["strategies"]
     stored = read_json(path)
     assert stored["suite_version"] and stored["packages"]["torch"] and stored["source_digest"]
     assert stored["result"]["chosen"]["count"] == 500
-    content = path.read_bytes()
-    again = run_tasks([task], tmp_path)
+    again = run_task(task)
     assert again.started == [] and again.finished == ["strategies"]
-    path.unlink()
-    assert run_tasks([task], tmp_path).started == ["strategies"]
-    assert path.read_bytes() == content
-
-
-def test_a_failing_analysis_leaves_its_reason_and_fails_the_study(tmp_path):
-    task = next(t for t in analysis_tasks(with_variants(1)) if t.key == "steps")
-    alone = dataclasses.replace(task, inputs=())  # its run is missing
-    outcome = run_tasks([alone], tmp_path)
-    assert not outcome.ok and outcome.failed[task.run_id]
-    failed = read_json(run.failure_path(tmp_path, task.run_id))
-    assert outcome.failed[task.run_id].startswith(failed["error"])
-    assert not run.result_path(tmp_path, task.run_id).exists()
+    steps = next(t for t in analysis_tasks(with_variants(1)) if t.key == "steps")
+    outcome = run_task(dataclasses.replace(steps, inputs=()))  # its run is missing
+    assert not outcome.ok
+    failed = read_json(run.failure_path(tmp_path, steps.run_id))
+    assert outcome.failed[steps.run_id].startswith(failed["error"])
+    assert not run.result_path(tmp_path, steps.run_id).exists()
 
 
 # Figure 5's rule and sums --------------------------------------------------------------------

@@ -28,7 +28,7 @@ from sgpo.core.files import write_json
 def audited(finished, tmp_path_factory) -> Path:
     """The finished small study with its whole report."""
     out = shutil.copytree(finished, tmp_path_factory.mktemp("audit") / "quick")
-    build(out)
+    build(out, figures=False)
     assert main(["audit", str(out)]) == 0
     return out
 
@@ -68,10 +68,6 @@ def flip_bit(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-def change_text(path: Path, old: str, new: str) -> None:
-    path.write_text(path.read_text().replace(old, new, 1))
-
-
 def change_sample(path: Path) -> list[dict]:
     """The rows with one wrong verdict in them, as they lie there now."""
     rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
@@ -103,7 +99,7 @@ def edited(edit):
          "the stored config gives"),
         ("result.json", edited(lambda r: r.update(suite_version=SUITE_VERSION + 1)),
          "suite version"),
-        ("metrics.jsonl", lambda path: change_text(path, '"reward": 0.', '"reward": 0.9'),
+        ("metrics.jsonl", lambda path: path.write_text(path.read_text().replace("0.", "0.9", 1)),
          "metrics.jsonl: was changed after the run"),
         ("metrics.jsonl", Path.unlink, "metrics.jsonl: is missing"),
         ("model/model.safetensors", flip_bit, "model.safetensors: was changed after the run"),
@@ -127,7 +123,6 @@ def test_every_column_of_the_published_tables_is_checked(copy, capsys, no_rebuil
     for table, column, value in (
         ("metrics", "seed", 7),
         ("runs", "method", "hpt"),
-        ("verdicts", "sample", 0),
         ("verdicts", "correct", True),
     ):
         path = copy / f"{table}.parquet"
@@ -154,20 +149,19 @@ def test_a_trial_has_the_settings_of_its_run_and_the_best_rate_is_chosen(tmp_pat
         trials[run.name] = StoredRun(run)
     header = "method,trial,learning_rate,seed,dev_accuracy,run_id,chosen\n"
     good = f"{header}grpo,0,0.1,1000,0.25,r0.1,False\ngrpo,1,0.2,1000,0.75,r0.2,True\n"
-    for old, new, complaint in (
-        ("", "", None),
-        ("1000,0.75", "1001,0.75", "trial 1 was made with"),
-        ("0.1,1000", "0.15,1000", "trial 0 was made with"),
-        ("False", "True", "of grpo, [0.1, 0.2] is marked chosen"),
-        ("True", "False", "of grpo, [] is marked chosen"),
-        ("0.75", "0.85", "trial 1 has 0.75"),
-    ):
-        (tmp_path / "tuning.csv").write_text(good.replace(old, new) if old else good)
-        wrong = [text for ok, text in audit._tuning(tmp_path, trials) if not ok]
-        assert len(wrong) == (complaint is not None) and (complaint or "") in "".join(wrong)
     swapped = good.replace("False", "x").replace("True", "False").replace("x", "True")
-    (tmp_path / "tuning.csv").write_text(swapped)
-    assert [text for ok, text in audit._tuning(tmp_path, trials) if not ok]
+    for text, complaint in (
+        (good, ""),
+        (good.replace("1000,0.75", "1001,0.75"), "trial 1 was made with"),
+        (good.replace("0.1,1000", "0.15,1000"), "trial 0 was made with"),
+        (good.replace("False", "True"), "of grpo, [0.1, 0.2] is marked chosen"),
+        (good.replace("True", "False"), "of grpo, [] is marked chosen"),
+        (good.replace("0.75", "0.85"), "trial 1 has 0.75"),
+        (swapped, "of grpo, [0.1] is marked chosen"),
+    ):
+        (tmp_path / "tuning.csv").write_text(text)
+        wrong = [said for ok, said in audit._tuning(tmp_path, trials) if not ok]
+        assert len(wrong) == bool(complaint) and complaint in "".join(wrong)
 
 
 def test_changed_tables_and_pages_are_named(copy):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,27 +17,6 @@ from benchmarks.report.build import build
 from sgpo.core.files import read_jsonl
 
 STEPS = 40
-
-
-def bandit(seed: int, rate: float = 0.15) -> np.ndarray:
-    """A training loop that shares nothing with ours: REINFORCE on five arms, the reward a step."""
-    rng = np.random.default_rng(seed)
-    logits, rewards = rng.normal(0, 0.3, 5), []
-    for _ in range(STEPS):
-        chances = np.exp(logits) / np.exp(logits).sum()
-        arms = rng.choice(5, size=64, p=chances)
-        reward = (arms == 0).astype(float)
-        rewards.append(reward.mean())
-        for arm, advantage in zip(arms, reward - reward.mean(), strict=True):
-            logits += rate * advantage * ((np.arange(5) == arm) - chances)
-    return np.array(rewards)
-
-
-def judged(curve: np.ndarray) -> bands.Finding:
-    smoothed = np.stack([bands.smooth(bandit(seed)) for seed in range(8)])
-    rows = pd.DataFrame({"reward": curve}, index=range(1, STEPS + 1))
-    (found,) = bands.judge(rows, {"worlds": 8, "reward": bands.band(smoothed)})
-    return found
 
 
 def test_a_band_is_the_spread_times_the_farthest_world_left_out():
@@ -56,17 +34,6 @@ def test_a_band_holds_a_further_world_about_as_often_as_it_says():
         found = bands.band(curves[:8])
         inside.append(np.all(np.abs(curves[8] - found["mean"]) <= found["half"]))
     assert 8 / 9 - 0.06 < np.mean(inside) < 8 / 9 + 0.08
-
-
-def test_a_further_world_of_an_independent_loop_is_within_and_one_that_goes_wrong_is_not():
-    found = judged(bandit(100))
-    assert found.outside == () and found.text() == "reward: within the band, steps 1 to 40"
-    curve = bandit(100)
-    curve[24:] = 0.2  # from step 25; a mean over five steps sees it two steps before
-    found = judged(curve)
-    assert 23 <= found.outside[0][0] <= 26 and found.outside[-1][0] == STEPS
-    assert found.text().startswith(f"reward: off from step {found.outside[0][0]} (")
-    assert judged(bandit(100, rate=0.02)).outside  # another learning rate
 
 
 @pytest.mark.parametrize(
@@ -123,16 +90,12 @@ def test_the_file_has_every_method_and_our_own_world_lies_within(root, tmp_path,
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "reward: within the band, steps 1 to 40" in out and "alpha: within" in out
-    curves(root, 4).drop(columns="alpha").to_csv(path, index=False)
-    twin = root.parent / "twin"
-    shutil.copytree(root, twin)
-    found["qwen-m"]["luffy"] = found["qwen-m"]["sgpo"]
-    (twin / "bands.json").write_text(json.dumps(found))
-    assert main([*words[:-1], str(twin)]) == 0
-    assert "luffy" in capsys.readouterr().out.split("the bands of ")[1].split(" hold it too")[0]
-    curves(root, 4).assign(reward=0.9).to_csv(path, index=False)
+    rows = curves(root, 4)
+    rows.loc[rows.step > 30, "reward"] = 0.0  # a mean over five steps sees it two steps before
+    rows.to_csv(path, index=False)
     assert main(words) == 1
-    assert "reward: off from step 1 (0.9, band" in capsys.readouterr().out
+    off = re.search(r"reward: off from step (\d+) .*; outside in (\d+) of", capsys.readouterr().out)
+    assert 29 <= int(off[1]) <= 31 and int(off[2]) == STEPS + 1 - int(off[1])
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def problems_of(key: str, world: int, files: tuple[str, ...]) -> list[Problem]:
 
 def chosen(results: Path, **filters) -> list[str]:
     found = compare(["first", "second"], problems_of, results, **filters)
-    return [item.problem.id for item in found.items]
+    return [name for _, name in found.chosen]
 
 
 def test_filters_by_hand(results):

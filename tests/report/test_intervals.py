@@ -1,6 +1,9 @@
-"""The t intervals on simulated studies that vary as the stored one does, and what follows."""
+"""Statistics: the t intervals on simulated studies that vary as the stored one does, tests, power,
+and pass@k and votes against counts and closed forms."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
@@ -128,31 +131,14 @@ def test_a_difference_is_paired_over_units_and_problems():
     assert (ours - untrained).variance == pytest.approx(direct.variance)
 
 
-def test_equal_rows_are_one_row_and_problems_of_one_type_are_one_problem():
-    one, four = (Mean.over_problems([np.repeat(SCORES[:1], n, axis=0)], APART) for n in (1, 4))
-    assert four.variance == pytest.approx(one.variance)
+def test_problems_of_one_type_are_one_problem_and_one_type_alone_says_nothing_of_others():
     types = [[str(i // 3)] for i in range(30)]
     typed = Mean.over_problems([np.repeat(SCORES[:1, ::3], 3, axis=1)], Clusters.of(types, [30]))
     alone = Mean.over_problems([SCORES[:1, ::3]], Clusters.apart([10]))
-    assert typed.variance == pytest.approx(alone.variance)
-    assert typed.freedom == pytest.approx(alone.freedom)
-
-
-def test_one_unit_of_one_number_is_a_mean_alone():
-    found = Mean.over_units([3.0])
-    interval = found.interval()
-    assert interval.mean == 3.0 and np.isnan([interval.low, interval.high]).all()
-    assert np.isnan([found.detectable(), found.p_zero(), found.p_above(0.0)]).all()
-    assert not stats.equivalent(found, 100.0)
-    assert stats.interval_text(interval.low, interval.high, str) == ""
-
-
-def test_one_type_alone_has_no_small_sample_correction():
+    assert (typed.variance, typed.freedom) == pytest.approx((alone.variance, alone.freedom))
     # Sevenths do not sum to 0 but for rounding, which must not pass for a spread of types.
     for number in (7, 30, 49):
         assert Clusters.of([["a"]] * number, [number]).small_sample == (1.0, 1.0)
-        both = Clusters.of([["a"]] * number + [["a"]] * 3, [number, 3])
-        assert both.small_sample == (1.0, 1.0)
 
 
 def test_two_types_of_a_problem_are_counted_once():
@@ -197,11 +183,7 @@ def test_power_is_that_of_the_noncentral_t():
     needed = stats.units_needed(found, 0.5, own_problems=True)
     assert power(needed) >= 0.8 > power(needed - 1)
     assert stats.units_needed(found, 1e-6, own_problems=True) is None
-    same = stats.units_needed(Mean.over_units(SCORES[:, 0] / 10), 1.5, own_problems=False)
-    assert same == stats.units_needed(Mean.over_units(SCORES[:, 0] / 10), 1.5, own_problems=True)
-
-
-def test_problems_that_stay_can_hide_an_effect_from_any_number_of_seeds():
+    # Problems that stay can hide an effect from any number of seeds.
     by_problem = np.tile(np.linspace(-9, 9, 30), (4, 1)) + np.array([[0.1], [0.0], [-0.1], [0.2]])
     found = Mean.over_problems([by_problem], APART)
     assert stats.units_needed(found, 1.0, own_problems=False) is None
@@ -215,3 +197,43 @@ def test_the_detectable_difference_is_found_in_80_of_100_studies():
         [Mean.over_units(v + true).p_zero() < 0.05 for v in rng.standard_normal((2000, 8))]
     )
     assert 0.75 <= found <= 0.85
+
+
+# Verdict letters, answers and pass@k --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "message"),
+    [
+        (["ccw", "ccww"], "problem 0 has 3 verdicts, avg@4 needs exactly 4"),
+        (["ccww"], "1 problems are scored, the benchmark has 2"),
+        (["ccww", "ccwx"], "verdict letter 'x' is unknown"),
+    ],
+)
+def test_unequal_sample_counts_are_an_error(verdicts, message):
+    correct = stats.correct_matrix(["ccwn", "ctoe"], num_problems=2, k=4, where="run")
+    assert correct.tolist() == [[True, True, False, False], [True] + [False] * 3]
+    with pytest.raises(stats.StatsError, match=message):
+        stats.correct_matrix(verdicts, num_problems=2, k=4, where="run r")
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample():
+    n = 8
+    for k, num_correct in itertools.product((1, 2, 5, 8), range(n + 1)):
+        samples = [True] * num_correct + [False] * (n - num_correct)
+        expected = np.mean([any(subset) for subset in itertools.combinations(samples, k)])
+        found = stats.pass_at_k(np.array([num_correct]), num_samples=n, k=k)
+        assert found == pytest.approx([expected], abs=1e-12)
+    counts = np.array([[0, 1, 40], [199, 200, 7]])  # where binomials are huge
+    expected = 1 - scipy.stats.hypergeom.pmf(0, 200, counts, 100)
+    assert stats.pass_at_k(counts, num_samples=200, k=100) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_majority_counts_ties_and_silence():
+    words = ["aabbc", "abbb.", "a....", ".....", "abcde"]
+    correct = np.array([[symbol == "a" for symbol in word] for word in words])
+    codes = stats.answer_codes(" ".join(words), correct.shape, where="x")
+    assert stats.majority(codes, correct) == pytest.approx([0.5, 0.0, 1.0, 0.0, 0.2])
+    for text in ("aab bc", "aa bb cc", "aaabbb"):  # a shifted, a third and a joined word
+        with pytest.raises(stats.StatsError, match="run, trained: .* not 2 words of 3 symbols"):
+            stats.answer_codes(text, (2, 3), where="run, trained")

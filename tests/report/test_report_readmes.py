@@ -25,7 +25,7 @@ def test_a_table_a_figure_and_a_claim_of_ones_own(plain_study, tmp_path):
         exec(block, names)
     made = names["STEPS"].make(study, tmp_path)
     text = (tmp_path / "tables" / "steps.md").read_text()
-    assert "| Qwen-S | SGPO | 40, 40, 40 |" in text and "Steps of each seed (mini profile)." in text
+    assert "| Qwen-S | SGPO | 40, 40, 40 |" in text and "Steps (mini profile)." in text
     assert {path.name for path in made.paths} == {"steps.md", "steps.csv", "steps.tex"}
     drawn = names["ENTROPY"].make(study, tmp_path)
     assert [path.suffix for path in drawn.paths] == [".png", ".pdf"]

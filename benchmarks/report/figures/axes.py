@@ -11,19 +11,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402  (the backend must be chosen first)
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from benchmarks.report.estimates import Score  # noqa: E402
-from benchmarks.report.measures import WINDOW  # noqa: E402
-from benchmarks.store.records import NOT_RUN, Run, Study  # noqa: E402
-from benchmarks.store.stats import Estimate  # noqa: E402
-from sgpo.core.files import write_bytes  # noqa: E402
+from benchmarks.report.estimates import Score
+from benchmarks.report.measures import WINDOW, smooth
+from benchmarks.store.records import NOT_RUN, Run, Study
+from benchmarks.store.stats import Estimate
+from sgpo.core.files import write_bytes
 
 # Okabe and Ito's palette and, for SGPO's variants, Paul Tol's muted scheme: told apart under the
 # common colour-vision deficiencies; line and marker differ too, so that a grey print still works.
@@ -35,11 +31,6 @@ LOOKS = {
     "hpt": ("#E69F00", "-.", "D"),
     "luffy": ("#009E73", ":", "v"),
     "sgpo": ("#D55E00", "-", "^"),
-    "sgpo_no_grpo": ("#CC6677", "-.", "o"),
-    "sgpo_no_proximal": ("#117733", "-.", "o"),
-    "sgpo_no_clip": ("#4477AA", "-.", "o"),
-    "sgpo_no_selection": ("#AA4499", "-.", "o"),
-    "sgpo_fixed_alpha": ("#999933", "-.", "o"),
     "sgpo_nll": ("#882255", "--", "o"),
     "sgpo_reverse": ("#332288", "-.", "v"),
 }
@@ -74,15 +65,15 @@ _SETTINGS = {
 }
 
 
-def new_figure(num_rows: int, num_columns: int, *, width: float, height: float, **shared: Any):
+def new_figure(
+    num_rows: int, num_columns: int, *, width: float, height: float, **shared: Any
+) -> tuple[Figure, np.ndarray]:
     """A figure (inches; 7.2 is a page wide) and its axes [rows, columns], in the suite's style.
     ``shared``: sharex, sharey and the like."""
-    plt.rcdefaults()
-    plt.rcParams.update(_SETTINGS)
-    return plt.subplots(
-        num_rows, num_columns, figsize=(width, height), squeeze=False, layout="constrained",
-        **shared,
-    )  # fmt: skip
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update(_SETTINGS)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(num_rows, num_columns, squeeze=False, **shared)
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
@@ -92,7 +83,6 @@ def save(figure: Figure, path: Path) -> list[Path]:
     pdf = io.BytesIO()
     nameless = {"CreationDate": None, "Producer": None, "Creator": None}
     figure.savefig(pdf, format="pdf", metadata=nameless)
-    plt.close(figure)
     return [*written, write_bytes(path.with_suffix(".pdf"), pdf.getvalue())]
 
 
@@ -127,11 +117,14 @@ def legend(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
                   ncols=min(columns, len(found) or 1), handlelength=2.8)  # fmt: skip
 
 
-def absent(axis: Axes, what: str = "", why: str = NOT_RUN) -> None:
-    """A line inside the panel that says what it lacks."""
+def absent(axis: Axes, what: str = "", why: str = NOT_RUN, row: float | None = None) -> None:
+    """A line inside the panel that says what it lacks, at a row of its values or in its corner."""
     taken = sum(text.get_color() == WARNING for text in axis.texts)
-    axis.text(0.98, 0.03 + 0.08 * taken, f"{what}: {why}" if what else why, va="bottom", ha="right",
-              transform=axis.transAxes, color=WARNING, fontsize=8)  # fmt: skip
+    place, across, aligned = (0.98, 0.03 + 0.08 * taken), axis.transAxes, ("right", "bottom")
+    if row is not None:
+        place, across, aligned = (0.02, row), axis.get_yaxis_transform(), ("left", "center")
+    axis.text(*place, f"{what}: {why}" if what else why, transform=across, ha=aligned[0],
+              va=aligned[1], color=WARNING, fontsize=8)  # fmt: skip
 
 
 def zero(axis: Axes, *, upright: bool = False) -> None:
@@ -156,20 +149,18 @@ def _with_arms(values: Sequence[Value]) -> tuple[list[float], np.ndarray | None]
     found = [v.interval if isinstance(v, Score) else v for v in values]
     if not found or not isinstance(found[0], Estimate):
         return found, None
-    means = [i.mean for i in found]
     lengths = [[i.mean - i.low for i in found], [i.high - i.mean for i in found]]
-    return means, np.nan_to_num(np.maximum(lengths, 0.0))
+    return [i.mean for i in found], np.nan_to_num(np.maximum(lengths, 0.0))
 
 
-def seed_curves(runs: Sequence[Run], metric: str, window: int = WINDOW) -> pd.DataFrame:
-    """The metric of each run that has it, smoothed over ``window`` steps: a row a step, a column a
-    seed. A run that ended early (diverged) counts up to its last step."""
-    found = {}
-    for run in runs:
-        values = pd.Series(run.metrics.get(metric, []), dtype=float)
-        if values.notna().any():
-            values.index = run.metrics["step"]
-            found[run.cell.seed] = values.rolling(window, center=True, min_periods=1).mean()
+def seed_curves(runs: Sequence[Run], metric: str) -> pd.DataFrame:
+    """The metric of each run that has it, smoothed: a row a step, a column a seed. A run that ended
+    early (diverged) counts up to its last step."""
+    found = {
+        run.cell.seed: pd.Series(smooth(run.metrics[metric]), index=run.metrics["step"])
+        for run in runs
+        if np.isfinite(run.metrics.get(metric, [])).any()
+    }
     return pd.DataFrame(found).dropna(how="all")
 
 
@@ -182,28 +173,24 @@ def curve(
     *,
     minus: str = "",
     label: str = "",
-    shade: float = 0.18,
-    window: int = WINDOW,
     **changes: Any,
 ) -> None:
-    """A method's mean over seeds and the band from lowest to highest seed (none at ``shade`` 0).
+    """A method's mean over seeds and the band from lowest to highest seed.
 
     ``minus``: a method whose curve of the same seed is taken off. What is missing is said in the
     panel. ``label`` and ``changes``: other than the method's own.
     """
     label, drawn = label or study.method_label(method), look(method) | changes
     groups = [study.runs_of(model, m, scored=False) for m in (method, minus) if m]
-    frames = [seed_curves(runs, metric, window) for runs in groups]
+    frames = [seed_curves(runs, metric) for runs in groups]
     values = frames[0] if len(frames) == 1 else (frames[0] - frames[1]).dropna(how="all")
     dagger = " †" if any(run.diverged for runs in groups for run in runs) else ""
     if values.dropna(axis=1, how="all").empty:
         absent(axis, label, "not recorded" if all(groups) else NOT_RUN)
         axis.plot([], [], label=label, **drawn)
         return
-    steps = values.index.to_numpy()
-    if shade:
-        low, high = values.min(axis=1), values.max(axis=1)
-        axis.fill_between(steps, low, high, color=drawn["color"], alpha=shade, linewidth=0)
+    steps, low, high = values.index.to_numpy(), values.min(axis=1), values.max(axis=1)
+    axis.fill_between(steps, low, high, color=drawn["color"], alpha=0.18, linewidth=0)
     axis.plot(steps, values.mean(axis=1), label=label + dagger, **drawn)
 
 

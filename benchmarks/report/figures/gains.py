@@ -11,23 +11,13 @@ from matplotlib.ticker import NullLocator
 from benchmarks.report import estimates, worlds
 from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.estimates import AVERAGE, Score
-from benchmarks.report.figures.axes import (
-    WARNING,
-    absent,
-    legend,
-    look,
-    marks,
-    new_figure,
-    points,
-    zero,
-)
+from benchmarks.report.figures.axes import absent, legend, look, marks, new_figure, points, zero
 from benchmarks.report.tables.accuracy import REFERENCE
-from benchmarks.store import experiments
-from benchmarks.store.experiments import BUDGET_METHODS, BUDGETS
+from benchmarks.store.experiments import BUDGET_METHODS, BUDGET_MODEL, BUDGETS
 from benchmarks.store.records import NOT_RUN, Run, Study
 from benchmarks.store.stats import Estimate, Mean, slope
 
-MODEL = experiments.BUDGET_MODEL
+MODEL = BUDGET_MODEL
 
 # Accuracy at equal budget -------------------------------------------------------------------------
 
@@ -43,12 +33,16 @@ def budget_seeds(study: Study) -> list[int]:
     return estimates.common_seeds(study, MODEL, BUDGET_METHODS)
 
 
+def at_budget(study: Study, method: str, budget: float) -> Score | None:
+    """A method's average accuracy over those seeds."""
+    return estimates.accuracy(study, MODEL, method, AVERAGE, budget_seeds(study), budget)
+
+
 def at_cost(study: Study, method: str, budget: float) -> tuple[float, Score] | None:
     """Mean tokens scored in training up to a budget, and the accuracy there; None where a run lacks
     either."""
-    seeds = budget_seeds(study)
-    found = estimates.accuracy(study, MODEL, method, AVERAGE, seeds, budget)
-    runs = estimates.select(study.runs_of(MODEL, method, scored=True), seeds)
+    found = at_budget(study, method, budget)
+    runs = estimates.select(study.runs_of(MODEL, method, scored=True), budget_seeds(study))
     tokens = [run.spent(budget, "scored_tokens") for run in runs]
     return None if found is None or None in tokens else (float(np.mean(tokens)), found)
 
@@ -56,26 +50,19 @@ def at_cost(study: Study, method: str, budget: float) -> tuple[float, Score] | N
 def _draw_budgets(study: Study) -> Figure:
     drawn, axes = new_figure(1, 2, width=7.2, height=3.5)
     left, right = axes[0]
-    left.set(title="Accuracy", ylabel="average accuracy, %")
-    seeds = budget_seeds(study)
-    for method in BUDGET_METHODS:
-        label, known = study.method_label(method), {}
-        for budget in BUDGETS:
-            score = estimates.accuracy(study, MODEL, method, AVERAGE, seeds, budget)
-            if score is None:
-                absent(left, f"{label}, {budget:g}")
-            else:
-                known[budget] = score.mean
+    scores = {m: {b: at_budget(study, m, b) for b in BUDGETS} for m in BUDGET_METHODS}
+    for method, at in scores.items():
+        label, known = study.method_label(method), {b: s.mean for b, s in at.items() if s}
+        for budget in (budget for budget in BUDGETS if budget not in known):
+            absent(left, f"{label}, {budget:g}")
         left.plot([*known], [*known.values()], label=label, **look(method, marker=True))
-    right.set(title="SGPO minus the other, paired", ylabel="points")
     others = [method for method in BUDGET_METHODS if method != REFERENCE]
     for method, shift in zip(others, (0.93, 1.0, 1.075), strict=True):
-        gains = [
-            estimates.gain(study, MODEL, REFERENCE, method, seeds=seeds, budget=budget)
-            for budget in BUDGETS
-        ]
-        points(right, [budget * shift for budget in BUDGETS], gains, **marks(method))
+        gaps = [estimates.minus(scores[REFERENCE][b], scores[method][b]) for b in BUDGETS]
+        points(right, [budget * shift for budget in BUDGETS], gaps, **marks(method))
     zero(right)
+    left.set(title="Accuracy", ylabel="average accuracy, %")
+    right.set(title="SGPO minus the other, paired", ylabel="points")
     for axis in axes[0]:
         axis.set_xscale("log")
         axis.set_xticks(BUDGETS, [f"{budget:g}" for budget in BUDGETS])
@@ -219,8 +206,7 @@ def _draw_when(study: Study) -> Figure:
         points(axis, found, range(len(found)), **marks(REFERENCE))
         why = NOT_RUN if _enough(study, baseline) else f"takes {FEWEST} worlds"
         for place in (place for place, value in enumerate(found) if value is None):
-            axis.text(0.02, place, why, va="center", fontsize=8, color=WARNING,
-                      transform=axis.get_yaxis_transform())  # fmt: skip
+            absent(axis, why=why, row=place)
         zero(axis, upright=True)
         axis.set(title=f"gain over {study.method_label(baseline)}", xlabel="change, points")
     axes[0, 0].set_yticks(range(len(FACTORS)), [*FACTORS])

@@ -15,34 +15,21 @@ from matplotlib.patches import Patch
 from benchmarks.report import estimates, measures, worlds
 from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.estimates import PERCENT, Score
-from benchmarks.report.figures.axes import (
-    INK,
-    absent,
-    legend,
-    look,
-    marks,
-    new_figure,
-    points,
-    zero,
-)
+from benchmarks.report.figures.axes import absent, legend, look, marks, new_figure, points, zero
 from benchmarks.report.measures import CLASSES, DECISIONS, PLAN_METHODS, PLANS, STEPS
 from benchmarks.report.tables.accuracy import REFERENCE, model_of, models, variant_models
 from benchmarks.store.experiments import SWEEP
 from benchmarks.store.records import NOT_RUN, Run, Study
 
 BASELINE = "grpo"
+INK = "#222222"
 
 # Figure 2: the probability of a type's right plan, before and after training ----------------------
 # The paper's Figure 2 is a drawing of what forward and reverse KL do to a policy with several
 # strategies. In the mini world the strategies of a type are its plans, and the policy's probability
 # of each can be read off exactly.
 
-PLAN_LABELS = {
-    "sft": "before: warm-up",
-    "grpo": "SFT+GRPO",
-    "sgpo": "SGPO, forward KL",
-    "sgpo_reverse": "SGPO, reverse KL",
-}
+PLAN_LABELS = ("before: warm-up", "SFT+GRPO", "SGPO, forward KL", "SGPO, reverse KL")
 OTHERS = ("grpo", "sgpo_reverse")  # what the forward KL is compared with
 EVERY = "mean of all"
 
@@ -67,30 +54,30 @@ def _draw_plans(study: Study) -> Figure:
     """A row a group of types: the probability of the right plan after each method, and the forward
     KL's paired difference."""
     groups = _groups(study)
-    number = len(groups)
-    drawn, axes = new_figure(1, 2, width=7.2, height=1.5 + 0.27 * number, sharey=True)
+    rows = np.arange(len(groups))
+    drawn, axes = new_figure(1, 2, width=7.2, height=1.5 + 0.27 * len(groups), sharey=True)
     left, differences = axes[0]
     right = {
         method: [measures.plan_quantity(study, method, "right", g) for g in groups.values()]
         for method in PLAN_METHODS
     }
-    for (method, scores), shift in zip(right.items(), (-0.27, -0.09, 0.09, 0.27), strict=True):
-        points(left, scores, np.arange(number) + shift, label=PLAN_LABELS[method], **marks(method),
-               markersize=4)  # fmt: skip
+    for (method, scores), label, shift in zip(
+        right.items(), PLAN_LABELS, (-0.27, -0.09, 0.09, 0.27), strict=True
+    ):
+        points(left, scores, rows + shift, label=label, **marks(method), markersize=4)
     for method, shift in zip(OTHERS, (-0.15, 0.15), strict=True):
-        gaps = [a - b for a, b in zip(right["sgpo"], right[method], strict=True)]
-        points(differences, gaps, np.arange(number) + shift, **marks(method))
-    left.set(title="Probability of the one right plan", xlabel="probability, 0 to 1")
-    left.set_xlim(-0.02, 1.02)
-    left.set_yticks(range(number), [*groups])
-    left.set_ylabel("types, hardest first")
+        gaps = [a - b for a, b in zip(right[REFERENCE], right[method], strict=True)]
+        points(differences, gaps, rows + shift, **marks(method))
+    left.set(title="Probability of the one right plan", xlabel="probability, 0 to 1",
+             xlim=(-0.02, 1.02), ylabel="types, hardest first")  # fmt: skip
+    left.set_yticks(rows, [*groups])
     left.invert_yaxis()
     differences.set(title="Forward KL minus the other, paired", xlabel="difference in probability")
     zero(differences, upright=True)
     if not groups:
         absent(left)
     for axis in axes[0] if groups else ():
-        axis.axhline(number - 1.5, color="#BBBBBB", linewidth=0.8)
+        axis.axhline(len(groups) - 1.5, color="#BBBBBB", linewidth=0.8)
     legend(drawn, [left])
     return drawn
 
@@ -132,7 +119,7 @@ FIG2 = Artefact(
 
 # Figure 5: where KL and SFT loss lie on a solved example, and on average over many of them --------
 
-CLASS_LOOKS = {  # token class: colour, hatch, name
+CLASS_LOOKS = {  # token class: how its bars are filled, name
     "choice": ("#D55E00", "", "decision: choice of the plan"),
     "commitment": ("#E69F00", "//", "decision: go on or guess"),
     "style": ("#CC79A7", "..", "style"),
@@ -148,7 +135,6 @@ AGGREGATES = {
 
 
 def _class_look(kind: str) -> dict[str, str]:
-    """How a bar of a token class is filled."""
     colour, hatch, _ = CLASS_LOOKS[kind]
     return {"facecolor": colour, "hatch": hatch, "edgecolor": "white"}
 
@@ -156,24 +142,25 @@ def _class_look(kind: str) -> dict[str, str]:
 def _draw_tokens(study: Study) -> Figure:
     drawn, axes = new_figure(2, 2, width=7.2, height=5.0, width_ratios=(1.6, 1.0))
     grid = axes[0, 1].get_gridspec()
-    axes[0, 1].remove()
-    axes[1, 1].remove()
-    example = measures.step_example(study)
-    top = 1.0
+    for axis in axes[:, 1]:
+        axis.remove()
+    example, top = measures.step_example(study), 1.0
+    why = NOT_RUN if not study.analyses_of(STEPS) else "no problem met the rule"
     for axis, (quantity, name) in zip(axes[:, 0], PANELS.items(), strict=True):
         axis.set_ylabel(f"{name},\nnats a token")
         if example is None:
-            absent(axis, why=_why_no_tokens(study))
+            absent(axis, why=why)
         else:
             top = max(top, _bars_of_steps(axis, example, quantity))
     for axis in axes[:, 0]:
         axis.set_ylim(0, 1.15 * top)
-    axes[0, 0].set_title("One problem: 0 of 8 autonomous answers right")
-    axes[0, 0].axhline(1.0, color=INK, linewidth=0.9, linestyle="--")
-    axes[0, 0].text(0.99, 1.02, "δ = 1", ha="right", va="bottom", fontsize=8,
-                    transform=axes[0, 0].get_yaxis_transform())  # fmt: skip
-    axes[0, 0].tick_params(labelbottom=False)
-    _shares_of_classes(drawn.add_subplot(grid[:, 1]), study)
+    above = axes[0, 0]
+    above.set_title("One problem: 0 of 8 autonomous answers right")
+    above.axhline(1.0, color=INK, linewidth=0.9, linestyle="--")
+    above.text(0.99, 1.02, "δ = 1", ha="right", va="bottom", fontsize=8,
+               transform=above.get_yaxis_transform())  # fmt: skip
+    above.tick_params(labelbottom=False)
+    _shares_of_classes(drawn.add_subplot(grid[:, 1]), study, why)
     handles = [Patch(label=name, **_class_look(kind)) for kind, (*_, name) in CLASS_LOOKS.items()]
     drawn.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
     return drawn
@@ -194,11 +181,11 @@ def _bars_of_steps(axis: Axes, example: Mapping[str, Any], quantity: str) -> flo
     return max(heights)
 
 
-def _shares_of_classes(axis: Axes, study: Study) -> None:
+def _shares_of_classes(axis: Axes, study: Study, why: str) -> None:
     """Each quantity's share by token class, with the interval of the decisions' share."""
     axis.set(title="Share of the total, many problems", xlabel="share, %", xlim=(0, 100))
     if measures.token_share(study, "tokens", DECISIONS) is None:
-        absent(axis, why=_why_no_tokens(study))
+        absent(axis, why=why)
         return
     places = np.arange(len(AGGREGATES))[::-1]
     left = np.zeros(len(AGGREGATES))
@@ -213,10 +200,6 @@ def _shares_of_classes(axis: Axes, study: Study) -> None:
     axis.set_yticks(places, [*AGGREGATES.values()])
     axis.set_ylim(-0.5, len(AGGREGATES) - 0.4)
     axis.grid(axis="y", visible=False)
-
-
-def _why_no_tokens(study: Study) -> str:
-    return NOT_RUN if not study.analyses_of(STEPS) else "no problem met the rule"
 
 
 def _tokens_caption(study: Study) -> str:
@@ -263,7 +246,6 @@ LINES = (
     (("opening",), "first token of a completion", "#0072B2", "v"),
     (("style", "commitment", "routine"), "all other tokens", "#777777", "x"),
 )
-TOGETHER = ((), "all tokens", "#777777", "o")  # where no run has a ledger
 
 
 def delta_of(method: str) -> float:
@@ -278,44 +260,41 @@ def _delta_text(method: str) -> str:
     return "∞" if math.isinf(delta) else f"{delta:g}"
 
 
-def _masked(study: Study, method: str) -> dict[tuple[str, ...], Score | None]:
-    """Of each line of the figure its classes and the share of their KL that is masked; of all
-    tokens together where no run has a ledger."""
-    model = model_of(study)
-    found = {line[0]: worlds.masked_share(study, model, method, line[0]) for line in LINES}
-    if any(found.values()):
-        return found
-
-    def of_all(run: Run) -> float:
-        values = run.metrics.get("kl_masked_share", np.array([np.nan]))
-        return PERCENT * float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
-
-    return {(): estimates.run_statistic(study, model, method, of_all)}
+def _of_all_tokens(run: Run) -> float:
+    """The share of the KL that is masked, in percent, from the metrics, which every run has."""
+    values = run.metrics.get("kl_masked_share", np.array([np.nan]))
+    return PERCENT * float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def _draw_delta(study: Study) -> Figure:
     drawn, axes = new_figure(1, 2, width=7.2, height=3.7)
-    left, right = axes[0]
-    shares = {method: _masked(study, method) for method in SWEEP}
-    for classes, name, colour, mark in (*LINES, TOGETHER):
-        found = [shares[method].get(classes) for method in SWEEP]
+    (left, right), model = axes[0], model_of(study)
+    shares = [
+        (name, colour, mark, [worlds.masked_share(study, model, m, classes) for m in SWEEP])
+        for classes, name, colour, mark in LINES
+    ]
+    if not any(any(found) for *_, found in shares):  # no run has a ledger
+        whole = [estimates.run_statistic(study, model, m, _of_all_tokens) for m in SWEEP]
+        shares = [("all tokens", "#777777", "o", whole)]
+    for name, colour, mark, found in shares:
         if any(found):
             _joined(left, found, color=colour, label=name, marker=mark, markersize=5)
-    left.set(title="masked", ylabel="share of the KL offered, %", ylim=(-3, 103))
-    gains = {m: estimates.gain(study, model_of(study), m, BASELINE) for m in SWEEP}
-    _joined(right, [*gains.values()], **look(REFERENCE, marker=True) | {"linewidth": 1})
+    gains = [estimates.gain(study, model, method, BASELINE) for method in SWEEP]
+    _joined(right, gains, **look(REFERENCE, marker=True) | {"linewidth": 1})
     zero(right)
+    left.set(title="masked", ylabel="share of the KL offered, %", ylim=(-3, 103))
     right.set(title=f"learned: minus {study.method_label(BASELINE)}, paired",
               ylabel="average accuracy, points")  # fmt: skip
-    for method in SWEEP:
-        if not any(shares[method].values()):
-            absent(left, study.method_label(method))
-        if gains[method] is None:
-            absent(right, study.method_label(method))
+    for number, method in enumerate(SWEEP):
+        for axis, there in (
+            (left, any(found[number] for *_, found in shares)),
+            (right, gains[number]),
+        ):
+            if not there:
+                absent(axis, study.method_label(method))
     for axis in axes[0]:
         axis.set_xticks(range(len(SWEEP)), map(_delta_text, SWEEP))
-        axis.set_xlabel("threshold δ, nats")
-        axis.set_xlim(-0.4, len(SWEEP) - 0.6)
+        axis.set(xlabel="threshold δ, nats", xlim=(-0.4, len(SWEEP) - 0.6))
     legend(drawn, [left], columns=3)
     return drawn
 

@@ -1,4 +1,4 @@
-"""Training curves: Figures 3, 4 and 6, the reward of every method, the held-out loss of SFT."""
+"""Training curves: Figures 3, 4 and 6."""
 
 from __future__ import annotations
 
@@ -11,16 +11,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import measures
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.figures.axes import (
-    absent,
-    band_caption,
-    curve,
-    legend,
-    look,
-    new_figure,
-    zero,
-)
-from benchmarks.report.tables.accuracy import REFERENCE, TABLE2, model_of, models
+from benchmarks.report.figures.axes import band_caption, curve, legend, new_figure, zero
+from benchmarks.report.tables.accuracy import REFERENCE, TABLE2, model_of
 from benchmarks.store.records import Study
 from benchmarks.store.stats import interval_text
 
@@ -31,9 +23,15 @@ UNITS = {
     "alpha_mean": ("Weight of the distillation term", "mean α, 0 to 0.8"),
 }
 STEP = "training step"
+REPRESENTATIVE = "qwen-m"
+FIXED, DIRECT = "sgpo_fixed_alpha", "sgpo_nll"
+FIG4_METHODS, FIG6_METHODS = ("grpo", REFERENCE), (REFERENCE, DIRECT)
+LABELS = dict(TABLE2.rows)
 
 
-def _panel(axis: Axes, metric: str) -> None:
+def _panel(axis: Axes, study: Study, model: str, methods: Sequence[str], metric: str) -> None:
+    for method in methods:
+        curve(axis, study, model, method, metric)
     title, unit = UNITS[metric]
     axis.set(title=title, xlabel=STEP, ylabel=unit)
     axis.margins(x=0.01)
@@ -45,19 +43,9 @@ def _on(model: str | None, methods: Sequence[str]) -> list[Need]:
     return [(model, method) for method in methods] if model else []
 
 
-# Figure 4: one representative model ---------------------------------------------------------------
-
-FIG4_METHODS = ("grpo", "sgpo")
-REPRESENTATIVE = "qwen-m"
-
-
 def representative(study: Study) -> str | None:
     """Qwen-M where it is in the study, else the largest model on which both methods are planned."""
-    planned = [
-        model
-        for model in study.models
-        if all(study.cells_of(model.key, method) for method in FIG4_METHODS)
-    ]
+    planned = [m for m in study.models if all(study.cells_of(m.key, k) for k in FIG4_METHODS)]
     if any(model.key == REPRESENTATIVE for model in planned):
         return REPRESENTATIVE
     return max(planned, key=lambda model: model.parameters or 0).key if planned else None
@@ -66,13 +54,60 @@ def representative(study: Study) -> str | None:
 def _dynamics(study: Study) -> Figure:
     figure, axes = new_figure(2, 2, width=7.2, height=5.0, sharex=True)
     for axis, metric in zip(axes.flat, UNITS, strict=True):
-        for method in FIG4_METHODS if metric != "alpha_mean" else (REFERENCE,):
-            curve(axis, study, representative(study), method, metric)
-        _panel(axis, metric)
+        methods = FIG4_METHODS if metric != "alpha_mean" else (REFERENCE,)
+        _panel(axis, study, representative(study), methods, metric)
     for axis in axes[0]:
         axis.set_xlabel("")
     legend(figure, axes.flat)
     return figure
+
+
+def _ablations(study: Study) -> Figure:
+    """A column an ablation against SGPO as a whole: reward above, entropy below."""
+    removed, model = [m for m in LABELS if m != REFERENCE], model_of(study)
+    figure, axes = new_figure(
+        2, len(removed), width=1.25 * len(removed), height=4.0, sharex=True, sharey="row"
+    )
+    for column, method in zip(axes.T, removed, strict=True):
+        for axis, metric in zip(column, ("reward", "entropy"), strict=True):
+            curve(axis, study, model, REFERENCE, metric, label=LABELS[REFERENCE])
+            curve(axis, study, model, method, metric, label="without the component",
+                  color="#333333", linestyle="--")  # fmt: skip
+            axis.set_ylim(bottom=0.0)
+        column[0].set_title(textwrap.fill(LABELS[method], 15), fontsize=8)
+        column[1].set_xlabel(STEP)
+    axes[0, 0].set_ylabel("training reward, 0 to 1")
+    axes[1, 0].set_ylabel("entropy, nats a token")
+    legend(figure, axes.flat)
+    return figure
+
+
+def _kl_against_sft(study: Study) -> Figure:
+    figure, axes = new_figure(1, 2, width=7.2, height=3.0)
+    (left, right), model = axes[0], model_of(study)
+    _panel(left, study, model, FIG6_METHODS, "reward")
+    curve(right, study, model, DIRECT, "reward", minus=REFERENCE, label="difference")
+    zero(right)
+    right.set(title="Direct SFT minus SGPO, seed by seed", xlabel=STEP, ylabel="reward")
+    right.margins(x=0.01)
+    legend(figure, [left])
+    return figure
+
+
+def _race_sentence(study: Study, first: str, second: str) -> str:
+    """How much sooner the first is where both arrive."""
+    found = measures.equal_reward(study, model_of(study), first, second)
+    if found is None:
+        return "Steps to equal reward: not run."
+    names = [study.method_label(method) for method in (first, second)]
+    interval = found.log_factor.interval
+    shown = interval_text(interval.low, interval.high, lambda value: f"{np.exp(value):.2f}")
+    over = "95% interval over seeds; " if shown else ""
+    return (
+        f"The lower of the two final rewards, {found.level:.2f}, is reached by {names[0]} after "
+        f"{found.steps[0]:.1f} steps and by {names[1]} after {found.steps[1]:.1f}: a factor of "
+        f"{found.factor:.2f}x{shown} ({over}above 1 {names[0]} is the faster)."
+    )
 
 
 FIG4 = Artefact(
@@ -89,96 +124,6 @@ FIG4 = Artefact(
     alt="Entropy, response length, training reward and mean alpha against training step, SGPO and "
     "SFT+GRPO",
 )
-
-
-# The reward of every method -----------------------------------------------------------------------
-
-
-def _rewards(study: Study) -> Figure:
-    """Rewards above; below SGPO's minus each other's, seed by seed."""
-    shown = models(study)
-    figure, axes = new_figure(
-        2, len(shown), width=max(2.4 * len(shown), 4.0), height=4.4, sharex="col", sharey="row"
-    )
-    for (above, below), model in zip(axes.T, shown, strict=True):
-        above.set_title(study.model(model).label)
-        for method in study.rl_methods:
-            curve(above, study, model, method, "reward", shade=0.0)
-            if method != REFERENCE:
-                shade = 0.18 if method == "grpo" else 0.0  # three bands could not be told apart
-                curve(below, study, model, REFERENCE, "reward", minus=method, shade=shade,
-                      label=f"minus {study.method_label(method)}", **look(method))  # fmt: skip
-        zero(below)
-        below.set_xlabel(STEP)
-    axes[0, 0].set(ylabel="training reward, 0 to 1", ylim=(0.0, 1.0))
-    axes[1, 0].set_ylabel("SGPO minus the other")
-    legend(figure, axes[0], columns=5)
-    return figure
-
-
-CURVES = Artefact(
-    "curves",
-    "Training curves",
-    "metrics",
-    lambda study: [(model, method) for model in models(study) for method in study.rl_methods],
-    lambda study: (
-        f"Training reward ({study.profile} profile): share of correct unguided samples of a step. "
-        f"Above: each method's mean. Below: SGPO's minus the other's in the other's colour, seed "
-        f"by seed, with the band for SFT+GRPO; where it is off the line, all seeds agree. "
-        f"{band_caption(study, models(study)[0], study.rl_methods)}"
-    ),
-    draw=_rewards,
-    alt="Training reward against training step for every RL method, and SGPO's minus each other's, "
-    "one column a model",
-)
-
-
-# Two reward curves --------------------------------------------------------------------------------
-
-
-def _race_sentence(study: Study, model: str, first: str, second: str) -> str:
-    """How much sooner the first is where both arrive."""
-    found = measures.equal_reward(study, model, first, second)
-    if found is None:
-        return "Steps to equal reward: not run."
-    names = [study.method_label(method) for method in (first, second)]
-    interval = found.log_factor.interval
-    shown = interval_text(interval.low, interval.high, lambda value: f"{np.exp(value):.2f}")
-    over = "95% interval over seeds; " if shown else ""
-    return (
-        f"The lower of the two final rewards, {found.level:.2f}, is reached by {names[0]} after "
-        f"{found.steps[0]:.1f} steps and by {names[1]} after {found.steps[1]:.1f}: a factor of "
-        f"{found.factor:.2f}x{shown} ({over}above 1 {names[0]} is the faster)."
-    )
-
-
-# Figure 3: the ablations --------------------------------------------------------------------------
-
-FIXED = "sgpo_fixed_alpha"
-LABELS = dict(TABLE2.rows)
-
-
-def _ablations(study: Study) -> Figure:
-    """A column an ablation against SGPO as a whole: reward above, entropy below."""
-    removed = [method for method in LABELS if method != REFERENCE]
-    figure, axes = new_figure(
-        2, len(removed), width=1.25 * len(removed), height=4.0, sharex=True, sharey="row"
-    )
-    model = model_of(study)
-    for column, method in zip(axes.T, removed, strict=True):
-        for axis, metric in zip(column, ("reward", "entropy"), strict=True):
-            curve(axis, study, model, REFERENCE, metric, label=LABELS[REFERENCE])
-            curve(axis, study, model, method, metric, label="without the component",
-                  color="#333333", linestyle="--")  # fmt: skip
-            axis.set_ylim(bottom=0.0)
-        column[0].set_title(textwrap.fill(LABELS[method], 15), fontsize=8)
-        column[1].set_xlabel(STEP)
-    axes[0, 0].set_ylabel("training reward, 0 to 1")
-    axes[1, 0].set_ylabel("entropy, nats a token")
-    legend(figure, axes.flat)
-    return figure
-
-
 FIG3 = Artefact(
     "fig3",
     "Figure 3: training dynamics of the ablations",
@@ -187,7 +132,7 @@ FIG3 = Artefact(
     lambda study: (
         f"Figure 3 ({study.profile} profile), {study.model(model_of(study)).label}: SGPO and each "
         f"ablation of Table 2 over training; reward and entropy are of unguided samples. Adaptive "
-        f"against fixed weight: {_race_sentence(study, model_of(study), REFERENCE, FIXED)} "
+        f"against fixed weight: {_race_sentence(study, REFERENCE, FIXED)} "
         f"{band_caption(study, model_of(study), LABELS)}"
     ),
     draw=_ablations,
@@ -195,28 +140,6 @@ FIG3 = Artefact(
     "step, one column an ablation",
     extended=True,
 )
-
-
-# Figure 6: KL distillation and direct SFT on the same completions ---------------------------------
-
-DIRECT = "sgpo_nll"
-FIG6_METHODS = (REFERENCE, DIRECT)
-
-
-def _kl_against_sft(study: Study) -> Figure:
-    figure, axes = new_figure(1, 2, width=7.2, height=3.0)
-    model = model_of(study)
-    for method in FIG6_METHODS:
-        curve(axes[0, 0], study, model, method, "reward")
-    _panel(axes[0, 0], "reward")
-    curve(axes[0, 1], study, model, DIRECT, "reward", minus=REFERENCE, label="difference")
-    zero(axes[0, 1])
-    axes[0, 1].set(title="Direct SFT minus SGPO, seed by seed", xlabel=STEP, ylabel="reward")
-    axes[0, 1].margins(x=0.01)
-    legend(figure, axes[0, :1])
-    return figure
-
-
 FIG6 = Artefact(
     "fig6",
     "Figure 6: KL distillation against direct SFT",
@@ -226,60 +149,11 @@ FIG6 = Artefact(
         f"Figure 6 ({study.profile} profile), {study.model(model_of(study)).label}: SGPO, whose "
         f"distillation term is a KL, against the negative log-likelihood of the same guided "
         f"completions; reward of unguided samples. "
-        f"{_race_sentence(study, model_of(study), *FIG6_METHODS)} "
+        f"{_race_sentence(study, *FIG6_METHODS)} "
         f"{band_caption(study, model_of(study), FIG6_METHODS)}"
     ),
     draw=_kl_against_sft,
     alt="Training reward of SGPO with KL distillation and with direct SFT, and their difference, "
     "against training step",
     extended=True,
-)
-
-
-# The loss of SFT on held-out problems -------------------------------------------------------------
-
-HELD_OUT = "held_out_loss"
-SFT_METHODS = ("sft", "sft_full")
-
-
-def _sft_losses(study: Study) -> Figure:
-    """Loss on the training problems and, where the runs have it, on the held-out ones."""
-    shown = models(study)
-    figure, axes = new_figure(
-        1, len(shown), width=max(2.4 * len(shown), 4.0), height=2.9, sharey=True
-    )
-    for axis, model in zip(axes[0], shown, strict=True):
-        for method in SFT_METHODS:
-            label = study.method_label(method)
-            curve(axis, study, model, method, "loss", label=f"{label}, training")
-            runs = study.runs_of(model, method, scored=False)
-            if any(HELD_OUT in run.metrics for run in runs):
-                curve(axis, study, model, method, HELD_OUT, label=f"{label}, held out", window=1,
-                      marker="o", markersize=4, linestyle="-")  # fmt: skip
-            else:
-                absent(axis, f"{label}, held out")
-        axis.set(title=study.model(model).label, xlabel=STEP)
-        axis.set_ylim(bottom=0.0)
-    axes[0, 0].set_ylabel("loss, nats a token")
-    legend(figure, axes[0])
-    return figure
-
-
-SFT_LOSS = Artefact(
-    "sft_loss",
-    "Loss of SFT over training",
-    "metrics",
-    lambda study: [
-        (model, method)
-        for model in models(study)
-        for method in SFT_METHODS
-        if study.cells_of(model, method)
-    ],
-    lambda study: (
-        f"Loss of SFT ({study.profile} profile) on its training problems and, after each epoch, on "
-        f'problems held out from it (train.held_out_share; "not run" where the runs held out '
-        f"none). {band_caption(study, models(study)[0], SFT_METHODS[:1])}"
-    ),
-    draw=_sft_losses,
-    alt="Loss of SFT on training and on held-out problems against training step",
 )

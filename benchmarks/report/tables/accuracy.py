@@ -20,7 +20,7 @@ from benchmarks.report.artefact import Artefact, Need
 from benchmarks.report.document import Cell, Table, frame, row
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.store import experiments
-from benchmarks.store.records import NOT_RUN, SGPO_VARIANTS, Run, Study, read_rows
+from benchmarks.store.records import NOT_RUN, SGPO_VARIANTS, Benchmark, Study, read_rows
 from benchmarks.store.stats import interval_text
 
 PAPER_RESULTS = Path(__file__).resolve().parents[3] / "results" / "paper" / "results.csv"
@@ -56,56 +56,71 @@ def model_of(study: Study) -> str | None:
 # Numbers ------------------------------------------------------------------------------------------
 
 
-def accuracy_rows(study: Study, needs: Sequence[Need], *, difference: bool = False) -> pd.DataFrame:
-    """One row a cell of a table in percent, then with ``difference`` one row a pair with its
-    average minus SGPO's in points, paired over seeds and problems. Rows of one model are over the
-    seeds that all of them have.
+Statistic = Callable[[str, str, list[int]], Score | None]  # of model and method on these seeds
+Columns = dict[str, tuple[Sequence[Benchmark], Statistic]]  # by what stands in column "benchmark"
+
+
+def seeds_of(study: Study, needs: Sequence[Need]) -> dict[str, list[int]]:
+    """Model -> the seeds that all of its methods in ``needs`` have."""
+    methods: dict[str, list[str]] = {}
+    for model, method in needs:
+        methods.setdefault(model, []).append(method)
+    return {model: estimates.common_seeds(study, model, of) for model, of in methods.items()}
+
+
+def cell_rows(
+    study: Study, needs: Sequence[Need], columns: Columns, *beside: str
+) -> list[dict[str, object]]:
+    """One row a cell of a table; rows of one model are over the seeds that all of them have.
 
     Columns: model, method, benchmark, mean, ci_low, ci_high, num_seeds, num_problems, k, status
     ("finished", "diverged" or "not run", which also stands for a number that does not exist),
-    run_ids.
+    run_ids. ``beside``: methods whose runs are read, too.
     """
-    sizes = {b.key: (b.num_problems, str(b.k)) for b in study.benchmarks}
-    counts, samples = zip(*sizes.values(), strict=True)
-    sizes[AVERAGE] = sum(counts), "/".join(samples)
-    seeds = {
-        model: estimates.common_seeds(study, model, [m for key, m in needs if key == model])
-        for model, _ in needs
-    }
-
-    def runs_of(model: str, *methods: str) -> tuple[Run, ...]:
-        groups = [study.runs_of(model, m, scored=True) for m in dict.fromkeys(methods)]
-        found = [estimates.select(group, seeds[model]) for group in groups]
-        return tuple(run for group in found for run in group) if all(found) else ()
-
-    found = []
+    found, seeds = [], seeds_of(study, needs)
     for model, method in needs:
-        for key in sizes:
-            score = estimates.accuracy(study, model, method, key, seeds[model])
-            found.append(_record((model, method, key), score, runs_of(model, method), sizes[key]))
-    for model, method in needs if difference else ():
-        runs, place = runs_of(model, method, REFERENCE), (model, method, DIFFERENCE)
-        score = estimates.gain(study, model, method, REFERENCE, seeds=seeds[model])
-        found.append(_record(place, score, runs, sizes[AVERAGE]))
+        names = dict.fromkeys((method, *beside))
+        groups = [
+            estimates.select(study.runs_of(model, m, scored=True), seeds[model]) for m in names
+        ]
+        runs = [run for group in groups for run in group] if all(groups) else []
+        ids = " ".join(run.cell.run_id for run in runs) or NOT_RUN
+        diverged = any(run.diverged for run in runs)
+        for key, (sets, statistic) in columns.items():
+            score, values = statistic(model, method, seeds[model]), [NOT_RUN] * 3
+            if score:
+                values = (score.mean, score.interval.low, score.interval.high)
+                values = [round(value, DIGITS) for value in values]
+            elif diverged:
+                values = ["diverged"] * 3
+            place = {"model": model, "method": method, "benchmark": key}
+            numbers = dict(zip(("mean", "ci_low", "ci_high"), values, strict=True))
+            made = {
+                "num_seeds": score.num_seeds if score else 0,
+                "num_problems": sum(b.num_problems for b in sets),
+                "k": "/".join(str(b.k) for b in sets),
+                "status": "diverged" if diverged else "finished" if score else NOT_RUN,
+                "run_ids": ids,
+            }
+            found.append(place | numbers | made)
+    return found
+
+
+def accuracy_rows(study: Study, needs: Sequence[Need], *, difference: bool = False) -> pd.DataFrame:
+    """Accuracy in percent; then with ``difference`` each row's average minus SGPO's in points,
+    paired over seeds and problems."""
+
+    def of(key: str) -> Statistic:
+        return lambda model, method, seeds: estimates.accuracy(study, model, method, key, seeds)
+
+    def to_sgpo(model: str, method: str, seeds: list[int]) -> Score | None:
+        return estimates.gain(study, model, method, REFERENCE, seeds=seeds)
+
+    columns = {b.key: ([b], of(b.key)) for b in study.benchmarks}
+    found = cell_rows(study, needs, columns | {AVERAGE: (study.benchmarks, of(AVERAGE))})
+    if difference:
+        found += cell_rows(study, needs, {DIFFERENCE: (study.benchmarks, to_sgpo)}, REFERENCE)
     return frame(found)
-
-
-def _record(
-    place: tuple[str, str, str], score: Score | None, runs: Sequence[Run], size: tuple[int, str]
-) -> dict[str, object]:
-    diverged = any(run.diverged for run in runs)
-    values = ["diverged" if diverged else NOT_RUN] * 3
-    if score:
-        values = [round(v, DIGITS) for v in (score.mean, score.interval.low, score.interval.high)]
-    return {
-        **dict(zip(("model", "method", "benchmark"), place, strict=True)),
-        **dict(zip(("mean", "ci_low", "ci_high"), values, strict=True)),
-        "num_seeds": score.num_seeds if score else 0,
-        "num_problems": size[0],
-        "k": size[1],
-        "status": "diverged" if diverged else ("finished" if score else NOT_RUN),
-        "run_ids": " ".join(run.cell.run_id for run in runs) or NOT_RUN,
-    }
 
 
 def shown(
@@ -134,11 +149,7 @@ def shown(
         link = f"runs-{model}-{method}" if study.cells_of(model, method) else ""
         bold = _best(study, rows, model) if best else {}
         texts = [
-            Cell(
-                so_far(study, cell) if cell.status == NOT_RUN else cell_text(cell),
-                bold=method in bold.get(cell.benchmark, ()),
-                link=link,
-            )
+            Cell(cell_text(cell), bold=bold.get(cell.benchmark) == method, link=link)
             for cell in cells.itertuples()
         ]
         label = labels[method] if labels else study.method_label(method)
@@ -165,30 +176,16 @@ def cell_text(cell) -> str:
     return mean + interval_text(cell.ci_low, cell.ci_high, "{:.1f}".format) + dagger
 
 
-def so_far(study: Study, cell) -> str:
-    """What a row whose seeds have not all ended says: "52.1 (1 of 5 seeds)", without an interval;
-    "not run" where none has, or where the number is no accuracy."""
-    runs = [r for r in study.runs_so_far(cell.model, cell.method) if r.accuracy]
-    every = [benchmark.key for benchmark in study.benchmarks]
-    names = every if cell.benchmark == AVERAGE else [cell.benchmark]
-    if cell.benchmark not in (*every, AVERAGE) or not runs:
-        return NOT_RUN
-    means = [run.accuracy[name].mean() for run in runs for name in names]
-    planned = len(study.cells_of(cell.model, cell.method))
-    return f"{100 * sum(means) / len(means):.1f} ({len(runs)} of {planned} seeds)"
-
-
-def _best(study: Study, rows: pd.DataFrame, model: str) -> dict[str, set[str]]:
+def _best(study: Study, rows: pd.DataFrame, model: str) -> dict[str, str]:
     """Column -> the RL method that is above every other one there; none among ties."""
     mine = rows[(rows["model"] == model) & rows["method"].isin(study.rl_methods)]
     best = {}
     for column, cells in mine.groupby("benchmark"):
         means = {c.method: c.mean for c in cells.itertuples() if not isinstance(c.mean, str)}
-        if len(means) > 1:
-            first = max(means, key=means.get)
-            gains = [estimates.gain(study, model, first, m, column) for m in means if m != first]
-            if all(gain is not None and gain.interval.low > 0 for gain in gains):
-                best[column] = {first}
+        first = max(means, key=means.get, default=None)
+        gains = [estimates.gain(study, model, first, m, column) for m in means if m != first]
+        if gains and all(gain is not None and gain.interval.low > 0 for gain in gains):
+            best[column] = first
     return best
 
 
@@ -219,10 +216,7 @@ def _sets(study: Study) -> str:
 
 def over(study: Study, needs: Sequence[Need]) -> str:
     """What means and intervals are over: the seeds that all rows of a model have."""
-    counts = set()
-    for model in dict.fromkeys(model for model, _ in needs):
-        methods = [m for key, m in needs if key == model]
-        counts.add(len(estimates.common_seeds(study, model, methods)))
+    counts = {len(seeds) for seeds in seeds_of(study, needs).values()}
     number = " or ".join(map(str, sorted(counts - {0}))) or "no"
     return f"{estimates.units_text(study, number)} and the problems, those of one type together"
 
@@ -458,21 +452,11 @@ def _sampled_needs(study: Study) -> list[Need]:
 
 
 def _sampled_rows(study: Study) -> pd.DataFrame:
-    sets = measures.benchmarks_of(study)
-    size = sum(b.num_problems for b in sets), "/".join(str(b.k) for b in sets)
-    found = []
-    needs = _sampled_needs(study)
-    for model, method in needs:
-        seeds = estimates.common_seeds(study, model, [m for on, m in needs if on == model])
-        runs = [
-            run
-            for run in study.runs_of(model, method, scored=True)
-            if run.cell.seed in (None, *seeds)
-        ]
-        for kind in measures.KINDS:
-            score = measures.of_samples(study, model, method, kind, seeds)
-            found.append(_record((model, method, kind), score, runs, size))
-    return frame(found)
+    def of(kind: str) -> Statistic:
+        return lambda model, method, seeds: measures.of_samples(study, model, method, kind, seeds)
+
+    columns = {kind: (measures.benchmarks_of(study), of(kind)) for kind in measures.KINDS}
+    return frame(cell_rows(study, _sampled_needs(study), columns))
 
 
 def _sampled_caption(study: Study) -> str:

@@ -11,11 +11,11 @@ from benchmarks.report import claims, estimates
 from benchmarks.report.artefact import Artefact, Made, nothing
 from benchmarks.report.document import (
     Block,
-    Bullets,
-    Paragraph,
     Table,
+    bullets,
     csv_text,
     frame,
+    paragraph,
     row,
     standing_note,
     to_markdown,
@@ -128,8 +128,8 @@ def _changes(studies: Mapping[str, Study]) -> list[Block]:
                     f"{theirs.verdict} ({theirs.text()}) under {LABELS[grader]}"
                 )
     if not lines:
-        return [Paragraph(f"No verdict of {len(words['ours'])} tests changes with the grader.")]
-    return [Paragraph("Verdicts that change with the grader:"), Bullets(tuple(lines))]
+        return [paragraph(f"No verdict of {len(words['ours'])} tests changes with the grader.")]
+    return [paragraph("Verdicts that change with the grader:"), bullets(lines)]
 
 
 def make(study: Study, out_dir: Path) -> Made:
@@ -140,8 +140,8 @@ def make(study: Study, out_dir: Path) -> Made:
         blocks = [_accuracy_table(study, found), _disagreements(study), *_changes(studies)]
     else:  # the same words on the machine that has the texts and in a clone that has not
         command = f"Other graders: {NOT_RUN}; made where all texts are by: {_command(study)}"
-        blocks = [Paragraph(command)]
-    text = to_markdown([Paragraph(standing_note(study.miniature)), *blocks])
+        blocks = [paragraph(command)]
+    text = to_markdown([paragraph(standing_note(study.miniature)), *blocks])
     stem = out_dir / "tables" / "graders"
     paths = [
         write_text(stem.with_suffix(".md"), text),

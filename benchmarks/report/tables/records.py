@@ -4,12 +4,13 @@ problem sets share, tuning trials, and Table 8 (the quality of the strategies)."
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.report.artefact import Artefact, Need, nothing
-from benchmarks.report.document import Cell, Table, frame, row
+from benchmarks.report.document import Cell, Table, frame, listing, row
 from benchmarks.report.estimates import PERCENT
 from benchmarks.report.tables.accuracy import paper_records
 from benchmarks.store.records import NOT_RUN, Run, Study, StudyError, read_object, read_rows
@@ -17,16 +18,6 @@ from benchmarks.store.records import NOT_RUN, Run, Study, StudyError, read_objec
 
 def _or_not_run(records: Sequence[dict[str, Any]], *columns: str) -> pd.DataFrame:
     return frame(records or [dict.fromkeys(columns, NOT_RUN)])
-
-
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows but for the one that says "not run"."""
-    return [r for r in rows.to_dict("records") if set(r.values()) != {NOT_RUN}]
-
-
-def _table(header: Sequence[str], lines: Sequence[tuple], *numeric: int) -> Table:
-    whole = tuple(lines) or (row(*[NOT_RUN] * len(header)),)
-    return Table(tuple(header), whole, numeric=frozenset(numeric))
 
 
 def _stored(study: Study, name: str, *keys: str) -> list[Any]:
@@ -80,16 +71,12 @@ def _budget_table(study: Study, rows: pd.DataFrame) -> Table:
     def text(value: object) -> str:
         return f"{value:,.0f}" if isinstance(value, float) else str(value)
 
-    lines = [
-        row(
-            study.model(r["model"]).label,
-            study.method_label(r["method"]),
-            Cell(str(r["num_runs"]), link=f"runs-{r['model']}-{r['method']}"),
-            *(text(r[name]) for name in SPENT),
-        )
-        for r in rows.to_dict("records")
-    ]
-    return _table(("Model", "Method", "Runs", *SPENT.values()), lines, *range(2, 3 + len(SPENT)))
+    columns = {
+        "Model": lambda r: study.model(r["model"]).label,
+        "Method": lambda r: study.method_label(r["method"]),
+        "Runs": lambda r: Cell(str(r["num_runs"]), link=f"runs-{r['model']}-{r['method']}"),
+    } | {label: lambda r, name=name: text(r[name]) for name, label in SPENT.items()}
+    return listing(rows, columns, range(2, len(columns)))
 
 
 BUDGET = Artefact(
@@ -117,16 +104,23 @@ def _sets_rows(study: Study) -> pd.DataFrame:
 
 
 def _sets_table(study: Study, rows: pd.DataFrame) -> Table:
-    lines, (sets,) = [], _stored(study, "disjointness.json", "sets")
-    for name, entry in sets.items():
-        text = ", ".join(
-            f"{p['questions']} with {p['second'] if p['first'] == name else p['first']}"
-            for p in _records(rows)
-            if name in (p["first"], p["second"]) and p["questions"]
-        )
-        cell = Cell(text or "none", bold=bool(text))
-        lines.append(row(name, str(entry["problems"]), entry["sha256"][:12], cell))
-    return _table(("Set", "Problems", "sha256", "Questions shared with another set"), lines, 1)
+    """A line a set, with what it shares with others."""
+    (sets,) = _stored(study, "disjointness.json", "sets")
+    pairs = [p for p in rows.to_dict("records") if p["questions"] and p["first"] in sets]
+
+    def shared(entry: dict[str, Any]) -> Cell:
+        both = {p["second"] if p["first"] == entry["name"] else p["first"]: p["questions"]
+                for p in pairs if entry["name"] in (p["first"], p["second"])}  # fmt: skip
+        text = ", ".join(f"{number} with {other}" for other, number in both.items())
+        return Cell(text or "none", bold=bool(text))
+
+    columns = {
+        "Set": lambda entry: entry["name"],
+        "Problems": lambda entry: str(entry["problems"]),
+        "sha256": lambda entry: entry["sha256"][:12],
+        "Questions shared with another set": shared,
+    }
+    return listing(pd.DataFrame([{"name": n} | e for n, e in sets.items()]), columns, [1])
 
 
 DISJOINTNESS = Artefact(
@@ -169,17 +163,14 @@ def conditions(study: Study) -> list[dict[str, Any]]:
 def _regime_table(study: Study, rows: pd.DataFrame) -> Table:
     outcomes = {REPORTED: Cell(""), True: Cell("passed"), False: Cell("FAILED", bold=True)}
     labels = {model.key: model.label for model in study.models}
-    lines = [
-        row(
-            labels.get(c["model"], c["model"]),
-            c["condition"],
-            f"{c['value']:.3g}",
-            c["requirement"],
-            outcomes[c["passed"]],
-        )
-        for c in _records(rows)
-    ]
-    return _table(("Model", "Condition", "Measured", "Required", "Outcome"), lines, 2)
+    columns = {
+        "Model": lambda c: labels.get(c["model"], c["model"]),
+        "Condition": lambda c: c["condition"],
+        "Measured": lambda c: f"{c['value']:.3g}",
+        "Required": lambda c: c["requirement"],
+        "Outcome": lambda c: outcomes[c["passed"]],
+    }
+    return listing(rows, columns, [2])
 
 
 REGIME = Artefact(
@@ -237,17 +228,18 @@ def strategy_rows(study: Study) -> pd.DataFrame:
 
 
 def _strategy_table(study: Study, rows: pd.DataFrame) -> Table:
-    lines = []
-    for r in rows.to_dict("records"):
-        if r["count"] == NOT_RUN:
-            lines.append(row(r["strategies"], *[NOT_RUN] * (2 + len(BANDS) + len(CRITERIA))))
-            continue
-        shares = (f"{100 * r[name.lower()] / r['count']:.1f}" for name in BANDS)
-        means = (f"{r[name]:.2f}" for name in ("mean", *CRITERIA))
-        lines.append(row(r["strategies"], str(r["count"]), *shares, *means))
-    bands = (f"{name} {limits}, %" for name, limits in BANDS.items())
-    header = ("Strategies", "Number", *bands, "Mean score", *CRITERIA.values())
-    return _table(header, lines, *range(1, len(header)))
+    def share(r: dict[str, Any], name: str) -> str:
+        return NOT_RUN if r[name] == NOT_RUN else f"{100 * r[name] / r['count']:.1f}"
+
+    def mean(r: dict[str, Any], name: str) -> str:
+        return NOT_RUN if r[name] == NOT_RUN else f"{r[name]:.2f}"
+
+    columns = {"Strategies": lambda r: r["strategies"], "Number": lambda r: str(r["count"])}
+    for name, limits in BANDS.items():
+        columns[f"{name} {limits}, %"] = partial(share, name=name.lower())
+    for name, label in {"mean": "Mean score", **CRITERIA}.items():
+        columns[label] = partial(mean, name=name)
+    return listing(rows, columns, range(1, len(columns)))
 
 
 def _strategy_caption(study: Study) -> str:
@@ -303,29 +295,33 @@ TRIAL = ("method", "trial", "learning_rate", "seed", "dev_accuracy", "dev_ci_low
 
 
 def _tuning_rows(study: Study) -> pd.DataFrame:
-    path = study.root / "tuning.csv"
-    return _or_not_run(read_rows(path) if path.exists() else [], *TRIAL)
+    """The trials on the profile's own model, then those on others (tuning-MODEL.csv)."""
+    paths = sorted(study.root.glob("tuning*.csv"), key=lambda path: path.stem)
+    return _or_not_run([trial for path in paths for trial in read_rows(path)], *TRIAL)
 
 
 def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
     """Rows method x trial; the chosen trial of a method in bold."""
-    lines = []
-    for trial in _records(rows):
-        chosen = trial["chosen"] == "True"
-        low, mean, high = (
-            f"{PERCENT * float(trial[name]):.1f}"
-            for name in ("dev_ci_low", "dev_accuracy", "dev_ci_high")
-        )
-        told = (trial["trial"], trial["learning_rate"], trial["seed"])
-        accuracy = Cell(f"{mean} [{low}, {high}]", bold=chosen)
-        name = study.method_label(trial["method"])
-        lines.append(row(name, *told, accuracy, "chosen" if chosen else "", trial["run_id"]))
-    header = ("Method", "Trial", "Learning rate", "Seed", "Dev accuracy", "", "Run")
-    return _table(header, lines, 1, 2, 4)
+
+    def accuracy(trial: dict[str, Any]) -> Cell:
+        names = ("dev_ci_low", "dev_accuracy", "dev_ci_high")
+        low, mean, high = (f"{PERCENT * float(trial[name]):.1f}" for name in names)
+        return Cell(f"{mean} [{low}, {high}]", bold=trial["chosen"] == "True")
+
+    columns = {
+        "Method": lambda trial: study.method_label(trial["method"]),
+        "Trial": lambda trial: trial["trial"],
+        "Learning rate": lambda trial: trial["learning_rate"],
+        "Seed": lambda trial: trial["seed"],
+        "Dev accuracy": accuracy,
+        "": lambda trial: "chosen" if trial["chosen"] == "True" else "",
+        "Run": lambda trial: trial["run_id"],
+    }
+    return listing(rows, columns, [1, 2, 4])
 
 
 def _tuning_caption(study: Study) -> str:
-    if not (study.root / "tuning.csv").exists():
+    if not [*study.root.glob("tuning*.csv")]:
         return "Nothing was tuned in this study. Made by: sgpo tune (the mini profile)"
     return (
         "Every trial of the tuning, the same number for each method, judged on the development "
