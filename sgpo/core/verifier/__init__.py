@@ -1,22 +1,23 @@
 """The one verifier, for rewards and for evaluation: gold answer and completion in, Verdict out.
 
 The work is done in rooms: extract (the answer span), spelling (one spelling), forms (structure,
-parsed once), compare (typed rules, exact numbers) and, only for what these leave open, symbolic
-(sympy, math-verify) in killable processes (pool, worker). Importing this module imports neither
-torch nor sympy. It imports nothing else of this project; anything may import it.
+parsed once), compare (typed rules, exact numbers) and, only for what these leave open, the same
+comparison with symbolic (sympy, math-verify) at hand in killable processes (pool, worker).
+Importing this module imports neither torch nor sympy. It imports nothing else of this project;
+anything may import it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from sgpo.core.verifier.compare import Asker, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
 from sgpo.core.verifier.forms import Form, is_tractable, parse_form
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.pool import POOL, Put, VerifierUnavailable, default_workers
+from sgpo.core.verifier.pool import POOL, VerifierUnavailable, default_workers
 from sgpo.core.verifier.spelling import canonical
 
 _P = patterns("grade")
@@ -37,16 +38,7 @@ class Verdict:
     extracted: str | None
 
 
-@dataclass(frozen=True, eq=False)  # told apart by identity: hashing whole forms takes too long
-class Answer:
-    """One side of a comparison, parsed once. ``form`` is None where the text is too long or too
-    deeply nested: then only identical text is the same."""
-
-    text: str
-    form: Form | None
-
-
-Task = tuple[Answer, Answer, str | None]  # gold, answer, the problem's text
+Question = tuple[str, str, str, str | None]  # "compare", gold, answer, the problem's text
 
 
 def grade(
@@ -90,99 +82,88 @@ def grade_many(
     workers = default_workers() if num_workers is None else num_workers
     if workers < 1:
         raise ValueError(f"num_workers is {num_workers}; it must be at least 1, or None")
-    spans = [extract(completion).text for _, completion in pairs]
-    verdicts: list[Verdict | Task] = []
-    for i, ((gold, _), span) in enumerate(zip(pairs, spans, strict=True)):
-        gold_side, problem = gold_answer(gold), problems[i] if problems else None
+    found: list[tuple[str | Question, str | None]] = []  # a reason or what to ask, and the span
+    for i, (gold, completion) in enumerate(pairs):
+        right, span = gold_answer(gold), extract(completion).text
+        problem = problems[i] if problems else None
         if truncated and truncated[i]:
-            verdicts.append(Verdict(False, "truncated", span))
+            found.append(("truncated", span))
         elif span is None:
-            verdicts.append(Verdict(False, "no_answer", None))
-        elif (right := decide(gold_side, span, problem)) is None:
-            verdicts.append((gold_side, answer_to(gold_side, span), problem))
+            found.append(("no_answer", None))
+        elif (verdict := decide(right, span, problem)) is None:
+            found.append((("compare", right, answer_to(right, span), problem), span))
         else:
-            verdicts.append(Verdict(right, "correct" if right else "wrong", span))
-    open_tasks = dict.fromkeys(v for v in verdicts if not isinstance(v, Verdict))
-    reasons = _judge(list(open_tasks), deadline_seconds, workers)
-    return [
-        v if isinstance(v, Verdict) else Verdict(reasons[v] == "correct", reasons[v], span)
-        for v, span in zip(verdicts, spans, strict=True)
-    ]
+            found.append(("correct" if verdict else "wrong", span))
+    asked = list(dict.fromkeys(q for q, _ in found if not isinstance(q, str)))
+    reasons = _judge(asked, deadline_seconds, workers)
+    judged = [(q if isinstance(q, str) else reasons[q], span) for q, span in found]
+    return [Verdict(reason == "correct", reason, span) for reason, span in judged]
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def gold_answer(gold: str) -> Answer:
-    """A gold answer, parsed. ValueError if it is empty."""
+def gold_answer(gold: str) -> str:
+    """A gold answer in one spelling. ValueError if it is empty."""
     if not isinstance(gold, str):
         raise ValueError(f"gold answer is {gold!r}; it must be a string")
-    answer = _parsed(unwrap_box(_P.around_box.sub("", gold.strip())))
-    if not answer.text:
+    answer = _spelled(unwrap_box(_P.around_box.sub("", gold.strip())))
+    if not answer:
         raise ValueError(f"gold answer {gold!r} is empty; give the right answer as text or LaTeX")
     return answer
 
 
-def _parsed(text: str) -> Answer:
-    text = canonical(text) if is_tractable(text) else text.strip()
-    return Answer(text, parse_form(text) if is_tractable(text) else None)
+def _spelled(text: str) -> str:
+    return canonical(text) if is_tractable(text) else text.strip()
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def answer_to(gold: Answer, span: str) -> Answer:
-    """The answer in a span, parsed. Of ``\\textbf{(B)}\\ 12``, as multiple-choice tests print their
-    options, it is the part of the gold's kind, letter or content."""
-    answer = _parsed(span)
-    if answer.text == gold.text or answer.form is None:
-        return answer
-    option = _P.option.fullmatch(answer.text)
+def form_of(text: str) -> Form | None:
+    """The form of an answer; None where its text is too long or too deeply nested: then only
+    identical text is the same."""
+    return parse_form(text) if is_tractable(text) else None
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def answer_to(gold: str, span: str) -> str:
+    """The answer in a span in one spelling. Of ``\\textbf{(B)}\\ 12``, as multiple-choice tests
+    print their options, it is the part of the gold's kind, letter or content."""
+    answer = _spelled(span)
+    option = _P.option.fullmatch(answer) if answer != gold and is_tractable(answer) else None
     if option is None or _P.choice_letter.search(option.group(2)):
         return answer
-    return _parsed(option.group(1 if _P.choice_letter.fullmatch(gold.text) else 2))
+    return _spelled(option.group(1 if _P.choice_letter.fullmatch(gold) else 2))
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def decide(gold: Answer, span: str, problem: str | None = None) -> bool | None:
+def decide(gold: str, span: str, problem: str | None = None) -> bool | None:
     """The verdict if the exact rules reach one, else None."""
     answer = answer_to(gold, span)
-    if answer.text == gold.text:
-        return True
-    if not answer.text or answer.form is None or gold.form is None:
-        return False
-    return same_answer(gold.form, answer.form, Asker(problem=problem))
+    forms = form_of(gold), form_of(answer)
+    if answer == gold or not answer or None in forms:
+        return answer == gold
+    return same_answer(*forms, Asker(problem=problem))  # type: ignore[arg-type]
 
 
-# Answers of the workers to single questions; timeouts and errors are not kept.
-_known: dict[tuple[str, ...], bool] = {}
+# What the workers found; timeouts and errors are not kept.
+_known: dict[Question, str] = {}
 
 
-def _ask(put: Put, *question: str) -> bool:
-    found = _known.get(question)
-    if found is None:
-        found = put("compare", *question)
-        if len(_known) >= CACHE_SIZE:
-            _known.clear()
-        _known[question] = found
-    return found
+def _judge(
+    questions: list[Question], deadline_seconds: float | None, num_workers: int
+) -> dict[Question, str]:
+    """Reasons where the exact rules left it open, from memory or from the worker processes. Hostile
+    items last, so that they cannot use up the batch's time before the others."""
 
-
-def _judge(tasks: list[Task], deadline_seconds: float | None, num_workers: int) -> dict[Task, str]:
-    """Reasons of the tasks the exact rules left open, from memory or from the worker processes: the
-    same comparison, with a worker in place of "undecided". Hostile items last, so that they cannot
-    use up the batch's time before the others."""
-
-    def job(task: Task, put: Put) -> bool | None:
-        gold, answer, problem = task
-        assert gold.form is not None and answer.form is not None
-        return same_answer(gold.form, answer.form, Asker(partial(_ask, put), problem))
-
-    def cost(task: Task) -> int:
-        text = task[0].text + task[1].text
+    def cost(question: Question) -> int:
+        text = question[1] + question[2]
         return len(text) + 200 * (text.count("^{") + text.count("!") + text.count("\\sum"))
 
-    tasks.sort(key=cost)
+    remembered = {q: _known[q] for q in questions if q in _known}
+    new = sorted((q for q in questions if q not in remembered), key=cost)
     outcomes = POOL.run(
-        [partial(job, task) for task in tasks],
-        item_seconds=ITEM_SECONDS,
-        batch_seconds=deadline_seconds,
-        num_workers=num_workers,
+        new, item_seconds=ITEM_SECONDS, batch_seconds=deadline_seconds, num_workers=num_workers
     )
-    return dict(zip(tasks, outcomes, strict=True))
+    found = dict(zip(new, outcomes, strict=True))
+    if len(_known) + len(found) > CACHE_SIZE:
+        _known.clear()
+    _known.update({q: reason for q, reason in found.items() if reason in ("correct", "wrong")})
+    return remembered | found

@@ -2,7 +2,7 @@
 
 What needs computer algebra, whether two expressions, relations or sets are equal, goes to
 ``Asker.ask``. It answers None where nobody can be asked, and then the verdict is None: undecided.
-In the second round it is a worker process that answers. So both rounds run the same rules.
+In the second round, in a worker process, symbolic answers. So both rounds run the same rules.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 from sgpo.core.verifier.forms import (
     ELLIPSIS,
     NAME,
+    SETMINUS,
+    WORD_BETWEEN,
     Form,
     Group,
     Interval,
@@ -30,23 +32,29 @@ from sgpo.core.verifier.forms import (
 )
 from sgpo.core.verifier.numbers import rationals_equal
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.sets import WORD_BETWEEN, real_set, units
 from sgpo.core.verifier.spelling import SIZES, are_counted, words_key
 
 _P = patterns("compare")
 
 MAX_ITEMS = 200
 MAX_VECTOR_CHARS = 100
-# (gold text, "=" or "set" or a relation's operators, answer text), see symbolic.answer.
-Ask = Callable[[str, str, str], bool | None]
+# What says something about left side - right side, turned round; of a \mid b and p \to q
+# each side counts by itself.
+TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 
 
 @dataclass(frozen=True)
 class Asker:
-    """Who is asked about expressions, and the problem, whose nouns may be counted."""
+    """Who is asked about expressions, relations and sets (the module symbolic, in a worker), and
+    the problem, whose nouns may be counted."""
 
-    ask: Ask = lambda *_: None
+    judge: Any = None
     problem: str | None = None
+
+    def ask(self, kind: str, gold: Any, answer: Any) -> bool | None:
+        """Whether two of a kind (same_expression, same_relation, same_set) are equal; None where
+        nobody can be asked."""
+        return None if self.judge is None else getattr(self.judge, kind)(gold, answer)
 
 
 EXACT = Asker()
@@ -77,7 +85,9 @@ def same_answer(gold: Form, answer: Form, asker: Asker = EXACT) -> bool | None:
     if not _may_share_domain(gold, answer):
         return False
     if (sets := real_sets(gold, answer)) is not None:
-        return sets[0] == sets[1] or asker.ask(sets[0], "set", sets[1])
+        same = asker.ask("same_set", *sets)
+        if same is not None or asker.judge is None:
+            return same
     for _, kind, rule in RULES:
         if isinstance(gold, kind) or isinstance(answer, kind):
             return rule(gold, answer, asker)
@@ -99,17 +109,31 @@ def _may_share_domain(gold: Form, answer: Form) -> bool:
     return bool(one) or not (isinstance(gold, Interval | Union) or letters & set("xyzt"))
 
 
-def real_sets(gold: Form, answer: Form) -> tuple[str, str] | None:
-    """The descriptions of two sets of real numbers; None if they are not both such sets.
-    ``(1,2)`` in the gold is a point; in the answer it is what the gold is."""
-    one = real_set(as_interval(gold) if isinstance(answer, Interval | Union) else gold)
-    other = real_set(as_interval(answer), beside_a_set=one is not None)
-    one = one or (other and real_set(gold, beside_a_set=True))
-    if one is None or other is None or (one[0] and other[0] and one[0] != other[0]):
-        return None
-    if len(units(gold) | units(answer)) > 1:
-        return None
-    return one[1], other[1]
+def real_sets(gold: Form, answer: Form) -> tuple[Form, Form] | None:
+    """Both sides where one looks like a set of real numbers and the other like one or like points;
+    else None. ``(1,2)`` in the gold is a point; in the answer it is what the gold is."""
+    gold = as_interval(gold) if isinstance(answer, Interval | Union) else gold
+    answer = as_interval(answer)
+    sides = [_looks_like_a_set(form) for form in (gold, answer)]
+    points = [isinstance(form, Group) and form.kind == "set" for form in (gold, answer)]
+    return (gold, answer) if any(sides) and all(map(max, sides, points)) else None
+
+
+def _looks_like_a_set(form: Form) -> bool:
+    match form:
+        case Interval() | Union():
+            return True
+        case Relation(ops=ops):
+            return ops != ("=",) and set(ops) <= set(TURNED)
+        case Group("list", items, disjunction=is_or):
+            inequalities = any(map(_looks_like_a_set, items))
+            relations = all(isinstance(item, Relation) for item in items)
+            return inequalities and (
+                relations or (is_or and all(isinstance(item, Interval) for item in items))
+            )
+        case Scalar(text):
+            return SETMINUS.search(text) is not None
+    return False
 
 
 # --- words ------------------------------------------------------------------------------------
@@ -186,7 +210,7 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool | None:
         return False
     if "\\text" in gold.text + answer.text:
         return False
-    return asker.ask(gold.text, "=", answer.text)
+    return asker.ask("same_expression", gold.text, answer.text)
 
 
 def same_number(gold: Scalar, answer: Scalar) -> bool:
@@ -300,7 +324,7 @@ def _same_vector(gold: Group, answer: Scalar, asker: Asker) -> bool | None:
     if not 2 <= len(gold.items) <= 3 or not all(isinstance(i, Scalar) for i in gold.items):
         return False
     terms = [f"({i.text}){axis}" for i, axis in zip(gold.items, "ijk", strict=False)]  # type: ignore[union-attr]
-    return asker.ask("+".join(terms), "=", answer.text)
+    return asker.ask("same_expression", "+".join(terms), answer.text)
 
 
 def _thousands_as_list(number: Scalar, group: Group, asker: Asker) -> bool | None:
@@ -371,8 +395,6 @@ def _says_several_things(group: Group) -> bool:
 # --- relations --------------------------------------------------------------------------------
 
 _NAMING = frozenset(["=", "\\approx", "\\equiv"])
-# Says something about left side - right side; of a \mid b and p \to q each side counts by itself.
-_OF_DIFFERENCES = frozenset(["=", "\\ne", "<", ">", "\\le", "\\ge"])
 _COMMUTING = frozenset(["\\approx", "\\equiv", "\\sim"])
 
 
@@ -437,7 +459,7 @@ def _rest_agrees(value: Form, relation: Relation, asker: Asker) -> bool | None:
             answers.append(_same_size(value, form, rounded))
         elif is_exact and not (value.places or form.places):
             if _letters(value.text) == _letters(text):
-                answers.append(asker.ask(value.text, "=", form.text))
+                answers.append(asker.ask("same_expression", value.text, form.text))
     return all_of(answers)
 
 
@@ -470,17 +492,12 @@ def _one_a_name(relation: Relation) -> Form | None:
 def _two_relations(gold: Relation, answer: Relation, asker: Asker) -> bool | None:
     if is_assignment(gold) and is_assignment(answer):
         return _two_assignments(gold, answer, asker)
-    if len(gold.ops) == 1 and len(answer.ops) == 1 and gold.ops[0] in _OF_DIFFERENCES:
-        return _ask_relation(gold, answer, asker)
+    if len(gold.ops) == 1 and len(answer.ops) == 1 and gold.ops[0] in TURNED:
+        return asker.ask("same_relation", gold, answer)
     if gold.ops != answer.ops:
         return False
     turned = [answer.forms[::-1]] if gold.ops[0] in _COMMUTING and len(gold.ops) == 1 else []
     return any_of(_in_order(gold.forms, forms, asker) for forms in (answer.forms, *turned))
-
-
-def _ask_relation(gold: Relation, answer: Relation, asker: Asker) -> bool | None:
-    sides = "\x00".join
-    return asker.ask(sides(gold.sides), f"{gold.ops[0]}\x00{answer.ops[0]}", sides(answer.sides))
 
 
 def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | None:
@@ -504,7 +521,7 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | N
             return same_name and same_answer(gold.forms[-1], answer.forms[-1], asker)
         else:
             is_one = len(gold.ops) == 1 and len(answer.ops) == 1
-            return is_one and _ask_relation(gold, answer, asker)
+            return is_one and asker.ask("same_relation", gold, answer)
     return any_of(
         all_of((same_answer(gold.forms[-1], f, asker), _rest_agrees(f, answer, asker)))
         for f in values

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sgpo.core.verifier import Answer, Verdict, answer_to, decide, forms, gold_answer, grade
+from sgpo.core.verifier import Verdict, answer_to, decide, form_of, forms, gold_answer, grade
 from sgpo.core.verifier.compare import RULES, real_sets
 from sgpo.core.verifier.extract import extract
 
@@ -15,27 +15,30 @@ FORM_CHARS = 300  # of a form in words; what was written is shown whole
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a verdict came about: where the span was found, how both sides were read, who decided."""
+    """How a verdict came about: where the span was found, both sides in one spelling (``answer`` is
+    None where there is none), who decided."""
 
     verdict: Verdict
     extraction: str
-    gold: Answer
-    answer: Answer | None
+    gold: str
+    answer: str | None
     decided_by: str
 
 
 def explain(gold: str, completion: str) -> Explanation:
     """The verdict on one completion with the steps that led to it. Raises as ``grade`` does."""
-    right, found = gold_answer(gold), extract(completion)
-    answer = None if found.text is None else answer_to(right, found.text)
-    if answer is None:
+    right, found, answer = gold_answer(gold), extract(completion), None
+    if found.text is None:
         decided_by = "extraction: no answer"
-    elif right.form is None or answer.form is None:
-        decided_by = "too long or too deeply nested: identical text or wrong"
     else:
-        exact = decide(right, found.text) is not None  # type: ignore[arg-type]
-        judge = "exact rules" if exact else "a worker process (sympy, math-verify)"
-        decided_by = f"{judge}: {rule_of(right.form, answer.form)}"
+        answer = answer_to(right, found.text)
+        one, other = form_of(right), form_of(answer)
+        if one is None or other is None:
+            decided_by = "too long or too deeply nested: identical text or wrong"
+        else:
+            is_open = decide(right, found.text) is None
+            judge = "a worker process (sympy, math-verify)" if is_open else "exact rules"
+            decided_by = f"{judge}: {rule_of(one, other)}"
     return Explanation(grade(gold, completion), found.path, right, answer, decided_by)
 
 
@@ -63,17 +66,13 @@ def explain_text(gold: str, text: str, *, truncated: bool = False) -> str:
     if truncated:
         reason, decided_by = "truncated", "the token limit: a cut completion is never correct"
     span = found.verdict.extracted
-    lines = {
-        "gold": _line(gold),
-        "found by": found.extraction,
-        "answer": "none" if span is None else _line(span),
-        "gold as": f"{_line(found.gold.text)}  =  {describe(found.gold.form)}",
-        "answer as": found.answer
-        and f"{_line(found.answer.text)}  =  {describe(found.answer.form)}",
-        "decided by": decided_by,
-        "verdict": reason,
-    }
-    print(*(f"{name:<12}{said}" for name, said in lines.items() if said), sep="\n")
+    lines = {"gold": _line(gold), "found by": found.extraction}
+    lines["answer"] = "none" if span is None else _line(span)
+    for name, side in (("gold as", found.gold), ("answer as", found.answer)):
+        if side is not None:
+            lines[name] = f"{_line(side)}  =  {describe(form_of(side))}"
+    lines |= {"decided by": decided_by, "verdict": reason}
+    print(*(f"{name:<12}{said}" for name, said in lines.items()), sep="\n")
     return reason
 
 

@@ -20,7 +20,7 @@ from sgpo.core.verifier.patterns import patterns
 from sgpo.core.verifier.spelling import MAX_SAID_CHARS, split_unit, unit_name, words_key
 
 _P = patterns("forms")
-NAME, SETMINUS, TWO_POWERS = _P.name, _P.setminus, _P.two_powers
+NAME, SETMINUS, TWO_POWERS, WORD_BETWEEN = _P.name, _P.setminus, _P.two_powers, _P.word_between
 
 
 @dataclass(frozen=True)

@@ -36,30 +36,24 @@ def grade_many(
     if grader == "ours":
         return verifier.grade_many(pairs, truncated=truncated)
     spans = [extract(completion).text for completion in completions]
-    reasons = _stock(pairs) if grader == "stock" else list(map(_exact, golds, spans))
+    if grader == "stock":
+        tasks = list(dict.fromkeys(("stock", *pair) for pair in pairs))
+        limits = {"item_seconds": ITEM_SECONDS, "num_workers": default_workers()}
+        known = dict(zip(tasks, POOL.run(tasks, **limits), strict=True))  # type: ignore[arg-type]
+        reasons = [known["stock", *pair] for pair in pairs]
+    else:
+        reasons = list(map(_exact, golds, spans))
     for i, is_cut in enumerate(truncated or ()):
         reasons[i] = "truncated" if is_cut else reasons[i]
     return [Verdict(r == "correct", r, span) for r, span in zip(reasons, spans, strict=True)]
 
 
-def normalised(text: str) -> str:
-    """Answer text without spaces, dollars, braces and layout commands, in lower case."""
-    return _P.noise.sub("", re.sub(r"\\[dt]frac", r"\\frac", text)).strip(".,").casefold()
-
-
 def _exact(gold: str, span: str | None) -> str:
     if span is None:
         return "no_answer"
-    return "correct" if normalised(span) == normalised(unwrap_box(gold)) else "wrong"
+    return "correct" if _normalised(span) == _normalised(unwrap_box(gold)) else "wrong"
 
 
-def _stock(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    tasks = list(dict.fromkeys(pairs))
-    outcomes = POOL.run(
-        [lambda put, pair=pair: put("stock", *pair) for pair in tasks],
-        item_seconds=ITEM_SECONDS,
-        batch_seconds=None,
-        num_workers=default_workers(),
-    )
-    known = dict(zip(tasks, outcomes, strict=True))
-    return [known[pair] for pair in pairs]
+def _normalised(text: str) -> str:
+    """Answer text without spaces, dollars, braces and layout commands, in lower case."""
+    return _P.noise.sub("", re.sub(r"\\[dt]frac", r"\\frac", text)).strip(".,").casefold()

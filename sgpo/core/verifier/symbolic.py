@@ -12,12 +12,13 @@ are never evaluated: such expressions are equal only if identical.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
@@ -26,7 +27,24 @@ from math_verify import verify
 from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol, oo
 from sympy.core.function import AppliedUndef
 
-from sgpo.core.verifier.forms import TWO_POWERS, bracket_depths
+from sgpo.core.verifier.compare import TURNED, Asker, same_answer
+from sgpo.core.verifier.forms import (
+    NAME,
+    SETMINUS,
+    TWO_POWERS,
+    WORD_BETWEEN,
+    Form,
+    Group,
+    Interval,
+    Relation,
+    Scalar,
+    Union,
+    as_interval,
+    bracket_depths,
+    parse_form,
+    split_outside,
+    value_items,
+)
 from sgpo.core.verifier.patterns import patterns
 
 _P = patterns("symbolic")
@@ -40,6 +58,7 @@ MAX_FLOORS = 6  # as it does with each floor
 MAX_DEPTH = 12  # and bracket in a bracket
 MAX_WHOLE_DIGITS = 2_000  # larger values are compared to 40 digits of their size only
 MAX_LOG10 = 1e5  # no value with more digits than this is ever evaluated
+MAX_PARTS = 50  # of a union
 _CASE_SENSITIVE = ConversionConfig(lowercase_symbols=False)
 _NO_SAMPLING = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
 _ROUNDING = (sympy.floor, sympy.ceiling, sympy.Mod)
@@ -48,11 +67,41 @@ _COUNTERS = frozenset("jklmnpqrN")
 _REAL_NAMES = frozenset("xyzt")  # by convention no integers, where rounding makes a difference
 _NON_INTEGERS = tuple(Rational(n, 97) for n in (131, 173, 211, -149, 257, -223, 61, -71))
 _INTEGERS = tuple(Integer(n) for n in (5, 8, 11, 6, 13, 9, 7, 12, 10, 17))
-_TURNED = {">": "<", "\\ge": "\\le"}
 
 
 class Unreadable(ValueError):
     """The expression could not be parsed, or must not be evaluated."""
+
+
+class _NoSet(ValueError):
+    """The form is no set of real numbers that is known here."""
+
+
+def same(gold: str, answer: str, problem: str | None) -> bool:
+    """Whether two answers in one spelling, which the exact rules left open, are one."""
+    asker = Asker(sys.modules[__name__], problem)
+    return bool(same_answer(parse_form(gold), parse_form(answer), asker))
+
+
+def stock(gold: str, completion: str) -> bool:
+    """Whether plain math-verify takes the completion for right. The deadline of this process stands
+    in for math-verify's own, which works in a main thread only."""
+    dollars = gold if "$" in gold or "\\boxed" in gold else f"${gold}$"
+    answers = stock_parse(completion, parsing_timeout=None)
+    right = stock_parse(dollars, parsing_timeout=None)
+    return bool(verify(right, answers, timeout_seconds=None))
+
+
+# --- expressions ------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4_096)
+def same_expression(gold: str, answer: str) -> bool:
+    """Whether two expressions are equal; what is unreadable equals nothing."""
+    try:
+        return _equal(parse(gold), parse(answer))
+    except Unreadable:
+        return False
 
 
 @lru_cache(maxsize=4_096)
@@ -201,7 +250,7 @@ def _agree_everywhere(a: Expr, b: Expr) -> bool:
     return all(agreeing) and len(agreeing) >= enough
 
 
-def expressions_equal(a: Basic, b: Basic) -> bool:
+def _equal(a: Basic, b: Basic) -> bool:
     """Whether two parsed expressions are equal by the rules of this module."""
     if a == b:
         return True
@@ -215,31 +264,22 @@ def expressions_equal(a: Basic, b: Basic) -> bool:
     return _agree_everywhere(a, b)
 
 
-def answer(gold: str, op: str, other: str) -> bool:
-    """Whether two expressions are equal ("="), two sets as ``sets.real_set`` describes them are
-    ("set"), or two relations with one operator each hold for the same values (``op`` is both
-    operators and each side a pair, joined by a zero byte). What is unreadable equals nothing."""
+# --- relations and sets -----------------------------------------------------------------------
+
+
+def same_relation(gold: Relation, answer: Relation) -> bool:
+    """Whether two relations with one operator each say the same: one is the other times a constant
+    (positive for ``<``)."""
     try:
-        if op == "=":
-            return expressions_equal(parse(gold), parse(other))
-        if op == "set":
-            return _same_set(_set(*json.loads(gold)), _set(*json.loads(other)))
-        ops = op.split("\x00")
-        return _same_relation((*gold.split("\x00"), ops[0]), (*other.split("\x00"), ops[1]))
+        (g, g_op), (a, a_op) = _standard(gold), _standard(answer)
     except Unreadable:
         return False
-
-
-def _same_relation(gold: tuple[str, str, str], other: tuple[str, str, str]) -> bool:
-    """Whether both say the same: one is the other times a constant (positive for ``<``)."""
-    (g, g_op), (a, a_op) = _standard(*gold), _standard(*other)
     pairs = [(vg, va) for vg, va in _samples(g, a) if vg.is_real and va.is_real]
     if g_op != a_op or len(pairs) < 3:
         return False
     if all(vg == 0 and va == 0 for vg, va in pairs):
         # Two identities, which hold for all values: the same one if each side is the same.
-        sides = zip(gold[:2], other[:2], strict=True)
-        return all(expressions_equal(parse(x), parse(y)) for x, y in sides)
+        return all(map(same_expression, gold.sides, answer.sides))
     if any(vg == 0 or va == 0 for vg, va in pairs):
         return False
     ratio = pairs[0][0] / pairs[0][1]
@@ -248,71 +288,124 @@ def _same_relation(gold: tuple[str, str, str], other: tuple[str, str, str]) -> b
     return all(_close(vg, ratio * va) for vg, va in pairs)
 
 
-def _standard(left_text: str, right_text: str, op: str) -> tuple[Expr, str]:
+def _standard(relation: Relation) -> tuple[Expr, str]:
     """``(left - right, op)`` with ``>`` and ``\\ge`` turned round."""
-    left, right = parse(left_text), parse(right_text)
+    (left, right), op = map(parse, relation.sides), relation.ops[0]
     if not (isinstance(left, Expr) and isinstance(right, Expr)):
         raise Unreadable("a side is no expression")
-    return (right - left, _TURNED[op]) if op in _TURNED else (left - right, op)
+    return (right - left, TURNED[op]) if op in (">", "\\ge") else (left - right, op)
 
 
-def _set(kind: str, *parts: object) -> sympy.Set:
-    """The set of real numbers of a description (see ``sets.real_set``)."""
-    if kind == "interval":
-        return _interval(*parts)  # type: ignore[arg-type]
-    if kind == "points":
-        return sympy.FiniteSet(*(_end(text) for text in parts))  # type: ignore[arg-type]
-    sets = [_set(*part) for part in parts]  # type: ignore[misc]
+def same_set(gold: Form, answer: Form) -> bool | None:
+    """Whether two sets of real numbers are one; None where they are not both such sets."""
     try:
-        if kind == "without":
-            return sympy.Complement(sets[0], sympy.Union(*sets[1:]))
-        common = sympy.Intersection(*sets) if kind != "union" else sympy.S.EmptySet
-        is_union = kind == "union" or (kind == "comma" and common is sympy.S.EmptySet)
-        return sympy.Union(*sets) if is_union else common
-    except TypeError as error:  # letters among the ends
-        raise Unreadable(str(error)) from error
+        (letter, one), (other_letter, other) = _real_set(gold), _real_set(answer)
+    except _NoSet:
+        return None
+    except (Unreadable, TypeError):  # letters among the ends
+        return False
+    if (letter and other_letter and letter != other_letter) or len(_units((gold, answer))) > 1:
+        return None
+    return _equal_sets(one, other)
 
 
-def _end(text: str) -> Expr:
-    end = parse(text)
+def _units(form: Any) -> set[str]:
+    """The units of the ends of sets."""
+    if isinstance(form, Scalar):
+        return {form.unit} - {None, "?"}  # type: ignore[return-value]
+    parts = vars(form).values() if isinstance(form, Form) else form
+    return set().union(*map(_units, parts)) if isinstance(form, Form | tuple) else set()
+
+
+def _real_set(form: Form) -> tuple[str | None, sympy.Set]:
+    """The letter, if there is one, and the set that an interval, a union, a difference, points or
+    inequalities stand for."""
+    match as_interval(form):
+        case Interval(low, high, low_open, high_open):
+            return None, _interval(_end(low), _end(high), low_open, high_open)
+        case Union(parts) if len(parts) <= MAX_PARTS:
+            return None, sympy.Union(*(_real_set(part)[1] for part in parts))
+        case Group("set", items):
+            return None, sympy.FiniteSet(*map(_end, items))
+        case Group("list", items, disjunction=True) if {type(i) for i in items} == {Interval}:
+            return None, sympy.Union(*(_real_set(item)[1] for item in items))
+        case Group("list", items, raw=raw, disjunction=is_or) if len(items) <= MAX_PARTS:
+            letters, sets = zip(*map(_bounded, items), strict=True)
+            if len(set(letters)) > 1:
+                raise _NoSet
+            # Where nothing is in all of them and only a comma joins them (x<1, x>2), it means "or".
+            common = sympy.Intersection(*sets)
+            is_or |= common is sympy.S.EmptySet and not WORD_BETWEEN.search(raw)
+            return letters[0], sympy.Union(*sets) if is_or else common
+        case Relation():
+            return _bounded(form)
+        case Scalar(text) if len(pieces := split_outside(text, SETMINUS)[0]) > 1:
+            first, *rest = (_real_set(parse_form(piece))[1] for piece in pieces)
+            return None, sympy.Complement(first, sympy.Union(*rest))
+    raise _NoSet
+
+
+def _end(form: Form) -> Expr:
+    if not isinstance(form, Scalar) or form.counted or form.percent or form.malformed:
+        raise _NoSet
+    end = parse(form.text)
     if not isinstance(end, Expr) or end.is_extended_real is False:
-        raise Unreadable(text[:200])
+        raise Unreadable(form.text[:200])
     return end
 
 
-def _interval(low_text: str, high_text: str, low_open: bool, high_open: bool) -> sympy.Set:
-    low, high = _end(low_text), _end(high_text)
+def _interval(low: Expr, high: Expr, low_open: bool, high_open: bool) -> sympy.Set:
     holds_infinity = (low == -oo and not low_open) or (high == oo and not high_open)
     found = sympy.Interval(low, high, low_open, high_open)
     if holds_infinity or found is sympy.S.EmptySet:
-        raise Unreadable(f"no interval: {low_text}, {high_text}")
+        raise Unreadable(f"no interval: {low}, {high}")
     return found
 
 
-def _same_set(a: Basic, b: Basic) -> bool:
+def _bounded(form: Form) -> tuple[str, sympy.Set]:
+    """``x > 2``, ``2 \\le x < 5``, ``|x| < 2``, ``x \\ne 1``: the letter and its set."""
+    if not isinstance(form, Relation):
+        raise _NoSet
+    letters, sets = set(), []
+    for i, op in enumerate(form.ops):
+        name, bound = form.sides[i], form.forms[i + 1]
+        if not NAME.fullmatch(name):
+            name, bound, op = form.sides[i + 1], form.forms[i], TURNED.get(op, op)
+        size = _P.size.fullmatch(name)
+        if not NAME.fullmatch(name) or op not in TURNED or (op == "=" and len(form.ops) > 1):
+            raise _NoSet
+        letters.add(size.group(1) if size else name)
+        if op in ("=", "\\ne"):
+            points = sympy.FiniteSet(*map(_end, value_items(bound)))
+            sets.append(points if op == "=" else sympy.Complement(sympy.S.Reals, points))
+        elif not size:
+            low, high = (-oo, _end(bound)) if op in ("<", "\\le") else (_end(bound), oo)
+            sets.append(_interval(low, high, op != "\\ge", op != "\\le"))
+        else:
+            is_open = op in ("<", "\\ge")
+            inside = _interval(-_end(bound), _end(bound), is_open, is_open)
+            is_inside = op in ("<", "\\le")
+            sets.append(inside if is_inside else sympy.Complement(sympy.S.Reals, inside))
+    if len(letters) != 1:
+        raise _NoSet
+    return letters.pop(), sympy.Intersection(*sets)
+
+
+def _equal_sets(a: Basic, b: Basic) -> bool:
     """Whether two sets, parts of sets or ends are one: as sympy sees it, or part by part."""
     if a == b:
         return True
     if isinstance(a, sympy.Interval) and isinstance(b, sympy.Interval):
-        ends = expressions_equal(a.start, b.start) and expressions_equal(a.end, b.end)
+        ends = _equal(a.start, b.start) and _equal(a.end, b.end)
         return ends and (a.left_open, a.right_open) == (b.left_open, b.right_open)
     if not isinstance(a, sympy.Set) and not isinstance(b, sympy.Set):
-        return expressions_equal(a, b)
+        return _equal(a, b)
     if type(a) is not type(b) or not isinstance(a, sympy.Union | sympy.FiniteSet):
         return False
     left = list(b.args)
     for one in a.args:
-        partner = next((other for other in left if _same_set(one, other)), None)
+        partner = next((other for other in left if _equal_sets(one, other)), None)
         if partner is None:
             return False
         left.remove(partner)
     return not left
-
-
-def stock(gold: str, completion: str) -> bool:
-    """Whether plain math-verify takes the completion for right. The deadline of this process stands
-    in for math-verify's own, which works in a main thread only."""
-    dollars = gold if "$" in gold or "\\boxed" in gold else f"${gold}$"
-    answers = stock_parse(completion, parsing_timeout=None)
-    right = stock_parse(dollars, parsing_timeout=None)
-    return bool(verify(right, answers, timeout_seconds=None))

@@ -26,28 +26,27 @@ def main() -> int:
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # nothing a library prints may be read as a reply
 
-    def reply(**message: object) -> None:
+    def reply(message: object) -> None:
         replies.write(json.dumps(message).encode() + b"\n")
 
     try:
         from sgpo.core.verifier import symbolic
     except ImportError as error:
-        reply(unavailable=str(error))
+        reply({"unavailable": str(error)})
         return 1
-    work = {"compare": symbolic.answer, "stock": symbolic.stock}
-    reply(ready=True)
+    work = {"compare": symbolic.same, "stock": symbolic.stock}
+    reply({"ready": True})
     for line in sys.stdin.buffer:
-        question = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, question["seconds"] + GRACE_SECONDS)
+        seconds, name, *arguments = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
         try:
-            result = work[question["work"]](*question["arguments"])
+            reason = "correct" if work[name](*arguments) else "wrong"
         except MemoryError:
-            reply(error="MemoryError")
+            reply("error")
             return 1  # a fragmented heap would fail the next questions too
-        except Exception as error:  # process boundary: becomes the verdict "error"
-            reply(error=type(error).__name__)
-        else:
-            reply(result=result)
+        except Exception:  # process boundary: becomes the verdict "error"
+            reason = "error"
+        reply(reason)
         signal.setitimer(signal.ITIMER_REAL, 0)
     return 0
 
