@@ -15,7 +15,6 @@ from typing import Any
 
 from sgpo.core.verifier.forms import (
     ELLIPSIS,
-    NAME,
     SETMINUS,
     WORD_BETWEEN,
     Form,
@@ -27,8 +26,9 @@ from sgpo.core.verifier.forms import (
     Words,
     as_interval,
     is_assignment,
+    is_name,
+    items_of,
     parse_form,
-    value_items,
 )
 from sgpo.core.verifier.numbers import rationals_equal
 from sgpo.core.verifier.patterns import patterns
@@ -41,6 +41,11 @@ MAX_VECTOR_CHARS = 100
 # What says something about left side - right side, turned round; of a \mid b and p \to q
 # each side counts by itself.
 TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+_COMMUTING = frozenset(["\\approx", "\\equiv", "\\sim"])
+_PLAIN_TRUTHS = frozenset(["yes", "no", "true", "false"])
+_NOTHING = frozenset(
+    ["\\emptyset", "no solution", "no solutions", "empty set", "the empty set", "none"]
+)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,6 @@ class Asker:
         """Whether two of a kind (same_expression, same_relation, same_set) are equal; None where
         nobody can be asked."""
         return None if self.judge is None else getattr(self.judge, kind)(gold, answer)
-
-
-EXACT = Asker()
 
 
 def all_of(answers: Iterable[bool | None]) -> bool | None:
@@ -76,7 +78,7 @@ def any_of(answers: Iterable[bool | None]) -> bool | None:
     return None if denied is None else not denied
 
 
-def same_answer(gold: Form, answer: Form, asker: Asker = EXACT) -> bool | None:
+def same_answer(gold: Form, answer: Form, asker: Asker) -> bool | None:
     """Whether ``answer`` states the same as ``gold``; None: undecided. Not symmetric: ``(1,2)`` in
     the gold is a point unless its context says interval; an equation in the gold may be answered by
     its right side, a bare equation in the answer is not its right side if that is 0."""
@@ -97,12 +99,13 @@ def same_answer(gold: Form, answer: Form, asker: Asker = EXACT) -> bool | None:
 def _may_share_domain(gold: Form, answer: Form) -> bool:
     """Whether both may mean the same kind of numbers, of which one at least may say nothing: by
     convention n stands for whole numbers and p for primes, and x, like an interval, for neither."""
-    sides = [[i for i in value_items(form) if isinstance(i, Relation)] for form in (gold, answer)]
+    sides = [
+        [i for i in items_of(form, "list", "set") if isinstance(i, Relation)]
+        for form in (gold, answer)
+    ]
     one, other = ({item.domain for item in side} - {""} for side in sides)
-    if one == other:
-        return True
-    if one and other:
-        return False
+    if one == other or (one and other):
+        return one == other
     letters = {letter for item in sides[0] for letter in item.sides}
     if "P" in one | other:
         return bool(letters & {"p", "q"})
@@ -126,22 +129,15 @@ def _looks_like_a_set(form: Form) -> bool:
         case Relation(ops=ops):
             return ops != ("=",) and set(ops) <= set(TURNED)
         case Group("list", items, disjunction=is_or):
-            inequalities = any(map(_looks_like_a_set, items))
-            relations = all(isinstance(item, Relation) for item in items)
-            return inequalities and (
-                relations or (is_or and all(isinstance(item, Interval) for item in items))
-            )
+            kinds = {type(item) for item in items}
+            known = kinds == {Relation} or (is_or and kinds == {Interval})
+            return known and any(map(_looks_like_a_set, items))
         case Scalar(text):
             return SETMINUS.search(text) is not None
     return False
 
 
 # --- words ------------------------------------------------------------------------------------
-
-_PLAIN_TRUTHS = frozenset(["yes", "no", "true", "false"])
-_NOTHING = frozenset(
-    ["\\emptyset", "no solution", "no solutions", "empty set", "the empty set", "none"]
-)
 
 
 def _with_words(gold: Form, answer: Form, asker: Asker) -> bool | None:
@@ -199,13 +195,13 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool | None:
             return side is gold and gold == answer
     if len({s.unit or s.percent for s in (gold, answer)} - {None, False, "?"}) == 2:
         # A missing unit does not count against an answer; 5 cm and 5 m are not the same.
-        return same_measure(gold, answer)
+        return _same_measure(gold, answer)
     if gold.text == answer.text and gold.percent == answer.percent:
         return not answer.malformed or gold.malformed
     if gold.malformed or answer.malformed or ELLIPSIS in gold.text + answer.text:
         return False
     if gold.value is not None and answer.value is not None:
-        return same_number(gold, answer) or same_comma_list(gold, answer)
+        return _same_number(gold, answer) or _same_digits(gold, answer)
     if gold.percent != answer.percent and None is gold.value is answer.value:
         return False
     if "\\text" in gold.text + answer.text:
@@ -213,7 +209,7 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool | None:
     return asker.ask("same_expression", gold.text, answer.text)
 
 
-def same_number(gold: Scalar, answer: Scalar) -> bool:
+def _same_number(gold: Scalar, answer: Scalar) -> bool:
     """Whether two scalars that have values have the same one; percentages count as such."""
     assert gold.value is not None and answer.value is not None
     if rationals_equal(gold.value, answer.value, gold.places, answer.places):
@@ -225,13 +221,20 @@ def same_number(gold: Scalar, answer: Scalar) -> bool:
     return one == other
 
 
-def same_comma_list(gold: Scalar, answer: Scalar) -> bool:
-    """``100,200`` and ``200,100``: read as numbers they differ, read as lists they do not."""
-    both = "," in gold.text and "," in answer.text
-    return both and sorted(gold.text.split(",")) == sorted(answer.text.split(","))
+def _same_digits(gold: Form, answer: Form) -> bool:
+    """``100,200`` reads as one number; beside a list or another such number it is two."""
+    one, other = (
+        form.text.split(",") if isinstance(form, Scalar) else
+        [item.text if isinstance(item, Scalar) else "" for item in getattr(form, "items", ())]
+        for form in (gold, answer)
+    )  # fmt: skip
+    kinds = {form.kind for form in (gold, answer) if isinstance(form, Group)}
+    if kinds == {"tuple"}:
+        return len(one) > 1 and one == other
+    return len(one) > 1 and kinds <= {"list", "set"} and sorted(one) == sorted(other)
 
 
-def same_measure(gold: Scalar, answer: Scalar) -> bool:
+def _same_measure(gold: Scalar, answer: Scalar) -> bool:
     """Whether two amounts in different units are one: in dollars and in cents, or with a sign only
     where the other says what it is paid for (``\\$18``, ``18\\text{ dollars per hour}``)."""
     currencies = {str(s.unit).partition("/")[0] for s in (gold, answer)}
@@ -253,70 +256,78 @@ def _size(scalar: Form) -> tuple[str, Fraction] | None:
 
 def _with_group(gold: Form, answer: Form, asker: Asker) -> bool | None:
     for one, other in ((gold, answer), (answer, gold)):
-        if isinstance(one, Scalar) and isinstance(other, Group) and other.kind == "set":
-            if len(other.items) == 1 and not isinstance(other.items[0], Group):
-                is_name = other.items[0] != Scalar("\\emptyset")
-                return is_name and same_answer(one, other.items[0], asker)  # {7} names 7
+        if isinstance(one, Group) and one.kind == "set" and len(one.items) == 1:
+            item = one.items[0]
+            if isinstance(other, Group) and other.kind == "tuple":  # {(1,2)} names (1,2)
+                return same_answer(*(item, other) if one is gold else (other, item), asker)
+            if isinstance(other, Scalar) and not isinstance(item, Group):  # {7} names 7
+                is_name = item != Scalar("\\emptyset")
+                return is_name and same_answer(other, item, asker)
     if isinstance(gold, Scalar) and isinstance(answer, Group):
-        if answer.disjunction:  # "5/2 or 2.5": one answer in two spellings
+        if answer.disjunction or _is_one_value(answer):  # "5/2 or 2.5": in two spellings
             return all_of(same_answer(gold, item, asker) for item in answer.items)
-        return gold.value is not None and _thousands_as_list(gold, answer, asker)
+        return gold.value is not None and _same_digits(gold, answer)
     if isinstance(answer, Scalar) and isinstance(gold, Group):
         if gold.kind == "matrix" and (column := _P.binomial.fullmatch(answer.text)):
             entries = tuple(map(parse_form, column.groups()))  # a vector, in some textbooks
             return same_answer(gold, Group("matrix", entries, 1), asker)
         if gold.kind in ("matrix", "tuple") and _P.vector.fullmatch(answer.text[:MAX_VECTOR_CHARS]):
             return _same_vector(gold, answer, asker)
-        return answer.value is not None and _thousands_as_list(answer, gold, asker)
-    if not (isinstance(gold, Group) and isinstance(answer, Group)):
+        if _is_one_value(gold):
+            return same_answer(gold.items[0], answer, asker)
+        return answer.value is not None and _same_digits(gold, answer)
+    if not (isinstance(gold, Group) and isinstance(answer, Group) and _same_joining(gold, answer)):
         return False
-    kinds = {gold.kind, answer.kind}
-    if not same_joining(gold, answer):
-        return False
-    if kinds == {"set", "tuple"}:  # {(1,2)} names (1,2)
-        outer, inner = (gold, answer) if gold.kind == "set" else (answer, gold)
-        return len(outer.items) == 1 and same_answer(outer.items[0], inner, asker)
     if len(gold.items) != len(answer.items) or len(gold.items) > MAX_ITEMS:
         return False
-    if kinds == {"matrix"}:
-        return gold.columns == answer.columns and _in_order(gold.items, answer.items, asker)
+    return _two_groups(gold, answer, asker)
+
+
+def _two_groups(gold: Group, answer: Group, asker: Asker) -> bool | None:
+    kinds = {gold.kind, answer.kind}
+    columns = gold.columns, answer.columns
     if kinds == {"matrix", "tuple"}:
-        columns = max(gold.columns, answer.columns)
-        return columns in (1, len(gold.items)) and _in_order(gold.items, answer.items, asker)
-    if kinds <= {"list", "set"}:
-        return _two_lists(gold.items, answer.items, asker)
+        return max(columns) in (1, len(gold.items)) and _in_order(gold.items, answer.items, asker)
+    if kinds == {"matrix"}:
+        return columns[0] == columns[1] and _in_order(gold.items, answer.items, asker)
+    if kinds == {"record"}:
+        if _are_roots(gold) and _are_roots(answer):
+            return _any_order(_values(gold), _values(answer), asker)
+        return _any_order(gold.items, answer.items, asker)
+    if "record" in kinds and (kinds == {"record", "tuple"} or not _are_roots(gold)):
+        if gold.kind in ("list", "set"):
+            return _any_order(gold.items, _values(answer), asker)
+        orders = [_values(gold)], [_values(answer)]
+        if "tuple" in kinds:  # y=6, x=5 is the point (5,6)
+            orders = [_values(gold), _values(gold, True)], [_values(answer), _values(answer, True)]
+        return any_of(_in_order(g, a, asker) for g, a in zip(*orders, strict=True))
+    if any(isinstance(i, Scalar) and ELLIPSIS in i.text for i in (*gold.items, *answer.items)):
+        return kinds <= {"list", "set"} and _in_order(gold.items, answer.items, asker)
+    if kinds <= {"list", "set", "record"}:
+        return _any_order(_values(gold), _values(answer), asker)
     if kinds <= {"tuple", "list"} or kinds in ({"ratio"}, {"residue"}):
-        by_name = [_by_name(group) for group in (gold, answer)]
-        return any_of(_in_order(g, a, asker) for g, a in ((gold.items, answer.items), by_name))
+        return _in_order(gold.items, answer.items, asker)
     return False
 
 
-def _two_lists(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bool | None:
-    if any(isinstance(i, Scalar) and ELLIPSIS in i.text for i in (*gold, *answer)):
-        return _in_order(gold, answer, asker)
-    gold_names, names = names_in_turn(gold), names_in_turn(answer)
-    are_roots = gold_names and all(map(_P.root_name.fullmatch, (*gold_names, *names)))
-    if gold_names and not names and not are_roots:
-        return _in_order(gold, answer, asker)  # A=2, B=3 is not 3, 2
-    if are_roots or (names and not gold_names):
-        gold, answer = (
-            [i.forms[-1] if isinstance(i, Relation) else i for i in items]
-            for items in (gold, answer)
-        )
-    return _any_order(gold, answer, asker)
+def _values(group: Group, by_name: bool = False) -> Sequence[Form]:
+    """The values of a record, in the order of their names if asked; the items of other groups."""
+    if group.kind != "record":
+        return group.items
+    named: Sequence[Any] = group.items
+    return [i.forms[-1] for i in (sorted(named, key=lambda i: i.sides[0]) if by_name else named)]
 
 
-def _by_name(group: Group) -> Sequence[Form]:
-    """The items in the order of their names: y=6, x=5 is the point (5,6)."""
-    if names_in_turn(group.items):
-        return sorted(group.items, key=lambda i: i.sides[0] if isinstance(i, Relation) else "")
-    return group.items
+def _are_roots(group: Group) -> bool:
+    """Whether the names of a record only number values, as x_1 and x_2 do."""
+    return group.kind == "record" and all(
+        isinstance(i, Relation) and _P.root_name.fullmatch(i.sides[0]) for i in group.items
+    )
 
 
-def names_in_turn(items: Sequence[Form]) -> list[str]:
-    """The names, if every item names another thing, as in ``A = 2, B = 3``; else none."""
-    names = [i.sides[0] for i in items if isinstance(i, Relation) and is_assignment(i)]
-    return names if len(items) > 1 and len(names) == len(set(names)) == len(items) else []
+def _is_one_value(group: Group) -> bool:
+    """``a=b=-2``: a record that was written with one value."""
+    return group.kind == "record" and not group.raw and len(set(_values(group))) == 1
 
 
 def _same_vector(gold: Group, answer: Scalar, asker: Asker) -> bool | None:
@@ -325,17 +336,6 @@ def _same_vector(gold: Group, answer: Scalar, asker: Asker) -> bool | None:
         return False
     terms = [f"({i.text}){axis}" for i, axis in zip(gold.items, "ijk", strict=False)]  # type: ignore[union-attr]
     return asker.ask("same_expression", "+".join(terms), answer.text)
-
-
-def _thousands_as_list(number: Scalar, group: Group, asker: Asker) -> bool | None:
-    """``100,200`` reads as one number; beside a list it is one too."""
-    digits = number.text.split(",")
-    if group.kind not in ("list", "set", "tuple") or not 1 < len(digits) == len(group.items):
-        return False
-    if any(isinstance(i, Scalar) and i.text not in digits for i in group.items):
-        return False  # 10,00 is not 10,000
-    order = _in_order if group.kind == "tuple" else _any_order
-    return order([parse_form(part) for part in digits], group.items, asker)
 
 
 def _in_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bool | None:
@@ -349,77 +349,71 @@ def _same_item(gold: Form, answer: Form, asker: Asker) -> bool | None:
 
 
 def _any_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bool | None:
-    """Greedy matching, which is exact because equality is an equivalence relation."""
-    left = list(answer)
-    open_golds: list[Form] = []
-    for g in gold:  # identical items first: free of symbolic work
-        if g in left:
-            left.remove(g)
-        else:
-            open_golds.append(g)
-    undecided = False
-    for g in sorted(open_golds, key=lambda f: not (isinstance(f, Scalar) and f.value is not None)):
-        answers = []
-        for i, a in enumerate(left):
-            answers.append(_same_item(g, a, asker))
-            if answers[-1]:
-                del left[i]
+    """Greedy matching, which is exact because equality is an equivalence relation. Identical items
+    come first, then numbers: free of symbolic work."""
+    left, undecided = list(answer), False
+    for g in sorted(gold, key=lambda g: (g not in answer, getattr(g, "value", None) is None)):
+        verdicts = []
+        for a in sorted(left, key=lambda a: a != g):
+            verdicts.append(_same_item(g, a, asker))
+            if verdicts[-1]:
+                left.remove(a)
                 break
         else:
-            if None not in answers:
+            if None not in verdicts:
                 return False
             undecided = True
     return None if undecided else True
 
 
-def same_joining(gold: Group, answer: Group) -> bool:
+def _same_joining(gold: Group, answer: Group) -> bool:
     """Whether "and" and "or" between the items of two lists make no two answers of them: between
     values they do not (``x = 1`` and ``x = 2``, or the one or the other); between conditions,
     values of different letters and statements (``p \\land q``) they do."""
     if gold.disjunction == answer.disjunction:
         return True
-    if any(_says_several_things(group) for group in (gold, answer)):
-        return False
     items = (*gold.items, *answer.items)
+    if any(isinstance(i, Relation) and not is_assignment(i) for i in items) or any(
+        group.kind == "record" and not _are_roots(group) for group in (gold, answer)
+    ):
+        return False
     letters = all(isinstance(i, Scalar) and _P.statement.fullmatch(i.text) for i in items)
     return not (letters and all(WORD_BETWEEN.search(group.raw) for group in (gold, answer)))
 
 
-def _says_several_things(group: Group) -> bool:
-    relations = [item for item in group.items if isinstance(item, Relation)]
-    named = {relation.sides[0] for relation in relations}
-    roots = all(map(_P.root_name.fullmatch, named))
-    return not all(map(is_assignment, relations)) or (len(named) > 1 and not roots)
-
-
 # --- relations --------------------------------------------------------------------------------
-
-_NAMING = frozenset(["=", "\\approx", "\\equiv"])
-_COMMUTING = frozenset(["\\approx", "\\equiv", "\\sim"])
 
 
 def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool | None:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
-        return _two_relations(gold, answer, asker)
+        if is_assignment(gold) and is_assignment(answer):
+            return _two_assignments(gold, answer, asker)
+        if len(gold.ops) == 1 and len(answer.ops) == 1 and gold.ops[0] in TURNED:
+            return asker.ask("same_relation", gold, answer)
+        turned = [answer.forms[::-1]] if gold.ops[0] in _COMMUTING and len(gold.ops) == 1 else []
+        return gold.ops == answer.ops and any_of(
+            _in_order(gold.forms, forms, asker) for forms in (answer.forms, *turned)
+        )
     if isinstance(gold, Relation):
-        several = _one_a_name(gold) if isinstance(answer, Group) else None
-        return is_assignment(gold) and same_answer(several or gold.forms[-1], answer, asker)
+        return is_assignment(gold) and same_answer(gold.forms[-1], answer, asker)
     assert isinstance(answer, Relation)
     if _P.denied_name.match(answer.sides[0]):
         return False
-    if isinstance(gold, Group) and (several := _one_a_name(answer)):
-        if answer.sides[0].startswith("(") and names_in_turn(gold.items):
-            return same_answer(gold, several, asker)  # (b,a) = (3,5)
-        return any_of(same_answer(gold, form, asker) for form in (several, *answer.forms[-1:]))
+    return _one_of(gold, _readings(answer), answer, asker)
+
+
+def _one_of(gold: Form, values: Sequence[Form], chain: Relation, asker: Asker) -> bool | None:
+    """Whether one of the values of a chain is the gold, and its other sides say the same as that
+    one, where this can be seen: ``2 = 3``, ``x = 12 cm = 3 m``, x = x+1 = x+2 are no answers."""
     return any_of(
-        all_of((same_answer(gold, value, asker), _rest_agrees(value, answer, asker)))
-        for value in _readings(answer)
+        all_of((same_answer(gold, value, asker), _rest_agrees(value, chain, asker)))
+        for value in values
     )
 
 
 def _readings(relation: Relation) -> list[Form]:
     """The values that a chain of equal sides may give as an answer, the last one first."""
-    if not set(relation.ops) <= _NAMING or not all(relation.sides):
+    if not set(relation.ops) <= {"=", "\\approx", "\\equiv"} or not all(relation.sides):
         return []
     for text, form in zip(relation.sides[:-1], relation.forms[:-1], strict=True):
         # "5 because 7-1=6" does not answer 6; a label (\text{Total} = 6) and a unit are fine.
@@ -427,16 +421,12 @@ def _readings(relation: Relation) -> list[Form]:
         if _P.prose.search(text) and _P.digit.search(text) and not is_value:
             return []
     if is_assignment(relation):
-        names = [_is_name(side) for side in relation.sides[:-1]] + [False]
+        names = [is_name(side) for side in relation.sides[:-1]] + [False]
         return list(relation.forms[names.index(False) :][::-1])
     if not any(_letters(text) for text in relation.sides):
         return list(relation.forms[::-1])
     last = relation.forms[-1]
     return [] if isinstance(last, Scalar) and last.value == 0 else [last]
-
-
-def _is_name(text: str) -> bool:
-    return NAME.fullmatch(text) is not None and text not in ("\\pi", "e", "i", "\\infty")
 
 
 def _letters(text: str) -> set[str]:
@@ -445,18 +435,15 @@ def _letters(text: str) -> set[str]:
 
 
 def _rest_agrees(value: Form, relation: Relation, asker: Asker) -> bool | None:
-    """Whether the other sides of a chain say the same as the one that was taken, where that can be
-    seen: ``2 = 3``, ``x = 12 cm = 3 m`` and x = x+1 = x+2 are no answers."""
     if not isinstance(value, Scalar):
         return True
     is_exact = "\\approx" not in relation.ops
     answers: list[bool | None] = []
     for text, form in zip(relation.sides, relation.forms, strict=True):
-        if not isinstance(form, Scalar) or form is value or _is_name(text):
+        if not isinstance(form, Scalar) or form is value or is_name(text):
             continue
         if _size(value) and _size(form):
-            rounded = not is_exact or is_assignment(relation)
-            answers.append(_same_size(value, form, rounded))
+            answers.append(_same_size(value, form, not is_exact or is_assignment(relation)))
         elif is_exact and not (value.places or form.places):
             if _letters(value.text) == _letters(text):
                 answers.append(asker.ask("same_expression", value.text, form.text))
@@ -472,40 +459,10 @@ def _same_size(one: Scalar, other: Scalar, rounded: bool) -> bool:
     return size == other_size or any(abs(size - other_size) * 2 * 10**p <= 1 for p in places)
 
 
-def _one_a_name(relation: Relation) -> Form | None:
-    """``a=b=-2`` as ``a=-2, b=-2``, ``(a,b)=(1,2)`` as ``a=1, b=2``; None for fewer names."""
-    names, last = relation.sides[:-1], relation.sides[-1]
-    values = relation.forms[-1]
-    if len(names) == 1 and is_assignment(relation) and names[0].startswith("("):
-        names = tuple(name.strip() for name in names[0][1:-1].split(","))
-        if not (isinstance(values, Group) and values.kind == "tuple"):
-            return None
-        named = zip(names, values.items, strict=False)
-        items = [Relation((n, str(v)), ("=",), (parse_form(n), v)) for n, v in named]
-        return Group("list", tuple(items)) if len(names) == len(values.items) else None
-    if len(names) < 2 or not all(map(_is_name, names)) or set(relation.ops) != {"="}:
-        return None
-    items = [Relation((n, last), ("=",), (parse_form(n), relation.forms[-1])) for n in names]
-    return Group("list", tuple(items))
-
-
-def _two_relations(gold: Relation, answer: Relation, asker: Asker) -> bool | None:
-    if is_assignment(gold) and is_assignment(answer):
-        return _two_assignments(gold, answer, asker)
-    if len(gold.ops) == 1 and len(answer.ops) == 1 and gold.ops[0] in TURNED:
-        return asker.ask("same_relation", gold, answer)
-    if gold.ops != answer.ops:
-        return False
-    turned = [answer.forms[::-1]] if gold.ops[0] in _COMMUTING and len(gold.ops) == 1 else []
-    return any_of(_in_order(gold.forms, forms, asker) for forms in (answer.forms, *turned))
-
-
 def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | None:
     left, right = gold.sides[0], answer.sides[0]
-    if left == _P.extreme_index.sub("", right):
-        right = left  # k_{min} = n+1 for k = n+1
     values = _readings(answer)
-    if left != right:
+    if left not in (right, _P.extreme_index.sub("", right)):  # k_{min} = n+1 for k = n+1
         one, other = _P.function_of.fullmatch(left), _P.function_of.fullmatch(right)
         value = answer.sides[-1]
         if {left, right} & {"y"} and (one or other) and "(y)" not in left + right:
@@ -513,19 +470,16 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | N
         elif one and other and one.group(1) == other.group(1):
             # f(n)=2n and f(x)=2x are one function: the argument is a bound variable.
             new, old = one.group(2), other.group(2)
-            if rename_letter(value, new, "") != value:
+            if _rename(value, new, "") != value:
                 return False
-            values = [parse_form(rename_letter(value, old, new))]
+            values = [parse_form(_rename(value, old, new))]
         elif isinstance(answer.forms[-1], Words) or "\\text{" in (left[:6], right[:6]):
             same_name = _name_key(left) == _name_key(right) or _names_letter(right, left)
             return same_name and same_answer(gold.forms[-1], answer.forms[-1], asker)
         else:
             is_one = len(gold.ops) == 1 and len(answer.ops) == 1
             return is_one and asker.ask("same_relation", gold, answer)
-    return any_of(
-        all_of((same_answer(gold.forms[-1], f, asker), _rest_agrees(f, answer, asker)))
-        for f in values
-    )
+    return _one_of(gold.forms[-1], values, answer, asker)
 
 
 def _name_key(name: str) -> str:
@@ -542,7 +496,7 @@ def _names_letter(name: str, letter: str) -> bool:
     return bool(is_letter and _P.naming.fullmatch(f"{before} ".lstrip()))
 
 
-def rename_letter(text: str, old: str, new: str) -> str:
+def _rename(text: str, old: str, new: str) -> str:
     """``text`` with the variable ``old`` called ``new``; letters of commands are left alone."""
     return re.sub(
         rf"\\[a-zA-Z]+|{re.escape(old)}", lambda m: new if m.group() == old else m.group(), text

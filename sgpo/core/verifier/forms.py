@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 from sgpo.core.verifier.numbers import MalformedNumber, decimal_places, exact_value
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.spelling import MAX_SAID_CHARS, split_unit, unit_name, words_key
+from sgpo.core.verifier.spelling import MAX_SAID_CHARS, split_unit, words_key
 
 _P = patterns("forms")
 NAME, SETMINUS, TWO_POWERS, WORD_BETWEEN = _P.name, _P.setminus, _P.two_powers, _P.word_between
@@ -44,7 +45,8 @@ class Words:
 
 @dataclass(frozen=True)
 class Group:
-    """Several answers. ``kind``: list (bare), tuple, set, ratio, residue or matrix (by rows)."""
+    """Several answers. ``kind``: list (bare), tuple, set, ratio, residue, matrix (by rows), record
+    (``x=1, y=2``: assignments to different names)."""
 
     kind: str
     items: tuple[Form, ...]
@@ -107,43 +109,39 @@ def plain_words(text: str) -> str:
 def _without_remarks(text: str) -> tuple[str, str]:
     """``text`` without reasons, quantifiers and domains around the answer, and the domain of an
     inequality if it named whole numbers or primes."""
-    domain = ""
     remark = _P.remark.search(text)
-    if remark and remark.start():
-        if "which" not in remark.group() or not _P.veto.search(remark.group()):
-            text = text[: remark.start()].rstrip(" ,(")
-    aside = _P.aside.search(text)
-    if aside and aside.start() and unit_name(aside[aside.lastindex or 0]) is None:
-        text = text[: aside.start()]
-    about = _P.or_about.search(text)
-    if about and about.start():
-        text = f"{text[: about.start()]}\\approx {text[about.end() :]}"
-    text = text.replace("\\approx \\approx", "\\approx ")
+    if remark and remark.start() and _is_idle(remark["said"]):
+        text = text[: remark.start()].rstrip(" ,(")
+    text = _P.aside.sub("", text)
+    text = _P.or_about.sub(r"\\approx ", text).replace("\\approx \\approx", "\\approx ")
     if "\\approx" in text and text.endswith(")") and text.count("(") < text.count(")"):
         text = text[:-1]
+    said = ""
     for pattern in (_P.membership_head, _P.all_of):
         if _P.order.search(text) and (begin := pattern.match(text)):
-            domain = _domain(begin.group())
-            text = text[begin.end() :]
+            said, text = begin.group(), text[begin.end() :]
     for pattern in (_P.quantified, _P.membership_tail):
         tail = pattern.search(text)
-        if tail is None or not tail.start():
+        head = text[: tail.start()].rstrip(" ,;(") if tail else ""
+        if tail is None or not head:
             continue
-        head = text[: tail.start()].rstrip(" ,;(")
-        letters = set(_P.single_letter.findall(head))
+        is_order, letters = _P.order.search(head), set(_P.single_letter.findall(head))
+        known: object = letters & set(re.findall(r"[a-zA-Z]", tail.group(1)))
         if pattern is _P.quantified:
             is_domain = _P.domain_rest.fullmatch(tail.group(1).strip(" })."))
-            known = is_domain and ("=" in head or _P.order.search(head) or letters)
-        else:
-            known = letters & set(re.findall(r"[a-zA-Z]", tail.group(1)))
+            known = is_domain and ("=" in head or is_order or letters)
         if known:
-            domain = _domain(tail.group()) if _P.order.search(head) else domain
-            text = head
-    return text, domain
+            said, text = tail.group() if is_order else said, head
+    return text, "P" if _P.prime.search(said) else "Z" if _P.whole.search(said) else ""
 
 
-def _domain(said: str) -> str:
-    return "P" if _P.prime.search(said) else "Z" if _P.whole.search(said) else ""
+def _is_idle(said: str | None) -> bool:
+    """Whether what follows "that is" leaves the answer as it is: a value in other signs, or words
+    that name it ("the number of ..")."""
+    if said is None or not re.search(r"[a-zA-Z]{2}", said):
+        return True
+    words = plain_words(said)
+    return bool(_P.restated.match(words) and (" of " in words or not _P.veto.search(words)))
 
 
 def _labelled(text: str) -> Form | None:
@@ -177,16 +175,15 @@ def _labelled(text: str) -> Form | None:
 @lru_cache(maxsize=16_384)
 def parse_form(text: str) -> Form:
     """The form of canonical answer text."""
-    text, domain = _P.both.sub("", text.strip()), ""
+    text = _P.both.sub("", text.strip())
     if "\\begin" in text and (matrix := _P.matrix.fullmatch(text)):
         return _matrix(matrix.group(3), matrix.group(1), transposed=bool(matrix.group(4)))
-    if len(text) <= MAX_SAID_CHARS and _P.said.search(text):
-        text, domain = _without_remarks(text)
-        pieces, _ = split_outside(text, _P.membership)
-        if len(pieces) == 2 and pieces[0] and len(split_outside(pieces[0], _P.separator)[0]) == 1:
-            return as_interval(parse_form(pieces[1]))
-        if counted := _P.thousands_of.fullmatch(text):
-            text = counted.group(1).replace(",", "") + counted.group(2)
+    if len(text) > MAX_SAID_CHARS or not _P.said.search(text):
+        return _parse(text)
+    text, domain = _without_remarks(text)
+    pieces, _ = split_outside(text, _P.membership)
+    if len(pieces) == 2 and pieces[0] and len(split_outside(pieces[0], _P.separator)[0]) == 1:
+        return as_interval(parse_form(pieces[1]))
     form = _parse(text)
     return _over(domain, form) if domain else form
 
@@ -202,8 +199,9 @@ def _over(domain: str, form: Form) -> Form:
 def _parse(text: str) -> Form:
     pieces, marks = split_outside(text, _P.separator)
     if len(pieces) > 1:
-        if _P.thousands.fullmatch(text):
-            return replace(_scalar(text.replace(",", "")), text=text)
+        if counted := _P.thousands.fullmatch(text):
+            number = _scalar(text.replace(",", ""))
+            return number if counted.group(1) else replace(number, text=text)
         return _list(text, pieces, marks)
     if (stray := _P.stray_letter.match(text)) and enclosed(text[stray.end() :]):
         inside = parse_form(text[stray.end() :])
@@ -215,10 +213,7 @@ def _parse(text: str) -> Form:
     if len(pieces) > 1 and not (ops == ["="] and NAME.fullmatch(sides[0])):
         return Union(tuple(as_interval(parse_form(p)) for p in pieces))
     if len(sides) > 1:
-        texts = tuple(s.strip() for s in sides)
-        if ops == ["="] and _P.letter.fullmatch(texts[1]) and not NAME.fullmatch(texts[0]):
-            texts = texts[::-1]  # 5 = x
-        return Relation(texts, tuple(ops), tuple(map(parse_form, texts)))
+        return _relation(tuple(s.strip() for s in sides), tuple(ops))
     if outer := enclosed(text):
         return _bracketed(text, *outer)
     if text.endswith("^{T}") and (outer := enclosed(text[:-4])) and "," in outer[1]:
@@ -238,74 +233,59 @@ def _matrix(body: str, factor: str, transposed: bool) -> Form:
     return Group("matrix", tuple(map(parse_form, cells)), len(rows[0]) if rows else 0)
 
 
+def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
+    """A relation; what names several values as a list of them (``k=\\pm 1``) or as a record
+    (``a=b=-2``, ``(a,b)=(1,2)``)."""
+    if ops == ("=",) and _P.letter.fullmatch(sides[1]) and not NAME.fullmatch(sides[0]):
+        sides = sides[::-1]  # 5 = x
+    forms = tuple(map(parse_form, sides))
+    names, last = list(sides[:-1]), sides[-1]
+    if set(ops) != {"="} or not all(map(is_name, names)):
+        return Relation(sides, ops, forms)
+    values = [last] * len(names)
+    if len(names) == 1 and "\\pm" in last and (signs := _plus_minus(last)):
+        return Group("list", tuple(parse_form(f"{names[0]}={sign}") for sign in signs))
+    if len(names) == 1 and names[0].startswith("("):
+        names = names[0][1:-1].split(",")
+        outer = enclosed(last) or ("", "", "")
+        values = split_outside(outer[1], _P.comma)[0] if outer[0] == "(" else []
+    if len(set(names)) < 2 or len(names) != len(values):
+        return Relation(sides, ops, forms)
+    return Group(
+        "record", tuple(parse_form(f"{n}={v}") for n, v in zip(names, values, strict=True))
+    )
+
+
 def _list(text: str, pieces: list[str], marks: list[str]) -> Form:
-    if (records := _records(text)) is not None:
-        return records
+    """A list; assignments to different names as one record, to the same names again and again
+    (``x=1,y=2 or x=3,y=4``) as a list of records."""
     items: list[Form] = []
     for piece in filter(str.strip, pieces):  # "1, 2, and 3" has an empty one before the word
         form = _item(piece, first=not items)
-        if isinstance(form, Relation) and is_assignment(form):
-            items.extend(_each_value(form))
-        else:
-            is_list = isinstance(form, Group) and form.kind == "list"
-            items.extend(form.items if is_list else [form])  # type: ignore[union-attr]
+        items.extend(items_of(form, "list"))
     if not items:
         return Scalar(text, malformed=True)
     if len(items) > 1 and all(map(_is_labelled_count, items)):
         items = [replace(i, counted=None) for i in items if isinstance(i, Scalar)]
-    disjunction = bool(marks) and all(m == "or" for m in marks)
-    return items[0] if len(items) == 1 else Group("list", tuple(items), 0, disjunction, text)
+    is_or = bool(marks) and all(m == "or" for m in marks)
+    named: list[Any] = [part for item in items for part in items_of(item, "record")]
+    if all(isinstance(item, Relation) and is_assignment(item) for item in named):
+        records: list[dict[str, Form]] = [{}]
+        for item in named:
+            if item.sides[0] in records[-1]:
+                records.append({})
+            records[-1][item.sides[0]] = item
+        if len(records) == 1 < len(named):
+            return Group("record", tuple(named), 0, is_or, text)
+        if len(records[0]) > 1 and len({frozenset(record) for record in records}) == 1:
+            items = [Group("record", tuple(record.values())) for record in records]
+    return items[0] if len(items) == 1 else Group("list", tuple(items), 0, is_or, text)
 
 
 def _is_labelled_count(item: Form) -> bool:
     """``7\\text{ goats}``, in a list of such: the word says which of the values this is."""
     is_counted = isinstance(item, Scalar) and item.value is not None and item.counted
     return bool(is_counted and _P.label_noun.fullmatch(item.counted))  # type: ignore[union-attr]
-
-
-def _each_value(relation: Relation) -> list[Form]:
-    """``k=\\pm 1`` as ``k=1`` and ``k=-1``; other assignments as they are."""
-    value = relation.forms[-1]
-    if len(relation.sides) != 2 or not (isinstance(value, Group) and value.kind == "list"):
-        return [relation]
-    texts = [v.text if isinstance(v, Scalar) else getattr(v, "raw", "") for v in value.items]
-    return [
-        Relation((relation.sides[0], text), relation.ops, (relation.forms[0], v))
-        for text, v in zip(texts, value.items, strict=True)
-    ]
-
-
-def _records(text: str) -> Form | None:
-    """``x=1,y=2 or x=3,y=4`` as two points, with their coordinates in the order of the names."""
-    pieces, _ = split_outside(text, _P.outer)
-    if len(pieces) == 1:
-        pieces, _ = split_outside(text, _P.separator)
-        names = [p.partition("=")[0].strip() for p in pieces]
-        size = len(set(names))
-        if not 1 < size < len(names) or "=" not in pieces[-1]:
-            return None
-        if names != names[:size] * (len(names) // size):
-            return None
-        pieces = [", ".join(pieces[i : i + size]) for i in range(0, len(pieces), size)]
-    points = [_point(parse_form(piece)) for piece in pieces]
-    if len(points) < 2 or None in points or len({names for names, _ in points}) > 1:  # type: ignore[misc]
-        return None
-    return Group("list", tuple(values for _, values in points), raw=text)  # type: ignore[misc]
-
-
-def _point(form: Form) -> tuple[tuple[str, ...], Group] | None:
-    """``x=1,y=2`` as its names and a tuple; None for what is no record of two values or more."""
-    if not (isinstance(form, Group) and form.kind == "list"):
-        return None
-    named = {
-        item.sides[0]: item.forms[1]
-        for item in form.items
-        if isinstance(item, Relation) and is_assignment(item) and len(item.sides) == 2
-    }
-    if not 1 < len(named) == len(form.items):
-        return None
-    names = tuple(sorted(named))
-    return names, Group("tuple", tuple(named[name] for name in names))
 
 
 def _item(text: str, first: bool) -> Form:
@@ -323,37 +303,37 @@ def as_interval(form: Form) -> Form:
 
 
 def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
-    round_ones, curly = (opener, closer) == ("(", ")"), opener == "\\{"
-    if curly and closer == "\\}":
-        if not inside:
-            return Scalar("\\emptyset")
-        if _P.relation.search(inside) or "|" in inside or ":" in inside:
-            point = _point(parse_form(inside)) if "=" in inside else None
-            named = parse_form(inside)
-            is_named = isinstance(named, Relation) and is_assignment(named)  # {x = 1}
-            return (
-                point[1] if point else _set_builder(inside) or (named if is_named else Scalar(text))
-            )
-        form = parse_form(inside)
-        is_list = isinstance(form, Group) and form.kind == "list"
-        return Group("set", form.items if is_list else (form,))  # type: ignore[union-attr]
+    ends = opener + closer
+    if ends == "\\{\\}":
+        return _curly(text, inside)
     pieces, _ = split_outside(inside, _P.comma)
     if len(pieces) == 1 and inside:
         form = parse_form(inside)
         is_matrix = isinstance(form, Group) and form.kind == "matrix"
-        return form if round_ones or (is_matrix and text[0] + text[-1] == "[]") else _atom(text)
+        return form if ends == "()" or (is_matrix and ends == "[]") else _atom(text)
     if not all(p.strip() for p in pieces):
         return _atom(text)
-    if round_ones and _P.thousands.fullmatch(inside) and any(map(_P.zero_group.fullmatch, pieces)):
+    is_number = ends == "()" and _P.thousands.fullmatch(inside)
+    if is_number and any(map(_P.zero_group.fullmatch, pieces)):
         return parse_form(inside)  # (2,014) is 2014, in no way (2,14)
     items = tuple(_item(p, first=i == 0) for i, p in enumerate(pieces))
-    if len(items) == 2 and not curly and closer != "\\}" and not round_ones:
+    if len(items) == 2 and "\\" not in ends and (ends != "()" or "\\infty" in inside):
         return Interval(*items, opener == "(", closer == ")")
-    if not round_ones and (opener, closer) != ("[", "]"):
+    if ends not in ("()", "[]"):
         return Scalar(text, malformed=True)
-    if len(items) == 2 and "\\infty" in inside:
-        return Interval(*items, True, True)
     return _signed_tuple(inside, pieces) or Group("tuple", items)
+
+
+def _curly(text: str, inside: str) -> Form:
+    """``{1,2}``, ``{x | x > 2}``; ``{x=1, y=2}`` is what it is without its braces."""
+    if not inside:
+        return Scalar("\\emptyset")
+    form = parse_form(inside)
+    if _P.relation.search(inside) or "|" in inside or ":" in inside:
+        is_named = isinstance(form, Relation) and is_assignment(form)
+        is_named |= isinstance(form, Group) and form.kind == "record"
+        return form if is_named else _set_builder(inside) or Scalar(text)
+    return Group("set", tuple(items_of(form, "list")))
 
 
 def _signed_tuple(inside: str, pieces: list[str]) -> Form | None:
@@ -374,22 +354,20 @@ def _set_builder(inside: str) -> Form | None:
     if found is None:
         return None
     condition = parse_form(found.group(3))
-    is_list = isinstance(condition, Group) and condition.kind == "list"
-    for part in condition.items if is_list else (condition,):  # type: ignore[union-attr]
+    for part in items_of(condition, "list"):
         letter = found.group(1)
         if not isinstance(part, Relation) or not {letter, f"|{letter}|"} & set(part.sides):
             return None
         if not set(part.ops) <= {"<", ">", "\\le", "\\ge", "\\ne", "="}:
             return None
-    is_whole = found.group(2) in ("Z", "N") and not is_list
+    is_whole = found.group(2) in ("Z", "N") and isinstance(condition, Relation)
     return _over("Z", condition) if is_whole else condition
 
 
 def _atom(text: str) -> Form:
-    if _P.real_line.fullmatch(text):
-        return Interval(Scalar("-\\infty"), Scalar("\\infty"), True, True)
-    if _P.positive_reals.fullmatch(text):
-        return Interval(_scalar("0"), Scalar("\\infty"), True, True)
+    for pattern, low in ((_P.real_line, "-\\infty"), (_P.positive_reals, "0")):
+        if pattern.fullmatch(text):
+            return Interval(_scalar(low), Scalar("\\infty"), True, True)
     if residue := _P.residue.fullmatch(text):
         return Group("residue", tuple(map(parse_form, residue.groups())))
     if based := _P.based.fullmatch(text):
@@ -404,7 +382,9 @@ def _atom(text: str) -> Form:
             return Group("ratio", tuple(parts))
     if text.startswith("\\text") or re.match(r"[A-Z][a-z]+ ", text):
         return _sentence(text)
-    return _plus_minus(text) or _scalar(text)
+    if signs := _plus_minus(text):
+        return Group("list", tuple(map(parse_form, signs)))
+    return _scalar(text)
 
 
 def _sentence(text: str) -> Form:
@@ -427,21 +407,20 @@ def _both_signs(text: str) -> list[str]:
     return both
 
 
-def _plus_minus(text: str) -> Form | None:
-    """``a \\pm b`` as the list of both, ``\\pm(3,2)`` as two points."""
-    if not _P.plus_minus.search(text) or _P.setminus.search(text):
-        return None
-    both = _both_signs(text)
-    point = enclosed(both[0])
+def _plus_minus(text: str) -> list[str]:
+    """``a \\pm b`` as both, ``\\pm(3,2)`` as two points; nothing for what has no such sign."""
+    if not _P.plus_minus.search(text) or SETMINUS.search(text):
+        return []
+    upper, lower = _both_signs(text)
+    point = enclosed(upper)
     parts = split_outside(point[1], _P.comma)[0] if point else []
     if len(parts) > 1:
-        negative = ",".join(f"-({part.strip()})" for part in parts)
-        return Group("list", (parse_form(both[0]), parse_form(f"({negative})")))
-    return Group("list", tuple(map(_scalar, both)))
+        lower = f"({','.join(f'-({part.strip()})' for part in parts)})"
+    return [upper, lower]
 
 
 def _scalar(text: str) -> Scalar:
-    if _P.minutes.search(text) or _P.two_powers.search(text):
+    if _P.minutes.search(text) or TWO_POWERS.search(text):
         return Scalar(text, malformed=True)
     value_text, unit, words = split_unit(text)
     percent = value_text.endswith("%")
@@ -462,10 +441,15 @@ def _as_sum(found: re.Match[str]) -> str:
     return f"({whole}+\\frac{{{top}}}{{{bottom}}})" if is_mixed else found.group()
 
 
+def is_name(text: str) -> bool:
+    """Whether a side of an equation only names the answer: x, f(x), AB, ``\\text{Area}``."""
+    return NAME.fullmatch(text) is not None and text not in ("\\pi", "e", "i", "\\infty")
+
+
 def is_assignment(relation: Relation) -> bool:
     """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
     is_naming = set(relation.ops) <= {"=", "\\approx", "\\equiv"}
-    return is_naming and _P.name.fullmatch(relation.sides[0]) is not None
+    return is_naming and NAME.fullmatch(relation.sides[0]) is not None
 
 
 # --- brackets ---------------------------------------------------------------------------------
@@ -510,7 +494,6 @@ def enclosed(text: str) -> tuple[str, str, str] | None:
     return opener, text[inside].strip(), closer
 
 
-def value_items(form: Form) -> Sequence[Form]:
-    """The items of a list or set, and any other form as the only one."""
-    is_several = isinstance(form, Group) and form.kind in ("list", "set")
-    return form.items if is_several else (form,)  # type: ignore[union-attr]
+def items_of(form: Form, *kinds: str) -> Sequence[Form]:
+    """The items of a group of one of these kinds, and any other form as the only one."""
+    return form.items if isinstance(form, Group) and form.kind in kinds else (form,)

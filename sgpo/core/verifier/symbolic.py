@@ -41,9 +41,9 @@ from sgpo.core.verifier.forms import (
     Union,
     as_interval,
     bracket_depths,
+    items_of,
     parse_form,
     split_outside,
-    value_items,
 )
 from sgpo.core.verifier.patterns import patterns
 
@@ -376,7 +376,7 @@ def _bounded(form: Form) -> tuple[str, sympy.Set]:
             raise _NoSet
         letters.add(size.group(1) if size else name)
         if op in ("=", "\\ne"):
-            points = sympy.FiniteSet(*map(_end, value_items(bound)))
+            points = sympy.FiniteSet(*map(_end, items_of(bound, "list", "set")))
             sets.append(points if op == "=" else sympy.Complement(sympy.S.Reals, points))
         elif not size:
             low, high = (-oo, _end(bound)) if op in ("<", "\\le") else (_end(bound), oo)
