@@ -45,7 +45,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Group:
-    """Several answers. ``kind``: list (bare), tuple, set, ratio, residue, matrix (by rows), record
+    """Several answers. ``kind``: list (bare), tuple, set, ratio, matrix (by rows), record
     (``x=1, y=2``: assignments to different names)."""
 
     kind: str
@@ -110,12 +110,10 @@ def _without_remarks(text: str) -> tuple[str, str]:
     """``text`` without reasons, quantifiers and domains around the answer, and the domain of an
     inequality if it named whole numbers or primes."""
     remark = _P.remark.search(text)
-    if remark and remark.start() and _is_idle(remark["said"]):
-        text = text[: remark.start()].rstrip(" ,(")
+    if remark and _is_idle(remark["said"]):
+        text = text[: remark.start()]
     text = _P.aside.sub("", text)
     text = _P.or_about.sub(r"\\approx ", text).replace("\\approx \\approx", "\\approx ")
-    if "\\approx" in text and text.endswith(")") and text.count("(") < text.count(")"):
-        text = text[:-1]
     said = ""
     for pattern in (_P.membership_head, _P.all_of):
         if _P.order.search(text) and (begin := pattern.match(text)):
@@ -125,13 +123,11 @@ def _without_remarks(text: str) -> tuple[str, str]:
         head = text[: tail.start()].rstrip(" ,;(") if tail else ""
         if tail is None or not head:
             continue
-        is_order, letters = _P.order.search(head), set(_P.single_letter.findall(head))
-        known: object = letters & set(re.findall(r"[a-zA-Z]", tail.group(1)))
-        if pattern is _P.quantified:
-            is_domain = _P.domain_rest.fullmatch(tail.group(1).strip(" })."))
-            known = is_domain and ("=" in head or is_order or letters)
-        if known:
-            said, text = tail.group() if is_order else said, head
+        known = set(_P.single_letter.findall(head))
+        if pattern is _P.membership_tail:
+            known &= set(re.findall(r"[a-zA-Z]", tail.group(1)))
+        if known and (pattern is _P.membership_tail or _P.domain_rest.fullmatch(tail.group(1))):
+            said, text = tail.group() if _P.order.search(head) else said, head
     return text, "P" if _P.prime.search(said) else "Z" if _P.whole.search(said) else ""
 
 
@@ -151,18 +147,12 @@ def _labelled(text: str) -> Form | None:
         return None
     found = _P.label.fullmatch(plain)
     if found and re.search(r"[a-zA-Z]{2}", found["name"]):
-        name, rest = found["name"].strip(), found["rest"].strip()
+        name, rest = found["name"], found["rest"]
         # What follows the label, with its words marked up again behind a number.
         marked = re.sub(r"(?<=\d) ([a-zA-Z]{2,}(?: [a-zA-Z]{2,})*)\.?$", r"\\text{ \1}", rest)
         value = parse_form(marked.rstrip("."))
-        if isinstance(value, Relation) and is_assignment(value):  # the solution is x = 3
-            return value
-        if isinstance(value, Words):
-            value = Words(re.sub(r"^(?:an?|the) ", "", value.key))
-    elif (head := _P.extreme_head.match(text)) and _P.extreme.fullmatch(
-        name := (head.group(1) or head.group(2) or "").strip()
-    ):
-        rest = text[head.end() :].strip()
+    elif head := _P.extreme.match(text):
+        name, rest = head.group(1), text[head.end() :]
         value = parse_form(rest)
     else:
         return None
@@ -182,7 +172,7 @@ def parse_form(text: str) -> Form:
         return _parse(text)
     text, domain = _without_remarks(text)
     pieces, _ = split_outside(text, _P.membership)
-    if len(pieces) == 2 and pieces[0] and len(split_outside(pieces[0], _P.separator)[0]) == 1:
+    if len(pieces) == 2 and pieces[0]:
         return as_interval(parse_form(pieces[1]))
     form = _parse(text)
     return _over(domain, form) if domain else form
@@ -205,8 +195,8 @@ def _parse(text: str) -> Form:
         return _list(text, pieces, marks)
     if (stray := _P.stray_letter.match(text)) and enclosed(text[stray.end() :]):
         inside = parse_form(text[stray.end() :])
-        is_point = text[0].isupper() and isinstance(inside, Group) and inside.kind == "tuple"
-        if isinstance(inside, Interval) or is_point:  # "t(0,4]": a membership; "P(8,2)": a name
+        if isinstance(inside, Interval) or (text[0].isupper() and isinstance(inside, Group)):
+            # "t(0,4]": a membership; "P(8,2)": a name
             return inside
     pieces, _ = split_outside(text, _P.cup)
     sides, ops = split_outside(text, _P.relation)
@@ -217,18 +207,15 @@ def _parse(text: str) -> Form:
     if outer := enclosed(text):
         return _bracketed(text, *outer)
     if text.endswith("^{T}") and (outer := enclosed(text[:-4])) and "," in outer[1]:
-        column = _bracketed(text[:-4], "(", outer[1], ")")
-        return Group("matrix", column.items, 1) if isinstance(column, Group) else column
+        return Group("matrix", items_of(_bracketed(text, "(", outer[1], ")"), "tuple"), 1)
     is_said = len(text) <= MAX_SAID_CHARS and _P.said.search(text)
     return (is_said and _labelled(text)) or _atom(text)
 
 
 def _matrix(body: str, factor: str, transposed: bool) -> Form:
-    times = f"({'-1' if factor == '-' else factor})\\cdot " if factor else ""
+    times = f"({factor})\\cdot " if factor else ""
     rows = [row.split("&") for row in _P.row.split(body) if row.strip()]
-    if len({len(row) for row in rows}) > 1:
-        return Scalar(body, malformed=True)
-    rows = [list(column) for column in zip(*rows, strict=True)] if transposed else rows
+    rows = [list(column) for column in zip(*rows, strict=False)] if transposed else rows
     cells = [f"{times}({c.strip()})" if times else c.strip() for row in rows for c in row]
     return Group("matrix", tuple(map(parse_form, cells)), len(rows[0]) if rows else 0)
 
@@ -263,10 +250,6 @@ def _list(text: str, pieces: list[str], marks: list[str]) -> Form:
     for piece in filter(str.strip, pieces):  # "1, 2, and 3" has an empty one before the word
         form = _item(piece, first=not items)
         items.extend(items_of(form, "list"))
-    if not items:
-        return Scalar(text, malformed=True)
-    if len(items) > 1 and all(map(_is_labelled_count, items)):
-        items = [replace(i, counted=None) for i in items if isinstance(i, Scalar)]
     is_or = bool(marks) and all(m == "or" for m in marks)
     named: list[Any] = [part for item in items for part in items_of(item, "record")]
     if all(isinstance(item, Relation) and is_assignment(item) for item in named):
@@ -280,12 +263,6 @@ def _list(text: str, pieces: list[str], marks: list[str]) -> Form:
         if len(records[0]) > 1 and len({frozenset(record) for record in records}) == 1:
             items = [Group("record", tuple(record.values())) for record in records]
     return items[0] if len(items) == 1 else Group("list", tuple(items), 0, is_or, text)
-
-
-def _is_labelled_count(item: Form) -> bool:
-    """``7\\text{ goats}``, in a list of such: the word says which of the values this is."""
-    is_counted = isinstance(item, Scalar) and item.value is not None and item.counted
-    return bool(is_counted and _P.label_noun.fullmatch(item.counted))  # type: ignore[union-attr]
 
 
 def _item(text: str, first: bool) -> Form:
@@ -311,16 +288,12 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
         form = parse_form(inside)
         is_matrix = isinstance(form, Group) and form.kind == "matrix"
         return form if ends == "()" or (is_matrix and ends == "[]") else _atom(text)
-    if not all(p.strip() for p in pieces):
-        return _atom(text)
     is_number = ends == "()" and _P.thousands.fullmatch(inside)
     if is_number and any(map(_P.zero_group.fullmatch, pieces)):
         return parse_form(inside)  # (2,014) is 2014, in no way (2,14)
     items = tuple(_item(p, first=i == 0) for i, p in enumerate(pieces))
-    if len(items) == 2 and "\\" not in ends and (ends != "()" or "\\infty" in inside):
+    if len(items) == 2 and (ends != "()" or "\\infty" in inside):
         return Interval(*items, opener == "(", closer == ")")
-    if ends not in ("()", "[]"):
-        return Scalar(text, malformed=True)
     return _signed_tuple(inside, pieces) or Group("tuple", items)
 
 
@@ -358,8 +331,6 @@ def _set_builder(inside: str) -> Form | None:
         letter = found.group(1)
         if not isinstance(part, Relation) or not {letter, f"|{letter}|"} & set(part.sides):
             return None
-        if not set(part.ops) <= {"<", ">", "\\le", "\\ge", "\\ne", "="}:
-            return None
     is_whole = found.group(2) in ("Z", "N") and isinstance(condition, Relation)
     return _over("Z", condition) if is_whole else condition
 
@@ -368,8 +339,6 @@ def _atom(text: str) -> Form:
     for pattern, low in ((_P.real_line, "-\\infty"), (_P.positive_reals, "0")):
         if pattern.fullmatch(text):
             return Interval(_scalar(low), Scalar("\\infty"), True, True)
-    if residue := _P.residue.fullmatch(text):
-        return Group("residue", tuple(map(parse_form, residue.groups())))
     if based := _P.based.fullmatch(text):
         return Scalar(based.group(1), base=int(based.group(2)))
     plain = _P.word_span.sub("", text)
@@ -377,9 +346,7 @@ def _atom(text: str) -> Form:
     if is_words or ("\\text" in text and not re.search(r"[0-9a-zA-Z\\]", plain)):
         return Words(words_key(text))
     if ":" in text and _P.ratio.fullmatch(text):
-        parts = [parse_form(part.strip()) for part in text.split(":")]
-        if all(isinstance(p, Scalar) and not p.malformed for p in parts):
-            return Group("ratio", tuple(parts))
+        return Group("ratio", tuple(map(parse_form, text.split(":"))))
     if text.startswith("\\text") or re.match(r"[A-Z][a-z]+ ", text):
         return _sentence(text)
     if signs := _plus_minus(text):
@@ -393,9 +360,7 @@ def _sentence(text: str) -> Form:
     found = _P.only_number.fullmatch(plain)
     if found is None or len(re.findall(r"[A-Za-z]{2,}", plain)) < 3 or _P.veto.search(plain):
         return Words(words_key(text))
-    after = re.match(r"\s*([a-z]+)", found.group(2))
-    unit = split_unit(f"1\\text{{{after.group(1)}}}")[1] if after else None
-    return replace(_scalar(found.group(1)), unit=unit)
+    return _scalar(found.group(1))
 
 
 def _both_signs(text: str) -> list[str]:
@@ -420,8 +385,6 @@ def _plus_minus(text: str) -> list[str]:
 
 
 def _scalar(text: str) -> Scalar:
-    if _P.minutes.search(text) or TWO_POWERS.search(text):
-        return Scalar(text, malformed=True)
     value_text, unit, words = split_unit(text)
     percent = value_text.endswith("%")
     value_text = value_text.removesuffix("%").strip()

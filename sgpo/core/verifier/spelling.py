@@ -63,7 +63,7 @@ def words_key(text: str) -> str:
         r"[(\[]?\s*([a-z])\s*[)\]]?\.?",
         text,
     )
-    return choice.group(1) if choice else text.strip("() ")
+    return choice.group(1) if choice else text
 
 
 # --- replacements that a pattern cannot write ----------------------------------------------------
