@@ -1,18 +1,9 @@
 """Finds the answer span in a completion. String work only: nothing here parses mathematics.
 
-Rules, in this order (the first that applies decides):
-
-1. Only text after the last closed think block counts; a block that was opened and never closed
-   means there is no answer. A completion that goes on with another problem ends where that begins.
-2. If the text holds a box (``\\boxed{..}``, ``\\fbox{..}``, ``\\boxed 5``), the last one is the
-   answer; a ``\\boxed`` that is only spoken of is none. Boxes of one sentence or of parallel lines
-   (``\\boxed{1} and \\boxed{2}``, ``- x=\\boxed{1}`` above ``- x=\\boxed{2}``) are one list, so
-   that naming several candidates is not rewarded. A last box that is empty, never closed or denied
-   means there is no answer, even if an earlier box was closed.
-3. Without a box: an ``<answer>`` element, else what follows the last "answer is" / "Answer:" cue,
-   provided nothing but code or punctuation comes after that sentence (a hedge such as "But it
-   could also be 43" voids it).
-4. Without a cue: the whole text, if it is one short expression and not prose.
+Behind the last closed think block and before another problem, the first that applies decides: the
+last box (with those that are one list with it), an ``<answer>`` element, the sentence of the last
+"answer is" provided that no text goes on behind it, the whole text if it is one short expression.
+A last box that is empty, never closed or denied is no answer, whatever stands before it.
 """
 
 from __future__ import annotations
@@ -43,7 +34,7 @@ class Extraction:
 
 
 def extract(completion: str) -> Extraction:
-    """The answer span of a completion (decoded, without special tokens) by the rules above."""
+    """The answer span of a completion (decoded, without special tokens)."""
     text = after_thinking(completion)
     if text is None:
         return Extraction(None, "thinking never closed")
@@ -51,8 +42,7 @@ def extract(completion: str) -> Extraction:
         before = _in_box_or_sentence(text[: following.start()])
         if before is not None and before.text is not None:
             return before
-    found = _in_box_or_sentence(text)
-    if found is not None:
+    if (found := _in_box_or_sentence(text)) is not None:
         return found
     bare = _P.code.sub(" ", text).strip()
     if not bare:
@@ -74,17 +64,13 @@ def after_thinking(completion: str) -> str | None:
 
 def unwrap_box(text: str) -> str:
     """The content of a text that is exactly one box, repeatedly; any other text unchanged."""
-    start, end = 0, len(text)
+    start, end = 0, len(text.rstrip())
     closes = matching_braces(text) if "\\boxed" in text or "\\fbox" in text else {}
-    while True:
-        while start < end and text[start].isspace():
-            start += 1
+    while (head := _P.one_box.match(text, start)) and closes.get(head.end() - 1) == end - 1:
+        start, end = head.end(), end - 1
         while end > start and text[end - 1].isspace():
             end -= 1
-        head = _P.box.match(text, start, end)
-        if head is None or closes.get(head.end(), -1) != end - 1:
-            return text[start:end]
-        start, end = head.end() + 1, end - 1
+    return text[start:end].strip()
 
 
 def matching_braces(text: str) -> dict[int, int]:
@@ -121,9 +107,9 @@ def _boxes(text: str) -> tuple[list[Box], bool]:
     while head := _P.box.search(text, position):
         position = head.end()
         if text.startswith("{", position):
-            end = closes.get(position)
-            closed = end is not None
-            if end is not None:
+            end = closes.get(position, 0)
+            closed = end > 0
+            if closed:
                 found.append((head.start(), end + 1, text[position + 1 : end]))
                 position = end + 1
         elif bare := _P.bare_box.match(text, position):

@@ -81,27 +81,14 @@ def amount(found: re.Match[str]) -> str:
 
 
 def rows_as_list(found: re.Match[str]) -> str:
-    """The rows of an environment that only lays out lines, as a list; a matrix as it is."""
-    kind, body = found.groups()
-    is_layout = kind != "array" or "=" in body or "&" not in body or "\\text" in body
-    return _rows(body.replace("&", " "), " ,;.") if is_layout else found.group()
-
-
-def without_ampersands(found: re.Match[str]) -> str:
-    return re.sub(r"(?<!\\)&", " and ", found.group())
-
-
-def lines_as_list(found: re.Match[str]) -> str:
-    return _rows(found.group(), " ,;")
-
-
-def _rows(text: str, stripped: str) -> str:
-    rows = [row.strip(stripped) for row in _P.row_end.split(text)]
+    """The rows of an environment that only lays out lines, or of bare lines, as a list; an array of
+    cells as it is."""
+    kind, body = found.groupdict().get("kind"), found["body"]
+    if kind == "array" and "&" in body and "=" not in body and "\\text" not in body:
+        return found.group()
+    body = re.sub(r"(?<!\\)&", " " if kind else " and ", body)
+    rows = [row.strip(" ,;").removesuffix(".") for row in _P.row_end.split(body)]
     return ", ".join(filter(None, rows))
-
-
-def digits(found: re.Match[str]) -> str:
-    return re.sub(r"\D", "", found.group())
 
 
 def command(found: re.Match[str]) -> str:
@@ -114,8 +101,7 @@ _FUNCTIONS = frozenset("".join(_TABLE["names"]["FUNCTION"]).split("|")) | {"max"
 def text_group(found: re.Match[str]) -> str:
     """``\\mathrm{~cm^2}``, ``\\mbox{ and }``, ``\\text{5 apples}``: words as ``\\text{..}``, and
     what stands among them (numbers, letters, joining words) as what it is."""
-    kind = found.group(1)
-    inside = found.group(2).replace("{,}", ",")
+    kind, inside = found.groups()
     words = _P.spaces.sub(" ", inside).strip()
     key = words.casefold()
     before, after = found.string[: found.start()], found.string[found.end() :]
@@ -132,31 +118,13 @@ def text_group(found: re.Match[str]) -> str:
         return f"\\text{{{power.group(1)}.}}^{{{power.group(2)}}}"
     if len(words) == 1:
         measures = before.rstrip(" \\,;").endswith(tuple("0123456789}")) and before[-1] != "^"
-        if measures and words in "mghslLWJNVCFK":
-            return f"\\text{{{words}.}}"
-        return words if words.isalnum() else f" {words} "
+        return f"\\text{{{words}.}}" if measures and words in "mghslLWJNVCFK" else words
     if re.fullmatch(r"\(?[A-Z][).]+", words):  # a choice
         return f"\\text{{{words}}}"
-    if kind.startswith("operatorname") and unit_name(words) is None:
-        return f"\\operatorname{{{words.replace(' ', '')}}}"
-    if not re.search(r"[^\W\d_]{2}", words):
-        return f" {inside} "
     joins = re.search(r"\b(?:and|or)\b", words) and re.search(r"\d", before + after)
     if not joins and not re.search(r"[\d=+<>|\\^]|[,;(]", words):
-        left, right = (" " if edge == " " else "" for edge in (inside[:1], inside[-1:]))
-        return f"\\text{{{left}{words}{right}}}"
-    return _P.word_run.sub(_word_run, words).replace("\\text{}", "")
-
-
-def _word_run(found: re.Match[str]) -> str:
-    """Words between numbers: the joining ones bare, the others as ``\\text{..}``."""
-    before = found.string[: found.start()]
-    if before.endswith(("\\", "{")):
-        return found.group()
-    return "".join(
-        f" {part} " if part in ("and", "or") else f"\\text{{{part}}}" if part.strip() else part
-        for part in re.split(r"\b(and|or)\b", found.group())
-    )
+        return f"\\text{{{words}}}"
+    return _P.word_run.sub(r"\\text{\g<0>}", words)
 
 
 BASE_WORDS = {name: i for i, name in enumerate(_WORDS["bases"], 2)}
@@ -178,9 +146,8 @@ def chosen(found: re.Match[str]) -> str:
 
 _REPLACEMENTS: dict[str, Callable[[re.Match[str]], str]] = {
     f"@{function.__name__}": function
-    for function in (amount, rows_as_list, without_ampersands, lines_as_list, digits, command,
-                     text_group, base, chosen)
-}  # fmt: skip
+    for function in (amount, rows_as_list, command, text_group, base, chosen)
+}
 
 
 _RULES = [
