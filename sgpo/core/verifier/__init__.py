@@ -65,7 +65,7 @@ def grade_many(
             output of a model.
         truncated: one flag a pair: it hit its token limit and is never correct. None: none is.
         problems: one text a pair, whose nouns may stand behind a number as what is counted.
-        deadline_seconds: limit of the whole batch, counted from the moment the first worker is
+        deadline_seconds: limit of the whole batch, counted from the moment the workers are
             ready; what is not judged by then gets "timeout". None: only ITEM_SECONDS an item.
         num_workers: worker processes at most; None: one a core.
     Raises:

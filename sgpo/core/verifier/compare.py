@@ -30,13 +30,14 @@ from sgpo.core.verifier.forms import (
     items_of,
     parse_form,
 )
-from sgpo.core.verifier.numbers import rationals_equal
 from sgpo.core.verifier.patterns import patterns
 from sgpo.core.verifier.spelling import SIZES, are_counted, words_key
 
 _P = patterns("compare")
 
 MAX_ITEMS = 200
+MIN_DECIMALS = 6  # a decimal stands for a fraction only if it gives at least this many places
+MIN_SIGNIFICANT = 4
 MAX_VECTOR_CHARS = 100
 # What says something about left side - right side, turned round; of a \mid b and p \to q
 # each side counts by itself.
@@ -123,18 +124,12 @@ def real_sets(gold: Form, answer: Form) -> tuple[Form, Form] | None:
 
 
 def _looks_like_a_set(form: Form) -> bool:
-    match form:
-        case Interval() | Union():
-            return True
-        case Relation(ops=ops):
-            return ops != ("=",) and set(ops) <= set(TURNED)
-        case Group("list", items, disjunction=is_or):
-            kinds = {type(item) for item in items}
-            known = kinds == {Relation} or (is_or and kinds == {Interval})
-            return known and any(map(_looks_like_a_set, items))
-        case Scalar(text):
-            return SETMINUS.search(text) is not None
-    return False
+    return any(
+        isinstance(item, Interval | Union)
+        or (isinstance(item, Relation) and item.ops != ("=",))
+        or (isinstance(item, Scalar) and SETMINUS.search(item.text) is not None)
+        for item in items_of(form, "list")
+    )
 
 
 # --- words ------------------------------------------------------------------------------------
@@ -212,11 +207,20 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool | None:
 def _same_number(gold: Scalar, answer: Scalar) -> bool:
     """Whether two scalars that have values have the same one; percentages count as such."""
     assert gold.value is not None and answer.value is not None
-    if rationals_equal(gold.value, answer.value, gold.places, answer.places):
+    if gold.value == answer.value or _is_rounded(gold, answer) or _is_rounded(answer, gold):
         # 28% and 28: the question asked for a percentage. But 0.5% is not a probability of 0.5.
         return gold.percent or not answer.percent or abs(gold.value) > 1 or gold.value == 0
     one, other = (s.value * (Fraction(1, 100) if s.percent else 1) for s in (gold, answer))  # type: ignore[operator]
     return one == other
+
+
+def _is_rounded(decimal: Scalar, other: Scalar) -> bool:
+    """Whether one is a decimal that is the other rounded to its places: 0.0833333333 for 1/12, but
+    neither 0.33 for 1/3 nor 0.000000 for 1/2004!."""
+    places, value = decimal.places or 0, decimal.value
+    assert value is not None and other.value is not None
+    is_precise = places >= MIN_DECIMALS and abs(value) * 10**places >= 10 ** (MIN_SIGNIFICANT - 1)
+    return is_precise and abs(value - other.value) * 2 * 10**places <= 1
 
 
 def _same_digits(gold: Form, answer: Form) -> bool:

@@ -16,7 +16,6 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from sgpo.core.verifier.numbers import MalformedNumber, decimal_places, exact_value
 from sgpo.core.verifier.patterns import patterns
 from sgpo.core.verifier.spelling import MAX_SAID_CHARS, split_unit, words_key
 
@@ -82,6 +81,7 @@ Form = Scalar | Words | Group | Interval | Union | Relation
 
 MAX_FORM_CHARS = 10_000
 MAX_NESTING = 40
+MAX_DIGITS = 4_000  # int() refuses longer literals
 MAX_SIGNED = 4  # coordinates with a plus-minus sign in one tuple
 ELLIPSIS = "\\ldots"
 
@@ -385,16 +385,39 @@ def _plus_minus(text: str) -> list[str]:
 
 
 def _scalar(text: str) -> Scalar:
-    value_text, unit, words = split_unit(text)
-    percent = value_text.endswith("%")
-    value_text = value_text.removesuffix("%").strip()
-    try:
-        value = exact_value(value_text)
-    except MalformedNumber:
-        return Scalar(value_text, None, None, percent, unit, words, malformed=True)
-    if value is None and "\\frac" in value_text:
-        value_text = _P.mixed_factor.sub(_as_sum, value_text)
-    return Scalar(value_text, value, decimal_places(value_text), percent, unit, words)
+    text, unit, words = split_unit(text)
+    percent = text.endswith("%")
+    text = text.removesuffix("%").strip()
+    value, malformed = _exact_value(text)
+    if value is None and not malformed and "\\frac" in text:
+        text = _P.mixed_factor.sub(_as_sum, text)
+    places = _P.decimal.fullmatch(text)
+    decimals = len(places.group(1)) if places else None
+    return Scalar(text, value, decimals, percent, unit, words, malformed=malformed)
+
+
+def _exact_value(text: str) -> tuple[Fraction | None, bool]:
+    """The value of a plain number (``2/3``, ``1\\frac{4}{5}``, ``0.125``), None for what is none;
+    sums, powers and factorials are left to the symbolic worker. And whether the digits stand in an
+    arrangement that has no agreed value: ``4 10/3``, ``1/0``."""
+    found = _P.number.fullmatch(text) if len(text) <= MAX_DIGITS else None
+    if found is None:
+        return None, bool(_P.digits_only.fullmatch(text) and _P.malformed.search(text))
+    signs, whole, *parts = found.groups()
+    top, bottom = next(pair for pair in zip(parts[::2], parts[1::2], strict=True) if pair[0])
+    value, divisor = _literal(top), _literal(bottom or "1")
+    if divisor == 0 or (whole and not 0 < value < divisor):  # a mixed number has a proper fraction
+        return None, True
+    return (-1) ** signs.count("-") * (int(whole or 0) + value / divisor), False
+
+
+def _literal(text: str) -> Fraction:
+    """The value of a decimal, which may recur: ``0.1\\overline{6}``."""
+    digits, _, period = text.removesuffix("}").partition("\\overline{")
+    if not period:
+        return Fraction(digits)
+    places = len(digits.partition(".")[2])
+    return Fraction(f"{digits}0") + Fraction(int(period), (10 ** len(period) - 1) * 10**places)
 
 
 def _as_sum(found: re.Match[str]) -> str:

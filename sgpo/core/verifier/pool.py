@@ -11,13 +11,13 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class _Worker:
     """One child process, used by one thread at a time."""
 
     def __init__(self) -> None:
+        """Returns when the process can be asked. VerifierUnavailable: it does not start."""
         kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, kept.get("PYTHONPATH", "")]))
         # A fixed hash seed makes sympy's orderings, and so its verdicts, the same in every worker.
@@ -51,27 +52,17 @@ class _Worker:
                 command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=kept
             )
         self.replies = self.socket.makefile("rb")
-        self.started, self.ready = time.monotonic(), False
-
-    def is_ready(self, end: float) -> bool:
-        """Whether the worker can be asked before ``end``. Raises VerifierUnavailable where it does
-        not start."""
-        if self.ready:
-            return True
-        until = min(end, self.started + STARTUP_SECONDS)
-        if select.select([self.socket], [], [], max(0.0, until - time.monotonic()))[0]:
+        self.socket.settimeout(STARTUP_SECONDS)
+        try:
             message = json.loads(self.replies.readline() or b"{}")
-            self.ready = message.get("ready", False)
             reason = message.get("unavailable", "it ended without a message")
             advice = f"cannot start: {reason}; run `sgpo doctor`"
-        elif until == end:
-            return False
-        else:
-            limit = f"did not start within {STARTUP_SECONDS:.0f} seconds"
+        except TimeoutError:
+            message, limit = {}, f"did not start within {STARTUP_SECONDS:.0f} seconds"
             advice = f"{limit}; free some memory or CPU time and run again"
-        if not self.ready:
+        if not message.get("ready"):
+            self.close()
             raise VerifierUnavailable(f"the verifier's worker {advice}")
-        return True
 
     def ask(self, question: Sequence[str | None], due: float) -> str:
         """The reason for the answer to one question: correct, wrong, error, "timeout" where there
@@ -109,14 +100,12 @@ class Pool:
 
     def _lease(self, fresh: bool = False) -> _Worker:
         """An idle worker if there is one and no fresh one is wanted, else a new one."""
-        while self._idle and not fresh:
-            try:
+        with suppress(IndexError):  # none is left
+            while not fresh:
                 worker = self._idle.pop()
-            except IndexError:  # another thread took the last one
-                break
-            if worker.process.poll() is None:
-                return worker
-            self._give_back(worker, reusable=False)
+                if worker.process.poll() is None:
+                    return worker
+                self._give_back(worker, reusable=False)
         worker = _Worker()
         self._all.add(worker)
         return worker
@@ -149,37 +138,29 @@ class Pool:
     ) -> list[str]:
         """The reason (correct, wrong, timeout, error) for each question, a name of worker's table
         and its arguments. A worker is killed when a question takes longer than ``item_seconds``;
-        ``batch_seconds`` counts from the moment the first worker is ready. VerifierUnavailable: a
-        worker does not start."""
+        ``batch_seconds`` counts from when the workers are ready. VerifierUnavailable: one does not
+        start."""
         if not questions:
             return []
-
-        def on_a_worker(question: Sequence[str | None], fresh: bool) -> str:
-            if time.monotonic() >= end:
-                return "timeout"
-            worker, reason = self._lease(fresh), "gone"
-            try:
-                reason = "timeout"
-                if worker.is_ready(end):
-                    reason = worker.ask(question, min(time.monotonic() + item_seconds, end))
-            finally:
-                self._give_back(worker, reason not in ("timeout", "gone") or not worker.ready)
-            return reason
 
         def outcome(question: Sequence[str | None]) -> str:
             # Once more where the worker is gone: it may have been killed from outside, and the
             # idle ones too.
-            found = on_a_worker(question, fresh=False)
-            found = on_a_worker(question, fresh=True) if found == "gone" else found
-            return found if found in ("correct", "wrong", "timeout") else "error"
+            for fresh in (False, True):
+                if time.monotonic() >= end:
+                    return "timeout"
+                worker = self._lease(fresh)
+                reason = worker.ask(question, min(time.monotonic() + item_seconds, end))
+                self._give_back(worker, reusable=reason not in ("timeout", "gone"))
+                if reason != "gone":
+                    return reason
+            return "error"
 
-        first = self._lease()
-        try:
-            first.is_ready(inf)
-        finally:
-            self._give_back(first, first.ready)
-        end = time.monotonic() + (batch_seconds or inf)
-        with ThreadPoolExecutor(min(num_workers, len(questions))) as threads:
+        count = min(num_workers, len(questions))
+        with ThreadPoolExecutor(count) as threads:
+            for worker in list(threads.map(lambda _: self._lease(), range(count))):
+                self._give_back(worker, reusable=True)
+            end = time.monotonic() + (batch_seconds or inf)
             return list(threads.map(outcome, questions))
 
 
