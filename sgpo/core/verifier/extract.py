@@ -47,7 +47,7 @@ def extract(completion: str) -> Extraction:
     bare = _P.code.sub(" ", text).strip()
     if not bare:
         return Extraction(None, "empty completion")
-    words = _P.word.findall(_P.command_group.sub(" ", bare[:MAX_BARE_CHARS]))
+    words = _P.word.findall(bare[:MAX_BARE_CHARS])
     is_prose = len(bare) > MAX_BARE_CHARS or "\n\n" in bare or len(words) > MAX_BARE_WORDS
     if is_prose or _P.box.search(bare):
         return Extraction(None, "no box, no answer cue, and too wordy for a bare expression")
@@ -138,9 +138,8 @@ def _are_one_list(text: str, first: Box, second: Box) -> bool:
     after = re.split(r"[.!?](?:\s|$)", lines[0], maxsplit=1)[0]
     is_parallel = all(labels) and not "".join(lines[1:-1]).strip() and not _P.word.search(after)
     if is_parallel and ("\n" in between or "." in between):
-        same_shape = len({_P.counter.sub("0", label) for label in labels}) == 1
         are_items = all(map(_P.item.match, labels)) or all(label.endswith(":") for label in labels)
-        return (same_shape or are_items) and not _P.goes_on.search(labels[1].rstrip(".:"))
+        return are_items and not _P.goes_on.search(labels[1].rstrip(".:"))
     return bool(_P.joiner.search(plain)) and not _P.goes_on.search(plain)
 
 
