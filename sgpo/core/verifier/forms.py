@@ -137,7 +137,8 @@ def _is_idle(said: str | None) -> bool:
     if said is None or not re.search(r"[a-zA-Z]{2}", said):
         return True
     words = plain_words(said)
-    return bool(_P.restated.match(words) and (" of " in words or not _P.veto.search(words)))
+    is_named = _P.named_of.search(words) or not _P.veto.search(words)
+    return bool(is_named and _P.restated.match(words))
 
 
 def _labelled(text: str) -> Form | None:
