@@ -194,6 +194,8 @@ def _parse(text: str) -> Form:
             number = _scalar(text.replace(",", ""))
             return number if counted.group(1) else replace(number, text=text)
         return _list(text, pieces, marks)
+    if _P.plus_minus.search(text) and "\\{" not in text:
+        return Group("list", tuple(map(parse_form, _signs(text))))
     if (stray := _P.stray_letter.match(text)) and enclosed(text[stray.end() :]):
         inside = parse_form(text[stray.end() :])
         if isinstance(inside, Interval) or (text[0].isupper() and isinstance(inside, Group)):
@@ -207,6 +209,9 @@ def _parse(text: str) -> Form:
         return _relation(tuple(s.strip() for s in sides), tuple(ops))
     if outer := enclosed(text):
         return _bracketed(text, *outer)
+    if text.startswith("-(") and (outer := enclosed(text[1:])) and "," in outer[1]:
+        parts = split_outside(outer[1], _P.comma)[0]
+        return Group("tuple", tuple(parse_form(f"-({part})") for part in parts))
     if text.endswith("^{T}") and (outer := enclosed(text[:-4])) and "," in outer[1]:
         return Group("matrix", items_of(_bracketed(text, "(", outer[1], ")"), "tuple"), 1)
     is_said = len(text) <= MAX_SAID_CHARS and _P.said.search(text)
@@ -222,8 +227,7 @@ def _matrix(body: str, factor: str, transposed: bool) -> Form:
 
 
 def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
-    """A relation; what names several values as a list of them (``k=\\pm 1``) or as a record
-    (``a=b=-2``, ``(a,b)=(1,2)``)."""
+    """A relation; what names several values (``a=b=-2``, ``(a,b)=(1,2)``) as a record."""
     if ops == ("=",) and _P.letter.fullmatch(sides[1]) and not NAME.fullmatch(sides[0]):
         sides = sides[::-1]  # 5 = x
     forms = tuple(map(parse_form, sides))
@@ -231,8 +235,6 @@ def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
     if set(ops) != {"="} or not all(map(is_name, names)):
         return Relation(sides, ops, forms)
     values = [last] * len(names)
-    if len(names) == 1 and "\\pm" in last and (signs := _plus_minus(last)):
-        return Group("list", tuple(parse_form(f"{names[0]}={sign}") for sign in signs))
     if len(names) == 1 and names[0].startswith("("):
         names = names[0][1:-1].split(",")
         outer = enclosed(last) or ("", "", "")
@@ -295,7 +297,7 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
     items = tuple(_item(p, first=i == 0) for i, p in enumerate(pieces))
     if len(items) == 2 and (ends != "()" or "\\infty" in inside):
         return Interval(*items, opener == "(", closer == ")")
-    return _signed_tuple(inside, pieces) or Group("tuple", items)
+    return Group("tuple", items)
 
 
 def _curly(text: str, inside: str) -> Form:
@@ -308,18 +310,6 @@ def _curly(text: str, inside: str) -> Form:
         is_named |= isinstance(form, Group) and form.kind == "record"
         return form if is_named else _set_builder(inside) or Scalar(text)
     return Group("set", tuple(items_of(form, "list")))
-
-
-def _signed_tuple(inside: str, pieces: list[str]) -> Form | None:
-    """``(\\pm 1, 0)`` as two points, ``(\\pm 1, \\pm 2)`` as four, ``(\\pm 1, \\mp 2)`` as two."""
-    signed = ["\\pm" in piece for piece in pieces]
-    if not 0 < sum(signed) <= MAX_SIGNED:
-        return None
-    points = _both_signs(inside)
-    if "\\mp" not in inside:
-        choices = map(lambda piece, both: _both_signs(piece) if both else [piece], pieces, signed)
-        points = list(map(",".join, itertools.product(*choices)))
-    return Group("list", tuple(parse_form(f"({point})") for point in points))
 
 
 def _set_builder(inside: str) -> Form | None:
@@ -350,8 +340,6 @@ def _atom(text: str) -> Form:
         return Group("ratio", tuple(map(parse_form, text.split(":"))))
     if text.startswith("\\text") or re.match(r"[A-Z][a-z]+ ", text):
         return _sentence(text)
-    if signs := _plus_minus(text):
-        return Group("list", tuple(map(parse_form, signs)))
     return _scalar(text)
 
 
@@ -364,25 +352,19 @@ def _sentence(text: str) -> Form:
     return _scalar(found.group(1))
 
 
-def _both_signs(text: str) -> list[str]:
-    """``text`` with the upper signs and with the lower ones; ``\\mp`` takes the other sign."""
+def _signs(text: str) -> list[str]:
+    """What stands for ``a \\pm b`` (both), ``\\pm(3,2)`` (two points), ``(\\pm 1, \\pm 2)`` (four)
+    and ``(\\pm 1, \\mp 2)`` (two: ``\\mp`` takes the other sign)."""
+    inside = (enclosed(text) or ("", text, ""))[1]
+    pieces, _ = split_outside(inside, _P.comma)
+    if len(pieces) > 1 and "\\mp" not in text and text.count("\\pm") <= MAX_SIGNED:
+        choices = [_signs(piece) if "\\pm" in piece else [piece] for piece in pieces]
+        return [f"({','.join(choice)})" for choice in itertools.product(*choices)]
     both = []
     for signs in ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"}):
         one = _P.plus_minus.sub(lambda m, signs=signs: signs[m.group(1)], text)
-        both.append(re.sub(r"(^|[,(])\+", r"\1", one))
+        both.append(re.sub(r"(^|[,(=])\+", r"\1", one))
     return both
-
-
-def _plus_minus(text: str) -> list[str]:
-    """``a \\pm b`` as both, ``\\pm(3,2)`` as two points; nothing for what has no such sign."""
-    if not _P.plus_minus.search(text) or SETMINUS.search(text):
-        return []
-    upper, lower = _both_signs(text)
-    point = enclosed(upper)
-    parts = split_outside(point[1], _P.comma)[0] if point else []
-    if len(parts) > 1:
-        lower = f"({','.join(f'-({part.strip()})' for part in parts)})"
-    return [upper, lower]
 
 
 def _scalar(text: str) -> Scalar:
