@@ -284,28 +284,22 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool | None:
 
 
 def _two_groups(gold: Group, answer: Group, asker: Asker) -> bool | None:
-    kinds = {gold.kind, answer.kind}
-    columns = gold.columns, answer.columns
-    if kinds == {"matrix", "tuple"}:
-        return max(columns) in (1, len(gold.items)) and _in_order(gold.items, answer.items, asker)
-    if kinds == {"matrix"}:
-        return columns[0] == columns[1] and _in_order(gold.items, answer.items, asker)
-    if kinds == {"record"}:
-        if _are_roots(gold) and _are_roots(answer):
-            return _any_order(_values(gold), _values(answer), asker)
+    kinds, size = {gold.kind, answer.kind}, len(gold.items)
+    if "matrix" in kinds:
+        columns = {gold.columns, answer.columns} - ({0} if "tuple" in kinds else set())
+        fits = kinds == {"matrix"} or (kinds == {"matrix", "tuple"} and columns <= {1, size})
+        return fits and len(columns) == 1 and _in_order(gold.items, answer.items, asker)
+    are_roots = _are_roots(gold), _are_roots(answer)
+    if kinds == {"record"} and not all(are_roots):
         return _any_order(gold.items, answer.items, asker)
-    if "record" in kinds and (kinds == {"record", "tuple"} or not _are_roots(gold)):
-        if gold.kind in ("list", "set"):
-            return _any_order(gold.items, _values(answer), asker)
-        orders = [_values(gold)], [_values(answer)]
-        if "tuple" in kinds:  # y=6, x=5 is the point (5,6)
-            orders = [_values(gold), _values(gold, True)], [_values(answer), _values(answer, True)]
-        return any_of(_in_order(g, a, asker) for g, a in zip(*orders, strict=True))
+    if "record" in kinds and ("tuple" in kinds or (gold.kind == "record" and not any(are_roots))):
+        # A=2, B=3 is not 3, 2; y=6, x=5 is the point (5,6).
+        orders = [(_values(gold, by_name), _values(answer, by_name)) for by_name in (False, True)]
+        return any_of(_in_order(g, a, asker) for g, a in orders[: 1 + ("tuple" in kinds)])
     if kinds <= {"list", "set", "record"}:
         return _any_order(_values(gold), _values(answer), asker)
-    if kinds <= {"tuple", "list"} or kinds == {"ratio"}:
-        return _in_order(gold.items, answer.items, asker)
-    return False
+    in_order = kinds <= {"tuple", "list"} or kinds == {"ratio"}
+    return in_order and _in_order(gold.items, answer.items, asker)
 
 
 def _values(group: Group, by_name: bool = False) -> Sequence[Form]:
@@ -465,7 +459,7 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | N
                 return False
             values = [parse_form(_rename(value, old, new))]
         elif isinstance(answer.forms[-1], Words) or "\\text{" in (left[:6], right[:6]):
-            same_name = _name_key(left) == _name_key(right) or _names_letter(right, left)
+            same_name = _is_named_so(right, left)
             return same_name and same_answer(gold.forms[-1], answer.forms[-1], asker)
         else:
             is_one = len(gold.ops) == 1 and len(answer.ops) == 1
@@ -473,18 +467,15 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | N
     return _one_of(gold.forms[-1], values, answer, asker)
 
 
-def _name_key(name: str) -> str:
-    """``\\min``, ``\\text{The minimum value}``: min."""
-    key = words_key(name.removeprefix("\\") if name[1:5] != "text" else name)
-    extreme = _P.extreme_name.fullmatch(key)
-    return extreme.group(1) if extreme else key
-
-
-def _names_letter(name: str, letter: str) -> bool:
-    """Whether ``name`` is the letter behind words that only say what it is: ``the value of x``."""
-    before, _, last = words_key(name).rpartition(" ")
-    is_letter = _P.letter.fullmatch(letter) and last == letter.casefold()
-    return bool(is_letter and _P.naming.fullmatch(f"{before} ".lstrip()))
+def _is_named_so(name: str, gold: str) -> bool:
+    """Whether two names are one: ``\\text{The minimum value}`` is ``\\min``, and ``the value of x``
+    the letter x behind words that only say what it is."""
+    keys = [words_key(n.removeprefix("\\") if n[1:5] != "text" else n) for n in (name, gold)]
+    extremes = [_P.extreme_name.fullmatch(key) for key in keys]
+    one, other = (e.group(1) if e else key for e, key in zip(extremes, keys, strict=True))
+    before, _, last = one.rpartition(" ")
+    is_letter = _P.letter.fullmatch(gold) and last == gold.casefold()
+    return one == other or bool(is_letter and _P.naming.fullmatch(f"{before} ".lstrip()))
 
 
 def _rename(text: str, old: str, new: str) -> str:

@@ -297,7 +297,7 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
     items = tuple(_item(p, first=i == 0) for i, p in enumerate(pieces))
     if len(items) == 2 and (ends != "()" or "\\infty" in inside):
         return Interval(*items, opener == "(", closer == ")")
-    return Group("tuple", items)
+    return Group("tuple", items) if ends in ("()", "[]") else Scalar(text, malformed=True)
 
 
 def _curly(text: str, inside: str) -> Form:
