@@ -394,15 +394,6 @@ def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool | None:
     return _one_of(gold, _readings(answer), answer, asker)
 
 
-def _one_of(gold: Form, values: Sequence[Form], chain: Relation, asker: Asker) -> bool | None:
-    """Whether one of the values of a chain is the gold, and its other sides say the same as that
-    one, where this can be seen: ``2 = 3``, ``x = 12 cm = 3 m``, x = x+1 = x+2 are no answers."""
-    return any_of(
-        all_of((same_answer(gold, value, asker), _rest_agrees(value, chain, asker)))
-        for value in values
-    )
-
-
 def _readings(relation: Relation) -> list[Form]:
     """The values that a chain of equal sides may give as an answer, the last one first."""
     if not set(relation.ops) <= {"=", "\\approx", "\\equiv"} or not all(relation.sides):
@@ -421,27 +412,30 @@ def _letters(text: str) -> set[str]:
     return set(_P.variable.findall(_P.no_variable.sub(" ", text))) - {"e", "i"}
 
 
-def _rest_agrees(value: Form, relation: Relation, asker: Asker) -> bool | None:
-    if not isinstance(value, Scalar):
-        return True
+def _one_of(gold: Form, values: Sequence[Form], relation: Relation, asker: Asker) -> bool | None:
+    """Whether one of the values of a chain is the gold, and its other sides say the same as that
+    one, where this can be seen: ``2 = 3``, ``x = 12 cm = 3 m``, x = x+1 = x+2 are no answers."""
     is_exact = "\\approx" not in relation.ops
-    answers: list[bool | None] = []
-    for text, form in zip(relation.sides, relation.forms, strict=True):
-        if not isinstance(form, Scalar) or form is value:
-            continue
-        if _size(value) and _size(form):
-            answers.append(_same_size(value, form, not is_exact or is_assignment(relation)))
-        elif is_exact and not (value.places or form.places):
-            if _letters(value.text) == _letters(text):
-                answers.append(asker.ask("same_expression", value.text, form.text))
-    return all_of(answers)
+    may_be_rounded = not is_exact or is_assignment(relation)
 
+    def agrees(value: Form, text: str, side: Form) -> bool | None:
+        if not (isinstance(value, Scalar) and isinstance(side, Scalar)) or value is side:
+            return True
+        if (one := _size(value)) and (other := _size(side)):
+            places = [s.places + 2 * s.percent for s in (value, side) if s.places]
+            error = abs(one[1] - other[1])
+            return error == 0 or (may_be_rounded and any(error * 2 * 10**p <= 1 for p in places))
+        is_known = is_exact and not (value.places or side.places)
+        if not is_known or _letters(value.text) != _letters(text):
+            return True
+        return asker.ask("same_expression", value.text, side.text)
 
-def _same_size(one: Scalar, other: Scalar, rounded: bool) -> bool:
-    """Whether two values with units are one, where ``rounded`` to the decimals of one of them."""
-    (_, size), (_, other_size) = _size(one), _size(other)  # type: ignore[misc]
-    places = [s.places + 2 * s.percent for s in (one, other) if rounded and s.places]
-    return size == other_size or any(abs(size - other_size) * 2 * 10**p <= 1 for p in places)
+    def answers(value: Form) -> Iterable[bool | None]:
+        yield same_answer(gold, value, asker)
+        for text, side in zip(relation.sides, relation.forms, strict=True):
+            yield agrees(value, text, side)
+
+    return any_of(all_of(answers(value)) for value in values)
 
 
 def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | None:
