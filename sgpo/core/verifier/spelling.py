@@ -163,17 +163,8 @@ _UNIT_NAMES = {name: re.compile(words) for name, words in _UNIT_WORDS.items()}
 # What one of a unit is in the first of its family, for 12 cm = 0.12 m.
 SIZES = {name: (row[1], row[2]) for name, row in _TABLE["units"].items() if len(row) > 1}
 _BARE_UNITS = [words for name, words in _UNIT_WORDS.items() if name not in "NJW"]
-_ANY_UNIT = "|".join(sorted(_BARE_UNITS, key=len, reverse=True))
-_POWER = r"(?:\^\{?(?P<power>\d)\}?)?"
-_TEXT_UNIT = re.compile(rf"\s*\\text\{{(?P<words>[^{{}}]*)\}}{_POWER}[)\s]*$")
-_BARE_UNIT = re.compile(
-    rf"(?:(?<=[\d)}}.a-zA-Z])\s+|(?<=\d)(?=(?:{_ANY_UNIT})(?:\^|$)))"
-    rf"(?P<words>(?:square |sq |cubic )?(?:{_ANY_UNIT})(?:(?: ?/ ?| per )(?:{_ANY_UNIT}))?)"
-    rf"\.?{_POWER}$",
-    re.IGNORECASE,
-)
-# "12 ways", "4 red marbles", behind a plain number only.
-_BARE_NOUN = re.compile(r"(?<=\d)\s+(?P<words>[a-z]{3,}(?: [a-z]{2,}){0,3})(?P<power>)$")
+_NAMES = _TABLE["names"] | {"ANY_UNIT": "|".join(sorted(_BARE_UNITS, key=len, reverse=True))}
+_BEHIND = [compiled(pattern, _NAMES) for pattern in _TABLE["behind"]]
 _NOUNS = frozenset((FOLDER / "counted_nouns.txt").read_text().split())
 _SMALL, _NO_NOUNS = frozenset(_WORDS["small"]), frozenset(_WORDS["no_nouns"])
 
@@ -210,17 +201,14 @@ def split_unit(text: str) -> tuple[str, str | None, str | None]:
     unit: str | None = None
     words: list[str] = []
     while text:
-        found = _TEXT_UNIT.search(text) or _BARE_UNIT.search(text) or _BARE_NOUN.search(text)
+        found = next(filter(None, (pattern.search(text) for pattern in _BEHIND)), None)
         if found is None or not text[: found.start()].strip():
             break
-        said, power = found["words"].strip(), found["power"]
-        name = unit_name(said) if found.re is not _BARE_NOUN else None
-        if name is not None:
+        said, power = found["words"], found["power"]
+        if (name := unit_name(said)) is not None:
             unit = f"{name}^{power}" if power and name != "?" else name
         elif said.strip(" ()."):
             words.insert(0, said)
-            if power and power not in "23":
-                break
         text = text[: found.start()].strip().removesuffix("(").strip()
     if unit and words and words[0].startswith("per ") and (per := unit_name(words[0][4:])):
         unit, words = f"{unit}/{per}", words[1:]
