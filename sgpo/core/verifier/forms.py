@@ -285,7 +285,7 @@ def as_interval(form: Form) -> Form:
 def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
     ends = opener + closer
     if ends == "\\{\\}":
-        return _curly(text, inside)
+        return _curly(inside)
     pieces, _ = split_outside(inside, _P.comma)
     if len(pieces) == 1 and inside:
         form = parse_form(inside)
@@ -300,30 +300,20 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
     return Group("tuple", items) if ends in ("()", "[]") else Scalar(text, malformed=True)
 
 
-def _curly(text: str, inside: str) -> Form:
-    """``{1,2}``, ``{x | x > 2}``; ``{x=1, y=2}`` is what it is without its braces."""
+def _curly(inside: str) -> Form:
+    """``{1,2}``; ``{x | x > 2}`` and ``{x=1, y=2}`` are what they are without their braces."""
     if not inside:
         return Scalar("\\emptyset")
     form = parse_form(inside)
-    if _P.relation.search(inside) or "|" in inside or ":" in inside:
-        is_named = isinstance(form, Relation) and is_assignment(form)
-        is_named |= isinstance(form, Group) and form.kind == "record"
-        return form if is_named else _set_builder(inside) or Scalar(text)
-    return Group("set", tuple(items_of(form, "list")))
-
-
-def _set_builder(inside: str) -> Form | None:
-    """``{x | x > 2}`` as its condition, if all of that bounds the same letter; else None."""
-    found = _P.set_builder.fullmatch(inside)
-    if found is None:
-        return None
-    condition = parse_form(found.group(3))
-    for part in items_of(condition, "list"):
-        letter = found.group(1)
-        if not isinstance(part, Relation) or not {letter, f"|{letter}|"} & set(part.sides):
-            return None
-    is_whole = found.group(2) in ("Z", "N") and isinstance(condition, Relation)
-    return _over("Z", condition) if is_whole else condition
+    if isinstance(form, Relation) and is_assignment(form):
+        return form
+    if found := _P.set_builder.fullmatch(inside):
+        condition = parse_form(found.group(2))
+        if all(isinstance(part, Relation) for part in items_of(condition, "list")):
+            is_whole = found.group(1) in ("Z", "N") and isinstance(condition, Relation)
+            return _over("Z", condition) if is_whole else condition
+    is_record = isinstance(form, Group) and form.kind == "record"
+    return form if is_record else Group("set", tuple(items_of(form, "list")))
 
 
 def _atom(text: str) -> Form:
@@ -373,7 +363,7 @@ def _scalar(text: str) -> Scalar:
     text = text.removesuffix("%").strip()
     value, malformed = _exact_value(text)
     if value is None and not malformed and "\\frac" in text:
-        text = _P.mixed_factor.sub(_as_sum, text)
+        text = _P.mixed_factor.sub(r"(\1+\\frac{\2}{\3})", text)  # 2 1/2 pi
     places = _P.decimal.fullmatch(text)
     decimals = len(places.group(1)) if places else None
     return Scalar(text, value, decimals, percent, unit, words, malformed=malformed)
@@ -401,13 +391,6 @@ def _literal(text: str) -> Fraction:
         return Fraction(digits)
     places = len(digits.partition(".")[2])
     return Fraction(f"{digits}0") + Fraction(int(period), (10 ** len(period) - 1) * 10**places)
-
-
-def _as_sum(found: re.Match[str]) -> str:
-    """``2\\frac{1}{2}`` in ``2\\frac{1}{2}\\pi`` as ``(2+\\frac{1}{2})``: no product."""
-    whole, top, bottom = found.groups()
-    is_mixed = 0 < int(top) < int(bottom)
-    return f"({whole}+\\frac{{{top}}}{{{bottom}}})" if is_mixed else found.group()
 
 
 def is_name(text: str) -> bool:

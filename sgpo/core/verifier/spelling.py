@@ -105,8 +105,6 @@ def text_group(found: re.Match[str]) -> str:
     words = _P.spaces.sub(" ", inside).strip()
     key = words.casefold()
     before, after = found.string[: found.start()], found.string[found.end() :]
-    if re.fullmatch(r"[a-zA-Z]\.", words):
-        return found.group()
     if not words or (_P.rounded.fullmatch(words) and before.strip()):
         return " "
     if (joiner := _TABLE["joiners"].get(key.strip(" ,"))) is not None:
