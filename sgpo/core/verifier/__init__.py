@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from sgpo.core.verifier.compare import Asker, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
-from sgpo.core.verifier.forms import Form, is_tractable, parse_form
+from sgpo.core.verifier.forms import Form, Scalar, is_tractable, parse_form
 from sgpo.core.verifier.patterns import patterns
 from sgpo.core.verifier.pool import POOL, VerifierUnavailable, default_workers
 from sgpo.core.verifier.spelling import canonical
@@ -38,7 +38,7 @@ class Verdict:
     extracted: str | None
 
 
-Question = tuple[str, str, str, str | None]  # "compare", gold, answer, the problem's text
+Question = tuple[str | None, ...]  # kind, gold, answer and, of whole answers, the problem's text
 
 
 def grade(
@@ -91,7 +91,7 @@ def grade_many(
         elif span is None:
             found.append(("no_answer", None))
         elif (verdict := decide(right, span, problem)) is None:
-            found.append((("compare", right, answer_to(right, span), problem), span))
+            found.append((_question(right, answer_to(right, span), problem), span))
         else:
             found.append(("correct" if verdict else "wrong", span))
     asked = list(dict.fromkeys(q for q, _ in found if not isinstance(q, str)))
@@ -143,6 +143,14 @@ def decide(gold: str, span: str, problem: str | None = None) -> bool | None:
     return same_answer(*forms, Asker(problem=problem))  # type: ignore[arg-type]
 
 
+def _question(gold: str, answer: str, problem: str | None) -> Question:
+    """What a worker is asked: of two expressions only these, so that it parses nothing again."""
+    one, other = form_of(gold), form_of(answer)
+    if isinstance(one, Scalar) and isinstance(other, Scalar):
+        return "expressions", one.text, other.text
+    return "answers", gold, answer, problem
+
+
 # What the workers found; timeouts and errors are not kept.
 _known: dict[Question, str] = {}
 
@@ -154,7 +162,7 @@ def _judge(
     items last, so that they cannot use up the batch's time before the others."""
 
     def cost(question: Question) -> int:
-        text = question[1] + question[2]
+        text = f"{question[1]}{question[2]}"
         return len(text) + 200 * (text.count("^{") + text.count("!") + text.count("\\sum"))
 
     remembered = {q: _known[q] for q in questions if q in _known}

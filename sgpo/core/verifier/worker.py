@@ -34,7 +34,11 @@ def main() -> int:
     except ImportError as error:
         reply({"unavailable": str(error)})
         return 1
-    work = {"compare": symbolic.same, "stock": symbolic.stock}
+    work = {
+        "expressions": symbolic.same_expression,
+        "answers": symbolic.same,
+        "stock": symbolic.stock,
+    }
     reply({"ready": True})
     for line in sys.stdin.buffer:
         seconds, name, *arguments = json.loads(line)
