@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.spelling import MAX_SAID_CHARS, split_unit, words_key
+from sgpo.core.verifier.spelling import MAX_SAID_CHARS, split_unit, unit_name, words_key
 
 _P = patterns("forms")
 NAME, SETMINUS, TWO_POWERS, WORD_BETWEEN = _P.name, _P.setminus, _P.two_powers, _P.word_between
@@ -339,7 +339,9 @@ def _sentence(text: str) -> Form:
     found = _P.only_number.fullmatch(plain)
     if found is None or len(re.findall(r"[A-Za-z]{2,}", plain)) < 3 or _P.veto.search(plain):
         return Words(words_key(text))
-    return _scalar(found.group(1))
+    after = re.match(r"\s*([a-z]+)|", found.group(2))
+    assert after is not None
+    return replace(_scalar(found.group(1)), unit=unit_name(after.group(1) or ""))
 
 
 def _signs(text: str) -> list[str]:
