@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from synthetic_study import save_empty
-from tiny_study import study_words
+from tiny_study import own_method, study_words
 
 from benchmarks.report import artefact
 from benchmarks.run import given
@@ -55,14 +55,16 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], Any]], Any]:
 def finish_study(directory: Path) -> Path:
     from benchmarks.cli import main
 
+    directory.mkdir()
     out = directory / "quick"
-    assert main(study_words(out)) == 0
+    assert main(study_words(out, "--method-file", own_method(directory))) == 0
     return out
 
 
 @pytest.fixture(scope="session")
 def finished(once) -> Path:
-    """The results directory of the quick study, as small as it gets, run by its command."""
+    """The results directory of the quick study with a method of the user's own, as small as it
+    gets, run by its command."""
     return once("finished", finish_study)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from benchmarks.config import Cell
@@ -15,6 +16,7 @@ SETTINGS = {
     "rollout.max_tokens": 24,
     "evaluation.max_tokens": 24,
 }
+NOTEBOOK = Path(__file__).resolve().parents[1] / "benchmarks" / "run" / "first_study.ipynb"
 OVERRIDES = [f"{key}={value}" for key, value in SETTINGS.items()]
 
 
@@ -30,3 +32,12 @@ def small_cells() -> dict[str, Cell]:
     """Method -> its planned cell."""
     study = planned_study("quick", 1, overrides=OVERRIDES)
     return {cell.config.method: cell for cell in study.cells()}
+
+
+def own_method(directory: Path) -> Path:
+    """The method file that the notebook writes, in ``directory``."""
+    cells = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"]]
+    (source,) = (text.split('"""')[1] for text in cells if "centred.py" in text)
+    path = directory / "centred.py"
+    path.write_text(source)
+    return path

@@ -96,21 +96,18 @@ def test_pass_rates_and_the_interval_of_their_difference_are_over_problems():
     assert again.calls == sampler.calls
 
 
-@pytest.mark.parametrize(
-    ("interval", "words"),
-    [
+def test_the_line_says_what_the_interval_allows():
+    rate = {"pass_rate": 0.12, "cut_off": 0.413}
+    found = {"problems": 8, "unguided": rate, "guided": rate, "difference": 0.1}
+    for interval, words in (
         ([0.01, 0.2], "guidance helps: +0.10 [0.01, 0.20] over 8 problems, one run"),
         ([-0.1, 0.3], "no gain is shown: +0.10 [-0.10, 0.30]"),
         ([None, None], "no gain is shown: +0.10 over 8 problems"),
         ([-0.3, -0.1], "guidance harms: "),
-    ],
-)
-def test_the_line_says_what_the_interval_allows(interval, words):
-    rate = {"pass_rate": 0.12, "cut_off": 0.413}
-    found = {"problems": 8, "unguided": rate, "guided": rate, "difference": 0.1}
-    text = guidance_text(found | {"interval": interval})
-    assert text.startswith("unguided 0.12 (41% cut off), guided 0.12 (41% cut off), ")
-    assert words in text
+    ):
+        text = guidance_text(found | {"interval": interval})
+        assert text.startswith("unguided 0.12 (41% cut off), guided 0.12 (41% cut off), ")
+        assert words in text
 
 
 def test_a_training_set_has_a_development_split_or_none(tmp_path):

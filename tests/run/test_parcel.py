@@ -14,7 +14,7 @@ from benchmarks.run import launch
 from benchmarks.run.cell import run_cell
 from benchmarks.store import parcel
 from benchmarks.store.runs import stored_runs
-from sgpo.core.files import read_jsonl
+from sgpo.core.files import read_json, read_jsonl
 from sgpo.core.trainer import Stopped
 
 
@@ -45,11 +45,12 @@ def started(root: Path, **runs: dict[str, str]) -> Path:
 def exported(finished, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     words = study_words(Path("elsewhere"), "--export", folder)[1:]
-    asked = {c.run_id: c.parent.run_id if c.parent else None for c in small_cells().values()}
+    runs = (finished / "runs").iterdir()
+    asked = {run.name: read_json(run / "config.json")["parent"] for run in runs}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parcel, "PART_BYTES", 2**14)
         said = parcel.export(finished, folder, ["study", *words], asked)
-    assert "7 finished runs and 0 in progress exported" in said
+    assert "8 finished runs and 0 in progress exported" in said
     return folder
 
 
@@ -61,17 +62,17 @@ def test_an_export_comes_in_whole_and_nothing_is_trained_again(
     assert all(f.stat().st_size <= 2**14 for f in files if f.suffix == ".part")
     out = tmp_path / "out"
     assert take(exported, out) == 0
-    assert "7 finished runs and 0 in progress came in" in capsys.readouterr().out
+    assert "8 finished runs and 0 in progress came in" in capsys.readouterr().out
     assert tree(out / "runs") == tree(finished / "runs")
     assert not list(out.rglob("*.safetensors"))
-    assert main(["status", "--out", str(out)]) == 0 and "7 finished" in capsys.readouterr().out
+    assert main(["status", "--out", str(out)]) == 0 and "8 finished" in capsys.readouterr().out
     before = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*")}
     assert main(study_words(out)) == 0
     assert before == {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*")}
     table = Path("tables/table1.csv")
     assert (out / table).read_bytes() == (finished / table).read_bytes()
     assert take(exported, out) == 0  # twice
-    assert "0 finished runs and 0 in progress came in; 7 were here" in capsys.readouterr().out
+    assert "0 finished runs and 0 in progress came in; 8 were here" in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*")}
 
 
@@ -95,7 +96,7 @@ def test_cut_off_exported_with_its_weights_and_continued_equals_uninterrupted(
     steps = [len(read_jsonl(path / "metrics.jsonl")) for path in (run, whole)]
     assert 1 <= steps[0] < steps[1] and list(run.glob("checkpoints/*"))
     assert take(folder, study) == 0 and "0 in progress came in" in capsys.readouterr().out
-    assert main(study_words(out)) == 0
+    assert main(study_words(out, "--methods", "sgpo")) == 0
     assert (run / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
     steps = [read_jsonl(path / "metrics.jsonl") for path in (run, whole)]
     assert [{**row, "seconds": 0} for row in steps[0]] == [
@@ -135,7 +136,7 @@ def test_less_never_replaces_more(finished, exported, tmp_path, capsys):
     assert parcel.AGAIN + cell.parent.run_id in said
     assert cell.run_id not in stored_runs(tmp_path / "new")
     assert take(exported, tmp_path / "new") == 0
-    assert "1 finished runs and 0 in progress came in; 6 were here" in capsys.readouterr().out
+    assert "1 finished runs and 0 in progress came in; 7 were here" in capsys.readouterr().out
     assert tree(tmp_path / "new" / "runs") == before
 
 
@@ -280,5 +281,5 @@ def test_published_runs_do_not_come_in_again(finished, exported, tmp_path, capsy
     assert all(run.published for run in stored_runs(out).values())
     assert take(exported, out) == 0
     said = capsys.readouterr().out
-    assert "0 finished runs and 0 in progress came in; 7 were here" in said
+    assert "0 finished runs and 0 in progress came in; 8 were here" in said
     assert not list(out.glob("runs/*"))

@@ -15,7 +15,6 @@ from tiny_study import small_cells
 
 from benchmarks.data.sources import training_problems
 from benchmarks.run import provenance
-from benchmarks.run.cell import run_cell
 from benchmarks.run.given import base_model, gather
 from sgpo.core import runlog
 from sgpo.core.models import load_tokenizer
@@ -45,12 +44,18 @@ def checkout(tmp_path) -> Path:
     return root
 
 
-def test_a_clean_checkout_has_a_commit_and_no_patch(checkout):
+def test_a_clean_checkout_has_a_commit_and_no_patch_and_is_left_as_it_is(checkout):
+    """A study may be killed while it asks: git's lock on the index must not be left behind."""
     (checkout / "README.md").write_text("documents do not decide numbers\n")
     (checkout / "scratch.py").write_text("and a script of the user does not\n")
+    (checkout / "vendored").mkdir()  # a copy inside another repository
+    os.utime(checkout / "sgpo" / "a.py", (1_000_000_000, 1_000_000_000))  # git would note that
+    before = (checkout / ".git" / "index").read_bytes()
     found = revision(checkout)
     assert found.commit == git(checkout, "rev-parse", "HEAD").strip()
     assert found.patch is None and not found.dirty
+    assert (checkout / ".git" / "index").read_bytes() == before
+    assert revision(checkout / "vendored").commit is None
 
 
 def test_the_patch_leads_from_the_commit_to_the_files(checkout, tmp_path):
@@ -70,20 +75,6 @@ def test_the_patch_leads_from_the_commit_to_the_files(checkout, tmp_path):
         return {str(p.relative_to(root)): p.read_text() for p in root.rglob("*.py")}
 
     assert sources(clone) == sources(checkout) and len(sources(clone)) == 4
-
-
-def test_asking_for_the_revision_leaves_the_index_as_it_is(checkout):
-    """A study may be killed while it asks: git's lock on the index must not be left behind."""
-    os.utime(checkout / "sgpo" / "a.py", (1_000_000_000, 1_000_000_000))  # git would note that
-    index = checkout / ".git" / "index"
-    before = index.read_bytes()
-    assert not revision(checkout).dirty
-    assert index.read_bytes() == before
-
-
-def test_a_copy_inside_another_repository_does_not_borrow_its_commit(checkout):
-    (checkout / "vendored").mkdir()
-    assert revision(checkout / "vendored").commit is None
 
 
 @pytest.fixture(scope="module")
@@ -147,36 +138,27 @@ def test_a_second_attempt_is_listed_and_changes_nothing_else(run, tmp_path):
         assert record[name] == stored(run, "provenance.json")[name]
 
 
-def test_the_hashes_are_of_the_lists_that_were_evaluated(run, tmp_path, monkeypatch):
+def test_the_hashes_are_of_the_lists_that_are_evaluated(run, tmp_path, monkeypatch):
     """Each suite is read once, so what is hashed cannot differ from what is sampled: here it has
     other problems every time it is read."""
     cell, out = run
-    reads, sampled = [], {}
+    reads = []
 
     def changing(key, config, world):
         reads.append(key)
-        answers = [str(len(reads) + i) for i in range(2)]
-        return [
-            Problem(f"{key}{i}", f"Find the bik pair: {i}", a) for i, a in enumerate(answers)
-        ], 1
-
-    def evaluated(*, suites, **_):
-        sampled.update(suites)
-        raise KeyboardInterrupt
+        asked = [Problem(f"{key}{i}", f"Find: {i}", str(len(reads) + i)) for i in range(2)]
+        return asked, 1
 
     monkeypatch.setattr("benchmarks.run.given.evaluation_problems", changing)
-    monkeypatch.setattr("benchmarks.run.cell.evaluate", evaluated)
-    shutil.copytree(out / "cache", tmp_path / "cache")
-    with pytest.raises(KeyboardInterrupt):
-        run_cell(cell, tmp_path, lambda *_: None)
-    record = json.loads((tmp_path / "runs" / cell.run_id / "provenance.json").read_text())
-    assert sorted(reads) == sorted(sampled) == sorted(cell.config.evaluation.suites)
-    for key, (problems, k) in sampled.items():
-        content = json.dumps(
-            [[p.id, p.question, p.answer] for p in problems], separators=(",", ":")
-        )
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        entry = {"num_problems": 2, "samples_per_problem": k, "sha256": digest}
+    given = gather(cell, out, lambda *_: None)
+    provenance.record(tmp_path, cell, given, "now")
+    record = json.loads((tmp_path / "provenance.json").read_text())
+    assert sorted(reads) == sorted(given.suites) == sorted(cell.config.evaluation.suites)
+    for key, (problems, k) in given.suites.items():
+        content = [[p.id, p.question, p.answer] for p in problems]
+        text = json.dumps(content, separators=(",", ":"))
+        entry = {"num_problems": 2, "samples_per_problem": k,
+                 "sha256": hashlib.sha256(text.encode()).hexdigest()}  # fmt: skip
         assert record["evaluation_data"][key] == entry
 
 

@@ -102,7 +102,7 @@ def test_seeds_that_have_ended_are_shown_while_others_run(copied, capsys):
     (copied / "study.json").write_text(json.dumps(study))
     print_scoreboard(copied, Console(width=200))
     rows = [line for line in capsys.readouterr().out.splitlines() if "1 of 2" in line]
-    assert len(rows) == 7  # the base model's too: a seed is a world
+    assert len(rows) == 8  # the base model's too: a seed is a world
 
 
 def test_kill_in_training_then_continue_equals_uninterrupted(finished, copied):
@@ -169,18 +169,21 @@ class METHOD(GRPO):
 """
 
 
-@pytest.mark.parametrize(
-    ("source", "why"),
-    [(BROKEN, "mine.py, line 12, in collect"), (NAN, "not finite; lower train.learning_rate")],
-)
-def test_a_failing_method_is_named_and_the_others_stay(
-    finished, copied, tmp_path, source, why, capsys
-):
-    (tmp_path / "mine.py").write_text(source)
-    for _ in range(1 + (source == NAN)):  # a diverged run stays an error
-        assert main(study_words(copied, "--method-file", tmp_path / "mine.py")) == 1
-        printed = capsys.readouterr().out
-        assert f"FAILED {quick.MODEL}-mine-s0" in printed and why in printed
+def test_failing_methods_are_named_and_the_others_stay(finished, copied, tmp_path, capsys):
+    why = {"broken": "broken.py, line 12, in collect", "nan": "not finite; lower train.learning"}
+    files = []
+    for name, source in (("broken", BROKEN), ("nan", NAN)):
+        (tmp_path / f"{name}.py").write_text(source)
+        files += ["--method-file", tmp_path / f"{name}.py"]
+    assert main(study_words(copied, *files, "--methods", "broken,nan")) == 1
+    printed = capsys.readouterr().out
+    assert all(f"FAILED {quick.MODEL}-{name}-s0" in printed for name in why)
+    assert all(reason in printed for reason in why.values())
+    (failed,) = copied.glob("runs/*-broken-*/failed.json")
+    assert read_json(failed)["error"].endswith("this method is broken")
+    assert "in collect" in failed.with_suffix(".txt").read_text()
+    assert main(study_words(copied, "--methods", "nan")) == 1  # a diverged run stays an error
+    assert f"FAILED {quick.MODEL}-nan-s0" in capsys.readouterr().out
     table, original = (set((p / "tables" / "table1.csv").read_text().splitlines())
                        for p in (copied, finished))  # fmt: skip
     assert original <= table
