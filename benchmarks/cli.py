@@ -292,8 +292,8 @@ def _data(verbs: Verbs) -> None:
         data, "check", "data.commands:check_command",
         "Count the benchmarks' problems and check their content and gold answers.", "--offline",
     )
-    add("--suite", type=_names, default=REAL_SUITES, help="benchmarks (default: all four)")
-    add("--data", type=Path, help="a prepared training set to check as well")
+    add("--suite", type=_names, help="benchmarks (default: all four; beside --data none)")
+    add("--data", type=Path, help="a prepared training set to check")
 
     add = _verb(
         verbs, "strategies", "data.commands:strategies_command",

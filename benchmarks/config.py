@@ -414,7 +414,9 @@ def load_method_file(path: Path) -> ModuleType:
     _own(path, spec.loader.exec_module, module)
     for needed in ("CONFIG", "METHOD"):
         if not hasattr(module, needed):
-            raise ValueError(f"{where}: defines no {needed}")
+            raise ValueError(
+                f"{where}: defines no {needed}; README.md, Add your method, has a whole file"
+            )
     config = module.CONFIG
     if not dataclasses.is_dataclass(config) or config.__module__ != name:
         # The class says which method a run uses and whose source enters its address.

@@ -70,7 +70,7 @@ def check_command(options: argparse.Namespace) -> int:
     if options.data is not None and not options.data.is_dir():
         raise ValueError(f"--data {options.data}: no such directory; `sgpo data prepare` makes one")
     unexpected = 0
-    for key in options.suite:
+    for key in options.suite or (() if options.data else SUITES):
         problems = load_suite(key)  # names what there is if there is no such key
         golds = failed_golds(problems)
         unexpected += sum(name not in SUITES[key].exceptions for name, _ in golds)

@@ -61,7 +61,9 @@ def read_problems(path: Path) -> list[Problem]:
             raise ValueError(f"{where}: id {problem.id!r} was used before")
         problems[problem.id] = problem
     if not problems:
-        raise ValueError(f"problem file {str(path)!r}: holds no problems")
+        raise ValueError(
+            f"problem file {str(path)!r}: holds no problems; benchmarks/data/README.md shows ten"
+        )
     return list(problems.values())
 
 
