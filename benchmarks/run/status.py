@@ -88,3 +88,5 @@ def print_scoreboard(results: Path, console: Console) -> None:
                 table.add_row(model.label, study.method_label(method), *texts, seeds)
     if table.rows:
         console.print(table)
+    if study.profile == "quick":
+        console.print("quick runs every stage; its models learn too little to score in any test")

@@ -89,11 +89,13 @@ def tune_command(options: argparse.Namespace) -> int:
     """``sgpo tune``: run all trials below ``OUT/tuning``, write ``OUT/tuning.csv`` (of another
     model than the usual one ``OUT/tuning-MODEL.csv``) and print the chosen rates.
 
-    With ``--methods`` only theirs are run, and the rows of the others stay as they are.
+    With ``--methods`` or method files only theirs are run, and the rows of the others stay as
+    they are.
     """
     check_tracker(options.log)
     files, usual = options.method_file, MODELS.get(options.profile)
-    methods = options.methods or ([path.stem for path in files] or None)
+    own = [path.stem for path in files]
+    methods = [*dict.fromkeys([*(options.methods or ()), *own])] or None
     planned = trials(methods, files, options.overrides, options.profile, options.model)
     directory, jobs = options.out / "tuning", options.jobs or os.cpu_count() or 1
     chain = [task for *_, cell in planned for task in (cell.parent, cell) if task]
@@ -126,6 +128,8 @@ def chosen_rates(path: Path, methods: Collection[str]) -> list[str]:
         best = found.loc[found["chosen"], "learning_rate"].iloc[0]
         others = ", ".join(f"{r:g} {m:.1f}%" for r, m in means.items() if r != best)
         told = f"train.learning_rate={best:g}, {means[best]:.1f}% (others: {others})"
+        if means.nunique() == 1:
+            told += "; all rates tie, so the lowest stands and nothing was chosen"
         lines.append(f"{method}: {told}")
     return lines
 

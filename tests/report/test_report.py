@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -228,6 +229,28 @@ def written(root: Path) -> dict[str, str]:
     tables = {path.stem: path.read_text() for path in (root / "tables").glob("*.csv")}
     found = re.findall(r"\(figures/(\w+).png\)\n\n(.*)", (root / "REPORT.md").read_text())
     return tables | dict(found)
+
+
+def test_the_selection_bias_leaves_each_world_out_of_its_choice(tmp_path):
+    dev = {  # rate -> accuracy in each world; without the third world the higher rate is chosen
+        ("a", 0.1): (0.2, 0.3, 0.2),
+        ("a", 0.2): (0.4, 0.5, 0.0),
+        ("b", 0.1): (0.5, 0.5, 0.5),
+        ("b", 0.2): (0.1, 0.1, 0.1),
+    }
+    rows = [
+        f"{method},{rate},{world},{accuracy}"
+        for (method, rate), found in dev.items()
+        for world, accuracy in enumerate(found)
+    ]
+    header = "method,learning_rate,seed,dev_accuracy"
+    (tmp_path / "tuning.csv").write_text("\n".join([header, *rows]) + "\n")
+    study = SimpleNamespace(root=tmp_path, method_label=str.upper)
+    # a: 0.2 is chosen, mean 30. Without world 0 the means are 25 and 25 (the lower stands, 20 in
+    # it), without 1 they are 20 and 20 (30 in it), without 2 25 and 45 (0 in it): 30 - 50 / 3.
+    said = records._selection_bias(study)
+    assert "does 6.7 points worse" in said
+    assert "(most: 13.3, A)" in said
 
 
 def test_deleting_things_changes_what_needs_them_and_nothing_else(variant_study, variant_copy):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.report.artefact import Artefact, Need, nothing
@@ -326,7 +327,31 @@ def _tuning_caption(study: Study) -> str:
     return (
         "Every trial of the tuning, the same number for each method, judged on the development "
         f"set (percent, 95% interval over problems alone, as if independent, which those of "
-        f"one type are not); no test set was read. Made by: {study.command('tuning')}"
+        f"one type are not); no test set was read.{_selection_bias(study)} Made by: "
+        f"{study.command('tuning')}"
+    )
+
+
+def _selection_bias(study: Study) -> str:
+    """How much too good the chosen rates look: their mean over the worlds, less that of the rates
+    which the other worlds choose, each judged in the world left out."""
+    path = study.root / "tuning.csv"
+    if not path.exists():
+        return ""
+    trials = pd.read_csv(path)
+    biases = {}
+    for method, found in trials.groupby("method", sort=False):
+        table = PERCENT * found.pivot_table("dev_accuracy", "learning_rate", "seed")
+        if table.shape[1] < 2:
+            return ""
+        left_out = [table.drop(columns=world).mean(axis=1).idxmax() for world in table]
+        judged = [table.loc[rate, world] for rate, world in zip(left_out, table, strict=True)]
+        biases[study.method_label(str(method))] = table.mean(axis=1).max() - np.mean(judged)
+    most = max(biases, key=lambda label: biases[label])
+    return (
+        " Selection bias: a rate that is chosen without a world and judged in it does "
+        f"{np.mean([*biases.values()]):.1f} points worse than the chosen rates look here, on "
+        f"average over the methods (most: {biases[most]:.1f}, {most})."
     )
 
 
