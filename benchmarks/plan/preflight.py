@@ -73,7 +73,7 @@ def check(left: Sequence[Cell], results: Path, hardware: Hardware | None = None)
     """ValueError with all obstacles, unless every cell that is left to run can be run here."""
     plain = [cell.config for cell in left if cell.config.checkpoint is None]
     real = [cell for cell in left if cell.config.checkpoint is not None]
-    found = [*_undeclared(left), *_training_sets(plain)]
+    found = [*_undeclared(left), *training_sets(plain)]
     if not importlib.util.find_spec("vllm"):
         found += [line for config in plain for line in _no_vllm(config)]
     if real:
@@ -92,7 +92,7 @@ def obstacles(left: Sequence[Cell], results: Path, hardware: Hardware) -> list[s
     found = [line for config in configs for look in looks for line in look(config, hardware)]
     found += [*_memory(configs, hardware), *_host_memory(configs, hardware)]
     if hardware.rank == 0:  # which reads and writes for all
-        found += [*_training_sets(configs), *_benchmarks(configs), *_disk(left, results, hardware)]
+        found += [*training_sets(configs), *_benchmarks(configs), *_disk(left, results, hardware)]
     return list(dict.fromkeys(found))
 
 
@@ -299,7 +299,7 @@ def _disk(left: Sequence[Cell], results: Path, hardware: Hardware) -> Iterator[s
 # Data -----------------------------------------------------------------------------------------
 
 
-def _training_sets(configs: Sequence[RunConfig]) -> Iterator[str]:
+def training_sets(configs: Sequence[RunConfig]) -> Iterator[str]:
     """Training sets that are missing, changed, without strategies or too small; each is read once
     however many runs share it."""
     wanted: dict[tuple, RunConfig] = {}

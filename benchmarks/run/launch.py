@@ -332,6 +332,8 @@ def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:
         print_plan(cells, unfinished(cells, results))
     else:
         print_tasks([*cells, *selected_analyses(study, options)], results, options.jobs)
+    for line in dict.fromkeys(preflight.training_sets([cell.config for cell in cells])):
+        print(f"in the way: {line}")
     return 0
 
 

@@ -103,6 +103,12 @@ def test_two_studies_in_one_directory_are_refused(tmp_path, capsys):
     assert "another study is running in this directory" in capsys.readouterr().err
 
 
+def test_a_dry_run_names_the_training_set_that_is_not_there_once(capsys):
+    assert main("study --profile quick --set data.source=nowhere@1 --dry-run".split()) == 0
+    said = [x for x in capsys.readouterr().out.splitlines() if x.startswith("in the way: ")]
+    assert len(said) == 1 and "'nowhere@1': no prepared training set there" in said[0]
+
+
 MISTAKES = [
     ("study --profile huge", "unknown profile 'huge': must be one of mini, quick"),
     ("study --models gpt --dry-run", "unknown model 'gpt'"),
