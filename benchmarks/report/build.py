@@ -29,7 +29,7 @@ from sgpo.core.files import write_text
 ARTEFACTS = (
     claims_page.CLAIMS, accuracy.TABLE1, gains.EQUAL_COST, training.FIG4,
     *(table.artefact() for table in accuracy.VARIANT_TABLES),
-    mechanism.FIG2, training.FIG3, mechanism.FIG5, training.FIG6,
+    mechanism.FIG2, training.FIG3, mechanism.FIG5, training.FIG6, training.SFT_LOSS,
     records.TABLE8, accuracy.PASSK, mechanism.DELTA, accuracy.KIN.artefact(),
     accuracy.TEACHER.artefact(),
     accuracy.DISTIL.artefact(), accuracy.MASK.artefact(), gains.WHEN, graders.GRADERS,

@@ -93,10 +93,10 @@ def equal_reward(study: Study, model: str, first: str, second: str) -> EqualRewa
     )
 
 
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving mean of ``values`` [T] over ``WINDOW`` steps, fewer at the ends and where some
+def smooth(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
+    """Centred moving mean of ``values`` [T] over ``window`` steps, fewer at the ends and where some
     are NaN; NaN where all are."""
-    rolling = pd.Series(values, dtype=float).rolling(WINDOW, center=True, min_periods=1)
+    rolling = pd.Series(values, dtype=float).rolling(window, center=True, min_periods=1)
     return rolling.mean().to_numpy()
 
 

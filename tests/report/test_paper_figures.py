@@ -115,6 +115,20 @@ def test_curves_are_by_seed_and_a_short_run_counts_to_its_end(variant_copy):
     assert seed_curves(study.runs_of("qwen-m", "grpo", scored=False), "alpha_mean").empty
 
 
+def test_the_held_out_loss_of_sft_is_drawn_where_runs_have_it(variant_copy):
+    for seed in SEEDS:
+        path = run_dir(variant_copy, "qwen-m", "sft", seed) / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows[9::10]:
+            row["held_out_loss"] = 2.0 + seed - row["step"] / 100
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = training.SFT_LOSS.draw(load_study(variant_copy))
+    assert texts(drawn).count("held out: not run") == 5
+    (line,) = [x for x in drawn.axes[1].lines if "held out" in str(x.get_label())]
+    assert line.get_xdata().tolist() == [9, 19, 29, 39]
+    assert line.get_ydata() == pytest.approx([3.0 - x / 100 for x in (9, 19, 29, 39)])
+
+
 def write_rewards(root: Path, method: str, seed: int, rewards: list[float]) -> None:
     path = run_dir(root, "qwen-m", method, seed) / "metrics.jsonl"
     rows = [{"step": i, "reward": reward} for i, reward in enumerate(rewards)]

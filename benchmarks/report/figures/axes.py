@@ -153,11 +153,11 @@ def _with_arms(values: Sequence[Value]) -> tuple[list[float], np.ndarray | None]
     return [i.mean for i in found], np.nan_to_num(np.maximum(lengths, 0.0))
 
 
-def seed_curves(runs: Sequence[Run], metric: str) -> pd.DataFrame:
+def seed_curves(runs: Sequence[Run], metric: str, window: int = WINDOW) -> pd.DataFrame:
     """The metric of each run that has it, smoothed: a row a step, a column a seed. A run that ended
     early (diverged) counts up to its last step."""
     found = {
-        run.cell.seed: pd.Series(smooth(run.metrics[metric]), index=run.metrics["step"])
+        run.cell.seed: pd.Series(smooth(run.metrics[metric], window), index=run.metrics["step"])
         for run in runs
         if np.isfinite(run.metrics.get(metric, [])).any()
     }
@@ -173,16 +173,18 @@ def curve(
     *,
     minus: str = "",
     label: str = "",
+    window: int = WINDOW,
     **changes: Any,
 ) -> None:
     """A method's mean over seeds and the band from lowest to highest seed.
 
     ``minus``: a method whose curve of the same seed is taken off. What is missing is said in the
-    panel. ``label`` and ``changes``: other than the method's own.
+    panel. ``window``: steps of the moving average. ``label`` and ``changes``: other than the
+    method's own.
     """
     label, drawn = label or study.method_label(method), look(method) | changes
     groups = [study.runs_of(model, m, scored=False) for m in (method, minus) if m]
-    frames = [seed_curves(runs, metric) for runs in groups]
+    frames = [seed_curves(runs, metric, window) for runs in groups]
     values = frames[0] if len(frames) == 1 else (frames[0] - frames[1]).dropna(how="all")
     dagger = " †" if any(run.diverged for runs in groups for run in runs) else ""
     if values.dropna(axis=1, how="all").empty:

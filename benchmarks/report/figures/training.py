@@ -1,4 +1,4 @@
-"""Training curves: Figures 3, 4 and 6."""
+"""Training curves: Figures 3, 4 and 6, and the loss of SFT."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import measures
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.figures.axes import band_caption, curve, legend, new_figure, zero
-from benchmarks.report.tables.accuracy import REFERENCE, TABLE2, model_of
+from benchmarks.report.figures.axes import absent, band_caption, curve, legend, new_figure, zero
+from benchmarks.report.tables.accuracy import REFERENCE, TABLE2, model_of, models
 from benchmarks.store.records import Study
 from benchmarks.store.stats import interval_text
 
@@ -27,6 +27,7 @@ REPRESENTATIVE = "qwen-m"
 FIXED, DIRECT = "sgpo_fixed_alpha", "sgpo_nll"
 FIG4_METHODS, FIG6_METHODS = ("grpo", REFERENCE), (REFERENCE, DIRECT)
 LABELS = dict(TABLE2.rows)
+SFT_METHODS, HELD_OUT = ("sft", "sft_full"), "held_out_loss"
 
 
 def _panel(axis: Axes, study: Study, model: str, methods: Sequence[str], metric: str) -> None:
@@ -156,4 +157,47 @@ FIG6 = Artefact(
     alt="Training reward of SGPO with KL distillation and with direct SFT, and their difference, "
     "against training step",
     extended=True,
+)
+
+
+def _sft_losses(study: Study) -> Figure:
+    """Loss on the training problems and, where the runs have it, on the held-out ones."""
+    shown = models(study)
+    figure, axes = new_figure(
+        1, len(shown), width=max(2.4 * len(shown), 4.0), height=2.9, sharey=True
+    )
+    for axis, model in zip(axes[0], shown, strict=True):
+        for method in SFT_METHODS:
+            label = study.method_label(method)
+            curve(axis, study, model, method, "loss", label=f"{label}, training")
+            runs = study.runs_of(model, method, scored=False)
+            if any(HELD_OUT in run.metrics for run in runs):
+                curve(axis, study, model, method, HELD_OUT, label=f"{label}, held out", window=1,
+                      marker="o", markersize=4, linestyle="-")  # fmt: skip
+            else:
+                absent(axis, f"{label}, held out")
+        axis.set(title=study.model(model).label, xlabel=STEP)
+        axis.set_ylim(bottom=0.0)
+    axes[0, 0].set_ylabel("loss, nats a token")
+    legend(figure, axes[0])
+    return figure
+
+
+SFT_LOSS = Artefact(
+    "sft_loss",
+    "Loss of SFT over training",
+    "metrics",
+    lambda study: [
+        (model, method)
+        for model in models(study)
+        for method in SFT_METHODS
+        if study.cells_of(model, method)
+    ],
+    lambda study: (
+        f"Loss of SFT ({study.profile} profile) on its training problems and, after each epoch, on "
+        f'problems held out from it (train.held_out_share; "not run" where the runs held out '
+        f"none). {band_caption(study, models(study)[0], SFT_METHODS[:1])}"
+    ),
+    draw=_sft_losses,
+    alt="Loss of SFT on training and on held-out problems against training step",
 )
