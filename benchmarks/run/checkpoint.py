@@ -197,7 +197,7 @@ def _check_same(out: Path, asked: dict[str, Any]) -> None:
 
 def print_table(table: Table) -> None:
     """On the terminal."""
-    print(table_markdown(table, links=False, escape=str).strip())
+    print(table_markdown(table, links=False).strip())
 
 
 def score_table(scores: dict[str, Any], caption: str = "") -> Table:

@@ -1,8 +1,14 @@
-"""Checkpoints: their name, their load, and how many tokens they can hold."""
+"""Checkpoints: their name, their load, and what their position encoding can hold.
+
+Two faults of this field's releases are caught here before a run: a token budget that leaves no
+room for the prompt (32K generated tokens in a 32K context), and a base frequency that the library
+dropped silently while it read an older or newer spelling of the config.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 # Weights in safetensors only; code, other formats and originals are never fetched.
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+RELATIVE_TOLERANCE = 1e-4  # float32 rounding is 1e-7; a dropped base frequency is off by far more
 
 
 def rope_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -35,6 +42,25 @@ def context_length(config: dict[str, Any]) -> int:
     return length
 
 
+def expected_inverse_frequencies(config: dict[str, Any]) -> torch.Tensor | None:
+    """Inverse frequencies float32 [head size / 2] that config.json asks for; None for scalings
+    other than ``default`` and ``llama3``, which are not checked here."""
+    rope = rope_settings(config)
+    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
+    frequencies = rope["rope_theta"] ** -exponents
+    if rope["rope_type"] == "llama3":
+        # Long waves are slowed by `factor`, short ones kept, and in between it is interpolated.
+        old = rope["original_max_position_embeddings"]
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = old * frequencies / (2 * math.pi)
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+        frequencies = kept * frequencies + (1 - kept) * frequencies / rope["factor"]
+    elif rope["rope_type"] != "default":
+        return None
+    return frequencies.float()
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json of a checkpoint directory as it stands on disk, before any library reads it."""
     path = directory / "config.json"
@@ -46,9 +72,26 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
 
 
+def check_rope(model: PreTrainedModel, directory: Path) -> None:
+    """ValueError unless the loaded model rotates by the frequencies that its config.json states."""
+    config = read_config(directory)
+    expected = expected_inverse_frequencies(config)
+    if expected is None:
+        return
+    actual = model.model.rotary_emb.inv_freq.detach().float().cpu()
+    if actual.shape != expected.shape or not torch.allclose(
+        actual, expected, rtol=RELATIVE_TOLERANCE, atol=0.0
+    ):
+        theta = rope_settings(config)["rope_theta"]
+        raise ValueError(
+            f"{directory}: the loaded model does not use the position encoding of its config.json "
+            f"(rope_theta={theta:g}); this version of transformers reads that config differently"
+        )
+
+
 def load_model(directory: Path) -> PreTrainedModel:
     """The float32 model of a local directory: safetensors only, no code from the directory.
-    ValueError for damaged weights or an architecture that is not supported."""
+    ValueError for damaged weights or an architecture or position encoding that is not supported."""
     kind = read_config(directory).get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
@@ -66,6 +109,7 @@ def load_model(directory: Path) -> PreTrainedModel:
             f"{directory}: model_type={kind!r} has no rotary position encoding; Qwen2- and "
             "Llama-shaped checkpoints are supported"
         )
+    check_rope(model, directory)
     return model.eval()
 
 

@@ -51,13 +51,13 @@ def run_of(results: Path, method: str) -> Path:
 def test_an_untouched_study_passes_and_says_what_it_read(copy, tmp_path, capsys, no_rebuild):
     assert main(["audit", str(copy), "--regrade"]) == 0
     text = capsys.readouterr().out
-    assert "FAIL" not in text and "7 right, 0 wrong" in text
-    assert "tables recomputed from full samples in 7 of them" in text
+    assert "FAIL" not in text and "8 right, 0 wrong" in text
+    assert "tables recomputed from full samples in 8 of them" in text
     for run in (copy / "runs").iterdir():
         shutil.rmtree(run / "samples")
         shutil.rmtree(run / "model", ignore_errors=True)  # a base model has none
     assert main(["audit", str(copy)]) == 0
-    assert "from the stored verdict letters in 7" in capsys.readouterr().out
+    assert "from the stored verdict letters in 8" in capsys.readouterr().out
     assert main(["audit", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
