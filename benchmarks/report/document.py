@@ -145,7 +145,7 @@ def table_markdown(table: Table, *, links: bool = True) -> str:
             texts[0] = f'<a id="{slug(anchor)}"></a>{texts[0]}'
         lines.append(texts)
     body = "\n".join(f"| {' | '.join(texts)} |" for texts in lines)
-    return f"{escape(table.caption)}\n\n{body}"
+    return f"{escape(table.caption)}\n\n{body}" if table.caption else body
 
 
 # Files of a table ---------------------------------------------------------------------------------
