@@ -14,6 +14,8 @@ from typing import Any
 
 from benchmarks.config import unknown
 from benchmarks.profiles.planned import planned_study, remembered
+from benchmarks.store.experiments import DISTIL
+from benchmarks.store.records import SGPO_VARIANTS
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 from sgpo.core.files import read_json
@@ -51,6 +53,9 @@ ALLOWED = {
     "sft_full": SUPERVISED,
     "hpt": RL | {"train.skip_above": "authors' script: such an update is skipped on Qwen"},
 }
+# What was not tuned for itself has another's rate.
+BORROWED = dict.fromkeys(DISTIL, "on-policy self-distillation's, not tuned for this")
+BORROWED |= dict.fromkeys((*SGPO_VARIANTS, "sgpo_nll_masked"), "SGPO's, not tuned for the variant")
 # Of methods that are not in Table 1 the weights at the budget are compared.
 TO_BUDGET = dict.fromkeys(("train.num_steps", "train.budget_steps"), "trained to the budget alone")
 # Methods in whose table the weights after twice the budget are judged, too.
@@ -62,7 +67,10 @@ def allowed_beside_grpo(method: str) -> dict[str, str]:
     allowed = ALLOWED.get(method, RL)
     if method in TABLE:
         return allowed
-    return allowed | TO_BUDGET | {"train.samples_per_problem": "dapo draws until it is spent"}
+    if method == "dapo":
+        allowed = allowed | {"train.samples_per_problem": "it draws until they are spent"}
+    rate = BORROWED.get(method, allowed["train.learning_rate"])
+    return allowed | TO_BUDGET | {"train.learning_rate": rate}
 
 
 def reason(key: str, allowed: Mapping[str, str]) -> str | None:

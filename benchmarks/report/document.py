@@ -26,7 +26,7 @@ _MINIATURE = (
 _FULL = (
     "This is a run of the SGPO benchmark suite (arXiv 2606.24064) with pretrained models and the "
     "paper's benchmarks. It is not the paper's own code or data, which were not released; every "
-    "known deviation is listed in the README."
+    "known deviation is listed in sgpo/README.md."
 )
 
 

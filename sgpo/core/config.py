@@ -204,8 +204,8 @@ class GroupConfig:
     ``clip_high``: half-widths of the trust region."""
 
     num_samples: int = 12  # paper (2606.24064): "same total sample budget"
-    clip_low: float = 0.2  # SFT+GRPO's (2606.24064)
-    clip_high: float = 0.28  # SFT+GRPO's (2606.24064)
+    clip_low: float = 0.2  # as SFT+GRPO (2606.24064)
+    clip_high: float = 0.28  # as SFT+GRPO (2606.24064)
 
     def __post_init__(self) -> None:
         check_fields(self)

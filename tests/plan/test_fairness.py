@@ -87,6 +87,27 @@ def test_settings_of_one_name_have_one_value_and_all_methods_draw_twelve_samples
         assert sum(counts) == (11 if key == "luffy" else 12), key  # its twelfth: the expert's trace
 
 
+def test_the_rate_of_what_was_not_tuned_has_a_reason_of_its_own():
+    tuned = fairness.allowed_beside_grpo("luffy")["train.learning_rate"]
+    rate = {
+        key: fairness.allowed_beside_grpo(key)["train.learning_rate"]
+        for key in ("opsd", "sgpo_initial", "sgpo_nll", "sgpo_nll_masked", "distil_own")
+    }
+    assert rate["opsd"] == rate["sgpo_initial"] == tuned
+    assert rate["sgpo_nll"] == rate["sgpo_nll_masked"] == "SGPO's, not tuned for the variant"
+    assert rate["distil_own"] == "on-policy self-distillation's, not tuned for this"
+
+
+def test_what_is_not_in_table_1_is_trained_to_the_budget_alone_on_its_samples():
+    twice = ("sgpo_initial",)  # judged after twice the budget, as Table 1's rows
+    for entry in GRID.methods:
+        if entry.key in (*TABLE, "grpo", *twice):
+            continue
+        train = entry.config("qwen-m", 0).train
+        assert (train.num_steps, train.budget_steps) == (12, None), entry.key
+        assert train.samples_per_problem == (12 if entry.key == "dapo" else None), entry.key
+
+
 VARIANTS = {  # the paper's ablations and ours: what each changes of SGPO, as JSON types
     "sgpo_no_grpo": {"settings.autonomous_term": False},
     "sgpo_no_proximal": {"settings.select_target": False, "settings.kl_threshold": "inf"},
