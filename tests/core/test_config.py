@@ -31,6 +31,7 @@ from sgpo.core.config import (
     config_hash,
     to_dict,
 )
+from sgpo.core.sampling import SamplingParams
 from sgpo.method import SGPOConfig
 
 
@@ -111,6 +112,9 @@ IMPOSSIBLE = {
         "nonfinite_patience": (0,),
     },
     ROLLOUT: {"max_tokens": (0, None), "temperature": (0.0, 0.6), "top_p": (0.0, 2.0, "1")},
+    SamplingParams(max_tokens=4): {
+        "max_tokens": (0,), "temperature": (0.0, math.nan), "top_p": (0.0, 1.5),
+    },
     EVALUATION: {"problem_limit": (0, 1.5), "sample_limit": (0,), "temperature": (0.0,)},
     DataConfig(): {"split": ("test",), "expert_gap": (-0.1, 1.5)},
     RUN: {

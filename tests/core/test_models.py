@@ -1,4 +1,4 @@
-"""Checkpoints: architectures, precisions, and what a context holds."""
+"""Checkpoints: position encodings, architectures, precisions, and what a context holds."""
 
 import json
 
@@ -7,7 +7,38 @@ import standin
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from sgpo.core.models import cast, context_length, fit_max_tokens, load_model
+from sgpo.core.models import (
+    cast,
+    check_rope,
+    context_length,
+    expected_inverse_frequencies,
+    fit_max_tokens,
+    load_model,
+)
+
+LLAMA_31_ROPE = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "rope"),
+    [
+        ("qwen2.5", {"rope_theta": 1e6, "rope_type": "default"}),
+        ("llama-3", {"rope_theta": 5e5, **LLAMA_31_ROPE}),
+    ],
+)
+def test_the_position_encoding_of_the_config_reaches_the_model(tmp_path, family, rope):
+    changes = {"rope_parameters": rope, "max_position_embeddings": 32_768, "head_dim": 128}
+    standin.write_checkpoint(tmp_path, family, small=True, **changes)
+    model = load_model(tmp_path)
+    check_rope(model, tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    # The fault of the trackers: the base frequency is dropped and 10000 used instead.
+    (tmp_path / "config.json").write_text(config.replace(str(rope["rope_theta"]), "10000.0"))
+    with pytest.raises(ValueError, match="rope_theta=10000"):
+        check_rope(model, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +66,18 @@ def test_weights_in_bfloat16_keep_exact_rotations(tmp_path, family):
     assert torch.equal(ours(ids).logits, theirs(ids).logits)
     theirs.to(torch.float32).to(torch.bfloat16)
     assert not torch.equal(ours(ids).logits, theirs(ids).logits)
+
+
+def test_both_spellings_of_the_rope_settings_mean_the_same():
+    old = {"rope_theta": 5e5, "rope_scaling": LLAMA_31_ROPE, "max_position_embeddings": 131_072,
+           "num_attention_heads": 32, "hidden_size": 4096}  # fmt: skip
+    new = {k: v for k, v in old.items() if not k.startswith("rope")}
+    new["rope_parameters"] = {"rope_theta": 5e5, **LLAMA_31_ROPE}
+    frequencies = [expected_inverse_frequencies(c) for c in (old, new)]
+    assert torch.equal(*frequencies)
+    # Longest wave slowed by the full factor, shortest kept: hand-computed.
+    assert frequencies[0][0] == 1.0
+    assert frequencies[0][-1].item() == pytest.approx(5e5 ** -(126 / 128) / 8, rel=1e-6)
 
 
 def test_context_length_and_the_cap():

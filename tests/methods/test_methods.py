@@ -13,6 +13,7 @@ from tiny import (
     SPEC,
     STRATEGY_WORDS,
     VOCABULARY,
+    build_double,
     build_model,
     build_problems,
     build_rollout,
@@ -36,6 +37,7 @@ from baselines.opsd import OPSD, OPSDConfig
 from baselines.relift import ReLIFT, ReLIFTConfig
 from baselines.sdpo import SDPO, SDPOConfig
 from benchmarks.config import load_method_file
+from sgpo.core import scoring
 from sgpo.core.method import call_optional, shown_in_prompts
 from sgpo.core.types import Role, Sums
 from sgpo.method import SGPO, SGPOConfig
@@ -58,6 +60,7 @@ def graded(right):
 
 ALL_WRONG = graded(lambda i, gold: False)
 HALF_RIGHT = graded(lambda i, gold: i % 2 == 0)
+SOME_GROUPS_RIGHT = graded(lambda i, gold: int(gold[1:]) % 2 == 0 or i % 2 == 0)
 
 # --- identities ---------------------------------------------------------------------------------
 
@@ -185,6 +188,41 @@ def test_two_updates_use_the_log_probabilities_of_the_policy_that_sampled(tmp_pa
         trainer.update(1, update, sums)
         share = sums["clip_share"][0] / sums["clip_share"][1]
         assert share == 0 if i == 0 else share > 0, "first update: ratio 1; second: moved"
+
+
+@pytest.mark.parametrize("name", ["grpo", "sgpo"])
+def test_rows_without_advantage_are_left_out_of_the_graph_alone(name, monkeypatch):
+    """Same loss, metrics and gradient as with a graph for every row, in float64."""
+    method = METHODS[name]()
+    trajectories, _ = collected(method, problems=build_problems(6), grade=SOME_GROUPS_RIGHT)
+    own = [t for t in trajectories if t.role is Role.AUTONOMOUS]
+    still = [t for t in own if t.advantage == 0]
+    assert still and len(still) < len(own)
+    model, totals = build_double(), method.totals(trajectories)
+    with_graph, stats = [], scoring.token_stats
+
+    def counted(model, batch, **options):
+        result = stats(model, batch, **options)
+        if result.logprobs.requires_grad:
+            with_graph.append(len(result.logprobs))
+        return result
+
+    monkeypatch.setattr(scoring, "token_stats", counted)
+    lean = method.loss(model, trajectories, totals)
+    assert with_graph == [len(own) - len(still)]
+    _, lean_grad = gradient(method, model, [trajectories], totals)
+    monkeypatch.setattr(  # nothing is skipped
+        scoring, "_stats_of_moving", lambda model, batch, moving: scoring.token_stats(model, batch)
+    )
+    full = method.loss(model, trajectories, totals)
+    assert with_graph[-1] == len(own)
+    _, full_grad = gradient(method, model, [trajectories], totals)
+    torch.testing.assert_close(lean.loss, full.loss, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(lean_grad, full_grad, rtol=1e-10, atol=1e-12)
+    assert full_grad.abs().max() > 1e-3
+    assert lean.sums.keys() == full.sums.keys()
+    for key, values in full.sums.items():
+        assert lean.sums[key] == pytest.approx(values, rel=1e-10, abs=1e-12), key
 
 
 # --- what is collected --------------------------------------------------------------------------

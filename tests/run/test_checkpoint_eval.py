@@ -14,7 +14,7 @@ import standin
 from benchmarks.cli import main
 from benchmarks.config import EvalConfig
 from benchmarks.run import evaluate as ev
-from benchmarks.run.checkpoint import score_table
+from benchmarks.run.checkpoint import print_table, score_table
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.types import Completion, FinishReason, Problem
 from sgpo.mini import models
@@ -104,6 +104,14 @@ def test_the_table_counts_by_hand():
         assert found == pytest.approx(value, abs=0.06) and 0 <= low < value < high <= 100
     assert numbers[1][2] < numbers[0][2]
     assert len(score_table({"benchmarks": {"math500": entry}}).rows) == 1
+
+
+def test_the_table_is_printed_with_one_line_a_suite(capsys):
+    entry = {"k": 4, "mean_length": 10.0, "verdicts": ["ccww", "tttt", "nnoe", "cccc"]}
+    print_table(score_table({"benchmarks": {"math500": entry}}))
+    head, _, row = capsys.readouterr().out.splitlines()
+    assert head.startswith("| Suite | Problems | Metric | Accuracy % [95%] | pass@k % | Truncated")
+    assert row == "| MATH500 | 4 | avg@4 | 37.5 [0.0, 100.0] | 50.0 | 25.0 | 12.5 | 12.5 | 10 |"
 
 
 @pytest.fixture(scope="module")

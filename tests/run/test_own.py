@@ -20,6 +20,7 @@ from benchmarks.run import launch, progress
 from benchmarks.run.checkpoint import model_directory
 from benchmarks.run.status import status_command
 from benchmarks.run.study import Outcome, write_plan
+from benchmarks.store.records import Study
 from sgpo.core.files import write_json
 
 METHOD = """
@@ -62,6 +63,12 @@ def test_a_variant_asked_for_by_name_brings_no_other_into_the_plan_and_stays(tmp
     table = asked(tmp_path / "other", "--only", "table3")
     assert {e.key for e in table.methods} == plain | {"sgpo_nll"}
     assert {e.key for e in asked(tmp_path / "other", "--all").methods} > {"sgpo_nll", "dapo"}
+
+
+def test_the_commands_of_the_report_carry_the_values_of_the_study(tmp_path):
+    write_plan(asked(tmp_path, "--set", "train.grad_clip=0.5"), tmp_path)
+    command = Study.read(tmp_path).command("fig4")
+    assert command.endswith("--profile quick --only fig4 --set train.grad_clip=0.5")
 
 
 def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, capsys):
