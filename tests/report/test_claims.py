@@ -208,11 +208,22 @@ def test_effects_are_counted_losses_and_the_papers_stand_beside(found, loaded):
         ("frozen_teacher", "sgpo_frozen", "sgpo", "not measured"),
         ("delta_three", "sgpo_delta3", "sgpo", "not measured"),
         ("beats_srft", "sgpo", "srft", "not measured"),
+        ("initial_beats_grpo", "sgpo_initial", "grpo", "not measured"),
     ):
         claim = by_key(found, key)[0]
         expected = average(root, "qwen-m", ours) - average(root, "qwen-m", theirs)
         assert claim.effect.mean == pytest.approx(expected, abs=1e-6)
         assert (claim.subject, claim.paper) == ("Qwen-M", paper)
+    for key, ours, theirs in (
+        ("same_mask", "sgpo", "sgpo_nll_masked"),
+        ("no_mask", "sgpo_no_clip", "sgpo_nll"),
+        ("mask_costs", "sgpo_nll", "sgpo_nll_masked"),
+    ):
+        second = by_key(found, key)[1]
+        expected = average(root, "llama-m", ours) - average(root, "llama-m", theirs)
+        assert second.effect.mean == pytest.approx(expected, abs=1e-6)
+        assert second.subject == "Llama-M"
+    assert [c.subject for c in by_key(found, "initial_beats_grpo")] == ["Qwen-M"]
 
 
 def test_equal_tokens_interpolates_the_baseline_between_its_budgets(found, loaded):
