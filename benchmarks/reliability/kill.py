@@ -58,10 +58,15 @@ def kill(count: int, say: Say, seed: int = 5) -> tuple[Figures, bool]:
         for i in range(count):
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(start, out)
-            ended = _run(out, (i + rng.random()) / count * seconds, only_launcher=i % 2 == 0)
-            late += ended is not None
-            before = finished_runs(out)
-            _run(out)
+            try:
+                ended = _run(out, (i + rng.random()) / count * seconds, only_launcher=i % 2 == 0)
+                late += ended is not None
+                before = finished_runs(out)
+                _run(out)
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                problems.append(f"trial {i}: {' '.join(str(error).split())}")
+                say(f"{i + 1}/{count}: {error}")
+                continue
             found, after = outcome_of(out), finished_runs(out)
             wrong = [n for n in {*expected, *found} if expected.get(n) != found.get(n)]
             wrong += [name for name, when in before.items() if after.get(name) != when]

@@ -97,6 +97,25 @@ def test_a_finished_run_that_is_made_again_is_lost(monkeypatch):
     assert not held and figures["failures"] == ["trial 0: r"]
 
 
+def test_a_study_that_ends_badly_after_a_kill_is_counted_and_the_next_trial_goes_on(monkeypatch):
+    ends = iter([RuntimeError("the study ended with 1"), 1.0])
+
+    def study(out: Path, moment: float | None = None, **_) -> float | None:
+        if moment is not None:
+            return None
+        write(out)
+        end = 1.0 if out.name == "reference" else next(ends)
+        if isinstance(end, RuntimeError):
+            raise end
+        return end
+
+    monkeypatch.setattr(kill, "_run", study)
+    monkeypatch.setattr(kill, "run_cell", lambda cell, start, _: start.mkdir())
+    figures, held = kill.kill(2, print)
+    assert not held and figures["failures"] == ["trial 0: the study ended with 1"]
+    assert figures["kills"] == 2 and figures["finished_with_identical_tables"] == 1
+
+
 def test_every_outcome_becomes_a_page(tmp_path):
     assert command.main(["cases", "--count", "20", "--out", str(tmp_path / "r")]) == 0
     text = (tmp_path / "r.md").read_text()
