@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from benchmarks.profiles import check_profile
 from sgpo import __version__
 
 HUB_DEFAULT = "SII-Enigma/OpenR1-Math-R1-8.5k"
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.words, options.began = list(sys.argv[1:] if arguments is None else arguments), began
         if "out" in options and "profile" in options and options.verb != "slurm":
             _settle(options)
+        if "profile" in options:
+            check_profile(options.profile)  # before a verb's imports, which take seconds
         code = options.run(options)
         sys.stdout.flush()
         return code
