@@ -19,12 +19,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.profiles import check_profile
+from benchmarks.profiles import PROFILES, check_profile
 from sgpo import __version__
 
 HUB_DEFAULT = "SII-Enigma/OpenR1-Math-R1-8.5k"
 REAL_SUITES = ["math500", "olympiadbench", "amc23", "aime24"]
-PROFILES = "mini, quick, pocket, single_gpu or paper"
 # What a verb calls the settings and options of a study.
 OPTION_OF = {
     "evaluate": {"evaluation.": "", "max_tokens=": "--max-tokens ", "seed=": "--seed ",
@@ -403,7 +402,7 @@ def _listing(verbs: Verbs) -> None:
     kinds = ("methods", "models", "benchmarks", "artefacts", "profiles", "settings")
     add("what", choices=kinds, metavar="|".join(kinds))
     add("method", nargs="?", help="of settings: a method key, or a method file")
-    add("--profile", default="mini", help=f"{PROFILES} (default: %(default)s)")
+    add("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: %(default)s)")
     add("--model", help="default: the first that the method has")
     add = _verb(
         verbs, "config", "run.listing:settings_command",
@@ -411,7 +410,7 @@ def _listing(verbs: Verbs) -> None:
         "--set",
     )
     add("method", help="a method key, or a method file (.py)")
-    add("--profile", default="mini", help=f"{PROFILES} (default: %(default)s)")
+    add("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: %(default)s)")
     add("--model", help="default: the first that the method has")
 
 
@@ -589,7 +588,7 @@ def _names(text: str) -> list[str]:
 PLACE = ("--profile", "--out")
 SELECTION = ("--seeds", "--all", "--methods", "--models")
 SHARED: dict[str, dict[str, Any]] = {
-    "--profile": {"help": f"{PROFILES} (default: mini, or that of the study in --out)"},
+    "--profile": {"help": f"{', '.join(PROFILES)} (default: mini, or that of the study in --out)"},
     "--out": {"type": Path, "help": "results directory (default: results/PROFILE)"},
     "--seeds": {"type": _positive, "help": "number of seeds (default: the profile's)"},
     "--all": {"action": "store_true", "help": "with the ablations of SGPO"},

@@ -120,7 +120,8 @@ def run(
 
     The same prompts and randomly initialised models until a stop token or a budget. Three tokens of
     the vocabulary are declared stop tokens, so that lengths vary widely, as in a study; only tokens
-    of completions count. vLLM takes no heads below 32 dimensions on a CPU. Behind the semicolon:
+    of completions count. vLLM takes no heads below 32 dimensions on a CPU. Rows of qwen-100m
+    and of vllm bf16 are of an earlier case, which had them. Behind the semicolon:
     how many times faster compact is, by round.
     """
     transformers_logging.set_verbosity_error()

@@ -109,7 +109,7 @@ def _config(name: str, options: argparse.Namespace) -> dict[str, Any]:
     study = planned_study(options.profile, 1, own, variants=True)
     entries = {entry.key: entry for entry in study.methods}
     if name not in entries:
-        where = f"a run directory, or a run or method of {options.out}"
+        where = f"`sgpo list methods` (runs: `sgpo status --out {options.out}`)"
         raise ValueError(unknown("run or method", name, [*entries], where))
     models = entries[name].models or [m.key for m in study.models]
     model = options.model or next((m for m in models if m in _shared(entries, options)), models[0])
