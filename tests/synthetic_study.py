@@ -305,8 +305,8 @@ def _write_extras(root: Path) -> None:
     dump(root / "regime.json", {"models": {m[0]: measured for m in MODELS}})
     (root / "tuning.csv").write_text(
         "method,trial,learning_rate,seed,dev_accuracy,dev_ci_low,dev_ci_high,chosen,run_id\n"
-        "grpo,0,1e-4,1000,0.51,0.48,0.54,True,tune-grpo-0\n"
-        "hpt,0,1e-4,1000,0.31,0.28,0.34,False,tune-hpt-0\n"
+        "grpo,0,1e-4,1000,0.51,0.48,0.54,True,qwen-s-grpo-s1000-0\n"
+        "grpo,1,2e-4,1000,0.41,0.38,0.44,False,qwen-s-grpo-s1000-1\n"
     )
 
 

@@ -6,6 +6,7 @@ Source tags: paper (arXiv 2606.24064), authors' script or code (LUFFY, HPT, SRFT
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,11 +31,12 @@ VARIANT_MODELS = ("qwen-m",)  # ours (paper: Qwen2.5-7B-Instruct only)
 MAX_TOKENS = 96  # ours: longest derivation of the world, with room
 RL_STEPS = 12  # ours: SFT+GRPO must leave types open (`sgpo mini check`)
 WARMUP_RATE, WARMUP_EPOCHS = 5e-5, 3  # ours: the warm-up must stay near the base
-LEARNING_RATE = {  # tuned
+LEARNING_RATE = {  # tuned on mini-Qwen2-M
     "sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4,
     "opsd": 8e-4, "srft": 8e-4, "dr_grpo": 4e-4, "dapo": 4e-4, "relift": 4e-4, "chord": 4e-4,
     "sdpo": 1e-4, "sgpo_initial": 8e-4,
 }  # fmt: skip
+ON_MODEL: dict[str, dict[str, float]] = {}  # tuned there (tuning-MODEL.csv); others as above
 SFT = {
     "problems_per_step": 64,  # paper
     "warmup_share": 0.1,  # paper
@@ -70,11 +72,16 @@ def base(model: str, seed: int) -> RunConfig:
 ROWS = Rows(base, SFT, RL, RolloutConfig(max_tokens=MAX_TOKENS, temperature=1.0, top_p=0.95))
 
 
+def _rate(method: str) -> Callable[[str], float]:
+    """Model -> the learning rate of ``method`` on it."""
+    return lambda model: ON_MODEL.get(model, {}).get(method, LEARNING_RATE[method])
+
+
 def _rl(
     key: str, label: str, kind: str, train: Values | None = None, **settings: Any
 ) -> MethodEntry:
     kind = kind if ":" in kind else f"baselines.{key}:{kind}"
-    return ROWS.reinforced(key, label, kind, LEARNING_RATE[key], settings, train)
+    return ROWS.reinforced(key, label, kind, _rate(key), settings, train)
 
 
 def _kin(
@@ -97,7 +104,7 @@ METHODS = (
         "all",
         WARMUP_PROBLEMS + RL_PROBLEMS,
         4,  # ours
-        LEARNING_RATE["sft_full"],
+        _rate("sft_full"),
     ),
     _rl("grpo", "SFT+GRPO", "GRPOConfig"),
     _rl(

@@ -11,6 +11,7 @@ from sgpo.core.config import RolloutConfig, TrainConfig
 
 # Values, or what gives those of a model
 Values = Mapping[str, Any] | Callable[[str], Mapping[str, Any]]
+Rate = float | Callable[[str], float]  # or what gives that of a model
 AUTHORS_ENTROPY = {"entropy_over": "response", "scaling": "authors"}  # authors' code (LUFFY, HPT)
 
 
@@ -36,23 +37,23 @@ class Rows:
         split: str,
         num_problems: int,
         num_epochs: int,
-        learning_rate: float,
+        learning_rate: Rate,
         **settings: Any,
     ) -> MethodEntry:
         """SFT on ``num_problems`` expert traces of a part of the training pool, a share of which is
         held out, from the base model."""
         trained = num_problems - round(self.sft["held_out_share"] * num_problems)
         steps = num_epochs * (trained // self.sft["problems_per_step"])
-        train = TrainConfig(num_steps=steps, learning_rate=learning_rate, **self.sft)
 
         def config(model: str, seed: int) -> RunConfig:
             base = self.base(model, seed)
+            rate = _of(learning_rate, model)
             return replace(
                 base,
                 method=key,
                 data=replace(base.data, split=split),
                 settings=settings_of("baselines.sft:SFTConfig", **settings),
-                train=train,
+                train=TrainConfig(num_steps=steps, learning_rate=rate, **self.sft),
                 rollout=self.rollout,
             )
 
@@ -63,7 +64,7 @@ class Rows:
         key: str,
         label: str,
         kind: str,
-        learning_rate: float,
+        learning_rate: Rate,
         settings: Values | None = None,
         train: Values | None = None,
         **fields: Any,
@@ -73,13 +74,13 @@ class Rows:
 
         def config(model: str, seed: int) -> RunConfig:
             base = self.base(model, seed)
-            own = {"learning_rate": learning_rate} | _of(train, model)
+            own = {"learning_rate": _of(learning_rate, model), **_of(train or {}, model)}
             return replace(
                 base,
                 method=key,
                 init="warmup",
                 data=replace(base.data, split="rl"),
-                settings=settings_of(kind, **_of(settings, model)),
+                settings=settings_of(kind, **_of(settings or {}, model)),
                 train=TrainConfig(**self.rl | own),
                 rollout=self.rollout,
             )
@@ -87,5 +88,5 @@ class Rows:
         return MethodEntry(key, label, config, **fields)
 
 
-def _of(values: Values | None, model: str) -> Mapping[str, Any]:
-    return values(model) if callable(values) else values or {}
+def _of(value: Any, model: str) -> Any:
+    return value(model) if callable(value) else value

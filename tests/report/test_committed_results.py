@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -43,25 +44,32 @@ def test_the_stored_runs_have_the_configs_of_the_profile():
         assert kept == json.loads(json.dumps(config)), cell["run_id"]
 
 
-def chosen() -> dict[str, dict]:
-    with (RESULTS / "tuning.csv").open() as file:
-        return {row["method"]: row for row in csv.DictReader(file) if row["chosen"] == "True"}
+def tuned() -> list[dict[str, str]]:
+    """Every stored trial, with the model that it is of."""
+    found = []
+    for path in sorted(RESULTS.glob("tuning*.csv")):
+        with path.open() as file:
+            model = path.stem.partition("-")[2] or tune.MODELS["mini"]
+            found += [row | {"model": model} for row in csv.DictReader(file)]
+    return found
 
 
-TUNED = tuple(mini.LEARNING_RATE)
+CHOSEN = {(r["model"], r["method"]): r for r in tuned() if r["chosen"] == "True"}
 
 
-@pytest.mark.parametrize("method", TUNED)
-def test_the_profile_has_the_settings_that_tuning_chose(method):
-    config = next(e for e in mini.METHODS + mini.KIN if e.key == method).config("qwen-m", 0)
-    assert config.train.learning_rate == float(chosen()[method]["learning_rate"])
+@pytest.mark.parametrize("model, method", CHOSEN)
+def test_the_profile_has_the_settings_that_tuning_chose(model, method):
+    config = next(e for e in mini.METHODS + mini.KIN if e.key == method).config(model, 0)
+    assert config.train.learning_rate == float(CHOSEN[model, method]["learning_rate"])
 
 
-def test_every_method_had_the_same_number_of_trials_and_none_saw_a_test_set():
-    with (RESULTS / "tuning.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    counts = {m: sum(r["method"] == m for r in rows) for m in TUNED}
+def test_every_rate_of_the_profile_was_tuned_with_as_many_trials_that_saw_no_test_set():
+    rows = tuned()
+    counts = Counter((row["model"], row["method"]) for row in rows)
     assert set(counts.values()) == {len(tune.LEARNING_RATES) * len(tune.WORLDS)}
+    usual = {(tune.MODELS["mini"], method) for method in mini.LEARNING_RATE}
+    others = {(model, method) for model, rates in mini.ON_MODEL.items() for method in rates}
+    assert set(counts) == usual | others
     trials = stored_runs(RESULTS / "tuning")
     for row in rows:
         assert set(trials[row["run_id"]].object("scores.json")["benchmarks"]) == {"minidev"}

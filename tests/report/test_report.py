@@ -202,7 +202,7 @@ def test_budget_regime_and_tuning_show_what_is_stored(study):
         change(path, lambda r, tokens=tokens: r.update(sampled_tokens=tokens, num_samples=None))
     change(study / "regime.json", lambda stored: stored["models"]["qwen-s"]["conditions"][1].update(
         value=0.41234, passed=False))  # fmt: skip
-    other = (study / "tuning.csv").read_text().replace("0.51", "0.97")
+    other = (study / "tuning.csv").read_text().replace("0.51", "0.97").replace("qwen-s", "llama-m")
     (study / "tuning-llama-m.csv").write_text(other)
     loaded = load_study(study)
     spent = {(r.model, r.method): r for r in records.budget_rows(loaded).itertuples()}
@@ -217,8 +217,11 @@ def test_budget_regime_and_tuning_show_what_is_stored(study):
     ]
     assert "read the results with care: qwen-s: guided pass rate." in pages.regime_sentence(loaded)
     tuned = records.TUNING.table(loaded, records.TUNING.rows(loaded)).rows
-    assert [line[4].text for line in tuned[::2]] == ["51.0 [48.0, 54.0]", "97.0 [48.0, 54.0]"]
-    assert [line[5].text for line in tuned] == ["chosen", "", "chosen", ""]
+    assert [[cell.text for cell in line[2:]] for line in tuned] == [
+        ["51.0 (51.0)", "41.0 (41.0)"],
+        ["97.0 (97.0)", "41.0 (41.0)"],
+    ]
+    assert [[cell.bold for cell in line[2:]] for line in tuned] == [[True, False]] * 2
 
 
 # Missing, failed and diverged runs ----------------------------------------------------------------
@@ -239,18 +242,20 @@ def test_the_selection_bias_leaves_each_world_out_of_its_choice(tmp_path):
         ("b", 0.2): (0.1, 0.1, 0.1),
     }
     rows = [
-        f"{method},{rate},{world},{accuracy}"
+        f"{method},{rate},{world},{accuracy},m-{method}-s{world}"
         for (method, rate), found in dev.items()
         for world, accuracy in enumerate(found)
     ]
-    header = "method,learning_rate,seed,dev_accuracy"
+    header = "method,learning_rate,seed,dev_accuracy,run_id"
     (tmp_path / "tuning.csv").write_text("\n".join([header, *rows]) + "\n")
-    study = SimpleNamespace(root=tmp_path, method_label=str.upper)
+    study = SimpleNamespace(
+        root=tmp_path, method_label=str.upper, model=lambda key: SimpleNamespace(label=key)
+    )
     # a: 0.2 is chosen, mean 30. Without world 0 the means are 25 and 25 (the lower stands, 20 in
     # it), without 1 they are 20 and 20 (30 in it), without 2 25 and 45 (0 in it): 30 - 50 / 3.
     said = records._selection_bias(study)
     assert "does 6.7 points worse" in said
-    assert "(most: 13.3, A)" in said
+    assert "(most: 13.3, A on m)" in said
 
 
 def test_deleting_things_changes_what_needs_them_and_nothing_else(variant_study, variant_copy):

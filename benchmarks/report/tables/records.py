@@ -298,60 +298,64 @@ TRIAL = ("method", "trial", "learning_rate", "seed", "dev_accuracy", "dev_ci_low
 def _tuning_rows(study: Study) -> pd.DataFrame:
     """The trials on the profile's own model, then those on others (tuning-MODEL.csv)."""
     paths = sorted(study.root.glob("tuning*.csv"), key=lambda path: path.stem)
-    return _or_not_run([trial for path in paths for trial in read_rows(path)], *TRIAL)
+    rows = [{"model": _model_of(trial)} | trial for path in paths for trial in read_rows(path)]
+    return _or_not_run(rows, "model", *TRIAL)
+
+
+def _model_of(trial: dict[str, str]) -> str:
+    return trial["run_id"].partition(f"-{trial['method']}-")[0]
 
 
 def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
-    """Rows method x trial; the chosen trial of a method in bold."""
-
-    def accuracy(trial: dict[str, Any]) -> Cell:
-        names = ("dev_ci_low", "dev_accuracy", "dev_ci_high")
-        low, mean, high = (f"{PERCENT * float(trial[name]):.1f}" for name in names)
-        return Cell(f"{mean} [{low}, {high}]", bold=trial["chosen"] == "True")
-
-    columns = {
-        "Method": lambda trial: study.method_label(trial["method"]),
-        "Trial": lambda trial: trial["trial"],
-        "Learning rate": lambda trial: trial["learning_rate"],
-        "Seed": lambda trial: trial["seed"],
-        "Dev accuracy": accuracy,
-        "": lambda trial: "chosen" if trial["chosen"] == "True" else "",
-        "Run": lambda trial: trial["run_id"],
-    }
-    return listing(rows, columns, [1, 2, 4])
+    """Rows model x method, a column a rate: the mean over the worlds and each world's, the chosen
+    rate's in bold."""
+    if (rows["method"] == NOT_RUN).all():
+        return listing(rows, {"Model": str, "Method": str})
+    rows = rows.astype({"learning_rate": float, "dev_accuracy": float})
+    rates = sorted(rows["learning_rate"].unique())
+    lines = []
+    for (model, method), found in rows.groupby(["model", "method"], sort=False):
+        cells = []
+        for rate in rates:
+            here = found[found["learning_rate"] == rate]
+            worlds = PERCENT * here["dev_accuracy"]
+            each = ", ".join(f"{value:.1f}" for value in worlds)
+            text = f"{worlds.mean():.1f} ({each})" if len(here) else NOT_RUN
+            cells.append(Cell(text, bold=bool((here["chosen"] == "True").any())))
+        lines.append(row(study.model(model).label, study.method_label(method), *cells))
+    header = ("Model", "Method", *(f"{rate:g}" for rate in rates))
+    return Table(header, tuple(lines), numeric=frozenset(range(2, len(header))))
 
 
 def _tuning_caption(study: Study) -> str:
     if not [*study.root.glob("tuning*.csv")]:
         return "Nothing was tuned in this study. Made by: sgpo tune (the mini profile)"
     return (
-        "Every trial of the tuning, the same number for each method, judged on the development "
-        f"set (percent, 95% interval over problems alone, as if independent, which those of "
-        f"one type are not); no test set was read.{_selection_bias(study)} Made by: "
-        f"{study.command('tuning')}"
+        "Accuracy on the development set in percent at each learning rate that was tried, the same "
+        "for every method: mean of the tuning worlds and, in brackets, each of them; in bold the "
+        f"chosen rate. No test set was read. The run of each trial: tables/tuning.csv."
+        f"{_selection_bias(study)} Made by: {study.command('tuning')}"
     )
 
 
 def _selection_bias(study: Study) -> str:
     """How much too good the chosen rates look: their mean over the worlds, less that of the rates
     which the other worlds choose, each judged in the world left out."""
-    path = study.root / "tuning.csv"
-    if not path.exists():
-        return ""
-    trials = pd.read_csv(path)
     biases = {}
-    for method, found in trials.groupby("method", sort=False):
+    for (model, method), found in _tuning_rows(study).groupby(["model", "method"], sort=False):
+        found = found.astype({"learning_rate": float, "dev_accuracy": float})
         table = PERCENT * found.pivot_table("dev_accuracy", "learning_rate", "seed")
         if table.shape[1] < 2:
             return ""
         left_out = [table.drop(columns=world).mean(axis=1).idxmax() for world in table]
         judged = [table.loc[rate, world] for rate, world in zip(left_out, table, strict=True)]
-        biases[study.method_label(str(method))] = table.mean(axis=1).max() - np.mean(judged)
-    most = max(biases, key=lambda label: biases[label])
+        biases[model, method] = table.mean(axis=1).max() - np.mean(judged)
+    model, method = most = max(biases, key=lambda key: biases[key])
     return (
         " Selection bias: a rate that is chosen without a world and judged in it does "
         f"{np.mean([*biases.values()]):.1f} points worse than the chosen rates look here, on "
-        f"average over the methods (most: {biases[most]:.1f}, {most})."
+        f"average over the rows (most: {biases[most]:.1f}, {study.method_label(method)} on "
+        f"{study.model(model).label})."
     )
 
 
