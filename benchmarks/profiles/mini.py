@@ -36,7 +36,12 @@ LEARNING_RATE = {  # tuned on mini-Qwen2-M
     "opsd": 8e-4, "srft": 8e-4, "dr_grpo": 4e-4, "dapo": 4e-4, "relift": 4e-4, "chord": 4e-4,
     "sdpo": 1e-4, "sgpo_initial": 8e-4,
 }  # fmt: skip
-ON_MODEL: dict[str, dict[str, float]] = {}  # tuned there (tuning-MODEL.csv); others as above
+ON_MODEL = {  # tuned there (tuning-MODEL.csv); others as above
+    "llama-m": {
+        "sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4,
+        "sgpo_initial": 4e-4,
+    },
+}  # fmt: skip
 SFT = {
     "problems_per_step": 64,  # paper
     "warmup_share": 0.1,  # paper

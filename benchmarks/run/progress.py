@@ -15,6 +15,7 @@ from rich.table import Table
 from benchmarks.analyses import AnalysisTask
 from benchmarks.config import Cell, RunConfig
 from benchmarks.plan.cost import gpu_hours, shape_of
+from sgpo.mini.specs import FOUNDATIONS
 
 Planned = Cell | AnalysisTask
 SECONDS_A_LINE = 60.0  # between two lines of a running cell where there is no terminal
@@ -70,7 +71,10 @@ def pretraining(left: Sequence[Cell], cache: Path) -> dict[str, float]:
         if config.checkpoint is not None:
             continue
         model, seconds = config.model, 0.0
-        if model not in found and not any(cache.glob(f"{model}-foundation-*")):
+        laid = any(cache.glob(f"{model}-foundation-*")) or (
+            config.pretrain_steps is None and any(FOUNDATIONS.glob(f"{model}-foundation-*"))
+        )
+        if model not in found and not laid:
             steps = config.pretrain_steps or FOUNDATION_STEPS
             steps = min(FOUNDATION_STEPS, steps + min(steps, 200))  # the last 200 settle it
             seconds = COST_OF_FOUNDATION * steps / FOUNDATION_STEPS

@@ -45,6 +45,16 @@ SAMPLES_A_PROBLEM = 12  # paper: of SFT+GRPO, where none of its runs has ended
 _PRELOAD = ["benchmarks.run.study", "baselines.grpo", "baselines.hpt", "baselines.luffy",
             "baselines.opsd", "baselines.srft"]  # fmt: skip
 
+_ALLOCATOR = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {
+        "hugetlb": 1,
+        "mmap_threshold": 1 << 30,
+        "trim_threshold": 1 << 32,
+        "top_pad": 1 << 26,
+    }.items()
+)
+
 
 @dataclass
 class Outcome:
@@ -157,6 +167,8 @@ class _Runner:
         self.deadline, self.log = deadline, log
         self.context = get_context("forkserver")
         self.context.set_forkserver_preload(_PRELOAD)
+        # Kept memory in large pages: a tenth less time, since a step asks for the same again.
+        os.environ.setdefault("GLIBC_TUNABLES", _ALLOCATOR)
         # Started with SIGINT ignored: Ctrl-C while it imports torch would show a traceback of it.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         forkserver.ensure_running()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model
 from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 
@@ -28,7 +29,7 @@ from sgpo.core.files import whole_directory
 from sgpo.core.logprobs import completion_hidden, pad_sequences
 from sgpo.mini.models import ASSISTANT, END, PIECES, USER, build_model, build_tokenizer
 from sgpo.mini.sets import LEVELS, random_task
-from sgpo.mini.specs import ModelSpec, model_spec
+from sgpo.mini.specs import FOUNDATIONS, ModelSpec, model_spec
 from sgpo.mini.world import NAMES, SLOTS, World, draw_world, throwaway_world
 from sgpo.mini.writing import writer_text
 
@@ -257,7 +258,8 @@ def ensure_world_model(
     num_steps: int | None = None, device: torch.device | str = "cpu",
 ) -> Path:  # fmt: skip
     """The checkpoint directory of a mini model in the world of ``seed``, made if it is absent, its
-    foundation too; an ordinary Hugging Face checkpoint with its tokenizer.
+    foundation too unless one of this recipe is in ``FOUNDATIONS``; an ordinary Hugging Face
+    checkpoint with its tokenizer.
 
     ``num_steps`` bounds the steps of the foundation, half of them drills, and of the lesson, for a
     quick check of the wiring. ``device`` is where it trains; it does not enter the address.
@@ -281,7 +283,13 @@ def ensure_world_model(
         lesson = replace(lesson, steps=min(lesson.steps, num_steps))
     base = cache / f"{key}-foundation-{_digest(spec, foundation)}"
     if not base.is_dir():
-        _store(lay_foundation(spec, foundation, progress, device), base)
+        laid = FOUNDATIONS / f"{base.name}.safetensors"
+        if laid.is_file():
+            model = build_model(spec, foundation.seed)
+            load_model(model, laid)
+        else:
+            model = lay_foundation(spec, foundation, progress, device)
+        _store(model, base)
     path = cache / f"{key}-world-{seed}-{_digest(spec, foundation, lesson, world)}"
     if not path.is_dir():
         model = AutoModelForCausalLM.from_pretrained(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 # About 1/sqrt(hidden). At the architectures' own 0.02, made for widths in the thousands, attention
 # starts so flat that copying from the prompt is not learned in 900 steps.
 INITIALIZER_RANGE = 0.1
+# Laid before, named by the hash of their recipe: laying one takes minutes and gives the same.
+FOUNDATIONS = Path(__file__).parent / "foundations"
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,16 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.profiles.mini import TABLE_MODELS
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.sampling import CompactSampler
 from sgpo.mini import foundation, models, sets, teacher, window, world
 from sgpo.mini.foundation import FoundationConfig, Learner, LessonConfig, encode
 from sgpo.mini.models import build_model, build_tokenizer, model_config
-from sgpo.mini.specs import MODELS
+from sgpo.mini.specs import FOUNDATIONS, MODELS
 from sgpo.mini.world import NAMES, PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
 from sgpo.mini.writing import Task, derivation_lines, writer_text
 
@@ -244,6 +246,18 @@ def test_a_foundation_is_laid_once_and_every_world_is_taught_on_it(tmp_path, mon
     assert again.name == paths[1].name
     other = AutoModelForCausalLM.from_pretrained(again).get_input_embeddings().weight
     assert torch.equal(weights[1], other)
+
+
+@pytest.mark.parametrize("model", TABLE_MODELS)
+def test_the_foundations_that_come_along_are_of_todays_recipe(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(foundation, "LessonConfig", lambda: LessonConfig(steps=1))
+    monkeypatch.setattr(foundation, "lay_foundation", None)  # is not called
+    foundation.ensure_world_model(model, 0, tmp_path)
+    (made,) = tmp_path.glob("*-foundation-*")
+    laid = load_file(FOUNDATIONS / f"{made.name}.safetensors")
+    loaded = AutoModelForCausalLM.from_pretrained(made).state_dict()
+    assert all(torch.equal(loaded[name], weights) for name, weights in laid.items())
+    assert set(loaded) - set(laid) <= {"lm_head.weight"}  # tied
 
 
 def test_the_vectors_of_the_types_say_what_the_writers_choose_and_can_be_taken_back():
