@@ -37,6 +37,10 @@ LEARNING_RATE = {  # tuned on mini-Qwen2-M
     "sdpo": 1e-4, "sgpo_initial": 8e-4,
 }  # fmt: skip
 ON_MODEL = {  # tuned there (tuning-MODEL.csv); others as above
+    "qwen-s": {
+        "sft_full": 8e-4, "grpo": 4e-4, "hpt": 1e-4, "luffy": 2e-4, "sgpo": 1e-4,
+        "sgpo_initial": 4e-4,
+    },
     "llama-m": {
         "sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4,
         "sgpo_initial": 4e-4,
