@@ -2,25 +2,28 @@
 
 Every artefact is asked once a build: what it draws or counts goes to its files and to the page.
 A new one is an ``Artefact`` in a module of ``tables`` or ``figures`` and a place in
-``build.ARTEFACTS``.
+``build.ARTEFACTS``. What each says of itself stands in ``artefacts.toml``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.report.document import Block, Table, image, standing_note, write_table
 from benchmarks.report.figures.axes import save
-from benchmarks.store.records import Study
+from benchmarks.store.records import NOT_RUN, Study
 
 Need = tuple[str, str]  # model, method
 
+WORDS = tomllib.loads(Path(__file__).with_name("artefacts.toml").read_text(encoding="utf-8"))
+ABSENT = "{title}: {not_run}. Made by: {command}"
 PRINTED = "Numbers as printed in arXiv 2606.24064 (v1), {}; none of them is ours."
 
 
@@ -96,3 +99,27 @@ class Artefact:
         stem = stem.with_name(f"{self.name}_paper")
         paths += write_table(stem, printed, note=note, rows=printed_rows)
         return Made(paths, [table, printed])
+
+
+def described(
+    name: str,
+    needs: Callable[[Study], list[Need]],
+    known: Callable[[Study], Mapping[str, Any] | None] = lambda study: {},
+    caption: str = "",
+    **how: Any,
+) -> Artefact:
+    """The artefact ``name`` of ``artefacts.toml``. ``known``: the names in its caption and what
+    they are in a study; None where its data are not there. ``caption``: other than its own."""
+    words = WORDS[name]
+    present = caption or words.get("caption", "")
+
+    def said(study: Study) -> str:
+        found = known(study)
+        template = words.get("absent", ABSENT) if found is None else present
+        common = {"title": words["title"], "profile": study.profile, "not_run": NOT_RUN}
+        filled = template.format(**common, command=study.command(name), **found or {})
+        return " ".join(filled.split())
+
+    about = {key: words[key] for key in ("alt", "extended", "miniature") if key in words}
+    about |= {"uses": words.get("uses", "scores"), "analyses": tuple(words.get("analyses", ()))}
+    return Artefact(name, words["title"], needs=needs, caption=said, **about | how)

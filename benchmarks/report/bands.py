@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.report import estimates
-from benchmarks.report.artefact import Artefact, Made, nothing
+from benchmarks.report.artefact import Made, described, nothing
 from benchmarks.report.document import paragraph
 from benchmarks.report.measures import smooth
 from benchmarks.store import experiments
@@ -231,4 +231,4 @@ HOW = (
     + ". The curve of a further world lies within the whole band of a metric in about W of W + 1 "
     "cases, where W worlds made it."
 )
-BANDS = Artefact("bands", "Convergence bands", "metrics", nothing, own=_made)
+BANDS = described("bands", nothing, own=_made)

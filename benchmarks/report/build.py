@@ -17,7 +17,6 @@ from pathlib import Path
 
 from benchmarks.report import bands, claims_page, pages
 from benchmarks.report.artefact import Artefact, Need
-from benchmarks.report.document import to_markdown
 from benchmarks.report.figures import gains, mechanism, training
 from benchmarks.report.html import to_html
 from benchmarks.report.tables import accuracy, graders, records
@@ -110,8 +109,8 @@ def build(
     lacking = [a.name for a in chosen if any(a.name in cell.artefacts for cell in missing)]
     commands = tuple(map(study.command, lacking))
     if only is None or REPORT in only:
-        blocks = pages.report_blocks(study, content, missing, commands)
-        written += _pages(study, to_markdown(blocks), figures)
+        text = pages.report(study, content, missing, commands)
+        written += _pages(study, text, figures)
         _remove_left_over(results_dir, content)
     usual = results_dir.resolve().parts[-2:] == ("results", study.profile)
     out = "" if usual else f" --out {shlex.quote(str(results_dir))}"

@@ -1,31 +1,42 @@
 """The claims: what the paper says, and some questions past it, as tests on our runs.
 
-``CLAIMS`` is the one place to add a claim: a statement, where the paper makes it, how it is
+``claims.toml`` is the one place to add a claim: a statement, where the paper makes it, how it is
 measured, on which models it is asked and the effect. Which runs it needs follows from the effect.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from benchmarks.report import effects, estimates, measures
 from benchmarks.report.effects import ROW, TIMES, Effect, Need, Subject, gain
 from benchmarks.report.estimates import Score
 from benchmarks.report.figures import gains
 from benchmarks.report.tables import accuracy
-from benchmarks.report.tables.accuracy import KIN, MASK, TABLE2, TABLE3, TABLE6, TEACHER
+from benchmarks.report.tables.accuracy import (
+    KIN,
+    MASK,
+    TABLE2,
+    TABLE3,
+    TABLE6,
+    TEACHER,
+    where_planned,
+)
 from benchmarks.store import experiments, stats
 from benchmarks.store.records import NOT_RUN, Study
 from benchmarks.store.stats import BUILT_IN, EQUIVALENT, FAILS, HOLDS, TOO_LITTLE
 
+FILE = Path(__file__).with_name("claims.toml")
 PAST = "past the paper"
 NOT_MEASURED = "not measured"
 # Effects that are as good as none, by unit: half of the smallest effects that the paper prints
 # (+1.1 points, 1.78x has no smaller one), and what a curve's line is wide.
 MARGINS = {"points": 1.0, "alpha": 0.02, "nats": 0.01, TIMES: math.log(1.1)}
-PICKED = "So p of a negative effect is multiplied by the number of rows picked from (Bonferroni)."
 ONE_RUN = "one run"  # a real model with one seed: an effect on these problems, no verdict
 
 
@@ -196,16 +207,6 @@ def analyses() -> tuple[str, ...]:
 # What a claim is asked on -------------------------------------------------------------------------
 
 
-COMPARED = accuracy.models  # models of Table 1
-VARIANT_MODEL = TABLE2.on  # the one that SGPO's variants run on
-
-
-def _where_planned(
-    method: str, models: Callable[[Study], list[str]]
-) -> Callable[[Study], list[str]]:
-    return lambda study: [m for m in models(study) if study.cells_of(m, method)]
-
-
 def _ablations(study: Study) -> list[Subject]:
     """Every row of Table 2 but SGPO's own."""
     return [
@@ -225,22 +226,25 @@ def _family(study: Study) -> list[Subject]:
 
 
 def _right_plan(study: Study) -> list[Subject]:
-    model = measures.model_of(study, measures.PLANS)
     return [
         Subject(model, f"than {study.method_label(other)}, {study.model(model).label}", other)
+        for model in measures.models_of(study, measures.PLANS)
         for other in ("grpo", "sgpo_reverse")
-        if model is not None
     ]
 
 
-def _on_steps(study: Study) -> list[str]:
-    model = measures.model_of(study, measures.STEPS)
-    return [] if model is None else [model]
-
-
-def _delta_models(study: Study) -> list[str]:
-    """The variants' own model first, then the experiments'."""
-    return list(dict.fromkeys([*VARIANT_MODEL(study), experiments.SECOND_MODEL]))
+ASKED_ON: dict[str, Callable[[Study], list[str] | list[Subject]]] = {
+    "compared": accuracy.models,  # those of Table 1
+    "variants": TABLE2.on,  # the one that SGPO's variants run on
+    "ablations": _ablations,
+    "sizes": _family,
+    "plans": _right_plan,
+    "steps": lambda study: measures.models_of(study, measures.STEPS),
+    "mask": MASK.on,
+    "teacher": TEACHER.on,
+    "deltas": lambda study: list(dict.fromkeys([*TABLE2.on(study), experiments.SECOND_MODEL])),
+    "budgets": lambda study: [gains.MODEL] if gains.budget_needs(study) else [],
+}
 
 
 # The paper's numbers ------------------------------------------------------------------------------
@@ -287,6 +291,16 @@ def _printed_largest_loss(subject: Subject) -> str:
     return f"{min(list(averages.values())[1:]) - lowest:+.1f} points"
 
 
+PRINTED: dict[str, Callable[[Subject], str]] = {
+    "margins": _printed_margins,
+    "sizes": _printed_sizes,
+    "largest_loss": _printed_largest_loss,
+    "table2": _printed_loss(TABLE2),
+    "table3": _printed_loss(TABLE3, "sgpo_nll"),
+    "table6": _printed_loss(TABLE6, "sgpo_reverse"),
+}
+
+
 # The claims ---------------------------------------------------------------------------------------
 
 
@@ -296,193 +310,33 @@ def _beats(other: str) -> Claim:
         lambda study: f"SGPO beats {study.method_label(other)}",
         "Average accuracy of SGPO minus that of the other method, each with the learning rate "
         "chosen for it from the same trials.",
-        on=_where_planned(other, KIN.on),
+        on=where_planned(other, KIN.on),
         effect=gain("sgpo", other),
     )
 
 
+def read(stored: Mapping[str, Any]) -> list[Claim]:
+    """The claims of ``claims.toml``, or of a table like it."""
+    found = []
+    for entry in map(dict, stored["claim"]):
+        on, planned = ASKED_ON[entry.pop("on")], entry.pop("planned", "")
+        pair, name = entry.pop("gain", None), entry.pop("effect", "")
+        paper = entry.pop("paper", NOT_MEASURED)
+        how = entry.pop("how").format(picked=stored.get("picked"))
+        found.append(
+            Claim(
+                how=" ".join(how.split()),
+                on=where_planned(planned, on) if planned else on,
+                effect=gain(*pair) if pair else getattr(effects, name),
+                paper=PRINTED.get(entry.pop("printed", ""), paper),
+                apart=tuple(entry.pop("apart", ())),
+                **entry,
+            )
+        )
+    return found
+
+
 CLAIMS = (
-    Claim(
-        "best_on_average",
-        "SGPO is best on average",
-        "Average accuracy of SGPO minus that of the best other row. The other row is picked by its "
-        f"mean with hindsight, which works against SGPO. {PICKED}",
-        on=COMPARED,
-        effect=effects.best_other_row,
-        where="Table 1",
-        paper=_printed_margins,
-        apart=("equal_tokens", "delta_three"),
-    ),
-    Claim(
-        "gain_grows",
-        "SGPO's gain over base grows with the base model",
-        "SGPO's gain over the base model on the larger model of a family minus that on the smaller "
-        "one.",
-        on=_family,
-        effect=effects.gain_of_sizes,
-        where="Table 1",
-        paper=_printed_sizes,
-    ),
-    Claim(
-        "alpha_falls",
-        "alpha falls over training",
-        "Mean alpha (Eq. 6) in the first quarter of the steps minus in the last quarter.",
-        on=COMPARED,
-        effect=effects.quarters("alpha_mean", "alpha", -1.0),
-        where="Fig. 4",
-        paper="falls (Fig. 4; no number printed)",
-        built_in="alpha is a falling function of the pass rate (Eq. 6), which rises",
-    ),
-    Claim(
-        "entropy_above",
-        "policy entropy stays above SFT+GRPO's",
-        "Policy entropy of SGPO minus that of SFT+GRPO over the second half of the steps.",
-        on=COMPARED,
-        effect=effects.late_entropy,
-        where="Fig. 4",
-        paper="above (Fig. 4; no number printed)",
-    ),
-    Claim(
-        "ablation_hurts",
-        "removing a component hurts",
-        "Average accuracy of SGPO minus that of SGPO without the component.",
-        on=_ablations,
-        effect=gain("sgpo", ROW),
-        where="Table 2",
-        paper=_printed_loss(TABLE2),
-        apart=("delta_three",),
-    ),
-    Claim(
-        "proximal_hurts_most",
-        "removing the proximal constraints hurts most",
-        "What removing both proximal constraints costs minus the largest cost of any other "
-        "removal. The other one is picked by its mean with hindsight. " + PICKED,
-        on=VARIANT_MODEL,
-        effect=effects.largest_loss,
-        where="Table 2",
-        paper=_printed_largest_loss,
-        apart=("delta_three",),
-    ),
-    Claim(
-        "kl_beats_sft",
-        "KL distillation beats direct SFT on the same completions",
-        "Average accuracy of SGPO minus that with the negative log-likelihood of the same guided "
-        "completion in place of the masked KL.",
-        on=VARIANT_MODEL,
-        effect=gain("sgpo", "sgpo_nll"),
-        where="Table 3",
-        paper=_printed_loss(TABLE3, "sgpo_nll"),
-        apart=("same_mask", "no_mask", "mask_costs"),
-    ),
-    Claim(
-        "forward_beats_reverse",
-        "forward KL beats reverse KL",
-        "Average accuracy of SGPO minus that with the reverse KL.",
-        on=VARIANT_MODEL,
-        effect=gain("sgpo", "sgpo_reverse"),
-        where="Table 6",
-        paper=_printed_loss(TABLE6, "sgpo_reverse"),
-    ),
-    Claim(
-        "faster_adaptive",
-        "adaptive weighting reaches equal reward sooner",
-        "How many times fewer steps SGPO takes than fixed alpha=1 to the lower of their two final "
-        "training rewards; below 1 it takes more.",
-        on=VARIANT_MODEL,
-        effect=effects.sooner("sgpo_fixed_alpha"),
-        where="Fig. 3",
-        paper="1.78x, reward +11.7%",
-    ),
-    Claim(
-        "faster_kl",
-        "KL distillation reaches equal reward sooner than direct SFT",
-        "How many times fewer steps SGPO takes than direct SFT to the lower of their two final "
-        "training rewards; below 1 it takes more.",
-        on=VARIANT_MODEL,
-        effect=effects.sooner("sgpo_nll"),
-        where="Fig. 6",
-        paper="2.1x, reward +18.1%",
-        apart=("same_mask", "no_mask", "mask_costs"),
-    ),
-    Claim(
-        "kl_on_decisions",
-        "KL mass sits on strategy-critical tokens",
-        "Share of the KL that lies on decision tokens (the choices of the plan, and the words that "
-        "decide between going on and guessing) minus their share of all tokens.",
-        on=_on_steps,
-        effect=effects.mass_on_decisions,
-        where="Fig. 5",
-        paper="shown on one example (Fig. 5)",
-    ),
-    Claim(
-        "right_plan",
-        "SGPO leaves more probability on the right plan",
-        "Probability of the right plan under the unguided prompt, averaged over the types "
-        "on held-out problems of one task, after SGPO minus after the other method.",
-        on=_right_plan,
-        effect=effects.more_on_the_right_plan,
-        where=f"{PAST}, after Fig. 2",
-        paper="drawn, not measured (Fig. 2)",
-    ),
-    Claim(
-        "same_mask",
-        "with the mask on both, KL beats direct SFT",
-        "Table 3 changes two things at once: the loss, and whether tokens with KL above delta are "
-        "left out. Here both losses leave out the same tokens.",
-        on=MASK.on,
-        effect=gain("sgpo", "sgpo_nll_masked"),
-    ),
-    Claim(
-        "no_mask",
-        "with no mask on either, KL beats direct SFT",
-        "The same comparison of losses with no token left out on either side.",
-        on=MASK.on,
-        effect=gain("sgpo_no_clip", "sgpo_nll"),
-    ),
-    Claim(
-        "mask_costs",
-        "the mask costs direct SFT accuracy",
-        "Direct SFT on all tokens minus direct SFT on the unmasked ones.",
-        on=MASK.on,
-        effect=gain("sgpo_nll", "sgpo_nll_masked"),
-    ),
-    Claim(
-        "guidance_kept",
-        "guided answers get no worse while SGPO trains",
-        "The teacher of Eq. 5 is the policy itself with the strategy in its prompt: pass rate of "
-        "the guided samples in the last quarter of the steps minus in the first.",
-        on=COMPARED,
-        effect=effects.quarters("guided_reward", "points", 100.0),
-    ),
-    Claim(
-        "frozen_teacher",
-        "a teacher that keeps its first weights does better",
-        "Average accuracy of SGPO with the warm-up as its teacher minus that of SGPO.",
-        on=_where_planned("sgpo_frozen", VARIANT_MODEL),
-        effect=gain("sgpo_frozen", "sgpo"),
-    ),
-    Claim(
-        "initial_beats_grpo",
-        "SGPO whose first weights teach beats SFT+GRPO",
-        "Average accuracy of SGPO with the warm-up as its teacher minus that of SFT+GRPO, each "
-        "with the learning rate chosen for it from the same trials.",
-        on=TEACHER.on,
-        effect=gain(experiments.INITIAL, "grpo"),
-    ),
-    Claim(
-        "delta_three",
-        "delta=3 beats delta=1",
-        "Average accuracy at the threshold delta=3 of Eq. 5 minus that at the paper's delta=1.",
-        on=_where_planned("sgpo_delta3", _delta_models),
-        effect=gain("sgpo_delta3", "sgpo"),
-    ),
-    Claim(
-        "equal_tokens",
-        "SGPO beats SFT+GRPO at equal scored tokens",
-        "Average accuracy of SGPO minus that of SFT+GRPO trained for so many steps that both score "
-        "as many tokens, interpolated between budgets.",
-        on=lambda study: [gains.MODEL] if gains.budget_needs(study) else [],
-        effect=effects.equal_tokens,
-    ),
+    *read(tomllib.loads(FILE.read_text(encoding="utf-8"))),
     *map(_beats, experiments.KIN),
 )

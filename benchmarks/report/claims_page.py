@@ -8,9 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.report import claims, document, estimates
-from benchmarks.report.artefact import Artefact, Made
+from benchmarks.report.artefact import Made, described
 from benchmarks.report.claims import TIMES, Verdict, units_for_a_verdict
-from benchmarks.report.document import Block, Cell, Table, heading, paragraph, row
+from benchmarks.report.document import Cell, Table, paragraph, row
 from benchmarks.store import stats
 from benchmarks.store.records import NOT_RUN, Study
 from sgpo.core.files import write_text
@@ -113,24 +113,7 @@ def legend(study: Study) -> str:
     )
 
 
-def detail_blocks(study: Study, verdicts: Sequence[Verdict]) -> list[Block]:
-    """A section a claim: where the paper makes it, how it is measured, what is known besides."""
-    blocks: list[Block] = []
-    for statement, found in by_statement(verdicts).items():
-        claim = found[0].claim
-        blocks += [
-            heading(3, f"{sentence(statement)} ({claim.where})", _anchor(found[0])),
-            paragraph(claim.how),
-        ]
-        details = [f"{v.subject}: {v.detail}" for v in found if v.detail]
-        taken_apart = [v for v in verdicts if v.key in claim.apart]
-        details += [f"taken apart: {line}" for line in in_words(taken_apart)]
-        if details:
-            blocks.append(document.bullets(details))
-    return blocks
-
-
-def in_words(verdicts: Sequence[Verdict]) -> list[str]:
+def lines(verdicts: Sequence[Verdict]) -> list[str]:
     """One line a statement with all of its tests."""
     return [
         f"{statement}: " + "; ".join(f"{v.verdict}, {v.text()}, {v.subject}" for v in found)
@@ -139,16 +122,29 @@ def in_words(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def page(study: Study, verdicts: Sequence[Verdict]) -> str:
-    """CLAIMS.md: what was tested and how, the verdicts, then how each claim is measured."""
-    blocks: list[Block] = [
-        heading(1, f"Claims of arXiv 2606.24064 on the {study.profile} profile"),
-        paragraph(document.standing_note(study.miniature)),
-        paragraph(legend(study)),
-        *summary_tables(study, verdicts),
-        heading(2, "How each claim is measured"),
-        *detail_blocks(study, verdicts),
-    ]
-    return document.to_markdown(blocks).replace("](#runs-", "](REPORT.md#runs-")
+    """CLAIMS.md."""
+    told = []
+    for statement, found in by_statement(verdicts).items():
+        claim = found[0].claim
+        apart = lines([v for v in verdicts if v.key in claim.apart])
+        told.append(
+            {
+                "anchor": _anchor(found[0]),
+                "title": f"{sentence(statement)} ({claim.where})",
+                "how": claim.how,
+                "details": [f"{v.subject}: {v.detail}" for v in found if v.detail]
+                + [f"taken apart: {line}" for line in apart],
+            }
+        )
+    text = document.page(
+        "CLAIMS.md.jinja",
+        profile=study.profile,
+        note=document.standing_note(study.miniature),
+        legend=legend(study),
+        tables=document.to_markdown(summary_tables(study, verdicts)),
+        claims=told,
+    )
+    return text.replace("](#runs-", "](REPORT.md#runs-")
 
 
 def records(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
@@ -192,4 +188,4 @@ def make(study: Study, out_dir: Path) -> Made:
     return Made(paths, [paragraph(legend(study)), *summary_tables(study, found)])
 
 
-CLAIMS = Artefact("claims", "Claims", "scores", claims.needs, own=make, analyses=claims.analyses())
+CLAIMS = described("claims", claims.needs, own=make, analyses=claims.analyses())

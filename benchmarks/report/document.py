@@ -1,19 +1,20 @@
 """A document as blocks, its Markdown, and a table's LaTeX and CSV; ``html`` renders the page.
 
-A block is Markdown, made by the functions here, or a :class:`Table`. They escape what they are
-given, so no text that came from a run, a config or an environment file can act as markup, neither
-in Markdown nor in the page that is rendered from it.
+A block is :class:`Markdown`, made by the functions here, or a :class:`Table`. They escape what they
+are given, so no text that came from a run, a config or an environment file can act as markup,
+neither in Markdown nor in the page that is rendered from it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.store.records import NOT_RUN
 from sgpo.core.files import write_text
@@ -38,6 +39,10 @@ def standing_note(miniature: bool) -> str:
 # Markdown -----------------------------------------------------------------------------------------
 
 
+class Markdown(str):
+    """Text that is markup already."""
+
+
 def escape(text: str) -> str:
     """``text`` on one line, in which nothing starts markup: no tag, link, entity or column."""
     return re.sub(r"([\\|<*`]|(?<=\])\(|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
@@ -48,33 +53,33 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)
 
 
-def heading(level: int, text: str, anchor: str = "") -> str:
+def heading(level: int, text: str, anchor: str = "") -> Markdown:
     """``level`` 1..4; ``anchor`` names the place for links within the document."""
     target = f'<a id="{slug(anchor)}"></a>\n\n' if anchor else ""
-    return f"{target}{'#' * level} {escape(text)}"
+    return Markdown(f"{target}{'#' * level} {escape(text)}")
 
 
-def paragraph(text: str, *, strong: bool = False) -> str:
-    return f"**{escape(text)}**" if strong else escape(text)
+def paragraph(text: str) -> Markdown:
+    return Markdown(escape(text))
 
 
-def bullets(items: Sequence[str]) -> str:
-    return "\n".join(f"- {escape(item)}" for item in items)
+def bullets(items: Sequence[str]) -> Markdown:
+    return Markdown("\n".join(f"- {escape(item)}" for item in items))
 
 
-def code(text: str) -> str:
+def code(text: str) -> Markdown:
     """Lines of a shell session, or text whose lines matter."""
-    return f"```\n{text}\n```"
+    return Markdown(f"```\n{text}\n```")
 
 
-def link(text: str, file: str) -> str:
-    """A line that leads to a file beside the document."""
-    return f"[{escape(text)}]({file})"
+def link(text: str, file: str) -> Markdown:
+    """A line that leads to a file beside the document; nothing without a file."""
+    return Markdown(f"[{escape(text)}]({file})" if file else "")
 
 
-def image(source: str, alt: str, caption: str) -> str:
+def image(source: str, alt: str, caption: str) -> Markdown:
     """A picture beside the document and what is said below it."""
-    return f"![{escape(alt)}]({source})\n\n{escape(caption)}"
+    return Markdown(f"![{escape(alt)}]({source})\n\n{escape(caption)}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class Table:
     row_anchors: tuple[str, ...] = ()
 
 
-Block = str | Table
+Block = Markdown | Table
 
 
 def row(*values: str | Cell) -> tuple[Cell, ...]:
@@ -127,9 +132,32 @@ def listing(
     return Table(tuple(columns), tuple(lines), numeric=frozenset(numeric))
 
 
-def to_markdown(blocks: Sequence[Block]) -> str:
+def to_markdown(blocks: Sequence[Block]) -> Markdown:
     """GitHub-flavoured Markdown of ``blocks``, ending in one newline."""
-    return "\n\n".join(b if isinstance(b, str) else table_markdown(b) for b in blocks) + "\n"
+    return Markdown("\n\n".join(map(_shown, blocks)) + "\n")
+
+
+def page(template: str, **values: Any) -> str:
+    """A template beside this file, filled in: text is escaped, blocks are shown, and what is empty
+    leaves no gap."""
+    loader, strict = FileSystemLoader(Path(__file__).parent), StrictUndefined
+    blocks = Environment(loader=loader, undefined=strict, finalize=_shown,
+                         trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    blocks.filters["all"] = in_words
+    text = blocks.get_template(template).render(values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Table):
+        return table_markdown(value)
+    return value if isinstance(value, Markdown) else escape(str(value))
+
+
+def in_words(names: Iterable[object]) -> str:
+    """ "a, b and c"."""
+    names = [*map(str, names)]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def table_markdown(table: Table, *, links: bool = True) -> str:

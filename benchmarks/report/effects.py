@@ -205,6 +205,10 @@ def quarters(metric: str, unit: str, factor: float) -> Effect:
     return found
 
 
+alpha_falls = quarters("alpha_mean", "alpha", -1.0)
+guidance_kept = quarters("guided_reward", "points", PERCENT)
+
+
 @effect((REFERENCE, BASELINE), unit="nats")
 def late_entropy(study: Study, subject: Subject) -> Found:
     """SGPO's policy entropy minus SFT+GRPO's over the second half of the steps, paired by seed."""
@@ -238,6 +242,9 @@ def sooner(other: str) -> Effect:
         return Found(race.log_factor, detail)
 
     return found
+
+
+faster_than_fixed, faster_than_direct = sooner("sgpo_fixed_alpha"), sooner("sgpo_nll")
 
 
 # Off analyses -------------------------------------------------------------------------------------

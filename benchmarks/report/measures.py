@@ -33,9 +33,9 @@ CLASSES = ("choice", "commitment", "style", "routine")  # in the order in which 
 DECISIONS = ("choice", "commitment")
 
 
-def model_of(study: Study, analysis: str) -> str | None:
-    """The model that the analyses of a kind were planned on; None when there are none."""
-    return next((a.model for a in study.analyses if a.key == analysis), None)
+def models_of(study: Study, analysis: str) -> list[str]:
+    """The model that the analyses of a kind were planned on; [] when there are none."""
+    return [a.model for a in study.analyses if a.key == analysis][:1]
 
 
 # Speed to equal reward ----------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""The text of the report, from the shortest answer to the longest list, and the README's block of
-results, which is generated so that it cannot drift from the runs."""
+"""What ``REPORT.md.jinja`` is filled with, and the README's block of results, which is generated so
+that it cannot drift from the runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from benchmarks.report import claims, claims_page, document, estimates, measures
 from benchmarks.report.artefact import Artefact, Made
 from benchmarks.report.claims import Verdict
 from benchmarks.report.compare import SAMPLE_PAGE
-from benchmarks.report.document import Block, Cell, Table, heading, paragraph, row
+from benchmarks.report.document import (
+    Cell,
+    Markdown,
+    Table,
+    in_words,
+    row,
+    to_markdown,
+)
 from benchmarks.report.estimates import AVERAGE
 from benchmarks.report.figures import gains
-from benchmarks.report.html import APPENDIX
 from benchmarks.report.tables import accuracy
 from benchmarks.report.tables.records import conditions
 from benchmarks.store import experiments
-from benchmarks.store.records import NOT_RUN, PlannedRun, Study
+from benchmarks.store.records import NOT_RUN, Model, PlannedRun, Study
 
 # The figures of the main part: of each the first that the study has.
 LEAD, WHY, WHERE = ("equal_cost", "fig4"), ("delta", "fig5"), ("when",)
@@ -34,13 +40,13 @@ def title(study: Study) -> str:
     return f"SGPO benchmark suite: {study.profile} profile"
 
 
-def report_blocks(
+def report(
     study: Study,
     content: Mapping[Artefact, Made],
     missing: Sequence,
     commands: Sequence[str],
-) -> list[Block]:
-    """The whole report.
+) -> str:
+    """REPORT.md.
 
     Args:
         content: what was made, in the order of the report.
@@ -50,44 +56,41 @@ def report_blocks(
     made = {artefact.name: blocks.blocks for artefact, blocks in content.items()}
     found = claims.evaluate(study)
     tables, tested = (made.pop(name, []) for name in ("table1", "claims"))
-    reasons = why(found)
-    papers = 1 + next((i for i, b in enumerate(tested) if not isinstance(b, str)), 0)
+    papers = 1 + next((i for i, b in enumerate(tested) if isinstance(b, Table)), 0)
 
-    def take(names: Sequence[str]) -> list[Block]:
-        name = next((name for name in names if name in made), "")
-        return made.pop(name, [])
+    def take(names: Sequence[str]) -> Markdown:
+        return to_markdown(made.pop(next((name for name in names if name in made), ""), []))
 
-    blocks: list[Block] = [
-        heading(1, title(study)),
-        paragraph(document.standing_note(study.miniature), strong=True),
-        heading(2, "In three sentences", "short"),
-        paragraph(" ".join([headline(study, found), over_budgets(study), counted(found)])),
-        *take(LEAD),
-        heading(2, "The world" if study.miniature else "The setting", "world"),
-        *world(study),
-        heading(2, "Table 1: main results", "table1"),
-        *tables[:1],
-        heading(2, "Claims", "claims"),
-        *tested[:papers],
-        heading(2, "Why", "why"),
-        *([document.bullets(reasons)] if reasons else []),
-        *take(WHY),
-        heading(2, "Where SGPO helps", "where"),
-        *texts(study),
-        *take(WHERE),
-        heading(2, "What this cannot say", "limits"),
-        document.bullets(limits(study)),
-        heading(2, "Appendix", APPENDIX),
-        paragraph(f"A table or figure alone, with the runs it lacks: {study.command('NAME')}"),
-    ]
-    if tested[papers:]:
-        blocks += [heading(3, "Claims past the paper", "claims-past"), *tested[papers:]]
-    if tables[1:]:
-        blocks += [heading(3, "Table 1 as printed in the paper", "table1-printed"), *tables[1:]]
-    for artefact in content:
-        if artefact.name in made:
-            blocks += [heading(3, artefact.title, artefact.name), *made[artefact.name]]
-    return [*blocks, *missing_section(missing, commands), *run_list(study)]
+    lead, mechanism, worlds = map(take, (LEAD, WHY, WHERE))
+    later = [("Claims past the paper", "claims-past", tested[papers:]),
+             ("Table 1 as printed in the paper", "table1-printed", tables[1:])]  # fmt: skip
+    later += [(a.title, a.name, made.get(a.name, [])) for a in content]
+    return document.page(
+        "REPORT.md.jinja",
+        title=title(study),
+        note=document.standing_note(study.miniature),
+        short=" ".join([headline(study, found), over_budgets(study), counted(found)]),
+        miniature=study.miniature,
+        lead=lead,
+        mechanism=mechanism,
+        worlds=worlds,
+        sizes=in_words(map(_with_size, map(study.model, accuracy.models(study)))) or NOT_RUN,
+        seeds=study.seeds,
+        setting=[] if study.miniature else [*decoding(study), *guidance(study)],
+        example=example(study) if study.miniature else "",
+        table1=to_markdown(tables[:1]),
+        claims=to_markdown(tested[:papers]),
+        reasons=why(found),
+        texts=texts(study),
+        one_base=all(len(study.cells_of(m.key, "base")) == 1 for m in study.models),
+        unweighted=unweighted(study),
+        trust=f"{diverged(study)} {regime_sentence(study)}",
+        command=study.command("NAME"),
+        appendix=[(name, at, to_markdown(blocks)) for name, at, blocks in later if blocks],
+        missing=missing_table(missing) if missing else "",
+        commands=Markdown("\n".join(commands)),
+        **run_list(study),
+    )
 
 
 # The three sentences -----------------------------------------------------------------------------
@@ -98,7 +101,7 @@ def headline(study: Study, found: Sequence[Verdict]) -> str:
     tests = [v for v in found if v.key == "best_on_average"]
     words = dict.fromkeys(v.verdict for v in tests)
     parts = [
-        f"{word} on {_join([f'{v.subject} ({v.text()})' for v in tests if v.verdict == word])}"
+        f"{word} on {in_words([f'{v.subject} ({v.text()})' for v in tests if v.verdict == word])}"
         for word in words
     ]
     return (
@@ -115,7 +118,7 @@ def over_budgets(study: Study) -> str:
         gap = estimates.gain(study, gains.MODEL, "sgpo", "grpo", seeds=seeds, budget=budget)
         texts.append(f"{gap.text() if gap else NOT_RUN} at {budget:g} times the budget")
     label = study.model(gains.MODEL).label
-    return f"Against SFT+GRPO on {label} it is at {_join(texts)}, in points, paired."
+    return f"Against SFT+GRPO on {label} it is at {in_words(texts)}, in points, paired."
 
 
 def counted(found: Sequence[Verdict]) -> str:
@@ -126,7 +129,7 @@ def counted(found: Sequence[Verdict]) -> str:
 
 def _tally(verdicts: Sequence[str]) -> str:
     counts = [f'{number} "{word}"' for word, number in Counter(verdicts).most_common()]
-    return _join(counts) if counts else f"all are {NOT_RUN}"
+    return in_words(counts) if counts else f"all are {NOT_RUN}"
 
 
 def ranking(study: Study, model: str) -> str:
@@ -140,57 +143,25 @@ def ranking(study: Study, model: str) -> str:
     return f"{study.model(model).label}, average accuracy: {text or NOT_RUN}{gap}."
 
 
-def _join(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
 # The world ---------------------------------------------------------------------------------------
 
-_MINI = (
-    "A problem names a type and gives a list of digits. The type stands for a plan of three "
-    "choices: how to order the list, how to combine it, how to finish. Nothing in the question "
-    "says which plan belongs to the type.",
-    "A seed is a world: it draws the plans of 64 types and how hard each is to find, how "
-    "faithfully and how openly writers follow a strategy, all problems, and the base model.",
-    "The arithmetic is modulo 10. Every base model has learned it, and to carry out a plan that "
-    "stands in its prompt; how often it finds a type's own plan differs by type.",
-    "A rule-based expert leaves a strategy (type, plan and steps, without a number) and a worked "
-    "solution to every training problem. No test problem has either.",
-    "Compositions feed the pair of one task into the list of another; RL trains on none.",
-)
 _EXAMPLE = """question    Find the Sorin pair: 454
 strategy    Type Sorin / Strategy rotated then sevenfold then septuple
             / Steps order then combine then finish
 completion  Order Sorin rotated: 544 / Combine sevenfold: 5483481
             / Finish septuple \\boxed{(1,7)}"""
-_METHODS = (
-    "Every RL method starts from the same warm-up checkpoint (SFT) of its model and seed and "
-    "samples the same number of completions a step, guided ones included.",
-    "SGPO adds to GRPO a forward KL, token by token, from the model with the strategy in its "
-    "prompt, on correct guided completions; tokens with a KL above δ are masked, α weighs it by "
-    "how much the strategy helps.",
-)
 
 
-def world(study: Study) -> list[Block]:
-    """The setting in ten lines, and one problem."""
-    models = [study.model(key) for key in accuracy.models(study)]
-    sizes = [f"{m.label} ({m.parameters:,} weights)" if m.parameters else m.label for m in models]
-    lines = [
-        *(_MINI if study.miniature else ()),
-        *_METHODS,
-        f"Models: {_join(sizes) or NOT_RUN}. Seeds: {_join([str(s) for s in study.seeds])}.",
-        *(() if study.miniature else (*decoding(study), *guidance(study))),
-    ]
-    return [document.bullets(lines), *([example(study)] if study.miniature else [])]
+def _with_size(model: Model) -> str:
+    return f"{model.label} ({model.parameters:,} weights)" if model.parameters else model.label
 
 
 def decoding(study: Study) -> list[str]:
     """How long answers may be and how many a problem gets, where a run says it."""
     configs = [run.stored.object("config.json") for run in study.runs.values()]
     lengths = sorted({c["evaluation"]["max_tokens"] for c in configs})
-    samples = _join([f"{b.label} {b.k}" for b in study.benchmarks])
-    tokens = _join([f"{length:,}" for length in lengths])
+    samples = in_words([f"{b.label} {b.k}" for b in study.benchmarks])
+    tokens = in_words([f"{length:,}" for length in lengths])
     return [f"Answers have at most {tokens} tokens; samples a problem: {samples}."] * bool(lengths)
 
 
@@ -204,7 +175,7 @@ def guidance(study: Study) -> list[str]:
     ]
 
 
-def example(study: Study) -> str:
+def example(study: Study) -> Markdown:
     """The example of Figure 5 where there is one, else one of the world's README."""
     found = measures.step_example(study)
     if found is None:
@@ -221,42 +192,23 @@ def example(study: Study) -> str:
 def why(found: Sequence[Verdict]) -> list[str]:
     """The claims that take the mechanism apart, one line each; the table has those not run."""
     chosen = [v for v in found if v.key in TAKEN_APART and v.verdict != NOT_RUN]
-    return [*map(claims_page.sentence, claims_page.in_words(chosen))]
+    return [*map(claims_page.sentence, claims_page.lines(chosen))]
 
 
-def texts(study: Study) -> list[Block]:
+def texts(study: Study) -> Markdown:
     """The way to the page of samples, where the study was published with one."""
     text = "What SGPO and SFT+GRPO wrote where they differ, in the first world"
-    return [document.link(text, SAMPLE_PAGE)] if (study.root / SAMPLE_PAGE).exists() else []
+    return document.link(text, SAMPLE_PAGE if (study.root / SAMPLE_PAGE).exists() else "")
 
 
-def limits(study: Study) -> list[str]:
-    """What a reader must not conclude, from what the study has."""
-    found = []
-    if study.miniature:
-        found.append(
-            "Nothing about models of other sizes or about real mathematics: the miniature tests a "
-            "mechanism."
-        )
-    if all(len(study.cells_of(m.key, "base")) == 1 for m in study.models):
-        found.append(
-            f"Nothing about another base model of the same kind: all {len(study.seeds)} seeds of a "
-            "model share one base, one training pool and one set of problems. A seed changes the "
-            "order of training and the noise of sampling, and the intervals know no more."
-        )
+def unweighted(study: Study) -> str:
+    """What an average hides whose benchmarks differ in size."""
+    if len({b.num_problems for b in study.benchmarks}) < 2:
+        return ""
     smallest = sorted(study.benchmarks, key=lambda b: b.num_problems)[: len(study.benchmarks) // 2]
-    if len({b.num_problems for b in study.benchmarks}) > 1:
-        names = _join([f"{b.label} ({b.num_problems} problems)" for b in smallest])
-        share = 100 * len(smallest) / len(study.benchmarks)
-        found.append(f"The average is unweighted: {names} carry {share:.0f}% of it.")
-    found += [
-        "An open verdict does not show methods equal: the interval says how large a difference "
-        "the study could have missed.",
-        "Learning rates were chosen for one model at one budget, and every variant of SGPO has "
-        "SGPO's: another model or variant might do better at its own.",
-        f"{diverged(study)} {regime_sentence(study)}".rstrip(),
-    ]
-    return found
+    names = in_words(f"{b.label} ({b.num_problems} problems)" for b in smallest)
+    share = 100 * len(smallest) / len(study.benchmarks)
+    return f"The average is unweighted: {names} carry {share:.0f}% of it."
 
 
 def diverged(study: Study) -> str:
@@ -281,11 +233,7 @@ def regime_sentence(study: Study) -> str:
 # What is missing, and the runs -------------------------------------------------------------------
 
 
-def missing_section(missing: Sequence, commands: Sequence[str]) -> list[Block]:
-    """What is not run and how to make it; one sentence when nothing is missing."""
-    head = heading(3, "Not run", "missing")
-    if not missing:
-        return [head, paragraph("Nothing: every planned run of every table and figure exists.")]
+def missing_table(missing: Sequence) -> Table:
     rows = tuple(
         row(cell.run_id or "not planned", cell.model, cell.method,
             "" if cell.seed is None else str(cell.seed), cell.reason, ", ".join(cell.artefacts))
@@ -293,10 +241,10 @@ def missing_section(missing: Sequence, commands: Sequence[str]) -> list[Block]:
     )  # fmt: skip
     header = ("Run", "Model", "Method", "Seed", "State", "Needed by")
     note = "Runs without which a cell says so; the commands below make them."
-    return [head, Table(header, rows, note), document.code("\n".join(commands))]
+    return Table(header, rows, note)
 
 
-def run_list(study: Study) -> list[Block]:
+def run_list(study: Study) -> dict[str, Table]:
     """The runs behind the numbers, a line a model and method, and where they were made."""
     places: dict[str, str] = {}  # environment as JSON -> its name
     rows, anchors = [], []
@@ -330,7 +278,7 @@ def run_list(study: Study) -> list[Block]:
         caption="Where the runs were made.",
         row_anchors=tuple(f"environment-{name}" for name in places.values()),
     )
-    return [heading(3, "Runs", "runs"), listing, heading(3, "Environments", "environments"), where]
+    return {"runs": listing, "environments": where}
 
 
 def _tail(cell: PlannedRun) -> str:
@@ -370,18 +318,9 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 def results_block(study: Study) -> str:
     """Markdown of the README's block: averages, how many claims hold, and where the rest is."""
     papers = [v.verdict for v in claims.evaluate(study) if not v.past]
-    parts = [
-        paragraph(
-            "Average over the four mini benchmarks in percent, mean and 95% interval over "
-            f"{accuracy.over(study, accuracy.TABLE1.needs(study))}:"
-        ),
-        _averages(study),
-        # Markdown as it stands: paragraphs hold no links.
-        f"The paper's claims as {len(papers)} tests: {_tally(papers)}, each with its effect "
-        "and interval in [CLAIMS.md](results/mini/CLAIMS.md). Tables, figures and the run "
-        "behind each number: [REPORT.md](results/mini/REPORT.md).",
-    ]
-    return document.to_markdown(parts).strip() + "\n"
+    over = accuracy.over(study, accuracy.TABLE1.needs(study))
+    asked = {"over": over, "averages": _averages(study), "tests": papers, "tally": _tally(papers)}
+    return document.page("RESULTS.md.jinja", **asked)
 
 
 def _averages(study: Study) -> Table:

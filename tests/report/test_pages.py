@@ -145,7 +145,7 @@ def test_no_text_in_any_block_becomes_markup(attack, tmp_path):
     blocks = [
         document.heading(2, attack, "anchor"),
         document.heading(3, "plain", attack),
-        document.paragraph(attack, strong=True),
+        document.paragraph(attack),
         document.bullets([attack]),
         document.image("x.png", attack, attack),
         Table(header=(attack,) * 3, rows=(cells,), caption=attack, row_anchors=(attack,)),

@@ -23,7 +23,6 @@ from synthetic_study import (
 
 from benchmarks.cli import main
 from benchmarks.report import audit, pages
-from benchmarks.report.document import to_markdown
 from benchmarks.store import publish
 from benchmarks.store.load import load_frame, load_ledger, load_metrics, load_study
 from benchmarks.store.locks import locked
@@ -146,7 +145,7 @@ def test_the_texts_of_one_world_can_be_kept(whole, tmp_path, monkeypatch, capsys
     assert main(["compare", a, b, "--benchmark", "trained", "--limit", "1"]) == 0
     assert "so \\boxed{" in capsys.readouterr().out
     assert '"labels": ' in (root / "samples.html").read_text()
-    assert "(samples.html)" in to_markdown(pages.texts(load_study(root)))
+    assert "(samples.html)" in pages.texts(load_study(root))
 
 
 @pytest.fixture(params=["directories", "tables"])

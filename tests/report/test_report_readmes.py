@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from benchmarks.report.build import ARTEFACTS
-from benchmarks.report.claims import judge
+from benchmarks.report.claims import judge, read
 from benchmarks.report.estimates import AVERAGE, accuracy
 from benchmarks.store.load import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def blocks(name: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+def blocks(name: str, language: str = "python") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
 
 
 def test_a_table_a_figure_and_a_claim_of_ones_own(plain_study, tmp_path):
@@ -29,7 +30,9 @@ def test_a_table_a_figure_and_a_claim_of_ones_own(plain_study, tmp_path):
     assert {path.name for path in made.paths} == {"steps.md", "steps.csv", "steps.tex"}
     drawn = names["ENTROPY"].make(study, tmp_path)
     assert [path.suffix for path in drawn.paths] == [".png", ".pdf"]
-    found = judge(names["LUFFY_ABOVE_HPT"], study)
+    (entry,) = blocks("benchmarks/report/README.md", "toml")
+    (claim,) = read(tomllib.loads(entry))
+    found = judge(claim, study)
     assert [v.subject for v in found] == ["Qwen-S", "Qwen-M", "Llama-M"]
     for verdict, model in zip(found, ("qwen-s", "qwen-m", "llama-m"), strict=True):
         means = [accuracy(study, model, m, AVERAGE).mean for m in ("luffy", "hpt")]

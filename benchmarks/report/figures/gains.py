@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from benchmarks.report import estimates, worlds
-from benchmarks.report.artefact import Artefact, Need
+from benchmarks.report.artefact import Need, described
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.figures.axes import absent, legend, look, marks, new_figure, points, zero
 from benchmarks.report.tables.accuracy import REFERENCE
@@ -86,25 +86,16 @@ def spent(study: Study) -> str:
     return "; ".join(costs) or "not recorded"
 
 
-EQUAL_COST = Artefact(
-    "equal_cost",
-    "Past the paper: accuracy at equal budget",
-    "scores",
-    budget_needs,
-    lambda study: (
-        f"Accuracy at equal budget ({study.profile} profile, {study.model(MODEL).label}): the "
-        f"weights of the same runs after {', '.join(f'{b:g}' for b in BUDGETS)} times the study's "
-        f"number of steps, over the {estimates.units_text(study, len(budget_seeds(study)))} that "
-        f"all methods have; at budgets other than 1 with half the samples a problem. Right: SGPO "
-        f"minus each other method at the same budget, paired over seeds and problems, 95% "
-        f"intervals, in the other's colour and mark. Every method samples the same number of "
-        f"completions a step; tokens scored in a loss or a choice, and training time beside other "
-        f"runs on one machine, at budget 1: {spent(study)}."
-    ),
-    draw=_draw_budgets,
-    alt="Average accuracy of four methods at a quarter to twice the budget, and SGPO's paired "
-    "difference to each of the others",
-)
+def _budgets_known(study: Study) -> dict[str, str]:
+    return {
+        "model": study.model(MODEL).label,
+        "budgets": ", ".join(f"{b:g}" for b in BUDGETS),
+        "over": estimates.units_text(study, len(budget_seeds(study))),
+        "spent": spent(study),
+    }
+
+
+EQUAL_COST = described("equal_cost", budget_needs, _budgets_known, draw=_draw_budgets)
 
 
 # When does SGPO win? Its gain against what problems, budgets and worlds are like ------------------
@@ -232,19 +223,9 @@ def when_message(study: Study) -> str:
     return "".join(texts)
 
 
-WHEN = Artefact(
+WHEN = described(
     "when",
-    "Past the paper: when SGPO wins",
-    "scores",
     _when_needs,
-    lambda study: (
-        f"{when_message(study)}How SGPO's gain changes with what problems, budgets and worlds are "
-        f"like, {study.model(MODEL).label}. The first two are differences and slopes within each "
-        "world, paired; the others slopes over worlds, each factor by itself, a standard deviation "
-        "of worlds. 95% intervals, none corrected for their number."
-    ),
+    lambda study: {"message": when_message(study), "model": study.model(MODEL).label},
     draw=_draw_when,
-    alt="How SGPO's gain over SFT+GRPO and over direct SFT changes with difficulty, budget, "
-    "teacher fidelity, style and base strength, with intervals",
-    miniature=True,
 )

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from benchmarks.report import estimates, measures, worlds
-from benchmarks.report.artefact import Artefact, Need
+from benchmarks.report.artefact import Need, described
 from benchmarks.report.estimates import PERCENT, Score
 from benchmarks.report.figures.axes import absent, legend, look, marks, new_figure, points, zero
 from benchmarks.report.measures import CLASSES, DECISIONS, PLAN_METHODS, PLANS, STEPS
@@ -35,8 +35,7 @@ EVERY = "mean of all"
 
 
 def _analysed(study: Study, analysis: str, methods: tuple[str, ...]) -> list[Need]:
-    model = measures.model_of(study, analysis)
-    return [(model, method) for method in methods] if model else []
+    return [(m, method) for m in measures.models_of(study, analysis) for method in methods]
 
 
 def _groups(study: Study) -> dict[str, int | None]:
@@ -82,38 +81,25 @@ def _draw_plans(study: Study) -> Figure:
     return drawn
 
 
-def _plans_caption(study: Study) -> str:
+def _plans_known(study: Study) -> dict[str, Any] | None:
     found = study.analyses_of(PLANS)
     if not found:
-        return f"{FIG2.title}: not run. Made by: {study.command(FIG2.name)}"
-    result = found[0].result
-    before, after = (
-        measures.plan_quantity(study, method, "entropy").mean for method in ("sft", "sgpo")
-    )
-    return (
-        f"Figure 2 as a measurement ({study.profile} profile), {study.model(found[0].model).label},"
-        f" {estimates.units_text(study, len(found))}. A plan is three choices; one of "
-        f"{len(result['plans'])} is right for a type. Its probability under the unguided prompt is "
-        f"exact: the product of the model's choice probabilities along the faithful derivation, "
-        f"mean over the held-out problems ({result['tasks_per_type']} a type). Rows: the types of "
-        f"each seed in groups, from those whose right plan was least likely before. Whiskers: 95% "
-        f"intervals over seeds; right: paired by seed, in the other's colour and mark. Entropy "
-        f"over the plans falls from {before:.2f} to {after:.2f} nats with SGPO."
-    )
+        return None
+    return {
+        "model": study.model(found[0].model).label,
+        "over": estimates.units_text(study, len(found)),
+        "plans": len(found[0].result["plans"]),
+        "tasks": found[0].result["tasks_per_type"],
+        "before": measures.plan_quantity(study, "sft", "entropy").mean,
+        "after": measures.plan_quantity(study, "sgpo", "entropy").mean,
+    }
 
 
-FIG2 = Artefact(
+FIG2 = described(
     "fig2",
-    "Figure 2: what training does to the plans",
-    "metrics",
     lambda study: _analysed(study, PLANS, PLAN_METHODS),
-    _plans_caption,
+    _plans_known,
     draw=_draw_plans,
-    alt="Probability of the right plan by difficulty of the type before training and after "
-    "SFT+GRPO and SGPO with forward and reverse KL, and the paired differences",
-    analyses=(PLANS,),
-    extended=True,
-    miniature=True,
 )
 
 
@@ -202,37 +188,26 @@ def _shares_of_classes(axis: Axes, study: Study, why: str) -> None:
     axis.grid(axis="y", visible=False)
 
 
-def _tokens_caption(study: Study) -> str:
+def _tokens_known(study: Study) -> dict[str, Any] | None:
     found = study.analyses_of(STEPS)
     if not found:
-        return f"{FIG5.title}: not run. Made by: {study.command(FIG5.name)}"
+        return None
     counts = [len(a.result["problems"]) for a in found]
-    looked = sum(a.result["looked_at"] for a in found)
-    return (
-        f"Figure 5 ({study.profile} profile), {study.model(found[0].model).label} at the warm-up "
-        f"checkpoint. Rule, stated before the numbers: problems of the RL split in their order "
-        f"with 0 of 8 autonomous and at least 1 of 4 guided answers right; of these the reachable "
-        f"target of Eq. 4. Left: the first such problem of the first seed, the one shown above; KL "
-        f"is the forward KL of Eq. 3, SFT loss the negative log-likelihood, both under the "
-        f"unguided prompt, means over the tokens of a step. Decision tokens come from the world's "
-        f"own ground truth. Right: {sum(counts)} such problems ({min(counts)} to {max(counts)} a "
-        f"seed, {len(counts)} seeds, {looked} problems sampled); whisker: 95% interval of the "
-        f"share of decision tokens."
-    )
+    return {
+        "model": study.model(found[0].model).label,
+        "total": sum(counts),
+        "least": min(counts),
+        "most": max(counts),
+        "seeds": len(counts),
+        "looked": sum(a.result["looked_at"] for a in found),
+    }
 
 
-FIG5 = Artefact(
+FIG5 = described(
     "fig5",
-    "Figure 5: KL against SFT loss, step by step",
-    "metrics",
     lambda study: _analysed(study, STEPS, ("sft",)),
-    _tokens_caption,
+    _tokens_known,
     draw=_draw_tokens,
-    alt="Mean KL and mean SFT loss of each step of one solved problem; shares of tokens, KL mass "
-    "and SFT loss by token class over many problems",
-    analyses=(STEPS,),
-    extended=True,
-    miniature=True,
 )
 
 
@@ -330,30 +305,23 @@ def delta_message(study: Study) -> str:
     )
 
 
-def _delta_caption(study: Study) -> str:
+def _delta_known(study: Study) -> dict[str, str]:
     model = model_of(study)
     counts = sorted({len(study.cells_of(model, method)) for method in SWEEP})
-    over = estimates.units_text(study, " or ".join(map(str, counts)))
-    return (
-        f"{delta_message(study)}What the threshold δ of Eq. 5 masks and what is learned at it, "
-        f"{study.model(model).label}, {over}. Left: share of the KL offered on distilled tokens of "
-        "a class that lies above δ and teaches nothing, summed over training; choices: the three "
-        "words of a plan, by how rarely the world's writers find the type's plan. Right: average "
-        f"accuracy minus {study.method_label(BASELINE)}'s in the same world. 95% intervals."
-    )
+    return {
+        "message": delta_message(study),
+        "model": study.model(model).label,
+        "over": estimates.units_text(study, " or ".join(map(str, counts))),
+        "baseline": study.method_label(BASELINE),
+    }
 
 
-DELTA = Artefact(
+DELTA = described(
     "delta",
-    "Past the paper: what delta masks and what is learned",
-    "scores",
     # Where SGPO's variants are planned.
     lambda study: [(m, method) for m in variant_models(study) for method in (BASELINE, *SWEEP)],
-    _delta_caption,
+    _delta_known,
     draw=_draw_delta,
-    alt="Share of the offered KL that is masked, by class of token, and the accuracy gained over "
-    "SFT+GRPO, both against the threshold delta",
-    extended=True,
 )
 
 
@@ -431,19 +399,9 @@ def regime_message(study: Study) -> str:
     return f"SFT+GRPO leaves open: {'; '.join(texts)}. " if texts else ""
 
 
-REGIME = Artefact(
+REGIME = described(
     "regime_types",
-    "What every world leaves to learn, type by type",
-    "metrics",
     _stage_needs,
-    lambda study: (
-        f"{regime_message(study)}Each bar is a world with its types by pass rate at temperature 1, "
-        "in the order of world seeds: the base model alone, which must find some and not all; "
-        "guided by another type's strategy, which must not help; the warm-up guided by its own, "
-        "which must; and SFT+GRPO at its budget, which must leave types to tell methods apart by."
-    ),
+    lambda study: {"message": regime_message(study)},
     draw=_draw_regime,
-    alt="Share of each world's types that are rarely right, open and mostly right, at four stages, "
-    "a row a model",
-    miniature=True,
 )

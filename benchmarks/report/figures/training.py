@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report import measures
-from benchmarks.report.artefact import Artefact, Need
+from benchmarks.report.artefact import Need, described
 from benchmarks.report.figures.axes import absent, band_caption, curve, legend, new_figure, zero
 from benchmarks.report.tables.accuracy import REFERENCE, TABLE2, model_of, models
 from benchmarks.store.records import Study
@@ -111,52 +111,32 @@ def _race_sentence(study: Study, first: str, second: str) -> str:
     )
 
 
-FIG4 = Artefact(
+def _known(model: str, methods: Sequence[str], study: Study, **more: str) -> dict[str, str]:
+    band = band_caption(study, model, methods)
+    return {"model": study.model(model).label, "band": band, **more}
+
+
+FIG4 = described(
     "fig4",
-    "Figure 4: training dynamics",
-    "metrics",
     lambda study: _on(representative(study), FIG4_METHODS),
-    lambda study: (
-        f"Figure 4 ({study.profile} profile), {study.model(representative(study)).label}: SGPO "
-        f"against SFT+GRPO over training. Entropy and length are of unguided samples. "
-        f"{band_caption(study, representative(study), FIG4_METHODS)}"
-    ),
+    lambda study: _known(representative(study), FIG4_METHODS, study),
     draw=_dynamics,
-    alt="Entropy, response length, training reward and mean alpha against training step, SGPO and "
-    "SFT+GRPO",
 )
-FIG3 = Artefact(
+FIG3 = described(
     "fig3",
-    "Figure 3: training dynamics of the ablations",
-    "metrics",
     TABLE2.needs,
-    lambda study: (
-        f"Figure 3 ({study.profile} profile), {study.model(model_of(study)).label}: SGPO and each "
-        f"ablation of Table 2 over training; reward and entropy are of unguided samples. Adaptive "
-        f"against fixed weight: {_race_sentence(study, REFERENCE, FIXED)} "
-        f"{band_caption(study, model_of(study), LABELS)}"
+    lambda study: _known(
+        model_of(study), LABELS, study, race=_race_sentence(study, REFERENCE, FIXED)
     ),
     draw=_ablations,
-    alt="Training reward and policy entropy of SGPO and of each of its ablations against training "
-    "step, one column an ablation",
-    extended=True,
 )
-FIG6 = Artefact(
+FIG6 = described(
     "fig6",
-    "Figure 6: KL distillation against direct SFT",
-    "metrics",
     lambda study: _on(model_of(study), FIG6_METHODS),
-    lambda study: (
-        f"Figure 6 ({study.profile} profile), {study.model(model_of(study)).label}: SGPO, whose "
-        f"distillation term is a KL, against the negative log-likelihood of the same guided "
-        f"completions; reward of unguided samples. "
-        f"{_race_sentence(study, *FIG6_METHODS)} "
-        f"{band_caption(study, model_of(study), FIG6_METHODS)}"
+    lambda study: _known(
+        model_of(study), FIG6_METHODS, study, race=_race_sentence(study, *FIG6_METHODS)
     ),
     draw=_kl_against_sft,
-    alt="Training reward of SGPO with KL distillation and with direct SFT, and their difference, "
-    "against training step",
-    extended=True,
 )
 
 
@@ -183,21 +163,14 @@ def _sft_losses(study: Study) -> Figure:
     return figure
 
 
-SFT_LOSS = Artefact(
+SFT_LOSS = described(
     "sft_loss",
-    "Loss of SFT over training",
-    "metrics",
     lambda study: [
         (model, method)
         for model in models(study)
         for method in SFT_METHODS
         if study.cells_of(model, method)
     ],
-    lambda study: (
-        f"Loss of SFT ({study.profile} profile) on its training problems and, after each epoch, on "
-        f'problems held out from it (train.held_out_share; "not run" where the runs held out '
-        f"none). {band_caption(study, models(study)[0], SFT_METHODS[:1])}"
-    ),
+    lambda study: _known(models(study)[0], SFT_METHODS[:1], study),
     draw=_sft_losses,
-    alt="Loss of SFT on training and on held-out problems against training step",
 )

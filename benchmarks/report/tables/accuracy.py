@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.report import estimates, measures
-from benchmarks.report.artefact import Artefact, Need
+from benchmarks.report.artefact import WORDS, Artefact, Need, described
 from benchmarks.report.document import Cell, Table, frame, row
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.store import experiments
@@ -221,61 +221,41 @@ def over(study: Study, needs: Sequence[Need]) -> str:
     return f"{estimates.units_text(study, number)} and the problems, those of one type together"
 
 
-def _main_caption(study: Study) -> str:
-    base = "Base is not trained: one run, its interval is over problems only"
-    needs = _main_needs(study)
-    alone = any(c.seed is None for need in needs for c in study.cells_of(*need))
-    return (
-        f"Table 1 ({study.profile} profile). Accuracy in percent, mean and 95% interval over "
-        f"{over(study, needs)}{f' ({base})' if alone else ''}. {_sets(study)}; Average: "
-        f"unweighted mean of the benchmarks. Sampling: {protocol_text(study)}. Bold: the RL method "
-        f"of a model that is above each other one, its paired interval above 0. †: a run diverged "
-        f'and is not dropped. "{NOT_RUN}": a planned run is missing; made by: '
-        f"{study.command('table1')}"
-    )
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """The rows of a table that compares with SGPO: (method, label), on every model of ``on``.
-
-    ``about``: what the table is for. ``variants``: SGPO's own variants on their one model.
-    """
+    """A table of ``artefacts.toml`` that compares with SGPO: its rows on every model of ``on``."""
 
     name: str
-    title: str
-    rows: tuple[tuple[str, str], ...]
     on: Callable[[Study], list[str]]
-    about: str = ""
-    variants: bool = False
+
+    @property
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """(method, label) of each."""
+        return tuple(WORDS[self.name]["rows"].items())
 
     def needs(self, study: Study) -> list[Need]:
         return [(model, method) for model in self.on(study) for method, _ in self.rows]
 
-    def caption(self, study: Study) -> str:
-        measured = (
-            f"Accuracy in percent, mean and 95% interval over {over(study, self.needs(study))}. "
-            f"Difference: average minus SGPO's in points, paired over seeds and problems. †: a run "
-            f'diverged and is not dropped. "{NOT_RUN}": a planned run is missing; made by: '
-            f"{study.command(self.name)}"
-        )
-        model = (
-            f"{study.model(self.on(study)[0]).label}. {_sets(study)}. Every variant has the "
-            f"learning rate that was tuned for SGPO as a whole. Sampling: {protocol_text(study)}."
-        )
-        title = f"{self.title} ({study.profile} profile)."
-        parts = (title, model if self.variants else "", self.about, measured)
-        return " ".join(filter(None, parts))
-
     def artefact(self) -> Artefact:
-        return Artefact(
+        words, common = WORDS[self.name], WORDS["comparison"]
+        variants = self.on is variant_models
+
+        def known(study: Study) -> dict[str, str]:
+            model = study.model(self.on(study)[0]).label
+            sets = {"model": model, "sets": _sets(study), "protocol": protocol_text(study)}
+            return {
+                "over": over(study, self.needs(study)),
+                "about": words.get("about", ""),
+                "of_variants": common["of_variants"].format(**sets) if variants else "",
+            }
+
+        return described(
             self.name,
-            self.title,
-            "scores",
             self.needs,
-            self.caption,
+            known,
+            common["caption"],
             rows=lambda study: accuracy_rows(study, self.needs(study), difference=True),
-            table=lambda study, rows: shown(study, rows, dict(self.rows), one_model=self.variants),
+            table=lambda study, rows: shown(study, rows, dict(self.rows), one_model=variants),
             paper=partial(paper_table, self.name) if self.name in PRINTED else None,
             extended=True,
         )
@@ -316,128 +296,42 @@ def _main_needs(study: Study) -> list[Need]:
     return [(model, method) for model in models(study) for method in study.method_order]
 
 
-def _planned_with(method: str, candidates: Callable[[Study], Sequence[str]]):
-    """Those models on which ``method`` is planned, without which there is no such table."""
+def _main_known(study: Study) -> dict[str, str]:
+    needs = _main_needs(study)
+    alone = any(c.seed is None for need in needs for c in study.cells_of(*need))
+    base = " (Base is not trained: one run, its interval is over problems only)"
+    return {
+        "over": over(study, needs),
+        "alone": base if alone else "",
+        "sets": _sets(study),
+        "protocol": protocol_text(study),
+    }
+
+
+def where_planned(
+    method: str, candidates: Callable[[Study], Sequence[str]]
+) -> Callable[[Study], list[str]]:
+    """Those models on which ``method`` is planned."""
     return lambda study: [m for m in candidates(study) if study.cells_of(m, method)]
 
 
-TABLE1 = Artefact(
+TABLE1 = described(
     "table1",
-    "Table 1: main results",
-    "scores",
     _main_needs,
-    _main_caption,
+    _main_known,
     rows=lambda study: accuracy_rows(study, _main_needs(study)),
     table=partial(shown, best=True),
     paper=partial(paper_table, "table1"),
 )
-TABLE2 = Comparison(
-    "table2",
-    "Table 2: ablations",
-    (
-        (REFERENCE, "SGPO"),
-        ("grpo", "w/o strategy distillation"),
-        ("sgpo_no_grpo", "w/o autonomous GRPO"),
-        ("sgpo_no_proximal", "w/o all proximal constraints"),
-        ("sgpo_no_clip", "w/o KL clipping"),
-        ("sgpo_no_selection", "w/o target selection"),
-        ("sgpo_fixed_alpha", "w/o adaptive weighting"),
-    ),
-    on=variant_models,
-    about="w/o strategy distillation is SFT+GRPO of Table 1, with its own tuned learning rate and "
-    "all samples autonomous.",
-    variants=True,
+VARIANT_TABLES = tuple(
+    Comparison(name, variant_models) for name in ("table2", "table3", "table6", "table7", "beyond")
 )
-TABLE3 = Comparison(
-    "table3",
-    "Table 3: KL distillation against direct SFT on guided completions",
-    ((REFERENCE, "KL distillation"), ("sgpo_nll", "Direct SFT")),
-    on=variant_models,
-    variants=True,
-)
-TABLE6 = Comparison(
-    "table6",
-    "Table 6: direction of the KL",
-    ((REFERENCE, "Forward KL"), ("sgpo_reverse", "Reverse KL")),
-    on=variant_models,
-    variants=True,
-)
-TABLE7 = Comparison(
-    "table7",
-    "Table 7: weight of the distillation term",
-    (
-        (REFERENCE, "Pass-rate-based"),
-        ("sgpo_fixed_alpha", "Fixed alpha=1.0"),
-        ("sgpo_group_alpha", "Group-advantage"),
-    ),
-    on=variant_models,
-    variants=True,
-)
-BEYOND = Comparison(
-    "beyond",
-    "Past the paper: the threshold delta and the selection of Eq. 4",
-    (
-        (REFERENCE, "SGPO (delta=1, Eq. 4 sums)"),
-        ("sgpo_delta0.5", "delta=0.5"),
-        ("sgpo_delta1.2", "delta=1.2"),
-        ("sgpo_delta1.5", "delta=1.5"),
-        ("sgpo_delta2", "delta=2"),
-        ("sgpo_delta3", "delta=3"),
-        ("sgpo_no_clip", "delta=inf"),
-        ("sgpo_frozen", "the teacher keeps its first weights"),
-        ("sgpo_meanlogp", "Eq. 4 with the mean log-probability"),
-    ),
-    on=variant_models,
-    variants=True,
-)
-KIN = Comparison(
-    "kin",
-    "Past the paper: baselines of the same idea",
-    (
-        ("grpo", "SFT+GRPO"),
-        ("hpt", "HPT"),
-        ("luffy", "LUFFY"),
-        ("srft", "SRFT (arXiv 2506.19767)"),
-        ("opsd", "On-policy self-distillation (arXiv 2601.20802, 2601.18734)"),
-        ("dr_grpo", "Dr. GRPO (arXiv 2503.20783)"),
-        ("dapo", "DAPO (arXiv 2503.14476)"),
-        ("relift", "ReLIFT (arXiv 2506.07527)"),
-        ("chord", "CHORD (arXiv 2508.11408)"),
-        ("sdpo", "SDPO (arXiv 2601.20802)"),
-        (experiments.INITIAL, "SGPO, its first weights as teacher"),
-        (REFERENCE, "SGPO"),
-    ),
-    on=_planned_with("opsd", models),
-    about="SRFT adds imitation to reinforcement in one stage, weighted by entropy; on-policy "
-    "self-distillation moves the policy, on its own samples, towards itself with the expert's "
-    "solution or strategy in view. Every row's learning rate was chosen from the same trials.",
-)
-TEACHER = Comparison(
-    "teacher",
-    "Past the paper: SGPO with its first weights as teacher",
-    (
-        ("grpo", "SFT+GRPO"),
-        (REFERENCE, "SGPO: the policy itself"),
-        (experiments.INITIAL, "SGPO: the first weights"),
-    ),
-    on=_planned_with(experiments.INITIAL, models),
-    about="Whose distribution, with the strategy in its prompt, SGPO distils: the policy's as it "
-    "is at the step, as in the paper, or that of the warm-up checkpoint from which it started. "
-    "Each row's learning rate was chosen from the same trials.",
-)
-MASK = Comparison(
-    "mask",
-    "Past the paper: is it the mask that separates KL and direct SFT?",
-    (
-        (REFERENCE, "KL, masked above delta=1 (SGPO)"),
-        ("sgpo_no_clip", "KL, no mask"),
-        ("sgpo_nll_masked", "Direct SFT, masked as the KL"),
-        ("sgpo_nll", "Direct SFT, no mask"),
-    ),
-    on=_planned_with("sgpo_nll_masked", lambda study: experiments.MASK_MODELS),
-    about="Table 3 changes two things at once: the KL of SGPO leaves out tokens above delta, "
-    "direct SFT leaves out none. Here loss and mask are varied one at a time.",
-)
+TABLE2, TABLE3, TABLE6, *_ = VARIANT_TABLES
+# On the models where what each is about is planned.
+KIN = Comparison("kin", where_planned("opsd", models))
+TEACHER = Comparison("teacher", where_planned(experiments.INITIAL, models))
+MASK = Comparison("mask", where_planned("sgpo_nll_masked", lambda _: experiments.MASK_MODELS))
+DISTIL = Comparison("distil", where_planned("distil_own", lambda _: experiments.DISTIL_MODELS))
 
 
 # pass@k and maj@k: what more samples are worth, and whether training narrows it -------------------
@@ -459,46 +353,19 @@ def _sampled_rows(study: Study) -> pd.DataFrame:
     return frame(cell_rows(study, _sampled_needs(study), columns))
 
 
-def _sampled_caption(study: Study) -> str:
-    sets = "; ".join(
-        f"{b.label} n={b.num_problems}, {b.k} samples" for b in measures.benchmarks_of(study)
-    )
-    return (
-        f"What more samples are worth ({study.profile} profile), percent, mean and 95% interval "
-        f"over {over(study, _sampled_needs(study))}. pass@k: unbiased, the chance that one of "
-        f"{measures.largest_k(study)} samples is correct. maj@k: the share of problems whose "
-        f"commonest answer of all samples is correct, a tie by its share; answers that the "
-        f"verifier calls equal are one. Mean of {sets}. " + f'"{NOT_RUN}": a run is missing, or '
-        f"was evaluated without keeping its answers; made by: {study.command('passk')}"
-    )
+def _sampled_known(study: Study) -> dict[str, object]:
+    sets = measures.benchmarks_of(study)
+    return {
+        "over": over(study, _sampled_needs(study)),
+        "k": measures.largest_k(study),
+        "sets": "; ".join(f"{b.label} n={b.num_problems}, {b.k} samples" for b in sets),
+    }
 
 
-PASSK = Artefact(
+PASSK = described(
     "passk",
-    "Past the paper: pass@k and maj@k",
-    "scores",
     _sampled_needs,
-    _sampled_caption,
+    _sampled_known,
     rows=_sampled_rows,
     table=partial(shown, columns=dict(zip(measures.KINDS, measures.KINDS, strict=True))),
 )
-DISTIL = Comparison(
-    "distil",
-    "Past the paper: from SGPO's distillation to on-policy self-distillation",
-    (
-        ("sgpo_no_grpo", "SGPO's distillation alone"),
-        ("distil_rate", "at the other's learning rate"),
-        ("distil_plain", "and no mask, all correct guided samples, alpha 1"),
-        ("distil_guided", "the same with the first weights as teacher"),
-        ("distil_own", "with the policy as teacher, on all twelve own samples, a mean over tokens"),
-        ("distil_frozen", "and the first weights as teacher"),
-        ("opsd", "and Jensen-Shannon: on-policy self-distillation"),
-        (REFERENCE, "SGPO"),
-    ),
-    on=_planned_with("distil_own", lambda study: experiments.DISTIL_MODELS),
-    about="Both distil what a strategy in the prompt changes: one on correct samples that saw it, "
-    "up to four a problem and each of the same weight, the other on twelve that did not, right or "
-    "wrong, each token of the same weight. Every row has the changes of the rows above it, but for "
-    "the teacher; nothing but the first and the last two was tuned.",
-)
-VARIANT_TABLES = (TABLE2, TABLE3, TABLE6, TABLE7, BEYOND)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.report import claims, estimates
-from benchmarks.report.artefact import Artefact, Made, nothing
+from benchmarks.report.artefact import Made, described, nothing
 from benchmarks.report.document import (
     Block,
     Table,
@@ -150,4 +150,4 @@ def make(study: Study, out_dir: Path) -> Made:
     return Made(paths, blocks)
 
 
-GRADERS = Artefact("graders", "Whose grader", "scores", nothing, own=make)
+GRADERS = described("graders", nothing, own=make)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.report.artefact import Artefact, Need, nothing
+from benchmarks.report.artefact import Need, described, nothing
 from benchmarks.report.document import Cell, Table, frame, listing, row
 from benchmarks.report.estimates import PERCENT
 from benchmarks.report.tables.accuracy import paper_records
@@ -80,19 +80,7 @@ def _budget_table(study: Study, rows: pd.DataFrame) -> Table:
     return listing(rows, columns, range(2, len(columns)))
 
 
-BUDGET = Artefact(
-    "budget",
-    "Budgets",
-    "metrics",
-    _trained,
-    lambda study: (
-        "What one run of each method spent, mean over its seeds, its warm-up not counted. "
-        "Samples and tokens: everything sampled for training, guided samples included. Wall time "
-        "as run, with other runs beside it on the machines of the run list."
-    ),
-    rows=budget_rows,
-    table=_budget_table,
-)
+BUDGET = described("budget", _trained, rows=budget_rows, table=_budget_table)
 
 
 # Problem sets and what they share -----------------------------------------------------------------
@@ -124,21 +112,7 @@ def _sets_table(study: Study, rows: pd.DataFrame) -> Table:
     return listing(pd.DataFrame([{"name": n} | e for n, e in sets.items()]), columns, [1])
 
 
-DISJOINTNESS = Artefact(
-    "disjointness",
-    "Problem sets and what they share",
-    "scores",
-    nothing,
-    lambda study: (
-        "Every problem set of the study's first world; the others are drawn alike. Questions are "
-        "compared in lower case without spacing and punctuation; what base models learn from is "
-        "drawn from the training partition, which a hash of the digits keeps apart from "
-        "development and test."
-    ),
-    rows=_sets_rows,
-    table=_sets_table,
-    miniature=True,
-)
+DISJOINTNESS = described("disjointness", nothing, rows=_sets_rows, table=_sets_table)
 
 
 # The regime of the miniature, measured before any RL result ---------------------------------------
@@ -174,18 +148,11 @@ def _regime_table(study: Study, rows: pd.DataFrame) -> Table:
     return listing(rows, columns, [2])
 
 
-REGIME = Artefact(
+REGIME = described(
     "regime",
-    "Regime of the miniature world",
-    "scores",
     nothing,
-    lambda study: (
-        "Conditions under which the miniature can tell methods apart: means over worlds, measured "
-        "type by type on base model, warm-up and SFT+GRPO. Made by: sgpo mini check"
-    ),
     rows=lambda study: _or_not_run(conditions(study), "model", "condition", "value", "requirement"),
     table=_regime_table,
-    miniature=True,
 )
 
 
@@ -243,21 +210,13 @@ def _strategy_table(study: Study, rows: pd.DataFrame) -> Table:
     return listing(rows, columns, range(1, len(columns)))
 
 
-def _strategy_caption(study: Study) -> str:
-    best = "".join(
-        f" No other candidate scores higher than the kept one on {100 * a.result['best_kept']:.1f}%"
-        f" of the problems."
+def _strategies_known(study: Study) -> dict[str, str]:
+    best = (
+        f"No other candidate scores higher than the kept one on {100 * a.result['best_kept']:.1f}% "
+        "of the problems."
         for a in study.analyses_of(STRATEGIES)
     )
-    return (
-        f"Table 8 ({study.profile} profile): strategies of the rule-based expert for the first "
-        f"problems of the RL splits of the first two worlds, five candidates a problem, the best "
-        f"by the expert's own scores kept. Scored from the text alone by carrying the named plan "
-        f"out on other lists: this scorer shares no code with the expert's but the arithmetic. A "
-        f"total is the mean of four criteria in 0 to 1; bands as in the paper.{best} A census "
-        f'of 500 problems, so without intervals. "{NOT_RUN}": the analysis is missing; made by: '
-        f"{study.command('table8')}"
-    )
+    return {"best": " ".join(best)}
 
 
 def _strategies_as_printed() -> tuple[pd.DataFrame, Table]:
@@ -274,18 +233,13 @@ def _strategies_as_printed() -> tuple[pd.DataFrame, Table]:
     )
 
 
-TABLE8 = Artefact(
+TABLE8 = described(
     "table8",
-    "Table 8: quality of the strategies",
-    "metrics",
     nothing,
-    _strategy_caption,
+    _strategies_known,
     rows=strategy_rows,
     table=_strategy_table,
     paper=_strategies_as_printed,
-    analyses=(STRATEGIES,),
-    extended=True,
-    miniature=True,
 )
 
 
@@ -327,15 +281,8 @@ def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
     return Table(header, tuple(lines), numeric=frozenset(range(2, len(header))))
 
 
-def _tuning_caption(study: Study) -> str:
-    if not [*study.root.glob("tuning*.csv")]:
-        return "Nothing was tuned in this study. Made by: sgpo tune (the mini profile)"
-    return (
-        "Accuracy on the development set in percent at each learning rate that was tried, the same "
-        "for every method: mean of the tuning worlds and, in brackets, each of them; in bold the "
-        f"chosen rate. No test set was read. The run of each trial: tables/tuning.csv."
-        f"{_selection_bias(study)} Made by: {study.command('tuning')}"
-    )
+def _tuning_known(study: Study) -> dict[str, str] | None:
+    return {"bias": _selection_bias(study)} if [*study.root.glob("tuning*.csv")] else None
 
 
 def _selection_bias(study: Study) -> str:
@@ -359,12 +306,4 @@ def _selection_bias(study: Study) -> str:
     )
 
 
-TUNING = Artefact(
-    "tuning",
-    "Tuning trials",
-    "scores",
-    nothing,
-    _tuning_caption,
-    rows=_tuning_rows,
-    table=_tuning_table,
-)
+TUNING = described("tuning", nothing, _tuning_known, rows=_tuning_rows, table=_tuning_table)
