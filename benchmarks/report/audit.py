@@ -26,9 +26,9 @@ from benchmarks.store.runs import (
     PROBLEMS_FILE,
     SCORES,
     TABLES,
-    Published,
     StoredRun,
     StudyError,
+    published_runs,
     read_object,
     read_table,
     stored_runs,
@@ -201,11 +201,8 @@ def _published(results: Path) -> Findings:
     """Each column that is no file of a run (labels, numbers of problems and samples, ``correct``,
     ``prior`` and the like) follows from those files."""
     for root in (results, results / "tuning"):
-        if not (root / "runs.parquet").exists():
-            continue
-        tables = Published(root)
-        runs = [StoredRun(root / "runs" / run_id, tables) for run_id in tables.rows]
-        for name, make in TABLES.items():
+        runs = [*published_runs(root).values()]
+        for name, make in TABLES.items() if runs else ():
             path = root / f"{name}.parquet"
             try:
                 expected, stored = make(runs), read_table(root, name)

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.report import claims, document, estimates
-from benchmarks.report.artefact import Made, described
+from benchmarks.report.artefact import WORDS, Made, described
 from benchmarks.report.claims import TIMES, Verdict, units_for_a_verdict
 from benchmarks.report.document import Cell, Table, paragraph, row
 from benchmarks.store import stats
@@ -78,38 +78,20 @@ def _anchor(verdict: Verdict) -> str:
 
 
 def _caption(tests: Sequence[Verdict], past: bool) -> str:
-    if past:
-        return (
-            "Past the paper: questions that it leaves open, asked the same way; p is not corrected "
-            "for their number."
-        )
     family = [v for v in tests if v.corrected is not None]
-    lost = sum(map(_corrected_away, family))
-    return (
-        "Claims of the paper. Every effect is taken so that the claim says it is above 0 (a "
-        f"factor: above 1). p is two-sided, after Holm's correction for {len(family)} tests, which "
-        f"takes the verdict from {lost} of them, marked (Holm): their intervals are not corrected."
-    )
+    words = WORDS["claims"]["past" if past else "papers"]
+    return words.format(number=len(family), lost=sum(map(_corrected_away, family)))
 
 
 def legend(study: Study) -> str:
     """What a verdict means and what it is over."""
-    needed = units_for_a_verdict(study)
-    over = estimates.units_text(study, "the")
-    units = "worlds" if study.own_problems else "seeds"
-    one_world = (
-        " One world: seeds only, so nothing here says how another world would come out, except "
-        "that the problem types are taken as a sample of possible ones."
-        if study.miniature and not study.own_problems
-        else ""
-    )
-    return (
-        f"Verdicts: {stats.EQUIVALENT}, two one-sided tests at 5% each, asked first and not "
-        f"corrected for number; holds or fails, p below 0.05; {stats.TOO_LITTLE}, neither, or "
-        f"fewer than {needed} {units}; {stats.BUILT_IN}, the effect follows from a formula or from "
-        f"how the miniature is made. Intervals and p: t over {over} and the problems, those of one "
-        f"type together.{one_world} Detectable: the true effect that would be found in 80 of 100 "
-        f"such studies; margin: what is as good as none."
+    words = WORDS["claims"]
+    alone = study.miniature and not study.own_problems
+    return words["legend"].format(
+        needed=units_for_a_verdict(study),
+        units="worlds" if study.own_problems else "seeds",
+        over=estimates.units_text(study, "the"),
+        one_world=words["one_world"] if alone else "",
     )
 
 

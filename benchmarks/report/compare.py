@@ -157,7 +157,7 @@ def _world(run: StoredRun) -> tuple[int, tuple[str, ...]]:
 
 def _remedy(run: StoredRun) -> str:
     config = run.object("config.json")
-    kept = run.published.samples if run.published else ()
+    kept = run.tables.samples if run.published else ()
     alike = [name for name in kept if name.startswith(f"{config['model']}-{config['method']}-s")]
     where = f" (those of {', '.join(alike)} are)" if alike else ""
     return (

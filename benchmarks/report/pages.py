@@ -77,7 +77,7 @@ def report(
         sizes=in_words(map(_with_size, map(study.model, accuracy.models(study)))) or NOT_RUN,
         seeds=study.seeds,
         setting=[] if study.miniature else [*decoding(study), *guidance(study)],
-        example=example(study) if study.miniature else "",
+        example=example(study),
         table1=to_markdown(tables[:1]),
         claims=to_markdown(tested[:papers]),
         reasons=why(found),
@@ -145,12 +145,6 @@ def ranking(study: Study, model: str) -> str:
 
 # The world ---------------------------------------------------------------------------------------
 
-_EXAMPLE = """question    Find the Sorin pair: 454
-strategy    Type Sorin / Strategy rotated then sevenfold then septuple
-            / Steps order then combine then finish
-completion  Order Sorin rotated: 544 / Combine sevenfold: 5483481
-            / Finish septuple \\boxed{(1,7)}"""
-
 
 def _with_size(model: Model) -> str:
     return f"{model.label} ({model.parameters:,} weights)" if model.parameters else model.label
@@ -175,11 +169,11 @@ def guidance(study: Study) -> list[str]:
     ]
 
 
-def example(study: Study) -> Markdown:
-    """The example of Figure 5 where there is one, else one of the world's README."""
+def example(study: Study) -> Markdown | str:
+    """The example of Figure 5 where there is one."""
     found = measures.step_example(study)
     if found is None:
-        return document.code(_EXAMPLE)
+        return ""
     completion = "".join(found["pieces"]).replace("<|end|>", "")
     parts = {"question": found["question"], "strategy": found["strategy"], "completion": completion}
     lines = [f"{name:<11} {' / '.join(text.split(chr(10)))}" for name, text in parts.items()]

@@ -29,9 +29,10 @@ from benchmarks.store.runs import (
     SCORES,
     TABLES,
     TEXTS,
-    Published,
+    StoredRun,
     StudyError,
     metrics_text,
+    published_runs,
     read_object,
     sample_table,
     stored_runs,
@@ -92,25 +93,24 @@ def keep_texts(results: Path, model: str) -> None:
 
 def _publish(root: Path) -> int:
     """``publish`` for the runs of one directory."""
-    runs = stored_runs(root)
-    known = Published(root).rows if (root / "runs.parquet").exists() else {}
-    # A directory whose very run the tables hold already stayed for its weights.
-    fresh = [
-        run
-        for run_id, run in runs.items()
-        if not run.published
-        and run.content("result.json").decode() != known.get(run_id, {}).get("result.json")
-    ]
+    runs, known = stored_runs(root), published_runs(root)
+
+    def held(run: StoredRun) -> bool:
+        """Whether it stands in the tables already, and a directory stayed for its weights alone."""
+        name, row = "result.json", known.get(run.run_id)
+        return run.published or (row is not None and row.content(name) == run.content(name))
+
+    fresh = [run for run in runs.values() if not held(run)]
     if not fresh:
         return 0
     for run in fresh:
         _shrink(run.path)
     for name, make in TABLES.items():
         _write_table(root, name, make(list(runs.values())))
-    tables = Published(root)
+    tables = published_runs(root)
     for run in runs.values():
         for name in (*TEXTS, SCORES, METRICS, LEDGER):
-            if run.content(name) != tables.content(run.run_id, name):
+            if run.content(name) != tables[run.run_id].content(name):
                 raise StudyError(
                     f"{run.path / name}: the tables do not give it back; the directory was kept"
                 )

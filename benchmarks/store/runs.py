@@ -69,65 +69,99 @@ def _object(content: bytes, where: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """One ended run by its files. ``path``: its directory, which is there unless ``published``."""
+    """One ended run by the files in its directory ``path``."""
 
     path: Path
-    published: Published | None = None
+    published = False
 
     @property
     def run_id(self) -> str:
         return self.path.name
 
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
     def content(self, name: str) -> bytes | None:
         """The bytes of one of its files, None where it has no such file."""
-        if self.published:
-            return self.published.content(self.run_id, name)
-        path = self.path / name
-        return path.read_bytes() if path.is_file() else None
+        return (self.path / name).read_bytes() if self.has(name) else None
 
     def digest(self, name: str) -> str | None:
         """sha256 of one of its files, None where it is not here."""
         if (path := inside(self.path, name)).is_file():
             return sha256_of(path)
-        content = self.published and self.content(name)
+        content = self.content(name)
         return hashlib.sha256(content).hexdigest() if content else None
 
     def object(self, name: str) -> dict[str, Any]:
         """The JSON object in one of its files, or StudyError naming the file."""
-        if self.published and name in (SCORES, LEDGER) and self.has(name):
-            return self.published.value(self.run_id, name)  # not by way of its text
         content = self.content(name)
         if content is None:
             raise StudyError(f"{self.path / name} does not exist; run bash reproduce.sh first")
         return _object(content, self.path / name)
 
-    def has(self, name: str) -> bool:
-        if self.published:
-            return self.published.has(self.run_id, name)
-        return (self.path / name).is_file()
-
     def metrics(self) -> list[dict[str, Any]]:
         """One record a training step, [] where it was not trained; ValueError naming a broken
         file."""
-        if not self.has(METRICS):
-            return []
-        if self.published:
-            return self.published.metrics(self.run_id)
-        return read_jsonl(self.path / METRICS)
+        return read_jsonl(self.path / METRICS) if self.has(METRICS) else []
 
     def sampled(self) -> list[str]:
         """The keys of scores.json whose samples are here with their texts."""
-        if self.published:
-            return list(self.published.samples.get(self.run_id, ()))
         found = (self.path / "samples").glob(f"*{_SAMPLES_END}")
         return sorted(path.name.removesuffix(_SAMPLES_END) for path in found)
 
     def samples(self, key: str) -> list[dict[str, Any]]:
         """The judged samples of one of ``sampled``, a record each; ValueError naming a damaged
         file."""
-        if self.published:
-            return self.published.samples[self.run_id][key]
         return read_samples(self.path / "samples" / f"{key}{_SAMPLES_END}")
+
+
+@dataclass(frozen=True)
+class PublishedRun(StoredRun):
+    """One whose files are rows of ``tables``; its directory is not here."""
+
+    tables: Tables
+    published = True
+
+    def has(self, name: str) -> bool:
+        column = "metric_names" if name == METRICS else name
+        return self.tables.rows[self.run_id].get(column) is not None
+
+    def content(self, name: str) -> bytes | None:
+        if not self.has(name):
+            return None
+        if name == METRICS:
+            return metrics_text(self.metrics())
+        if name == SCORES:
+            return f"{canonical_json(self.object(name))}\n".encode()
+        if name == LEDGER:  # as sgpo.core.files.write_json does
+            return f"{json.dumps(self.object(name), indent=1, sort_keys=True)}\n".encode()
+        return self.tables.rows[self.run_id][name].encode()
+
+    def object(self, name: str) -> dict[str, Any]:
+        if name not in (SCORES, LEDGER) or not self.has(name):
+            return super().object(name)
+        value = json.loads(self.tables.rows[self.run_id][name])
+        if name == LEDGER:
+            for row in self.tables.ledger.get(self.run_id, ()):
+                value.setdefault(row["type"], {})[row["place"]] = {n: row[n] for n in SUMS}
+            return value
+        for key, entry in value["benchmarks"].items():
+            letters, answers = self.tables.verdicts.get((self.run_id, key), ("", ""))
+            entry["verdicts"] = _words(letters, entry["k"])
+            if answers:
+                entry["answers"] = " ".join(_words(answers, entry["k"]))
+        return value
+
+    def metrics(self) -> list[dict[str, Any]]:
+        names = self.tables.rows[self.run_id]["metric_names"] or ()
+        rows = self.tables.metrics.get(self.run_id, ())
+        return [{n: row[n] for n in names if row[n] is not None} for row in rows]
+
+    def sampled(self) -> list[str]:
+        return list(self.tables.samples.get(self.run_id, ()))
+
+    def samples(self, key: str) -> list[dict[str, Any]]:
+        return self.tables.samples[self.run_id][key]
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
@@ -158,14 +192,19 @@ def is_finished(run_dir: Path, *, weights: bool = True) -> bool:
 def stored_runs(root: Path) -> dict[str, StoredRun]:
     """Every ended run of ``root`` (``results/<profile>`` or its ``tuning``) by id, in order of
     ids. A directory comes before a row of the same run: it was made since."""
-    found: dict[str, StoredRun] = {}
-    if (root / "runs.parquet").exists():
-        tables = Published(root)
-        found = {run_id: StoredRun(root / "runs" / run_id, tables) for run_id in tables.rows}
+    found: dict[str, StoredRun] = {**published_runs(root)}
     for path in (root / "runs").glob("*/result.json"):
         if not path.parent.name.startswith("."):
             found[path.parent.name] = StoredRun(path.parent)
     return dict(sorted(found.items()))
+
+
+def published_runs(root: Path) -> dict[str, PublishedRun]:
+    """The runs in the tables of ``root``; {} where there are none."""
+    if not (root / "runs.parquet").exists():
+        return {}
+    tables = Tables(root)
+    return {run_id: PublishedRun(root / "runs" / run_id, tables) for run_id in tables.rows}
 
 
 def read_table(root: Path, name: str) -> pa.Table:
@@ -176,52 +215,15 @@ def read_table(root: Path, name: str) -> pa.Table:
         raise StudyError(f"{root / name}.parquet is damaged ({error}); get it again") from error
 
 
-class Published:
-    """The tables of a published study as the files that they were made from."""
+class Tables:
+    """The tables of a published study, by run."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.rows: dict[str, dict[str, Any]] = {
-            row["run_id"]: row for row in read_table(root, "runs").to_pylist()
-        }
-
-    def has(self, run_id: str, name: str) -> bool:
-        return self.rows[run_id].get("metric_names" if name == METRICS else name) is not None
-
-    def content(self, run_id: str, name: str) -> bytes | None:
-        if not self.has(run_id, name):
-            return None
-        if name == METRICS:
-            return metrics_text(self.metrics(run_id))
-        if name == SCORES:
-            return f"{canonical_json(self.value(run_id, name))}\n".encode()
-        if name == LEDGER:  # as sgpo.core.files.write_json does
-            text = json.dumps(self.value(run_id, name), indent=1, sort_keys=True)
-            return f"{text}\n".encode()
-        return self.rows[run_id][name].encode()
-
-    def value(self, run_id: str, name: str) -> dict[str, Any]:
-        """What scores.json or ledger.json of a run holds."""
-        value = json.loads(self.rows[run_id][name])
-        if name == LEDGER:
-            for row in self._ledger.get(run_id, []):
-                sums = {name: row[name] for name in SUMS}
-                value.setdefault(row["type"], {})[row["place"]] = sums
-            return value
-        for key, entry in value["benchmarks"].items():
-            letters, answers = self._verdicts.get((run_id, key), ("", ""))
-            entry["verdicts"] = _words(letters, entry["k"])
-            if answers:
-                entry["answers"] = " ".join(_words(answers, entry["k"]))
-        return value
-
-    def metrics(self, run_id: str) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl of a run."""
-        names, rows = self.rows[run_id]["metric_names"], self._metrics.get(run_id, [])
-        return [{n: row[n] for n in names if row[n] is not None} for row in rows]
+        self.rows = {row["run_id"]: row for row in read_table(root, "runs").to_pylist()}
 
     @cached_property
-    def _verdicts(self) -> dict[tuple[str, str], tuple[str, str]]:
+    def verdicts(self) -> dict[tuple[str, str], tuple[str, str]]:
         """(run, key of scores.json) -> all its verdict letters in a row and all its answer
         symbols."""
         frame = read_table(self.root, "verdicts").to_pandas()
@@ -230,10 +232,7 @@ class Published:
         symbols = frame["answer"].astype(object).fillna("").to_numpy()
         by = frame.groupby(["run_id", "benchmark", "budget"], observed=True, sort=False)
         return {
-            (run_id, scored_as(key, budget)): (
-                "".join(letters[rows]),
-                "".join(symbols[rows]),
-            )
+            (run_id, scored_as(key, budget)): ("".join(letters[rows]), "".join(symbols[rows]))
             for (run_id, key, budget), rows in by.indices.items()
         }
 
@@ -251,11 +250,11 @@ class Published:
         return found
 
     @cached_property
-    def _metrics(self) -> dict[str, list[dict[str, Any]]]:
+    def metrics(self) -> dict[str, list[dict[str, Any]]]:
         return self._by_run("metrics")
 
     @cached_property
-    def _ledger(self) -> dict[str, list[dict[str, Any]]]:
+    def ledger(self) -> dict[str, list[dict[str, Any]]]:
         return self._by_run("ledger")
 
     def _by_run(self, name: str) -> dict[str, list[dict[str, Any]]]:

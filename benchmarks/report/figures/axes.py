@@ -37,32 +37,9 @@ LOOKS = {
 DASHES = ("-", "--", "-.", ":", (0, (6, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 INK = "#222222"
 WARNING = "#8A1C1C"
-
 Value = float | Estimate | Score  # a place in a panel
 
-_SETTINGS = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "axes.grid": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.8,
-    "figure.dpi": 100,
-    "savefig.dpi": 160,
-    "pdf.fonttype": 42,
-}
+STYLE = Path(__file__).with_name("report.mplstyle")
 
 
 def new_figure(
@@ -70,8 +47,7 @@ def new_figure(
 ) -> tuple[Figure, np.ndarray]:
     """A figure (inches; 7.2 is a page wide) and its axes [rows, columns], in the suite's style.
     ``shared``: sharex, sharey and the like."""
-    matplotlib.rcdefaults()
-    matplotlib.rcParams.update(_SETTINGS)
+    matplotlib.rc_file(STYLE)
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(num_rows, num_columns, squeeze=False, **shared)
 

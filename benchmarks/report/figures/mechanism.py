@@ -15,14 +15,22 @@ from matplotlib.patches import Patch
 from benchmarks.report import estimates, measures, worlds
 from benchmarks.report.artefact import Need, described
 from benchmarks.report.estimates import PERCENT, Score
-from benchmarks.report.figures.axes import absent, legend, look, marks, new_figure, points, zero
+from benchmarks.report.figures.axes import (
+    INK,
+    absent,
+    legend,
+    look,
+    marks,
+    new_figure,
+    points,
+    zero,
+)
 from benchmarks.report.measures import CLASSES, DECISIONS, PLAN_METHODS, PLANS, STEPS
 from benchmarks.report.tables.accuracy import REFERENCE, model_of, models, variant_models
 from benchmarks.store.experiments import SWEEP
 from benchmarks.store.records import NOT_RUN, Run, Study
 
 BASELINE = "grpo"
-INK = "#222222"
 
 # Figure 2: the probability of a type's right plan, before and after training ----------------------
 # The paper's Figure 2 is a drawing of what forward and reverse KL do to a policy with several
