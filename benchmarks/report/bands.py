@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.report import estimates
-from benchmarks.report.artefact import Made, described, nothing
+from benchmarks.report.artefact import WORDS, Made, described, nothing
 from benchmarks.report.document import paragraph
 from benchmarks.report.measures import smooth
 from benchmarks.store import experiments
@@ -221,14 +221,9 @@ def _made(study: Study, out: Path) -> Made:
     found = bands_of(study)
     path = write_text(out / FILE, f"{canonical_json(found)}\n")
     number = sum(map(len, found.values()))
-    return Made([path], [paragraph(f"{FILE} has the bands of {number} methods and models. {HOW}")])
+    columns = "; ".join(f"{name} ({words})" for name, words in COLUMNS.items())
+    how = WORDS["bands"]["how"].format(file=FILE, number=number, columns=columns)
+    return Made([path], [paragraph(how)])
 
 
-HOW = (
-    "A curve of other code is judged with sgpo check-port CURVES.csv --method METHOD: a column "
-    "step from 1, and any of "
-    + "; ".join(f"{name} ({words})" for name, words in COLUMNS.items())
-    + ". The curve of a further world lies within the whole band of a metric in about W of W + 1 "
-    "cases, where W worlds made it."
-)
 BANDS = described("bands", nothing, own=_made)

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from benchmarks.report import estimates
-from benchmarks.report.document import Table, paragraph, row, to_markdown
+from benchmarks.report.document import Table, page, row
 from benchmarks.report.tables.accuracy import models
 from benchmarks.store.load import load_study
 from benchmarks.store.records import Study
@@ -34,7 +34,7 @@ def power(results: Path, effect: float) -> str:
         header = (*header[:7], "Worlds for it")
         rows = [line[:8] for line in rows]
     table = Table(header, tuple(row(*line) for line in rows), numeric=frozenset(range(2, 9)))
-    return to_markdown([paragraph(_note(study, effect)), table])
+    return page("POWER.md.jinja", effect=f"{effect:g}", own=study.own_problems, table=table)
 
 
 def _pairs(study: Study, model: str, effect: float) -> list[tuple[str, ...]]:
@@ -58,18 +58,3 @@ def _pairs(study: Study, model: str, effect: float) -> list[tuple[str, ...]]:
             )
         )
     return lines
-
-
-def _note(study: Study, effect: float) -> str:
-    text = (
-        f"A true difference of {effect:g} points on average, found (two-sided, p below 0.05) in 80 "
-        "of 100 studies, as a single test; everything in points. SD of units: of one seed's or "
-        "world's difference. "
-    )
-    if study.own_problems:
-        return text + "Every world has problems of its own: their share is in the SD of units."
-    return text + (
-        "SD of problems: of the mean over them. Seeds for it: with the problems of this study, "
-        "whose share stays however many seeds there are (never: it alone hides the effect). Last "
-        "column: one run each, every one with problems and types of its own."
-    )

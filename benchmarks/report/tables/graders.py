@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from benchmarks.report import claims, estimates
 from benchmarks.report.artefact import Made, described, nothing
 from benchmarks.report.document import (
@@ -64,7 +66,7 @@ def _command(study: Study) -> str:
     return f"sgpo grade results/{study.profile} --grader all"
 
 
-def rows(study: Study, studies: Mapping[str, Study]) -> list[dict[str, object]]:
+def rows(study: Study, studies: Mapping[str, Study]) -> pd.DataFrame:
     """Accuracy in percent of every method on every benchmark under each grader."""
     found = []
     for model, method in dict.fromkeys((c.model, c.method) for c in study.cells):
@@ -75,17 +77,16 @@ def rows(study: Study, studies: Mapping[str, Study]) -> list[dict[str, object]]:
                     score = estimates.accuracy(studies[grader], model, method, key)
                 place = {"model": model, "method": method, "benchmark": key, "grader": grader}
                 found.append(place | {"mean": round(score.mean, 6) if score else NOT_RUN})
-    return found
+    return frame(found)
 
 
-def _accuracy_table(study: Study, found: list[dict[str, object]]) -> Table:
-    means = {tuple(r[n] for n in ("model", "method", "benchmark", "grader")): r["mean"]
-             for r in found}  # fmt: skip
+def _accuracy_table(study: Study, found: pd.DataFrame) -> Table:
     labels = {b.key: b.label for b in study.benchmarks} | {AVERAGE: "Average"}
     lines = []
-    for model, method in dict.fromkeys((r["model"], r["method"]) for r in found):
-        cells = [[means[model, method, key, grader] for grader in LABELS] for key in labels]
-        if NOT_RUN not in (value for cell in cells for value in cell):
+    for (model, method), rows in found.groupby(["model", "method"], sort=False):
+        means = rows.pivot(index="benchmark", columns="grader", values="mean")
+        if not (means == NOT_RUN).any(axis=None):
+            cells = means.loc[[*labels], [*LABELS]].to_numpy()
             texts = (" / ".join(f"{value:.1f}" for value in cell) for cell in cells)
             lines.append(row(study.model(model).label, study.method_label(method), *texts))
     order = " / ".join(LABELS.values())
@@ -145,7 +146,7 @@ def make(study: Study, out_dir: Path) -> Made:
     stem = out_dir / "tables" / "graders"
     paths = [
         write_text(stem.with_suffix(".md"), text),
-        write_text(stem.with_suffix(".csv"), csv_text(frame(found))),
+        write_text(stem.with_suffix(".csv"), csv_text(found)),
     ]
     return Made(paths, blocks)
 
