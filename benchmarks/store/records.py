@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.config import SUITE_VERSION, Benchmark, Cell, Method, Model, Plan, of_a_world
+from benchmarks.config import SUITE_VERSION, Benchmark, Method, Model, Plan, of_a_world
 from benchmarks.store import stats
 from benchmarks.store.runs import PROBLEMS_FILE, StoredRun, StudyError, read_object
 from sgpo.core.files import write_json
@@ -327,7 +327,7 @@ class Study:
         known = self.methods + self.extra_methods
         return next((method.label for method in known if method.key == key), key)
 
-    def cells_of(self, model: str, method: str) -> tuple[Cell, ...]:
+    def cells_of(self, model: str, method: str) -> tuple[PlannedRun, ...]:
         """Planned cells of a model and method in the order of their seeds."""
         chosen = [c for c in self.cells if (c.model, c.method) == (model, method)]
         return tuple(sorted(chosen, key=lambda c: -1 if c.seed is None else c.seed))
@@ -348,7 +348,7 @@ class Study:
         cells = self.cells_of(model, method)
         return tuple(self.runs[c.run_id] for c in cells if not self.why_missing(c, scored=True))
 
-    def why_missing(self, cell: Cell, *, scored: bool) -> str | None:
+    def why_missing(self, cell: PlannedRun, *, scored: bool) -> str | None:
         """None for a run that can be used, else the reason in a few words."""
         run = self.runs.get(cell.run_id)
         if run is None:
