@@ -14,6 +14,8 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,18 +33,6 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from baselines.chord import CHORD, CHORDConfig
-from baselines.dapo import DAPO, DAPOConfig
-from baselines.dr_grpo import DrGRPO, DrGRPOConfig
-from baselines.grpo import GRPO, GRPOConfig
-from baselines.hpt import HPT, HPTConfig
-from baselines.luffy import LUFFY, LUFFYConfig
-from baselines.opd import OPD, OPDConfig
-from baselines.opsd import OPSD, OPSDConfig
-from baselines.relift import ReLIFT, ReLIFTConfig
-from baselines.sdpo import SDPO, SDPOConfig
-from baselines.sft import SFT, SFTConfig
-from baselines.srft import SRFT, SRFTConfig
 from sgpo.core import chunked_head, losses
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.core.distributed import Ranks
@@ -55,7 +45,6 @@ from sgpo.core.teacher import Teacher
 from sgpo.core.trainer import Trainer
 from sgpo.core.types import LossOutput, Problem
 from sgpo.core.verifier import Verdict
-from sgpo.method import SGPO, SGPOConfig
 
 SPECIALS = ["<|pad|>", "<|unk|>", "<|user|>", "<|assistant|>", "<|end|>"]
 WORDS = [f"w{i}" for i in range(14)]
@@ -69,24 +58,29 @@ CHAT_TEMPLATE = (
 )
 SPEC = PromptSpec("tiny", "", "{strategy} {question}", "", "<|end|>")
 
+
+def method_of(name: str, **settings: Any) -> Any:
+    """The method of ``baselines/NAME.py``, or SGPO, with these settings and defaults otherwise."""
+    module = import_module("sgpo.method" if name == "sgpo" else f"baselines.{name}")
+    (kind,) = (k for k in vars(module) if k.lower() == name.replace("_", ""))
+    return getattr(module, kind)(getattr(module, f"{kind}Config")(**settings))
+
+
 # Every method of the study, in a size that a test can afford. HPT's gate lies inside the range of
 # correct samples that occur, so that both of its branches run.
-METHODS: dict[str, Any] = {
-    "sft": lambda: SFT(SFTConfig()),
-    "grpo": lambda: GRPO(GRPOConfig(num_samples=6)),
-    "luffy": lambda: LUFFY(LUFFYConfig(max_tokens=MAX_TOKENS, num_samples=5)),
-    "hpt": lambda: HPT(HPTConfig(max_tokens=MAX_TOKENS, num_samples=6, gate=2)),
-    "opsd": lambda: OPSD(OPSDConfig(num_samples=6)),
-    "opsd_initial": lambda: OPSD(
-        OPSDConfig(num_samples=6, direction="jensen_shannon", teacher="initial")
+METHODS: dict[str, Callable[[], Any]] = {
+    "sft": partial(method_of, "sft"),
+    "luffy": partial(method_of, "luffy", max_tokens=MAX_TOKENS, num_samples=5),
+    "hpt": partial(method_of, "hpt", max_tokens=MAX_TOKENS, num_samples=6, gate=2),
+    "relift": partial(method_of, "relift", num_samples=3, buffer_size=2),
+    "sgpo": partial(method_of, "sgpo", num_autonomous=4, num_guided=4),
+    "opsd_initial": partial(
+        method_of, "opsd", num_samples=6, direction="jensen_shannon", teacher="initial"
     ),
-    "srft": lambda: SRFT(SRFTConfig(num_samples=5)),
-    "dapo": lambda: DAPO(DAPOConfig(num_samples=6)),
-    "dr_grpo": lambda: DrGRPO(DrGRPOConfig(num_samples=6)),
-    "relift": lambda: ReLIFT(ReLIFTConfig(num_samples=3, buffer_size=2)),
-    "chord": lambda: CHORD(CHORDConfig(num_samples=5)),
-    "sdpo": lambda: SDPO(SDPOConfig(num_samples=6)),
-    "sgpo": lambda: SGPO(SGPOConfig(num_autonomous=4, num_guided=4)),
+    **{k: partial(method_of, k, num_samples=5) for k in ("srft", "chord")},
+    **{
+        k: partial(method_of, k, num_samples=6) for k in ("grpo", "opsd", "dapo", "dr_grpo", "sdpo")
+    },
 }
 
 
@@ -149,7 +143,7 @@ def teacher_directory() -> str:
 
 # What must survive a kill and run on two ranks: a teacher of its own and every hook as well.
 RESUMED = METHODS | {
-    "opd": lambda: OPD(OPDConfig(teacher_directory(), num_samples=4)),
+    "opd": lambda: method_of("opd", teacher=teacher_directory(), num_samples=4),
     "hooked": Hooked,
 }
 

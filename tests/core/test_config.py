@@ -2,26 +2,14 @@
 
 import dataclasses
 import math
-import os
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
+from tiny import method_of
 
-from baselines.chord import CHORDConfig
-from baselines.dapo import DAPOConfig
-from baselines.dr_grpo import DrGRPOConfig
-from baselines.grpo import GRPOConfig
-from baselines.hpt import HPTConfig
-from baselines.luffy import LUFFYConfig
-from baselines.opd import OPDConfig
-from baselines.opsd import OPSDConfig
-from baselines.relift import ReLIFTConfig
-from baselines.sdpo import SDPOConfig
-from baselines.srft import SRFTConfig
 from benchmarks.config import Cell, DataConfig, EvalConfig, RunConfig
 from benchmarks.profiles.planned import planned_study
-from benchmarks.run.launch import default_jobs
 from sgpo.core.config import (
     RolloutConfig,
     TrainConfig,
@@ -56,9 +44,7 @@ class Outer:
     ("item", "expected"),
     [
         ("steps=7", Outer(steps=7)),
-        ("name=a=b", Outer(name="a=b")),
         ("name=5", Outer(name="5")),
-        ("limit=4", Outer(limit=4)),
         ("limit=none", Outer(limit=None)),
         ("inner.rate=1e-4", Outer(inner=Inner(rate=1e-4))),
         ("inner.rate=inf", Outer(inner=Inner(rate=math.inf))),
@@ -77,16 +63,12 @@ def test_overrides_take_the_fields_type(item, expected):
     [
         ("steps", "override 'steps': must look like key=value"),
         ("stepz=3", "unknown override key 'stepz'; did you mean 'steps'"),
-        ("iner.rate=3", "did you mean 'inner.rate'"),
         ("steps.x=3", "unknown override key 'steps.x'"),
-        ("=3", "unknown override key ''"),
         ("steps=2.5", "steps='2.5': must be of type int"),
-        ("steps=", "steps='': must be of type int"),
         ("inner.rate=fast", "inner.rate='fast': must be of type float"),
         ("inner.rate=nan", "NaN"),
         ("inner.flag=yes", "inner.flag='yes': must be one of true, false"),
         ("inner.kind=c", "inner.kind='c': must be one of a, b"),
-        ("inner=3", "inner"),
         ("sizes=3", "sizes"),
         ("steps=1 limit=4 steps=2", "override 'steps=2': steps is given twice"),
     ],
@@ -130,17 +112,19 @@ IMPOSSIBLE = {
         "distillation": ("foo",), "alpha_smoothing": (0,), "num_guided": (-1,),
         "num_autonomous": (1.5,),
     },
-    GRPOConfig(): {"num_samples": (1, "12"), "clip_high": (math.nan,)},
-    DrGRPOConfig(): {"clip_high": (-0.5,)},
-    DAPOConfig(): {"num_samples": (1,), "cache_share": (1.0,)},
-    OPSDConfig(): {"num_samples": (0,), "direction": ("sideways",), "beta": (1.0,)},
-    OPDConfig(): {"direction": ("sideways",), "beta": (0.0,)},
-    SDPOConfig(): {"beta": (1.0,), "max_ratio": (0.0,)},
-    SRFTConfig(): {"num_samples": (0,), "sft_entropy_sign": (2,), "entropy_level": ("batch",)},
-    CHORDConfig(): {"mu_peak": (1.5,)},
-    ReLIFTConfig(): {"buffer_size": (0,)},
-    LUFFYConfig(max_tokens=8): {"scaling": ("sum",), "shaping": (0.0,)},
-    HPTConfig(max_tokens=8): {"max_tokens": (0,), "gate": (12,)},
+    **{method_of(name, **needed).config: values for name, needed, values in (
+        ("grpo", {}, {"num_samples": (1, "12"), "clip_high": (math.nan,)}),
+        ("dr_grpo", {}, {"clip_high": (-0.5,)}),
+        ("dapo", {}, {"num_samples": (1,), "cache_share": (1.0,)}),
+        ("opsd", {}, {"num_samples": (0,), "direction": ("sideways",), "beta": (1.0,)}),
+        ("opd", {"teacher": "x"}, {"direction": ("sideways",), "beta": (0.0,)}),
+        ("sdpo", {}, {"beta": (1.0,), "max_ratio": (0.0,)}),
+        ("srft", {}, {"num_samples": (0,), "sft_entropy_sign": (2,), "entropy_level": ("batch",)}),
+        ("chord", {}, {"mu_peak": (1.5,)}),
+        ("relift", {}, {"buffer_size": (0,)}),
+        ("luffy", {"max_tokens": 8}, {"scaling": ("sum",), "shaping": (0.0,)}),
+        ("hpt", {"max_tokens": 8}, {"max_tokens": (0,), "gate": (12,)}),
+    )},
 }  # fmt: skip
 
 
@@ -222,27 +206,14 @@ def test_a_setting_that_was_added_changes_no_address_at_its_default():
     assert len({Cell(c).hash for c in [config, *changed]}) == 5
 
 
-@pytest.fixture(scope="module")
-def mini():
-    return planned_study("mini", 1)
-
-
-def test_the_comparison_runs_luffy_and_hpt_as_their_authors_do(mini):
+def test_the_comparison_runs_luffy_and_hpt_as_their_authors_do():
     """Loss scale, entropy bonus, clip, and the updates that HPT's script skips on Qwen alone."""
-    skips = {}
-    for config in (cell.config for cell in mini.cells()):
+    for config in (cell.config for cell in planned_study("mini", 1).cells()):
         if config.method in ("luffy", "hpt"):
             settings, train = config.settings, config.train
             assert (settings.scaling, settings.entropy_over) == ("authors", "response")
-            assert train.grad_clip == 1.0
-            skips[config.method, config.model.partition("-")[0]] = train.skip_above
-    none = dict.fromkeys((("luffy", "qwen"), ("luffy", "llama"), ("hpt", "llama")))
-    assert skips == none | {("hpt", "qwen"): 80.0}
-
-
-def test_cells_share_the_cores_and_have_a_gpu_alone(mini):
-    assert default_jobs(mini) == os.cpu_count()
-    assert default_jobs(planned_study("mini", 1, overrides=["device=auto"])) == 1
+            skips = config.method == "hpt" and config.model.startswith("qwen")
+            assert (train.grad_clip, train.skip_above) == (1.0, 80.0 if skips else None)
 
 
 @pytest.mark.parametrize(
@@ -250,8 +221,6 @@ def test_cells_share_the_cores_and_have_a_gpu_alone(mini):
     [
         ("seed=3", "use --seeds"),
         ("model=qwen-m", "use --models"),
-        ("method=x", "use --methods"),
-        ("profile=mini", "use --profile"),
         ("settings.kl_treshold=2", "did you mean 'settings.kl_threshold'"),
         ("rollout.temperature=-1", "temperature=-1"),
         ("settings.gate=99", "gate=99"),

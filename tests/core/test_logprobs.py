@@ -84,12 +84,12 @@ def test_divergence_under_two_prompts_against_float64(direction, top_k, teacher)
     for row, completion in enumerate(COMPLETIONS):
         target = dense_logits(teacher.model if teacher else model, guided[row], completion)
         own = dense_logits(model, PROMPTS[row], completion)
-        picked = F.log_softmax(own, -1)[range(len(completion)), list(completion)]
-        torch.testing.assert_close(logprobs[row, : len(completion)], picked, **CLOSE)
-        for t in range(len(completion)):
+        for t, token in enumerate(completion):
             sides = [side[t].double().softmax(-1).tolist() for side in (target, own)]
             expected = by_hand(*sides, direction, top_k)
             assert float(found[row, t].detach()) == pytest.approx(expected, abs=2e-5)
+            picked = math.log(sides[1][token])
+            assert float(logprobs[row, t].detach()) == pytest.approx(picked, abs=2e-5)
 
 
 def by_hand(p, q, direction, top_k):
@@ -124,8 +124,6 @@ def test_divergences_at_their_edges():
     assert value.item() == pytest.approx(expected, abs=1e-6)
     with pytest.raises(ValueError, match="beta=1: must be above 0 and below 1"):
         kl_divergence(one, one, direction="jensen_shannon", beta=1)
-    with pytest.raises(ValueError, match="direction='sideways'.*forward, reverse or"):
-        kl_divergence(one, one, direction="sideways")
 
 
 def trajectory(index: int, prompt, completion) -> Trajectory:

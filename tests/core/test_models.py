@@ -11,7 +11,6 @@ from sgpo.core.models import (
     cast,
     check_rope,
     context_length,
-    expected_inverse_frequencies,
     fit_max_tokens,
     load_model,
 )
@@ -68,25 +67,11 @@ def test_weights_in_bfloat16_keep_exact_rotations(tmp_path, family):
     assert not torch.equal(ours(ids).logits, theirs(ids).logits)
 
 
-def test_both_spellings_of_the_rope_settings_mean_the_same():
-    old = {"rope_theta": 5e5, "rope_scaling": LLAMA_31_ROPE, "max_position_embeddings": 131_072,
-           "num_attention_heads": 32, "hidden_size": 4096}  # fmt: skip
-    new = {k: v for k, v in old.items() if not k.startswith("rope")}
-    new["rope_parameters"] = {"rope_theta": 5e5, **LLAMA_31_ROPE}
-    frequencies = [expected_inverse_frequencies(c) for c in (old, new)]
-    assert torch.equal(*frequencies)
-    # Longest wave slowed by the full factor, shortest kept: hand-computed.
-    assert frequencies[0][0] == 1.0
-    assert frequencies[0][-1].item() == pytest.approx(5e5 ** -(126 / 128) / 8, rel=1e-6)
-
-
 def test_context_length_and_the_cap():
     config = {"max_position_embeddings": 32_768}
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 32_768, "rope_type": "yarn"}
     assert context_length(config) == 32_768
-    yarn = {"factor": 4.0, "original_max_position_embeddings": 32_768}
-    old = config | {"rope_scaling": yarn | {"type": "yarn"}}
-    new = config | {"rope_parameters": yarn | {"rope_type": "yarn"}}
-    assert context_length(old) == context_length(new) == 131_072
+    assert context_length(config | {"rope_parameters": yarn}) == 131_072
     assert fit_max_tokens(131_072, 1000, 32_768) == (32_768, None)
     assert fit_max_tokens(100, 60, 40) == (40, None)
     cap, line = fit_max_tokens(32_768, 768, 32_768)

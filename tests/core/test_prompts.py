@@ -212,21 +212,6 @@ def ids(text: str) -> tuple[int, ...]:
     return tuple(tiny.VOCABULARY.index(word) for word in text.split())
 
 
-def test_suffix_and_prefill():
-    spec = replace(tiny.SPEC, suffix=" w7 w8", prefill=" w9")
-    shown = f"<|user|> {{}} {ASKED.question} w7 w8 <|end|> <|assistant|> w9"
-    assert spec.prompt_ids(WORDS, ASKED) == ids(shown.format(""))
-    assert spec.prompt_ids(WORDS, ASKED, guided=True) == ids(shown.format(ASKED.strategy))
-    assert spec.target_ids(WORDS, "w5 w9") == (*ids("w5 w9"), tiny.END)
-
-
-def test_stop_ids_are_end_of_turn_then_eos():
-    tokenizer = tiny.build_tokenizer()
-    for eos, stops in (("<|end|>", (tiny.END,)), ("<|pad|>", (tiny.END, 0)), (None, (tiny.END,))):
-        tokenizer.eos_token = eos  # a base checkpoint's differs from the end of turn
-        assert tiny.SPEC.stop_ids(tokenizer) == stops
-
-
 def test_a_missing_strategy_trace_or_template_is_named():
     for strategy in (None, ""):
         with pytest.raises(ValueError, match="problem 'p2' has no strategy"):
@@ -258,11 +243,9 @@ def test_sft_ids_are_rollout_prompt_ids_and_target_ids():
     [
         ("qwen2.5-instruct-think", "so \\boxed{7}", "no_answer"),  # the thought was never closed
         ("qwen2.5-instruct-think", "so</think> \\boxed{7}", "correct"),
-        ("qwen2.5-instruct", "so \\boxed{7}", "correct"),
         ("qwen2.5-none", "It is 8.\n\nQuestion: next\nso \\boxed{7}", "not correct"),
         ("qwen2.5-none", "\\boxed{7}\n\n### Problem 2: next\nso \\boxed{9}", "correct"),
         ("llama-3-none", "\\boxed{7}\nHuman: and now?\n\\boxed{9}", "correct"),
-        ("qwen2.5-none", "The problem: 7 of them.\n\\boxed{7}", "correct"),
         ("qwen2.5-instruct", "It is\nQuestion: sure?\n\\boxed{7}", "correct"),
     ],
 )

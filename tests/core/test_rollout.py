@@ -18,8 +18,8 @@ from tiny import (
 )
 
 from baselines.grpo import GRPO, GRPOConfig
-from sgpo.core.rollout import MEASURED, PER_FORWARD, sampler_mismatch
-from sgpo.core.sampling import CompactSampler, SamplingParams
+from sgpo.core.rollout import MEASURED, PER_FORWARD
+from sgpo.core.sampling import CompactSampler
 from sgpo.core.scoring import own_logprobs
 from sgpo.core.seeding import derive_seed, generator
 from sgpo.core.types import FinishReason
@@ -157,12 +157,21 @@ class ShiftedSampler(CompactSampler):
 
 
 @pytest.mark.parametrize("guided", [False, True])
-def test_the_rollout_measures_under_the_prompt_that_was_sampled(guided):
+def test_the_rollout_measures_under_the_prompt_that_was_sampled(guided, monkeypatch):
     rollout = opened()
     rollout.groups(build_problems(4), 3, guided=guided)
     assert "mismatch" not in str(rollout.sums)  # shared weights: nothing to say
     rollout.sampler = ShiftedSampler(rollout)
-    groups = rollout.groups(build_problems(4), 3, guided=guided)
+    scored = []
+
+    def counted(model, rows, budget):
+        scored.append(len(rows))
+        return own_logprobs(model, rows, budget)
+
+    monkeypatch.setattr("sgpo.core.rollout.own_logprobs", counted)
+    groups = rollout.groups(build_problems(4), 8, guided=guided)
+    # As many forward passes on every rank, whatever the lengths there.
+    assert scored == [PER_FORWARD] * (MEASURED // PER_FORWARD)
     prefix = "guided_" if guided else ""
     assert rollout.sums.means()[f"{prefix}mismatch_mean"] == pytest.approx(SHIFT, abs=1e-5)
     assert rollout.sums.means()[f"{prefix}mismatch_max"] == pytest.approx(SHIFT, abs=1e-4)
@@ -171,25 +180,7 @@ def test_the_rollout_measures_under_the_prompt_that_was_sampled(guided):
     assert t.sampler_logprobs == pytest.approx((values - SHIFT).tolist())
 
 
-def test_a_fixed_number_is_measured_and_logged_and_the_sampler_told_when_to_let_go(
-    tmp_path, monkeypatch
-):
-    rollout, scored = opened(), []
-    prompts = [(2, 5, 3), (2, 6, 7, 3)]
-    params = SamplingParams(max_tokens=6, seed=1, logprobs=True)
-    groups = ShiftedSampler(rollout).sample(prompts, 30, params)
-    pairs = [(p, c) for p, group in zip(prompts, groups, strict=True) for c in group]
-
-    def counted(model, rows, budget):
-        scored.append(len(rows))
-        return own_logprobs(model, rows, budget)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("sgpo.core.rollout.own_logprobs", counted)
-        found = sampler_mismatch(rollout.model, pairs)
-    assert found == pytest.approx({"mismatch_mean": SHIFT, "mismatch_max": SHIFT}, abs=1e-4)
-    # As many forward passes on every rank, whatever the lengths there.
-    assert scored == [PER_FORWARD] * (MEASURED // PER_FORWARD)
+def test_it_is_logged_and_the_sampler_is_told_when_to_let_go(tmp_path):
     trainer = build_trainer(GRPO(GRPOConfig(num_samples=4)), tmp_path, num_steps=2)
     trainer.rollout.sampler = ShiftedSampler(trainer.rollout)
     trainer.run()

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 
 import pytest
 import torch
@@ -143,16 +142,6 @@ def test_the_optimiser_gets_the_rate_of_its_step_and_clipped_gradients(tmp_path)
     assert torch.cat(moments).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
-def test_too_few_problems_are_refused_and_progress_reaches_the_total(tmp_path):
-    with pytest.raises(ValueError, match="problems_per_step=4: only 3 problems"):
-        build_trainer(METHODS["sft"](), tmp_path, problems=build_problems(3))
-    calls = []
-    trainer = build_trainer(METHODS["sft"](), tmp_path)
-    trainer.progress = lambda done, total: calls.append((done, total))
-    trainer.run()
-    assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
-
-
 @pytest.mark.parametrize(
     ("name", "samples", "expected"),
     [
@@ -227,25 +216,6 @@ def test_sft_keeps_the_weights_of_the_lowest_loss_on_what_it_holds_out(tmp_path)
     best = losses.index(min(losses))
     assert best < len(losses) - 1, "the last epoch must not be the best, else nothing is tested"
     assert equal_weights(weights_of(trainer.model), finals[best])
-    with pytest.raises(ValueError, match="held_out_share=0.25: serves methods that sample nothing"):
-        build_trainer(METHODS["grpo"](), tmp_path / "no", held_out_share=0.25).run()
-
-
-def test_best_weights_are_those_of_the_step_that_the_run_names(tmp_path):
-    """Those of later steps of a run that was killed are dropped at its resumption, and damaged ones
-    end the run in one line instead of leaving other weights in their place."""
-    changes = {"learning_rate": 0.3, "num_steps": 5}
-    trainer = finish("held-out", tmp_path, **changes)
-    best = tmp_path / "checkpoints" / "best"
-    assert not list(best.rglob("optimizer*"))  # three times the bytes, which nothing would read
-    later = best / "step-000012"
-    shutil.copytree(best / f"step-{trainer.best[1]:06d}", later)
-    finish("held-out", tmp_path, **changes)
-    assert not later.exists()
-    for file in best.glob("*/model.safetensors"):
-        file.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=f"weights of step {trainer.best[1]}, with which"):
-        finish("held-out", tmp_path, **changes)
 
 
 def test_a_run_ends_with_the_weights_of_its_budget_whatever_comes_after(tmp_path):
@@ -260,12 +230,28 @@ def test_a_run_ends_with_the_weights_of_its_budget_whatever_comes_after(tmp_path
     assert len(metrics(tmp_path / "run")) == 5
     assert equal_weights(weights_of(trainer.model), weights_of(plain.model))
     assert seen[-1][0] == 5 and not equal_weights(seen[-1][1], weights_of(plain.model))
-    for changes, line in (
-        ({"held_out_share": 0.25}, "budget_steps=2: the run ends with these weights"),
-        ({"decay": "linear"}, "decay=linear: falls to 0 at the last step"),
-    ):
-        with pytest.raises(ValueError, match=line):
-            build_trainer(METHODS["sft"](), tmp_path / "no", **budget, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "line"),
+    [
+        ("sft", {"problems_per_step": 13}, "problems_per_step=13: only 12 problems"),
+        (
+            "grpo",
+            {"held_out_share": 0.25},
+            "held_out_share=0.25: serves methods that samp",
+        ),
+        ("sft", {"budget_steps": 2, "held_out_share": 0.25}, "budget_steps=2: the run ends with"),
+        (
+            "sft",
+            {"budget_steps": 2, "decay": "linear"},
+            "decay=linear: falls to 0 at the last",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(tmp_path, name, changes, line):
+    with pytest.raises(ValueError, match=line):
+        build_trainer(METHODS[name](), tmp_path, **changes).run()
 
 
 # --- what is skipped, and what ends a run -------------------------------------------------------
