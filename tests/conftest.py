@@ -7,7 +7,7 @@ import fcntl
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,22 @@ def finished(once) -> Path:
     """The results directory of the quick study with a method of the user's own, as small as it
     gets, run by its command."""
     return once("finished", finish_study)
+
+
+@pytest.fixture
+def refused(capsys) -> Callable[..., None]:
+    """``refused(words, said)``: the command ends with code 2 and one line of advice, which never
+    tells to delete what may be the user's own."""
+
+    def refused(words: str | Iterable[object], said: str) -> None:
+        from benchmarks.cli import main
+
+        capsys.readouterr()
+        assert main(words.split() if isinstance(words, str) else [*map(str, words)]) == 2, words
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1 and "delete it" not in error, error
+
+    return refused
 
 
 @pytest.fixture

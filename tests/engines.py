@@ -10,7 +10,6 @@ import copy
 import json
 import os
 import socket
-import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,20 +52,6 @@ def perturb(model, scale=0.3):
     with torch.no_grad():
         for index, parameter in enumerate(model.parameters()):
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator(0, index)))
-
-
-def process_state() -> dict:
-    """What the start of an engine must not change."""
-    torch.manual_seed(3)
-    return {
-        "environment": {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")},
-        "excepthook": sys.excepthook,
-        "set_num_threads": torch.set_num_threads,
-        "threads": torch.get_num_threads(),
-        "dtype": torch.get_default_dtype(),
-        "cores": os.sched_getaffinity(0),
-        "gradients": torch.is_grad_enabled(),
-    }
 
 
 class CopyEngine:

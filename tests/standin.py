@@ -1,12 +1,9 @@
 """Stand-ins for checkpoints that cannot be downloaded here: the real ones' special tokens, ids,
 rendered chat format and generation defaults over a byte-level vocabulary and a tiny random body.
-
-``python tests/standin.py DIRECTORY [--family qwen2.5|llama-3] [--small]`` writes one.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -174,16 +171,12 @@ def training_rows(count: int = 8) -> list[dict[str, Any]]:
     for i in range(count):
         question, answer = f"What is {i + 3} + {2 * i + 1}?", str(3 * i + 4)
         trace = f"<think>\n{i + 3} and {2 * i + 1} make {answer}.\n</think>\n\n\\boxed{{{answer}}}"
-        rows.append(
-            {
-                "data_source": "standin",
-                "prompt": [{"role": "user", "content": question}],
-                "target": [{"role": "assistant", "content": trace}],
-                "ability": "math",
-                "reward_model": {"ground_truth": answer, "style": "rule"},
-                "extra_info": {"index": i, "split": "train"},
-            }
-        )
+        rows.append({
+            "data_source": "standin",
+            "prompt": [{"role": "user", "content": question}],
+            "target": [{"role": "assistant", "content": trace}],
+            "reward_model": {"ground_truth": answer, "style": "rule"},
+        })  # fmt: skip
     return rows
 
 
@@ -192,17 +185,3 @@ def write_training_set(path: Path, count: int = 8) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in training_rows(count)))
     return path
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--family", choices=("qwen2.5", "llama-3"), default="qwen2.5")
-    parser.add_argument("--small", action="store_true", help="262 or fewer vocabulary rows")
-    options = parser.parse_args()
-    print(write_checkpoint(options.directory, options.family, small=options.small))
-    print(write_training_set(options.directory / "train.jsonl"))
-
-
-if __name__ == "__main__":
-    main()

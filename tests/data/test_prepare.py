@@ -8,20 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import standin
 from fake_hub import COMMIT, GATED, fake_hub
 
 from benchmarks.cli import main
 from benchmarks.data import prepare as prepare_data
-from benchmarks.data.hub import fetch_dataset
 from benchmarks.data.prepare import (
     Preparation,
     find_overlaps,
     prepare,
     split,
-    words_of,
 )
 from benchmarks.data.problems import (
     data_source,
@@ -67,13 +64,6 @@ def make(tmp_path, monkeypatch):
         return prepare(Preparation(**(settings | changes)), tokenizer, spec, tmp_path / out)
 
     return make
-
-
-def test_words_ignore_typesetting_and_keep_numbers():
-    assert words_of(r"Find $\left(\dfrac{12}{x}\right)$, \text{then} STOP.") == (
-        "find", "frac", "12", "x", "then", "stop",
-    )  # fmt: skip
-    assert words_of("x ≤ 2") == words_of(r"x  2")  # symbols that are no words count for nothing
 
 
 def test_overlaps_are_found_by_thirteen_words_or_by_the_same_text():
@@ -222,16 +212,6 @@ def test_what_the_hub_answers_becomes_one_clear_line(tmp_path):
     assert not any("weights" in request for request in requests)
     for line, message in zip(lines, asked.values(), strict=True):
         assert message in line
-
-
-def test_a_hub_that_is_not_there_becomes_one_clear_line(monkeypatch):
-    def gone(*arguments, **options):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", gone)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(ValueError, match="'some/new': the hub cannot be reached"):
-        fetch_dataset("some/new")
 
 
 def test_prepare_from_the_hub_then_from_its_cache_without_a_network(tmp_path):

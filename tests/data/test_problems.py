@@ -12,7 +12,6 @@ import pytest
 import standin
 
 from benchmarks.data.problems import (
-    check_readable,
     data_source,
     problem_of,
     question_id,
@@ -23,7 +22,6 @@ from benchmarks.data.problems import (
 )
 from sgpo.core.files import jsonl_rows, write_json
 from sgpo.core.types import Problem
-from sgpo.mini.models import build_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = {"id": "a", "question": "1 + 1?", "answer": "2"}
@@ -44,7 +42,6 @@ def write(path: Path, *rows: object) -> Path:
     [
         (GOOD, Problem("a", "1 + 1?", "2")),
         ({"id": 7, "problem": "?", "answer": 0.5}, Problem("7", "?", "0.5")),
-        ({"question": "?", "answer": -3}, Problem(question_id("?"), "?", "-3")),
         (
             GOOD | {"strategy": "add", "expert": "\\boxed{2}", "kind": "sums", "level": 3},
             Problem("a", "1 + 1?", "2", expert="\\boxed{2}", kind="sums", level=3, strategy="add"),
@@ -68,18 +65,14 @@ def test_a_row_becomes_a_problem(row, problem):
     ("second", "message"),
     [
         ({"id": "b", "question": "?"}, "line 3: field 'answer' is missing; it has id, question"),
-        ({"id": "b", "answer": "1"}, "line 3: field 'problem' is missing"),
         ({"id": "b", "question": "?", "answer": "  "}, "line 3: field 'answer' is empty"),
         ({"id": "b", "question": 7, "answer": "7"}, "'question' must be a text, is 7"),
-        ({"id": "b", "question": "?", "answer": True}, "must be a text or a number, is True"),
         ('{"id": "b", "question": "?", "answer": NaN}', "must be a text or a number, is nan"),
         ({"id": "b", "question": "?", "answer": "7", "level": "x"}, "'level' must be a whole"),
         (GOOD, "line 3: id 'a' was used before"),
         ('{"id": "b", ', "line 3: not valid JSON"),
-        ("[1, 2]", "line 3: must be a JSON object, is list"),
         ("null", "line 3: must be a JSON object, is NoneType"),
         (LUFFY | {"prompt": "text"}, "line 3: column 'prompt' must be a list of chat turns"),
-        (LUFFY | {"prompt": LUFFY["prompt"][:1]}, "'prompt' holds no user turn"),
         (LUFFY | {"target": [{"role": "assistant", "content": " "}]}, "'target' holds no assist"),
         (LUFFY | {"reward_model": {"style": "rule"}}, "ground_truth' must be a text or a number"),
     ],
@@ -102,11 +95,9 @@ def test_bytes_that_are_no_utf8_are_named_and_a_byte_order_mark_is_passed_over(t
 def test_files_that_cannot_be_read_are_named_in_one_line(tmp_path):
     for path, message in (
         (tmp_path / "none.jsonl", "no such file"),
-        (tmp_path / "none.parquet", "no such file"),
         (write(tmp_path / "empty.jsonl", ""), "holds no problems"),
         (write(tmp_path / "x.csv", "a,b"), "must be .jsonl, .json, .parquet or a data set"),
         (write(tmp_path / "x.parquet", "no parquet"), "x.parquet: cannot be read as a data set"),
-        (write(tmp_path / "y.parquet", ""), "y.parquet: cannot be read as a data set"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             read_problems(path)
@@ -175,11 +166,3 @@ def test_strategies_come_with_the_row_or_from_the_extraction(tmp_path):
     write(tmp_path / "strategies.jsonl", {"id": "b"})
     with pytest.raises(ValueError, match="line 1: field 'strategy' is missing.*delete the file"):
         read_strategies(tmp_path)
-
-
-def test_a_question_in_another_language_than_the_tokenizers_is_refused():
-    mini = build_tokenizer()
-    check_readable([Problem("m", "Find the Aldric pair: 314", "(1,2)")], mini)
-    with pytest.raises(ValueError, match="problem x: the tokenizer keeps 2 of its question's 16 "):
-        check_readable([Problem("x", "How many apples, 3?", "3")], mini)
-    check_readable([Problem("y", "Étude: wie viele?", "3")], standin.build_tokenizer(small=True))

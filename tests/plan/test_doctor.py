@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 from packaging.requirements import Requirement
 
 from benchmarks.cli import main
@@ -57,11 +56,3 @@ def test_what_was_tried_is_what_the_package_asks_for():
     asked = {r.name: r for r in map(Requirement, project["dependencies"])}
     for name, tried in doctor.TRIED.items():
         assert all(asked[name].specifier.contains(version) for version in tried), name
-
-
-def test_gpus_are_named(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    card = SimpleNamespace(name="Some GPU", total_memory=80 * 2**30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: card)
-    assert doctor._accelerator() == "GPUs: Some GPU (80 GiB), Some GPU (80 GiB)"

@@ -57,17 +57,14 @@ def test_every_reason_is_needed_by_its_method(method):
         {"train": {"updates_per_step": 1}},
         {"train": {"budget_steps": 32}},
         {"rollout": {"top_p": 0.8}},
-        {"evaluation": {"max_tokens": 128}},
         {"evaluation": {"temperature": 0.2}},
         {"data": {"expert_gap": 0.0}},
         {"prompt": "other"},
         {"init": "base"},
-        {"pretrain_steps": 900},
     ],
 )
-@pytest.mark.parametrize("method", ["sgpo", "luffy"])
-def test_an_advantage_that_is_not_the_objective_is_noticed(method, changes):
-    plain, grpo = (GRID.entry(key).config("qwen-m", 0) for key in (method, "grpo"))
+def test_an_advantage_that_is_not_the_objective_is_noticed(changes):
+    plain, grpo = (GRID.entry(key).config("qwen-m", 0) for key in ("luffy", "grpo"))
     better = {
         key: replace(getattr(plain, key), **value) if isinstance(value, dict) else value
         for key, value in changes.items()
@@ -75,16 +72,10 @@ def test_an_advantage_that_is_not_the_objective_is_noticed(method, changes):
     assert unfair(replace(plain, **better), grpo)
 
 
-def test_settings_of_one_name_have_one_value_and_all_methods_draw_twelve_samples():
-    settings = {e.key: e.config("qwen-m", 0).settings for e in GRID.methods if e.key in TABLE}
+def test_settings_of_one_name_have_one_value():
+    settings = [e.config("qwen-m", 0).settings for e in GRID.methods if e.key in TABLE]
     for name in ("clip_low", "clip_high"):
-        values = {getattr(s, name) for s in settings.values() if hasattr(s, name)}
-        assert len(values) == 1, name
-    for key in ("hpt", "luffy", "sgpo"):
-        counts = (
-            getattr(settings[key], f"num_{n}", 0) for n in ("samples", "autonomous", "guided")
-        )
-        assert sum(counts) == (11 if key == "luffy" else 12), key  # its twelfth: the expert's trace
+        assert len({getattr(s, name) for s in settings if hasattr(s, name)}) == 1, name
 
 
 def test_the_rate_of_what_was_not_tuned_has_a_reason_of_its_own():
@@ -157,7 +148,7 @@ def test_a_variant_or_experiment_differs_from_what_it_stands_beside_in_what_it_s
     )
 
 
-def test_diff_configs_prints_the_differences_of_two_methods_with_reasons(capsys, tmp_path):
+def test_diff_configs_prints_the_differences_of_two_methods_with_reasons(capsys, refused, tmp_path):
     command = ["diff-configs", "grpo", "hpt", "--out", str(tmp_path)]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -175,9 +166,5 @@ def test_diff_configs_prints_the_differences_of_two_methods_with_reasons(capsys,
     plan = {"methods": [{"key": "grpo"}, {"key": "mine", "file": str(own)}]}
     (tmp_path / "study.json").write_text(json.dumps(plan))
     assert main(["diff-configs", "grpo", "mine", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "settings.num_samples: 12 -> 7   (the method's own)",
-        "1 values differ",
-    ]
-    assert main([*command[:2], "hppt"]) == 2
-    assert "did you mean 'hpt'" in capsys.readouterr().err
+    assert capsys.readouterr().out.startswith("settings.num_samples: 12 -> 7   (the method's own)")
+    refused([*command[:2], "hppt"], "did you mean 'hpt'")

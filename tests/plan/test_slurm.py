@@ -15,6 +15,7 @@ import sys
 import pytest
 import standin
 import standin_slurm
+from standin_study import set_options
 
 from benchmarks.cli import _parser
 from benchmarks.cli import main as sgpo
@@ -25,6 +26,8 @@ from benchmarks.run import torchrun as together
 from benchmarks.run.launch import selected
 from benchmarks.store.locks import locked
 from sgpo.core.distributed import leave
+
+SMALL = "--profile single_gpu --models qwen2.5-0.5b"
 
 
 def written(tmp_path, monkeypatch, *options):
@@ -45,18 +48,11 @@ def commands(script: str) -> list[list[str]]:
     ]
 
 
-def cells_of(words: list[str]):
-    """What ``sgpo study`` would run, as the study itself picks it."""
-    options = _parser().parse_args(words)
-    study = planned_study(
-        options.profile,
-        options.seeds,
-        (),
-        options.overrides,
-        options.all,
-        options.models,
-    )
-    return selected(study, options)
+def cells_of(words: list[str]) -> list[str]:
+    """The runs that `sgpo study` with these words would make."""
+    asked = _parser().parse_args(words)
+    study = planned_study(asked.profile, asked.seeds, (), asked.overrides, asked.all, asked.models)
+    return [cell.run_id for cell in selected(study, asked)]
 
 
 def test_paper_has_a_job_a_cell_that_runs_this_cell_alone(tmp_path, monkeypatch):
@@ -68,8 +64,7 @@ def test_paper_has_a_job_a_cell_that_runs_this_cell_alone(tmp_path, monkeypatch)
     }
     for cell, name in zip(study.cells(), names, strict=True):
         (words,) = commands(scripts[f"{name}.sbatch"])
-        found = [c.run_id for c in cells_of(words)]
-        assert found == [c.run_id for c in (cell.parent, cell) if c]
+        assert cells_of(words) == [c.run_id for c in (cell.parent, cell) if c]
         nodes = 1 if cell.config.model == "qwen2.5-1.5b" else 4
         assert f"#SBATCH --nodes={nodes}\n" in scripts[f"{name}.sbatch"]
         assert "#SBATCH --gpus-per-node=8\n" in scripts[f"{name}.sbatch"]
@@ -77,33 +72,28 @@ def test_paper_has_a_job_a_cell_that_runs_this_cell_alone(tmp_path, monkeypatch)
 
 
 def test_every_script_parses_and_waits_for_what_it_needs(tmp_path, monkeypatch):
-    scripts = written(
-        tmp_path, monkeypatch, "--models", "qwen2.5-7b", "--seeds", "2", "--set",
-        "train.num_steps=5",
-    )  # fmt: skip
+    options = "--models qwen2.5-7b --seeds 2 --set train.num_steps=5"
+    scripts = written(tmp_path, monkeypatch, *options.split())
     loop = f"for file in {tmp_path}/scripts/*.*; do bash -n $file || exit 1; done"
     checked = subprocess.run(["bash", "-c", loop], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     for name, text in scripts.items():
-        assert "set -euo pipefail" in text
-        assert commands(text) or name == "submit.sh"
-        for words in commands(text):
-            assert callable(_parser().parse_args(words).run)
+        assert "set -euo pipefail" in text and (commands(text) or name == "submit.sh")
+        assert all(callable(_parser().parse_args(words).run) for words in commands(text))
     waits: dict[str, tuple[str, list[str]]] = {}
     pattern = r"id\[(.*?)\]=\$\(sbatch --parsable(?:.*--dependency=\"(\w+)(.*?)\")? \"(.*)\"\)"
     for name, kind, after, file in re.findall(pattern, scripts["submit.sh"]):
         waits[name] = (kind, re.findall(r"id\[([^]]+)\]", after))
         assert file == f"{name}.sbatch"
         assert {*waits[name][1]} <= {*waits} - {name}  # submitted before
-    assert waits["data"] == ("", []) and waits["strategies"] == ("afterok", ["data"])
-    assert waits["qwen2.5-7b-base-s0"] == ("afterok", ["strategies"])
-    assert waits["qwen2.5-7b-sft_full-s1"] == ("afterok", ["strategies"])
-    for method in ("grpo", "hpt", "luffy", "sgpo"):
-        for seed in (0, 1):
-            expected = ("afterok", [f"qwen2.5-7b-sft-s{seed}"])
-            assert waits[f"qwen2.5-7b-{method}-s{seed}"] == expected
-    assert waits["report"] == ("afterany", [n for n in waits if n != "report"])
-    assert "qwen2.5-7b-base-s1" not in waits and len(waits) == 16
+    expected = {"data": ("", []), "strategies": ("afterok", ["data"])}
+    expected["qwen2.5-7b-base-s0"] = ("afterok", ["strategies"])
+    for seed in (0, 1):
+        for method in ("sft", "sft_full", "grpo", "hpt", "luffy", "sgpo"):
+            parent = "strategies" if "sft" in method else f"qwen2.5-7b-sft-s{seed}"
+            expected[f"qwen2.5-7b-{method}-s{seed}"] = ("afterok", [parent])
+    report = waits.pop("report")
+    assert waits == expected and report == ("afterany", [*waits])
 
 
 def test_submit_hands_every_job_to_sbatch_in_that_order(tmp_path, monkeypatch):
@@ -114,10 +104,8 @@ def test_submit_hands_every_job_to_sbatch_in_that_order(tmp_path, monkeypatch):
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     path = standin.write_checkpoint(tmp_path / "m", small=True)
-    written(
-        tmp_path, monkeypatch, "--profile", "single_gpu", "--models", "qwen2.5-0.5b",
-        "--methods", "base,sgpo", "--set", f"checkpoint={path}", "--option", "account=me",
-    )  # fmt: skip
+    options = f"{SMALL} --methods base,sgpo --set checkpoint={path} --option account=me"
+    written(tmp_path, monkeypatch, *options.split())
     submit = ["bash", str(tmp_path / "scripts" / "submit.sh")]
     unset = subprocess.run(submit, env=environment, capture_output=True, text=True)
     assert unset.returncode != 0 and "set SGPO_ENDPOINT before submit.sh" in unset.stderr
@@ -147,23 +135,23 @@ def test_the_data_job_brings_all_that_jobs_without_a_network_need(tmp_path, monk
     assert "export HF_HUB_OFFLINE=1\n" in scripts["llama-3.1-8b-base-s0.sbatch"]
     # Its hash is part of every run's address, so it must not depend on which models are run.
     assert "--tokenizer Qwen/Qwen2.5-1.5B-Instruct --max-tokens 16384 --out data/openr1-16k" in data
-    given = ("--models", "qwen2.5-1.5b", "--set", "data.source=somewhere@123", "--out", "other")
-    assert sgpo(["slurm", *given]) == 0  # data that are given are not prepared again
+    given = "slurm --models qwen2.5-1.5b --set data.source=somewhere@123 --out other"
+    assert sgpo(given.split()) == 0  # data that are given are not prepared again
     names = {path.name for path in (tmp_path / "other").iterdir()}
     assert not names & {"data.sbatch", "strategies.sbatch"}
     assert "HF_HUB_OFFLINE" not in (tmp_path / "other/qwen2.5-1.5b-base-s0.sbatch").read_text()
-    submit = (tmp_path / "other" / "submit.sh").read_text()
-    assert 'id[qwen2.5-1.5b-base-s0]=$(sbatch --parsable "' in submit
 
 
-def test_mistakes_are_one_line(tmp_path, capsys):
-    for options, expected in (
-        (["--profile", "mini"], "profile 'mini': trains no published checkpoint"),
-        (["--methods", "sgpoo"], "unknown method 'sgpoo'"),
-        (["--set", "train.num_step=3"], "unknown override key 'train.num_step'"),
-    ):
-        assert sgpo(["slurm", "--out", str(tmp_path / "s"), *options]) == 2
-        assert expected in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--profile mini", "profile 'mini': trains no published checkpoint"),
+        ("--methods sgpoo", "unknown method 'sgpoo'"),
+        ("--set train.num_step=3", "unknown override key 'train.num_step'"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, refused, options, said):
+    refused(f"slurm --out {tmp_path}/s {options}", said)
     assert not (tmp_path / "s").exists()
 
 
@@ -185,15 +173,18 @@ def test_a_launch_holds_the_directory_and_leaves_a_running_study_its_plan(tmp_pa
             raise AssertionError("the launch holds the directory")
         raise KeyboardInterrupt
 
+    def start():
+        together.run_together(study.cells()[:1], tmp_path, 9.0, study)
+
     study = planned_study("single_gpu", None, overrides=["device=cpu"])
     monkeypatch.setattr(together, "_result", interrupted)
     as_torchrun_starts_it(monkeypatch)
     try:
         with pytest.raises(KeyboardInterrupt):
-            together.run_together(study.cells()[:1], tmp_path, 9.0, study)
+            start()
         (tmp_path / "study.json").write_text("the plan of the study that runs")
         with locked(tmp_path), pytest.raises(ValueError, match="another study is running"):
-            together.run_together(study.cells()[:1], tmp_path, 9.0, study)
+            start()
     finally:
         leave()
     assert (tmp_path / "study.json").read_text() == "the plan of the study that runs"
@@ -205,17 +196,13 @@ def test_a_launch_makes_its_cell_and_the_plan_from_which_the_report_is_made(
     absent = [key for key in SUITES if local_file(key) is None]
     if absent:
         pytest.skip(f"benchmark file {absent[0]} is absent; set SGPO_DATA_DIR")
-    monkeypatch.chdir(tmp_path)
     path = standin.write_checkpoint(tmp_path / "m", small=True)
     settings = {
         "checkpoint": path, "device": "cpu", "precision": "float32", "sampler": "transformers",
         "evaluation.max_tokens": 4, "evaluation.problem_limit": 1, "evaluation.sample_limit": 1,
     }  # fmt: skip
-    overrides = [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
-    scripts = written(
-        tmp_path, monkeypatch, "--profile", "single_gpu", "--models", "qwen2.5-0.5b",
-        "--methods", "base", *overrides,
-    )  # fmt: skip
+    options = [*SMALL.split(), "--methods", "base", *set_options(settings)]
+    scripts = written(tmp_path, monkeypatch, *options)
     (launch,) = commands(scripts["qwen2.5-0.5b-base-s0.sbatch"])
     (report,) = commands(scripts["report.sbatch"])
     as_torchrun_starts_it(monkeypatch)

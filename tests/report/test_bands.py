@@ -109,11 +109,9 @@ def test_the_file_has_every_method_and_our_own_world_lies_within(root, tmp_path,
         ("", "is no CSV file"),
     ],
 )
-def test_a_mistake_in_the_curves_is_one_line(root, tmp_path, capsys, text, complaint):
+def test_a_mistake_in_the_curves_is_one_line(root, tmp_path, refused, text, complaint):
     path = tmp_path / "curves.csv"
     path.write_text(text)
-    assert main(["check-port", str(path), "--method", "sgpo", "--out", str(root)]) == 2
-    assert complaint in capsys.readouterr().err
+    refused(f"check-port {path} --method sgpo --out {root}", complaint)
     path.write_text("step,reward\n1,0.5\n")
-    assert main(["check-port", str(path), "--method", "nobody", "--out", str(root)]) == 2
-    assert "no band; there are " in capsys.readouterr().err
+    refused(f"check-port {path} --method nobody --out {root}", "no band; there are ")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +14,6 @@ from synthetic_study import METHODS, STEPS, average, change, load, run_dir, writ
 
 from benchmarks.report import claims, claims_page, effects, estimates, pages
 from benchmarks.report.claims import MARGINS, Claim, Verdict
-from benchmarks.report.document import csv_text, frame
 from benchmarks.report.effects import TIMES, Effect, Found, Subject
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.tables import accuracy
@@ -133,21 +130,6 @@ def test_the_papers_claims_are_corrected_for_their_number_and_no_others(monkeypa
     assert [found[key].verdict for key in "abc"] == ["holds", "too little data", "too little data"]
 
 
-def test_texts_of_effects(loaded):
-    assert verdict(score(-0.02, spread=0.05)).text().startswith("+0.0 points [-0.1, ")
-    assert verdict(score(0.2, spread=0.0), "alpha").text() == "+0.200 alpha [0.200, 0.200]"
-    low, mean, high = re.findall(r"[\d.]+", verdict(score(0.0, spread=0.1), TIMES).text())
-    assert float(mean) * float(high) == pytest.approx(1.0, abs=0.02) and low == "1.00"
-    assert verdict().text() == verdict().verdict == "not run"
-    alone = verdict(Score(Mean.over_units([3.0]), (next(iter(loaded.runs)),)))  # has no interval
-    assert alone.text() == "+3.0 points"
-    (line,) = claims_page.summary_tables(loaded, [alone])[0].rows
-    assert line[3].text == "+3.0 points" and line[6].text == ""
-    (record,) = csv.DictReader(csv_text(frame(claims_page.records([alone]))).splitlines())
-    assert record["effect"] == "3.0"
-    assert record["ci_low"] == record["ci_high"] == record["detectable"] == ""
-
-
 # What a claim reads -------------------------------------------------------------------------------
 
 
@@ -199,31 +181,23 @@ def test_effects_are_counted_losses_and_the_papers_stand_beside(found, loaded):
     (most,) = by_key(found, "proximal_hurts_most")
     assert most.effect.mean == pytest.approx(min(others) - mean["sgpo_no_proximal"], abs=1e-6)
     assert most.paper == "+2.8 points"
-    for key, ours, theirs, paper in (
-        ("kl_beats_sft", "sgpo", "sgpo_nll", "+2.8 points"),
-        ("forward_beats_reverse", "sgpo", "sgpo_reverse", "+1.2 points"),
-        ("same_mask", "sgpo", "sgpo_nll_masked", "not measured"),
-        ("no_mask", "sgpo_no_clip", "sgpo_nll", "not measured"),
-        ("mask_costs", "sgpo_nll", "sgpo_nll_masked", "not measured"),
-        ("frozen_teacher", "sgpo_frozen", "sgpo", "not measured"),
-        ("delta_three", "sgpo_delta3", "sgpo", "not measured"),
-        ("beats_srft", "sgpo", "srft", "not measured"),
-        ("initial_beats_grpo", "sgpo_initial", "grpo", "not measured"),
-    ):
-        claim = by_key(found, key)[0]
-        expected = average(root, "qwen-m", ours) - average(root, "qwen-m", theirs)
-        assert claim.effect.mean == pytest.approx(expected, abs=1e-6)
-        assert (claim.subject, claim.paper) == ("Qwen-M", paper)
-    for key, ours, theirs in (
-        ("same_mask", "sgpo", "sgpo_nll_masked"),
-        ("no_mask", "sgpo_no_clip", "sgpo_nll"),
-        ("mask_costs", "sgpo_nll", "sgpo_nll_masked"),
-    ):
-        second = by_key(found, key)[1]
-        expected = average(root, "llama-m", ours) - average(root, "llama-m", theirs)
-        assert second.effect.mean == pytest.approx(expected, abs=1e-6)
-        assert second.subject == "Llama-M"
-    assert [c.subject for c in by_key(found, "initial_beats_grpo")] == ["Qwen-M"]
+    pairs = (  # key, ours, theirs, the paper's number, models
+        ("kl_beats_sft", "sgpo", "sgpo_nll", "+2.8 points", ("qwen-m",)),
+        ("forward_beats_reverse", "sgpo", "sgpo_reverse", "+1.2 points", ("qwen-m",)),
+        ("same_mask", "sgpo", "sgpo_nll_masked", "", ("qwen-m", "llama-m")),
+        ("no_mask", "sgpo_no_clip", "sgpo_nll", "", ("qwen-m", "llama-m")),
+        ("mask_costs", "sgpo_nll", "sgpo_nll_masked", "", ("qwen-m", "llama-m")),
+        ("frozen_teacher", "sgpo_frozen", "sgpo", "", ("qwen-m",)),
+        ("delta_three", "sgpo_delta3", "sgpo", "", ("qwen-m",)),
+        ("beats_srft", "sgpo", "srft", "", ("qwen-m",)),
+        ("initial_beats_grpo", "sgpo_initial", "grpo", "", ("qwen-m",)),
+    )
+    for key, ours, theirs, paper, models in pairs:
+        for claim, model in zip(by_key(found, key)[: len(models)], models, strict=True):
+            expected = average(root, model, ours) - average(root, model, theirs)
+            assert claim.effect.mean == pytest.approx(expected, abs=1e-6)
+            assert claim.paper == (paper or "not measured")
+            assert claim.subject.lower() == model
 
 
 def test_equal_tokens_interpolates_the_baseline_between_its_budgets(found, loaded):
@@ -340,15 +314,6 @@ def test_the_page_has_each_claim_once_in_the_summary_and_once_in_detail(found, l
     for words in claims_page.by_statement(found):
         statement = claims_page.sentence(words)
         assert head.count(f"[{statement}](#claim-") == details.count(f"### {statement} (") == 1
-    assert head.index("Claims of the paper") < head.index("Past the paper")
-    explained = details[details.index("### KL distillation beats direct SFT") :].split("###")[1]
-    taken_apart = [line for line in explained.splitlines() if "taken apart" in line]
-    assert [line.split(": ")[1] for line in taken_apart] == [
-        "with the mask on both, KL beats direct SFT",
-        "with no mask on either, KL beats direct SFT",
-        "the mask costs direct SFT accuracy",
-    ]
-    assert len(claims_page.records(found)) == len(found)
 
 
 # A missing run -----------------------------------------------------------------------------------

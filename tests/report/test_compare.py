@@ -7,10 +7,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from synthetic_study import run_dir
 
 from benchmarks.cli import main
-from benchmarks.report.compare import compare, find_run, page, terminal
+from benchmarks.report import curves
+from benchmarks.report.compare import compare, page, terminal
 from benchmarks.report.mathml import rich
 from benchmarks.store.runs import stored_runs
 from sgpo.core.types import Problem
@@ -121,24 +124,15 @@ def test_of_another_world_it_says_whose_texts_are_there():
     ("arguments", "said"),
     [
         (["first", "third"], "third: no run here"),
+        (["second"], "other.jsonl.gz: no samples file, or a damaged one"),
         (["first", "--benchmark", "geometry"], "'geometry': the runs share algebra, other"),
         (["first", "--id", "z"], "--id 'z': the runs hold a-0, a-1, a-2, .. o-0"),
     ],
 )
-def test_mistakes_are_one_line(results, monkeypatch, capsys, arguments, said):
+def test_mistakes_are_one_line(results, monkeypatch, refused, arguments, said):
     monkeypatch.setenv("SGPO_RESULTS", str(results))
-    assert main(["compare", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
-
-
-def test_a_damaged_samples_file_is_one_line(results, monkeypatch, capsys):
-    monkeypatch.setenv("SGPO_RESULTS", str(results))
-    runs = results / "mine" / "runs"
-    (runs / "first" / "samples" / "other.jsonl.gz").write_bytes(b"no gzip")
-    assert main(["compare", "first"]) == 2
-    assert "other.jsonl.gz: no samples file, or a damaged one" in capsys.readouterr().err
-    assert find_run(str(runs / "second"), results, "samples").run_id == "second"
+    (results / "mine/runs/second/samples/other.jsonl.gz").write_bytes(b"no gzip")
+    refused(["compare", *arguments], said)
 
 
 def test_formulas_become_mathml_and_nothing_becomes_markup():
@@ -200,3 +194,50 @@ def test_the_page_filters_moves_and_fits_in_a_browser(browser, results, tmp_path
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+# sgpo curves --------------------------------------------------------------------------------------
+
+
+def lines_of(text: str, label: str) -> list[str]:
+    """The rows below a metric's heading."""
+    return text.split(label)[1].split("\n\n")[0].splitlines()[1:]
+
+
+def test_a_stored_and_a_running_run_side_by_side(study, monkeypatch, capsys):
+    monkeypatch.setenv("SGPO_RESULTS", str(study.parent))
+    done, running = (run_dir(study, "qwen-m", m, 0) for m in ("sgpo", "grpo"))
+    path = running / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:7]) + '{"step": 7, "rew')
+    (running / "result.json").unlink()
+    assert main(["curves", str(done), running.name]) == 0
+    shown = capsys.readouterr().out
+    rows = lines_of(shown, "reward, 0 to 1")
+    assert [row.split()[-1] for row in rows] == [done.name, running.name]
+    assert "step 39" in rows[0] and "step 6" in rows[1]
+    stored = pd.read_json(done / "metrics.jsonl", lines=True)
+    first, last = stored.reward.iloc[[0, -1]]
+    assert f"{first:.3g} -> {last:.3g}" in rows[0]
+    assert "held-out" not in shown
+
+
+def test_a_png_is_drawn(study, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("SGPO_RESULTS", str(study.parent))
+    names = [run_dir(study, "qwen-m", m, 0).name for m in ("sgpo", "sft")]
+    assert main(["curves", *names, "--out", str(tmp_path / "c.png")]) == 0
+    assert main(["curves", *names, "--out", str(tmp_path / "c.bmp")]) == 2
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert "c.png: 2 runs" in capsys.readouterr().out
+    frames = {"a": pd.DataFrame({"loss": [0.0, 8.0]}), "b": pd.DataFrame({"loss": [4.0, 4.0]})}
+    a, b = lines_of(curves.terminal(frames), "loss (0 to 8)")  # bars share one scale
+    assert "▁█" in a and "▅▅" in b
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("no-such-run", "no run here"), ("empty", "no training step")]
+)
+def test_runs_without_curves_are_one_line(study, monkeypatch, refused, name, said):
+    monkeypatch.setenv("SGPO_RESULTS", str(study.parent))
+    (study / "runs" / "empty").mkdir()
+    (study / "runs" / "empty" / "metrics.jsonl").write_text(json.dumps({"step": 1})[:4])
+    refused(["curves", name], said)

@@ -13,7 +13,6 @@ from benchmarks.cli import main
 from benchmarks.report import audit
 from benchmarks.report.tables import graders
 from benchmarks.store.load import load_study
-from benchmarks.store.runs import StudyError
 
 SEEDS = (0, 1, 2, 3, 4)
 METHODS = ("grpo", "sgpo")
@@ -62,38 +61,19 @@ def test_disagreements_have_examples_and_changed_verdicts_are_named(graded, tmp_
     assert "under Math-Verify" not in text
 
 
-def test_without_texts_it_says_so(plain_study):
-    text = (plain_study[0] / "tables" / "graders.md").read_text()
-    assert "not run; made where all texts are by: sgpo grade results/mini --grader all" in text
-
-
-@pytest.mark.parametrize(
-    ("edit", "words"),
-    [
-        (lambda by: by.update(gone=by["trained"]), "gone: study.json has no such benchmark"),
-        (lambda by: by["trained"]["stock"].pop(), "59 problems are scored, the benchmark has 60"),
-    ],
-)
-def test_verdicts_of_other_problems_ask_to_grade_again(graded, tmp_path, edit, words):
-    root = Path(shutil.copytree(graded, tmp_path / "mini"))
-    change(root / "graders.json", lambda found: edit(next(iter(found["runs"].values()))))
-    with pytest.raises(StudyError, match=f"{words}; run sgpo grade .* --grader all again$"):
-        graders.graded(load_study(root))
-
-
 def test_what_cannot_be_graded_is_one_line_and_nothing_is_overwritten(
-    graded, plain_study, tmp_path, capsys
+    graded, plain_study, tmp_path, refused
 ):
-    assert main(["grade", str(plain_study[0]), "--grader", "all"]) == 2
-    assert "no samples below runs/" in capsys.readouterr().err
+    refused(["grade", str(plain_study[0]), "--grader", "all"], "no samples below runs/")
     root = Path(shutil.copytree(graded, tmp_path / "mini"))
     run = run_dir(root, "qwen-m", "sgpo", 0)
-    assert main(["grade", str(run), "--grader", "all"]) == 2
-    assert f"{run}: --grader all takes a study's directory" in capsys.readouterr().err
+    refused(f"grade {run} --grader all", f"{run}: --grader all takes a study's directory")
     before = (root / "graders.json").read_bytes()
     shutil.rmtree(run / "samples")
-    assert main(["grade", str(root), "--grader", "all"]) == 2
-    assert "holds the grades of 1 runs whose texts are not here" in capsys.readouterr().err
+    refused(
+        f"grade {root} --grader all",
+        "holds the grades of 1 runs whose texts are not here",
+    )
     assert (root / "graders.json").read_bytes() == before
 
 

@@ -202,21 +202,6 @@ def test_the_detectable_difference_is_found_in_80_of_100_studies():
 # Verdict letters, answers and pass@k --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("verdicts", "message"),
-    [
-        (["ccw", "ccww"], "problem 0 has 3 verdicts, avg@4 needs exactly 4"),
-        (["ccww"], "1 problems are scored, the benchmark has 2"),
-        (["ccww", "ccwx"], "verdict letter 'x' is unknown"),
-    ],
-)
-def test_unequal_sample_counts_are_an_error(verdicts, message):
-    correct = stats.correct_matrix(["ccwn", "ctoe"], num_problems=2, k=4, where="run")
-    assert correct.tolist() == [[True, True, False, False], [True] + [False] * 3]
-    with pytest.raises(stats.StatsError, match=message):
-        stats.correct_matrix(verdicts, num_problems=2, k=4, where="run r")
-
-
 def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample():
     n = 8
     for k, num_correct in itertools.product((1, 2, 5, 8), range(n + 1)):

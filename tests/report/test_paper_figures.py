@@ -18,7 +18,6 @@ from synthetic_study import BENCHMARKS, average, change, load, run_dir
 from benchmarks.report import build as report
 from benchmarks.report import measures
 from benchmarks.report.figures import gains, mechanism, training
-from benchmarks.report.figures.axes import seed_curves
 from benchmarks.report.measures import smooth
 from benchmarks.store import experiments
 from benchmarks.store.load import load_study
@@ -105,16 +104,6 @@ def test_fig3_has_a_column_for_every_ablation_of_table_2(stored):
             assert theirs.get_ydata() == pytest.approx(mean_curve(stored, method, metric))
 
 
-def test_curves_are_by_seed_and_a_short_run_counts_to_its_end(variant_copy):
-    path = run_dir(variant_copy, "qwen-m", "sgpo", 1) / "metrics.jsonl"
-    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:10]))
-    study = load_study(variant_copy)
-    found = seed_curves(study.runs_of("qwen-m", "sgpo", scored=False), "reward")
-    assert found.index.tolist() == list(range(40))
-    assert found.notna().sum().tolist() == [40, 10, 40]
-    assert seed_curves(study.runs_of("qwen-m", "grpo", scored=False), "alpha_mean").empty
-
-
 def test_the_held_out_loss_of_sft_is_drawn_where_runs_have_it(variant_copy):
     for seed in SEEDS:
         path = run_dir(variant_copy, "qwen-m", "sft", seed) / "metrics.jsonl"
@@ -188,14 +177,6 @@ def test_fig5_bars_are_means_over_the_tokens_of_a_step_and_shares_are_pooled(sto
     mass = measures.token_share(study, "kl", measures.DECISIONS)
     assert mass.mean == pytest.approx(100 * np.mean([k[:, :2].sum() / k.sum() for k in kl]))
     assert mass.interval.low < mass.mean < mass.interval.high and mass.num_seeds == 3
-
-
-def test_without_a_problem_that_meets_the_rule_it_says_so(variant_copy):
-    for seed in SEEDS:
-        path = variant_copy / f"analyses/steps-qwen-m-s{seed}.json"
-        change(path, lambda a: a["result"].update(example=None, problems=[]))
-    drawn = mechanism.FIG5.draw(load_study(variant_copy))
-    assert texts(drawn).count("no problem met the rule") == 3
 
 
 def test_table8_has_shares_of_each_band_and_keeps_the_papers_apart(stored, variant_copy):

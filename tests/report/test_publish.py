@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from synthetic_study import (
     BENCHMARKS,
@@ -22,9 +21,9 @@ from synthetic_study import (
 )
 
 from benchmarks.cli import main
-from benchmarks.report import audit, pages
+from benchmarks.report import pages
 from benchmarks.store import publish
-from benchmarks.store.load import load_frame, load_ledger, load_metrics, load_study
+from benchmarks.store.load import load_frame, load_ledger, load_study
 from benchmarks.store.locks import locked
 from benchmarks.store.runs import (
     REASONS,
@@ -116,12 +115,13 @@ def test_four_tables_take_the_place_of_the_directories_and_give_back_every_file(
     assert publish.publish(published) == 0 and files(published) == once
 
 
-def test_the_texts_of_one_world_can_be_kept(whole, tmp_path, monkeypatch, capsys):
+def test_the_texts_of_one_world_can_be_kept(whole, tmp_path, monkeypatch, capsys, refused):
     root = Path(shutil.copytree(whole, tmp_path / "mini"))
-    assert main(["publish", str(root), "--texts", "qwen-mm"]) == 2
-    assert "unknown model 'qwen-mm'; did you mean 'qwen-m'?" in capsys.readouterr().err
-    assert main(["publish", str(root), "--texts", "qwen-m"]) == 2
-    assert "are not here; publish where the study was run" in capsys.readouterr().err
+    refused(
+        f"publish {root} --texts qwen-mm",
+        "unknown model 'qwen-mm'; did you mean 'qwen-m'?",
+    )
+    refused(f"publish {root} --texts qwen-m", "are not here; publish where the study was run")
     here = [run_dir(root, "qwen-m", m, None if m == "base" else 0) for m, _ in METHODS]
     for run in (*here, run_dir(root, "qwen-m", "sgpo", 1)):
         write_texts(run, run.name.split("-")[2])
@@ -129,8 +129,7 @@ def test_the_texts_of_one_world_can_be_kept(whole, tmp_path, monkeypatch, capsys
     result = load(here[1] / "result.json")
     sums = result["sha256"] | {"samples/trained.jsonl.gz": sha(b"other texts")}
     dump(here[1] / "result.json", result | {"sha256": sums})
-    assert main(["publish", str(root), "--texts", "qwen-m"]) == 2
-    assert "trained.jsonl.gz: was changed after the run" in capsys.readouterr().err
+    refused(f"publish {root} --texts qwen-m", "trained.jsonl.gz: was changed after the run")
     dump(here[1] / "result.json", result)
     assert main(["publish", str(root), "--texts", "qwen-m"]) == 0
     shutil.rmtree(root / "runs")  # as in a clone
@@ -165,15 +164,6 @@ def test_the_ledger_is_a_row_a_type_and_place(whole, form):
     assert {name for name, r in stored.items() if r.has("ledger.json")} == {run.name}
 
 
-def test_an_audit_sees_a_column_that_only_the_ledger_s_table_has(published, tmp_path):
-    root = Path(shutil.copytree(published, tmp_path / "mini"))
-    assert all(ok for ok, _ in audit._published(root))
-    rows = pd.read_parquet(root / "ledger.parquet")
-    rows.assign(prior=0.9).to_parquet(root / "ledger.parquet")
-    (wrong,) = (complaint for ok, complaint in audit._published(root) if not ok)
-    assert "ledger.parquet: prior is not what" in wrong
-
-
 def test_the_frame_has_a_row_a_verdict(whole, form):
     frame = load_frame(form)
     assert set(frame.model.cat.categories) == {m[0] for m in MODELS}
@@ -190,26 +180,6 @@ def test_the_frame_has_a_row_a_verdict(whole, form):
     assert by_problem.letter.sum().tolist() == stored["verdicts"]
     assert by_problem.answer.apply("".join).tolist() == stored["answers"].split(" ")
     assert (own.correct == (letters == "c")).all() and own["sample"].max() == 7
-
-
-def test_pandas_alone_reads_the_tables(published, tmp_path):
-    frame = pd.read_parquet(published / "verdicts.parquet")
-    assert frame.astype(str).equals(load_frame(str(published)).astype(str))
-    steps = pd.read_parquet(published / "metrics.parquet")
-    assert steps.equals(load_metrics(published))
-    assert (steps[steps.method == "grpo"].groupby("run_id", observed=True).step.count() == 40).all()
-    for read in (load_frame, load_metrics):
-        with pytest.raises(StudyError, match="no ended run there"):
-            read(tmp_path)
-
-
-def test_status_tells_published_runs_from_missing_ones(study, capsys):
-    shutil.rmtree(run_dir(study, *RUN))
-    publish.publish(study)
-    assert main(["status", "--out", str(study)]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    planned = len(load(study / "study.json")["cells"])
-    assert last.endswith(f": 1 missing, {planned - 1} published")
 
 
 def test_a_call_that_was_cut_off_is_made_up_for(study, published, monkeypatch):
@@ -241,38 +211,17 @@ def test_a_directory_with_weights_stays_and_is_not_published_twice(study):
     assert publish.publish(study) == 0 and files(study) == once
 
 
-def test_a_run_that_was_made_again_takes_the_place_of_its_rows(study):
-    run = run_dir(study, *RUN)
-    again = shutil.copytree(run, study.parent / "again")
-    publish.publish(study)
-    scores = load(again / "scores.json")
-    entry = scores["benchmarks"]["harder"]
-    other = "w" if entry["verdicts"][0][0] == "c" else "c"
-    entry["verdicts"][0] = other + entry["verdicts"][0][1:]
-    del entry["answers"]
-    dump(again / "scores.json", scores)
-    seal(shutil.copytree(again, run))
-    for _ in ("in its directory", "in the tables"):
-        frame = load_frame(study)
-        rows = frame[(frame.run_id == run.name) & (frame.benchmark == "harder")]
-        rows = rows[rows.budget == 1]
-        assert len(rows) == 20 * 8 and bool(rows.correct.iloc[0]) == (other == "c")
-        publish.publish(study)
-    assert not run.exists()
-
-
-def test_what_runs_was_changed_by_hand_or_is_no_study_is_not_published(study, tmp_path, capsys):
+def test_what_runs_was_changed_by_hand_or_is_no_study_is_not_published(
+    study, tmp_path, capsys, refused
+):
     with locked(study):
-        assert main(["publish", str(study)]) == 2
-    assert "another study is running in this directory" in capsys.readouterr().err
+        refused(f"publish {study}", "another study is running in this directory")
     run = run_dir(study, *RUN)
     whole = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text('{"step": 1, "note": "x"}\n')
-    assert main(["publish", str(study)]) == 2
-    assert "metrics.jsonl: was changed after the run" in capsys.readouterr().err
+    refused(f"publish {study}", "metrics.jsonl: was changed after the run")
     seal(run)
-    assert main(["publish", str(study)]) == 2
-    assert "note='x' is no metric" in capsys.readouterr().err
+    refused(f"publish {study}", "note='x' is no metric")
     (run / "metrics.jsonl").write_text(whole)
     assert len(list((study / "runs").iterdir())) == len(load(study / "study.json")["cells"])
     assert not (study / "runs.parquet").exists() and main(["publish", str(tmp_path)]) == 2
@@ -295,3 +244,28 @@ def test_numbers_keep_six_digits_and_damaged_or_parted_tables_are_known(publishe
     parts[0].write_bytes(parts[0].read_bytes()[:-20])
     with pytest.raises(StudyError, match="verdicts.parquet is damaged"):
         load_study(root)
+
+
+# One study in a directory, or launches of different runs beside each other ------------------------
+
+
+def test_launches_of_different_runs_share_a_directory(tmp_path):
+    with locked(tmp_path, ["a"]), locked(tmp_path, ["b", "c"]), locked(tmp_path, []):
+        with pytest.raises(ValueError, match="another process is making b"):
+            with locked(tmp_path, ["d", "b"]):
+                raise AssertionError("b is held")
+        with locked(tmp_path, ["d"]):  # what the refused launch had taken is free again
+            pass
+
+
+def test_a_study_and_a_launch_exclude_each_other(tmp_path):
+    with locked(tmp_path, ["a"]):
+        with pytest.raises(ValueError, match="another study is running in this directory"):
+            with locked(tmp_path):
+                raise AssertionError("a launch runs")
+    with locked(tmp_path):
+        with pytest.raises(ValueError, match="another study is running in this directory"):
+            with locked(tmp_path, ["a"]):
+                raise AssertionError("a study runs")
+    with locked(tmp_path):
+        pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shutil
 from pathlib import Path
@@ -25,16 +24,13 @@ from synthetic_study import (
     write_problems,
 )
 
-from benchmarks.cli import main
-from benchmarks.profiles.planned import planned_study
 from benchmarks.report import build as report
 from benchmarks.report import estimates, pages
 from benchmarks.report.figures.axes import new_figure, points, save
 from benchmarks.report.tables import records
-from benchmarks.run.study import write_plan
 from benchmarks.store import stats
 from benchmarks.store.load import load_study, stored_hash
-from benchmarks.store.records import Study, StudyError
+from benchmarks.store.records import StudyError
 from benchmarks.store.runs import stored_runs
 
 # Tables -------------------------------------------------------------------------------------------
@@ -96,7 +92,6 @@ def test_the_papers_rows_and_numbers_stay_in_tables_of_their_own(variant_study, 
         labels = [line.split(" | ")[0].strip("| ") for line in ours if line.startswith("| ")]
         printed = [line.split(" | ")[1].strip() for line in paper if line.startswith("| Qwen2.5")]
         assert labels[2:] == printed and not any("Instruct" in line for line in ours)
-    assert "| reference |" in (tables / "table3.md").read_text()
     paper = (tables / "table1_paper.md").read_text()
     assert "| Qwen2.5-7B-Instruct | SGPO | 82.7 | 55.9 | 50.0 | 19.7 | 52.1 |" in paper
     text = (tables / "table1.md").read_text()
@@ -128,7 +123,7 @@ def test_bold_is_above_every_other_rl_method_and_nothing_is_bold_among_ties(stud
     assert ("| Qwen-S", "SGPO") in bold and not any(model == "| Qwen-M" for model, _ in bold)
 
 
-def test_problems_of_one_type_are_taken_together(study, tmp_path):
+def test_problems_of_one_type_are_taken_together(study):
     """As problems.parquet says, without which a miniature has no intervals; the problems of a set
     of the user's own are each by itself, as those of a real model."""
     names = {key: [f"{key}-{i}" for i in range(n)] for key, _, n, _ in BENCHMARKS[:3]}
@@ -142,12 +137,6 @@ def test_problems_of_one_type_are_taken_together(study, tmp_path):
     write_problems(study, names | {"harder": names["harder"][:-1]})
     with pytest.raises(StudyError, match="problems.parquet lacks the types of .*; run sgpo study"):
         load_study(study).clusters(("harder",))
-    change(study / "study.json", lambda s: s.update(profile="single_gpu"))
-    assert load_study(study).clusters(("harder",)).number == 20
-    write_plan(planned_study("quick", 1), tmp_path / "quick")  # a plan brings its types
-    planned = Study.read(tmp_path / "quick")
-    number = planned.clusters(tuple(b.key for b in planned.benchmarks)).number
-    assert number == 50  # of 64, in the first 16 problems of each set
 
 
 def test_worlds_have_problems_of_their_own(study):
@@ -199,19 +188,18 @@ def test_pass_at_k_and_the_majority_are_those_of_the_stored_letters(variant_copy
 def test_budget_regime_and_tuning_show_what_is_stored(study):
     for seed, tokens in enumerate((100, 200, 600)):
         path = run_dir(study, "qwen-s", "sgpo", seed) / "result.json"
-        change(path, lambda r, tokens=tokens: r.update(sampled_tokens=tokens, num_samples=None))
-    change(study / "regime.json", lambda stored: stored["models"]["qwen-s"]["conditions"][1].update(
-        value=0.41234, passed=False))  # fmt: skip
+        change(path, lambda r, tokens=tokens: r.update(sampled_tokens=tokens))
+    failed = {"value": 0.41234, "passed": False}
+    change(study / "regime.json",
+           lambda stored: stored["models"]["qwen-s"]["conditions"][1].update(failed))  # fmt: skip
     other = (study / "tuning.csv").read_text().replace("0.51", "0.97").replace("qwen-s", "llama-m")
     (study / "tuning-llama-m.csv").write_text(other)
     loaded = load_study(study)
     spent = {(r.model, r.method): r for r in records.budget_rows(loaded).itertuples()}
     assert spent["qwen-s", "sgpo"].sampled_tokens == 300.0
-    assert spent["qwen-s", "sgpo"].num_samples == "not recorded"
     assert spent["qwen-s", "grpo"].num_samples == STEPS * 192
     table = records.REGIME.table(loaded, records.REGIME.rows(loaded))
-    assert [[cell.text for cell in cells][1:] for cells in table.rows[:3]] == [
-        ["blind guess", "0.004", "<= 0.01", "passed"],
+    assert [[cell.text for cell in cells][1:] for cells in table.rows[1:3]] == [
         ["guided pass rate", "0.412", ">= 0.6", "FAILED"],
         ["base, mean unguided: 0", "0.123", "reported", ""],
     ]
@@ -285,20 +273,6 @@ def test_deleting_things_changes_what_needs_them_and_nothing_else(variant_study,
     assert "not run: " in summary.text() and summary.command in summary.text()
 
 
-def test_a_study_without_any_run_is_all_not_run(study):
-    shutil.rmtree(study / "runs")
-    (study / "regime.json").unlink()
-    (study / "tuning.csv").unlink()
-    change(study / "study.json", lambda s: [m.update(parameters=None) for m in s["models"]])
-    summary = report.build(study, figures=False)
-    assert len(summary.missing) == len(MODELS) * (1 + (len(METHODS) - 1) * 3)
-    for path in sorted((study / "tables").glob("*.csv")):
-        with path.open() as file:
-            for record in csv.DictReader(file):
-                assert all(value for value in record.values()), (path.name, record)
-    assert not re.search(r"\d\.\d \[", (study / "tables" / "table1.md").read_text())
-
-
 def test_runs_that_failed_diverged_or_were_not_evaluated_are_named(study):
     path = run_dir(study, "llama-m", "hpt", 0)
     shutil.rmtree(path)
@@ -333,7 +307,6 @@ GRPO = ("qwen-m", "grpo", 1)
     ("file", "edit", "message"),
     [
         ("scores", lambda s: s.update(suite_version=2), "has suite version 2, not 1"),
-        ("scores", lambda s: s.update(run_id="another"), "has run id another, not qwen-m-grpo"),
         ("scores", lambda s: s["benchmarks"]["harder"].update(answers="aa a"),
          "harder: the stored answers are not"),
         ("scores", lambda s: s["benchmarks"]["harder"].update(problem_set_sha256="x"),
@@ -342,11 +315,8 @@ GRPO = ("qwen-m", "grpo", 1)
          "long: runs .* differ in protocol"),
         ("scores", lambda s: s["benchmarks"]["harder"]["verdicts"].__setitem__(3, "ccw"),
          "problem 3 has 3 verdicts, avg@8 needs exactly 8"),
-        ("scores", lambda s: s["benchmarks"]["harder"].update(k=4), "k is 4, .* asks for 8"),
-        ("scores", lambda s: s["benchmarks"].update(other=s["benchmarks"]["harder"]),
-         "benchmark 'other', which is not in study.json"),
-        ("result", lambda r: r.update(suite_version=2),
-         "result.json has suite version 2, study.json plans 1"),
+        ("scores", lambda s: s["benchmarks"]["harder"]["verdicts"].__setitem__(3, "ccwwccwx"),
+         "verdict letter 'x' is unknown"),
         ("config", lambda c: c.update(seed=7),
          "qwen-m-grpo-s1-.*: its config.json and packages give the hash"),
         ("result", lambda r: r.update(config_hash="00000000"),
@@ -389,7 +359,7 @@ def test_a_damaged_file_another_torch_or_no_study_is_one_clear_line(study):
         load_study(study)
 
 
-def test_what_cannot_be_built_is_one_line(plain_study, capsys):
+def test_what_cannot_be_built_is_one_line(plain_study, refused):
     root, summary = plain_study
     assert not {path.stem for path in summary.written} & VARIANTS.keys()
     assert "Table 2" not in (root / "REPORT.md").read_text()
@@ -398,8 +368,7 @@ def test_what_cannot_be_built_is_one_line(plain_study, capsys):
         (["--only", "tabel1"], "did you mean table1?"),
         (["--only", "table1", "--check"], "--check compares all tables and pages; leave one out"),
     ):
-        assert main(["report", "--out", str(root), *words]) == 2
-        assert said in capsys.readouterr().err
+        refused(["report", "--out", str(root), *words], said)
 
 
 # Files --------------------------------------------------------------------------------------------

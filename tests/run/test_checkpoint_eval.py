@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+import gzip
 import hashlib
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 import standin
+from rich.console import Console
 
-from benchmarks.cli import main
+from benchmarks.cli import _parser, main
 from benchmarks.config import EvalConfig
+from benchmarks.profiles.planned import planned_study
 from benchmarks.run import evaluate as ev
-from benchmarks.run.checkpoint import print_table, score_table
+from benchmarks.run.checkpoint import score_table
+from benchmarks.run.launch import deadline_of
+from benchmarks.run.progress import StudyProgress
+from benchmarks.run.study import run_study
 from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.trainer import Stopped
 from sgpo.core.types import Completion, FinishReason, Problem
 from sgpo.mini import models
 from sgpo.mini.specs import MODELS
@@ -104,14 +113,6 @@ def test_the_table_counts_by_hand():
         assert found == pytest.approx(value, abs=0.06) and 0 <= low < value < high <= 100
     assert numbers[1][2] < numbers[0][2]
     assert len(score_table({"benchmarks": {"math500": entry}}).rows) == 1
-
-
-def test_the_table_is_printed_with_one_line_a_suite(capsys):
-    entry = {"k": 4, "mean_length": 10.0, "verdicts": ["ccww", "tttt", "nnoe", "cccc"]}
-    print_table(score_table({"benchmarks": {"math500": entry}}))
-    head, _, row = capsys.readouterr().out.splitlines()
-    assert head.startswith("| Suite | Problems | Metric | Accuracy % [95%] | pass@k % | Truncated")
-    assert row == "| MATH500 | 4 | avg@4 | 37.5 [0.0, 100.0] | 50.0 | 25.0 | 12.5 | 12.5 | 10 |"
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +204,127 @@ def test_a_question_that_a_mini_model_cannot_read_is_refused(tmp_path, capsys):
     assert "problem a: the tokenizer keeps 2 of its question's 10 characters" in (
         capsys.readouterr().err
     )
+
+
+# Samples and their verdicts -----------------------------------------------------------------------
+
+
+def row(problem, sample, text, gold="(1,2)", finish="stop"):
+    return {
+        "problem_id": problem, "sample": sample, "gold": gold, "text": text,
+        "num_tokens": len(text.split()), "finish_reason": finish,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("a", 0, "so \\boxed{(1,2)}"),
+    row("a", 1, "so \\boxed{(2,1)}"),
+    row("b", 0, "no answer here at all"),
+    row("b", 1, "so \\boxed{(1,2)}", finish="length"),
+]
+
+
+def test_verdict_letters_follow_the_samples_in_whatever_order():
+    judged = ev.judged(ROWS)
+    scores = ev.summarize(judged, ["a", "b"], 2)
+    assert scores["verdicts"] == ["cw", "nt"] and scores["answers"] == "ab .."
+    assert scores["mean_length"] == pytest.approx((2 + 2 + 5 + 2) / 4)
+    assert ev.summarize(judged[::-1], ["a", "b"], 2) == scores
+
+
+@pytest.mark.parametrize(
+    ("gold", "answers", "word"),
+    [
+        ("(1,2)", ["7", "6", "(1,2)", "7 ", None, "8"], "abca.d"),
+        ("1/2", ["0.5", "1/2"], "aa"),  # right ones vote together in any spelling
+        ("1/2", ["1/3", "0.25", "\\frac{1}{3}", "1/4", "\\dfrac13", "\\text{none}", "none", "1/5"],
+         "ababaccd"),
+    ],
+)  # fmt: skip
+def test_answers_say_which_samples_agree(gold, answers, word):
+    texts = ["no answer here at all" if a is None else f"\\boxed{{{a}}}" for a in answers]
+    rows = [row("a", i, text, gold=gold) for i, text in enumerate(texts)]
+    rows.append(row("a", len(rows), "\\boxed{7}", gold=gold, finish="length"))
+    assert ev.answer_word(ev.judged(rows)) == word + "."
+    many = [row("a", i, f"\\boxed{{{i}}}", gold="1000") for i in range(90)]
+    assert len(set(ev.answer_word(ev.judged(many)))) == 90
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (ROWS[:3], "problem 'b' has 1 samples, not exactly 2"),
+        ([*ROWS, row("c", 0, "x")], "unknown problem 'c'"),
+        ([*ROWS, row("a", 2, "x")], "problem 'a' has 3 samples, not exactly 2"),
+    ],
+)
+def test_a_wrong_number_of_samples_is_an_error(rows, message):
+    with pytest.raises(ValueError, match=message):
+        ev.summarize(ev.judged(rows), ["a", "b"], 2)
+
+
+def test_samples_survive_the_disk_and_equal_rows_give_equal_bytes(tmp_path):
+    judged = ev.judged(ROWS)
+    ev.write_samples(tmp_path / "a.jsonl.gz", judged)
+    ev.write_samples(tmp_path / "b.jsonl.gz", judged)
+    stored = [{k: v for k, v in row.items() if k != "extracted"} for row in judged]
+    assert ev.read_samples(tmp_path / "a.jsonl.gz") == stored
+    again = ev.summarize(ev.read_samples(tmp_path / "a.jsonl.gz"), ["a", "b"], 2)
+    assert again == ev.summarize(judged, ["a", "b"], 2)
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["cut", "not gzip", "not json"])
+def test_a_damaged_samples_file_is_named(tmp_path, damage):
+    path = tmp_path / "x.jsonl.gz"
+    ev.write_samples(path, ev.judged(ROWS))
+    content = {
+        "cut": path.read_bytes()[:-20],
+        "not gzip": b"hello",
+        "not json": gzip.compress(b'{"a": 1}\n{"b":'),
+    }[damage]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="x.jsonl.gz: no samples file, or a damaged one"):
+        ev.read_samples(path)
+
+
+# A time limit stops behind a step or benchmark, and the same command ends at the same numbers -----
+
+
+def test_evaluation_stops_behind_a_benchmark_and_goes_on(tmp_path):
+    def scores(folder, stop=None):
+        return ev.evaluate(
+            sampler=Scripted(),
+            tokenizer=TOKENIZER,
+            prompt_spec=PROMPT_SPECS["qwen2.5-instruct"],
+            config=EvalConfig(suites=(), max_tokens=9),
+            seed=5,
+            samples_dir=folder,
+            suites={"a": (PROBLEMS, 2), "b": (PROBLEMS, 3)},
+            stop=stop,
+        )
+
+    with pytest.raises(Stopped):
+        scores(tmp_path / "part", lambda: True)
+    assert [p.name for p in (tmp_path / "part").glob("*.gz")] == ["a.jsonl.gz"]
+    assert scores(tmp_path / "part") == scores(tmp_path / "whole")
+
+
+def test_past_its_time_a_study_starts_nothing_and_says_what_is_left(tmp_path):
+    cells = planned_study("quick", 1).cells()
+    with StudyProgress(cells, Console(quiet=True)) as progress:
+        outcome = run_study(cells, tmp_path, 2, progress, deadline=time.time() - 1)
+    assert outcome.ok and not outcome.started
+    assert set(outcome.left) == {c.run_id for c in cells}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("8m", 480), ("2h", 7200), ("30", 30)])
+def test_a_time_is_read(text, seconds):
+    assert _parser().parse_args(["study", "--time-limit", text]).time_limit == seconds
+
+
+def test_time_for_a_report_is_kept_where_one_is_made():
+    options = argparse.Namespace(began=7.0, time_limit=300)
+    assert deadline_of(options, report=0) == 307
+    assert deadline_of(options, report=40) == 267
+    assert deadline_of(argparse.Namespace(began=7.0, time_limit=50), report=40) == 47

@@ -9,11 +9,9 @@ import pytest
 import standin
 import torch
 
-from baselines.opsd import OPSDConfig
 from baselines.sdpo import SDPOConfig
-from benchmarks.profiles.planned import planned_run, planned_study
-from benchmarks.run.cell import longest_trace
-from benchmarks.run.given import Given, check_own_problems, check_prompts
+from benchmarks.profiles.planned import planned_study
+from benchmarks.run.given import Given, check_prompts
 from sgpo.core.config import apply_overrides
 from sgpo.core.models import load_tokenizer
 from sgpo.core.prompts import PROMPT_SPECS
@@ -56,34 +54,6 @@ def test_prompts_that_leave_no_room_stop_a_run_before_it_trains(tmp_path):
     check("grpo", *settings)
     with pytest.raises(ValueError, match="the longest prompt of the training set has"):
         check("sgpo", *settings)
-    # So do a solution and a sample in the prompts of self-distillation.
-    with pytest.raises(ValueError, match="the longest prompt of the training set has"):
-        check("grpo", *settings, own=OPSDConfig())
     settings = ("evaluation.max_tokens=9", "sampler=transformers", "rollout.max_tokens=20000")
-    check("grpo", *settings, own=OPSDConfig())
     with pytest.raises(ValueError, match="and it and two completions, one shown in it, must fit"):
         check("grpo", *settings, own=SDPOConfig())
-
-
-def test_a_file_whose_questions_the_model_cannot_read_is_named(tmp_path):
-    path, model = tmp_path / "b.jsonl", standin.write_checkpoint(tmp_path / "m", small=True)
-    path.write_text('{"question": "How many apples are left over?", "answer": 3}\n')
-    mini, real = (planned_run(profile, "base", problems=[path]).config
-                  for profile in ("quick", "single_gpu"))  # fmt: skip
-    with pytest.raises(ValueError, match=r"--problems .*b\.jsonl, qwen-s: .* the tokenizer keeps"):
-        check_own_problems([mini])
-    check_own_problems([replace(real, checkpoint=str(model), revision=None)])
-    path.write_text('{"question": "Find the Aldric pair: 314", "answer": "(1,2)"}\n')
-    check_own_problems([planned_run("quick", "base", problems=[path]).config])
-
-
-def test_the_longest_trace_counts_its_prompt_and_end_of_turn(tmp_path):
-    tokenizer = load_tokenizer(standin.write_checkpoint(tmp_path / "m", small=True))
-    taught = [Problem(str(i), "1+1?", "1", expert="y" * (i % 50)) for i in range(1, 100)]
-    device = torch.device("cpu")
-    given = Given(CONFIG["sft"], device, tmp_path, tmp_path, tokenizer, taught, {})
-    turns = [{"role": "user", "content": "1+1?" + given.prompt_spec.suffix}]
-    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    whole = tokenizer(prompt + "y" * 49 + "<|im_end|>", add_special_tokens=False)["input_ids"]
-    assert longest_trace(given) == len(whole)
-    assert longest_trace(replace(given, problems=[Problem("0", "1+1?", "2")])) == 0

@@ -14,8 +14,8 @@ from baselines.sft import SFT, SFTConfig
 from benchmarks.config import DataConfig
 from benchmarks.data.problems import STRATEGIES, data_source, write_problems, write_rows
 from benchmarks.data.sources import development_problems
-from benchmarks.report.measures import guidance_text
 from benchmarks.run.guidance import SAMPLES, measure_guidance
+from benchmarks.run.regime import CONDITIONS, conditions_of
 from sgpo.core.config import RolloutConfig
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout
@@ -89,25 +89,6 @@ def test_pass_rates_and_the_interval_of_their_difference_are_over_problems():
     mixed = measure_guidance(Scripted(), TOKENIZER, SPEC, config, [guided[0], UNHELPED], seed=3)
     assert mixed["difference"] == 0.25
     assert mixed["interval"] == pytest.approx([*ttest_1samp([0.5, 0], 0).confidence_interval()])
-    first, second = sampler.calls
-    assert first.seed != second.seed and (first.max_tokens, first.top_p) == (9, 0.9)
-    again = Scripted()
-    measure_guidance(again, TOKENIZER, SPEC, config, guided, seed=3)
-    assert again.calls == sampler.calls
-
-
-def test_the_line_says_what_the_interval_allows():
-    rate = {"pass_rate": 0.12, "cut_off": 0.413}
-    found = {"problems": 8, "unguided": rate, "guided": rate, "difference": 0.1}
-    for interval, words in (
-        ([0.01, 0.2], "guidance helps: +0.10 [0.01, 0.20] over 8 problems, one run"),
-        ([-0.1, 0.3], "no gain is shown: +0.10 [-0.10, 0.30]"),
-        ([None, None], "no gain is shown: +0.10 over 8 problems"),
-        ([-0.3, -0.1], "guidance harms: "),
-    ):
-        text = guidance_text(found | {"interval": interval})
-        assert text.startswith("unguided 0.12 (41% cut off), guided 0.12 (41% cut off), ")
-        assert words in text
 
 
 def test_a_training_set_has_a_development_split_or_none(tmp_path):
@@ -117,9 +98,51 @@ def test_a_training_set_has_a_development_split_or_none(tmp_path):
     write_rows(tmp_path / STRATEGIES, [{"id": "p0", "strategy": "Nothing to do."}])
     config = SimpleNamespace(source=data_source(tmp_path))
     assert [p.strategy for p in development_problems(config)][0] == "Nothing to do."
-    write_problems(tmp_path / "dev.jsonl", PROBLEMS[:2])
-    with pytest.raises(ValueError, match="they were changed"):
-        development_problems(config)
     (tmp_path / "dev.jsonl").unlink()
     assert development_problems(SimpleNamespace(source=data_source(tmp_path))) == []
     assert development_problems(DataConfig()) == []
+
+
+# The conditions of the miniature ------------------------------------------------------------------
+
+
+GOOD = {
+    "base": {"hard": 0.5, "mean_unguided": 0.1, "mean_guided": 0.7, "mean_foreign": 0.05},
+    "sft": {"mean_unguided": 0.12, "mean_guided": 0.7},
+    "grpo": {"open": 0.6, "mean_unguided": 0.5},
+}
+
+
+def windows(stage=None, **changes):
+    names = ("hard", "easy", "open", "mean_unguided", "mean_guided", "mean_foreign")
+    blank = dict.fromkeys(names, 0.0)
+    whole = {s: blank | given | (changes if s == stage else {}) for s, given in GOOD.items()}
+    return {s: [window, window] for s, window in whole.items()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "failing"),
+    [
+        (None, {}, ""),
+        ("base", {"hard": 0.2}, "1"),
+        ("base", {"mean_unguided": 0.4}, "26"),
+        ("sft", {"mean_guided": 0.5}, "3"),
+        ("base", {"mean_foreign": 0.4}, "4"),
+        ("grpo", {"open": 0.4}, "5"),
+        ("sft", {"mean_unguided": 0.2}, "6"),
+    ],
+)
+def test_each_condition_fails_on_its_own_number(stage, changes, failing):
+    found = conditions_of(windows(stage, **changes))["conditions"]
+    assert "".join(c["name"][0] for c in found if not c["passed"]) == failing
+    assert len(found) == len(CONDITIONS)
+
+
+def test_a_mean_over_worlds_is_judged_and_every_world_is_told():
+    found = windows()
+    found["grpo"] = [found["grpo"][0] | {"open": value} for value in (0.3, 0.8)]
+    record = conditions_of(found)
+    (fifth,) = [c for c in record["conditions"] if c["name"].startswith("5")]
+    assert fifth["value"] == pytest.approx(0.55) and fifth["passed"]
+    assert record["reported"]["grpo, open"] == {"0": 0.3, "1": 0.8}
+    assert conditions_of(found | {"sft": []})["conditions"] == []

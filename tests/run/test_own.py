@@ -14,7 +14,6 @@ from benchmarks.cli import _parser, main
 from benchmarks.data.problems import data_source, prepared_problems
 from benchmarks.data.sources import evaluation_problems
 from benchmarks.plan import preflight
-from benchmarks.profiles.overrides import small_sets
 from benchmarks.profiles.planned import planned_run, planned_study
 from benchmarks.run import launch, progress
 from benchmarks.run.checkpoint import model_directory
@@ -25,12 +24,10 @@ from sgpo.core.files import write_json
 
 METHOD = """
 from dataclasses import dataclass
-
 from baselines.grpo import GRPO, GRPOConfig
 
 @dataclass(frozen=True)
-class CONFIG(GRPOConfig):
-    pass
+class CONFIG(GRPOConfig): pass
 
 class METHOD(GRPO):
     pass
@@ -65,12 +62,6 @@ def test_a_variant_asked_for_by_name_brings_no_other_into_the_plan_and_stays(tmp
     assert {e.key for e in asked(tmp_path / "other", "--all").methods} > {"sgpo_nll", "dapo"}
 
 
-def test_the_commands_of_the_report_carry_the_values_of_the_study(tmp_path):
-    write_plan(asked(tmp_path, "--set", "train.grad_clip=0.5"), tmp_path)
-    command = Study.read(tmp_path).command("fig4")
-    assert command.endswith("--profile quick --only fig4 --set train.grad_clip=0.5")
-
-
 def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, capsys):
     files = ("--method-file", own / "first.py", "--method-file", own / "second.py")
     plan = asked(own / "out", *files, "--problems", own / "bench.jsonl")
@@ -86,13 +77,11 @@ def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, caps
     assert "second leaves the study" in capsys.readouterr().out
 
 
-def test_problems_that_a_model_cannot_read_are_refused_before_the_study_knows_them(own, capsys):
+def test_problems_that_a_model_cannot_read_are_refused_before_the_study_knows_them(own, refused):
     (own / "bench.jsonl").write_text('{"question": "How many apples are left over?", "answer": 3}')
     words = ["--profile", "quick", "--problems", str(own / "bench.jsonl"), "--out", str(own / "o")]
     for verb in (["study"], ["train", "--model", "qwen-s", "--method", "grpo"]):
-        assert main([*verb, *words]) == 2
-        error = capsys.readouterr().err
-        assert "bench.jsonl, qwen-s: problem" in error and error.count("\n") == 1
+        refused([*verb, *words], "bench.jsonl, qwen-s: problem")
     assert not (own / "o" / "study.json").exists() and not (own / "o" / "runs").exists()
 
 
@@ -111,21 +100,6 @@ def test_an_own_method_that_draws_other_samples_is_marked_in_every_table(own):
     assert labels["second"] == "second (5 samples a problem, others 12)"
 
 
-def test_what_must_be_pretrained_first_is_part_of_the_estimate(tmp_path, capsys):
-    assert main(["study", "--methods", "sgpo", "--models", "qwen-m", "--seeds", "2", "--dry-run",
-                 "--jobs", "1", "--out", str(tmp_path)]) == 0  # fmt: skip
-    cells = [c for c in planned_study("mini", 2).cells() if c.config.model == "qwen-m"]
-    left = [c for c in cells if c.config.method in ("sft", "sgpo")]
-    whole = progress.COST_OF_FOUNDATION + 2 * progress.COST_OF_LESSON
-    assert progress.pretraining(left, tmp_path) == {"qwen-m": whole}
-    total = progress.clock(whole + sum(map(progress.expected_cost, left)))
-    assert f"about {total} with 1 jobs" in capsys.readouterr().out
-    for name in ("foundation-0", "world-0-0"):
-        (tmp_path / f"qwen-m-{name}").mkdir()
-    assert progress.pretraining(left, tmp_path) == {"qwen-m": progress.COST_OF_LESSON}
-    assert progress.pretraining(cells, tmp_path) == {}  # its own cell holds the other lesson
-
-
 def test_what_an_own_method_shows_without_saying_is_said_before_training(own):
     path = own / "mine.py"
     for call, name in (
@@ -142,16 +116,6 @@ def test_what_an_own_method_shows_without_saying_is_said_before_training(own):
         preflight.check([planned_run("quick", str(path))], own)
 
 
-def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
-    config = planned_run("quick", "sgpo", problems=[own / "bench.jsonl"]).config
-    problems, k = evaluation_problems("bench", config.evaluation)
-    assert [p.answer for p in problems] == ["0", "1", "2"] and k == 2
-    with (own / "bench.jsonl").open("a") as file:
-        file.write(json.dumps({"question": "Find the bik pair: 9", "answer": 9}) + "\n")
-    with pytest.raises(ValueError, match="is not there or was changed since"):
-        evaluation_problems("bench", config.evaluation)
-
-
 def test_the_steps_of_a_run_follow_a_small_training_set(tmp_path, capsys):
     model = standin.write_checkpoint(tmp_path / "model", small=True)
     rows, data = standin.write_training_set(tmp_path / "rows.jsonl", 10), tmp_path / "data"
@@ -165,11 +129,6 @@ def test_the_steps_of_a_run_follow_a_small_training_set(tmp_path, capsys):
         most = count - round(train.held_out_share * count)
         assert 0 < train.problems_per_step == most - most % train.updates_per_step
     preflight.check([cell.parent, cell], tmp_path)  # nothing stands in the way
-    lines = small_sets([cell.parent.config, cell.config])
-    steps = [c.train.problems_per_step for c in (cell.parent.config, cell.config)]
-    for line, part, step in zip(lines, ("warmup", "rl"), steps, strict=True):
-        assert line.startswith(f"{data_source(data)}, {part}: ") and f" {step} problems" in line
-    assert small_sets([planned_run("quick", "grpo").config]) == []
     chosen = planned_run("quick", "grpo", overrides=[*overrides, "train.problems_per_step=16"])
     with pytest.raises(ValueError, match="takes 16"):  # what was asked for is kept
         preflight.check([chosen], tmp_path)
@@ -198,29 +157,23 @@ def test_a_train_override_reaches_the_warm_up_as_in_a_study(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["list", "methods"], ("sgpo ", "sgpo_no_clip", "SRFT")),
-        (["list", "models"], ("qwen-m ", "qwen-l")),
-        (["list", "benchmarks"], ("trained", "math500", "minidev")),
-        (["list", "artefacts"], ("table1", "fig4")),
-        (["list", "profiles"], ("mini ", "single_gpu")),
-        (["list", "settings", "sgpo"], ("settings.kl_threshold        1.0   (paper)",)),
-        (
-            ["mini", "show", "0"],
-            ("Aldric ", "world 0: a guided", "train-0-0320 (level 2)", "boxed"),
-        ),
-        (
-            ["config", "hpt", "--profile", "quick"],
-            ("settings.gate", "(the profile's)", "grad_clip"),
-        ),
+        ("list methods", "sgpo |sgpo_no_clip|SRFT"),
+        ("list models", "qwen-m |qwen-l"),
+        ("list benchmarks", "trained|math500|minidev"),
+        ("list artefacts", "table1|fig4"),
+        ("list profiles", "mini |single_gpu"),
+        ("list settings sgpo", "settings.kl_threshold        1.0   (paper)"),
+        ("mini show 0", "Aldric |world 0: a guided|train-0-0320 (level 2)|boxed"),
+        ("config hpt --profile quick", "settings.gate|(the profile's)|grad_clip"),
     ],
 )
 def test_lists_name_what_there_is(words, expected, capsys):
-    assert main(words) == 0
+    assert main(words.split()) == 0
     text = capsys.readouterr().out
-    assert all(part in text for part in expected), text
+    assert all(part in text for part in expected.split("|")), text
 
 
-def test_status_names_failed_runs_beside_the_plan(tmp_path, capsys):
+def test_status_names_failed_runs_beside_the_plan(tmp_path, capsys, refused):
     write_plan(planned_study("quick", 1), tmp_path)
     side = tmp_path / "runs" / "qwen-s-mine-s0-01234567"
     side.mkdir(parents=True)
@@ -228,8 +181,10 @@ def test_status_names_failed_runs_beside_the_plan(tmp_path, capsys):
     assert main(["status", "--out", str(tmp_path)]) == 0  # the profile is the study's
     text = capsys.readouterr().out
     assert f"{side.name:40} failed, beside the plan" in text and "7 missing" in text
-    assert main(["status", "--profile", "mini", "--out", str(tmp_path)]) == 2
-    assert "holds a study of the profile quick; leave --profile out" in capsys.readouterr().err
+    refused(
+        f"status --profile mini --out {tmp_path}",
+        "holds a study of the profile quick; leave --profile out",
+    )
     (tmp_path / "study.json").write_text("[]")
     with pytest.raises(ValueError, match="does not describe a study"):
         status_command(argparse.Namespace(profile="quick", out=tmp_path))
@@ -267,3 +222,19 @@ def test_a_runs_directory_stands_for_its_model(tmp_path):
     (model / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="holds no .safetensors weights"):
         model_directory(str(model))
+
+
+def test_the_commands_of_the_report_carry_the_values_of_the_study(tmp_path):
+    write_plan(asked(tmp_path, "--set", "train.grad_clip=0.5"), tmp_path)
+    command = Study.read(tmp_path).command("fig4")
+    assert command.endswith("--profile quick --only fig4 --set train.grad_clip=0.5")
+
+
+def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
+    config = planned_run("quick", "sgpo", problems=[own / "bench.jsonl"]).config
+    problems, k = evaluation_problems("bench", config.evaluation)
+    assert [p.answer for p in problems] == ["0", "1", "2"] and k == 2
+    with (own / "bench.jsonl").open("a") as file:
+        file.write(json.dumps({"question": "Find the bik pair: 9", "answer": 9}) + "\n")
+    with pytest.raises(ValueError, match="is not there or was changed since"):
+        evaluation_problems("bench", config.evaluation)

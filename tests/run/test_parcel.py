@@ -10,7 +10,6 @@ import pytest
 from tiny_study import small_cells, study_words
 
 from benchmarks.cli import main
-from benchmarks.run import launch
 from benchmarks.run.cell import run_cell
 from benchmarks.store import parcel
 from benchmarks.store.runs import stored_runs
@@ -24,21 +23,12 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in paths}
 
 
+def taking(folder: Path, out: Path) -> list[str]:
+    return ["study", "--profile", "quick", "--out", str(out), "--import", str(folder)]
+
+
 def take(folder: Path, out: Path) -> int:
-    return main(["study", "--profile", "quick", "--out", str(out), "--import", str(folder)])
-
-
-def started(root: Path, **runs: dict[str, str]) -> Path:
-    """A pocket study whose runs hold these files; their texts by name."""
-    cells = [{"run_id": name} for name in runs]
-    root.mkdir(parents=True)
-    (root / "study.json").write_text(json.dumps({"profile": "pocket", "cells": cells}))
-    for name, files in runs.items():
-        for file, text in files.items():
-            path = root / "runs" / name / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    return root
+    return main(taking(folder, out))
 
 
 @pytest.fixture(scope="module")
@@ -164,26 +154,23 @@ def empty(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("spoil", [damaged, absent, edited, empty])
-def test_a_damaged_export_is_refused(exported, tmp_path, spoil, capsys):
+def test_a_damaged_export_is_refused(exported, tmp_path, spoil, refused):
     folder = Path(shutil.copytree(exported, tmp_path / "exported"))
     why = spoil(folder)
-    assert take(folder, tmp_path / "out") == 2
-    error = capsys.readouterr().err
-    assert why in error and error.count("\n") == 1
+    refused(taking(folder, tmp_path / "out"), why)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_was_changed_is_refused(finished, tmp_path, capsys):
+def test_a_run_that_was_changed_is_refused(finished, tmp_path, refused):
     study, out = Path(shutil.copytree(finished, tmp_path / "study")), tmp_path / "out"
     scores = study / "runs" / small_cells()["sgpo"].run_id / "scores.json"
     scores.write_bytes(scores.read_bytes().replace(b"w", b"c", 1))
     parcel.export(study, tmp_path / "exported", ["study"], {})
-    assert take(tmp_path / "exported", out) == 2
-    assert "scores.json is not as its run left it" in capsys.readouterr().err
+    refused(taking(tmp_path / "exported", out), "scores.json is not as its run left it")
     assert not (out / "runs").exists() and not (out / "study.json").exists()
 
 
-def test_an_export_of_another_study_is_refused(finished, exported, tmp_path, capsys):
+def test_an_export_of_another_study_is_refused(finished, exported, tmp_path, capsys, refused):
     out = tmp_path / "out"
     out.mkdir()
     plan = json.loads((finished / "study.json").read_text())
@@ -191,69 +178,10 @@ def test_an_export_of_another_study_is_refused(finished, exported, tmp_path, cap
     plan["cells"] = [cell for cell in plan["cells"] if cell["run_id"] != gone]
     (out / "study.json").write_text(json.dumps(plan))
     before = tree(out)
-    assert take(exported, out) == 2
-    error = capsys.readouterr().err
-    assert f"{gone} is not planned there" in error and error.count("\n") == 1
+    refused(taking(exported, out), f"{gone} is not planned there")
     assert tree(out) == before
-    words = ["study", "--profile", "mini", "--out", str(tmp_path / "m"), "--import", str(exported)]
-    assert main(words) == 2
-    assert "of another study (profile quick)" in capsys.readouterr().err
-
-
-def test_a_listed_run_that_is_not_packed_is_refused_before_anything_moves(tmp_path):
-    study, folder = started(tmp_path / "study", a={"config.json": "{}"}, b={}), tmp_path / "e"
-    parcel.export(study, folder, ["study"], {})
-    manifest = parcel.read_sealed_json(folder / "export.json")
-    parcel.write_sealed_json(folder / "export.json", manifest | {"runs": ["a", "b"]})
-    with pytest.raises(ValueError, match="holds nothing of b, which it lists"):
-        parcel.take_in(folder, tmp_path / "out", "pocket")
-    assert not list((tmp_path / "out").glob("runs/*"))
-
-
-def test_a_new_directory_takes_the_profile_of_the_export(tmp_path, capsys, monkeypatch):
-    study, folder = started(tmp_path / "study", a={"config.json": "{}"}), tmp_path / "exported"
-    parcel.export(study, folder, ["study"], {})
-    assert main(["study", "--import", str(folder), "--out", str(tmp_path / "out")]) == 0
-    assert json.loads((tmp_path / "out/study.json").read_text())["profile"] == "pocket"
-    monkeypatch.setenv("SGPO_RESULTS", str(tmp_path / "results"))
-    assert main(["study", "--import", str(folder)]) == 0
-    assert (tmp_path / "results/pocket/runs/a/config.json").exists()
-    words = ["study", "--import", str(folder), "--out", str(tmp_path / "m"), "--profile", "quick"]
-    capsys.readouterr()
-    assert main(words) == 2
-    assert "and --profile pocket or none" in capsys.readouterr().err
-
-
-def test_an_import_refuses_options_that_it_would_not_heed(tmp_path, capsys):
-    for words in (["--methods", "sgpo"], ["--dry-run"], ["--seeds=2"]):
-        assert main(["study", "--out", str(tmp_path / "o"), "--import", "D", *words]) == 2
-        error = capsys.readouterr().err
-        assert f"takes no {words[0].partition('=')[0]};" in error and error.count("\n") == 1
-
-
-def test_an_export_never_hides_why_the_study_ended(tmp_path, capsys, monkeypatch):
-    words = ["study", "--profile", "quick", "--out", str(tmp_path), "--export", str(tmp_path / "e")]
-
-    def ends(*_):
-        raise ValueError("the mistake")
-
-    def full(*_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(launch, "launch_study", ends)
-    assert main(words) == 2  # before there is a study.json
-    assert capsys.readouterr().err == "sgpo: error: the mistake\n"
-    (tmp_path / "study.json").write_text(json.dumps({"profile": "quick", "cells": []}))
-    assert main(words) == 2 and (tmp_path / "e" / "export.json").exists()
-    assert capsys.readouterr().err == "sgpo: error: the mistake\n"
-    monkeypatch.setattr(parcel, "export", full)
-    assert main(words) == 2
-    notes = capsys.readouterr().err.splitlines()
-    assert notes == [f"sgpo: --export {tmp_path / 'e'}: No space left on device",
-                     "sgpo: error: the mistake"]  # fmt: skip
-    monkeypatch.setattr(launch, "launch_study", lambda *_: 0)
-    assert main(words) == 2  # a study that went well, without the export that was asked for
-    assert capsys.readouterr().err == "sgpo: error: No space left on device\n"
+    words = f"study --profile mini --out {tmp_path}/m --import {exported}"
+    refused(words, "of another study (profile quick)")
 
 
 def test_a_finished_run_does_not_take_the_only_weights_away(finished, exported, tmp_path, capsys):
@@ -266,20 +194,3 @@ def test_a_finished_run_does_not_take_the_only_weights_away(finished, exported, 
     assert tree(run) == tree(finished / "runs" / run.name)
     for path in (finished / "runs" / run.name / "model").iterdir():
         assert (run / "model" / path.name).read_bytes() == path.read_bytes()
-    (run / "result.json").unlink()
-    other = next(run.glob("model/*.safetensors"))
-    other.write_bytes(other.read_bytes()[:-1])
-    assert take(exported, out) == 0  # not those that the finished run ended with: judged by itself
-    assert "0 finished runs and 0 in progress came in" in capsys.readouterr().out
-    assert not (run / "result.json").exists()
-
-
-def test_published_runs_do_not_come_in_again(finished, exported, tmp_path, capsys):
-    out = Path(shutil.copytree(finished, tmp_path / "out"))
-    assert main(["publish", str(out)]) == 0
-    shutil.rmtree(out / "runs")  # as a copy of the source tree has it
-    assert all(run.published for run in stored_runs(out).values())
-    assert take(exported, out) == 0
-    said = capsys.readouterr().out
-    assert "0 finished runs and 0 in progress came in; 8 were here" in said
-    assert not list(out.glob("runs/*"))

@@ -65,13 +65,6 @@ def test_tensorboard_can_be_read_back(run_dir):
     assert found.Tags()["scalars"] == ["reward", "accuracy/minimath"]
 
 
-def test_without_a_tracker_nothing_is_watched(run_dir):
-    tracker = tracking.Tracker(None, run_dir)
-    tracker.follow()
-    tracker.close(SCORES)
-    assert tracker.grader is tracking.grade_many
-
-
 def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(tracking.MODULES, "trackio", "no_such_module")
     words = ["train", "--model", "qwen-s", "--method", "grpo", "--log", "trackio"]

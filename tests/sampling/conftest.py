@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from engines import NO_VLLM, STOP, TOKENIZER, CopyEngine, build, process_state
+from engines import NO_VLLM, STOP, TOKENIZER, CopyEngine, build
 
 from sgpo.core.config import VLLMSettings
 from sgpo.core.sampling import CompactSampler, TransformersSampler
@@ -12,18 +12,11 @@ from sgpo.core.sampling.vllm_engine import InProcessEngine
 
 
 @pytest.fixture(scope="session")
-def started():
-    """One vLLM engine for all tests, and the process's state before and after its start."""
+def vllm_engine():
+    """One engine for all tests."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip(NO_VLLM)
-    before = process_state()
-    engine = InProcessEngine(build().config, VLLMSettings(max_num_seqs=64))
-    return engine, before, process_state()
-
-
-@pytest.fixture
-def vllm_engine(started):
-    return started[0]
+    return InProcessEngine(build().config, VLLMSettings(max_num_seqs=64))
 
 
 @pytest.fixture(params=["compact", "transformers", "copy", "vllm"])

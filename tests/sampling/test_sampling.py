@@ -28,7 +28,6 @@ from sgpo.core.sampling import (
     SamplingParams,
     TransformersSampler,
     compact,
-    generate,
     make_sampler,
 )
 from sgpo.core.sampling.ranks import ReplicaSampler
@@ -64,17 +63,6 @@ def test_ranks_draw_together_what_one_draws_alone(make, size):
         placed = replace(params, places=tuple(own))
         together += ids_of(sampler.sample([PROMPTS[i] for i in own], 5, placed))
     assert together == alone
-
-
-def test_sampling_leaves_the_global_generator_alone(make):
-    sampler = make(build())
-    drawn = []
-    for sampled in (False, True):
-        torch.manual_seed(11)
-        if sampled:
-            sampler.sample(PROMPTS[:2], 2, SamplingParams(max_tokens=3, seed=1))
-        drawn.append(torch.rand(3))
-    assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[1::2]], ids=["padded", "one length"])
@@ -130,22 +118,6 @@ def test_a_completion_ends_where_a_stop_text_does(make):
     ends = {len(a.token_ids) for a, b in zip(cut, whole, strict=True) if a != b}
     assert len(ends) > READ_EVERY and min(ends) < READ_EVERY and cut != whole
     assert any(a == b for a, b in zip(cut, whole, strict=True))
-
-
-@pytest.mark.parametrize("module", [compact, generate])
-def test_sampling_ends_when_all_completions_have_their_stop_text(module, monkeypatch):
-    steps = []
-
-    def counted(logits, uniform, params):
-        steps.append(len(logits))
-        return draw(logits, uniform, params)
-
-    monkeypatch.setattr(module, "draw", counted)
-    kind = CompactSampler if module is compact else TransformersSampler
-    params = SamplingParams(max_tokens=40, seed=1, stop_texts=("w", "s"))
-    (group,) = kind(build(), TOKENIZER, stop_ids=STOP).sample(PROMPTS[:1], 30, params)
-    assert len(steps) <= READ_EVERY
-    assert {len(c.text.split()) for c in group} <= {0, 1, 2}
 
 
 def test_prompts_without_an_end_of_turn_are_evaluated_with_stop_texts(tmp_path):
@@ -400,11 +372,3 @@ def test_a_tokenizer_without_padding_token_still_samples():
         for t in (TOKENIZER, tokenizer)
     )
     assert ids_of(one) == ids_of(other)
-
-
-def test_a_long_prompt_makes_its_batch_small(monkeypatch):
-    monkeypatch.setattr(generate, "MAX_BATCH_PAIRS", 400)
-    rows = [[0] * length for length in (5, 5, 10, 10, 20, 25, 5, 5, 5)]
-    found = [[len(row) for row in batch] for batch in generate._batches(rows, 3)]
-    # 4 x 10^2 is 400 but three rows are the most; 20^2 fills a batch; 25^2 is more than one.
-    assert found == [[5, 5, 10], [10], [20], [25], [5, 5, 5]]

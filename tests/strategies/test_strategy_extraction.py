@@ -141,14 +141,6 @@ def test_an_interrupted_extraction_goes_on_from_its_cache(data, capsys):
     assert len(prepared_problems(data, "rl")) == 6
 
 
-def test_a_request_that_the_endpoint_takes_for_invalid_is_that_problems_alone(data):
-    bad = "status 400"
-    with scripted_endpoint(lambda _, prompt: bad if "Add q3" in prompt else None) as endpoint:
-        assert strategies(data, endpoint.url) == 0
-    (without,) = read_json(data / "strategies_report.json")["without"]
-    assert without["id"] == "p3" and "request refused" in without["why"] and without["final"]
-
-
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
