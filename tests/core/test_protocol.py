@@ -141,6 +141,33 @@ def test_old_logprobs_of_a_method_survive_and_missing_ones_are_filled(tmp_path):
         torch.testing.assert_close(known, own if t.old_logprobs is not None else values)
 
 
+def test_an_update_apart_knows_the_policy_before_the_first(tmp_path):
+    """Samples that follow in an update of their own are off-policy by then, and are scored so."""
+    seen = []
+
+    class Apart(Plain):
+        def separate(self, trajectories):
+            later = trajectories[0].problem_id
+            return (
+                [t for t in trajectories if t.problem_id != later],
+                [t for t in trajectories if t.problem_id == later],
+            )
+
+        def loss(self, model, trajectories, totals):
+            seen.append([t for t in trajectories if t.old_logprobs is not None])
+            return super().loss(model, trajectories, totals)
+
+    trainer = build_trainer(Apart(), tmp_path, micro_batch_tokens=10_000)
+    twin = build_model()
+    trainer.step(1)
+    first, apart = seen
+    assert not first and len(apart) == 6
+    assert not equal_weights(weights_of(trainer.model), weights_of(twin))
+    expected = own_logprobs(twin, apart, 10_000)
+    for t, values in zip(apart, expected, strict=True):
+        torch.testing.assert_close(t.old_logprobs, values)
+
+
 def no_completion(self, problems, rollout):
     return [t.with_(completion_ids=()) for t in self.inner.collect(problems, rollout)]
 
