@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -44,18 +45,10 @@ class Pair:
         first, second = map(self.study.method_label, self.methods)
         return first, second
 
-    def sides(self, of: Callable[[str], Score | None]) -> Sides:
-        """A number of each of the two methods."""
-        first, second = map(of, self.methods)
+    def sides(self, number: Callable[..., Score | None], *about: Any) -> Sides:
+        """``number(study, model, method, *about)`` of each of the two methods."""
+        first, second = (number(self.study, self.model, m, *about) for m in self.methods)
         return first, second
-
-    def accuracy(self, key: str, budget: float = 1.0) -> Sides:
-        place = self.study, self.model
-        return self.sides(lambda m: estimates.accuracy(*place, m, key, self.seeds, budget))
-
-    def statistic(self, of: Callable[[Run], float]) -> Sides:
-        place = self.study, self.model
-        return self.sides(lambda m: estimates.run_statistic(*place, m, of, self.seeds))
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,7 @@ def lines_of(pair: Pair) -> list[Line]:
     Raises:
         ValueError: a run is not there, or was not evaluated.
     """
-    whole = Line(WHOLE, "average", pair.accuracy(AVERAGE))
+    whole = Line(WHOLE, "average", pair.sides(estimates.accuracy, AVERAGE, pair.seeds))
     for method, side in zip(pair.methods, whole.sides, strict=True):
         if side is None:
             raise ValueError(
@@ -118,16 +111,15 @@ def lines_of(pair: Pair) -> list[Line]:
             )
     found = [whole]
     for benchmark in pair.study.benchmarks:
-        line = Line(BENCHMARK, benchmark.label, pair.accuracy(benchmark.key))
+        sides = pair.sides(estimates.accuracy, benchmark.key, pair.seeds)
+        line = Line(BENCHMARK, benchmark.label, sides)
         found.append(replace(line, adds=line.difference.mean / len(pair.study.benchmarks)))
     found += _thirds(pair)
     for budget in (budget for budget in experiments.BUDGETS if budget != 1.0):
-        sides = pair.accuracy(AVERAGE, budget)
+        sides = pair.sides(estimates.accuracy, AVERAGE, pair.seeds, budget)
         found += [Line(BUDGET, f"{budget:g} x the steps", sides)] if None not in sides else []
-    place = pair.study, pair.model
     for name, words in worlds.CLASSES.items():
-        sides = pair.sides(lambda m, n=name: worlds.masked_share(*place, m, [n], pair.seeds))
-        found.append(Line(MASKED, words, sides))
+        found.append(Line(MASKED, words, pair.sides(worlds.masked_share, [name], pair.seeds)))
     return [line for line in found if any(line.sides)]
 
 
@@ -146,8 +138,10 @@ def _thirds(pair: Pair) -> Iterator[Line]:
             chosen = {k: worlds.thirds_of_problems(study, run.cell.seed, k) == place for k in keys}
             return PERCENT * float(np.mean([(run.accuracy[k] * chosen[k]).mean() for k in keys]))
 
-        added = estimates.minus(*pair.statistic(adds)).mean
-        yield Line(DIFFICULTY, THIRD_NAMES[third], pair.statistic(within), added)
+        of_third, added = (
+            pair.sides(estimates.run_statistic, of, pair.seeds) for of in (within, adds)
+        )
+        yield Line(DIFFICULTY, THIRD_NAMES[third], of_third, estimates.minus(*added).mean)
 
 
 def message(pair: Pair, lines: Sequence[Line]) -> str:
