@@ -171,9 +171,7 @@ def _judged(sample: Sample, problem: Problem) -> tuple[str | None, str | None]:
     """The extracted answer of a sample with a text, and the rule that decided."""
     if "text" not in sample or not problem.answer:
         return None, None
-    found = explain(problem.answer, sample["text"])
-    if sample["reason"] == "truncated":
-        return found.verdict.extracted, "the token limit: a cut completion is never correct"
+    found = explain(problem.answer, sample["text"], truncated=sample["reason"] == "truncated")
     return found.verdict.extracted, f"{found.extraction}; {found.decided_by}"
 
 

@@ -52,13 +52,13 @@ def test_the_path_is_named(gold, text, expected, capsys):
     ("answer", "words"),
     [
         ("2\\frac{1}{3}", "number 7/3"),
-        ("25\\%", "number 25 percent"),
+        ("25\\%", "number 25 (percent)"),
         ("5\\text{ cm}", "number 5 (unit cm)"),
-        ("52_8", "digits 52 in base 8"),
+        ("52_8", "expression 52 (base 8)"),
         ("\\text{Yes}", "words 'yes'"),
         ("[0,1)", "interval [number 0, number 1)"),
         ("x^2+1", "expression x^{2}+1"),
-        ("4 10/3", "no agreed value: 4 10/3"),
+        ("4 10/3", "expression 4 10/3 (of no agreed value)"),
         ("2^{4000}", "expression 2^{4000}"),
         ("(0,1)\\cup(2,3)", "union of interval (number 0, number 1) and interval "
                             "(number 2, number 3)"),
@@ -133,6 +133,6 @@ def test_mistakes_are_one_line(arguments, message, capsys):
 
 def test_unknown_problem_and_sample_are_named(samples, capsys):
     assert main(["explain", str(samples), "--id", "p-9"]) == 2
-    assert "no problem 'p-9'; there are p-1, p-2" in capsys.readouterr().err
+    assert "no problem 'p-9'; there are p-1 (3 samples), p-2 (1 samples)" in capsys.readouterr().err
     assert main(["explain", str(samples), "--id", "p-1", "--index", "5"]) == 2
-    assert "p-1 has 3 samples, none of index 5" in capsys.readouterr().err
+    assert "no problem 'p-1' with a sample 5; there are p-1 (3 samples)" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sgpo.core.verifier.compare import Asker, same_answer
+from sgpo.core.verifier.compare import Asker, Undecided, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
 from sgpo.core.verifier.forms import Form, Scalar, is_tractable, parse_form
 from sgpo.core.verifier.patterns import patterns
@@ -69,33 +69,22 @@ def grade_many(
             ready; what is not judged by then gets "timeout". None: only ITEM_SECONDS an item.
         num_workers: worker processes at most; None: one a core.
     Raises:
-        ValueError: an empty gold answer, a non-positive limit, flags of another length.
+        ValueError: an empty gold answer, flags or problems of another number than the pairs.
         VerifierUnavailable: a worker process cannot start.
     """
-    for name, kind, given in (("truncated", "flags", truncated), ("problems", "texts", problems)):
-        if given is not None and len(given) != len(pairs):
-            raise ValueError(
-                f"{name} has {len(given)} {kind} for {len(pairs)} pairs; give one each"
-            )
-    if deadline_seconds is not None and not deadline_seconds > 0:
-        raise ValueError(f"deadline_seconds is {deadline_seconds}; it must be positive, or None")
-    workers = default_workers() if num_workers is None else num_workers
-    if workers < 1:
-        raise ValueError(f"num_workers is {num_workers}; it must be at least 1, or None")
     found: list[tuple[str | Question, str | None]] = []  # a reason or what to ask, and the span
-    for i, (gold, completion) in enumerate(pairs):
+    flags = [False] * len(pairs) if truncated is None else truncated
+    texts = [None] * len(pairs) if problems is None else problems
+    for (gold, completion), is_cut, problem in zip(pairs, flags, texts, strict=True):
         right, span = gold_answer(gold), extract(completion).text
-        problem = problems[i] if problems else None
-        if truncated and truncated[i]:
-            found.append(("truncated", span))
-        elif span is None:
-            found.append(("no_answer", None))
+        if is_cut or span is None:
+            found.append(("truncated" if is_cut else "no_answer", span))
         elif (verdict := decide(right, span, problem)) is None:
             found.append((_question(right, answer_to(right, span), problem), span))
         else:
             found.append(("correct" if verdict else "wrong", span))
     asked = list(dict.fromkeys(q for q, _ in found if not isinstance(q, str)))
-    reasons = _judge(asked, deadline_seconds, workers)
+    reasons = _judge(asked, deadline_seconds, num_workers or default_workers())
     judged = [(q if isinstance(q, str) else reasons[q], span) for q, span in found]
     return [Verdict(reason == "correct", reason, span) for reason, span in judged]
 
@@ -140,7 +129,10 @@ def decide(gold: str, span: str, problem: str | None = None) -> bool | None:
     forms = form_of(gold), form_of(answer)
     if answer == gold or not answer or None in forms:
         return answer == gold
-    return same_answer(*forms, Asker(problem=problem))  # type: ignore[arg-type]
+    try:
+        return same_answer(*forms, Asker(problem=problem))  # type: ignore[arg-type]
+    except Undecided:
+        return None
 
 
 def _question(gold: str, answer: str, problem: str | None) -> Question:

@@ -1,14 +1,14 @@
 """Whether two forms are the same answer. Typed and fail-closed: what is not shown equal is wrong.
 
 What needs computer algebra, whether two expressions, relations or sets are equal, goes to
-``Asker.ask``. It answers None where nobody can be asked, and then the verdict is None: undecided.
-In the second round, in a worker process, symbolic answers. So both rounds run the same rules.
+``Asker.ask``. Where nobody can be asked it raises ``Undecided``. In the second round, in a worker
+process, symbolic answers. So both rounds run the same rules.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -49,6 +49,10 @@ _NOTHING = frozenset(
 )
 
 
+class Undecided(Exception):
+    """The verdict needs somebody who knows computer algebra."""
+
+
 @dataclass(frozen=True)
 class Asker:
     """Who is asked about expressions, relations and sets (the module symbolic, in a worker), and
@@ -57,44 +61,26 @@ class Asker:
     judge: Any = None
     problem: str | None = None
 
-    def ask(self, kind: str, gold: Any, answer: Any) -> bool | None:
-        """Whether two of a kind (same_expression, same_relation, same_set) are equal; None where
-        nobody can be asked."""
-        return None if self.judge is None else getattr(self.judge, kind)(gold, answer)
+    def ask(self, kind: str, gold: Any, answer: Any) -> bool:
+        """Whether two of a kind (same_expression, same_relation, same_set) are equal."""
+        if self.judge is None:
+            raise Undecided
+        return getattr(self.judge, kind)(gold, answer)
 
 
-def all_of(answers: Iterable[bool | None]) -> bool | None:
-    """False if one is False, else None if one is undecided, else True."""
-    undecided = False
-    for answer in answers:
-        if answer is False:
-            return False
-        undecided = undecided or answer is None
-    return None if undecided else True
-
-
-def any_of(answers: Iterable[bool | None]) -> bool | None:
-    """True if one is True, else None if one is undecided, else False."""
-    denied = all_of(None if answer is None else not answer for answer in answers)
-    return None if denied is None else not denied
-
-
-def same_answer(gold: Form, answer: Form, asker: Asker) -> bool | None:
-    """Whether ``answer`` states the same as ``gold``; None: undecided. Not symmetric: ``(1,2)`` in
-    the gold is a point unless its context says interval; an equation in the gold may be answered by
-    its right side, a bare equation in the answer is not its right side if that is 0."""
+def same_answer(gold: Form, answer: Form, asker: Asker) -> bool:
+    """Whether ``answer`` states the same as ``gold``. Not symmetric: ``(1,2)`` in the gold is a
+    point unless its context says interval; an equation in the gold may be answered by its right
+    side, a bare equation in the answer is not its right side if that is 0."""
     if gold == answer and not (isinstance(gold, Scalar) and gold.counted):
         return True
     if not _may_share_domain(gold, answer):
         return False
     if (sets := real_sets(gold, answer)) is not None:
         same = asker.ask("same_set", *sets)
-        if same is not None or asker.judge is None:
+        if same is not None:  # None: they only look like sets of real numbers
             return same
-    for _, kind, rule in RULES:
-        if isinstance(gold, kind) or isinstance(answer, kind):
-            return rule(gold, answer, asker)
-    raise AssertionError((gold, answer))
+    return rule_for(gold, answer)[1](gold, answer, asker)
 
 
 def _may_share_domain(gold: Form, answer: Form) -> bool:
@@ -135,7 +121,7 @@ def _looks_like_a_set(form: Form) -> bool:
 # --- words ------------------------------------------------------------------------------------
 
 
-def _with_words(gold: Form, answer: Form, asker: Asker) -> bool | None:
+def _with_words(gold: Form, answer: Form, asker: Asker) -> bool:
     key, said = _words_of(gold), _words_of(answer)
     if key is not None and said is not None:
         if key.replace(" ", "") == said.replace(" ", "") or {key, said} <= _NOTHING:
@@ -181,7 +167,7 @@ def _is_said_in(gold: str, sentence: str) -> bool:
 # --- single expressions -----------------------------------------------------------------------
 
 
-def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool | None:
+def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool:
     if gold.base or answer.base:  # digits must agree; the base may be left out of the answer
         bases = (gold.base, 0) if gold.base else (10,)
         return answer.base in bases and gold.text == answer.text and not answer.counted
@@ -256,7 +242,7 @@ def _size(scalar: Form) -> tuple[str, Fraction] | None:
 # --- groups -----------------------------------------------------------------------------------
 
 
-def _with_group(gold: Form, answer: Form, asker: Asker) -> bool | None:
+def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
     for one, other in ((gold, answer), (answer, gold)):  # {7} names 7, and {(1,2)} names (1,2)
         if isinstance(one, Group) and one.kind == "set" and len(one.items) == 1:
             item = one.items[0]
@@ -265,7 +251,7 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool | None:
                 return item != Scalar("\\emptyset") and same_answer(item, other, asker)
     if isinstance(gold, Scalar) and isinstance(answer, Group):
         if answer.disjunction or _is_one_value(answer):  # "5/2 or 2.5": in two spellings
-            return all_of(same_answer(gold, item, asker) for item in answer.items)
+            return all(same_answer(gold, item, asker) for item in answer.items)
         return gold.value is not None and _same_digits(gold, answer)
     if isinstance(answer, Scalar) and isinstance(gold, Group):
         if gold.kind == "matrix" and (column := _P.binomial.fullmatch(answer.text)):
@@ -283,7 +269,7 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool | None:
     return _two_groups(gold, answer, asker)
 
 
-def _two_groups(gold: Group, answer: Group, asker: Asker) -> bool | None:
+def _two_groups(gold: Group, answer: Group, asker: Asker) -> bool:
     kinds, size = {gold.kind, answer.kind}, len(gold.items)
     if "matrix" in kinds:
         columns = {gold.columns, answer.columns} - ({0} if "tuple" in kinds else set())
@@ -295,7 +281,7 @@ def _two_groups(gold: Group, answer: Group, asker: Asker) -> bool | None:
     if "record" in kinds and ("tuple" in kinds or (gold.kind == "record" and not any(are_roots))):
         # A=2, B=3 is not 3, 2; y=6, x=5 is the point (5,6).
         orders = [(_values(gold, by_name), _values(answer, by_name)) for by_name in (False, True)]
-        return any_of(_in_order(g, a, asker) for g, a in orders[: 1 + ("tuple" in kinds)])
+        return any(_in_order(g, a, asker) for g, a in orders[: 1 + ("tuple" in kinds)])
     if kinds <= {"list", "set", "record"}:
         return _any_order(_values(gold), _values(answer), asker)
     in_order = kinds <= {"tuple", "list"} or kinds == {"ratio"}
@@ -322,7 +308,7 @@ def _is_one_value(group: Group) -> bool:
     return group.kind == "record" and not group.raw and len(set(_values(group))) == 1
 
 
-def _same_vector(gold: Group, answer: Scalar, asker: Asker) -> bool | None:
+def _same_vector(gold: Group, answer: Scalar, asker: Asker) -> bool:
     """``2i+3j-k`` beside the coordinates ``(2,3,-1)``."""
     if not 2 <= len(gold.items) <= 3 or not all(isinstance(i, Scalar) for i in gold.items):
         return False
@@ -330,32 +316,27 @@ def _same_vector(gold: Group, answer: Scalar, asker: Asker) -> bool | None:
     return asker.ask("same_expression", "+".join(terms), answer.text)
 
 
-def _in_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bool | None:
-    return all_of(_same_item(g, a, asker) for g, a in zip(gold, answer, strict=True))
+def _in_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bool:
+    return all(_same_item(g, a, asker) for g, a in zip(gold, answer, strict=True))
 
 
-def _same_item(gold: Form, answer: Form, asker: Asker) -> bool | None:
+def _same_item(gold: Form, answer: Form, asker: Asker) -> bool:
     """As same_answer, but inside a list or set {1} is not 1."""
     is_set = [isinstance(f, Group) and f.kind == "set" for f in (gold, answer)]
     return is_set[0] == is_set[1] and same_answer(gold, answer, asker)
 
 
-def _any_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bool | None:
+def _any_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bool:
     """Greedy matching, which is exact because equality is an equivalence relation. Identical items
     come first, then numbers: free of symbolic work."""
-    left, undecided = list(answer), False
+    left = list(answer)
     for g in sorted(gold, key=lambda g: (g not in answer, getattr(g, "value", None) is None)):
-        verdicts = []
-        for a in sorted(left, key=lambda a: a != g):
-            verdicts.append(_same_item(g, a, asker))
-            if verdicts[-1]:
-                left.remove(a)
-                break
-        else:
-            if None not in verdicts:
-                return False
-            undecided = True
-    return None if undecided else True
+        candidates = sorted(left, key=lambda a: a != g)
+        partner = next((a for a in candidates if _same_item(g, a, asker)), None)
+        if partner is None:
+            return False
+        left.remove(partner)
+    return True
 
 
 def _same_joining(gold: Group, answer: Group) -> bool:
@@ -376,14 +357,14 @@ def _same_joining(gold: Group, answer: Group) -> bool:
 # --- relations --------------------------------------------------------------------------------
 
 
-def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool | None:
+def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         if is_assignment(gold) and is_assignment(answer):
             return _two_assignments(gold, answer, asker)
         if len(gold.ops) == 1 and len(answer.ops) == 1 and gold.ops[0] in TURNED:
             return asker.ask("same_relation", gold, answer)
         turned = [answer.forms[::-1]] if gold.ops[0] in _COMMUTING and len(gold.ops) == 1 else []
-        return gold.ops == answer.ops and any_of(
+        return gold.ops == answer.ops and any(
             _in_order(gold.forms, forms, asker) for forms in (answer.forms, *turned)
         )
     if isinstance(gold, Relation):
@@ -412,13 +393,13 @@ def _letters(text: str) -> set[str]:
     return set(_P.variable.findall(_P.no_variable.sub(" ", text))) - {"e", "i"}
 
 
-def _one_of(gold: Form, values: Sequence[Form], relation: Relation, asker: Asker) -> bool | None:
+def _one_of(gold: Form, values: Sequence[Form], relation: Relation, asker: Asker) -> bool:
     """Whether one of the values of a chain is the gold, and its other sides say the same as that
     one, where this can be seen: ``2 = 3``, ``x = 12 cm = 3 m``, x = x+1 = x+2 are no answers."""
     is_exact = "\\approx" not in relation.ops
     may_be_rounded = not is_exact or is_assignment(relation)
 
-    def agrees(value: Form, text: str, side: Form) -> bool | None:
+    def agrees(value: Form, text: str, side: Form) -> bool:
         if not (isinstance(value, Scalar) and isinstance(side, Scalar)) or value is side:
             return True
         if (one := _size(value)) and (other := _size(side)):
@@ -430,15 +411,14 @@ def _one_of(gold: Form, values: Sequence[Form], relation: Relation, asker: Asker
             return True
         return asker.ask("same_expression", value.text, side.text)
 
-    def answers(value: Form) -> Iterable[bool | None]:
-        yield same_answer(gold, value, asker)
-        for text, side in zip(relation.sides, relation.forms, strict=True):
-            yield agrees(value, text, side)
+    sides = list(zip(relation.sides, relation.forms, strict=True))
+    return any(
+        same_answer(gold, value, asker) and all(agrees(value, *side) for side in sides)
+        for value in values
+    )
 
-    return any_of(all_of(answers(value)) for value in values)
 
-
-def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool | None:
+def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool:
     left, right = gold.sides[0], answer.sides[0]
     values = _readings(answer)
     if left not in (right, _P.extreme_index.sub("", right)):  # k_{min} = n+1 for k = n+1
@@ -480,10 +460,20 @@ def _rename(text: str, old: str, new: str) -> str:
 
 
 # The kinds of rules in the order in which they are tried: name, the forms they are for, rule.
-RULES: tuple[tuple[str, Any, Callable[[Any, Any, Asker], bool | None]], ...] = (
+Rule = Callable[[Any, Any, Asker], bool]
+RULES: tuple[tuple[str, Any, Rule], ...] = (
     ("words, alone or in a short sentence", Words, _with_words),
     ("named values, chains and relations", Relation, _with_relation),
     ("ends of intervals", Interval | Union, lambda *_: False),
     ("lists, tuples, sets and matrices", Group, _with_group),
     ("numbers and expressions", Scalar, _scalars),
 )
+
+
+def rule_for(gold: Form, answer: Form) -> tuple[str, Rule]:
+    """The name of the rule for two forms, and the rule."""
+    return next(
+        (name, rule)
+        for name, kind, rule in RULES
+        if isinstance(gold, kind) or isinstance(answer, kind)
+    )

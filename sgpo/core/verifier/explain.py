@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sgpo.core.verifier import Verdict, answer_to, decide, form_of, forms, gold_answer, grade
-from sgpo.core.verifier.compare import RULES, real_sets
+from sgpo.core.verifier.compare import real_sets, rule_for
 from sgpo.core.verifier.extract import extract
 
 FORM_CHARS = 300  # of a form in words; what was written is shown whole
@@ -25,21 +26,23 @@ class Explanation:
     decided_by: str
 
 
-def explain(gold: str, completion: str) -> Explanation:
+def explain(gold: str, completion: str, *, truncated: bool = False) -> Explanation:
     """The verdict on one completion with the steps that led to it. Raises as ``grade`` does."""
-    right, found, answer = gold_answer(gold), extract(completion), None
-    if found.text is None:
+    right, found = gold_answer(gold), extract(completion)
+    answer = None if found.text is None else answer_to(right, found.text)
+    sides = form_of(right), None if answer is None else form_of(answer)
+    if truncated:
+        decided_by = "the token limit: a cut completion is never correct"
+    elif found.text is None:
         decided_by = "extraction: no answer"
+    elif None in sides:
+        decided_by = "too long or too deeply nested: identical text or wrong"
     else:
-        answer = answer_to(right, found.text)
-        one, other = form_of(right), form_of(answer)
-        if one is None or other is None:
-            decided_by = "too long or too deeply nested: identical text or wrong"
-        else:
-            is_open = decide(right, found.text) is None
-            judge = "a worker process (sympy, math-verify)" if is_open else "exact rules"
-            decided_by = f"{judge}: {rule_of(one, other)}"
-    return Explanation(grade(gold, completion), found.path, right, answer, decided_by)
+        is_open = decide(right, found.text) is None
+        judge = "a worker process (sympy, math-verify)" if is_open else "exact rules"
+        decided_by = f"{judge}: {rule_of(*sides)}"  # type: ignore[arg-type]
+    verdict = grade(gold, completion, truncated=truncated)
+    return Explanation(verdict, found.path, right, answer, decided_by)
 
 
 def rule_of(gold: forms.Form, answer: forms.Form) -> str:
@@ -47,9 +50,7 @@ def rule_of(gold: forms.Form, answer: forms.Form) -> str:
     if gold != answer and real_sets(gold, answer) is not None:
         return "sets of real numbers"
     if not (isinstance(gold, forms.Scalar) and isinstance(answer, forms.Scalar)):
-        return next(
-            name for name, kind, _ in RULES if isinstance(gold, kind) or isinstance(answer, kind)
-        )
+        return rule_for(gold, answer)[0]
     if gold.base or answer.base:
         return "digits in a base"
     if gold.counted or answer.counted:
@@ -61,17 +62,14 @@ def rule_of(gold: forms.Form, answer: forms.Form) -> str:
 
 def explain_text(gold: str, text: str, *, truncated: bool = False) -> str:
     """Print how the verdict on one completion comes about; its reason."""
-    found = explain(gold, text)
-    reason, decided_by = found.verdict.reason, found.decided_by
-    if truncated:
-        reason, decided_by = "truncated", "the token limit: a cut completion is never correct"
-    span = found.verdict.extracted
+    found = explain(gold, text, truncated=truncated)
+    span, reason = found.verdict.extracted, found.verdict.reason
     lines = {"gold": _line(gold), "found by": found.extraction}
     lines["answer"] = "none" if span is None else _line(span)
     for name, side in (("gold as", found.gold), ("answer as", found.answer)):
         if side is not None:
             lines[name] = f"{_line(side)}  =  {describe(form_of(side))}"
-    lines |= {"decided by": decided_by, "verdict": reason}
+    lines |= {"decided by": found.decided_by, "verdict": reason}
     print(*(f"{name:<12}{said}" for name, said in lines.items()), sep="\n")
     return reason
 
@@ -80,13 +78,13 @@ def explain_samples(samples: Sequence[dict[str, Any]], problem_id: str, index: i
     """Print how the verdicts on stored samples of a problem come about; 1 when a stored verdict is
     not the one that the verifier gives now, else 0. ValueError: no such problem or sample."""
     rows = [row for row in samples if row["problem_id"] == problem_id]
-    if not rows:
-        known = list(dict.fromkeys(str(row["problem_id"]) for row in samples))
-        shown = ", ".join(known[:3]) + (f", .. {known[-1]}" if len(known) > 3 else "")
-        raise ValueError(f"no problem {problem_id!r}; there are {shown}")
     chosen = [row for row in rows if index in (None, row["sample"])]
     if not chosen:
-        raise ValueError(f"{problem_id} has {len(rows)} samples, none of index {index}")
+        counts = Counter(str(row["problem_id"]) for row in rows or samples)
+        known = [f"{name} ({count} samples)" for name, count in counts.items()]
+        shown = ", ".join(known[:3]) + (f", .. {known[-1]}" if len(known) > 3 else "")
+        asked = "" if index is None else f" with a sample {index}"
+        raise ValueError(f"no problem {problem_id!r}{asked}; there are {shown}")
     changed = 0
     for row in chosen:
         print(f"sample {row['sample']} of {problem_id}: {row['num_tokens']} tokens")
@@ -103,15 +101,13 @@ def describe(form: forms.Form | None) -> str:
     match form:
         case None:
             return "not parsed"
-        case forms.Scalar(base=base) if base:
-            return f"digits {form.text} in base {base}"
-        case forms.Scalar(malformed=True):
-            return f"no agreed value: {_short(form.text)}"
-        case forms.Scalar(value=value):
-            is_plain = value is not None and len(form.text) <= FORM_CHARS
-            text = f"number {value}" if is_plain else f"expression {_short(form.text)}"
-            text += " percent" * form.percent + f" (unit {form.unit})" * bool(form.unit)
-            return text + f" (counts {form.counted})" * bool(form.counted)
+        case forms.Scalar(text, value):
+            is_plain = value is not None and len(text) <= FORM_CHARS
+            marks = {n: getattr(form, n) for n in ("percent", "unit", "counted", "base")}
+            marks["of no agreed value"] = form.malformed
+            notes = [n if said is True else f"{n} {said}" for n, said in marks.items() if said]
+            shown = f"number {value}" if is_plain else f"expression {_short(text)}"
+            return shown + f" ({', '.join(notes)})" * bool(notes)
         case forms.Words(key):
             return f"words {key!r}"
         case forms.Group(kind, items):
@@ -122,10 +118,9 @@ def describe(form: forms.Form | None) -> str:
             return f"interval {ends[0]}{describe(low)}, {describe(high)}{ends[1]}"
         case forms.Union(parts):
             return "union of " + " and ".join(map(describe, parts))
-        case forms.Relation(sides=sides, ops=ops):
+        case forms.Relation(sides, ops):
             rest = "".join(f" {op} {side}" for op, side in zip(ops, sides[1:], strict=True))
             return "relation " + _short(sides[0] + rest)
-    raise AssertionError(form)
 
 
 def printable(text: str) -> str:

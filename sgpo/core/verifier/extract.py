@@ -102,19 +102,19 @@ def _in_box_or_sentence(text: str) -> Extraction | None:
 def _boxes(text: str) -> tuple[list[Box], bool]:
     """Every box, and whether the last one is closed."""
     found: list[Box] = []
-    closes = matching_braces(text)
-    position, closed = 0, True
-    while head := _P.box.search(text, position):
-        position = head.end()
-        if text.startswith("{", position):
-            end = closes.get(position, 0)
-            closed = end > 0
-            if closed:
-                found.append((head.start(), end + 1, text[position + 1 : end]))
-                position = end + 1
-        elif bare := _P.bare_box.match(text, position):
+    closes, closed = matching_braces(text), True
+    for head in _P.box.finditer(text):
+        start, inside = head.span()
+        if found and start < found[-1][1]:  # a box in a box
+            continue
+        if text.startswith("{", inside):
+            end = closes.get(inside)
+            closed = end is not None
+            if end is not None:
+                found.append((start, end + 1, text[inside + 1 : end]))
+        elif bare := _P.bare_box.match(text, inside):
             closed = True
-            found.append((head.start(), bare.end(), bare.group()))
+            found.append((start, bare.end(), bare.group()))
         # Else the command is only spoken of, as in "put it in \\boxed".
     return found, closed
 
@@ -134,7 +134,7 @@ def _are_one_list(text: str, first: Box, second: Box) -> bool:
     if _P.separators.fullmatch(plain):
         return not re.search(r"\n\s*\n", between) or bool(re.search(r"[a-z&,;=]", plain))
     labels = [_line_label(text, box[0]) for box in (first, second)]
-    lines = _P.markup.sub(" ", between).split("\n")
+    lines = plain.split("\n")
     after = re.split(r"[.!?](?:\s|$)", lines[0], maxsplit=1)[0]
     is_parallel = all(labels) and not "".join(lines[1:-1]).strip() and not _P.word.search(after)
     if is_parallel and ("\n" in between or "." in between):

@@ -37,9 +37,9 @@ def grade_many(
         return verifier.grade_many(pairs, truncated=truncated)
     spans = [extract(completion).text for completion in completions]
     if grader == "stock":
-        tasks = list(dict.fromkeys(("stock", *pair) for pair in pairs))
-        limits = {"item_seconds": ITEM_SECONDS, "num_workers": default_workers()}
-        known = dict(zip(tasks, POOL.run(tasks, **limits), strict=True))  # type: ignore[arg-type]
+        tasks = [("stock", *pair) for pair in dict.fromkeys(pairs)]
+        found = POOL.run(tasks, item_seconds=ITEM_SECONDS, num_workers=default_workers())
+        known = dict(zip(tasks, found, strict=True))
         reasons = [known["stock", *pair] for pair in pairs]
     else:
         reasons = list(map(_exact, golds, spans))

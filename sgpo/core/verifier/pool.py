@@ -1,8 +1,8 @@
 """Worker processes for symbolic questions, with a hard deadline for every item and every batch.
 
 Processes, not threads: a computation stuck in big-integer arithmetic holds the interpreter lock and
-can only be killed. A socket and JSON lines, not multiprocessing: the workers import neither the
-caller's ``__main__`` nor torch, and nothing is pickled. Workers start with the first question and
+can only be killed. JSON in a pipe, not multiprocessing's own processes: the workers import neither
+the caller's ``__main__`` nor torch, and nothing is pickled. They start with the first question and
 stay for the next batch; one that is late is killed and replaced. All end with the parent.
 """
 
@@ -19,12 +19,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import inf
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 STARTUP_SECONDS = 90.0
 MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _ROOT = str(Path(__file__).resolve().parents[3])
+_NO_START = {
+    "timeout": f"no message within {STARTUP_SECONDS:.0f} seconds; free some memory or CPU time",
+    "gone": "it ended without a message",
+}
 
 
 class VerifierUnavailable(RuntimeError):
@@ -46,37 +51,32 @@ class _Worker:
         # A fixed hash seed makes sympy's orderings, and so its verdicts, the same in every worker.
         kept |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"]
-        self.socket, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
                 command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=kept
             )
-        self.replies = self.socket.makefile("rb")
-        self.socket.settimeout(STARTUP_SECONDS)
-        try:
-            message = json.loads(self.replies.readline() or b"{}")
-            reason = message.get("unavailable", "it ended without a message")
-            advice = f"cannot start: {reason}; run `sgpo doctor`"
-        except TimeoutError:
-            message, limit = {}, f"did not start within {STARTUP_SECONDS:.0f} seconds"
-            advice = f"{limit}; free some memory or CPU time and run again"
-        if not message.get("ready"):
+        self.pipe = Connection(ours.detach())
+        if (message := self.reply(STARTUP_SECONDS)) != "ready":
             self.close()
-            raise VerifierUnavailable(f"the verifier's worker {advice}")
+            reason = _NO_START.get(message, message)
+            raise VerifierUnavailable(
+                f"the verifier's worker cannot start: {reason}; run `sgpo doctor`"
+            )
 
-    def ask(self, question: Sequence[str | None], due: float) -> str:
+    def ask(self, question: Sequence[str | None], seconds: float) -> str:
         """The reason for the answer to one question: correct, wrong, error, "timeout" where there
-        is none before ``due``, "gone" where the process ended."""
-        seconds = due - time.monotonic()
-        if seconds <= 0:
-            return "timeout"
+        is none within ``seconds``, "gone" where the process ended."""
         try:
-            self.socket.settimeout(seconds)
-            self.socket.sendall(json.dumps([seconds, *question]).encode() + b"\n")
-            return json.loads(self.replies.readline() or b'"gone"')
-        except TimeoutError:
-            return "timeout"
-        except (OSError, ValueError):  # the pool was shut down meanwhile
+            self.pipe.send_bytes(json.dumps([seconds, *question]).encode())
+        except OSError:
+            return "gone"
+        return self.reply(seconds)
+
+    def reply(self, seconds: float) -> str:
+        try:
+            return json.loads(self.pipe.recv_bytes()) if self.pipe.poll(seconds) else "timeout"
+        except (OSError, EOFError):  # it ended, or the pool was shut down meanwhile
             return "gone"
 
     def close(self, *, kill: bool = True) -> None:
@@ -86,8 +86,7 @@ class _Worker:
             self.process.wait()
         else:
             self.process.returncode = 0
-        self.replies.close()
-        self.socket.close()
+        self.pipe.close()
 
 
 class Pool:
@@ -101,16 +100,13 @@ class Pool:
     def _lease(self, fresh: bool = False) -> _Worker:
         """An idle worker if there is one and no fresh one is wanted, else a new one."""
         with suppress(IndexError):  # none is left
-            while not fresh:
-                worker = self._idle.pop()
-                if worker.process.poll() is None:
-                    return worker
-                self._give_back(worker, reusable=False)
+            if not fresh:
+                return self._idle.pop()
         worker = _Worker()
         self._all.add(worker)
         return worker
 
-    def _give_back(self, worker: _Worker, reusable: bool) -> None:
+    def _give_back(self, worker: _Worker, reusable: bool = True) -> None:
         if reusable and worker in self._all and len(self._idle) < MAX_WORKERS:
             self._idle.append(worker)
         else:
@@ -147,10 +143,10 @@ class Pool:
             # Once more where the worker is gone: it may have been killed from outside, and the
             # idle ones too.
             for fresh in (False, True):
-                if time.monotonic() >= end:
+                if (left := end - time.monotonic()) <= 0:
                     return "timeout"
                 worker = self._lease(fresh)
-                reason = worker.ask(question, min(time.monotonic() + item_seconds, end))
+                reason = worker.ask(question, min(item_seconds, left))
                 self._give_back(worker, reusable=reason not in ("timeout", "gone"))
                 if reason != "gone":
                     return reason
@@ -159,8 +155,8 @@ class Pool:
         count = min(num_workers, len(questions))
         with ThreadPoolExecutor(count) as threads:
             for worker in list(threads.map(lambda _: self._lease(), range(count))):
-                self._give_back(worker, reusable=True)
-            end = time.monotonic() + (batch_seconds or inf)
+                self._give_back(worker)
+            end = time.monotonic() + (inf if batch_seconds is None else batch_seconds)
             return list(threads.map(outcome, questions))
 
 

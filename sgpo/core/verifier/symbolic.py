@@ -375,17 +375,16 @@ def _bounded(form: Form) -> tuple[str, sympy.Set]:
         if not NAME.fullmatch(name) or op not in TURNED or (op == "=" and len(form.ops) > 1):
             raise _NoSet
         letters.add(size.group(1) if size else name)
+        is_outside = op == "\\ne" or (size and op in (">", "\\ge"))
         if op in ("=", "\\ne"):
-            points = sympy.FiniteSet(*map(_end, items_of(bound, "list", "set")))
-            sets.append(points if op == "=" else sympy.Complement(sympy.S.Reals, points))
-        elif not size:
-            low, high = (-oo, _end(bound)) if op in ("<", "\\le") else (_end(bound), oo)
-            sets.append(_interval(low, high, op != "\\ge", op != "\\le"))
-        else:
+            found: sympy.Set = sympy.FiniteSet(*map(_end, items_of(bound, "list", "set")))
+        elif size:
             is_open = op in ("<", "\\ge")
-            inside = _interval(-_end(bound), _end(bound), is_open, is_open)
-            is_inside = op in ("<", "\\le")
-            sets.append(inside if is_inside else sympy.Complement(sympy.S.Reals, inside))
+            found = _interval(-_end(bound), _end(bound), is_open, is_open)
+        else:
+            low, high = (-oo, _end(bound)) if op in ("<", "\\le") else (_end(bound), oo)
+            found = _interval(low, high, op != "\\ge", op != "\\le")
+        sets.append(sympy.Complement(sympy.S.Reals, found) if is_outside else found)
     if len(letters) != 1:
         raise _NoSet
     return letters.pop(), sympy.Intersection(*sets)
@@ -395,17 +394,12 @@ def _equal_sets(a: Basic, b: Basic) -> bool:
     """Whether two sets, parts of sets or ends are one: as sympy sees it, or part by part."""
     if a == b:
         return True
-    if isinstance(a, sympy.Interval) and isinstance(b, sympy.Interval):
-        ends = _equal(a.start, b.start) and _equal(a.end, b.end)
-        return ends and (a.left_open, a.right_open) == (b.left_open, b.right_open)
     if not isinstance(a, sympy.Set) and not isinstance(b, sympy.Set):
         return _equal(a, b)
-    if type(a) is not type(b) or not isinstance(a, sympy.Union | sympy.FiniteSet):
+    if type(a) is not type(b) or len(a.args) != len(b.args):
         return False
-    left = list(b.args)
-    for one in a.args:
-        partner = next((other for other in left if _equal_sets(one, other)), None)
-        if partner is None:
-            return False
-        left.remove(partner)
-    return not left
+    if isinstance(a, sympy.Interval):  # both ends, and whether they are open
+        return all(map(_equal_sets, a.args, b.args))
+    # The parts of a set are different, so each has one partner at most.
+    is_known = isinstance(a, sympy.Union | sympy.FiniteSet)
+    return is_known and all(any(_equal_sets(one, part) for part in b.args) for one in a.args)
