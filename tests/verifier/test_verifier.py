@@ -22,24 +22,23 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = Path(__file__).parents[1] / "data"
 
 
-def rows(name: str) -> list[dict]:
-    return [json.loads(line) for line in (DATA / f"verifier_{name}.jsonl").read_text().splitlines()]
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+CASES, ROUND2, COMPLETIONS, PAIRS = (
+    rows(DATA / f"verifier_{name}.jsonl") for name in ("cases", "round2", "completions", "pairs")
+)
 # The gold of these two is garbled in the data set (benchmarks/data/gold_faults.jsonl).
 GARBLED_GOLD = {"H049", "H050"}
-CASES = [c for c in rows("cases") + rows("round2") if c["id"] not in GARBLED_GOLD]
 BENCHMARKS = {"math500": 500, "amc23": 40, "olympiadbench": 674, "aime24": 30}
 ASKED = {  # (gold, completion, whether it is right), all decided by hand
-    "cases": [(c["gold"], c["pred"], bool(c["expected"])) for c in CASES],
-    "completions": [(r["gold"], r["completion"], r["correct"]) for r in rows("completions")],
-    "pairs": [
-        (row["gold"], f"\\boxed{{{text}}}", side == "right")
-        for row in rows("pairs")
-        for side in ("right", "wrong")
-        for text in row[side]
-    ],
-}
+    "cases": [(c["gold"], c["pred"], bool(c["expected"])) for c in CASES + ROUND2
+              if c["id"] not in GARBLED_GOLD],
+    "completions": [(r["gold"], r["completion"], r["correct"]) for r in COMPLETIONS],
+    "pairs": [(row["gold"], f"\\boxed{{{text}}}", side == "right")
+              for row in PAIRS for side in ("right", "wrong") for text in row[side]],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "least"), [("cases", 900), ("completions", 100), ("pairs", 1000)])
@@ -53,18 +52,22 @@ def test_answers_decided_by_hand(name, least):
 
 
 def test_every_mended_kind_has_near_misses():
-    kinds = {c["kind"].split()[0] for c in rows("round2")} - {"K29"}
-    wrong = [c["kind"] for c in rows("cases") if c.get("kind") and not c["expected"]]
+    kinds = {c["kind"].split()[0] for c in ROUND2} - {"K29"}
+    wrong = [c["kind"] for c in CASES if c.get("kind") and not c["expected"]]
     assert {k for k in kinds if not wrong.count(k)} <= {"K34", "K40"} and len(wrong) > 100
 
 
-def test_the_problem_says_what_is_counted():
-    """A noun of the problem may stand behind the number; a word of no list may not."""
-    problem = "How many blorks does a zorg have?"
-    assert grade("7", "\\boxed{7\\text{ blorks}}", problem=problem).correct
-    assert not grade("7", "\\boxed{7\\text{ blorks}}").correct
-    assert not grade("7", "\\boxed{7\\text{ root two}}", problem=problem).correct
-    assert not grade("7", "\\boxed{7\\text{ halves}}", problem="Cut 3 halves.").correct
+@pytest.mark.parametrize(
+    ("words", "problem", "expected"),
+    [
+        ("blorks", "How many blorks does a zorg have?", True),
+        ("blorks", None, False),
+        ("root two", "How many blorks does a zorg have?", False),
+        ("halves", "Cut 3 halves.", False),
+    ],
+)
+def test_the_problem_says_what_is_counted(words, problem, expected):
+    assert grade("7", f"\\boxed{{7\\text{{ {words}}}}}", problem=problem).correct == expected
 
 
 def test_graders_differ_where_they_should():
@@ -76,83 +79,40 @@ def test_graders_differ_where_they_should():
         grade_with("mine", golds, texts)
 
 
-def test_case_verdicts_do_not_depend_on_the_box():
-    ours = [c for c in CASES if c["id"].startswith("F") and "\\boxed" not in c["pred"]]
-    verdicts = grade_many([(c["gold"], f"So it is $\\boxed{{{c['pred']}}}$.") for c in ours])
-    wrong = [c for c, v in zip(ours, verdicts, strict=True) if v.correct != bool(c["expected"])]
-    assert len(ours) > 150 and wrong == []
-
-
-def _benchmark(name: str) -> list[dict]:
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_gold_answers_itself_and_not_the_next(name):
     folder = Path(os.environ.get("SGPO_DATA_DIR", REPOSITORY.parent / "shared" / "data"))
     path = folder / "benchmarks" / f"{name}.jsonl"
     if not path.exists():
         pytest.skip(f"benchmark file {path.name} is absent (looked in SGPO_DATA_DIR)")
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _plain_gold(answer: str) -> str:
-    answer = unwrap_box(answer)
-    return answer.strip("$") if answer.count("$") == 2 and answer[0] == answer[-1] else answer
-
-
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_gold_is_graded_correct_against_itself(name):
-    rows = _benchmark(name)
-    assert len(rows) == BENCHMARKS[name]
-    phrasings = (
-        r"\boxed{%s}",
-        r"$\boxed{%s}$.",
-        r"The final answer is $\boxed{%s}$.",
-        "<think> x \\boxed{0} </think> so it is \\boxed{%s}",
-    )
-    pairs = [(r["answer"], p % _plain_gold(r["answer"])) for r in rows for p in phrasings]
-    verdicts = grade_many(pairs)
-    assert [p for p, v in zip(pairs, verdicts, strict=True) if not v.correct] == []
-
-
-@pytest.mark.parametrize("name", ["math500", "olympiadbench"])
-def test_benchmark_golds_survive_respelling(name):
-    """The same formulas with other spacing, fraction and bracket commands, re-ordered lists."""
-    rows = [r for r in _benchmark(name) if "\\text" not in r["answer"]][::5]
-    pairs = []
-    for row in rows:
-        gold = _plain_gold(row["answer"])
-        other = gold.replace("\\frac", "\\dfrac").replace("\\left", "").replace("\\right", "")
-        other = other.replace("+", " + ").replace("-", "  -\\, ").replace("\\leq", "\\le")
-        pairs.append((row["answer"], f"\\[ \\boxed{{ {other} }} \\]"))
-    verdicts = grade_many(pairs)
-    assert [p for p, v in zip(pairs, verdicts, strict=True) if not v.correct] == []
-
-
-def test_benchmark_golds_are_not_each_other():
-    """Each gold against the next different one: nothing matches everything."""
-    rows = [r for r in _benchmark("math500")[:120] if r["answer"] != "x=5"]  # it follows a 5
-    pairs = [
-        (a["answer"], f"\\boxed{{{b['answer']}}}")
-        for a, b in zip(rows, rows[1:], strict=False)
-        if a["answer"] != b["answer"]
-    ]
-    verdicts = grade_many(pairs)
-    assert [p for p, v in zip(pairs, verdicts, strict=True) if v.correct] == []
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.integers(-999, 999), st.integers(1, 60), st.integers(-999, 999), st.integers(1, 60))
-def test_fractions_agree_with_python(a, b, c, d):
-    gold, answer = Fraction(a, b), Fraction(c, d)
-    spellings = (
-        f"\\frac{{{c}}}{{{d}}}",
-        f"{c}/{d}",
-        f"-\\dfrac{{{-c}}}{{{d}}}",
-        f"{2 * c} / {2 * d}",
-    )
-    for text in spellings:
-        assert grade(f"\\frac{{{a}}}{{{b}}}", f"\\boxed{{{text}}}").correct == (gold == answer)
-    assert grade(f"{a}/{b}", f"\\boxed{{\\frac{{{3 * a}}}{{{3 * b}}}}}").correct
+    answers = [row["answer"] for row in rows(path)]
+    assert len(answers) == BENCHMARKS[name]
+    pairs, others = [], []
+    for i, answer in enumerate(answers):
+        gold = unwrap_box(answer)
+        gold = gold.strip("$") if gold.count("$") == 2 and gold[0] == gold[-1] else gold
+        pairs.append((answer, f"<think> x \\boxed{{0}} </think> so it is $\\boxed{{{gold}}}$."))
+        if i % 5 == 0 and "\\text" not in gold:  # with other spacing and commands
+            other = gold.replace("\\frac", "\\dfrac").replace("\\left", "").replace("\\right", "")
+            other = other.replace("+", " + ").replace("-", "  -\\, ").replace("\\leq", "\\le")
+            pairs.append((answer, f"\\[ \\boxed{{ {other} }} \\]"))
+        if i and answers[i - 1] != answer != "x=5":  # it follows a 5
+            others.append((answers[i - 1], f"\\boxed{{{gold}}}"))
+    others = others[:120] if name == "math500" else []
+    verdicts = grade_many(pairs + others)
+    assert [p for p, v in zip(pairs + others, verdicts, strict=True) if v.correct] == pairs
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(-999, 999), st.integers(1, 60), st.integers(-999, 999), st.integers(1, 60))
+def test_fractions_agree_with_python(a, b, c, d):
+    for text in (f"\\frac{{{c}}}{{{d}}}", f"-\\dfrac{{{-c}}}{{{d}}}", f"{2 * c} / {2 * d}"):
+        expected = Fraction(a, b) == Fraction(c, d)
+        assert grade(f"\\frac{{{a}}}{{{b}}}", f"\\boxed{{{text}}}").correct == expected
+    assert grade(f"{a}/{b}", f"\\boxed{{\\frac{{{3 * a}}}{{{3 * b}}}}}").correct
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=5), st.randoms(use_true_random=False))
 def test_lists_are_unordered_and_tuples_ordered(items, random):
     shuffled = random.sample(items, len(items))
@@ -176,10 +136,10 @@ def test_empty_gold_is_an_error_that_names_it(gold):
     assert repr(gold) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_bad_arguments_are_named():
-    for name in ("truncated", "problems"):
-        with pytest.raises(ValueError, match="argument"):
-            grade_many([("7", "7"), ("8", "8")], **{name: [False]})
+@pytest.mark.parametrize("name", ["truncated", "problems"])
+def test_what_is_not_given_for_each_pair_is_an_error(name):
+    with pytest.raises(ValueError, match="argument"):
+        grade_many([("7", "7"), ("8", "8")], **{name: [False]})
     assert grade_many([]) == []
 
 
@@ -188,12 +148,10 @@ def test_import_is_light_and_short_answers_need_no_process():
 import sys
 from sgpo.core import verifier
 from sgpo.core.verifier.pool import POOL
-heavy = {"torch", "sympy", "math_verify", "numpy"} & set(sys.modules)
-assert not heavy, heavy
+assert not {"torch", "sympy", "math_verify", "numpy"} & set(sys.modules)
 pairs = [("(3,7)", f"\\\\boxed{{({i},7)}}") for i in range(50)]
 pairs += [("42", "\\\\boxed{43}"), ("0.5", "\\\\boxed{1/2}"), ("x", "\\\\boxed{x}"), ("5", "none")]
-verdicts = verifier.grade_many(pairs)
-assert sum(v.correct for v in verdicts) == 3
-assert POOL.worker_pids() == [] and not heavy
+assert sum(v.correct for v in verifier.grade_many(pairs)) == 3
+assert POOL.worker_pids() == []
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=REPOSITORY, timeout=60)

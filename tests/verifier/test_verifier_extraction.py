@@ -1,11 +1,11 @@
-"""Which span of a completion is the answer: every rule of extraction.py by hand-made examples."""
+"""Which span of a completion is the answer: every rule of extract.py by hand-made examples."""
 
 from __future__ import annotations
 
 import pytest
 
 from sgpo.core.verifier import grade
-from sgpo.core.verifier.extract import extract, matching_braces, unwrap_box
+from sgpo.core.verifier.extract import extract, unwrap_box
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,13 @@ def test_long_boxes_are_not_cut():
     assert not grade(long, f"\\boxed{{{long}+1}}").correct
 
 
-def test_the_prompt_cannot_answer():
-    """A system prompt that mentions the box, echoed by the model, is no answer."""
-    assert grade("5", "Put your final answer in \\boxed{}.").reason == "no_answer"
-    assert grade("5", "<think> is it \\boxed{5}?").reason == "no_answer"
-
-
-def test_matching_braces_and_unwrap():
-    assert matching_braces("{a{b}}") == {0: 5, 2: 4}
-    assert matching_braces(r"{\}}") == {0: 3}
-    assert matching_braces("}{") == {}
-    assert unwrap_box(r" \boxed{ \boxed{x}} ") == "x"
-    assert unwrap_box(r"\boxed{1},\boxed{2}") == r"\boxed{1},\boxed{2}"
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r" \boxed{ \boxed{x}} ", "x"),
+        (r"\boxed{\}}", r"\}"),
+        (r"\boxed{1},\boxed{2}", r"\boxed{1},\boxed{2}"),
+    ],
+)
+def test_only_a_text_that_is_one_box_is_unwrapped(text, content):
+    assert unwrap_box(text) == content

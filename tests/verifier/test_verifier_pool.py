@@ -9,8 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,7 @@ def _alive(pid: int) -> bool:
     return state != "Z"
 
 
-def _wait_until_gone(pids: list[int], seconds: float) -> list[int]:
+def _left_alive(pids: list[int], seconds: float) -> list[int]:
     end = time.monotonic() + seconds
     while time.monotonic() < end and any(map(_alive, pids)):
         time.sleep(0.05)
@@ -49,8 +49,7 @@ def _wait_until_gone(pids: list[int], seconds: float) -> list[int]:
 
 def _zombie_children() -> list[int]:
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    states = {int(p): Path(f"/proc/{p}/stat").read_text() for p in children}
-    return [p for p, stat in states.items() if stat.rsplit(")", 1)[1].split()[0] == "Z"]
+    return [int(pid) for pid in children if not _alive(int(pid))]
 
 
 def test_a_batch_with_hanging_items_keeps_its_bound_and_the_other_verdicts():
@@ -82,18 +81,12 @@ def test_the_item_limit_ends_one_stuck_item_without_a_batch_limit(monkeypatch):
 
 
 def test_threads_grade_side_by_side():
-    results: dict[int, bool] = {}
-
-    def work(n: int) -> None:
+    def work(n: int) -> bool:
         right, wrong = _symbolic_pair(n), (_symbolic_pair(n)[0], rf"\boxed{{\sqrt{{{n + 1}}}}}")
-        results[n] = grade(*right).correct and not grade(*wrong).correct
+        return grade(*right).correct and not grade(*wrong).correct
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in (17, 19, 23)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert results == {17: True, 19: True, 23: True}
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(work, (17, 19, 23))) == [True] * 3
 
 
 def test_a_worker_killed_from_outside_is_replaced():
@@ -116,7 +109,7 @@ def test_workers_are_limited_and_clean(monkeypatch):
     maps = Path(f"/proc/{pid}/maps").read_text()
     assert maps and "libtorch" not in maps
     POOL.shutdown()
-    assert _wait_until_gone([pid], 5) == [] and POOL.worker_pids() == []
+    assert _left_alive([pid], 5) == [] and POOL.worker_pids() == []
 
 
 def test_repeated_and_equal_questions_are_judged_once():
@@ -140,42 +133,29 @@ def test_a_forked_child_does_not_share_the_pipes():
     assert POOL.worker_pids() == parents and grade(*_symbolic_pair(53)).correct
 
 
-@pytest.mark.parametrize("stuck", [False, True], ids=["idle", "stuck"])
-def test_workers_die_with_a_killed_parent(stuck):
+@pytest.mark.parametrize("how", ["idle", "stuck", "ended"])
+def test_workers_end_with_their_parent(how):
     script = f"""
 import threading, time
 from sgpo.core import verifier
 from sgpo.core.verifier.pool import POOL
 verifier.ITEM_SECONDS = 2.0
 assert verifier.grade(*{_symbolic_pair(59)!r}).correct
-if {stuck}:
+if {how == "stuck"}:
     pair = ("\\\\pi", {HANG % 7!r})
     threading.Thread(target=verifier.grade, args=pair, daemon=True).start()
     time.sleep(0.3)
 print(*POOL.worker_pids(), flush=True)
-time.sleep(60)
+time.sleep({0 if how == "ended" else 60})
 """
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
-    )
-    assert parent.stdout is not None
-    pids = [int(p) for p in parent.stdout.readline().split()]
-    assert pids and all(map(_alive, pids))
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    assert _wait_until_gone(pids, 8.0) == []
-
-
-def test_no_worker_is_left_after_a_normal_exit():
-    script = f"""
-from sgpo.core import verifier
-from sgpo.core.verifier.pool import POOL
-assert verifier.grade(*{_symbolic_pair(61)!r}).correct
-print(*POOL.worker_pids())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, timeout=60
-    )
-    assert done.returncode == 0 and done.stderr == ""
-    assert _wait_until_gone([int(p) for p in done.stdout.split()], 5.0) == []
+    ) as parent:
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert pids
+        if how != "ended":
+            assert all(map(_alive, pids))
+            parent.kill()
+    assert (parent.returncode == 0) == (how == "ended")
+    assert _left_alive(pids, 8.0) == []
