@@ -13,23 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from sgpo.core.verifier.forms import (
-    ELLIPSIS,
-    SETMINUS,
-    WORD_BETWEEN,
-    Form,
-    Group,
-    Interval,
-    Relation,
-    Scalar,
-    Union,
-    Words,
-    as_interval,
-    is_assignment,
-    is_name,
-    items_of,
-    parse_form,
-)
+from sgpo.core.verifier import forms
+from sgpo.core.verifier.forms import Form, Group, Interval, Relation, Scalar, Union, Words
 from sgpo.core.verifier.patterns import patterns
 from sgpo.core.verifier.spelling import SIZES, are_counted, words_key
 
@@ -87,7 +72,7 @@ def _may_share_domain(gold: Form, answer: Form) -> bool:
     """Whether both may mean the same kind of numbers, of which one at least may say nothing: by
     convention n stands for whole numbers and p for primes, and x, like an interval, for neither."""
     sides = [
-        [i for i in items_of(form, "list", "set") if isinstance(i, Relation)]
+        [i for i in forms.items_of(form, "list", "set") if isinstance(i, Relation)]
         for form in (gold, answer)
     ]
     one, other = ({item.domain for item in side} - {""} for side in sides)
@@ -102,8 +87,8 @@ def _may_share_domain(gold: Form, answer: Form) -> bool:
 def real_sets(gold: Form, answer: Form) -> tuple[Form, Form] | None:
     """Both sides where one looks like a set of real numbers and the other like one or like points;
     else None. ``(1,2)`` in the gold is a point; in the answer it is what the gold is."""
-    gold = as_interval(gold) if isinstance(answer, Interval | Union) else gold
-    answer = as_interval(answer)
+    gold = forms.as_interval(gold) if isinstance(answer, Interval | Union) else gold
+    answer = forms.as_interval(answer)
     sides = [_looks_like_a_set(form) for form in (gold, answer)]
     points = [isinstance(form, Group) and form.kind == "set" for form in (gold, answer)]
     return (gold, answer) if any(sides) and all(map(max, sides, points)) else None
@@ -113,8 +98,8 @@ def _looks_like_a_set(form: Form) -> bool:
     return any(
         isinstance(item, Interval | Union)
         or (isinstance(item, Relation) and item.ops != ("=",))
-        or (isinstance(item, Scalar) and SETMINUS.search(item.text) is not None)
-        for item in items_of(form, "list")
+        or (isinstance(item, Scalar) and forms.SETMINUS.search(item.text) is not None)
+        for item in forms.items_of(form, "list")
     )
 
 
@@ -133,11 +118,11 @@ def _with_words(gold: Form, answer: Form, asker: Asker) -> bool:
         said = said.replace(" ,", ",")
         rest = said.removeprefix(f"{gold.key}, ")
         return rest != said and not _P.not_the_one.search(rest.replace(",", ""))
-    if isinstance(gold, Relation) and is_assignment(gold):
+    if isinstance(gold, Relation) and forms.is_assignment(gold):
         return same_answer(gold.forms[-1], answer, asker)
     if not isinstance(gold, Words):
         return False
-    if isinstance(answer, Relation) and is_assignment(answer):
+    if isinstance(answer, Relation) and forms.is_assignment(answer):
         name, value = answer.forms[0], answer.forms[-1]
         if isinstance(name, Words) and isinstance(value, Words):  # Mary is the oldest, and back
             return value == gold or _is_said_in(gold.key, f"{name.key} is {value.key}")
@@ -179,7 +164,7 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool:
         return _same_measure(gold, answer)
     if gold.text == answer.text and gold.percent == answer.percent:
         return not answer.malformed or gold.malformed
-    if gold.malformed or answer.malformed or ELLIPSIS in gold.text + answer.text:
+    if gold.malformed or answer.malformed or forms.ELLIPSIS in gold.text + answer.text:
         return False
     if gold.value is not None and answer.value is not None:
         return _same_number(gold, answer) or _same_digits(gold, answer)
@@ -255,7 +240,7 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
         return gold.value is not None and _same_digits(gold, answer)
     if isinstance(answer, Scalar) and isinstance(gold, Group):
         if gold.kind == "matrix" and (column := _P.binomial.fullmatch(answer.text)):
-            entries = tuple(map(parse_form, column.groups()))  # a vector, in some textbooks
+            entries = tuple(map(forms.parse_form, column.groups()))  # a vector, in some textbooks
             return same_answer(gold, Group("matrix", entries, 1), asker)
         if gold.kind in ("matrix", "tuple") and _P.vector.fullmatch(answer.text[:MAX_VECTOR_CHARS]):
             return _same_vector(gold, answer, asker)
@@ -346,12 +331,12 @@ def _same_joining(gold: Group, answer: Group) -> bool:
     if gold.disjunction == answer.disjunction:
         return True
     items = (*gold.items, *answer.items)
-    if any(isinstance(i, Relation) and not is_assignment(i) for i in items) or any(
+    if any(isinstance(i, Relation) and not forms.is_assignment(i) for i in items) or any(
         group.kind == "record" and not _are_roots(group) for group in (gold, answer)
     ):
         return False
     letters = all(isinstance(i, Scalar) and _P.statement.fullmatch(i.text) for i in items)
-    return not (letters and all(WORD_BETWEEN.search(group.raw) for group in (gold, answer)))
+    return not (letters and all(forms.WORD_BETWEEN.search(group.raw) for group in (gold, answer)))
 
 
 # --- relations --------------------------------------------------------------------------------
@@ -359,16 +344,16 @@ def _same_joining(gold: Group, answer: Group) -> bool:
 
 def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
-        if is_assignment(gold) and is_assignment(answer):
+        if forms.is_assignment(gold) and forms.is_assignment(answer):
             return _two_assignments(gold, answer, asker)
         if len(gold.ops) == 1 and len(answer.ops) == 1 and gold.ops[0] in TURNED:
             return asker.ask("same_relation", gold, answer)
         turned = [answer.forms[::-1]] if gold.ops[0] in _COMMUTING and len(gold.ops) == 1 else []
         return gold.ops == answer.ops and any(
-            _in_order(gold.forms, forms, asker) for forms in (answer.forms, *turned)
+            _in_order(gold.forms, sides, asker) for sides in (answer.forms, *turned)
         )
     if isinstance(gold, Relation):
-        return is_assignment(gold) and same_answer(gold.forms[-1], answer, asker)
+        return forms.is_assignment(gold) and same_answer(gold.forms[-1], answer, asker)
     assert isinstance(answer, Relation)
     if _P.denied_name.match(answer.sides[0]):
         return False
@@ -379,8 +364,8 @@ def _readings(relation: Relation) -> list[Form]:
     """The values that a chain of equal sides may give as an answer, the last one first."""
     if not set(relation.ops) <= {"=", "\\approx", "\\equiv"} or not all(relation.sides):
         return []
-    if is_assignment(relation):
-        names = [is_name(side) for side in relation.sides[:-1]] + [False]
+    if forms.is_assignment(relation):
+        names = [forms.is_name(side) for side in relation.sides[:-1]] + [False]
         return list(relation.forms[names.index(False) :][::-1])
     if not any(_letters(text) for text in relation.sides):
         return list(relation.forms[::-1])
@@ -397,7 +382,7 @@ def _one_of(gold: Form, values: Sequence[Form], relation: Relation, asker: Asker
     """Whether one of the values of a chain is the gold, and its other sides say the same as that
     one, where this can be seen: ``2 = 3``, ``x = 12 cm = 3 m``, x = x+1 = x+2 are no answers."""
     is_exact = "\\approx" not in relation.ops
-    may_be_rounded = not is_exact or is_assignment(relation)
+    may_be_rounded = not is_exact or forms.is_assignment(relation)
 
     def agrees(value: Form, text: str, side: Form) -> bool:
         if not (isinstance(value, Scalar) and isinstance(side, Scalar)) or value is side:
@@ -431,7 +416,7 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool:
             new, old = one.group(2), other.group(2)
             if _rename(value, new, "") != value:
                 return False
-            values = [parse_form(_rename(value, old, new))]
+            values = [forms.parse_form(_rename(value, old, new))]
         elif isinstance(answer.forms[-1], Words) or "\\text{" in (left[:6], right[:6]):
             same_name = _is_named_so(right, left)
             return same_name and same_answer(gold.forms[-1], answer.forms[-1], asker)

@@ -9,6 +9,7 @@ not understood stays one Scalar, which can only fail closed.
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -168,7 +169,7 @@ def parse_form(text: str) -> Form:
     """The form of canonical answer text."""
     text = _P.both.sub("", text.strip())
     if "\\begin" in text and (matrix := _P.matrix.fullmatch(text)):
-        return _matrix(matrix.group(3), matrix.group(1), transposed=bool(matrix.group(4)))
+        return _matrix(matrix)
     if len(text) > MAX_SAID_CHARS or not _P.said.search(text):
         return _parse(text)
     text, domain = _without_remarks(text)
@@ -218,11 +219,12 @@ def _parse(text: str) -> Form:
     return (is_said and _labelled(text)) or _atom(text)
 
 
-def _matrix(body: str, factor: str, transposed: bool) -> Form:
-    times = f"({factor})\\cdot " if factor else ""
-    rows = [row.split("&") for row in _P.row.split(body) if row.strip()]
-    rows = [list(column) for column in zip(*rows, strict=False)] if transposed else rows
-    cells = [f"{times}({c.strip()})" if times else c.strip() for row in rows for c in row]
+def _matrix(found: re.Match[str]) -> Form:
+    factor, _, body, transposed = found.groups()
+    rows: Sequence[Sequence[str]] = [r.split("&") for r in _P.row.split(body) if r.strip()]
+    rows = list(zip(*rows, strict=False)) if transposed else rows
+    cells = [cell.strip() for row in rows for cell in row]
+    cells = [f"({factor})\\cdot ({cell})" for cell in cells] if factor else cells
     return Group("matrix", tuple(map(parse_form, cells)), len(rows[0]) if rows else 0)
 
 
@@ -411,14 +413,9 @@ def is_assignment(relation: Relation) -> bool:
 
 def bracket_depths(text: str) -> list[int]:
     """Bracket depth before each character; any bracket closes any other, for ``[0,1)``."""
-    depth, out = 0, []
-    for char in text:
-        if char in "}])":
-            depth -= 1
-        out.append(depth)
-        if char in "{[(":
-            depth += 1
-    return out
+    opened = itertools.accumulate((char in "{[(" for char in text), initial=0)
+    closed = itertools.accumulate(char in "}])" for char in text)
+    return list(map(operator.sub, opened, closed))
 
 
 def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
@@ -438,14 +435,11 @@ def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[
 
 def enclosed(text: str) -> tuple[str, str, str] | None:
     """``(opener, inside, closer)`` if one pair of brackets encloses the whole text."""
-    opener = next((o for o in ("\\{", "(", "[") if text.startswith(o)), None)
-    closer = next((c for c in ("\\}", ")", "]") if text.endswith(c)), None)
-    if opener is None or closer is None or len(text) < len(opener) + len(closer):
+    found = _P.enclosed.fullmatch(text)
+    if found is None or min(bracket_depths(text)[slice(*found.span(2))], default=1) < 1:
         return None
-    inside = slice(len(opener), len(text) - len(closer))
-    if min(bracket_depths(text)[inside], default=1) < 1:
-        return None
-    return opener, text[inside].strip(), closer
+    opener, inside, closer = found.groups()
+    return opener, inside.strip(), closer
 
 
 def items_of(form: Form, *kinds: str) -> Sequence[Form]:

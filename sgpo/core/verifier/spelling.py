@@ -25,13 +25,10 @@ _CHARACTERS = str.maketrans(
 )
 _COMMANDS = {f"\\{n}": new for new, names in _TABLE["commands"].items() for n in names.split()}
 _COMMANDS["\\ "] = " "
-_SCRIPTS = tuple(
+_SCRIPTS = [
     (re.compile(f"[{raised}]+"), sign, str.maketrans(raised, plain))
-    for raised, sign, plain in (
-        ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "^", "0123456789+-n"),
-        ("₀₁₂₃₄₅₆₇₈₉ₙ", "_", "0123456789n"),
-    )
-)
+    for raised, (sign, plain) in _TABLE["scripts"].items()
+]
 
 
 @lru_cache(maxsize=16_384)
@@ -48,8 +45,6 @@ def canonical(text: str) -> str:
     for needle, pattern, replacement in _RULES:
         if needle in text:
             text = pattern.sub(replacement, text)
-    if text.startswith("]") or text.endswith("[") or "[\\cup" in text or "\\cup]" in text:
-        text = _P.reversed.sub(lambda m: "(" if m.group() == "]" else ")", text)  # ]3,5[
     return text
 
 
@@ -58,11 +53,7 @@ def words_key(text: str) -> str:
     """A word answer for comparison: no markup, case, punctuation or parentheses around it."""
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
     text = _P.spaces.sub(" ", text.casefold()).strip(" .,;:!\"'")
-    choice = re.fullmatch(
-        r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?[ :]*)?"
-        r"[(\[]?\s*([a-z])\s*[)\]]?\.?",
-        text,
-    )
+    choice = _P.choice.fullmatch(text)
     return choice.group(1) if choice else text
 
 

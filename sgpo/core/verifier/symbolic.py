@@ -27,24 +27,8 @@ from math_verify import verify
 from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol, oo
 from sympy.core.function import AppliedUndef
 
+from sgpo.core.verifier import forms
 from sgpo.core.verifier.compare import TURNED, Asker, same_answer
-from sgpo.core.verifier.forms import (
-    NAME,
-    SETMINUS,
-    TWO_POWERS,
-    WORD_BETWEEN,
-    Form,
-    Group,
-    Interval,
-    Relation,
-    Scalar,
-    Union,
-    as_interval,
-    bracket_depths,
-    items_of,
-    parse_form,
-    split_outside,
-)
 from sgpo.core.verifier.patterns import patterns
 
 _P = patterns("symbolic")
@@ -80,7 +64,7 @@ class _NoSet(ValueError):
 def same(gold: str, answer: str, problem: str | None) -> bool:
     """Whether two answers in one spelling, which the exact rules left open, are one."""
     asker = Asker(sys.modules[__name__], problem)
-    return bool(same_answer(parse_form(gold), parse_form(answer), asker))
+    return bool(same_answer(forms.parse_form(gold), forms.parse_form(answer), asker))
 
 
 def stock(gold: str, completion: str) -> bool:
@@ -108,11 +92,11 @@ def same_expression(gold: str, answer: str) -> bool:
 def parse(text: str) -> Basic:
     """The sympy expression of canonical answer text. Unreadable: the parser refuses it, or its
     value is too large to be evaluated."""
-    deepest = max(bracket_depths(text), default=0)
+    deepest = max(forms.bracket_depths(text), default=0)
     floors = text.count("\\lfloor") + text.count("\\lceil")
     if text.count("|") > MAX_BARS or floors > MAX_FLOORS or deepest > MAX_DEPTH:
         raise Unreadable(f"the parser would take forever: {text[:200]}")
-    if TWO_POWERS.search(text) or _P.functions_in_a_row.search(text):
+    if forms.TWO_POWERS.search(text) or _P.functions_in_a_row.search(text):
         raise Unreadable(f"no expression: {text[:200]}")
     text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text.replace("°", ""))
     text = _P.geometric.sub(_as_one_name, _P.primed.sub(_as_one_name, text))
@@ -267,7 +251,7 @@ def _equal(a: Basic, b: Basic) -> bool:
 # --- relations and sets -----------------------------------------------------------------------
 
 
-def same_relation(gold: Relation, answer: Relation) -> bool:
+def same_relation(gold: forms.Relation, answer: forms.Relation) -> bool:
     """Whether two relations with one operator each say the same: one is the other times a constant
     (positive for ``<``)."""
     try:
@@ -288,7 +272,7 @@ def same_relation(gold: Relation, answer: Relation) -> bool:
     return all(_close(vg, ratio * va) for vg, va in pairs)
 
 
-def _standard(relation: Relation) -> tuple[Expr, str]:
+def _standard(relation: forms.Relation) -> tuple[Expr, str]:
     """``(left - right, op)`` with ``>`` and ``\\ge`` turned round."""
     (left, right), op = map(parse, relation.sides), relation.ops[0]
     if not (isinstance(left, Expr) and isinstance(right, Expr)):
@@ -296,7 +280,7 @@ def _standard(relation: Relation) -> tuple[Expr, str]:
     return (right - left, TURNED[op]) if op in (">", "\\ge") else (left - right, op)
 
 
-def same_set(gold: Form, answer: Form) -> bool | None:
+def same_set(gold: forms.Form, answer: forms.Form) -> bool | None:
     """Whether two sets of real numbers are one; None where they are not both such sets."""
     try:
         (letter, one), (other_letter, other) = _real_set(gold), _real_set(answer)
@@ -311,42 +295,40 @@ def same_set(gold: Form, answer: Form) -> bool | None:
 
 def _units(form: Any) -> set[str]:
     """The units of the ends of sets."""
-    if isinstance(form, Scalar):
+    if isinstance(form, forms.Scalar):
         return {form.unit} - {None, "?"}  # type: ignore[return-value]
-    parts = vars(form).values() if isinstance(form, Form) else form
-    return set().union(*map(_units, parts)) if isinstance(form, Form | tuple) else set()
+    parts = vars(form).values() if isinstance(form, forms.Form) else form
+    return set().union(*map(_units, parts)) if isinstance(form, forms.Form | tuple) else set()
 
 
-def _real_set(form: Form) -> tuple[str | None, sympy.Set]:
+def _real_set(form: forms.Form) -> tuple[str | None, sympy.Set]:
     """The letter, if there is one, and the set that an interval, a union, a difference, points or
     inequalities stand for."""
-    match as_interval(form):
-        case Interval(low, high, low_open, high_open):
+    match forms.as_interval(form):
+        case forms.Interval(low, high, low_open, high_open):
             return None, _interval(_end(low), _end(high), low_open, high_open)
-        case Union(parts) if len(parts) <= MAX_PARTS:
+        case forms.Union(parts) if len(parts) <= MAX_PARTS:
             return None, sympy.Union(*(_real_set(part)[1] for part in parts))
-        case Group("set", items):
+        case forms.Group("set", items):
             return None, sympy.FiniteSet(*map(_end, items))
-        case Group("list", items, disjunction=True) if {type(i) for i in items} == {Interval}:
-            return None, sympy.Union(*(_real_set(item)[1] for item in items))
-        case Group("list", items, raw=raw, disjunction=is_or) if len(items) <= MAX_PARTS:
-            letters, sets = zip(*map(_bounded, items), strict=True)
-            if len(set(letters)) > 1:
+        case forms.Group("list", items, raw=raw, disjunction=is_or) if len(items) <= MAX_PARTS:
+            letters, sets = zip(*map(_real_set, items), strict=True)
+            if len(set(letters)) > 1 or (letters[0] is None and not is_or):
                 raise _NoSet
             # Where nothing is in all of them and only a comma joins them (x<1, x>2), it means "or".
             common = sympy.Intersection(*sets)
-            is_or |= common is sympy.S.EmptySet and not WORD_BETWEEN.search(raw)
+            is_or |= common is sympy.S.EmptySet and not forms.WORD_BETWEEN.search(raw)
             return letters[0], sympy.Union(*sets) if is_or else common
-        case Relation():
-            return _bounded(form)
-        case Scalar(text) if len(pieces := split_outside(text, SETMINUS)[0]) > 1:
-            first, *rest = (_real_set(parse_form(piece))[1] for piece in pieces)
+        case forms.Relation() as relation:
+            return _bounded(relation)
+        case forms.Scalar(text) if len(pieces := forms.split_outside(text, forms.SETMINUS)[0]) > 1:
+            first, *rest = (_real_set(forms.parse_form(piece))[1] for piece in pieces)
             return None, sympy.Complement(first, sympy.Union(*rest))
     raise _NoSet
 
 
-def _end(form: Form) -> Expr:
-    if not isinstance(form, Scalar) or form.counted or form.percent or form.malformed:
+def _end(form: forms.Form) -> Expr:
+    if not isinstance(form, forms.Scalar) or form.counted or form.percent or form.malformed:
         raise _NoSet
     end = parse(form.text)
     if not isinstance(end, Expr) or end.is_extended_real is False:
@@ -362,22 +344,20 @@ def _interval(low: Expr, high: Expr, low_open: bool, high_open: bool) -> sympy.S
     return found
 
 
-def _bounded(form: Form) -> tuple[str, sympy.Set]:
+def _bounded(form: forms.Relation) -> tuple[str, sympy.Set]:
     """``x > 2``, ``2 \\le x < 5``, ``|x| < 2``, ``x \\ne 1``: the letter and its set."""
-    if not isinstance(form, Relation):
-        raise _NoSet
     letters, sets = set(), []
     for i, op in enumerate(form.ops):
         name, bound = form.sides[i], form.forms[i + 1]
-        if not NAME.fullmatch(name):
+        if not forms.NAME.fullmatch(name):
             name, bound, op = form.sides[i + 1], form.forms[i], TURNED.get(op, op)
         size = _P.size.fullmatch(name)
-        if not NAME.fullmatch(name) or op not in TURNED or (op == "=" and len(form.ops) > 1):
+        if not forms.NAME.fullmatch(name) or op not in TURNED or (op == "=" and len(form.ops) > 1):
             raise _NoSet
         letters.add(size.group(1) if size else name)
         is_outside = op == "\\ne" or (size and op in (">", "\\ge"))
         if op in ("=", "\\ne"):
-            found: sympy.Set = sympy.FiniteSet(*map(_end, items_of(bound, "list", "set")))
+            found: sympy.Set = sympy.FiniteSet(*map(_end, forms.items_of(bound, "list", "set")))
         elif size:
             is_open = op in ("<", "\\ge")
             found = _interval(-_end(bound), _end(bound), is_open, is_open)
