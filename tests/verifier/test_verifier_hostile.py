@@ -136,9 +136,3 @@ def test_random_text_through_the_exact_rules(tmp_path):
             assert decide(gold_answer(gold), span) in (True, False, None)
         if span and canonical(span):
             assert decide(gold_answer(span), span) is True
-        try:
-            answer = gold_answer(completion)
-        except ValueError as error:
-            assert "is empty; give the right answer" in str(error)
-        else:
-            assert decide(answer, completion) in (True, False, None)

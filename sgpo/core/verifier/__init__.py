@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from sgpo.core.verifier.compare import Asker, Undecided, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
-from sgpo.core.verifier.forms import Form, Scalar, is_tractable, parse_form
+from sgpo.core.verifier.forms import Form, is_tractable, parse_form
 from sgpo.core.verifier.patterns import patterns
 from sgpo.core.verifier.pool import POOL, VerifierUnavailable, default_workers
 from sgpo.core.verifier.spelling import canonical
@@ -80,7 +80,7 @@ def grade_many(
         if is_cut or span is None:
             found.append(("truncated" if is_cut else "no_answer", span))
         elif (verdict := decide(right, span, problem)) is None:
-            found.append((_question(right, answer_to(right, span), problem), span))
+            found.append((("answers", right, answer_to(right, span), problem), span))
         else:
             found.append(("correct" if verdict else "wrong", span))
     asked = list(dict.fromkeys(q for q, _ in found if not isinstance(q, str)))
@@ -133,14 +133,6 @@ def decide(gold: str, span: str, problem: str | None = None) -> bool | None:
         return same_answer(*forms, Asker(problem=problem))  # type: ignore[arg-type]
     except Undecided:
         return None
-
-
-def _question(gold: str, answer: str, problem: str | None) -> Question:
-    """What a worker is asked: of two expressions only these, so that it parses nothing again."""
-    one, other = form_of(gold), form_of(answer)
-    if isinstance(one, Scalar) and isinstance(other, Scalar):
-        return "expressions", one.text, other.text
-    return "answers", gold, answer, problem
 
 
 # What the workers found; timeouts and errors are not kept.

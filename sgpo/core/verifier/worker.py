@@ -35,11 +35,7 @@ def main() -> None:
         from sgpo.core.verifier import symbolic
     except ImportError as error:
         return reply(str(error))
-    work = {
-        "expressions": symbolic.same_expression,
-        "answers": symbolic.same,
-        "stock": symbolic.stock,
-    }
+    work = {"answers": symbolic.same, "stock": symbolic.stock}
     reply("ready")
     while True:
         seconds, name, *arguments = json.loads(pipe.recv_bytes())
