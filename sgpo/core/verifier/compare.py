@@ -167,7 +167,10 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool:
     if gold.malformed or answer.malformed or forms.ELLIPSIS in gold.text + answer.text:
         return False
     if gold.value is not None and answer.value is not None:
-        return _same_number(gold, answer) or _same_digits(gold, answer)
+        lists = _as_list(gold), _as_list(answer)
+        return _same_number(gold, answer) or (
+            lists != (gold, answer) and same_answer(*lists, asker)
+        )
     if gold.percent != answer.percent and None is gold.value is answer.value:
         return False
     if "\\text" in gold.text + answer.text:
@@ -194,17 +197,10 @@ def _is_rounded(decimal: Scalar, other: Scalar) -> bool:
     return is_precise and abs(value - other.value) * 2 * 10**places <= 1
 
 
-def _same_digits(gold: Form, answer: Form) -> bool:
+def _as_list(number: Scalar) -> Form:
     """``100,200`` reads as one number; beside a list or another such number it is two."""
-    one, other = (
-        form.text.split(",") if isinstance(form, Scalar) else
-        [item.text if isinstance(item, Scalar) else "" for item in getattr(form, "items", ())]
-        for form in (gold, answer)
-    )  # fmt: skip
-    kinds = {form.kind for form in (gold, answer) if isinstance(form, Group)}
-    if kinds == {"tuple"}:
-        return len(one) > 1 and one == other
-    return len(one) > 1 and kinds <= {"list", "set"} and sorted(one) == sorted(other)
+    is_list = number.value is not None and "," in number.text
+    return forms.list_of(number.text, number.text.split(",")) if is_list else number
 
 
 def _same_measure(gold: Scalar, answer: Scalar) -> bool:
@@ -237,7 +233,7 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
     if isinstance(gold, Scalar) and isinstance(answer, Group):
         if answer.disjunction or _is_one_value(answer):  # "5/2 or 2.5": in two spellings
             return all(same_answer(gold, item, asker) for item in answer.items)
-        return gold.value is not None and _same_digits(gold, answer)
+        return (digits := _as_list(gold)) != gold and same_answer(digits, answer, asker)
     if isinstance(answer, Scalar) and isinstance(gold, Group):
         if gold.kind == "matrix" and (column := _P.binomial.fullmatch(answer.text)):
             entries = tuple(map(forms.parse_form, column.groups()))  # a vector, in some textbooks
@@ -246,7 +242,7 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
             return _same_vector(gold, answer, asker)
         if _is_one_value(gold):
             return same_answer(gold.items[0], answer, asker)
-        return answer.value is not None and _same_digits(gold, answer)
+        return (digits := _as_list(answer)) != answer and same_answer(gold, digits, asker)
     if not (isinstance(gold, Group) and isinstance(answer, Group) and _same_joining(gold, answer)):
         return False
     if len(gold.items) != len(answer.items) or len(gold.items) > MAX_ITEMS:

@@ -194,7 +194,7 @@ def _parse(text: str) -> Form:
         if counted := _P.thousands.fullmatch(text):
             number = _scalar(text.replace(",", ""))
             return number if counted.group(1) else replace(number, text=text)
-        return _list(text, pieces, marks)
+        return list_of(text, pieces, marks)
     if _P.plus_minus.search(text) and "\\{" not in text:
         return Group("list", tuple(map(parse_form, _signs(text))))
     if (stray := _P.stray_letter.match(text)) and enclosed(text[stray.end() :]):
@@ -248,7 +248,7 @@ def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
     )
 
 
-def _list(text: str, pieces: list[str], marks: list[str]) -> Form:
+def list_of(text: str, pieces: Sequence[str], marks: Sequence[str] = ()) -> Form:
     """A list; assignments to different names as one record, to the same names again and again
     (``x=1,y=2 or x=3,y=4``) as a list of records."""
     items: list[Form] = []
