@@ -81,19 +81,18 @@ def explain_samples(samples: Sequence[dict[str, Any]], problem_id: str, index: i
     chosen = [row for row in rows if index in (None, row["sample"])]
     if not chosen:
         counts = Counter(str(row["problem_id"]) for row in rows or samples)
-        known = [f"{name} ({count} samples)" for name, count in counts.items()]
-        shown = ", ".join(known[:3]) + (f", .. {known[-1]}" if len(known) > 3 else "")
-        asked = "" if index is None else f" with a sample {index}"
-        raise ValueError(f"no problem {problem_id!r}{asked}; there are {shown}")
-    changed = 0
+        known = ", ".join(f"{name} ({n} samples)" for name, n in counts.most_common(3))
+        asked = "sample" if index is None else f"sample {index}"
+        raise ValueError(f"no {asked} of problem {problem_id!r}; there are {known}")
+    found = []
     for row in chosen:
         print(f"sample {row['sample']} of {problem_id}: {row['num_tokens']} tokens")
         print("text        " + printable(row["text"]).replace("\n", "\n" + " " * 12))
-        now = explain_text(row["gold"], row["text"], truncated=row["finish_reason"] == "length")
-        agrees = now == row["reason"]
-        changed += not agrees
+        is_cut = row["finish_reason"] == "length"
+        found.append(explain_text(row["gold"], row["text"], truncated=is_cut))
+        agrees = found[-1] == row["reason"]
         print(f"stored      {row['reason']}{'' if agrees else '  <- NOT what is found now'}\n")
-    return 1 if changed else 0
+    return int(found != [row["reason"] for row in chosen])
 
 
 def describe(form: forms.Form | None) -> str:
