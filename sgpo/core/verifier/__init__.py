@@ -17,7 +17,7 @@ from sgpo.core.verifier.compare import Asker, Undecided, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
 from sgpo.core.verifier.forms import Form, is_tractable, parse_form
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.pool import POOL, VerifierUnavailable, default_workers
+from sgpo.core.verifier.pool import POOL, VerifierUnavailable
 from sgpo.core.verifier.spelling import canonical
 
 _P = patterns("grade")
@@ -84,7 +84,7 @@ def grade_many(
         else:
             found.append(("correct" if verdict else "wrong", span))
     asked = list(dict.fromkeys(q for q, _ in found if not isinstance(q, str)))
-    reasons = _judge(asked, deadline_seconds, num_workers or default_workers())
+    reasons = _judge(asked, deadline_seconds, num_workers)
     judged = [(q if isinstance(q, str) else reasons[q], span) for q, span in found]
     return [Verdict(reason == "correct", reason, span) for reason, span in judged]
 
@@ -140,7 +140,7 @@ _known: dict[Question, str] = {}
 
 
 def _judge(
-    questions: list[Question], deadline_seconds: float | None, num_workers: int
+    questions: list[Question], deadline_seconds: float | None, num_workers: int | None
 ) -> dict[Question, str]:
     """Reasons where the exact rules left it open, from memory or from the worker processes. Hostile
     items last, so that they cannot use up the batch's time before the others."""

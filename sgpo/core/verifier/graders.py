@@ -13,7 +13,7 @@ from sgpo.core import verifier
 from sgpo.core.verifier import ITEM_SECONDS, Verdict
 from sgpo.core.verifier.extract import extract, unwrap_box
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.pool import POOL, default_workers
+from sgpo.core.verifier.pool import POOL
 
 _P = patterns("graders")
 
@@ -38,8 +38,7 @@ def grade_many(
     spans = [extract(completion).text for completion in completions]
     if grader == "stock":
         tasks = [("stock", *pair) for pair in dict.fromkeys(pairs)]
-        found = POOL.run(tasks, item_seconds=ITEM_SECONDS, num_workers=default_workers())
-        known = dict(zip(tasks, found, strict=True))
+        known = dict(zip(tasks, POOL.run(tasks, item_seconds=ITEM_SECONDS), strict=True))
         reasons = [known["stock", *pair] for pair in pairs]
     else:
         reasons = list(map(_exact, golds, spans))

@@ -26,19 +26,10 @@ STARTUP_SECONDS = 90.0
 MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _ROOT = str(Path(__file__).resolve().parents[3])
-_NO_START = {
-    "timeout": f"no message within {STARTUP_SECONDS:.0f} seconds; free some memory or CPU time",
-    "gone": "it ended without a message",
-}
 
 
 class VerifierUnavailable(RuntimeError):
     """The worker process cannot start, e.g. because math-verify is not installed."""
-
-
-def default_workers() -> int:
-    """Number of CPU cores this process may use, at most MAX_WORKERS."""
-    return max(1, min(len(os.sched_getaffinity(0)), MAX_WORKERS))
 
 
 class _Worker:
@@ -59,9 +50,9 @@ class _Worker:
         self.pipe = Connection(ours.detach())
         if (message := self.reply(STARTUP_SECONDS)) != "ready":
             self.close()
-            reason = _NO_START.get(message, message)
             raise VerifierUnavailable(
-                f"the verifier's worker cannot start: {reason}; run `sgpo doctor`"
+                f"the verifier's worker cannot start in {STARTUP_SECONDS:.0f} seconds: {message}; "
+                "run `sgpo doctor`, or free some memory and CPU time"
             )
 
     def ask(self, question: Sequence[str | None], seconds: float) -> str:
@@ -130,12 +121,12 @@ class Pool:
         *,
         item_seconds: float,
         batch_seconds: float | None = None,
-        num_workers: int,
+        num_workers: int | None = None,
     ) -> list[str]:
         """The reason (correct, wrong, timeout, error) for each question, a name of worker's table
         and its arguments. A worker is killed when a question takes longer than ``item_seconds``;
-        ``batch_seconds`` counts from when the workers are ready. VerifierUnavailable: one does not
-        start."""
+        ``batch_seconds`` counts from when the workers are ready; there are ``num_workers`` at most,
+        else one a core. VerifierUnavailable: one does not start."""
         if not questions:
             return []
 
@@ -152,7 +143,8 @@ class Pool:
                     return reason
             return "error"
 
-        count = min(num_workers, len(questions))
+        cores = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+        count = min(num_workers or cores, len(questions))
         with ThreadPoolExecutor(count) as threads:
             for worker in list(threads.map(lambda _: self._lease(), range(count))):
                 self._give_back(worker)
