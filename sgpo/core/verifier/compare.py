@@ -199,7 +199,7 @@ def _is_rounded(decimal: Scalar, other: Scalar) -> bool:
 
 def _as_list(number: Scalar) -> Form:
     """``100,200`` reads as one number; beside a list or another such number it is two."""
-    is_list = number.value is not None and "," in number.text
+    is_list = _P.list_of_digits.fullmatch(number.text)
     return forms.list_of(number.text, number.text.split(",")) if is_list else number
 
 

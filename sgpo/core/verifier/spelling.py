@@ -45,6 +45,8 @@ def canonical(text: str) -> str:
     for needle, pattern, replacement in _RULES:
         if needle in text:
             text = pattern.sub(replacement, text)
+    if text.startswith("]") or text.endswith("[") or "[\\cup" in text or "\\cup]" in text:
+        text = _P.reversed.sub(lambda m: "(" if m.group() == "]" else ")", text)  # ]3,5[
     return text
 
 
