@@ -316,7 +316,7 @@ def _real_set(form: forms.Form) -> tuple[str | None, sympy.Set]:
             if len(set(letters)) > 1 or (letters[0] is None and not is_or):
                 raise _NoSet
             # Where nothing is in all of them and only a comma joins them (x<1, x>2), it means "or".
-            common = sympy.Intersection(*sets)
+            common = sympy.S.EmptySet if is_or else sympy.Intersection(*sets)
             is_or |= common is sympy.S.EmptySet and not forms.WORD_BETWEEN.search(raw)
             return letters[0], sympy.Union(*sets) if is_or else common
         case forms.Relation() as relation:
