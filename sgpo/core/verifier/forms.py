@@ -9,7 +9,6 @@ not understood stays one Scalar, which can only fail closed.
 from __future__ import annotations
 
 import itertools
-import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -413,9 +412,14 @@ def is_assignment(relation: Relation) -> bool:
 
 def bracket_depths(text: str) -> list[int]:
     """Bracket depth before each character; any bracket closes any other, for ``[0,1)``."""
-    opened = itertools.accumulate((char in "{[(" for char in text), initial=0)
-    closed = itertools.accumulate(char in "}])" for char in text)
-    return list(map(operator.sub, opened, closed))
+    depth, out = 0, []
+    for char in text:
+        if char in "}])":
+            depth -= 1
+        out.append(depth)
+        if char in "{[(":
+            depth += 1
+    return out
 
 
 def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
