@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -338,3 +339,20 @@ def test_a_collapsed_run_is_stopped_after_its_patience_also_when_resumed(tmp_pat
         collapsing(tmp_path / str(i), **changes).run()
     build_trainer(METHODS["grpo"](), tmp_path, grade=all_wrong, collapse_patience=1).run()
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 3
+
+
+def test_best_weights_are_those_of_the_step_that_the_run_names(tmp_path):
+    """Those of later steps of a run that was killed are dropped at its resumption, and damaged ones
+    end the run in one line instead of leaving other weights in their place."""
+    changes = {"learning_rate": 0.3, "num_steps": 5}
+    trainer = finish("held-out", tmp_path, **changes)
+    best = tmp_path / "checkpoints" / "best"
+    assert not list(best.rglob("optimizer*"))  # three times the bytes, which nothing would read
+    later = best / "step-000012"
+    shutil.copytree(best / f"step-{trainer.best[1]:06d}", later)
+    finish("held-out", tmp_path, **changes)
+    assert not later.exists()
+    for file in best.glob("*/model.safetensors"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=f"weights of step {trainer.best[1]}, with which"):
+        finish("held-out", tmp_path, **changes)

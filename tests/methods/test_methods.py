@@ -302,3 +302,13 @@ def test_the_documented_file_makes_a_distillation_of_ones_own(tmp_path):
     module = load_method_file(file)
     method = module.METHOD(module.CONFIG())
     assert isinstance(method, OPD) and method.teacher.checkpoint.endswith("RUN_ID/model")
+
+
+def test_opsd_samples_without_the_solution():
+    """Its samples are those that SFT+GRPO would draw."""
+    problems = build_problems(4)
+    trajectories, model = collected(method_of("opsd", num_samples=4), problems=problems)
+    plain = [t for group in drawn_again(model, problems, 4) for t in group]
+    solved = {p.id: SPEC.prompt_ids(build_rollout(model).tokenizer, p, solved=True)
+              for p in problems}  # fmt: skip
+    assert trajectories == [t.with_(second_prompt_ids=solved[t.problem_id]) for t in plain]

@@ -19,7 +19,7 @@ from sgpo.mini import foundation, models, sets, teacher, window, world
 from sgpo.mini.foundation import FoundationConfig, Learner, LessonConfig, encode
 from sgpo.mini.models import build_model, build_tokenizer, model_config
 from sgpo.mini.specs import FOUNDATIONS, MODELS
-from sgpo.mini.world import PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
+from sgpo.mini.world import NAMES, PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
 from sgpo.mini.writing import Task, derivation_lines, writer_text
 
 TINY = replace(MODELS["qwen-s"], hidden_size=16, intermediate_size=32)
@@ -269,3 +269,21 @@ def test_the_window_is_judged_type_by_type():
     assert (found["hard"], found["open"], found["easy"]) == (0.25, 0.25, 0.25)
     assert (found["guided"], found["helped"]) == (0.75, 0.75)
     assert found["mean_unguided"] == pytest.approx(0.375)
+
+
+def test_the_vectors_of_the_types_say_what_the_writers_choose_and_can_be_taken_back():
+    model, drawn = build_model(TINY, 0), draw_world(1)
+    words = model.get_input_embeddings().weight
+    before = words.detach().clone()
+    foundation.write_types(model, drawn)
+    rows = [foundation.IDS[f" {name}"] for name in NAMES]
+    moved = (words.detach() - before).abs().amax(1) > 0
+    assert moved.nonzero().flatten().tolist() == sorted(rows)
+    # linear in the centred log-probabilities: least squares gives them back
+    options = torch.randn(14, words.shape[1], generator=torch.Generator().manual_seed(0))
+    logs = [[math.log(p) for p in prior] for prior in drawn.types[0].priors]
+    centred = torch.tensor([value - sum(row) / len(row) for row in logs for value in row])
+    scale = foundation.CODE_SCALE * TINY.initializer_range
+    assert torch.allclose(words[rows[0]] - before[rows[0]], scale * centred @ options, atol=1e-5)
+    foundation.write_types(model, drawn, sign=-1)
+    assert torch.allclose(words, before, atol=1e-5)

@@ -11,6 +11,7 @@ import torch
 
 from baselines.sdpo import SDPOConfig
 from benchmarks.profiles.planned import planned_study
+from benchmarks.run.cell import longest_trace
 from benchmarks.run.given import Given, check_prompts
 from sgpo.core.config import apply_overrides
 from sgpo.core.models import load_tokenizer
@@ -57,3 +58,15 @@ def test_prompts_that_leave_no_room_stop_a_run_before_it_trains(tmp_path):
     settings = ("evaluation.max_tokens=9", "sampler=transformers", "rollout.max_tokens=20000")
     with pytest.raises(ValueError, match="and it and two completions, one shown in it, must fit"):
         check("grpo", *settings, own=SDPOConfig())
+
+
+def test_the_longest_trace_counts_its_prompt_and_end_of_turn(tmp_path):
+    tokenizer = load_tokenizer(standin.write_checkpoint(tmp_path / "m", small=True))
+    taught = [Problem(str(i), "1+1?", "1", expert="y" * (i % 50)) for i in range(1, 100)]
+    device = torch.device("cpu")
+    given = Given(CONFIG["sft"], device, tmp_path, tmp_path, tokenizer, taught, {})
+    turns = [{"role": "user", "content": "1+1?" + given.prompt_spec.suffix}]
+    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer(prompt + "y" * 49 + "<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert longest_trace(given) == len(whole)
+    assert longest_trace(replace(given, problems=[Problem("0", "1+1?", "2")])) == 0

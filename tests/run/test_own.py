@@ -238,3 +238,18 @@ def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
         file.write(json.dumps({"question": "Find the bik pair: 9", "answer": 9}) + "\n")
     with pytest.raises(ValueError, match="is not there or was changed since"):
         evaluation_problems("bench", config.evaluation)
+
+
+def test_what_must_be_pretrained_first_is_part_of_the_estimate(tmp_path, capsys):
+    assert main(["study", "--methods", "sgpo", "--models", "qwen-m", "--seeds", "2", "--dry-run",
+                 "--jobs", "1", "--out", str(tmp_path)]) == 0  # fmt: skip
+    cells = [c for c in planned_study("mini", 2).cells() if c.config.model == "qwen-m"]
+    left = [c for c in cells if c.config.method in ("sft", "sgpo")]
+    whole = progress.COST_OF_FOUNDATION + 2 * progress.COST_OF_LESSON
+    assert progress.pretraining(left, tmp_path) == {"qwen-m": whole}
+    total = progress.clock(whole + sum(map(progress.expected_cost, left)))
+    assert f"about {total} with 1 jobs" in capsys.readouterr().out
+    for name in ("foundation-0", "world-0-0"):
+        (tmp_path / f"qwen-m-{name}").mkdir()
+    assert progress.pretraining(left, tmp_path) == {"qwen-m": progress.COST_OF_LESSON}
+    assert progress.pretraining(cells, tmp_path) == {}  # its own cell holds the other lesson

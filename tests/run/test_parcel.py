@@ -10,6 +10,7 @@ import pytest
 from tiny_study import small_cells, study_words
 
 from benchmarks.cli import main
+from benchmarks.run import launch
 from benchmarks.run.cell import run_cell
 from benchmarks.store import parcel
 from benchmarks.store.runs import stored_runs
@@ -194,3 +195,39 @@ def test_a_finished_run_does_not_take_the_only_weights_away(finished, exported, 
     assert tree(run) == tree(finished / "runs" / run.name)
     for path in (finished / "runs" / run.name / "model").iterdir():
         assert (run / "model" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_an_export_never_hides_why_the_study_ended(tmp_path, capsys, monkeypatch):
+    words = ["study", "--profile", "quick", "--out", str(tmp_path), "--export", str(tmp_path / "e")]
+
+    def ends(*_):
+        raise ValueError("the mistake")
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(launch, "launch_study", ends)
+    assert main(words) == 2  # before there is a study.json
+    assert capsys.readouterr().err == "sgpo: error: the mistake\n"
+    (tmp_path / "study.json").write_text(json.dumps({"profile": "quick", "cells": []}))
+    assert main(words) == 2 and (tmp_path / "e" / "export.json").exists()
+    assert capsys.readouterr().err == "sgpo: error: the mistake\n"
+    monkeypatch.setattr(parcel, "export", full)
+    assert main(words) == 2
+    notes = capsys.readouterr().err.splitlines()
+    assert notes == [f"sgpo: --export {tmp_path / 'e'}: No space left on device",
+                     "sgpo: error: the mistake"]  # fmt: skip
+    monkeypatch.setattr(launch, "launch_study", lambda *_: 0)
+    assert main(words) == 2  # a study that went well, without the export that was asked for
+    assert capsys.readouterr().err == "sgpo: error: No space left on device\n"
+
+
+def test_published_runs_do_not_come_in_again(finished, exported, tmp_path, capsys):
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    assert main(["publish", str(out)]) == 0
+    shutil.rmtree(out / "runs")  # as a copy of the source tree has it
+    assert all(run.published for run in stored_runs(out).values())
+    assert take(exported, out) == 0
+    said = capsys.readouterr().out
+    assert "0 finished runs and 0 in progress came in; 8 were here" in said
+    assert not list(out.glob("runs/*"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from tiny_study import small_cells
 from benchmarks.data.sources import training_problems
 from benchmarks.run import provenance
 from benchmarks.run.given import base_model, gather
+from sgpo.core import runlog
 from sgpo.core.runlog import revision
 from sgpo.core.seeding import derive_seed
 
@@ -130,3 +132,14 @@ def test_a_changed_trace_is_another_training_set(run):
     hashes = [provenance.training_record(found) for found in (problems, altered)]
     assert hashes[0] == stored(run, "provenance.json")["training_data"]
     assert hashes[0]["sha256"] != hashes[1]["sha256"]
+
+
+def test_another_rule_of_the_verifier_is_another_source(tmp_path, monkeypatch):
+    for folder in ("sgpo", "baselines"):
+        shutil.copytree(runlog.ROOT / folder, tmp_path / folder)
+    before = runlog.source_digest()
+    monkeypatch.setattr(runlog, "ROOT", tmp_path)
+    assert runlog.source_digest.__wrapped__() == before
+    with (tmp_path / "sgpo/core/verifier/spelling.toml").open("a") as table:
+        table.write("# another\n")
+    assert runlog.source_digest.__wrapped__() != before

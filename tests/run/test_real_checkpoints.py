@@ -16,12 +16,14 @@ import pytest
 import real_checkpoints
 import torch
 from tiny import METHODS, build_rollout, weights_of
+from transformers import AutoModelForCausalLM
 
 from benchmarks.cli import main
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import native_spec
 from sgpo.core.sampling import CompactSampler, SamplingParams, TransformersSampler
+from sgpo.core.sampling.ranks import ReplicaSampler
 from sgpo.core.trainer import Trainer
 from sgpo.core.types import Problem
 
@@ -162,3 +164,30 @@ def test_pocket_runs_on_its_own_data(tmp_path, monkeypatch):
     page = (tmp_path / "results/pocket/REPORT.md").read_text()
     assert "smollm2-135m in place of SmolLM2-360M-Instruct" in page
     assert "at most 16 tokens; samples a problem: GSM8K 1" in page
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_are_the_models_own(real, dtype):
+    """Of the tokens that the compact decoder drew: within rounding in float32; in bfloat16 no
+    further from float32 than the model's own forward pass is, by half."""
+    exact, model = real.model, real.model
+    if dtype == torch.bfloat16:
+        model = AutoModelForCausalLM.from_pretrained(real.path, dtype=dtype).eval()
+    sampler = CompactSampler(model, real.tokenizer, stop_ids=real.stop)
+    replica = ReplicaSampler(model, sampler)
+    sampler.own_weights = True
+    params = SamplingParams(max_tokens=16, seed=2, logprobs=True)
+    ours, wanted, rounded = [], [], []
+    for prompt, group in zip(real.prompts, replica.sample(real.prompts, 1, params), strict=True):
+        whole = torch.tensor([[*prompt, *group[0].token_ids]])
+        ours.append(torch.tensor(group[0].sampler_logprobs))
+        for kept, one in ((wanted, exact), (rounded, model)):
+            with torch.no_grad():
+                logprobs = one(whole).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+            kept.append(logprobs.gather(1, whole[0, len(prompt) :, None]).squeeze(1))
+    ours, wanted, rounded = (torch.cat(x) for x in (ours, wanted, rounded))
+    gap = float((ours - wanted).abs().mean())
+    if dtype == torch.float32:
+        assert gap < 1e-4
+    else:
+        assert gap < 1.5 * float((rounded - wanted).abs().mean()) < 0.3

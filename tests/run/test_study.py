@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_study import SETTINGS, small_cells, study_words
@@ -20,10 +21,13 @@ from benchmarks.cli import main
 from benchmarks.config import Cell
 from benchmarks.profiles import quick
 from benchmarks.profiles.planned import planned_run
+from benchmarks.run import rundir
 from benchmarks.run.cell import budget_of_step
 from benchmarks.store.runs import is_finished
 from sgpo.core.config import apply_overrides
+from sgpo.core.distributed import Ranks
 from sgpo.core.files import UMASK, read_json, read_jsonl
+from sgpo.core.trainer import Diverged
 
 
 def tables(out: Path) -> dict[str, bytes]:
@@ -193,3 +197,18 @@ def test_other_weights_under_the_same_path_are_another_run(tmp_path, setting):
         (tmp_path / "model.safetensors").write_bytes(content)
         hashes.append(Cell(config).hash)
     assert hashes[1] == hashes[3] and len(set(hashes)) == 3
+
+
+def test_what_diverged_past_its_budget_is_marked_and_nothing_else_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(rundir.sharding, "export", lambda model, target: None)
+    tokenizer, said = SimpleNamespace(save_pretrained=lambda target: None), {}
+    for name, past in (("whole", None), ("past", Diverged("step 5: nan", fatal=True, step=5))):
+        run = rundir.RunDir(tmp_path / name, small_cells()["grpo"], Ranks())
+        run.path.mkdir(parents=True)
+        run.store(None, tokenizer, None, past)
+        said[name] = read_json(run.path / "train.json"), run._training()
+    assert set(said["whole"][0]) == {"seconds", "diverged"}
+    mark = {"diverged_past_budget": {"step": 5, "reason": "step 5: nan"}}
+    assert said["past"] == tuple(plain | mark for plain in said["whole"])
+    assert rundir.ended(said["whole"][1], "finished") == "finished"
+    assert "past its budget it diverged: step 5" in rundir.ended(mark, "finished")
