@@ -121,7 +121,6 @@ def test_every_column_of_the_published_tables_is_checked(copy, capsys, no_rebuil
     assert main(["publish", str(copy)]) == 0
     assert main(["audit", str(copy)]) == 0
     for table, column, value in (
-        ("ledger", "prior", 0.9),
         ("metrics", "seed", 7),
         ("runs", "method", "hpt"),
         ("verdicts", "correct", True),

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_study import (
     BENCHMARKS,
@@ -21,7 +22,7 @@ from synthetic_study import (
 )
 
 from benchmarks.cli import main
-from benchmarks.report import pages
+from benchmarks.report import audit, pages
 from benchmarks.store import publish
 from benchmarks.store.load import load_frame, load_ledger, load_study
 from benchmarks.store.locks import locked
@@ -162,6 +163,15 @@ def test_the_ledger_is_a_row_a_type_and_place(whole, form):
     assert order.prior == 0.5 / 4 and np.isnan(rows.loc[("nowhere", "routine")].prior)
     assert stored[run.name].content("ledger.json") == (run / "ledger.json").read_bytes()
     assert {name for name, r in stored.items() if r.has("ledger.json")} == {run.name}
+
+
+def test_an_audit_sees_a_column_that_only_the_ledger_s_table_has(published, tmp_path):
+    root = Path(shutil.copytree(published, tmp_path / "mini"))
+    assert all(ok for ok, _ in audit._published(root))
+    rows = pd.read_parquet(root / "ledger.parquet")
+    rows.assign(prior=0.9).to_parquet(root / "ledger.parquet")
+    (wrong,) = (complaint for ok, complaint in audit._published(root) if not ok)
+    assert "ledger.parquet: prior is not what" in wrong
 
 
 def test_the_frame_has_a_row_a_verdict(whole, form):

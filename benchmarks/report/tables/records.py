@@ -266,6 +266,8 @@ def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
     if (rows["method"] == NOT_RUN).all():
         return listing(rows, {"Model": str, "Method": str})
     rows = rows.astype({"learning_rate": float, "dev_accuracy": float})
+    place = {model.key: i for i, model in enumerate(study.models)}
+    rows = rows.sort_values("model", key=lambda keys: keys.map(place), kind="stable")
     rates = sorted(rows["learning_rate"].unique())
     lines = []
     for (model, method), found in rows.groupby(["model", "method"], sort=False):
