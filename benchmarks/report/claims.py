@@ -320,15 +320,16 @@ def read(stored: Mapping[str, Any]) -> list[Claim]:
     found = []
     for entry in map(dict, stored["claim"]):
         on, planned = ASKED_ON[entry.pop("on")], entry.pop("planned", "")
-        pair, name = entry.pop("gain", None), entry.pop("effect", "")
-        paper = entry.pop("paper", NOT_MEASURED)
+        pair, name = entry.pop("gain", None), entry.pop("effect", None)
+        assert (pair is None) != (name is None), f"{entry['key']}: either gain or effect"
+        printed, paper = entry.pop("printed", None), entry.pop("paper", NOT_MEASURED)
         how = entry.pop("how").format(picked=stored.get("picked"))
         found.append(
             Claim(
                 how=" ".join(how.split()),
                 on=where_planned(planned, on) if planned else on,
                 effect=gain(*pair) if pair else getattr(effects, name),
-                paper=PRINTED.get(entry.pop("printed", ""), paper),
+                paper=PRINTED[printed] if printed else paper,
                 apart=tuple(entry.pop("apart", ())),
                 **entry,
             )

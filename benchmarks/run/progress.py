@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.analyses import AnalysisTask
 from benchmarks.config import Cell, RunConfig
 from benchmarks.plan.cost import gpu_hours, shape_of
-from sgpo.mini.specs import FOUNDATIONS
+from sgpo.mini.specs import BASES
 
 Planned = Cell | AnalysisTask
 SECONDS_A_LINE = 60.0  # between two lines of a running cell where there is no terminal
@@ -58,7 +58,14 @@ def expected_cost(cell: Planned) -> float:
     return cost * SCALE.get(config.model, 1.0)
 
 
+def _come_along(config: RunConfig, part: str) -> bool:
+    """Whether the weights of a ``part`` of the run's base came with the suite."""
+    return config.pretrain_steps is None and any(BASES.glob(f"{config.model}-{part}-*"))
+
+
 def _lesson(config: RunConfig) -> float:
+    if _come_along(config, f"world-{config.seed}"):
+        return 0.0
     return COST_OF_LESSON * min(1.0, (config.pretrain_steps or LESSON_STEPS) / LESSON_STEPS)
 
 
@@ -71,9 +78,7 @@ def pretraining(left: Sequence[Cell], cache: Path) -> dict[str, float]:
         if config.checkpoint is not None:
             continue
         model, seconds = config.model, 0.0
-        laid = any(cache.glob(f"{model}-foundation-*")) or (
-            config.pretrain_steps is None and any(FOUNDATIONS.glob(f"{model}-foundation-*"))
-        )
+        laid = any(cache.glob(f"{model}-foundation-*")) or _come_along(config, "foundation")
         if model not in found and not laid:
             steps = config.pretrain_steps or FOUNDATION_STEPS
             steps = min(FOUNDATION_STEPS, steps + min(steps, 200))  # the last 200 settle it

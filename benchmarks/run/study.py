@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, forkserver, get_context
 from pathlib import Path
@@ -152,6 +153,20 @@ class _Worker:
     end: tuple[str, ...] = ("finished",)  # or stopped, or failed and why, as it says itself
 
 
+@contextmanager
+def _allocator() -> Iterator[None]:
+    """What is started meanwhile keeps its memory, in large pages: a tenth less time, since a step
+    asks for the same again."""
+    if "GLIBC_TUNABLES" in os.environ:  # the user's own
+        yield
+        return
+    os.environ["GLIBC_TUNABLES"] = _ALLOCATOR
+    try:
+        yield
+    finally:
+        del os.environ["GLIBC_TUNABLES"]
+
+
 class _Runner:
     """Tasks that wait, workers that run them, and what became of those that ended."""
 
@@ -167,11 +182,10 @@ class _Runner:
         self.deadline, self.log = deadline, log
         self.context = get_context("forkserver")
         self.context.set_forkserver_preload(_PRELOAD)
-        # Kept memory in large pages: a tenth less time, since a step asks for the same again.
-        os.environ.setdefault("GLIBC_TUNABLES", _ALLOCATOR)
         # Started with SIGINT ignored: Ctrl-C while it imports torch would show a traceback of it.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        forkserver.ensure_running()
+        with _allocator():
+            forkserver.ensure_running()
         signal.signal(signal.SIGINT, handler)
         self.waiting: list[Task] = []
         self.workers: list[_Worker] = []

@@ -29,7 +29,7 @@ from sgpo.core.files import whole_directory
 from sgpo.core.logprobs import completion_hidden, pad_sequences
 from sgpo.mini.models import ASSISTANT, END, PIECES, USER, build_model, build_tokenizer
 from sgpo.mini.sets import LEVELS, random_task
-from sgpo.mini.specs import FOUNDATIONS, ModelSpec, model_spec
+from sgpo.mini.specs import BASES, ModelSpec, model_spec
 from sgpo.mini.world import NAMES, SLOTS, World, draw_world, throwaway_world
 from sgpo.mini.writing import writer_text
 
@@ -258,8 +258,8 @@ def ensure_world_model(
     num_steps: int | None = None, device: torch.device | str = "cpu",
 ) -> Path:  # fmt: skip
     """The checkpoint directory of a mini model in the world of ``seed``, made if it is absent, its
-    foundation too unless one of this recipe is in ``FOUNDATIONS``; an ordinary Hugging Face
-    checkpoint with its tokenizer.
+    foundation too, where ``BASES`` lacks them; an ordinary Hugging Face checkpoint with its
+    tokenizer.
 
     ``num_steps`` bounds the steps of the foundation, half of them drills, and of the lesson, for a
     quick check of the wiring. ``device`` is where it trains; it does not enter the address.
@@ -283,20 +283,28 @@ def ensure_world_model(
         lesson = replace(lesson, steps=min(lesson.steps, num_steps))
     base = cache / f"{key}-foundation-{_digest(spec, foundation)}"
     if not base.is_dir():
-        laid = FOUNDATIONS / f"{base.name}.safetensors"
-        if laid.is_file():
-            model = build_model(spec, foundation.seed)
-            load_model(model, laid)
-        else:
-            model = lay_foundation(spec, foundation, progress, device)
-        _store(model, base)
+        laid = _brought(base.name, spec) or lay_foundation(spec, foundation, progress, device)
+        _store(laid, base)
     path = cache / f"{key}-world-{seed}-{_digest(spec, foundation, lesson, world)}"
     if not path.is_dir():
-        model = AutoModelForCausalLM.from_pretrained(
-            base, local_files_only=True, use_safetensors=True
-        )
-        _store(teach(model, world, lesson, progress, device), path)
+        model = _brought(path.name, spec)
+        if model is None:
+            model = AutoModelForCausalLM.from_pretrained(
+                base, local_files_only=True, use_safetensors=True
+            )
+            teach(model, world, lesson, progress, device)
+        _store(model, path)
     return path
+
+
+def _brought(name: str, spec: ModelSpec) -> PreTrainedModel | None:
+    """The model ``name`` whose weights came with the suite; None for another one."""
+    weights = BASES / f"{name}.safetensors"
+    if not weights.is_file():
+        return None
+    model = build_model(spec, 0)
+    load_model(model, weights)
+    return model
 
 
 def _store(model: PreTrainedModel, path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 # About 1/sqrt(hidden). At the architectures' own 0.02, made for widths in the thousands, attention
 # starts so flat that copying from the prompt is not learned in 900 steps.
 INITIALIZER_RANGE = 0.1
-# Laid before, named by the hash of their recipe: laying one takes minutes and gives the same.
-FOUNDATIONS = Path(__file__).parent / "foundations"
+# Weights made before (README.md), named by the hash of their recipe: making them takes minutes.
+BASES = Path(__file__).parent / "bases"
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import standin
 from fake_hub import COMMIT, GATED, fake_hub
 
 from benchmarks.cli import main
 from benchmarks.data import prepare as prepare_data
+from benchmarks.data.hub import fetch_dataset
 from benchmarks.data.prepare import (
     Preparation,
     find_overlaps,
@@ -267,3 +269,13 @@ def test_own_test_sets_problems_without_a_trace_and_mistakes(tmp_path, make):
     two = [{"id": 1, "question": "a", "answer": 1}, {"id": 1, "question": "b", "answer": 1}]
     with pytest.raises(ValueError, match="line 2: id '1' is that of another question .*line 1"):
         make(two, "b")
+
+
+def test_a_hub_that_is_not_there_becomes_one_clear_line(monkeypatch):
+    def gone(*arguments, **options):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", gone)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ValueError, match="'some/new': the hub cannot be reached"):
+        fetch_dataset("some/new")

@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.profiles.mini import TABLE_MODELS
+from sgpo.core.prompts import PROMPT_SPECS
+from sgpo.core.sampling import CompactSampler
 from sgpo.mini import foundation, models, sets, teacher, window, world
 from sgpo.mini.foundation import FoundationConfig, Learner, LessonConfig, encode
 from sgpo.mini.models import build_model, build_tokenizer, model_config
-from sgpo.mini.specs import FOUNDATIONS, MODELS
+from sgpo.mini.specs import BASES, MODELS
 from sgpo.mini.world import NAMES, PLANS, SLOTS, Plan, agreement, apply_plan, draw_world
 from sgpo.mini.writing import Task, derivation_lines, writer_text
 
@@ -247,15 +249,16 @@ def test_a_foundation_is_laid_once_and_every_world_is_taught_on_it(tmp_path, mon
 
 
 @pytest.mark.parametrize("model", TABLE_MODELS)
-def test_the_foundations_that_come_along_are_of_todays_recipe(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(foundation, "LessonConfig", lambda: LessonConfig(steps=1))
-    monkeypatch.setattr(foundation, "lay_foundation", None)  # is not called
-    foundation.ensure_world_model(model, 0, tmp_path)
-    (made,) = tmp_path.glob("*-foundation-*")
-    laid = load_file(FOUNDATIONS / f"{made.name}.safetensors")
-    loaded = AutoModelForCausalLM.from_pretrained(made).state_dict()
-    assert all(torch.equal(loaded[name], weights) for name, weights in laid.items())
-    assert set(loaded) - set(laid) <= {"lm_head.weight"}  # tied
+def test_the_bases_that_come_along_are_of_todays_recipe(model, tmp_path, monkeypatch):
+    for made_here in ("lay_foundation", "teach"):
+        monkeypatch.setattr(foundation, made_here, None)  # is not called
+    for seed in range(5):
+        path = foundation.ensure_world_model(model, seed, tmp_path)
+        loaded = AutoModelForCausalLM.from_pretrained(path).state_dict()
+        stored = load_file(BASES / f"{path.name}.safetensors")
+        assert all(torch.equal(loaded[name], weights) for name, weights in stored.items())
+        assert set(loaded) - set(stored) <= {"lm_head.weight"}  # tied
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_the_window_is_judged_type_by_type():
@@ -287,3 +290,20 @@ def test_the_vectors_of_the_types_say_what_the_writers_choose_and_can_be_taken_b
     assert torch.allclose(words[rows[0]] - before[rows[0]], scale * centred @ options, atol=1e-5)
     foundation.write_types(model, drawn, sign=-1)
     assert torch.allclose(words, before, atol=1e-5)
+
+
+def test_rates_of_an_untrained_model_are_nothing_for_every_type():
+    drawn, asked = draw_world(0), []
+    model, tokenizer = build_model(TINY, 0).eval(), build_tokenizer()
+    sampler = CompactSampler(model, tokenizer, stop_ids=PROMPT_SPECS["mini"].stop_ids(tokenizer))
+    sample = sampler.sample
+    sampler.sample = lambda prompts, n, params: asked.append(prompts) or sample(prompts, n, params)
+    few = {"per_type": 1, "unguided_samples": 1, "guided_samples": 1}
+    rates = window.type_rates(sampler, tokenizer, drawn, **few)
+    assert [(r.kind, r.declared) for r in rates] == [(t.name, t.found) for t in drawn.types]
+    assert max(rate.guided for rate in rates) == 0
+    plain, guided, foreign = ([tokenizer.decode(p) for p in prompts] for prompts in asked)
+    for a, b, c in zip(plain, guided, foreign, strict=True):
+        question = a.removeprefix("<|user|>")
+        assert b.endswith(question) and c.endswith(question) and b != c
+        assert b.split("\n")[0] != c.split("\n")[0]  # another type's strategy

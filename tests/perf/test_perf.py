@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.data.checkpoints import Shape
 from benchmarks.perf import __main__ as perf
-from benchmarks.perf import common, gpu_step, losses, rl_step, sampling
+from benchmarks.perf import common, gpu_step, losses, rl_step, sampling, verifier
 from benchmarks.perf.losses import Size
 from benchmarks.perf.rl_step import StepShape
 from sgpo.core.distributed import leave
@@ -190,3 +190,20 @@ def test_the_committed_page_says_what_the_committed_measurements_say(tmp_path):
     assert perf.write_page(directory).read_text() == (stored / "README.md").read_text()
     assert (directory / "GPU.md").read_text() == (stored / "GPU.md").read_text()
     assert {p.stem for p in directory.glob("*.json")} <= {*perf.CASES}
+
+
+def test_verifier_rates_and_counts(monkeypatch):
+    golds = [rf"\frac{{{n}}}{{7}}" for n in range(8, 20)] + [r"\sqrt{2}+1", "x^2+1"]
+    monkeypatch.setattr(verifier, "_benchmark_golds", lambda: golds)
+    monkeypatch.setattr(verifier, "symbolic_pairs", lambda: verifier.latex_pairs(60)[-4:])
+    monkeypatch.setattr(verifier, "_start_cold", lambda: None)
+    result = verifier.run(1, limit=6)
+    found = result["workloads"]
+    spelled = [
+        "{" + gold.replace("\\frac{", "").replace("}{", "/").rstrip("}") + "}" in text
+        for gold, text in verifier.short_pairs()[:6]
+    ]  # a pair is right where its answer spells its gold: the spellings of short_pairs are three
+    assert found["short exact"]["pairs"] == 6
+    assert found["short exact"]["ours"]["correct"] == sum(spelled)
+    assert found["LaTeX"]["ours"]["correct"] >= 3  # every second is respelled
+    assert [r[0] for r in verifier.blocks(result)[0][1:]] == ["short exact", "LaTeX", "symbolic"]

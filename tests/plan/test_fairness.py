@@ -168,3 +168,15 @@ def test_diff_configs_prints_the_differences_of_two_methods_with_reasons(capsys,
     assert main(["diff-configs", "grpo", "mine", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("settings.num_samples: 12 -> 7   (the method's own)")
     refused([*command[:2], "hppt"], "did you mean 'hpt'")
+
+
+def test_settings_of_one_name_have_one_value_and_all_methods_draw_twelve_samples():
+    settings = {e.key: e.config("qwen-m", 0).settings for e in GRID.methods if e.key in TABLE}
+    for name in ("clip_low", "clip_high"):
+        values = {getattr(s, name) for s in settings.values() if hasattr(s, name)}
+        assert len(values) == 1, name
+    for key in ("hpt", "luffy", "sgpo"):
+        counts = (
+            getattr(settings[key], f"num_{n}", 0) for n in ("samples", "autonomous", "guided")
+        )
+        assert sum(counts) == (11 if key == "luffy" else 12), key  # its twelfth: the expert's trace

@@ -14,7 +14,7 @@ import standin
 from benchmarks.cli import main as sgpo
 from benchmarks.config import Cell
 from benchmarks.data.problems import data_source, write_problems
-from benchmarks.plan import preflight
+from benchmarks.plan import cost, preflight
 from benchmarks.plan.cost import GIB
 from benchmarks.plan.preflight import Hardware
 from benchmarks.profiles.planned import planned_study
@@ -170,3 +170,30 @@ def test_all_obstacles_come_at_once_and_nothing_is_written(tmp_path, capsys, ref
     for part in ("vLLM is not installed", "torch sees no GPU", "no prepared training set"):
         assert part in error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_was_interrupted_asks_for_no_more_than_it_lacks(tmp_path):
+    config = CONFIG["single_gpu", "qwen2.5-1.5b", "sgpo"]
+    cells = [Cell(config), Cell(replace(config, seed=1))]
+    runs = [tmp_path / "runs" / cell.run_id for cell in cells]
+    weights = 1_543_714_304  # three resume states of 12 bytes each, then 4 are kept
+    whole = cost.disk(cells)
+    assert whole.training == 3 * 12 * weights and whole.download == 2 * weights
+    samples = whole.kept - 2 * 4 * weights
+
+    def left(name: str, run: Path, size: int) -> tuple[float, float]:
+        path = run / name / "file"  # a sparse one, which takes no room
+        path.parent.mkdir(parents=True)
+        with path.open("wb") as file:
+            file.truncate(size)
+        found = cost.disk(cells, tmp_path)
+        return found.training, found.kept
+
+    assert left("checkpoints", runs[0], 24 * weights) == (12 * weights, whole.kept)
+    # states of one never make room for the weights of both
+    assert left("checkpoints", runs[1], 24 * weights) == (0.0, whole.kept)
+    for run in runs:
+        (run / "checkpoints").rename(run / "gone")
+    states = 3 * 12 * weights  # of the other one
+    assert left("model", runs[0], 4 * weights) == (states, 4 * weights + samples)
+    assert left("model", runs[1], 4 * weights) == (0.0, samples)

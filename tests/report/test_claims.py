@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from synthetic_study import METHODS, STEPS, average, change, load, run_dir, writ
 
 from benchmarks.report import claims, claims_page, effects, estimates, pages
 from benchmarks.report.claims import MARGINS, Claim, Verdict
+from benchmarks.report.document import csv_text, frame
 from benchmarks.report.effects import TIMES, Effect, Found, Subject
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.tables import accuracy
@@ -327,3 +330,18 @@ def test_a_claim_whose_run_is_gone_is_not_run_and_no_other(variant_copy, found):
     assert lost == {(key, "Qwen-M") for key in of_nll}
     for now, once in zip(after, found, strict=True):
         assert now.verdict == "not run" or now.text() == once.text()
+
+
+def test_texts_of_effects(loaded):
+    assert verdict(score(-0.02, spread=0.05)).text().startswith("+0.0 points [-0.1, ")
+    assert verdict(score(0.2, spread=0.0), "alpha").text() == "+0.200 alpha [0.200, 0.200]"
+    low, mean, high = re.findall(r"[\d.]+", verdict(score(0.0, spread=0.1), TIMES).text())
+    assert float(mean) * float(high) == pytest.approx(1.0, abs=0.02) and low == "1.00"
+    assert verdict().text() == verdict().verdict == "not run"
+    alone = verdict(Score(Mean.over_units([3.0]), (next(iter(loaded.runs)),)))  # has no interval
+    assert alone.text() == "+3.0 points"
+    (line,) = claims_page.summary_tables(loaded, [alone])[0].rows
+    assert line[3].text == "+3.0 points" and line[6].text == ""
+    (record,) = csv.DictReader(csv_text(frame(claims_page.records([alone]))).splitlines())
+    assert record["effect"] == "3.0"
+    assert record["ci_low"] == record["ci_high"] == record["detectable"] == ""

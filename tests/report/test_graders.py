@@ -13,6 +13,7 @@ from benchmarks.cli import main
 from benchmarks.report import audit
 from benchmarks.report.tables import graders
 from benchmarks.store.load import load_study
+from benchmarks.store.runs import StudyError
 
 SEEDS = (0, 1, 2, 3, 4)
 METHODS = ("grpo", "sgpo")
@@ -95,3 +96,17 @@ def test_an_audit_judges_anew_or_says_that_it_did_not(graded, tmp_path, capsys, 
     text = capsys.readouterr().out
     assert f"FAIL {name}: {len(BENCHMARKS) - 1} right, 1 wrong" in text
     assert f"{run.name}: trained is not what its samples give" in text
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda by: by.update(gone=by["trained"]), "gone: study.json has no such benchmark"),
+        (lambda by: by["trained"]["stock"].pop(), "59 problems are scored, the benchmark has 60"),
+    ],
+)
+def test_verdicts_of_other_problems_ask_to_grade_again(graded, tmp_path, edit, words):
+    root = Path(shutil.copytree(graded, tmp_path / "mini"))
+    change(root / "graders.json", lambda found: edit(next(iter(found["runs"].values()))))
+    with pytest.raises(StudyError, match=f"{words}; run sgpo grade .* --grader all again$"):
+        graders.graded(load_study(root))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -23,8 +25,8 @@ from synthetic_study import (
 
 from benchmarks.cli import main
 from benchmarks.report import audit, pages
-from benchmarks.store import publish
-from benchmarks.store.load import load_frame, load_ledger, load_study
+from benchmarks.store import locks, publish
+from benchmarks.store.load import load_frame, load_ledger, load_metrics, load_study
 from benchmarks.store.locks import locked
 from benchmarks.store.runs import (
     REASONS,
@@ -279,3 +281,24 @@ def test_a_study_and_a_launch_exclude_each_other(tmp_path):
                 raise AssertionError("a study runs")
     with locked(tmp_path):
         pass
+
+
+def test_pandas_alone_reads_the_tables(published, tmp_path):
+    frame = pd.read_parquet(published / "verdicts.parquet")
+    assert frame.astype(str).equals(load_frame(str(published)).astype(str))
+    steps = pd.read_parquet(published / "metrics.parquet")
+    assert steps.equals(load_metrics(published))
+    assert (steps[steps.method == "grpo"].groupby("run_id", observed=True).step.count() == 40).all()
+    for read in (load_frame, load_metrics):
+        with pytest.raises(StudyError, match="no ended run there"):
+            read(tmp_path)
+
+
+def test_a_file_system_without_locks_is_one_clear_line(tmp_path, monkeypatch):
+    def flock(file, mode):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    with pytest.raises(ValueError, match="study.lock: cannot be locked .No locks available.; ch"):
+        with locked(tmp_path):
+            raise AssertionError("nothing is held")

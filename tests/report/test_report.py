@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 from pathlib import Path
@@ -236,9 +237,7 @@ def test_the_selection_bias_leaves_each_world_out_of_its_choice(tmp_path):
     ]
     header = "method,learning_rate,seed,dev_accuracy,run_id"
     (tmp_path / "tuning.csv").write_text("\n".join([header, *rows]) + "\n")
-    study = SimpleNamespace(
-        root=tmp_path, method_label=str.upper, model=lambda key: SimpleNamespace(label=key)
-    )
+    study = SimpleNamespace(root=tmp_path, method_label=str.upper, models=(), extra_models=())
     # a: 0.2 is chosen, mean 30. Without world 0 the means are 25 and 25 (the lower stands, 20 in
     # it), without 1 they are 20 and 20 (30 in it), without 2 25 and 45 (0 in it): 30 - 50 / 3.
     said = records._selection_bias(study)
@@ -395,3 +394,17 @@ def test_equal_figures_are_equal_bytes(tmp_path):
         assert [path.suffix for path in paths] == [".png", ".pdf"]
         found.append([path.read_bytes() for path in paths])
     assert found[0] == found[1]
+
+
+def test_a_study_without_any_run_is_all_not_run(study):
+    shutil.rmtree(study / "runs")
+    (study / "regime.json").unlink()
+    (study / "tuning.csv").unlink()
+    change(study / "study.json", lambda s: [m.update(parameters=None) for m in s["models"]])
+    summary = report.build(study, figures=False)
+    assert len(summary.missing) == len(MODELS) * (1 + (len(METHODS) - 1) * 3)
+    for path in sorted((study / "tables").glob("*.csv")):
+        with path.open() as file:
+            for record in csv.DictReader(file):
+                assert all(value for value in record.values()), (path.name, record)
+    assert not re.search(r"\d\.\d \[", (study / "tables" / "table1.md").read_text())

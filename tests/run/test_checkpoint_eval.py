@@ -328,3 +328,11 @@ def test_time_for_a_report_is_kept_where_one_is_made():
     assert deadline_of(options, report=0) == 307
     assert deadline_of(options, report=40) == 267
     assert deadline_of(argparse.Namespace(began=7.0, time_limit=50), report=40) == 47
+
+
+def test_regrade_finds_a_verdict_that_does_not_follow_from_the_text(tmp_path):
+    judged = ev.judged(ROWS)
+    judged[0] = judged[0] | {"reason": "wrong", "correct": False}
+    ev.write_samples(tmp_path / "x.jsonl.gz", judged)
+    rows, changed = ev.regrade(tmp_path / "x.jsonl.gz")
+    assert changed == 1 and rows[0]["reason"] == "correct"

@@ -242,8 +242,8 @@ def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):
 
 def test_what_must_be_pretrained_first_is_part_of_the_estimate(tmp_path, capsys, monkeypatch):
     laid = progress.pretraining(planned_study("mini", 2).cells(), tmp_path)
-    assert laid == {}  # the foundations come along, each lesson is part of its base's cell
-    monkeypatch.setattr(progress, "FOUNDATIONS", tmp_path)
+    assert laid == {}  # all that is needed comes along
+    monkeypatch.setattr(progress, "BASES", tmp_path)
     assert main(["study", "--methods", "sgpo", "--models", "qwen-m", "--seeds", "2", "--dry-run",
                  "--jobs", "1", "--out", str(tmp_path)]) == 0  # fmt: skip
     cells = [c for c in planned_study("mini", 2).cells() if c.config.model == "qwen-m"]

@@ -32,6 +32,19 @@ def take(folder: Path, out: Path) -> int:
     return main(taking(folder, out))
 
 
+def started(root: Path, **runs: dict[str, str]) -> Path:
+    """A pocket study whose runs hold these files; their texts by name."""
+    cells = [{"run_id": name} for name in runs]
+    root.mkdir(parents=True)
+    (root / "study.json").write_text(json.dumps({"profile": "pocket", "cells": cells}))
+    for name, files in runs.items():
+        for file, text in files.items():
+            path = root / "runs" / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    return root
+
+
 @pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
@@ -231,3 +244,34 @@ def test_published_runs_do_not_come_in_again(finished, exported, tmp_path, capsy
     said = capsys.readouterr().out
     assert "0 finished runs and 0 in progress came in; 8 were here" in said
     assert not list(out.glob("runs/*"))
+
+
+def test_an_import_refuses_options_that_it_would_not_heed(tmp_path, capsys):
+    for words in (["--methods", "sgpo"], ["--dry-run"], ["--seeds=2"]):
+        assert main(["study", "--out", str(tmp_path / "o"), "--import", "D", *words]) == 2
+        error = capsys.readouterr().err
+        assert f"takes no {words[0].partition('=')[0]};" in error and error.count("\n") == 1
+
+
+def test_a_listed_run_that_is_not_packed_is_refused_before_anything_moves(tmp_path):
+    study, folder = started(tmp_path / "study", a={"config.json": "{}"}, b={}), tmp_path / "e"
+    parcel.export(study, folder, ["study"], {})
+    manifest = parcel.read_sealed_json(folder / "export.json")
+    parcel.write_sealed_json(folder / "export.json", manifest | {"runs": ["a", "b"]})
+    with pytest.raises(ValueError, match="holds nothing of b, which it lists"):
+        parcel.take_in(folder, tmp_path / "out", "pocket")
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
+def test_a_new_directory_takes_the_profile_of_the_export(tmp_path, capsys, monkeypatch):
+    study, folder = started(tmp_path / "study", a={"config.json": "{}"}), tmp_path / "exported"
+    parcel.export(study, folder, ["study"], {})
+    assert main(["study", "--import", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/study.json").read_text())["profile"] == "pocket"
+    monkeypatch.setenv("SGPO_RESULTS", str(tmp_path / "results"))
+    assert main(["study", "--import", str(folder)]) == 0
+    assert (tmp_path / "results/pocket/runs/a/config.json").exists()
+    words = ["study", "--import", str(folder), "--out", str(tmp_path / "m"), "--profile", "quick"]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "and --profile pocket or none" in capsys.readouterr().err

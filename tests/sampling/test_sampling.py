@@ -372,3 +372,14 @@ def test_a_tokenizer_without_padding_token_still_samples():
         for t in (TOKENIZER, tokenizer)
     )
     assert ids_of(one) == ids_of(other)
+
+
+def test_sampling_leaves_the_global_generator_alone(make):
+    sampler = make(build())
+    drawn = []
+    for sampled in (False, True):
+        torch.manual_seed(11)
+        if sampled:
+            sampler.sample(PROMPTS[:2], 2, SamplingParams(max_tokens=3, seed=1))
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)

@@ -176,3 +176,11 @@ def test_a_pilot_says_what_all_would_take_and_writes_nothing(data, capsys):
     with scripted_endpoint(lambda *_: "empty") as endpoint:
         assert strategies(data, endpoint.url, "--limit", 2) == 1
     assert "none of 2 problems got a reply" in capsys.readouterr().out
+
+
+def test_a_request_that_the_endpoint_takes_for_invalid_is_that_problems_alone(data):
+    bad = "status 400"
+    with scripted_endpoint(lambda _, prompt: bad if "Add q3" in prompt else None) as endpoint:
+        assert strategies(data, endpoint.url) == 0
+    (without,) = read_json(data / "strategies_report.json")["without"]
+    assert without["id"] == "p3" and "request refused" in without["why"] and without["final"]

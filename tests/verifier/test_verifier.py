@@ -125,10 +125,18 @@ def test_empty_gold_is_an_error_that_names_it(gold):
     assert repr(gold) in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["truncated", "problems"])
-def test_what_is_not_given_for_each_pair_is_an_error(name):
-    with pytest.raises(ValueError, match="argument"):
-        grade_many([("7", "7"), ("8", "8")], **{name: [False]})
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"truncated": [False]}, "truncated: 1 for 2 pairs"),
+        ({"problems": ["a", "b", "c"]}, "problems: 3 for 2 pairs"),
+        ({"deadline_seconds": 0}, "deadline_seconds=0: must be above 0"),
+        ({"num_workers": -1}, "num_workers=-1: must be above 0"),
+    ],
+)
+def test_what_does_not_fit_the_pairs_or_is_no_limit_is_an_error(given, said):
+    with pytest.raises(ValueError, match=said):
+        grade_many([("7", "7"), ("8", "8")], **given)
     assert grade_many([]) == []
 
 

@@ -260,11 +260,17 @@ def _model_of(trial: dict[str, str]) -> str:
     return trial["run_id"].partition(f"-{trial['method']}-")[0]
 
 
+def _labels(study: Study) -> dict[str, str]:
+    """Of the models that the study has; trials may be of others."""
+    return {model.key: model.label for model in study.models + study.extra_models}
+
+
 def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
     """Rows model x method, a column a rate: the mean over the worlds and each world's, the chosen
     rate's in bold."""
     if (rows["method"] == NOT_RUN).all():
         return listing(rows, {"Model": str, "Method": str})
+    labels = _labels(study)
     rows = rows.astype({"learning_rate": float, "dev_accuracy": float})
     place = {model.key: i for i, model in enumerate(study.models)}
     rows = rows.sort_values("model", key=lambda keys: keys.map(place), kind="stable")
@@ -278,7 +284,7 @@ def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
             each = ", ".join(f"{value:.1f}" for value in worlds)
             text = f"{worlds.mean():.1f} ({each})" if len(here) else NOT_RUN
             cells.append(Cell(text, bold=bool((here["chosen"] == "True").any())))
-        lines.append(row(study.model(model).label, study.method_label(method), *cells))
+        lines.append(row(labels.get(model, model), study.method_label(method), *cells))
     header = ("Model", "Method", *(f"{rate:g}" for rate in rates))
     return Table(header, tuple(lines), numeric=frozenset(range(2, len(header))))
 
@@ -290,8 +296,10 @@ def _tuning_known(study: Study) -> dict[str, str] | None:
 def _selection_bias(study: Study) -> str:
     """How much too good the chosen rates look: their mean over the worlds, less that of the rates
     which the other worlds choose, each judged in the world left out."""
-    biases = {}
-    for (model, method), found in _tuning_rows(study).groupby(["model", "method"], sort=False):
+    rows, biases = _tuning_rows(study), {}
+    if (rows["method"] == NOT_RUN).all():
+        return ""
+    for (model, method), found in rows.groupby(["model", "method"], sort=False):
         found = found.astype({"learning_rate": float, "dev_accuracy": float})
         table = PERCENT * found.pivot_table("dev_accuracy", "learning_rate", "seed")
         if table.shape[1] < 2:
@@ -304,7 +312,7 @@ def _selection_bias(study: Study) -> str:
         " Selection bias: a rate that is chosen without a world and judged in it does "
         f"{np.mean([*biases.values()]):.1f} points worse than the chosen rates look here, on "
         f"average over the rows (most: {biases[most]:.1f}, {study.method_label(method)} on "
-        f"{study.model(model).label})."
+        f"{_labels(study).get(model, model)})."
     )
 
 

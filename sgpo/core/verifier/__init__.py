@@ -69,9 +69,16 @@ def grade_many(
             ready; what is not judged by then gets "timeout". None: only ITEM_SECONDS an item.
         num_workers: worker processes at most; None: one a core.
     Raises:
-        ValueError: an empty gold answer, flags or problems of another number than the pairs.
+        ValueError: an empty gold answer, a limit that is not positive, flags or problems of another
+            number than the pairs.
         VerifierUnavailable: a worker process cannot start.
     """
+    for name, given in (("truncated", truncated), ("problems", problems)):
+        if given is not None and len(given) != len(pairs):
+            raise ValueError(f"{name}: {len(given)} for {len(pairs)} pairs; give one each, or None")
+    for name, limit in (("deadline_seconds", deadline_seconds), ("num_workers", num_workers)):
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name}={limit}: must be above 0, or None")
     found: list[tuple[str | Question, str | None]] = []  # a reason or what to ask, and the span
     flags = [False] * len(pairs) if truncated is None else truncated
     texts = [None] * len(pairs) if problems is None else problems

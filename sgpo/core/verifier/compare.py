@@ -233,6 +233,8 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
     if isinstance(gold, Scalar) and isinstance(answer, Group):
         if answer.disjunction or _is_one_value(answer):  # "5/2 or 2.5": in two spellings
             return all(same_answer(gold, item, asker) for item in answer.items)
+        if any(isinstance(item, Relation) for item in answer.items[1:]):
+            return False  # 1,234 is x=1,234, not a=1, b=234
         return (digits := _as_list(gold)) != gold and same_answer(digits, answer, asker)
     if isinstance(answer, Scalar) and isinstance(gold, Group):
         if gold.kind == "matrix" and (column := _P.binomial.fullmatch(answer.text)):

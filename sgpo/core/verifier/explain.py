@@ -81,7 +81,8 @@ def explain_samples(samples: Sequence[dict[str, Any]], problem_id: str, index: i
     chosen = [row for row in rows if index in (None, row["sample"])]
     if not chosen:
         counts = Counter(str(row["problem_id"]) for row in rows or samples)
-        known = ", ".join(f"{name} ({n} samples)" for name, n in counts.most_common(3))
+        known = ", ".join(f"{name} (samples: {n})" for name, n in counts.most_common(3))
+        known += f" and {len(counts) - 3} more" if len(counts) > 3 else ""
         asked = "sample" if index is None else f"sample {index}"
         raise ValueError(f"no {asked} of problem {problem_id!r}; there are {known}")
     found = []
