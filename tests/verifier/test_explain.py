@@ -110,7 +110,7 @@ def test_stored_samples(samples, arguments, status, said, count, capsys):
         (["--gold", "7"], "explain needs a samples file and --id, or --gold and --text"),
         (["nowhere.jsonl", "--id", "p"], "nowhere.jsonl: no samples file"),
         (["--gold", "", "--text", "7"], "gold answer '' is empty"),
-        (["SAMPLES", "--id", "p-9"], "no sample of problem 'p-9'; there are p-1 (3 sam"),
+        (["SAMPLES", "--id", "p-9"], "no sample of problem 'p-9'; there are p-1 (samples: 3)"),
         (
             ["SAMPLES", "--id", "p-1", "--index", "5"],
             "no sample 5 of problem 'p-1'; there",
