@@ -89,7 +89,8 @@ def planned_study(
 
 
 def user_method(study: Plan, path: Path) -> MethodEntry:
-    """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it."""
+    """The grid entry of a user's method file: SFT+GRPO's recipe with the file's method in it, and
+    the file's ``LEARNING_RATE`` if it has one: a number, or one for each model."""
     planned = {entry.key for entry in study.methods} | {*SGPO_VARIANTS, *experiments.METHODS}
     if path.stem in planned:
         raise ValueError(
@@ -98,8 +99,12 @@ def user_method(study: Plan, path: Path) -> MethodEntry:
         )
     module = load_method_file(path)
 
+    rates = getattr(module, "LEARNING_RATE", {})
+
     def change(plain: RunConfig) -> RunConfig:
-        return replace(plain, settings=module.CONFIG())
+        rate = rates.get(plain.model) if isinstance(rates, dict) else rates
+        recipe = replace(plain.train, learning_rate=rate) if rate is not None else plain.train
+        return replace(plain, settings=module.CONFIG(), train=recipe)
 
     label = getattr(module, "LABEL", path.stem)
     file = str(path.resolve())

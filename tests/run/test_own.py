@@ -77,6 +77,17 @@ def test_own_methods_and_problems_stand_in_one_plan_and_are_remembered(own, caps
     assert "second leaves the study" in capsys.readouterr().out
 
 
+def test_an_own_method_may_have_a_rate_of_its_own_on_each_model_or_on_all(own):
+    usual = planned_study("mini", 1).entry("grpo").config("llama-m", 0).train.learning_rate
+    for rate, expected in (('{"qwen-m": 3e-4}', (3e-4, usual)), ("5e-5", (5e-5, 5e-5))):
+        (own / "first.py").write_text(f"{METHOD}\nLEARNING_RATE = {rate}\n")
+        study = planned_study("mini", 1, [own / "first.py"])
+        configs = [study.entry("first").config(model, 0) for model in ("qwen-m", "llama-m")]
+        assert tuple(config.train.learning_rate for config in configs) == expected
+        warmup = study.entry("sft").config("qwen-m", 0)  # other rows stay as they are
+        assert warmup == planned_study("mini", 1).entry("sft").config("qwen-m", 0)
+
+
 def test_problems_that_a_model_cannot_read_are_refused_before_the_study_knows_them(own, refused):
     (own / "bench.jsonl").write_text('{"question": "How many apples are left over?", "answer": 3}')
     words = ["--profile", "quick", "--problems", str(own / "bench.jsonl"), "--out", str(own / "o")]
