@@ -29,6 +29,7 @@ from benchmarks.profiles.variants import derived, with_experiments, with_variant
 from benchmarks.store import experiments
 from benchmarks.store.records import SGPO_VARIANTS
 from benchmarks.store.runs import read_object
+from sgpo.mini.specs import MODELS
 
 
 def remembered(results: Path, kind: str, files: Sequence[Path] = ()) -> list[Path]:
@@ -100,6 +101,11 @@ def user_method(study: Plan, path: Path) -> MethodEntry:
     module = load_method_file(path)
 
     rates = getattr(module, "LEARNING_RATE", {})
+    known = [*dict.fromkeys((*(m.key for m in study.models), *MODELS))]
+    for name in rates if isinstance(rates, dict) else ():
+        if name not in known:
+            what = f"{path}: LEARNING_RATE: model"
+            raise ValueError(unknown(what, name, known, "`sgpo list models`"))
 
     def change(plain: RunConfig) -> RunConfig:
         rate = rates.get(plain.model) if isinstance(rates, dict) else rates

@@ -86,6 +86,9 @@ def test_an_own_method_may_have_a_rate_of_its_own_on_each_model_or_on_all(own):
         assert tuple(config.train.learning_rate for config in configs) == expected
         warmup = study.entry("sft").config("qwen-m", 0)  # other rows stay as they are
         assert warmup == planned_study("mini", 1).entry("sft").config("qwen-m", 0)
+    (own / "first.py").write_text(f"{METHOD}\nLEARNING_RATE = {{'qwen_m': 3e-4}}\n")
+    with pytest.raises(ValueError, match="LEARNING_RATE: model 'qwen_m'"):
+        planned_study("mini", 1, [own / "first.py"])
 
 
 def test_problems_that_a_model_cannot_read_are_refused_before_the_study_knows_them(own, refused):
