@@ -20,7 +20,7 @@ import pandas as pd
 from benchmarks.config import Cell, Plan, RunConfig, unknown
 from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles.planned import planned_study
-from benchmarks.profiles.variants import to_budget
+from benchmarks.profiles.variants import VARIANTS, to_budget
 from benchmarks.run.launch import conclude, deadline_of, print_tasks
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
@@ -35,6 +35,8 @@ WORLDS = (1000, 1001, 1002)  # no study has a seed that high
 METHODS = (
     "sft_full", "grpo", "hpt", "luffy", "sgpo",
     "opsd", "srft", "dr_grpo", "dapo", "relift", "chord", "sdpo", "sgpo_initial",
+    *(key for key, *_ in VARIANTS if key != "sgpo_frozen"),  # which is sgpo_initial at SGPO's rate
+    "sgpo_nll_masked",
 )  # fmt: skip
 
 Trial = tuple[str, float, Cell]  # method, learning rate, run
