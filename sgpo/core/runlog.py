@@ -113,6 +113,7 @@ def environment(accelerator: str | None = None) -> dict[str, Any]:
         "machine": f"{machine}, {accelerator or 'no accelerator used'}",
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
+        "vector_instructions": os.environ.get("ATEN_CPU_CAPABILITY", "all"),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": package_versions(),

@@ -188,10 +188,18 @@ class _Batch:
     def select(self, index: torch.Tensor) -> None:
         """Keep the rows of ``index``, in its order."""
         self.hidden, self.positions = self.hidden[index], self.positions[index]
-        self.cache = [tuple(t.index_select(0, index) for t in pair) for pair in self.cache]
+        self.cache = [tuple(self._rows(t, index) for t in pair) for pair in self.cache]
         if self.bias is not None:
             self.bias = self.bias[index]
         self._forget_steps()
+
+    def _rows(self, cache: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        if self.static:
+            return cache.index_select(0, index)
+        kept = cache.new_empty(len(index), *cache.shape[1:])  # what is not filled is never read
+        used = slice(0, self.filled)
+        torch.index_select(cache[:, :, used], 0, index, out=kept[:, :, used])
+        return kept
 
     def _forget_steps(self) -> None:
         self.tokens = torch.zeros_like(self.positions)

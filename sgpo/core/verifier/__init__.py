@@ -151,6 +151,8 @@ def _judge(
 ) -> dict[Question, str]:
     """Reasons where the exact rules left it open, from memory or from the worker processes. Hostile
     items last, so that they cannot use up the batch's time before the others."""
+    if not questions:
+        return {}
 
     def cost(question: Question) -> int:
         text = f"{question[1]}{question[2]}"
