@@ -83,9 +83,10 @@ def planned_study(
         study = overridden(study, overrides, models)
     study = replace(study, benchmarks=limited(study), overrides=tuple(overrides))
     if variants:
-        study = with_variants(study, module.VARIANT_MODELS)
+        tuned = getattr(module, "VARIANT_RATE", None)
+        study = with_variants(study, module.VARIANT_MODELS, tuned)
         if profile == "mini":  # whose tuned rates the experiments keep
-            study = with_experiments(study)
+            study = with_experiments(study, tuned)
     return study
 
 

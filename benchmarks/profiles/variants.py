@@ -1,15 +1,15 @@
 """SGPO's variants and the experiments past the paper, as methods and models added to a study.
 
-Each variant is the study's SGPO with the named fields of ``SGPOConfig`` changed and nothing else:
-the same warm-up checkpoint, learning rate, steps and samples. "w/o strategy distillation" (Table 2)
-is SFT+GRPO, which every study has. What an experiment varies is the only thing that differs from
+Each variant is the study's SGPO with the named fields of ``SGPOConfig`` changed, and where the
+profile tuned it a learning rate of its own: the same warm-up checkpoint, steps and samples. "w/o
+strategy distillation" (Table 2) is SFT+GRPO, which every study has. What an experiment varies is the only thing that differs from
 the run of the study that it stands beside, whose tuned settings it keeps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from benchmarks.config import MethodEntry, Model, Plan, RunConfig
 from benchmarks.store import experiments as names
 from sgpo.mini.specs import MODELS
+
+Rates = Mapping[str, float]  # model -> learning rate
 
 # key, label, fields of SGPOConfig that differ from SGPO's
 VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -60,26 +62,42 @@ def to_budget(full: RunConfig) -> RunConfig:
     return replace(full, train=replace(train, num_steps=steps, budget_steps=None))
 
 
-def _changed(full: RunConfig, **settings: Any) -> RunConfig:
+def _changed(full: RunConfig, rates: Rates | None = None, **settings: Any) -> RunConfig:
     plain = to_budget(full)
-    return replace(plain, settings=replace(plain.settings, **settings))
+    rate = (rates or {}).get(full.model, plain.train.learning_rate)
+    return replace(
+        plain,
+        settings=replace(plain.settings, **settings),
+        train=replace(plain.train, learning_rate=rate),
+    )
 
 
-def with_variants(study: Plan, models: tuple[str, ...]) -> Plan:
-    """``study`` with every variant of its SGPO, on ``models`` only.
+def _own_rates(study: Plan, tuned: Mapping[str, Rates]) -> Mapping[str, Rates]:
+    """``tuned``, unless the user set one rate for all."""
+    return {} if any(o.startswith("train.learning_rate=") for o in study.overrides) else tuned
+
+
+def with_variants(
+    study: Plan, models: tuple[str, ...], tuned: Mapping[str, Rates] | None = None
+) -> Plan:
+    """``study`` with every variant of its SGPO, on ``models`` only; ``tuned``: variant -> its own
+    learning rates, elsewhere it keeps SGPO's.
 
     Overrides come first: the variants start from the study's SGPO as overridden, and what a variant
     changes wins over an override of the same field, so that its label stays true.
     """
-    sgpo = study.entry("sgpo")
+    sgpo, rates = study.entry("sgpo"), _own_rates(study, tuned or {})
     extra = tuple(
-        derived(sgpo, partial(_changed, **fields), key=key, label=label, models=models)
+        derived(
+            sgpo, partial(_changed, rates=rates.get(key), **fields), key=key, label=label,
+            models=models,
+        )
         for key, label, fields in VARIANTS
-    )
+    )  # fmt: skip
     return replace(study, methods=study.methods + extra)
 
 
-def with_experiments(study: Plan) -> Plan:
+def with_experiments(study: Plan, tuned: Mapping[str, Rates] | None = None) -> Plan:
     """The mini ``study``, with SGPO's variants in it, and the runs of every experiment."""
     large, seeds = MODELS[names.LARGE_MODEL], len(study.seeds)
     placed: dict[str, dict[str, int]] = {entry.key: {} for entry in study.methods}
@@ -89,7 +107,11 @@ def with_experiments(study: Plan) -> Plan:
         placed[key][names.SECOND_MODEL] = seeds
     masked = derived(
         study.entry("sgpo"),
-        partial(_changed, distillation="nll_masked"),
+        partial(
+            _changed,
+            rates=_own_rates(study, tuned or {}).get("sgpo_nll_masked"),
+            distillation="nll_masked",
+        ),
         key="sgpo_nll_masked",
         label="SGPO, direct SFT with the mask",
         extra=True,
