@@ -2,8 +2,9 @@
 
 Each variant is the study's SGPO with the named fields of ``SGPOConfig`` changed, and where the
 profile tuned it a learning rate of its own: the same warm-up checkpoint, steps and samples. "w/o
-strategy distillation" (Table 2) is SFT+GRPO, which every study has. What an experiment varies is the only thing that differs from
-the run of the study that it stands beside, whose tuned settings it keeps.
+strategy distillation" (Table 2) is SFT+GRPO, which every study has. What an experiment varies is
+the only thing that differs from the run of the study that it stands beside, whose tuned settings it
+keeps.
 """
 
 from __future__ import annotations
