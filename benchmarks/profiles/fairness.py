@@ -14,8 +14,7 @@ from typing import Any
 
 from benchmarks.config import unknown
 from benchmarks.profiles.planned import planned_study, remembered
-from benchmarks.store.experiments import DISTIL
-from benchmarks.store.records import SGPO_VARIANTS
+from benchmarks.store.experiments import DISTIL, FACTORS
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 from sgpo.core.files import read_json
@@ -55,7 +54,8 @@ ALLOWED = {
 }
 # What was not tuned for itself has another's rate.
 BORROWED = dict.fromkeys(DISTIL, "on-policy self-distillation's, not tuned for this")
-BORROWED |= dict.fromkeys((*SGPO_VARIANTS, "sgpo_nll_masked"), "SGPO's, not tuned for the variant")
+BORROWED |= dict.fromkeys(FACTORS, "that of the row whose one factor it changes")
+BORROWED["sgpo_frozen"] = "SGPO's: its teacher alone changes"
 # Of methods that are not in Table 1 the weights at the budget are compared.
 TO_BUDGET = dict.fromkeys(("train.num_steps", "train.budget_steps"), "trained to the budget alone")
 # Methods in whose table the weights after twice the budget are judged, too.

@@ -122,7 +122,7 @@ def with_experiments(study: Plan, tuned: Mapping[str, Rates] | None = None) -> P
     methods = [replace(entry, also_on=placed[entry.key]) for entry in study.methods]
     return replace(
         study,
-        methods=(*methods, masked, *_distilled(study)),
+        methods=(*methods, masked, *_distilled(study), *_factors(study)),
         extra_models=(Model(large.key, large.label, large.family, extra=True),),
     )
 
@@ -151,4 +151,20 @@ def _distilled(study: Plan) -> list[MethodEntry]:
     return [
         derived(entry, change, key=key, label=label, **fields)
         for entry, key, label, change in steps
+    ]
+
+
+def _factors(study: Plan) -> list[MethodEntry]:
+    """What separates direct SFT from the KL, one factor at a time; rates are those of the row that
+    each departs from."""
+    rows: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("sgpo_no_clip", "KL, no mask, without the first token", {"leave_out": "first"}),
+        ("sgpo_no_clip", "KL, no mask, first weights teach", {"teacher": "initial"}),
+        ("sgpo_no_clip", "KL, no mask, teacher's logits doubled", {"sharpness": 2.0}),
+        ("sgpo_nll", "Direct SFT on unverified targets", {"verified": False}),
+    )
+    fields = {"extra": True, "also_on": {}}
+    return [
+        derived(study.entry(of), partial(_changed, **changed), key=key, label=label, **fields)
+        for key, (of, label, changed) in zip(names.FACTORS, rows, strict=True)
     ]

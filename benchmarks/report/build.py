@@ -30,8 +30,8 @@ ARTEFACTS = (
     *(table.artefact() for table in accuracy.VARIANT_TABLES),
     mechanism.FIG2, training.FIG3, mechanism.FIG5, training.FIG6, training.SFT_LOSS,
     records.TABLE8, accuracy.PASSK, mechanism.DELTA, accuracy.KIN.artefact(),
-    accuracy.TEACHER.artefact(),
-    accuracy.DISTIL.artefact(), accuracy.MASK.artefact(), gains.WHEN, graders.GRADERS,
+    accuracy.TEACHER.artefact(), accuracy.DISTIL.artefact(), accuracy.MASK.artefact(),
+    accuracy.FACTORS.artefact(), gains.WHEN, graders.GRADERS,
     mechanism.REGIME, records.REGIME, records.DISJOINTNESS, records.TUNING, records.BUDGET,
     bands.BANDS,
 )  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.profiles import fairness
+from benchmarks.profiles import fairness, mini
 from benchmarks.profiles.planned import planned_study
 from benchmarks.store import experiments
 from sgpo.core.config import to_dict
@@ -82,10 +82,11 @@ def test_the_rate_of_what_was_not_tuned_has_a_reason_of_its_own():
     tuned = fairness.allowed_beside_grpo("luffy")["train.learning_rate"]
     rate = {
         key: fairness.allowed_beside_grpo(key)["train.learning_rate"]
-        for key in ("opsd", "sgpo_initial", "sgpo_nll", "sgpo_nll_masked", "distil_own")
+        for key in ("opsd", "sgpo_initial", "sgpo_nll", "sgpo_frozen", "kl_sharp", "distil_own")
     }
-    assert rate["opsd"] == rate["sgpo_initial"] == tuned
-    assert rate["sgpo_nll"] == rate["sgpo_nll_masked"] == "SGPO's, not tuned for the variant"
+    assert rate["opsd"] == rate["sgpo_initial"] == rate["sgpo_nll"] == tuned
+    assert rate["sgpo_frozen"] == "SGPO's: its teacher alone changes"
+    assert rate["kl_sharp"] == "that of the row whose one factor it changes"
     assert rate["distil_own"] == "on-policy self-distillation's, not tuned for this"
 
 
@@ -129,6 +130,10 @@ STEPS = {
     ("distil_frozen", "distil_own"): FROZEN,
     ("opsd", "distil_frozen"): {"settings.direction": "jensen_shannon"},
     ("sgpo_initial", "sgpo"): FROZEN | {"train.learning_rate": 8e-4},
+    ("kl_no_first", "sgpo_no_clip"): {"settings.leave_out": "first"},
+    ("kl_frozen", "sgpo_no_clip"): FROZEN,
+    ("kl_sharp", "sgpo_no_clip"): {"settings.sharpness": 2.0},
+    ("nll_unverified", "sgpo_nll"): {"settings.verified": False},
 }
 
 
@@ -137,12 +142,14 @@ def test_a_variant_or_experiment_differs_from_what_it_stands_beside_in_what_it_s
     for model in ("qwen-m", experiments.SECOND_MODEL):
         for key in {*VARIANTS} & {method for m, method in cells if m == model}:
             cell, sgpo = cells[model, key], cells[model, "sgpo"]
-            assert differing(cell.config, sgpo.config) == VARIANTS[key] | BUDGET, key
+            rate = mini.VARIANT_RATE.get(key, {}).get(model)
+            own = {} if rate is None else {"train.learning_rate": rate}
+            assert differing(cell.config, sgpo.config) == VARIANTS[key] | own | BUDGET, key
             assert cell.parent.run_id == sgpo.parent.run_id
     for (key, beside), changes in STEPS.items():
         found = differing(*(cells["qwen-m", name].config for name in (key, beside)))
         assert found == changes, key
-    assert {*experiments.DISTIL} <= {key for key, _ in STEPS}
+    assert {*experiments.DISTIL, *experiments.FACTORS} <= {key for key, _ in STEPS}
     assert (
         cells["qwen-m", "distil_plain"].config.train == cells["qwen-m", "distil_own"].config.train
     )

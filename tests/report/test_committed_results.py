@@ -23,11 +23,12 @@ from sgpo.core.config import to_dict
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "mini"
 STUDY = json.loads((RESULTS / "study.json").read_text())
+GRID = planned_study("mini", len(STUDY["seeds"]), variants=True)
 PLANNED = STUDY["cells"]
 
 
 def profile_configs() -> dict[tuple[str, str, int], RunConfig]:
-    cells = planned_study("mini", len(STUDY["seeds"]), variants=True).cells()
+    cells = GRID.cells()
     return {(c.config.model, c.config.method, c.config.seed): c.config for c in cells}
 
 
@@ -59,7 +60,7 @@ CHOSEN = {(r["model"], r["method"]): r for r in tuned() if r["chosen"] == "True"
 
 @pytest.mark.parametrize("model, method", CHOSEN)
 def test_the_profile_has_the_settings_that_tuning_chose(model, method):
-    config = next(e for e in mini.METHODS + mini.KIN if e.key == method).config(model, 0)
+    config = GRID.entry(method).config(model, 0)
     assert config.train.learning_rate == float(CHOSEN[model, method]["learning_rate"])
 
 
@@ -69,7 +70,8 @@ def test_every_rate_of_the_profile_was_tuned_with_as_many_trials_that_saw_no_tes
     assert set(counts.values()) == {len(tune.LEARNING_RATES) * len(tune.WORLDS)}
     usual = {(tune.MODELS["mini"], method) for method in mini.LEARNING_RATE}
     others = {(model, method) for model, rates in mini.ON_MODEL.items() for method in rates}
-    assert set(counts) == usual | others
+    variants = {(model, method) for method, rates in mini.VARIANT_RATE.items() for model in rates}
+    assert usual | others | variants <= set(counts)
     trials = stored_runs(RESULTS / "tuning")
     for row in rows:
         assert set(trials[row["run_id"]].object("scores.json")["benchmarks"]) == {"minidev"}

@@ -331,6 +331,7 @@ TABLE2, TABLE3, TABLE6, *_ = VARIANT_TABLES
 KIN = Comparison("kin", where_planned("opsd", models))
 TEACHER = Comparison("teacher", where_planned(experiments.INITIAL, models))
 MASK = Comparison("mask", where_planned("sgpo_nll_masked", lambda _: experiments.MASK_MODELS))
+FACTORS = Comparison("factors", where_planned(experiments.FACTORS[0], variant_models))
 DISTIL = Comparison("distil", where_planned("distil_own", lambda _: experiments.DISTIL_MODELS))
 
 
