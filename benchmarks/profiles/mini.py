@@ -21,7 +21,7 @@ from benchmarks.config import (
 )
 from benchmarks.profiles.rows import AUTHORS_ENTROPY, Rows, Values
 from benchmarks.profiles.variants import derived, to_budget
-from benchmarks.store.experiments import INITIAL
+from benchmarks.store.experiments import INITIAL, TUNED
 from sgpo.core.config import RolloutConfig
 from sgpo.mini.sets import RL_PROBLEMS, TEST_SETS, WARMUP_PROBLEMS
 from sgpo.mini.specs import MODELS, model_spec
@@ -34,24 +34,28 @@ WARMUP_RATE, WARMUP_EPOCHS = 5e-5, 3  # ours: the warm-up must stay near the bas
 LEARNING_RATE = {  # tuned on mini-Qwen2-M
     "sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4,
     "opsd": 8e-4, "srft": 8e-4, "dr_grpo": 4e-4, "dapo": 4e-4, "relift": 4e-4, "chord": 4e-4,
-    "sdpo": 1e-4, "sgpo_initial": 8e-4,
+    "sdpo": 1e-4, "sgpo_initial": 8e-4, "sgpo_tuned": 2e-4,
 }  # fmt: skip
 ON_MODEL = {  # tuned there (tuning-MODEL.csv); others as above
     "qwen-s": {
         "sft_full": 8e-4, "grpo": 4e-4, "hpt": 1e-4, "luffy": 2e-4, "sgpo": 1e-4,
-        "sgpo_initial": 4e-4,
+        "sgpo_initial": 4e-4, "sgpo_tuned": 1e-4,
     },
     "llama-m": {
         "sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4,
-        "sgpo_initial": 4e-4,
+        "sgpo_initial": 4e-4, "sgpo_tuned": 4e-4,
     },
 }  # fmt: skip
+# Chosen from trials of delta and rate together; on mini-Qwen2-M the paper's own was
+DELTA = {"qwen-s": 0.5, "qwen-m": 1.0, "llama-m": 0.5}
 VARIANT_RATE = {  # tuned; of a model that is not named a variant keeps SGPO's
     "sgpo_no_grpo": {"qwen-m": 1e-4}, "sgpo_no_proximal": {"qwen-m": 1e-4},
-    "sgpo_no_clip": {"qwen-m": 1e-4}, "sgpo_nll": {"qwen-m": 8e-4},
+    "sgpo_no_clip": {"qwen-m": 1e-4, "qwen-s": 1e-4, "llama-m": 1e-4}, "sgpo_nll": {"qwen-m": 8e-4},
     "sgpo_nll_masked": {"qwen-m": 8e-4}, "sgpo_reverse": {"qwen-m": 4e-4},
-    "sgpo_delta0.5": {"qwen-m": 4e-4}, "sgpo_delta1.2": {"qwen-m": 4e-4},
-    "sgpo_delta2": {"qwen-m": 1e-4}, "sgpo_delta3": {"qwen-m": 1e-4},
+    "sgpo_delta0.5": {"qwen-m": 4e-4, "qwen-s": 1e-4, "llama-m": 4e-4},
+    "sgpo_delta1.2": {"qwen-m": 4e-4},
+    "sgpo_delta2": {"qwen-m": 1e-4, "qwen-s": 1e-4, "llama-m": 1e-4},
+    "sgpo_delta3": {"qwen-m": 1e-4},
 }  # fmt: skip
 SFT = {
     "problems_per_step": 64,  # paper
@@ -170,6 +174,18 @@ KIN = (
     _kin("chord", "CHORD", "CHORDConfig"),
     _kin("sdpo", "SDPO", "SDPOConfig"),
     replace(_rl(INITIAL, "SGPO, first weights teach", SGPO, teacher="initial"), extra=True),
+    derived(
+        ROWS.reinforced(
+            TUNED,
+            "SGPO, delta tuned",
+            SGPO,
+            _rate(TUNED),
+            lambda model: {"kl_threshold": DELTA[model]},
+        ),
+        to_budget,
+        extra=True,
+        models=tuple(model for model, delta in DELTA.items() if delta != 1.0),
+    ),
 )
 
 

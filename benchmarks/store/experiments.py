@@ -21,10 +21,11 @@ KIN = ("opsd", "srft", "dr_grpo", "dapo", "relift", "chord", "sdpo")
 DISTIL = ("distil_rate", "distil_plain", "distil_guided", "distil_own", "distil_frozen")
 DISTIL_MODELS = ("qwen-m",)
 INITIAL = "sgpo_initial"  # SGPO with its first weights as teacher, tuned for itself
+TUNED = "sgpo_tuned"  # SGPO whose delta was chosen from trials, too
 # KL and direct SFT with one more factor changed
 FACTORS = ("kl_no_first", "kl_frozen", "kl_sharp", "nll_unverified")
 # Those that only experiments have
-METHODS = (*KIN, INITIAL, *DISTIL, *FACTORS, "sgpo_nll_masked")
+METHODS = (*KIN, INITIAL, TUNED, *DISTIL, *FACTORS, "sgpo_nll_masked")
 MASK_MODELS = ("qwen-m", "llama-m")
 SECOND_MODEL = "llama-m"  # where some of SGPO's variants are repeated
 REPEATED = ("sgpo_nll", "sgpo_nll_masked", "sgpo_no_clip", "sgpo_delta3")

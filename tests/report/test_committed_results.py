@@ -17,6 +17,7 @@ from benchmarks.config import RunConfig
 from benchmarks.profiles import mini
 from benchmarks.profiles.planned import planned_study
 from benchmarks.run import tune
+from benchmarks.store import experiments
 from benchmarks.store.load import ADDED
 from benchmarks.store.runs import TABLES, stored_runs
 from sgpo.core.config import to_dict
@@ -64,6 +65,20 @@ def test_the_profile_has_the_settings_that_tuning_chose(model, method):
     assert config.train.learning_rate == float(CHOSEN[model, method]["learning_rate"])
 
 
+@pytest.mark.parametrize("model", mini.TABLE_MODELS)
+def test_the_tuned_delta_and_its_rate_are_the_best_of_48_trials(model):
+    delta = {"sgpo": 1.0, "sgpo_delta0.5": 0.5, "sgpo_delta2": 2.0, "sgpo_no_clip": float("inf")}
+    trials = pd.DataFrame(r for r in tuned() if r["model"] == model and r["method"] in delta)
+    assert len(trials) == 48
+    accuracy = trials.dev_accuracy.astype(float)
+    method, rate = accuracy.groupby([trials.method, trials.learning_rate]).mean().idxmax()
+    entry = GRID.entry("sgpo" if delta[method] == 1.0 else "sgpo_tuned")
+    config = entry.config(model, 0)
+    assert (config.settings.kl_threshold, config.train.learning_rate) == (
+        delta[method], float(rate),
+    )  # fmt: skip
+
+
 def test_every_rate_of_the_profile_was_tuned_with_as_many_trials_that_saw_no_test_set():
     rows = tuned()
     counts = Counter((row["model"], row["method"]) for row in rows)
@@ -71,7 +86,8 @@ def test_every_rate_of_the_profile_was_tuned_with_as_many_trials_that_saw_no_tes
     usual = {(tune.MODELS["mini"], method) for method in mini.LEARNING_RATE}
     others = {(model, method) for model, rates in mini.ON_MODEL.items() for method in rates}
     variants = {(model, method) for method, rates in mini.VARIANT_RATE.items() for model in rates}
-    assert usual | others | variants <= set(counts)
+    own = {(m, k) for m, k in usual | others if k != experiments.TUNED}  # trials of its deltas
+    assert own | variants <= set(counts)
     trials = stored_runs(RESULTS / "tuning")
     for row in rows:
         assert set(trials[row["run_id"]].object("scores.json")["benchmarks"]) == {"minidev"}

@@ -234,7 +234,8 @@ class Comparison:
         return tuple(WORDS[self.name]["rows"].items())
 
     def needs(self, study: Study) -> list[Need]:
-        return [(model, method) for model in self.on(study) for method, _ in self.rows]
+        rows = [(model, method) for model in self.on(study) for method, _ in self.rows]
+        return [need for need in rows if study.cells_of(*need)]
 
     def artefact(self) -> Artefact:
         words, common = WORDS[self.name], WORDS["comparison"]
