@@ -238,6 +238,19 @@ def test_budgets_are_those_of_the_same_runs(stored):
     assert costs == pytest.approx([7000 * steps for steps in (10, 20, 40)])
 
 
+def test_without_hpt_and_luffy_the_budgets_are_drawn_of_what_the_study_has(variant_copy):
+    change(
+        variant_copy / "study.json",
+        lambda study: study.update(
+            cells=[c for c in study["cells"] if c["method"] not in ("hpt", "luffy")]
+        ),
+    )
+    study = load_study(variant_copy)
+    assert gains.budget_methods(study) == ["grpo", "sgpo", "sgpo_initial"]
+    left, right = gains.EQUAL_COST.draw(study).axes
+    assert len(left.lines) == 3 and len(marks(right)) == 2
+
+
 def test_the_delta_figure_has_every_delta_and_says_what_is_missing(variant_copy):
     shutil.rmtree(run_dir(variant_copy, "qwen-m", "sgpo_delta1.2", 2))
     left, right = mechanism.DELTA.draw(load_study(variant_copy)).axes
