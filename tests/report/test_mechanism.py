@@ -57,12 +57,15 @@ def test_the_masked_share_is_of_the_kl_that_was_offered(study):
 
 
 def test_the_figure_of_delta_draws_each_class_and_says_it(study):
-    left, _ = mechanism.DELTA.draw(study).axes[:2]
+    choices, others, _ = mechanism.DELTA.draw(study).axes
+    assert {line.get_label() for line in choices.lines} >= {
+        x[1] for x in mechanism.MASKS["masked of choices"]
+    }
     drawn = {
-        line.get_label(): line.get_ydata() for line in left.lines if len(line.get_ydata()) == 7
+        line.get_label(): line.get_ydata() for line in others.lines if len(line.get_ydata()) == 7
     }
     assert drawn["first token of a completion"].tolist() == [100, 100, 100, 0, 0, 0, 0]
-    assert drawn["all other tokens"].tolist() == [0] * 7
+    assert drawn["every other token"].tolist() == [0] * 7
     hard = worlds.masked_share(study, "qwen-m", "sgpo", ["hard"]).mean
     assert f"δ = 1 masks {hard:.0f}% of the KL" in mechanism.delta_message(study)
 
@@ -178,8 +181,8 @@ def test_what_the_gain_is_held_against(study):
     assert found["hardest third of problems\nminus easiest"].mean == pytest.approx(np.mean(gap))
     assert "twice the budget" not in gains.when(study, "sgpo_nll")
     assert f"{found['twice the budget'].mean:+.1f} [" in gains.when_message(study)
-    right = gains.WHEN.draw(study).axes[1]
-    assert [text.get_text() for text in right.texts] == ["not run"]
+    (axis,) = gains.WHEN.draw(study).axes
+    assert [len(c.lines[0].get_xdata()) for c in axis.containers] == [len(found), len(found) - 1]
 
 
 # Power -------------------------------------------------------------------------------------------

@@ -95,13 +95,33 @@ def mean_curve(root: Path, method: str, metric: str) -> np.ndarray:
 def test_fig3_has_a_column_for_every_ablation_of_table_2(stored):
     drawn = training.FIG3.draw(load_study(stored))
     removed = [m for m in training.LABELS if m != "sgpo"]
-    panels = np.array(drawn.axes).reshape(2, len(removed))
-    for (above, below), method in zip(panels.T, removed, strict=True):
-        assert above.get_title().replace("\n", " ") == training.LABELS[method]
-        for axis, metric in ((above, "reward"), (below, "entropy")):
-            ours, theirs = axis.lines
-            assert ours.get_ydata() == pytest.approx(mean_curve(stored, "sgpo", metric))
-            assert theirs.get_ydata() == pytest.approx(mean_curve(stored, method, metric))
+    panels = np.array(drawn.axes).reshape(4, len(removed))
+    for column, method in zip(panels.T, removed, strict=True):
+        assert column[0].get_title().replace("\n", " ") == training.LABELS[method]
+        for (axis, below), metric in ((column[:2], "reward"), (column[2:], "entropy")):
+            ours, theirs = (line.get_ydata() for line in axis.lines)
+            assert ours == pytest.approx(mean_curve(stored, "sgpo", metric))
+            assert theirs == pytest.approx(mean_curve(stored, method, metric))
+            assert below.lines[0].get_ydata() == pytest.approx(ours - theirs)
+
+
+def test_a_band_is_the_interval_of_the_mean_and_what_is_not_run_is_no_curve(variant_copy):
+    study = load_study(variant_copy)
+    panel = training.FIG4.draw(study).axes[0]
+    curves = [
+        pd.read_json(run_dir(variant_copy, "qwen-m", "grpo", s) / "metrics.jsonl", lines=True)
+        for s in SEEDS
+    ]
+    first = [rows["entropy"][:3].mean() for rows in curves]  # the window at the first step
+    half = 4.30265 * np.std(first, ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom
+    ends = panel.collections[0].get_paths()[0].vertices
+    at_first = ends[ends[:, 0] == panel.lines[0].get_xdata()[0], 1]
+    bounds = [np.mean(first) - half, np.mean(first) + half]
+    assert [at_first.min(), at_first.max()] == pytest.approx(bounds, rel=1e-4)
+    shutil.rmtree(run_dir(variant_copy, "qwen-m", "sgpo", 1))
+    study = load_study(variant_copy)
+    assert len(training.FIG4.draw(study).axes) == 3  # no alpha, no difference
+    assert training.FIG4.caption(study).endswith("SGPO: not run.")
 
 
 def test_the_held_out_loss_of_sft_is_drawn_where_runs_have_it(variant_copy):
@@ -218,11 +238,24 @@ def test_budgets_are_those_of_the_same_runs(stored):
     assert costs == pytest.approx([7000 * steps for steps in (10, 20, 40)])
 
 
+def test_without_hpt_and_luffy_the_budgets_are_drawn_of_what_the_study_has(variant_copy):
+    change(
+        variant_copy / "study.json",
+        lambda study: study.update(
+            cells=[c for c in study["cells"] if c["method"] not in ("hpt", "luffy")]
+        ),
+    )
+    study = load_study(variant_copy)
+    assert gains.budget_methods(study) == ["grpo", "sgpo", "sgpo_initial"]
+    left, right = gains.EQUAL_COST.draw(study).axes
+    assert len(left.lines) == 3 and len(marks(right)) == 2
+
+
 def test_the_delta_figure_has_every_delta_and_says_what_is_missing(variant_copy):
     shutil.rmtree(run_dir(variant_copy, "qwen-m", "sgpo_delta1.2", 2))
     left, right = mechanism.DELTA.draw(load_study(variant_copy)).axes
     ticks = ["0.5", "1", "1.2", "1.5", "2", "3", "∞"]
-    assert [t.get_text() for t in left.get_xticklabels()] == ticks
+    assert [t.get_text() for t in right.get_xticklabels()] == ticks
     for axis in (left, right):
         assert "SGPO, delta=1.2: not run" in [t.get_text() for t in axis.texts]
         assert marks(axis)[0][:, 0].tolist() == [0, 1, 3, 4, 5, 6]

@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks.report.estimates import Score
+from benchmarks.report.estimates import Score, units_text
 from benchmarks.report.measures import WINDOW, smooth
 from benchmarks.store.records import NOT_RUN, Run, Study
-from benchmarks.store.stats import Estimate
+from benchmarks.store.stats import Estimate, Mean
 from sgpo.core.files import write_bytes
 
 # Okabe and Ito's palette and, for SGPO's variants, Paul Tol's muted scheme: told apart under the
@@ -33,20 +33,22 @@ LOOKS = {
     "sgpo": ("#D55E00", "-", "^"),
     "sgpo_nll": ("#882255", "--", "o"),
     "sgpo_reverse": ("#332288", "-.", "v"),
+    "sgpo_initial": ("#AA4499", (0, (6, 1.5)), "X"),
 }
 DASHES = ("-", "--", "-.", ":", (0, (6, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 INK = "#222222"
 WARNING = "#8A1C1C"
 Value = float | Estimate | Score  # a place in a panel
 
+WIDE = 6.0  # inches of a figure; with type of 9 points it can be read at half a page and on a phone
 STYLE = Path(__file__).with_name("report.mplstyle")
 
 
 def new_figure(
-    num_rows: int, num_columns: int, *, width: float, height: float, **shared: Any
+    num_rows: int, num_columns: int, *, width: float = WIDE, height: float, **shared: Any
 ) -> tuple[Figure, np.ndarray]:
-    """A figure (inches; 7.2 is a page wide) and its axes [rows, columns], in the suite's style.
-    ``shared``: sharex, sharey and the like."""
+    """A figure (inches) and its axes [rows, columns], in the suite's style. ``shared``: sharex,
+    sharey and the like."""
     matplotlib.rc_file(STYLE)
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(num_rows, num_columns, squeeze=False, **shared)
@@ -96,11 +98,11 @@ def legend(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
 def absent(axis: Axes, what: str = "", why: str = NOT_RUN, row: float | None = None) -> None:
     """A line inside the panel that says what it lacks, at a row of its values or in its corner."""
     taken = sum(text.get_color() == WARNING for text in axis.texts)
-    place, across, aligned = (0.98, 0.03 + 0.08 * taken), axis.transAxes, ("right", "bottom")
+    place, across, aligned = (0.98, 0.03 + 0.11 * taken), axis.transAxes, ("right", "bottom")
     if row is not None:
         place, across, aligned = (0.02, row), axis.get_yaxis_transform(), ("left", "center")
     axis.text(*place, f"{what}: {why}" if what else why, transform=across, ha=aligned[0],
-              va=aligned[1], color=WARNING, fontsize=8)  # fmt: skip
+              va=aligned[1], color=WARNING)  # fmt: skip
 
 
 def zero(axis: Axes, *, upright: bool = False) -> None:
@@ -150,9 +152,10 @@ def curve(
     minus: str = "",
     label: str = "",
     window: int = WINDOW,
+    band: bool = True,
     **changes: Any,
 ) -> None:
-    """A method's mean over seeds and the band from lowest to highest seed.
+    """A method's mean over seeds and, with ``band``, its 95% interval at every step.
 
     ``minus``: a method whose curve of the same seed is taken off. What is missing is said in the
     panel. ``window``: steps of the moving average. ``label`` and ``changes``: other than the
@@ -165,18 +168,24 @@ def curve(
     dagger = " †" if any(run.diverged for runs in groups for run in runs) else ""
     if values.dropna(axis=1, how="all").empty:
         absent(axis, label, "not recorded" if all(groups) else NOT_RUN)
-        axis.plot([], [], label=label, **drawn)
         return
-    steps, low, high = values.index.to_numpy(), values.min(axis=1), values.max(axis=1)
-    axis.fill_between(steps, low, high, color=drawn["color"], alpha=0.18, linewidth=0)
+    steps = values.index.to_numpy()
+    if band:
+        rows = (row[np.isfinite(row)] for row in values.to_numpy())
+        found = [Mean.over_units(row).interval() for row in rows]
+        low, high = [i.low for i in found], [i.high for i in found]
+        axis.fill_between(steps, low, high, color=drawn["color"], alpha=0.18, linewidth=0)
     axis.plot(steps, values.mean(axis=1), label=label + dagger, **drawn)
 
 
 def band_caption(study: Study, model: str, methods: Sequence[str]) -> str:
-    """What line and band are, with the number of seeds of each method where they differ."""
-    counts = {len(study.cells_of(model, method)) for method in methods}
-    number = " or ".join(str(count) for count in sorted(counts))
+    """What line and band are, over how many seeds, and which of ``methods`` are not there."""
+    counts = sorted({len(study.cells_of(model, method)) for method in methods})
+    over = units_text(study, " or ".join(map(str, counts)))
+    band = "; band: its 95% interval, step by step; both" if counts[-1] > 1 else ","
+    lacking = [m for m in methods if not study.runs_of(model, m, scored=False)]
+    missing = "".join(f" {study.method_label(method)}: {NOT_RUN}." for method in lacking)
     return (
-        f"Line: mean over {number} seeds; band: lowest to highest seed; both after a centred "
-        f"moving mean over {WINDOW} steps (shorter at the ends). †: a run diverged."
+        f"Line: mean over {over}{band} after a centred moving mean over {WINDOW} steps (shorter at "
+        f"the ends). †: a run diverged.{missing}"
     )

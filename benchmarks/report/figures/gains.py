@@ -13,8 +13,8 @@ from benchmarks.report.artefact import Need, described
 from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.figures.axes import absent, legend, look, marks, new_figure, points, zero
 from benchmarks.report.tables.accuracy import REFERENCE
-from benchmarks.store.experiments import BUDGET_METHODS, BUDGET_MODEL, BUDGETS
-from benchmarks.store.records import NOT_RUN, Run, Study
+from benchmarks.store.experiments import BUDGET_METHODS, BUDGET_MODEL, BUDGETS, INITIAL
+from benchmarks.store.records import Run, Study
 from benchmarks.store.stats import Estimate, Mean, slope
 
 MODEL = BUDGET_MODEL
@@ -23,14 +23,22 @@ MODEL = BUDGET_MODEL
 
 
 def budget_needs(study: Study) -> list[Need]:
-    """Every method; none where the study does not plan them all."""
-    found = [(MODEL, method) for method in BUDGET_METHODS]
-    return found if all(study.cells_of(*need) for need in found) else []
+    """SGPO, what it is compared with and, where that is not all of it, its other teacher; none
+    without SFT+GRPO."""
+    planned = [m for m in (*BUDGET_METHODS, INITIAL) if study.cells_of(MODEL, m)]
+    if not {BASELINES[0], REFERENCE} <= {*planned}:
+        return []
+    whole = {*BUDGET_METHODS} <= {*planned}
+    return [(MODEL, method) for method in (BUDGET_METHODS if whole else planned)]
+
+
+def budget_methods(study: Study) -> list[str]:
+    return [method for _, method in budget_needs(study)]
 
 
 def budget_seeds(study: Study) -> list[int]:
     """The seeds that every method has."""
-    return estimates.common_seeds(study, MODEL, BUDGET_METHODS)
+    return estimates.common_seeds(study, MODEL, budget_methods(study))
 
 
 def at_budget(study: Study, method: str, budget: float) -> Score | None:
@@ -48,16 +56,17 @@ def at_cost(study: Study, method: str, budget: float) -> tuple[float, Score] | N
 
 
 def _draw_budgets(study: Study) -> Figure:
-    drawn, axes = new_figure(1, 2, width=7.2, height=3.5)
+    drawn, axes = new_figure(1, 2, height=3.4)
     left, right = axes[0]
-    scores = {m: {b: at_budget(study, m, b) for b in BUDGETS} for m in BUDGET_METHODS}
+    scores = {m: {b: at_budget(study, m, b) for b in BUDGETS} for m in budget_methods(study)}
     for method, at in scores.items():
         label, known = study.method_label(method), {b: s.mean for b, s in at.items() if s}
         for budget in (budget for budget in BUDGETS if budget not in known):
             absent(left, f"{label}, {budget:g}")
         left.plot([*known], [*known.values()], label=label, **look(method, marker=True))
-    others = [method for method in BUDGET_METHODS if method != REFERENCE]
-    for method, shift in zip(others, (0.93, 1.0, 1.075), strict=True):
+    others = [method for method in scores if method != REFERENCE]
+    for number, method in enumerate(others):
+        shift = 1.075 ** (number - (len(others) - 1) / 2)
         gaps = [estimates.minus(scores[REFERENCE][b], scores[method][b]) for b in BUDGETS]
         points(right, [budget * shift for budget in BUDGETS], gaps, **marks(method))
     zero(right)
@@ -68,7 +77,7 @@ def _draw_budgets(study: Study) -> Figure:
         axis.set_xticks(BUDGETS, [f"{budget:g}" for budget in BUDGETS])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlim(BUDGETS[0] / 1.3, BUDGETS[-1] * 1.3)
-        axis.set_xlabel("budget, times the study's steps (log scale)")
+        axis.set_xlabel("budget, × steps (log scale)")
     legend(drawn, [left])
     return drawn
 
@@ -76,7 +85,7 @@ def _draw_budgets(study: Study) -> Figure:
 def spent(study: Study) -> str:
     """What a run of the study's own length costs each method, in words."""
     costs = []
-    for method in BUDGET_METHODS:
+    for method in budget_methods(study):
         runs = study.runs_of(MODEL, method, scored=False)
         tokens = [run.spent(1.0, "scored_tokens") for run in runs]
         if runs and None not in tokens:
@@ -190,18 +199,21 @@ def when(study: Study, baseline: str) -> dict[str, Estimate]:
 
 
 def _draw_when(study: Study) -> Figure:
+    """A row a factor that is known for a baseline, a mark a baseline."""
     shown = _baselines(study)
-    drawn, axes = new_figure(1, len(shown), width=7.2, height=3.0, sharey=True, sharex=True)
-    for axis, baseline in zip(axes[0], shown, strict=True):
-        found = [when(study, baseline).get(name) for name in FACTORS]
-        points(axis, found, range(len(found)), **marks(REFERENCE))
-        why = NOT_RUN if _enough(study, baseline) else f"takes {FEWEST} worlds"
-        for place in (place for place, value in enumerate(found) if value is None):
-            absent(axis, why=why, row=place)
-        zero(axis, upright=True)
-        axis.set(title=f"gain over {study.method_label(baseline)}", xlabel="change, points")
-    axes[0, 0].set_yticks(range(len(FACTORS)), [*FACTORS])
-    axes[0, 0].set_ylim(len(FACTORS) - 0.5, -0.5)
+    found = {baseline: when(study, baseline) for baseline in shown}
+    names = [name for name in FACTORS if any(name in known for known in found.values())]
+    drawn, axes = new_figure(1, 1, height=1.2 + 0.42 * len(names))
+    axis, places = axes[0, 0], np.arange(len(names))
+    for number, (baseline, known) in enumerate(found.items()):
+        shift = 0.22 * (number - (len(shown) - 1) / 2)
+        points(axis, [known.get(name) for name in names], places + shift,
+               label=f"gain over {study.method_label(baseline)}", **marks(baseline))  # fmt: skip
+    zero(axis, upright=True)
+    axis.set(xlabel="change of SGPO's gain, points")
+    axis.set_yticks(places, names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    legend(drawn, [axis])
     return drawn
 
 

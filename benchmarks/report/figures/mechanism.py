@@ -4,13 +4,15 @@ what is learned at it, and what every world leaves to learn."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.report import estimates, measures, worlds
 from benchmarks.report.artefact import Need, described
@@ -62,7 +64,7 @@ def _draw_plans(study: Study) -> Figure:
     KL's paired difference."""
     groups = _groups(study)
     rows = np.arange(len(groups))
-    drawn, axes = new_figure(1, 2, width=7.2, height=1.5 + 0.27 * len(groups), sharey=True)
+    drawn, axes = new_figure(1, 2, height=1.6 + 0.35 * len(groups), sharey=True)
     left, differences = axes[0]
     right = {
         method: [measures.plan_quantity(study, method, "right", g) for g in groups.values()]
@@ -75,17 +77,18 @@ def _draw_plans(study: Study) -> Figure:
     for method, shift in zip(OTHERS, (-0.15, 0.15), strict=True):
         gaps = [a - b for a, b in zip(right[REFERENCE], right[method], strict=True)]
         points(differences, gaps, rows + shift, **marks(method))
-    left.set(title="Probability of the one right plan", xlabel="probability, 0 to 1",
+    left.set(title="Probability of the right plan", xlabel="probability, 0 to 1",
              xlim=(-0.02, 1.02), ylabel="types, hardest first")  # fmt: skip
     left.set_yticks(rows, [*groups])
     left.invert_yaxis()
-    differences.set(title="Forward KL minus the other, paired", xlabel="difference in probability")
+    differences.set(title="Forward KL minus other, paired", xlabel="difference in probability")
+    differences.locator_params(axis="x", nbins=5)
     zero(differences, upright=True)
     if not groups:
         absent(left)
     for axis in axes[0] if groups else ():
         axis.axhline(len(groups) - 1.5, color="#BBBBBB", linewidth=0.8)
-    legend(drawn, [left])
+    legend(drawn, [left], columns=2)
     return drawn
 
 
@@ -134,7 +137,7 @@ def _class_look(kind: str) -> dict[str, str]:
 
 
 def _draw_tokens(study: Study) -> Figure:
-    drawn, axes = new_figure(2, 2, width=7.2, height=5.0, width_ratios=(1.6, 1.0))
+    drawn, axes = new_figure(2, 2, height=5.2, width_ratios=(1.5, 1.0))
     grid = axes[0, 1].get_gridspec()
     for axis in axes[:, 1]:
         axis.remove()
@@ -149,14 +152,14 @@ def _draw_tokens(study: Study) -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylim(0, 1.15 * top)
     above = axes[0, 0]
-    above.set_title("One problem: 0 of 8 autonomous answers right")
+    above.set_title("One problem, 0 of 8 answers right")
     above.axhline(1.0, color=INK, linewidth=0.9, linestyle="--")
-    above.text(0.99, 1.02, "δ = 1", ha="right", va="bottom", fontsize=8,
+    above.text(0.99, 1.02, "δ = 1", ha="right", va="bottom",
                transform=above.get_yaxis_transform())  # fmt: skip
     above.tick_params(labelbottom=False)
     _shares_of_classes(drawn.add_subplot(grid[:, 1]), study, why)
     handles = [Patch(label=name, **_class_look(kind)) for kind, (*_, name) in CLASS_LOOKS.items()]
-    drawn.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    drawn.legend(handles=handles, loc="outside lower center", ncols=2)
     return drawn
 
 
@@ -169,15 +172,15 @@ def _bars_of_steps(axis: Axes, example: Mapping[str, Any], quantity: str) -> flo
         axis.bar(place, heights[-1], width=0.8, **_class_look(step["kind"]))
         text = "".join(example["pieces"][part]).replace("\n", "").replace("<|end|>", "")
         texts.append(text.replace("\\boxed", "box").strip())
-    axis.set_xticks(range(len(texts)), texts, rotation=45, ha="right", fontsize=7.5,
-                    fontfamily="DejaVu Sans Mono")  # fmt: skip
+    axis.set_xticks(range(len(texts)), texts, rotation=60, ha="right",
+                    rotation_mode="anchor")  # fmt: skip
     axis.grid(axis="x", visible=False)
     return max(heights)
 
 
 def _shares_of_classes(axis: Axes, study: Study, why: str) -> None:
-    """Each quantity's share by token class, with the interval of the decisions' share."""
-    axis.set(title="Share of the total, many problems", xlabel="share, %", xlim=(0, 100))
+    """Each quantity's share by token class; below, the decisions' share with its interval."""
+    axis.set(title="Shares, many problems", xlabel="share, %", xlim=(0, 102))
     if measures.token_share(study, "tokens", DECISIONS) is None:
         absent(axis, why=why)
         return
@@ -188,11 +191,11 @@ def _shares_of_classes(axis: Axes, study: Study, why: str) -> None:
         axis.barh(places, widths, left=left, height=0.55, **_class_look(kind))
         left += widths
     for place, quantity in zip(places, AGGREGATES, strict=True):
-        share = measures.token_share(study, quantity, DECISIONS)
-        points(axis, [share], [place], color=INK, marker="", capsize=4)
-        axis.text(0, place + 0.3, f"decisions {share.mean:.0f}%", va="bottom", fontsize=8)
+        share = replace(measures.token_share(study, quantity, DECISIONS), share=True)
+        points(axis, [share], [place - 0.36], color=INK, marker="|", capsize=3)
+        axis.text(0, place + 0.29, f"decisions {share.mean:.0f}%", va="bottom")
     axis.set_yticks(places, [*AGGREGATES.values()])
-    axis.set_ylim(-0.5, len(AGGREGATES) - 0.4)
+    axis.set_ylim(-0.6, len(AGGREGATES) - 0.4)
     axis.grid(axis="y", visible=False)
 
 
@@ -221,14 +224,18 @@ FIG5 = described(
 
 # What the threshold delta of Eq. 5 masks against what is learned at it, over all worlds -----------
 
-# Line of the figure: classes of ``worlds.CLASSES``, name, colour, mark.
-LINES = (
-    (("hard",), "choices, hardest third of types", "#D55E00", "o"),
-    (("middle",), "choices, middle third", "#E69F00", "s"),
-    (("easy",), "choices, easiest third", "#F0C987", "D"),
-    (("opening",), "first token of a completion", "#0072B2", "v"),
-    (("style", "commitment", "routine"), "all other tokens", "#777777", "x"),
-)
+# Panel of the figure -> its lines: classes of ``worlds.CLASSES``, name, colour, mark.
+MASKS = {
+    "masked of choices": (
+        (("hard",), "choices, hardest third of types", "#D55E00", "o"),
+        (("middle",), "choices, middle third", "#E69F00", "s"),
+        (("easy",), "choices, easiest third", "#009E73", "D"),
+    ),
+    "masked of all other tokens": (
+        (("opening",), "first token of a completion", "#0072B2", "v"),
+        (("style", "commitment", "routine"), "every other token", "#777777", "x"),
+    ),
+}
 
 
 def delta_of(method: str) -> float:
@@ -249,44 +256,56 @@ def _of_all_tokens(run: Run) -> float:
     return PERCENT * float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
+Line = tuple[str, dict[str, Any], list[Score | None]]  # name, look, a score of each of ``SWEEP``
+
+
+def _masks(study: Study, model: str) -> dict[str, list[Line]]:
+    """Panel -> its lines; all tokens together where no run has a ledger."""
+    found = {
+        panel: [
+            (name, {"color": colour, "marker": mark},
+             [worlds.masked_share(study, model, method, kinds) for method in SWEEP])
+            for kinds, name, colour, mark in lines
+        ]
+        for panel, lines in MASKS.items()
+    }  # fmt: skip
+    if any(any(scores) for lines in found.values() for *_, scores in lines):
+        return found
+    whole = [estimates.run_statistic(study, model, m, _of_all_tokens) for m in SWEEP]
+    return {"masked": [("all tokens", {"color": "#777777", "marker": "o"}, whole)]}
+
+
 def _draw_delta(study: Study) -> Figure:
-    drawn, axes = new_figure(1, 2, width=7.2, height=3.7)
-    (left, right), model = axes[0], model_of(study)
-    shares = [
-        (name, colour, mark, [worlds.masked_share(study, model, m, classes) for m in SWEEP])
-        for classes, name, colour, mark in LINES
-    ]
-    if not any(any(found) for *_, found in shares):  # no run has a ledger
-        whole = [estimates.run_statistic(study, model, m, _of_all_tokens) for m in SWEEP]
-        shares = [("all tokens", "#777777", "o", whole)]
-    for name, colour, mark, found in shares:
-        if any(found):
-            _joined(left, found, color=colour, label=name, marker=mark, markersize=5)
+    model = model_of(study)
     gains = [estimates.gain(study, model, method, BASELINE) for method in SWEEP]
-    _joined(right, gains, **look(REFERENCE, marker=True) | {"linewidth": 1})
-    zero(right)
-    left.set(title="masked", ylabel="share of the KL offered, %", ylim=(-3, 103))
-    right.set(title=f"learned: minus {study.method_label(BASELINE)}, paired",
-              ylabel="average accuracy, points")  # fmt: skip
-    for number, method in enumerate(SWEEP):
-        for axis, there in (
-            (left, any(found[number] for *_, found in shares)),
-            (right, gains[number]),
-        ):
-            if not there:
-                absent(axis, study.method_label(method))
-    for axis in axes[0]:
-        axis.set_xticks(range(len(SWEEP)), map(_delta_text, SWEEP))
-        axis.set(xlabel="threshold δ, nats", xlim=(-0.4, len(SWEEP) - 0.6))
-    legend(drawn, [left], columns=3)
+    masks, ours = _masks(study, model), look(REFERENCE, marker=True)
+    drawn, axes = new_figure(len(masks) + 1, 1, height=1.6 + 2.0 * len(masks), sharex=True)
+    *above, learned = axes[:, 0]
+    for axis, (panel, lines) in zip(above, masks.items(), strict=True):
+        _joined(axis, study, lines)
+        axis.set(title=panel, ylabel="% of the KL offered", ylim=(-3, 103))
+    _joined(learned, study, [("SGPO", ours, gains)])
+    zero(learned)
+    baseline = study.method_label(BASELINE)
+    learned.set(title=f"learned: accuracy minus {baseline}'s, paired", ylabel="points")
+    learned.set_xticks(range(len(SWEEP)), map(_delta_text, SWEEP))
+    learned.set(xlabel="threshold δ, nats (settings, not to scale)", xlim=(-0.4, len(SWEEP) - 0.6))
+    legend(drawn, above, columns=2)
     return drawn
 
 
-def _joined(axis: Axes, scores: list[Score | None], **drawn: Any) -> None:
-    """Marks of one setting after another with their whiskers, and a line through them."""
-    known = {x: score.mean for x, score in enumerate(scores) if score}
-    axis.plot([*known], [*known.values()], **drawn)
-    points(axis, range(len(scores)), scores, color=drawn["color"], marker="none")
+def _joined(axis: Axes, study: Study, lines: Sequence[Line]) -> None:
+    """Marks of one setting after another with their whiskers, lines side by side; a setting that
+    none of them has is named."""
+    for number, (name, look_of, scores) in enumerate(lines):
+        places = np.arange(len(scores)) + 0.14 * (number - (len(lines) - 1) / 2)
+        known = {x: score.mean for x, score in zip(places, scores, strict=True) if score}
+        if known:
+            axis.plot([*known], [*known.values()], label=name, **look_of | {"linewidth": 1})
+            points(axis, places, scores, color=look_of["color"], marker="none")
+    for number, method in enumerate(SWEEP):
+        if not any(scores[number] for *_, scores in lines):
+            absent(axis, study.method_label(method))
 
 
 def delta_message(study: Study) -> str:
@@ -337,17 +356,18 @@ DELTA = described(
 
 # Stage, pass rate, title: what the conditions of `sgpo mini check` are about.
 STAGES = (
-    ("base", "unguided", "base, alone"),
-    ("base", "foreign", "base, foreign strategy"),
-    ("sft", "guided", "warm-up, own strategy"),
-    ("grpo", "unguided", "SFT+GRPO, alone"),
+    ("base", "unguided", "base,\nalone"),
+    ("base", "foreign", "base, foreign\nstrategy"),
+    ("sft", "guided", "warm-up,\nown strategy"),
+    ("grpo", "unguided", "SFT+GRPO,\nalone"),
 )
 OPEN = (0.15, 0.85)  # as in sgpo.mini.window: a type that can still tell methods apart
-RATES = (
-    ("rarely right, below 0.15", "#0072B2"),
+RATES = (  # from the bottom, the open ones first: they are what is counted
     ("open", "#F0E442"),
     ("mostly right, above 0.85", "#009E73"),
+    ("rarely right, below 0.15", "#0072B2"),
 )
+ENOUGH = 0.5  # share of types that SFT+GRPO should leave open
 
 
 def _stage_needs(study: Study) -> list[Need]:
@@ -364,31 +384,33 @@ def shares_of_types(study: Study, model: str, method: str, rate: str) -> dict[in
         if run.stored.has("regime.json"):
             rates = np.array([t[rate] for t in run.stored.object("regime.json")["types"]])
             low, high = (rates < OPEN[0]).mean(), (rates > OPEN[1]).mean()
-            found[run.cell.seed] = np.array([low, 1 - low - high, high])
+            found[run.cell.seed] = np.array([1 - low - high, high, low])
     return found
 
 
 def _draw_regime(study: Study) -> Figure:
     shown = models(study)
-    drawn, axes = new_figure(len(shown), len(STAGES), width=7.2, height=0.9 + 1.35 * len(shown),
+    drawn, axes = new_figure(len(shown), len(STAGES), height=1.2 + 1.35 * len(shown),
                              sharey=True, sharex=True)  # fmt: skip
     for line, model in zip(axes, shown, strict=True):
-        line[0].set_ylabel(f"{study.model(model).label}\nshare of types", fontsize=8)
+        line[0].set_ylabel(f"{study.model(model).label}\nshare of types")
         for axis, (method, rate, _) in zip(line, STAGES, strict=True):
-            found = np.array([*shares_of_types(study, model, method, rate).values()])
-            if not len(found):
+            shares = shares_of_types(study, model, method, rate)
+            if not shares:
                 absent(axis)
-                found = np.zeros((0, len(RATES)))
+            found = np.array([*shares.values()]).reshape(-1, len(RATES))
             below = np.cumsum(found, axis=1) - found
             for group, (name, colour) in enumerate(RATES):
-                axis.bar(range(len(found)), found[:, group], bottom=below[:, group], width=0.92,
+                axis.bar([*shares], found[:, group], bottom=below[:, group], width=0.92,
                          color=colour, label=name)  # fmt: skip
+            axis.axhline(ENOUGH, color=INK, linewidth=0.9, linestyle="--")
             axis.grid(visible=False)
-            axis.set(ylim=(0, 1), xticks=[])
+            axis.set(ylim=(0, 1), yticks=(0, 0.5, 1))
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis, (*_, title) in zip(axes[0], STAGES, strict=True):
-        axis.set_title(title, fontsize=8.5)
+        axis.set_title(title, fontsize="medium")
     for axis in axes[-1]:
-        axis.set_xlabel("worlds", fontsize=8)
+        axis.set_xlabel("world")
     legend(drawn, [axes[0, 0]], columns=3)
     return drawn
 
@@ -397,9 +419,9 @@ def regime_message(study: Study) -> str:
     """How many types SFT+GRPO leaves open, from the poorest to the richest world."""
     texts = []
     for model in models(study):
-        found = [part[1] for part in shares_of_types(study, model, "grpo", "unguided").values()]
+        found = [part[0] for part in shares_of_types(study, model, "grpo", "unguided").values()]
         if found:
-            enough = sum(share >= 0.5 for share in found)
+            enough = sum(share >= ENOUGH for share in found)
             texts.append(
                 f"{study.model(model).label} {min(found):.0%} to {max(found):.0%} of the types, at "
                 f"least half in {enough} of {len(found)} worlds"
