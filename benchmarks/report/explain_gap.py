@@ -190,14 +190,14 @@ def figure(pair: Pair, lines: Sequence[Line]) -> Figure:
     if masked:
         right, places = axes[0, 1], _places(masked)
         for side, (method, label) in enumerate(zip(pair.methods, pair.labels, strict=True)):
-            if not any(line.sides[side] for line in masked):
-                continue
+            if not any(line.sides[side] and line.sides[side].mean for line in masked):
+                continue  # no ledger, or a method that masks nothing: its label says it
             shift = [place + 0.2 * (side - 0.5) for place in places]
             points(right, [line.sides[side] for line in masked], shift, label=label,
                    **marks(method) | ({"color": "#777777"} if side else {}))  # fmt: skip
         right.set_yticks(places, [line.name for line in masked])
         right.set(xlabel="masked, % of the KL offered", xlim=(-4, 104), title="what taught nothing")
-        drawn.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
+        drawn.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     for axis in axes[0]:
         axis.invert_yaxis()
     return drawn
