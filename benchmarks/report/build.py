@@ -191,8 +191,10 @@ def chosen_artefacts(study: Study, only: Sequence[str] | None = None) -> tuple[A
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ReportError(f"unknown artefact {name!r}; allowed: {', '.join(NAMES)}{hint}")
         if name != REPORT and name not in [a.name for a in standing]:
-            extended = any(a.name == name and a.extended for a in ARTEFACTS)
-            add = f"; to plan and run them: {study.command(name)}" if extended else ""
+            artefact = next(a for a in ARTEFACTS if a.name == name)
+            if artefact.file and not any(study.root.glob(artefact.file)):
+                raise ReportError(f"{name}: is read off {artefact.file}, which is not here")
+            add = f"; to plan and run them: {study.command(name)}" if artefact.extended else ""
             raise ReportError(f"{name}: this study plans none of the runs that it shows{add}")
     if only is None or REPORT in only:
         return standing

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import claims, claims_page, document, estimates, measures
+from benchmarks.report import claims, claims_page, document, estimates, measures, regime
 from benchmarks.report.artefact import Artefact, Made
 from benchmarks.report.claims import Verdict
 from benchmarks.report.compare import SAMPLE_PAGE
@@ -23,7 +23,6 @@ from benchmarks.report.document import (
 from benchmarks.report.estimates import AVERAGE
 from benchmarks.report.figures import gains
 from benchmarks.report.tables import accuracy
-from benchmarks.report.tables.records import conditions
 from benchmarks.store import experiments
 from benchmarks.store.records import NOT_RUN, Model, PlannedRun, Study
 
@@ -212,16 +211,26 @@ def diverged(study: Study) -> str:
 
 
 def regime_sentence(study: Study) -> str:
+    """What of the regime's conditions holds on the means over worlds, and in how many of them."""
     if not study.miniature:
         return ""
-    measured = conditions(study)
+    measured = regime.means(regime.of_study(study))
     if not measured:
         return f"The regime of the miniature world was {NOT_RUN} (sgpo mini check)."
-    failed = [f"{c['model']}: {c['condition']}" for c in measured if c["passed"] is False]
+    failed = [
+        f"{study.model(c['model']).label}: {c['condition']}, {c['value']:.3f} where "
+        f"{c['requirement']} is required ({regime.holds(c)})"
+        for c in measured
+        if not c["passed"]
+    ]
     if failed:
         return f"Regime conditions that failed, read the results with care: {'; '.join(failed)}."
-    tested = sum(c["passed"] is True for c in measured)
-    return f"All {tested} regime conditions with a requirement passed."
+    least = min(measured, key=lambda c: c["holding"] / c["worlds"])
+    return (
+        f"All {len(measured)} regime conditions hold on the mean over worlds; "
+        f"{least['condition']}, {study.model(least['model']).label}, {regime.holds(least)}, "
+        "no other in fewer."
+    )
 
 
 # What is missing, and the runs -------------------------------------------------------------------

@@ -25,7 +25,6 @@ from benchmarks.report import build as report
 from benchmarks.run.checkpoint import print_table, score_table
 from benchmarks.run.given import check_own_problems
 from benchmarks.run.progress import StudyProgress, clock, expected_cost, pretraining
-from benchmarks.run.regime import record_regimes
 from benchmarks.run.status import print_scoreboard
 from benchmarks.run.study import Outcome, Task, needs, run_study, unfinished, write_plan
 from benchmarks.run.torchrun import run_together
@@ -293,7 +292,6 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
             outcome = run_study(tasks, results, options.jobs, progress, deadline, log)
         console.print("writing the report", highlight=False)
         write_plan(study, results)
-        record_regimes(study, results)
         record_disjointness(study, results)
         summary = report.build(results, options.only)
     print(summary.text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from synthetic_study import change, load, run_dir
 from synthetic_worlds import FLAT, SEEDS, TYPES, offered, prior, write_worlds
 
 from benchmarks.cli import main
-from benchmarks.report import estimates, explain_gap, worlds
+from benchmarks.report import estimates, explain_gap, pages, regime, worlds
 from benchmarks.report.figures import gains, mechanism
+from benchmarks.report.tables import records
 from benchmarks.store.load import load_study
 from benchmarks.store.stats import slope, units_needed
 
@@ -180,6 +182,21 @@ def test_what_the_gain_is_held_against(study):
     assert f"{found['twice the budget'].mean:+.1f} [" in gains.when_message(study)
     right = gains.WHEN.draw(study).axes[1]
     assert [text.get_text() for text in right.texts] == ["not run"]
+
+
+def test_the_regime_is_of_the_worlds_of_the_study(study):
+    found = regime.of_study(study)
+    assert {r["world"] for r in found} == {"mean", *SEEDS}
+    share = [sum(0.15 <= min(1, 4 * prior(s, t)) <= 0.85 for t in TYPES) / 12 for s in SEEDS]
+    fifth = next(r for r in regime.means(found) if r["condition"].startswith("5"))
+    assert fifth["value"] == pytest.approx(np.mean(share))
+    assert (fifth["holding"], fifth["worlds"]) == (sum(x >= 0.5 for x in share), len(SEEDS))
+    fewer = replace(study, runs={i: r for i, r in study.runs.items() if r.cell.seed in (1, 2)})
+    fifth = next(r for r in regime.means(regime.of_study(fewer)) if r["condition"][0] == "5")
+    assert fifth["value"] == pytest.approx(np.mean(share[1:3])) and fifth["worlds"] == 2
+    table = records.REGIME.table(study, records.REGIME.rows(study))
+    assert len(table.rows) == 3 * len(regime.CONDITIONS)
+    assert "read the results with care: Qwen-S: " in pages.regime_sentence(study)
 
 
 # Power -------------------------------------------------------------------------------------------
