@@ -121,7 +121,8 @@ def described(
         found = known(study)
         template = ABSENT if found is None else present
         common = {"title": words["title"], "profile": study.profile, "not_run": NOT_RUN}
-        filled = template.format(**common, command=study.command(name), **found or {})
+        command = study.command(name, needs(study))
+        filled = template.format(**common, command=command, **found or {})
         return " ".join(filled.split())
 
     about = {key: words[key] for key in ("alt", "file", "extended", "miniature") if key in words}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.analyses import ANALYSES, AnalysisTask, analysis_tasks
+from benchmarks.analyses import ANALYSES, MARKER, AnalysisTask, analysis_tasks
 from benchmarks.config import Cell, Plan, unknown
 from benchmarks.data.sources import record_disjointness
 from benchmarks.plan import preflight
@@ -155,6 +155,7 @@ def asked_for(options: argparse.Namespace, results: Path) -> Plan:
         needed = _needed(study, options.only) if options.only else ()
         named = {key for need in needed for key in need} | planned_keys(results)
         named |= {*(options.methods or ()), *(options.models or ())}
+        named |= {MARKER} if report.analyses(options.only or ()) else set()
         named |= {e.parent for e in study.methods if e.key in named}
         extra = _extras(study)
         study = replace(

@@ -259,7 +259,7 @@ def test_deleting_things_changes_what_needs_them_and_nothing_else(variant_study,
         (*place, key) for place in (("qwen-m", "luffy"), ("llama-m", "base")) for key in keys
     }
     page = (variant_copy / "REPORT.md").read_text()
-    assert luffy.name in page and "\nbash reproduce.sh --profile mini --only table1\n" in page
+    assert luffy.name in page and "--profile mini --seeds 3 --only table1\n" in page
     assert "not run: " in summary.text() and summary.command in summary.text()
 
 
