@@ -252,15 +252,19 @@ faster_than_fixed, faster_than_direct = sooner("sgpo_fixed_alpha"), sooner("sgpo
 
 @effect(analysis=measures.STEPS)
 def mass_on_decisions(study: Study, subject: Subject) -> Found:
-    """Share of the KL mass on decision tokens minus their share of the tokens."""
-    mass, tokens = (measures.token_share(study, q, measures.DECISIONS) for q in ("kl", "tokens"))
-    if mass is None or tokens is None:
+    """Share of the KL mass on decision tokens minus that of the SFT loss on the same tokens, whose
+    share exceeds that of the tokens by itself: sure tokens cost neither anything."""
+    mass, loss, tokens = (
+        measures.token_share(study, q, measures.DECISIONS) for q in ("kl", "nll", "tokens")
+    )
+    if mass is None or loss is None or tokens is None:
         return Found(None)
     detail = (
-        f"{mass.mean:.0f}% of the KL mass on {tokens.mean:.0f}% of the tokens; solved problems "
-        f"with 0 of 8 autonomous answers right, at the warm-up"
+        f"{mass.mean:.0f}% of the KL mass and {loss.mean:.0f}% of the SFT loss on "
+        f"{tokens.mean:.0f}% of the tokens; solved problems with 0 of 8 autonomous answers right, "
+        "at the warm-up"
     )
-    return Found(mass - tokens, detail)
+    return Found(mass - loss, detail)
 
 
 @effect(analysis=measures.PLANS)

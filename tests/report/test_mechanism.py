@@ -12,7 +12,7 @@ from synthetic_study import change, load, run_dir
 from synthetic_worlds import FLAT, SEEDS, TYPES, offered, prior, write_worlds
 
 from benchmarks.cli import main
-from benchmarks.report import estimates, explain_gap, pages, regime, worlds
+from benchmarks.report import estimates, explain_gap, headline, pages, regime, worlds
 from benchmarks.report.figures import gains, mechanism
 from benchmarks.report.tables import records
 from benchmarks.store.load import load_study
@@ -182,6 +182,22 @@ def test_what_the_gain_is_held_against(study):
     assert f"{found['twice the budget'].mean:+.1f} [" in gains.when_message(study)
     right = gains.WHEN.draw(study).axes[1]
     assert [text.get_text() for text in right.texts] == ["not run"]
+
+
+def test_where_sgpo_is_ahead_is_by_its_interval_in_each_third_and_at_each_budget(study):
+    found = headline.places(study, "qwen-m", "sgpo")
+    assert [*found] == ["hardest third", "middle third", "easiest third",
+                        "0.25 x budget", "0.5 x budget", "1 x budget", "2 x budget"]  # fmt: skip
+    gap = estimates.gain(study, "qwen-m", "sgpo", "grpo")
+    assert found["1 x budget"].text() == gap.text() and gap.interval.low > 0
+    ours, _ = headline.ahead(study)
+    assert f"1 x budget {gap.text()}" in ours
+    for name, score in found.items():
+        assert (f"{name} {score.text()}" in ours) == (score.interval.low > 0)
+    change = gains.when(study, "grpo")["twice the budget"]
+    words = {"is ahead of": "gains ground", "stays behind": "loses ground"}
+    expected = words.get(headline.side(change), "no trend can be told")
+    assert expected in headline.over_budgets(study)
 
 
 def test_the_regime_is_of_the_worlds_of_the_study(study):

@@ -218,7 +218,7 @@ def over(study: Study, needs: Sequence[Need]) -> str:
     """What means and intervals are over: the seeds that all rows of a model have."""
     counts = {len(seeds) for seeds in seeds_of(study, needs).values()}
     number = " or ".join(map(str, sorted(counts - {0}))) or "no"
-    return f"{estimates.units_text(study, number)} and the problems, those of one type together"
+    return estimates.over_text(study, number)
 
 
 @dataclass(frozen=True)
