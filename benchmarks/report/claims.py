@@ -229,7 +229,7 @@ def _ablations(study: Study) -> list[Subject]:
 def _family(study: Study) -> list[Subject]:
     family = effects.scaling_family(study)
     if not family:
-        return [Subject("", "scaling")]
+        return []
     small, large = (study.model(key).label for key in (family[0], family[-1]))
     return [Subject(family[-1], f"{large} vs {small}")]
 

@@ -48,6 +48,12 @@ def variant_models(study: Study) -> list[str]:
     return [model.key for model in study.models if model.key in planned][:1]
 
 
+def planned_rows(study: Study) -> list[str]:
+    """The methods of Table 1 that the study plans a run of."""
+    planned = {cell.method for cell in study.cells}
+    return [method for method in study.method_order if method in planned]
+
+
 def model_of(study: Study) -> str | None:
     """The one of :func:`variant_models`."""
     return next(iter(variant_models(study)), None)
@@ -293,7 +299,9 @@ def paper_table(name: str) -> tuple[pd.DataFrame, Table]:
 
 
 def _main_needs(study: Study) -> list[Need]:
-    return [(model, method) for model in models(study) for method in study.method_order]
+    """Every method that the study plans on one of the models."""
+    rows = planned_rows(study)
+    return [(model, method) for model in models(study) for method in rows]
 
 
 def _main_known(study: Study) -> dict[str, str]:
