@@ -297,12 +297,6 @@ def write_problems(root: Path, types: dict[str, list[str]]) -> None:
 
 def _write_extras(root: Path) -> None:
     write_problems(root, {key: [f"{key}-{i}" for i in range(n)] for key, _, n, _ in BENCHMARKS})
-    conditions = [
-        {"name": "blind guess", "value": 0.004, "requirement": "<= 0.01", "passed": True},
-        {"name": "guided pass rate", "value": 0.88, "requirement": ">= 0.6", "passed": True},
-    ]
-    measured = {"conditions": conditions, "reported": {"base, mean_unguided": {"0": 0.123456}}}
-    dump(root / "regime.json", {"models": {m[0]: measured for m in MODELS}})
     (root / "tuning.csv").write_text(
         "method,trial,learning_rate,seed,dev_accuracy,dev_ci_low,dev_ci_high,chosen,run_id\n"
         "grpo,0,1e-4,1000,0.51,0.48,0.54,True,qwen-s-grpo-s1000-0\n"

@@ -80,4 +80,11 @@ def rates(seed: int, method: str) -> dict:
         after = min(1.0, 4 * alone) if method == "grpo" else alone
         types.append({"kind": kind, "declared": alone, "unguided": after,
                       "guided": 0.7, "foreign": alone / 2})  # fmt: skip
-    return {"types": types, "window": {"mean_unguided": sum(t["unguided"] for t in types) / 12}}
+    found = [t["unguided"] for t in types]
+    window = {f"mean_{name}": sum(t[name] for t in types) / 12
+              for name in ("unguided", "guided", "foreign")}  # fmt: skip
+    return {"types": types, "window": window | {
+        "hard": sum(rate < 1 / 12 for rate in found) / 12,
+        "easy": sum(rate > 0.85 for rate in found) / 12,
+        "open": sum(0.15 <= rate <= 0.85 for rate in found) / 12,
+    }}  # fmt: skip

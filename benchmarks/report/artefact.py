@@ -54,6 +54,7 @@ class Artefact:
     paper: the paper's own table as (rows, table), which goes to files of its own.
     own: makes everything itself, in place of all these.
     analyses: keys of the analyses that it draws from.
+    file: what of the study it is read off besides (a pattern); it is left out without such a file.
     extended: it reads runs of SGPO's variants or of experiments past the paper.
     miniature: only studies on the mini world can have it.
     """
@@ -70,12 +71,15 @@ class Artefact:
     paper: Callable[[], tuple[pd.DataFrame, Table]] | None = None
     own: Callable[[Study, Path], Made] | None = None
     analyses: tuple[str, ...] = ()
+    file: str = ""
     extended: bool = False
     miniature: bool = False
 
     def planned(self, study: Study) -> bool:
-        """Whether the study plans a run or an analysis that it is made of."""
+        """Whether the study plans a run or an analysis that it is made of, and has its file."""
         if self.miniature and not study.miniature:
+            return False
+        if self.file and not any(study.root.glob(self.file)):
             return False
         if self.needs is nothing and not self.analyses:
             return True
@@ -115,11 +119,12 @@ def described(
 
     def said(study: Study) -> str:
         found = known(study)
-        template = words.get("absent", ABSENT) if found is None else present
+        template = ABSENT if found is None else present
         common = {"title": words["title"], "profile": study.profile, "not_run": NOT_RUN}
-        filled = template.format(**common, command=study.command(name), **found or {})
+        command = study.command(name, needs(study))
+        filled = template.format(**common, command=command, **found or {})
         return " ".join(filled.split())
 
-    about = {key: words[key] for key in ("alt", "extended", "miniature") if key in words}
+    about = {key: words[key] for key in ("alt", "file", "extended", "miniature") if key in words}
     about |= {"uses": words.get("uses", "scores"), "analyses": tuple(words.get("analyses", ()))}
     return Artefact(name, words["title"], needs=needs, caption=said, **about | how)

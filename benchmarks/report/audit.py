@@ -324,8 +324,9 @@ def differing_artefacts(results: Path) -> tuple[int, list[str]]:
         copy = Path(scratch) / results.name
         shutil.copytree(results, copy, ignore=shutil.ignore_patterns("cache", "samples", "model"))
         shutil.rmtree(copy / "tables", ignore_errors=True)
-        if (results.parent / "paper").is_dir():
-            shutil.copytree(results.parent / "paper", Path(scratch) / "paper")
+        for other in results.resolve().parent.iterdir():  # what a page says of studies beside it
+            if other.is_dir() and other.name != results.name:
+                (Path(scratch) / other.name).symlink_to(other)
         try:
             build(copy, figures=False)
         except ValueError as error:

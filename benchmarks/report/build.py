@@ -8,7 +8,6 @@ equal bytes.
 from __future__ import annotations
 
 import difflib
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -106,15 +105,15 @@ def build(
             print(f"report: {done} made, up to {artefact.name}", file=sys.stderr)
     written = [path for made in content.values() for path in made.paths]
     missing = missing_cells(study, chosen)
-    lacking = [a.name for a in chosen if any(a.name in cell.artefacts for cell in missing)]
-    commands = tuple(map(study.command, lacking))
+    lacking = [a for a in chosen if any(a.name in cell.artefacts for cell in missing)]
+    commands = tuple(study.command(a.name, a.needs(study)) for a in lacking)
     if only is None or REPORT in only:
         text = pages.report(study, content, missing, commands)
         written += _pages(study, text, figures)
         _remove_left_over(results_dir, content)
     usual = results_dir.resolve().parts[-2:] == ("results", study.profile)
-    out = "" if usual else f" --out {shlex.quote(str(results_dir))}"
-    command = study.command(",".join(lacking)) + out
+    names = ",".join(artefact.name for artefact in lacking)
+    command = study.command(names, out="" if usual else str(results_dir))
     return ReportSummary(tuple(written), missing, commands, command)
 
 
@@ -191,8 +190,10 @@ def chosen_artefacts(study: Study, only: Sequence[str] | None = None) -> tuple[A
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ReportError(f"unknown artefact {name!r}; allowed: {', '.join(NAMES)}{hint}")
         if name != REPORT and name not in [a.name for a in standing]:
-            extended = any(a.name == name and a.extended for a in ARTEFACTS)
-            add = f"; to plan and run them: {study.command(name)}" if extended else ""
+            artefact = next(a for a in ARTEFACTS if a.name == name)
+            if artefact.file and not any(study.root.glob(artefact.file)):
+                raise ReportError(f"{name}: is read off {artefact.file}, which is not here")
+            add = f"; to plan and run them: {study.command(name)}" if artefact.extended else ""
             raise ReportError(f"{name}: this study plans none of the runs that it shows{add}")
     if only is None or REPORT in only:
         return standing

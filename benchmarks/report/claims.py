@@ -52,6 +52,7 @@ class Claim:
     paper: the paper's own effect as text, which enters no computation.
     apart: keys of claims past the paper that take this one apart.
     built_in: why the effect follows from a formula; such a claim is not tested.
+    made_so: why it follows from how the miniature is made; it is not tested there.
     """
 
     key: str
@@ -63,6 +64,11 @@ class Claim:
     paper: str | Callable[[Subject], str] = NOT_MEASURED
     apart: tuple[str, ...] = ()
     built_in: str = ""
+    made_so: str = ""
+
+    def untested(self, study: Study) -> str:
+        """Why it is not tested in a study; empty where it is."""
+        return self.built_in or (" ".join(self.made_so.split()) if study.miniature else "")
 
     def subjects(self, study: Study) -> list[Subject]:
         asked = self.on(study)
@@ -73,7 +79,7 @@ class Claim:
 class Verdict:
     """A claim tested on one subject. ``effect`` is None where runs are missing; one in ``TIMES`` is
     the logarithm of a factor. ``p``: two-sided, of no effect; ``corrected``: after Holm,
-    for the paper's claims."""
+    for the paper's claims. ``picked_from``: the other row was the best of so many."""
 
     claim: Claim
     statement: str
@@ -84,6 +90,7 @@ class Verdict:
     detail: str = ""
     p: float | None = None
     corrected: float | None = None
+    picked_from: int = 1
 
     @property
     def key(self) -> str:
@@ -147,7 +154,8 @@ def judge(claim: Claim, study: Study) -> list[Verdict]:
 def _verdict(claim: Claim, study: Study, subject: Subject) -> Verdict:
     found = claim.effect.measure(study, subject)
     effect, words, p, sign = found.effect, NOT_RUN, None, ""
-    if effect is not None and claim.built_in:
+    why = claim.untested(study)
+    if effect is not None and why:
         words, sign = BUILT_IN, _sign(claim, effect)
     elif effect is not None:
         p = _p(found) if effect.num_seeds >= units_for_a_verdict(study) else None
@@ -160,8 +168,9 @@ def _verdict(claim: Claim, study: Study, subject: Subject) -> Verdict:
         effect=effect,
         verdict=words,
         paper=claim.paper if isinstance(claim.paper, str) else claim.paper(subject),
-        detail="; ".join(filter(None, (claim.built_in, sign, found.detail))),
+        detail="; ".join(filter(None, (why, sign, found.detail))),
         p=p,
+        picked_from=found.picked_from,
     )
 
 
@@ -220,7 +229,7 @@ def _ablations(study: Study) -> list[Subject]:
 def _family(study: Study) -> list[Subject]:
     family = effects.scaling_family(study)
     if not family:
-        return [Subject("", "scaling")]
+        return []
     small, large = (study.model(key).label for key in (family[0], family[-1]))
     return [Subject(family[-1], f"{large} vs {small}")]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks.report import claims, document, estimates
+from benchmarks.report import claims, document, estimates, headline
 from benchmarks.report.artefact import WORDS, Made, described
 from benchmarks.report.claims import TIMES, Verdict, units_for_a_verdict
 from benchmarks.report.document import Cell, Table, paragraph, row
@@ -49,6 +49,7 @@ def _row(study: Study, verdict: Verdict, name: str):
     """``name``: of the claim, in the first row of its tests."""
     effect, p = verdict.effect, verdict.p if verdict.corrected is None else verdict.corrected
     told = f"{verdict.verdict}{' (Holm)' if _corrected_away(verdict) else ''}"
+    picked = f" (best of {verdict.picked_from} picked)" if verdict.picked_from > 1 else ""
     link, detectable = "", math.nan
     if effect is not None:
         detectable = effect.of.detectable()
@@ -56,7 +57,7 @@ def _row(study: Study, verdict: Verdict, name: str):
         link = f"runs-{cell.model}-{cell.method}"
     return row(
         Cell(name, link=_anchor(verdict) if name else ""),
-        verdict.subject,
+        verdict.subject + picked,
         Cell(told, bold=True),
         Cell(verdict.text(), link=link),
         verdict.paper,
@@ -90,7 +91,7 @@ def legend(study: Study) -> str:
     return words["legend"].format(
         needed=units_for_a_verdict(study),
         units="worlds" if study.own_problems else "seeds",
-        over=estimates.units_text(study, "the"),
+        over=estimates.over_text(study, "the"),
         one_world=words["one_world"] if alone else "",
     )
 
@@ -105,24 +106,30 @@ def lines(verdicts: Sequence[Verdict]) -> list[str]:
 
 def page(study: Study, verdicts: Sequence[Verdict]) -> str:
     """CLAIMS.md."""
-    told = []
+    told: list[dict[str, object]] = []
     for statement, found in by_statement(verdicts).items():
-        claim = found[0].claim
-        apart = lines([v for v in verdicts if v.key in claim.apart])
+        claim, details = found[0].claim, dict.fromkeys(v.detail for v in found if v.detail)
+        apart = dict.fromkeys(v.statement for v in verdicts if v.key in claim.apart)
+        if told and told[-1]["how"] == claim.how:
+            told[-1]["how"] = ""  # a family is explained once, below its last claim
         told.append(
             {
                 "anchor": _anchor(found[0]),
                 "title": f"{sentence(statement)} ({claim.where})",
                 "how": claim.how,
-                "details": [f"{v.subject}: {v.detail}" for v in found if v.detail]
-                + [f"taken apart: {line}" for line in apart],
+                "details": [
+                    detail if len(details) == 1 else
+                    f"{document.in_words(v.subject for v in found if v.detail == detail)}: {detail}"
+                    for detail in details
+                ] + [f"Taken apart past the paper: {'; '.join(apart)}."] * bool(apart),
             }
-        )
+        )  # fmt: skip
     text = document.page(
         "CLAIMS.md.jinja",
         profile=study.profile,
         note=document.standing_note(study.miniature),
         legend=legend(study),
+        beside=headline.beside(study),
         tables=document.to_markdown(summary_tables(study, verdicts)),
         claims=told,
     )

@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.report import estimates, measures
 from benchmarks.report.estimates import PERCENT, Score
 from benchmarks.report.figures import gains
+from benchmarks.report.tables import accuracy
 from benchmarks.report.tables.accuracy import REFERENCE, TABLE2
 from benchmarks.store import experiments
 from benchmarks.store.records import Run, Study
@@ -87,7 +88,7 @@ def gain(ours: str, theirs: str) -> Effect:
 # Against the best of several ----------------------------------------------------------------------
 
 
-@effect(lambda study: study.method_order)
+@effect(accuracy.planned_rows)
 def best_other_row(study: Study, subject: Subject) -> Found:
     """SGPO's average minus that of the best other row of Table 1, which is chosen by its mean with
     hindsight: the claim must hold against it. A row that diverged and has no score is named and
@@ -252,15 +253,19 @@ faster_than_fixed, faster_than_direct = sooner("sgpo_fixed_alpha"), sooner("sgpo
 
 @effect(analysis=measures.STEPS)
 def mass_on_decisions(study: Study, subject: Subject) -> Found:
-    """Share of the KL mass on decision tokens minus their share of the tokens."""
-    mass, tokens = (measures.token_share(study, q, measures.DECISIONS) for q in ("kl", "tokens"))
-    if mass is None or tokens is None:
+    """Share of the KL mass on decision tokens minus that of the SFT loss on the same tokens, whose
+    share exceeds that of the tokens by itself: sure tokens cost neither anything."""
+    mass, loss, tokens = (
+        measures.token_share(study, q, measures.DECISIONS) for q in ("kl", "nll", "tokens")
+    )
+    if mass is None or loss is None or tokens is None:
         return Found(None)
     detail = (
-        f"{mass.mean:.0f}% of the KL mass on {tokens.mean:.0f}% of the tokens; solved problems "
-        f"with 0 of 8 autonomous answers right, at the warm-up"
+        f"{mass.mean:.0f}% of the KL mass and {loss.mean:.0f}% of the SFT loss on "
+        f"{tokens.mean:.0f}% of the tokens; solved problems with 0 of 8 autonomous answers right, "
+        "at the warm-up"
     )
-    return Found(mass - tokens, detail)
+    return Found(mass - loss, detail)
 
 
 @effect(analysis=measures.PLANS)

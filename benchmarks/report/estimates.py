@@ -200,3 +200,12 @@ def units_text(study: Study, number: int | str) -> str:
         return f"{number} world{plural}"
     seeds = f"{number} seed{plural}"
     return f"{seeds} of one world" if study.miniature else seeds
+
+
+def over_text(study: Study, number: int | str) -> str:
+    """What intervals are over. Where each world has problems of its own, the spread of worlds
+    holds that of problems, and nothing else enters (``stats.Mean.over_problems``)."""
+    units = units_text(study, number)
+    if study.own_problems and str(number) != "1":
+        return f"{units}, each with problems of its own"
+    return f"{units} and the problems, those of one type together"

@@ -4,11 +4,10 @@ that it cannot drift from the runs."""
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import claims, claims_page, document, estimates, measures
+from benchmarks.report import claims, claims_page, document, headline, measures, regime
 from benchmarks.report.artefact import Artefact, Made
 from benchmarks.report.claims import Verdict
 from benchmarks.report.compare import SAMPLE_PAGE
@@ -21,10 +20,7 @@ from benchmarks.report.document import (
     to_markdown,
 )
 from benchmarks.report.estimates import AVERAGE
-from benchmarks.report.figures import gains
 from benchmarks.report.tables import accuracy
-from benchmarks.report.tables.records import conditions
-from benchmarks.store import experiments
 from benchmarks.store.records import NOT_RUN, Model, PlannedRun, Study
 
 # The figures of the main part: of each the first that the study has.
@@ -69,7 +65,9 @@ def report(
         "REPORT.md.jinja",
         title=title(study),
         note=document.standing_note(study.miniature),
-        short=" ".join([headline(study, found), over_budgets(study), counted(found)]),
+        short=headline.short(study, found),
+        ahead=headline.ahead(study),
+        sampled=sampled(study),
         miniature=study.miniature,
         lead=lead,
         mechanism=mechanism,
@@ -91,56 +89,6 @@ def report(
         commands=Markdown("\n".join(commands)),
         **run_list(study),
     )
-
-
-# The three sentences -----------------------------------------------------------------------------
-
-
-def headline(study: Study, found: Sequence[Verdict]) -> str:
-    """Whether SGPO is the best row of each model, by verdict."""
-    tests = [v for v in found if v.key == "best_on_average"]
-    words = dict.fromkeys(v.verdict for v in tests)
-    parts = [
-        f"{word} on {in_words([f'{v.subject} ({v.text()})' for v in tests if v.verdict == word])}"
-        for word in words
-    ]
-    return (
-        f"That SGPO is best on average (its margin over the best other row) is: {'; '.join(parts)}."
-    )
-
-
-def over_budgets(study: Study) -> str:
-    """SGPO minus SFT+GRPO at every budget; without budgets the methods of each model in order."""
-    if not gains.budget_needs(study):
-        return " ".join(ranking(study, model) for model in accuracy.models(study))
-    texts, seeds = [], gains.budget_seeds(study)
-    for budget in experiments.BUDGETS:
-        gap = estimates.gain(study, gains.MODEL, "sgpo", "grpo", seeds=seeds, budget=budget)
-        texts.append(f"{gap.text() if gap else NOT_RUN} at {budget:g} times the budget")
-    label = study.model(gains.MODEL).label
-    return f"Against SFT+GRPO on {label} it is at {in_words(texts)}, in points, paired."
-
-
-def counted(found: Sequence[Verdict]) -> str:
-    """The verdicts on the paper's claims by number."""
-    papers = [v.verdict for v in found if not v.past]
-    return f"The paper's claims make {len(papers)} tests: {_tally(papers)}."
-
-
-def _tally(verdicts: Sequence[str]) -> str:
-    counts = [f'{number} "{word}"' for word, number in Counter(verdicts).most_common()]
-    return in_words(counts) if counts else f"all are {NOT_RUN}"
-
-
-def ranking(study: Study, model: str) -> str:
-    """The RL methods of a model by average accuracy, and the base they started from."""
-    scores = {m: estimates.accuracy(study, model, m, AVERAGE) for m in study.rl_methods}
-    known = {m: score for m, score in scores.items() if score is not None}
-    ordered = sorted(known, key=lambda m: -known[m].mean)
-    text = ", ".join(f"{study.method_label(m)} {known[m].mean:.1f}%" for m in ordered)
-    absent = [study.method_label(m) for m in study.rl_methods if m not in known]
-    gap = f"; without a number: {', '.join(absent)}" if absent else ""
-    return f"{study.model(model).label}, average accuracy: {text or NOT_RUN}{gap}."
 
 
 # The world ---------------------------------------------------------------------------------------
@@ -167,6 +115,21 @@ def guidance(study: Study) -> list[str]:
         for run in study.runs.values()
         if run.stored.has("regime.json")
     ]
+
+
+def sampled(study: Study) -> str:
+    """How many completions a run samples, and which methods have another number."""
+    numbers: dict[str, list[int]] = {}  # method -> of each of its runs
+    for run in study.runs.values():
+        if run.num_samples:
+            numbers.setdefault(run.cell.method, []).append(run.num_samples)
+    if "grpo" not in numbers:
+        return f"Completions a run: {NOT_RUN}."
+    means = {study.method_label(m): sum(n) / len(n) for m, n in numbers.items()}
+    usual = means[study.method_label("grpo")]
+    others = [f"{label} {mean:,.0f}" for label, mean in means.items() if mean != usual]
+    text = f"A run samples {usual:,.0f} completions, guided ones included and expert traces not"
+    return f"{text}, with every method." if not others else f"{text}; {in_words(others)}."
 
 
 def example(study: Study) -> Markdown | str:
@@ -212,16 +175,26 @@ def diverged(study: Study) -> str:
 
 
 def regime_sentence(study: Study) -> str:
+    """What of the regime's conditions holds on the means over worlds, and in how many of them."""
     if not study.miniature:
         return ""
-    measured = conditions(study)
+    measured = regime.means(regime.of_study(study))
     if not measured:
         return f"The regime of the miniature world was {NOT_RUN} (sgpo mini check)."
-    failed = [f"{c['model']}: {c['condition']}" for c in measured if c["passed"] is False]
+    failed = [
+        f"{study.model(c['model']).label}: {c['condition']}, {c['value']:.3f} where "
+        f"{c['requirement']} is required ({regime.holds(c)})"
+        for c in measured
+        if not c["passed"]
+    ]
     if failed:
         return f"Regime conditions that failed, read the results with care: {'; '.join(failed)}."
-    tested = sum(c["passed"] is True for c in measured)
-    return f"All {tested} regime conditions with a requirement passed."
+    least = min(measured, key=lambda c: c["holding"] / c["worlds"])
+    return (
+        f"All {len(measured)} regime conditions hold on the mean over worlds; "
+        f"{least['condition']}, {study.model(least['model']).label}, {regime.holds(least)}, "
+        "no other in fewer."
+    )
 
 
 # What is missing, and the runs -------------------------------------------------------------------
@@ -313,7 +286,12 @@ def results_block(study: Study) -> str:
     """Markdown of the README's block: averages, how many claims hold, and where the rest is."""
     papers = [v.verdict for v in claims.evaluate(study) if not v.past]
     over = accuracy.over(study, accuracy.TABLE1.needs(study))
-    asked = {"over": over, "averages": _averages(study), "tests": papers, "tally": _tally(papers)}
+    asked = {
+        "over": over,
+        "averages": _averages(study),
+        "tests": papers,
+        "tally": headline.tally(papers),
+    }
     return document.page("RESULTS.md.jinja", **asked)
 
 

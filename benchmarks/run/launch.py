@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.analyses import ANALYSES, AnalysisTask, analysis_tasks
+from benchmarks.analyses import ANALYSES, MARKER, AnalysisTask, analysis_tasks
 from benchmarks.config import Cell, Plan, unknown
 from benchmarks.data.sources import record_disjointness
 from benchmarks.plan import preflight
@@ -25,7 +25,6 @@ from benchmarks.report import build as report
 from benchmarks.run.checkpoint import print_table, score_table
 from benchmarks.run.given import check_own_problems
 from benchmarks.run.progress import StudyProgress, clock, expected_cost, pretraining
-from benchmarks.run.regime import record_regimes
 from benchmarks.run.status import print_scoreboard
 from benchmarks.run.study import Outcome, Task, needs, run_study, unfinished, write_plan
 from benchmarks.run.torchrun import run_together
@@ -156,6 +155,7 @@ def asked_for(options: argparse.Namespace, results: Path) -> Plan:
         needed = _needed(study, options.only) if options.only else ()
         named = {key for need in needed for key in need} | planned_keys(results)
         named |= {*(options.methods or ()), *(options.models or ())}
+        named |= {MARKER} if report.analyses(options.only or ()) else set()
         named |= {e.parent for e in study.methods if e.key in named}
         extra = _extras(study)
         study = replace(
@@ -293,7 +293,6 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
             outcome = run_study(tasks, results, options.jobs, progress, deadline, log)
         console.print("writing the report", highlight=False)
         write_plan(study, results)
-        record_regimes(study, results)
         record_disjointness(study, results)
         summary = report.build(results, options.only)
     print(summary.text())

@@ -43,7 +43,7 @@ from sgpo.core.files import (
 MANIFEST = "export.json"
 PART_BYTES = 15 * 2**20
 WEIGHTS = ("model", "checkpoints")
-BESIDE = ("problems.parquet", "regime.json", "disjointness.json")  # of the study, made of its runs
+BESIDE = ("problems.parquet", "disjointness.json")  # of the study, made of its runs
 AGAIN = "run again first, because their weights are not here: "
 
 

@@ -377,9 +377,34 @@ class Study:
             return "made from other runs"
         return None
 
-    def command(self, artefact: str) -> str:
-        """The command that makes what an artefact lacks, with the values that the study has."""
-        words = ["bash", "reproduce.sh", "--profile", self.profile, "--only", artefact]
+    def command(
+        self, artefact: str, needs: Sequence[tuple[str, str]] = (), *, out: str = ""
+    ) -> str:
+        """The command that makes what an artefact lacks, with the seeds and values of the study.
+
+        Args:
+            needs: (model, method) of its runs: the seeds are those that all of them have, and the
+                models are named where they are not all.
+            out: the directory; by default that of the study's name below results.
+
+        The methods are named where the study is cut down: lists some that it plans no run of.
+        """
+        rows = [self.cells_of(*need) for need in needs]
+        seeds = [len(cells) for cells in rows if cells and cells[0].seed is not None]
+        words = ["bash", "reproduce.sh", "--profile", self.profile]
+        words += ["--seeds", str(min(seeds, default=len(self.seeds)))]
+        methods, models = ({getattr(c, name) for c in self.cells} for name in ("method", "model"))
+        asked = {model for model, _ in needs} & models or models
+        cut = any(m.key not in methods for m in self.methods)
+        known = self.methods + self.extra_methods
+        words += ["--methods", ",".join(m.key for m in known if m.key in methods)] if cut else []
+        if cut or asked < models:
+            known = self.models + self.extra_models
+            words += ["--models", ",".join(m.key for m in known if m.key in asked)]
+        words += ["--only", artefact]
+        if not out and self.root.name not in ("", self.profile):
+            out = f"results/{self.root.name}"
+        words += ["--out", out] if out else []
         given = [word for item in self.grid.get("set", ()) for word in ("--set", item)]
         return shlex.join([*words, *given])
 

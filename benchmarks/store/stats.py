@@ -255,7 +255,8 @@ def slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p values after Holm's step-down correction for their number, in their order."""
+    """The p values after Holm's step-down correction for their number, in their order. By hand: the
+    one library here that has it, statsmodels, is no dependency of the report."""
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     out = np.empty(len(p))

@@ -14,7 +14,7 @@ import pytest
 from synthetic_analyses import RIGHT, steps
 from synthetic_study import METHODS, STEPS, average, change, load, run_dir, write_study
 
-from benchmarks.report import claims, claims_page, effects, estimates, pages
+from benchmarks.report import claims, claims_page, effects, estimates, headline
 from benchmarks.report.claims import MARGINS, Claim, Verdict
 from benchmarks.report.document import csv_text, frame
 from benchmarks.report.effects import TIMES, Effect, Found, Subject
@@ -81,6 +81,8 @@ def verdict(
         (score(2.0, seeds=1), {}, "too little data"),
         (score(2.0), {"built_in": "a formula"}, "built in"),
         (score(-2.0), {"built_in": "a formula", "miniature": False}, "built in"),
+        (score(2.0), {"made_so": "a formula"}, "built in"),
+        (score(2.0), {"made_so": "a formula", "miniature": False}, "holds"),
         (score(-0.006, spread=0.001), {"unit": "nats"}, "equivalent within the margin"),
         (score(-0.016, spread=0.001), {"unit": "nats"}, "fails"),
         (None, {}, "not run"),
@@ -225,9 +227,11 @@ def test_plan_and_kl_claims_are_counted(found):
     )
     assert over_reverse.effect.mean > over_grpo.effect.mean
     (mass,) = by_key(found, "kl_on_decisions")
-    kl = [np.array([p["kl"] for p in steps(seed)["problems"]]) for seed in SEEDS]
-    share = np.mean([rows[:, :2].sum() / rows.sum() for rows in kl])
-    assert mass.effect.mean == pytest.approx(100 * (share - 6 / 30))
+    share = {}
+    for name in ("kl", "nll"):
+        rows = [np.array([p[name] for p in steps(seed)["problems"]]) for seed in SEEDS]
+        share[name] = np.mean([found[:, :2].sum() / found.sum() for found in rows])
+    assert mass.effect.mean == pytest.approx(100 * (share["kl"] - share["nll"]))
     faster = [*by_key(found, "faster_adaptive"), *by_key(found, "faster_kl")]
     assert [c.unit for c in faster] == [TIMES, TIMES]
     assert all(c.effect.interval.low <= c.effect.mean <= c.effect.interval.high for c in faster)
@@ -296,8 +300,26 @@ def test_a_reversed_ranking_fails_and_the_report_says_so(five, tmp_path):
     small, reversed_, equal = by_key(claims.evaluate(loaded), "best_on_average")
     assert reversed_.verdict == stats.FAILS and reversed_.corrected >= reversed_.p
     assert equal.verdict == stats.EQUIVALENT and equal.effect.of.detectable() == 0.0
-    head = pages.headline(loaded, claims.evaluate(loaded))
-    assert f"{small.verdict} on Qwen-S (" in head and f"; {stats.FAILS} on Qwen-M (-" in head
+    head = headline.best(claims.evaluate(loaded))
+    assert f"{small.verdict} on Qwen-S; {stats.FAILS} on Qwen-M; " in head
+    assert "the best of 6 other rows and for" in head
+    said = headline.against(loaded)
+    assert said.startswith("SGPO is ahead of SFT+GRPO on Qwen-S (+")
+    assert "; stays behind SFT+GRPO on Qwen-M (-" in said
+    assert "cannot be told from SFT+GRPO on Llama-M (+0.0 [0.0, 0.0])" in said
+
+
+def test_a_study_of_more_seeds_beside_it_is_told_from_its_own_runs(five, plain_study, tmp_path):
+    for name, source in (("mini", plain_study[0]), ("more", five)):
+        shutil.copytree(source, tmp_path / name)
+    small, large = (load_study(tmp_path / name) for name in ("mini", "more"))
+    link = "Over 5 seeds, 3 of them these ([more/REPORT.md](../more/REPORT.md)): "
+    assert headline.beside(small).startswith(f"{link}{headline.against(large)}")
+    assert headline.best(claims.evaluate(large)) in headline.beside(small)
+    assert "more/REPORT.md" in claims_page.page(small, claims.evaluate(small))
+    assert "over 3 seeds: [mini/REPORT.md](../mini/REPORT.md)" in headline.beside(large)
+    shutil.rmtree(tmp_path / "more")
+    assert headline.beside(load_study(tmp_path / "mini")) == ""
 
 
 # Pages --------------------------------------------------------------------------------------------
@@ -310,7 +332,8 @@ def test_the_page_has_each_claim_once_in_the_summary_and_once_in_detail(found, l
     head, details = text.split("## How each claim is measured")
     rows = [line.split(" | ") for line in head.splitlines() if line.count(" | ") == 7]
     rows = [cells for cells in rows if cells[2].startswith("**")]
-    assert [cells[1] for cells in rows] == [v.subject for v in found]
+    assert [cells[1].partition(" (best of ")[0] for cells in rows] == [v.subject for v in found]
+    assert rows[0][1] == "Qwen-S (best of 6 picked)" and "multiplied by k first" in head
     for cells, test in zip(rows, found, strict=True):
         assert cells[2] == f"**{test.verdict}**"
         assert cells[3].startswith(f"[{test.text()}](REPORT.md#runs-")

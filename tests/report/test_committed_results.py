@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,12 +14,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.cli import main
 from benchmarks.config import RunConfig
 from benchmarks.profiles import mini
 from benchmarks.profiles.planned import planned_study
+from benchmarks.report.build import ARTEFACTS
 from benchmarks.run import tune
 from benchmarks.store import experiments
-from benchmarks.store.load import ADDED
+from benchmarks.store.load import ADDED, load_study
 from benchmarks.store.runs import TABLES, stored_runs
 from sgpo.core.config import to_dict
 
@@ -44,6 +47,34 @@ def test_the_stored_runs_have_the_configs_of_the_profile():
         found = stored[cell["run_id"]].object("config.json")
         kept = {key: value for key, value in found.items() if key not in ADDED}
         assert kept == json.loads(json.dumps(config)), cell["run_id"]
+
+
+@pytest.mark.parametrize(
+    ("study", "artefact"),
+    [*(("mini", name) for name in ("table1", "kin", "distil", "fig5")), ("worlds", "teacher")],
+)
+def test_the_command_of_an_artefact_plans_the_runs_that_it_shows(study, artefact, tmp_path, capsys):
+    """In a new directory: nothing is remembered of the study. The rows of a table are over the
+    seeds that all of them have."""
+    loaded = load_study(RESULTS.parent / study)
+    needs = next(a for a in ARTEFACTS if a.name == artefact).needs(loaded)
+    rows = [cells for need in needs if (cells := loaded.cells_of(*need))]
+    common = set.intersection(*({cell.seed for cell in cells} for cells in rows))
+    shown = {cell.run_id for cells in rows for cell in cells if cell.seed in common}
+    configs = [loaded.runs[run_id].stored.object("config.json") for run_id in shown]
+    words = shlex.split(loaded.command(artefact, needs))[2:]
+    assert main(["study", *words, "--out", str(tmp_path), "--dry-run", "--jobs", "1"]) == 0
+    printed = re.findall(r"(?m)^(\S+-s\d+-[0-9a-f]{8}) ", capsys.readouterr().out)
+    assert set(printed) == shown | {config["parent"] for config in configs} - {None}
+
+
+def test_one_command_makes_the_study_of_many_worlds(tmp_path, capsys):
+    text = (RESULTS.parent / "README.md").read_text()
+    (command,) = re.findall(r"(?m)^bash reproduce.sh (.* --out results/worlds)$", text)
+    words = [*shlex.split(command), "--out", str(tmp_path), "--dry-run", "--jobs", "1"]
+    assert main(["study", *words]) == 0
+    printed = re.findall(r"(?m)^(\S+-s\d+-[0-9a-f]{8}) ", capsys.readouterr().out)
+    assert {*printed} == {cell.run_id for cell in load_study(RESULTS.parent / "worlds").cells}
 
 
 def tuned() -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from synthetic_study import change, load, run_dir
 from synthetic_worlds import FLAT, SEEDS, TYPES, offered, prior, write_worlds
 
 from benchmarks.cli import main
-from benchmarks.report import estimates, explain_gap, worlds
+from benchmarks.report import estimates, explain_gap, headline, pages, regime, worlds
 from benchmarks.report.figures import gains, mechanism
+from benchmarks.report.tables import records
 from benchmarks.store.load import load_study
 from benchmarks.store.stats import slope, units_needed
 
@@ -183,6 +185,37 @@ def test_what_the_gain_is_held_against(study):
     assert f"{found['twice the budget'].mean:+.1f} [" in gains.when_message(study)
     (axis,) = gains.WHEN.draw(study).axes
     assert [len(c.lines[0].get_xdata()) for c in axis.containers] == [len(found), len(found) - 1]
+
+
+def test_where_sgpo_is_ahead_is_by_its_interval_in_each_third_and_at_each_budget(study):
+    found = headline.places(study, "qwen-m", "sgpo")
+    assert [*found] == ["hardest third", "middle third", "easiest third",
+                        "0.25 x budget", "0.5 x budget", "1 x budget", "2 x budget"]  # fmt: skip
+    gap = estimates.gain(study, "qwen-m", "sgpo", "grpo")
+    assert found["1 x budget"].text() == gap.text() and gap.interval.low > 0
+    ours, _ = headline.ahead(study)
+    assert f"1 x budget {gap.text()}" in ours
+    for name, score in found.items():
+        assert (f"{name} {score.text()}" in ours) == (score.interval.low > 0)
+    change = gains.when(study, "grpo")["twice the budget"]
+    words = {"is ahead of": "gains ground", "stays behind": "loses ground"}
+    expected = words.get(headline.side(change), "no trend can be told")
+    assert expected in headline.over_budgets(study)
+
+
+def test_the_regime_is_of_the_worlds_of_the_study(study):
+    found = regime.of_study(study)
+    assert {r["world"] for r in found} == {"mean", *SEEDS}
+    share = [sum(0.15 <= min(1, 4 * prior(s, t)) <= 0.85 for t in TYPES) / 12 for s in SEEDS]
+    fifth = next(r for r in regime.means(found) if r["condition"].startswith("5"))
+    assert fifth["value"] == pytest.approx(np.mean(share))
+    assert (fifth["holding"], fifth["worlds"]) == (sum(x >= 0.5 for x in share), len(SEEDS))
+    fewer = replace(study, runs={i: r for i, r in study.runs.items() if r.cell.seed in (1, 2)})
+    fifth = next(r for r in regime.means(regime.of_study(fewer)) if r["condition"][0] == "5")
+    assert fifth["value"] == pytest.approx(np.mean(share[1:3])) and fifth["worlds"] == 2
+    table = records.REGIME.table(study, records.REGIME.rows(study))
+    assert len(table.rows) == 3 * len(regime.CONDITIONS)
+    assert "read the results with care: Qwen-S: " in pages.regime_sentence(study)
 
 
 # Power -------------------------------------------------------------------------------------------

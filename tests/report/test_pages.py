@@ -45,7 +45,7 @@ def test_html_is_self_contained_and_every_link_has_a_target(page):
     assert not {"script", "link", "iframe"} & found.names()
     assert "url(" not in text and "@import" not in text and 'name="viewport"' in text
     said = found.text
-    assert said.index("no evidence about 7B models") < said.index("In three sentences")
+    assert said.index("no evidence about 7B models") < said.index("What was found")
     assert "test <machine> & co" in said  # shown as text, so it was escaped
 
 
@@ -78,7 +78,7 @@ def test_markdown_is_in_order_short_before_its_appendix_and_its_links_have_targe
     assert links["CLAIMS.md"] and links["REPORT.md"] and links["CLAIMS.md"] <= anchors[1]
     assert all("no evidence about 7B models" in page.splitlines()[2] for page in (text, claims))
     sections = re.findall(r"(?m)^## (.*)$", text)
-    assert sections == ["In three sentences", "The world", "Table 1: main results", "Claims", "Why",
+    assert sections == ["What was found", "The world", "Table 1: main results", "Claims", "Why",
                         "Where SGPO helps", "What this cannot say", "Appendix"]  # fmt: skip
     main_part, appendix = text.split("\n## Appendix")
     words = re.sub(r"\]\([^)]*\)|<[^>]*>", "", main_part)

@@ -51,7 +51,8 @@ def test_an_analysis_that_is_gone_or_of_another_run_or_version_is_not_used(varia
         ("steps-qwen-m-s0", "made from other runs", ("fig5",)),
     ]
     assert summary.commands == tuple(
-        f"bash reproduce.sh --profile mini --only {name}" for name in ("fig2", "fig5")
+        f"bash reproduce.sh --profile mini --seeds 3 --models qwen-m --only {name}"
+        for name in ("fig2", "fig5")
     )
     for artefact in (mechanism.FIG2, mechanism.FIG5):
         assert "not run" in artefact.caption(load_study(variant_copy))

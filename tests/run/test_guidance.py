@@ -14,8 +14,8 @@ from baselines.sft import SFT, SFTConfig
 from benchmarks.config import DataConfig
 from benchmarks.data.problems import STRATEGIES, data_source, write_problems, write_rows
 from benchmarks.data.sources import development_problems
+from benchmarks.report.regime import CONDITIONS, MEAN, judged, means
 from benchmarks.run.guidance import SAMPLES, measure_guidance
-from benchmarks.run.regime import CONDITIONS, conditions_of
 from sgpo.core.config import RolloutConfig
 from sgpo.core.prompts import PROMPT_SPECS
 from sgpo.core.rollout import Rollout
@@ -117,7 +117,7 @@ def windows(stage=None, **changes):
     names = ("hard", "easy", "open", "mean_unguided", "mean_guided", "mean_foreign")
     blank = dict.fromkeys(names, 0.0)
     whole = {s: blank | given | (changes if s == stage else {}) for s, given in GOOD.items()}
-    return {s: [window, window] for s, window in whole.items()}
+    return {s: {7: window, 9: window} for s, window in whole.items()}
 
 
 @pytest.mark.parametrize(
@@ -133,16 +133,19 @@ def windows(stage=None, **changes):
     ],
 )
 def test_each_condition_fails_on_its_own_number(stage, changes, failing):
-    found = conditions_of(windows(stage, **changes))["conditions"]
-    assert "".join(c["name"][0] for c in found if not c["passed"]) == failing
+    found = means(judged(windows(stage, **changes)))
+    assert "".join(c["condition"][0] for c in found if not c["passed"]) == failing
     assert len(found) == len(CONDITIONS)
 
 
-def test_a_mean_over_worlds_is_judged_and_every_world_is_told():
+def test_a_mean_over_worlds_is_judged_and_every_world_is_told_by_its_seed():
     found = windows()
-    found["grpo"] = [found["grpo"][0] | {"open": value} for value in (0.3, 0.8)]
-    record = conditions_of(found)
-    (fifth,) = [c for c in record["conditions"] if c["name"].startswith("5")]
-    assert fifth["value"] == pytest.approx(0.55) and fifth["passed"]
-    assert record["reported"]["grpo, open"] == {"0": 0.3, "1": 0.8}
-    assert conditions_of(found | {"sft": []})["conditions"] == []
+    found["grpo"] = {world: found["grpo"][7] | {"open": v} for world, v in ((7, 0.3), (9, 0.8))}
+    records = judged(found)
+    fifth = {r["world"]: r for r in records if r["condition"].startswith("5")}
+    assert fifth[MEAN]["value"] == pytest.approx(0.55) and fifth[MEAN]["passed"]
+    assert [fifth[world]["passed"] for world in (7, 9)] == [False, True]
+    assert [(c["holding"], c["worlds"]) for c in means(records)] == [(2, 2)] * 4 + [(1, 2), (2, 2)]
+    reported = {r["world"]: r["value"] for r in records if r["condition"] == "grpo, open"}
+    assert reported == {7: 0.3, 9: 0.8}
+    assert means(judged(found | {"sft": {}})) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 
 import pytest
@@ -240,8 +241,9 @@ def test_a_runs_directory_stands_for_its_model(tmp_path):
 
 def test_the_commands_of_the_report_carry_the_values_of_the_study(tmp_path):
     write_plan(asked(tmp_path, "--set", "train.grad_clip=0.5"), tmp_path)
-    command = Study.read(tmp_path).command("fig4")
-    assert command.endswith("--profile quick --only fig4 --set train.grad_clip=0.5")
+    command = Study.read(tmp_path).command("fig4", out="here")
+    values = "--only fig4 --out here --set train.grad_clip=0.5"
+    assert re.search(rf"--profile quick --seeds \d {values}$", command)
 
 
 def test_problems_that_were_changed_are_not_taken_for_the_planned_ones(own):

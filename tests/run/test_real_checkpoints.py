@@ -19,6 +19,7 @@ from tiny import METHODS, build_rollout, weights_of
 from transformers import AutoModelForCausalLM
 
 from benchmarks.cli import main
+from benchmarks.store.runs import stored_runs
 from sgpo.core.config import RolloutConfig, TrainConfig
 from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import native_spec
@@ -158,9 +159,10 @@ def test_pocket_runs_on_its_own_data(tmp_path, monkeypatch):
     chosen = ["--methods", "base,sft,sgpo,grpo"]
     changed = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     assert main([*fixed, *chosen, *changed]) == 0
-    regimes = json.loads((tmp_path / "results/pocket/regime.json").read_text())["models"]
-    assert {*regimes["smollm2-360m"]} == {f"{m}, seed 0" for m in ("base", "sft", "sgpo", "grpo")}
-    assert all(found["problems"] == 2 for found in regimes["smollm2-360m"].values())
+    runs = stored_runs(tmp_path / "results/pocket").values()
+    regimes = {run.object("config.json")["method"]: run.object("regime.json") for run in runs}
+    assert {*regimes} == {"base", "sft", "sgpo", "grpo"}
+    assert all(found["problems"] == 2 for found in regimes.values())
     page = (tmp_path / "results/pocket/REPORT.md").read_text()
     assert "smollm2-135m in place of SmolLM2-360M-Instruct" in page
     assert "at most 16 tokens; samples a problem: GSM8K 1" in page

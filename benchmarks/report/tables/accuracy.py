@@ -48,6 +48,12 @@ def variant_models(study: Study) -> list[str]:
     return [model.key for model in study.models if model.key in planned][:1]
 
 
+def planned_rows(study: Study) -> list[str]:
+    """The methods of Table 1 that the study plans a run of."""
+    planned = {cell.method for cell in study.cells}
+    return [method for method in study.method_order if method in planned]
+
+
 def model_of(study: Study) -> str | None:
     """The one of :func:`variant_models`."""
     return next(iter(variant_models(study)), None)
@@ -218,7 +224,7 @@ def over(study: Study, needs: Sequence[Need]) -> str:
     """What means and intervals are over: the seeds that all rows of a model have."""
     counts = {len(seeds) for seeds in seeds_of(study, needs).values()}
     number = " or ".join(map(str, sorted(counts - {0}))) or "no"
-    return f"{estimates.units_text(study, number)} and the problems, those of one type together"
+    return estimates.over_text(study, number)
 
 
 @dataclass(frozen=True)
@@ -294,7 +300,9 @@ def paper_table(name: str) -> tuple[pd.DataFrame, Table]:
 
 
 def _main_needs(study: Study) -> list[Need]:
-    return [(model, method) for model in models(study) for method in study.method_order]
+    """Every method that the study plans on one of the models."""
+    rows = planned_rows(study)
+    return [(model, method) for model in models(study) for method in rows]
 
 
 def _main_known(study: Study) -> dict[str, str]:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.report import regime, worlds
 from benchmarks.report.artefact import Need, described, nothing
 from benchmarks.report.document import Cell, Table, frame, listing, row
 from benchmarks.report.estimates import PERCENT
-from benchmarks.report.tables.accuracy import paper_records
+from benchmarks.report.tables.accuracy import models, paper_records
 from benchmarks.store.records import NOT_RUN, Run, Study, StudyError, read_object, read_rows
 
 
@@ -115,43 +116,37 @@ def _sets_table(study: Study, rows: pd.DataFrame) -> Table:
 DISJOINTNESS = described("disjointness", nothing, rows=_sets_rows, table=_sets_table)
 
 
-# The regime of the miniature, measured before any RL result ---------------------------------------
-
-REPORTED = "reported"  # a number without a requirement
+# The regime of the miniature ----------------------------------------------------------------------
 
 
-def conditions(study: Study) -> list[dict[str, Any]]:
-    """One record a model and measured number of regime.json; empty when it was not measured.
-    Conditions come first; what is only reported, world by world, follows."""
-    found = []
-    (measured,) = _stored(study, "regime.json", "models")
-    for model, numbers in measured.items():
-        for c in numbers["conditions"]:
-            found.append((model, c["name"], c["value"], c["requirement"], c["passed"]))
-        for name, worlds in numbers["reported"].items():
-            words = name.replace("_", " ")
-            found += [(model, f"{words}: {w}", v, REPORTED, REPORTED) for w, v in worlds.items()]
-    columns = ("model", "condition", "value", "requirement", "passed")
-    return [dict(zip(columns, values, strict=True)) for values in found]
+def _regime_needs(study: Study) -> list[Need]:
+    found = [(model, stage) for model in models(study) for stage in regime.STAGES]
+    return found if worlds.planned(study) else []
 
 
 def _regime_table(study: Study, rows: pd.DataFrame) -> Table:
-    outcomes = {REPORTED: Cell(""), True: Cell("passed"), False: Cell("FAILED", bold=True)}
-    labels = {model.key: model.label for model in study.models}
+    """The means over worlds; the CSV has every world."""
+    found = rows.to_dict("records")
+    if rows["world"].iloc[0] != NOT_RUN:
+        found = regime.means(found)
+    outcomes = {True: Cell("passed"), False: Cell("FAILED", bold=True)}
     columns = {
-        "Model": lambda c: labels.get(c["model"], c["model"]),
+        "Model": lambda c: study.model(c["model"]).label,
         "Condition": lambda c: c["condition"],
-        "Measured": lambda c: f"{c['value']:.3g}",
+        "Mean over worlds": lambda c: f"{c['value']:.3f}",
         "Required": lambda c: c["requirement"],
         "Outcome": lambda c: outcomes[c["passed"]],
+        "World by world": regime.holds,
     }
-    return listing(rows, columns, [2])
+    return listing(pd.DataFrame(found), columns, [2])
 
 
 REGIME = described(
     "regime",
-    nothing,
-    rows=lambda study: _or_not_run(conditions(study), "model", "condition", "value", "requirement"),
+    _regime_needs,
+    rows=lambda study: _or_not_run(
+        regime.of_study(study), "model", "world", "condition", "value", "requirement"
+    ),
     table=_regime_table,
 )
 
@@ -289,10 +284,6 @@ def _tuning_table(study: Study, rows: pd.DataFrame) -> Table:
     return Table(header, tuple(lines), numeric=frozenset(range(2, len(header))))
 
 
-def _tuning_known(study: Study) -> dict[str, str] | None:
-    return {"bias": _selection_bias(study)} if [*study.root.glob("tuning*.csv")] else None
-
-
 def _selection_bias(study: Study) -> str:
     """How much too good the chosen rates look: their mean over the worlds, less that of the rates
     which the other worlds choose, each judged in the world left out."""
@@ -316,4 +307,10 @@ def _selection_bias(study: Study) -> str:
     )
 
 
-TUNING = described("tuning", nothing, _tuning_known, rows=_tuning_rows, table=_tuning_table)
+TUNING = described(
+    "tuning",
+    nothing,
+    lambda study: {"bias": _selection_bias(study)},
+    rows=_tuning_rows,
+    table=_tuning_table,
+)
