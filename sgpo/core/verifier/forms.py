@@ -231,20 +231,20 @@ def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
     """A relation; what names several values (``a=b=-2``, ``(a,b)=(1,2)``) as a record."""
     if ops == ("=",) and _P.letter.fullmatch(sides[1]) and not NAME.fullmatch(sides[0]):
         sides = sides[::-1]  # 5 = x
-    forms = tuple(map(parse_form, sides))
-    names, last = list(sides[:-1]), sides[-1]
+    relation = Relation(sides, ops, tuple(map(parse_form, sides)))
+    *names, last = sides
     if set(ops) != {"="} or not all(map(is_name, names)):
-        return Relation(sides, ops, forms)
+        return relation
     values = [last] * len(names)
     if len(names) == 1 and names[0].startswith("("):
         names = names[0][1:-1].split(",")
         outer = enclosed(last) or ("", "", "")
         values = split_outside(outer[1], _P.comma)[0] if outer[0] == "(" else []
     if len(set(names)) < 2 or len(names) != len(values):
-        return Relation(sides, ops, forms)
-    return Group(
-        "record", tuple(parse_form(f"{n}={v}") for n, v in zip(names, values, strict=True))
-    )
+        return relation
+    items = tuple(parse_form(f"{n}={v}") for n, v in zip(names, values, strict=True))
+    # A chain through points, x=(a,b)=(3,4), names no two values.
+    return Group("record", items) if all(isinstance(i, Relation) for i in items) else relation
 
 
 def list_of(text: str, pieces: Sequence[str], marks: Sequence[str] = ()) -> Form:
