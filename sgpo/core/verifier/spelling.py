@@ -50,11 +50,15 @@ def canonical(text: str) -> str:
     return text
 
 
+def plain_words(text: str) -> str:
+    """``text`` with the words of its ``\\text{..}`` spans bare."""
+    return _P.spaces.sub(" ", re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)).strip()
+
+
 @lru_cache(maxsize=16_384)
 def words_key(text: str) -> str:
     """A word answer for comparison: no markup, case, punctuation or parentheses around it."""
-    text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
-    text = _P.spaces.sub(" ", text.casefold()).strip(" .,;:!\"'")
+    text = plain_words(text).casefold().strip(" .,;:!\"'")
     choice = _P.choice.fullmatch(text)
     return choice.group(1) if choice else text
 
