@@ -206,9 +206,11 @@ def _as_list(number: Scalar) -> Form:
 def _same_measure(gold: Scalar, answer: Scalar) -> bool:
     """Whether two amounts in different units are one: in dollars and in cents, or with a sign only
     where the other says what it is paid for (``\\$18``, ``18\\text{ dollars per hour}``)."""
+    if gold.value is None:
+        return False
     currencies = {str(s.unit).partition("/")[0] for s in (gold, answer)}
     if len(currencies) == 1 and currencies <= {"dollar", "cent", "euro"}:
-        return gold.value is not None and gold.value == answer.value
+        return gold.value == answer.value
     return {gold.unit, answer.unit} == {"dollar", "cent"} and _size(gold) == _size(answer)
 
 
