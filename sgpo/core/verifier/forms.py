@@ -242,7 +242,7 @@ def list_of(text: str, pieces: Sequence[str], marks: Sequence[str] = ()) -> Form
     items = [item for form in _items(pieces) for item in items_of(form, "list")]
     is_or = set(marks) == {"or"}
     named: list[Any] = [part for item in items for part in items_of(item, "record")]
-    if all(isinstance(item, Relation) and is_assignment(item) for item in named):
+    if all(map(is_assignment, named)):
         records: list[dict[str, Form]] = [{}]
         for item in named:
             if item.sides[0] in records[-1]:
@@ -264,7 +264,7 @@ def _items(pieces: Sequence[str]) -> Iterator[Form]:
 
 def as_interval(form: Form) -> Form:
     """An ordered pair where the context says interval (after ``\\in``, beside ``\\cup``)."""
-    if isinstance(form, Group) and form.kind == "tuple" and len(form.items) == 2:
+    if is_group(form, "tuple") and len(form.items) == 2:
         return Interval(*form.items, True, True)
     return form
 
@@ -276,8 +276,8 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
     pieces, _ = split_outside(inside, _P.comma)
     if len(pieces) == 1 and inside:
         form = parse_form(inside)
-        is_matrix = isinstance(form, Group) and form.kind == "matrix"
-        return form if ends == "()" or (is_matrix and ends == "[]") else _atom(text)
+        is_outside = ends == "()" or (ends == "[]" and is_group(form, "matrix"))
+        return form if is_outside else _atom(text)
     is_number = ends == "()" and _P.thousands.fullmatch(inside)
     if is_number and any(map(_P.zero_group.fullmatch, pieces)):
         return parse_form(inside)  # (2,014) is 2014, in no way (2,14)
@@ -292,15 +292,14 @@ def _curly(inside: str) -> Form:
     if not inside:
         return Scalar("\\emptyset")
     form = parse_form(inside)
-    if isinstance(form, Relation) and is_assignment(form):
+    if is_assignment(form):
         return form
     if found := _P.set_builder.fullmatch(inside):
         condition = parse_form(found.group(2))
         if all(isinstance(part, Relation) for part in items_of(condition, "list")):
             is_whole = found.group(1) in ("Z", "N") and isinstance(condition, Relation)
             return _over("Z", condition) if is_whole else condition
-    is_record = isinstance(form, Group) and form.kind == "record"
-    return form if is_record else Group("set", tuple(items_of(form, "list")))
+    return form if is_group(form, "record") else Group("set", tuple(items_of(form, "list")))
 
 
 def _atom(text: str) -> Form:
@@ -385,10 +384,10 @@ def is_name(text: str) -> bool:
     return NAME.fullmatch(text) is not None and text not in ("\\pi", "e", "i", "\\infty")
 
 
-def is_assignment(relation: Relation) -> bool:
+def is_assignment(form: Form) -> bool:
     """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
-    is_naming = set(relation.ops) <= {"=", "\\approx", "\\equiv"}
-    return is_naming and NAME.fullmatch(relation.sides[0]) is not None
+    is_chain = isinstance(form, Relation) and set(form.ops) <= {"=", "\\approx", "\\equiv"}
+    return is_chain and NAME.fullmatch(form.sides[0]) is not None
 
 
 # --- brackets ---------------------------------------------------------------------------------
@@ -423,6 +422,11 @@ def enclosed(text: str) -> tuple[str, str, str] | None:
     return found.groups()  # type: ignore[return-value]
 
 
+def is_group(form: Form, *kinds: str) -> bool:
+    """Whether a form is a group of one of these kinds."""
+    return isinstance(form, Group) and form.kind in kinds
+
+
 def items_of(form: Form, *kinds: str) -> Sequence[Form]:
     """The items of a group of one of these kinds, and any other form as the only one."""
-    return form.items if isinstance(form, Group) and form.kind in kinds else (form,)
+    return form.items if is_group(form, *kinds) else (form,)
