@@ -69,14 +69,11 @@ def same_answer(gold: Form, answer: Form, asker: Asker) -> bool:
 def _may_share_domain(gold: Form, answer: Form) -> bool:
     """Whether both may mean the same kind of numbers, of which one at least may say nothing: by
     convention n stands for whole numbers and p for primes, and x, like an interval, for neither."""
-    sides = [
-        [i for i in forms.items_of(form, "list", "set") if isinstance(i, Relation)]
-        for form in (gold, answer)
-    ]
-    one, other = ({item.domain for item in side} - {""} for side in sides)
+    sides = [forms.items_of(form, "list", "set") for form in (gold, answer)]
+    one, other = ({getattr(item, "domain", "") for item in items} - {""} for items in sides)
     if one == other or (one and other):
         return one == other
-    letters = {letter for item in sides[0] for letter in item.sides}
+    letters = {letter for item in sides[0] for letter in getattr(item, "sides", ())}
     if "P" in one | other:
         return bool(letters & {"p", "q"})
     return bool(one) or not (isinstance(gold, Interval | Union) or letters & set("xyzt"))
@@ -164,10 +161,10 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool:
     if gold.malformed or answer.malformed or forms.ELLIPSIS in gold.text + answer.text:
         return False
     if gold.value is not None and answer.value is not None:
+        if _same_number(gold, answer):
+            return True
         lists = _as_list(gold), _as_list(answer)
-        return _same_number(gold, answer) or (
-            lists != (gold, answer) and same_answer(*lists, asker)
-        )
+        return lists != (gold, answer) and same_answer(*lists, asker)
     are_percents = gold.percent != answer.percent and None is gold.value is answer.value
     if are_percents or "\\text" in gold.text + answer.text:
         return False
@@ -271,15 +268,13 @@ def _values(group: Group, by_name: bool = False) -> Sequence[Form]:
     """The values of a record, in the order of their names if asked; the items of other groups."""
     if group.kind != "record":
         return group.items
-    named: Sequence[Any] = group.items
-    return [i.forms[-1] for i in (sorted(named, key=lambda i: i.sides[0]) if by_name else named)]
+    named = sorted(group.items, key=lambda i: i.sides[0]) if by_name else group.items
+    return [item.forms[-1] for item in named]
 
 
 def _are_roots(group: Group) -> bool:
     """Whether the names of a record only number values, as x_1 and x_2 do."""
-    return group.kind == "record" and all(
-        isinstance(i, Relation) and _P.root_name.fullmatch(i.sides[0]) for i in group.items
-    )
+    return group.kind == "record" and all(_P.root_name.fullmatch(i.sides[0]) for i in group.items)
 
 
 def _is_one_value(group: Group) -> bool:
@@ -342,10 +337,9 @@ def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool:
             return _two_assignments(gold, answer, asker)
         if len(gold.ops) == 1 and len(answer.ops) == 1 and gold.ops[0] in TURNED:
             return asker.ask("same_relation", gold, answer)
-        turned = [answer.forms[::-1]] if gold.ops[0] in _COMMUTING and len(gold.ops) == 1 else []
-        return gold.ops == answer.ops and any(
-            _in_order(gold.forms, sides, asker) for sides in (answer.forms, *turned)
-        )
+        is_turnable = len(gold.ops) == 1 and gold.ops[0] in _COMMUTING
+        orders = [answer.forms, answer.forms[::-1]][: 1 + is_turnable]
+        return gold.ops == answer.ops and any(_in_order(gold.forms, o, asker) for o in orders)
     if isinstance(gold, Relation) or _P.denied_name.match(answer.sides[0]):
         return False
     return _one_of(gold, _readings(answer), answer, asker)
@@ -388,10 +382,8 @@ def _one_of(gold: Form, values: Sequence[Form], relation: Relation, asker: Asker
         return asker.ask("same_expression", value.text, side.text)
 
     sides = list(zip(relation.sides, relation.forms, strict=True))
-    return any(
-        same_answer(gold, value, asker) and all(agrees(value, *side) for side in sides)
-        for value in values
-    )
+    found = (value for value in values if same_answer(gold, value, asker))
+    return any(all(agrees(value, *side) for side in sides) for value in found)
 
 
 def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool:
@@ -430,9 +422,8 @@ def _is_named_so(name: str, gold: str) -> bool:
 
 def _rename(text: str, old: str, new: str) -> str:
     """``text`` with the variable ``old`` called ``new``; letters of commands are left alone."""
-    return re.sub(
-        rf"\\[a-zA-Z]+|{re.escape(old)}", lambda m: new if m.group() == old else m.group(), text
-    )
+    names = rf"\\[a-zA-Z]+|{re.escape(old)}"
+    return re.sub(names, lambda m: new if m.group() == old else m.group(), text)
 
 
 # The kinds of forms in the order in which their rules are tried.

@@ -132,9 +132,8 @@ def _as_one_name(found: re.Match[str]) -> str:
 
 def _with_values(expression: Expr) -> Expr:
     """With exact decimals; ``f(x)`` and ``dy/dx``, which have no value to sample, as symbols."""
-    opaque = expression.atoms(AppliedUndef) | {
-        d for d in expression.atoms(sympy.Derivative) if not d.expr.has(*d.variables)
-    }
+    rates = {d for d in expression.atoms(sympy.Derivative) if not d.expr.has(*d.variables)}
+    opaque = expression.atoms(AppliedUndef) | rates
     expression = expression.xreplace({call: Symbol(str(call), real=True) for call in opaque})
     exact: dict[Basic, Basic] = {f: Rational(str(f)) for f in expression.atoms(Float)}
     exact |= {e: e.args[0] for e in expression.atoms(sympy.UnevaluatedExpr)}  # a gcd
@@ -171,9 +170,7 @@ def _number(expression: Expr, point: dict[Symbol, Rational]) -> Expr | None:
     parts = value.as_real_imag()
     if not all(part.is_Number and part.is_finite for part in parts):
         return None
-    real, imaginary = (
-        Integer(0) if isinstance(part, Float) and part._prec == 1 else part for part in parts
-    )
+    real, imaginary = (Integer(0) if getattr(p, "_prec", 0) == 1 else p for p in parts)
     return real + I * imaginary
 
 
@@ -185,12 +182,11 @@ def _close(a: Expr, b: Expr) -> bool:
 
 
 def _points(symbols: list[Symbol], integers: bool) -> list[dict[Symbol, Rational]]:
-    pool = _INTEGERS if integers else _NON_INTEGERS
+    pool, step = (_INTEGERS, Integer(1)) if integers else (_NON_INTEGERS, Rational(1, 53))
     points = [
-        {s: pool[(t + 3 * j) % len(pool)] + (j if integers else Rational(j, 53))
-         for j, s in enumerate(symbols)}
+        {s: pool[(t + 3 * j) % len(pool)] + j * step for j, s in enumerate(symbols)}
         for t in range(len(pool))
-    ]  # fmt: skip
+    ]
     # All-positive points too: with mixed signs, roots and logarithms are seldom real.
     return points + [{s: abs(v) for s, v in p.items()} for p in points[:5] if not integers]
 
@@ -209,10 +205,8 @@ def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
     symbols = sorted(a.free_symbols | b.free_symbols, key=lambda s: s.name)
     both = sympy.Tuple(a, b)
     if not (integers := both.has(*_COUNTING)) and not any(s.name in _REAL_NAMES for s in symbols):
-        powers = both.atoms(sympy.Pow)  # (-1)^n
-        integers = both.has(*_ROUNDING) or any(
-            p.base.is_negative and p.exp.free_symbols for p in powers
-        )
+        signs = any(p.base.is_negative and p.exp.free_symbols for p in both.atoms(sympy.Pow))
+        integers = both.has(*_ROUNDING) or signs  # as (-1)^n is one
     for point in _points(symbols, integers) if symbols else [{}]:
         va, vb = _number(a, point), _number(b, point)
         if va is not None and vb is not None:
