@@ -351,7 +351,8 @@ def _bounded(form: forms.Relation) -> tuple[str, sympy.Set]:
         letters.add(size.group(1) if size else name)
         is_outside = op == "\\ne" or (size and op in (">", "\\ge"))
         if op in ("=", "\\ne"):
-            found: sympy.Set = sympy.FiniteSet(*map(_end, forms.items_of(bound, "list", "set")))
+            ends = [*map(_end, forms.items_of(bound, "list", "set"))]
+            found: sympy.Set = sympy.FiniteSet(*ends, *(-end for end in ends if size))
         elif size:
             is_open = op in ("<", "\\ge")
             found = _interval(-_end(bound), _end(bound), is_open, is_open)
