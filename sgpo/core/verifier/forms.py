@@ -184,23 +184,22 @@ def _parse(text: str) -> Form:
         return list_of(text, pieces, marks)
     if _P.plus_minus.search(text) and "\\{" not in text:
         return Group("list", tuple(map(parse_form, _signs(text))))
-    if (stray := _P.stray_letter.match(text)) and enclosed(text[stray.end() :]):
-        inside = parse_form(text[stray.end() :])
+    if _P.stray_letter.match(text) and enclosed(text[1:])[0]:
+        inside = parse_form(text[1:])
         if isinstance(inside, Interval) or (text[0].isupper() and isinstance(inside, Group)):
-            # "t(0,4]": a membership; "P(8,2)": a name
-            return inside
+            return inside  # "t(0,4]": a membership; "P(8,2)": a name
     pieces, _ = split_outside(text, _P.cup)
     sides, ops = split_outside(text, _P.relation)
     if len(pieces) > 1 and not (ops == ["="] and NAME.fullmatch(sides[0])):
         return Union(tuple(as_interval(parse_form(p)) for p in pieces))
     if len(sides) > 1:
         return _relation(tuple(s.strip() for s in sides), tuple(ops))
-    if outer := enclosed(text):
+    if (outer := enclosed(text))[0]:
         return _bracketed(text, *outer)
-    if text.startswith("-(") and (outer := enclosed(text[1:])) and "," in outer[1]:
+    if text.startswith("-(") and (outer := enclosed(text[1:]))[0] and "," in outer[1]:
         parts = split_outside(outer[1], _P.comma)[0]
         return Group("tuple", tuple(parse_form(f"-({part})") for part in parts))
-    if text.endswith("^{T}") and (outer := enclosed(text[:-4])) and "," in outer[1]:
+    if text.endswith("^{T}") and (outer := enclosed(text[:-4]))[0] and "," in outer[1]:
         return Group("matrix", items_of(_bracketed(text, "(", outer[1], ")"), "tuple"), 1)
     is_said = len(text) <= spelling.MAX_SAID_CHARS and _P.said.search(text)
     return (is_said and _labelled(text)) or _atom(text)
@@ -226,8 +225,8 @@ def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
     values = [last] * len(names)
     if len(names) == 1 and names[0].startswith("("):
         names = names[0][1:-1].split(",")
-        outer = enclosed(last) or ("", "", "")
-        values = split_outside(outer[1], _P.comma)[0] if outer[0] == "(" else []
+        opener, inside, _ = enclosed(last)
+        values = split_outside(inside, _P.comma)[0] if opener == "(" else []
     if len(set(names)) < 2 or len(names) != len(values):
         return relation
     items = tuple(parse_form(f"{n}={v}") for n, v in zip(names, values, strict=True))
@@ -331,8 +330,7 @@ def _sentence(text: str) -> Form:
 def _signs(text: str) -> list[str]:
     """What stands for ``a \\pm b`` (both), ``\\pm(3,2)`` (two points), ``(\\pm 1, \\pm 2)`` (four)
     and ``(\\pm 1, \\mp 2)`` (two: ``\\mp`` takes the other sign)."""
-    inside = (enclosed(text) or ("", text, ""))[1]
-    pieces, _ = split_outside(inside, _P.comma)
+    pieces, _ = split_outside(enclosed(text)[1], _P.comma)
     if len(pieces) > 1 and "\\mp" not in text and text.count("\\pm") <= MAX_SIGNED:
         choices = [_signs(piece) if "\\pm" in piece else [piece] for piece in pieces]
         return [f"({','.join(choice)})" for choice in itertools.product(*choices)]
@@ -414,12 +412,11 @@ def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[
     return pieces, [mark.group().strip() for mark in marks]
 
 
-def enclosed(text: str) -> tuple[str, str, str] | None:
-    """``(opener, inside, closer)`` if one pair of brackets encloses the whole text."""
+def enclosed(text: str) -> Sequence[str]:
+    """``(opener, inside, closer)``, without brackets where no one pair encloses the whole text."""
     found = _P.enclosed.fullmatch(text)
-    if found is None or min(bracket_depths(text)[slice(*found.span(2))], default=1) < 1:
-        return None
-    return found.groups()  # type: ignore[return-value]
+    is_pair = found and min(bracket_depths(text)[slice(*found.span(2))], default=1) >= 1
+    return found.groups() if is_pair else ("", text, "")
 
 
 def is_group(form: Form, *kinds: str) -> bool:
