@@ -31,9 +31,10 @@ def stock(
 ) -> list[Verdict]:
     """Plain math-verify's verdicts, called as ``verifier.grade_many`` is. It looks for the answer
     by itself; ``extracted`` is the span of our extraction."""
-    tasks = [("stock", *pair) for pair in dict.fromkeys(pairs)]
-    known = dict(zip(tasks, POOL.run(tasks, item_seconds=ITEM_SECONDS), strict=True))
-    return _verdicts(pairs, [known["stock", *pair] for pair in pairs], truncated)
+    asked = list(dict.fromkeys(pairs))
+    tasks = [("benchmarks.run.stock:is_right", *pair) for pair in asked]
+    known = dict(zip(asked, POOL.run(tasks, item_seconds=ITEM_SECONDS), strict=True))
+    return _verdicts(pairs, [known[pair] for pair in pairs], truncated)
 
 
 def exact(

@@ -26,6 +26,7 @@ __all__ = ["Verdict", "VerifierUnavailable", "grade", "grade_many"]
 
 ITEM_SECONDS = 5.0  # hard limit of one symbolic judgement (typical: 5 ms)
 CACHE_SIZE = 65_536
+_JUDGE = "sgpo.core.verifier.symbolic:same"  # of what the exact rules leave open
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Verdict:
     extracted: str | None
 
 
-Question = tuple[str | None, ...]  # kind, gold, answer and, of whole answers, the problem's text
+Question = tuple[str | None, ...]  # the judge, gold, answer and the problem's text
 
 
 def grade(
@@ -87,7 +88,7 @@ def grade_many(
         if is_cut or span is None:
             found.append(("truncated" if is_cut else "no_answer", span))
         elif (verdict := decide(right, span, problem)) is None:
-            found.append((("answers", right, answer_to(right, span), problem), span))
+            found.append(((_JUDGE, right, answer_to(right, span), problem), span))
         else:
             found.append(("correct" if verdict else "wrong", span))
     asked = list(dict.fromkeys(q for q, _ in found if not isinstance(q, str)))

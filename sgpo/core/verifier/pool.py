@@ -118,10 +118,10 @@ class Pool:
         batch_seconds: float | None = None,
         num_workers: int | None = None,
     ) -> list[str]:
-        """The reason (correct, wrong, timeout, error) for each question, a name of worker's table
-        and its arguments. A worker is killed when a question takes longer than ``item_seconds``;
-        ``batch_seconds`` counts from when the workers are ready; there are ``num_workers`` at most,
-        else one a core. VerifierUnavailable: one does not start."""
+        """The reason (correct, wrong, timeout, error) for each question: ``module:function`` of
+        ours that judges, and its arguments. A worker is killed when one takes longer than
+        ``item_seconds``; ``batch_seconds`` counts from when the workers are ready; there are
+        ``num_workers`` at most, else one a core. VerifierUnavailable: one does not start."""
         if not questions:
             return []
 

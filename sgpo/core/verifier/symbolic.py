@@ -22,7 +22,6 @@ from typing import Any
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-from math_verify import parse as stock_parse
 from math_verify import verify
 from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol, oo
 from sympy.core.function import AppliedUndef
@@ -65,15 +64,6 @@ def same(gold: str, answer: str, problem: str | None) -> bool:
     """Whether two answers in one spelling, which the exact rules left open, are one."""
     asker = Asker(sys.modules[__name__], problem)
     return bool(same_answer(forms.parse_form(gold), forms.parse_form(answer), asker))
-
-
-def stock(gold: str, completion: str) -> bool:
-    """Whether plain math-verify takes the completion for right. The deadline of this process stands
-    in for math-verify's own, which works in a main thread only."""
-    dollars = gold if "$" in gold or "\\boxed" in gold else f"${gold}$"
-    answers = stock_parse(completion, parsing_timeout=None)
-    right = stock_parse(dollars, parsing_timeout=None)
-    return bool(verify(right, answers, timeout_seconds=None))
 
 
 # --- expressions ------------------------------------------------------------------------------
