@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -43,10 +44,13 @@ class Asker:
     problem: str | None = None
 
     def ask(self, kind: str, gold: Any, answer: Any) -> bool:
-        """Whether two of a kind (same_expression, same_relation, same_set) are equal."""
+        """Whether two of a kind (same_expression, same_relation, same_set) are equal; what is
+        unreadable equals nothing."""
         if self.judge is None:
             raise Undecided
-        return getattr(self.judge, kind)(gold, answer)
+        with suppress(self.judge.Unreadable):
+            return getattr(self.judge, kind)(gold, answer)
+        return False
 
 
 def same_answer(gold: Form, answer: Form, asker: Asker) -> bool:

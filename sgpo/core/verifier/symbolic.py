@@ -71,11 +71,8 @@ def same(gold: str, answer: str, problem: str | None) -> bool:
 
 @lru_cache(maxsize=4_096)
 def same_expression(gold: str, answer: str) -> bool:
-    """Whether two expressions are equal; what is unreadable equals nothing."""
-    try:
-        return _equal(parse(gold), parse(answer))
-    except Unreadable:
-        return False
+    """Whether two expressions are equal."""
+    return _equal(parse(gold), parse(answer))
 
 
 @lru_cache(maxsize=4_096)
@@ -238,10 +235,7 @@ def _equal(a: Basic, b: Basic) -> bool:
 def same_relation(gold: forms.Relation, answer: forms.Relation) -> bool:
     """Whether two relations with one operator each say the same: one is the other times a constant
     (positive for ``<``)."""
-    try:
-        (g, g_op), (a, a_op) = _standard(gold), _standard(answer)
-    except Unreadable:
-        return False
+    (g, g_op), (a, a_op) = _standard(gold), _standard(answer)
     pairs = [(vg, va) for vg, va in _samples(g, a) if vg.is_real and va.is_real]
     if g_op != a_op or len(pairs) < 3:
         return False
@@ -270,7 +264,7 @@ def same_set(gold: forms.Form, answer: forms.Form) -> bool | None:
         (letter, one), (other_letter, other) = _real_set(gold), _real_set(answer)
     except _NoSet:
         return None
-    except (Unreadable, TypeError):  # letters among the ends
+    except TypeError:  # letters among the ends
         return False
     if (letter and other_letter and letter != other_letter) or len(_units((gold, answer))) > 1:
         return None
