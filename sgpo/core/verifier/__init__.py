@@ -10,6 +10,7 @@ anything may import it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -137,10 +138,9 @@ def decide(gold: str, span: str, problem: str | None = None) -> bool | None:
     forms = form_of(gold), form_of(answer)
     if answer == gold or not answer or None in forms:
         return answer == gold
-    try:
+    with suppress(Undecided):
         return same_answer(*forms, Asker(problem=problem))  # type: ignore[arg-type]
-    except Undecided:
-        return None
+    return None
 
 
 # What the workers found; timeouts and errors are not kept.

@@ -111,10 +111,9 @@ def text_group(found: re.Match[str]) -> str:
     if len(words) == 1:
         measures = before.rstrip(" \\,;").endswith(tuple("0123456789}")) and before[-1] != "^"
         return f"\\text{{{words}.}}" if measures and words in "mghslLWJNVCFK" else words
-    if re.fullmatch(r"\(?[A-Z][).]+", words):  # a choice
-        return f"\\text{{{words}}}"
+    is_choice = re.fullmatch(r"\(?[A-Z][).]+", words)
     joins = re.search(r"\b(?:and|or)\b", words) and re.search(r"\d", before + after)
-    if not joins and not re.search(r"[\d=+<>|\\^]|[,;(]", words):
+    if is_choice or not (joins or re.search(r"[\d=+<>|\\^,;(]", words)):
         return f"\\text{{{words}}}"
     return _P.word_run.sub(r"\\text{\g<0>}", words)
 

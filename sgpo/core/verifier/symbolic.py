@@ -165,7 +165,7 @@ def _close(a: Expr, b: Expr) -> bool:
     scale = max(abs(a), abs(b))
     if 1 < scale < 10**MAX_WHOLE_DIGITS:
         scale = Integer(1)
-    return bool(scale == 0 or abs(a - b) <= scale * Rational(1, 10**AGREE_DIGITS))
+    return bool(abs(a - b) <= scale * Rational(1, 10**AGREE_DIGITS))
 
 
 def _points(symbols: list[Symbol], integers: bool) -> list[dict[Symbol, Rational]]:
@@ -178,13 +178,12 @@ def _points(symbols: list[Symbol], integers: bool) -> list[dict[Symbol, Rational
     return points + [{s: abs(v) for s, v in p.items()} for p in points[:5] if not integers]
 
 
-def _with_imaginary_unit(*expressions: Expr) -> tuple[Expr, ...]:
+def _with_imaginary_unit(both: sympy.Tuple) -> sympy.Tuple:
     """Reads ``i`` as the imaginary unit, as in ``6 - 5i``, unless letters that count beside it say
     that it counts too."""
-    names = {s.name for e in expressions for s in e.free_symbols}
-    if "i" not in names or names & _COUNTERS:
-        return expressions
-    return tuple(e.xreplace({s: I for s in e.free_symbols if s.name == "i"}) for e in expressions)
+    letters = {s.name: s for s in both.free_symbols}
+    is_counter = "i" not in letters or letters.keys() & _COUNTERS
+    return both if is_counter else both.xreplace({letters["i"]: I})
 
 
 def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
@@ -221,7 +220,7 @@ def _equal(a: Basic, b: Basic) -> bool:
         return True
     if not (isinstance(a, Expr) and isinstance(b, Expr)):
         return type(a) is type(b) and verify(a, b, timeout_seconds=None)
-    a, b = _with_imaginary_unit(a, b)
+    a, b = _with_imaginary_unit(sympy.Tuple(a, b))
     if {a, b} & {oo, -oo}:
         return False
     if a.has(*_NO_SAMPLING) or b.has(*_NO_SAMPLING):
@@ -261,14 +260,13 @@ def _standard(relation: forms.Relation) -> tuple[Expr, str]:
 def same_set(gold: forms.Form, answer: forms.Form) -> bool | None:
     """Whether two sets of real numbers are one; None where they are not both such sets."""
     try:
-        (letter, one), (other_letter, other) = _real_set(gold), _real_set(answer)
+        letters, sets = zip(_real_set(gold), _real_set(answer), strict=True)
     except _NoSet:
         return None
     except TypeError:  # letters among the ends
         return False
-    if (letter and other_letter and letter != other_letter) or len(_units((gold, answer))) > 1:
-        return None
-    return _equal_sets(one, other)
+    is_other = len({*letters} - {None}) > 1 or len(_units((gold, answer))) > 1
+    return None if is_other else _equal_sets(*sets)
 
 
 def _units(form: Any) -> set[str]:
