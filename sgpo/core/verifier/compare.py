@@ -187,7 +187,7 @@ def _same_number(gold: Scalar, answer: Scalar) -> bool:
 def _is_rounded(decimal: Scalar, other: Scalar) -> bool:
     """Whether one is a decimal that is the other rounded to its places: 0.0833333333 for 1/12, but
     neither 0.33 for 1/3 nor 0.000000 for 1/2004!."""
-    places, value = decimal.places or 0, decimal.value
+    places, value = decimal.places, decimal.value
     is_precise = places >= MIN_DECIMALS and abs(value) * 10**places >= 10 ** (MIN_SIGNIFICANT - 1)
     return is_precise and abs(value - other.value) * 2 * 10**places <= 1
 

@@ -29,7 +29,7 @@ class Scalar:
 
     text: str
     value: Fraction | None = None
-    places: int | None = None  # decimals, if it is one decimal literal
+    places: int = 0  # decimals, if it is one decimal literal
     percent: bool = False
     unit: str | None = None
     counted: str | None = None  # words behind the value that are no known unit
@@ -241,16 +241,13 @@ def list_of(text: str, pieces: Sequence[str], marks: Sequence[str] = ()) -> Form
     items = [item for form in _items(pieces) for item in items_of(form, "list")]
     is_or = set(marks) == {"or"}
     named: list[Any] = [part for item in items for part in items_of(item, "record")]
-    if all(map(is_assignment, named)):
-        records: list[dict[str, Form]] = [{}]
-        for item in named:
-            if item.sides[0] in records[-1]:
-                records.append({})
-            records[-1][item.sides[0]] = item
-        if len(records) == 1 < len(named):
-            return Group("record", tuple(named), 0, is_or, text)
-        if len(records[0]) > 1 and len({frozenset(record) for record in records}) == 1:
-            items = [Group("record", tuple(record.values())) for record in records]
+    if named and all(map(is_assignment, named)):
+        size = len({item.sides[0] for item in named})
+        records = [tuple(named[i : i + size]) for i in range(0, len(named), size)]
+        if len(records) == 1 < size:
+            return Group("record", records[0], 0, is_or, text)
+        if size > 1 and all(len({item.sides[0] for item in record}) == size for record in records):
+            items = [Group("record", record) for record in records]
     return items[0] if len(items) == 1 else Group("list", tuple(items), 0, is_or, text)
 
 
@@ -348,9 +345,8 @@ def _scalar(text: str) -> Scalar:
     value, malformed = _exact_value(text)
     if value is None and not malformed and "\\frac" in text:
         text = _P.mixed_factor.sub(r"(\1+\\frac{\2}{\3})", text)  # 2 1/2 pi
-    places = _P.decimal.fullmatch(text)
-    decimals = len(places.group(1)) if places else None
-    return Scalar(text, value, decimals, percent, unit, words, malformed=malformed)
+    places = len(text.partition(".")[2]) if _P.decimal.fullmatch(text) else 0
+    return Scalar(text, value, places, percent, unit, words, malformed=malformed)
 
 
 def _exact_value(text: str) -> tuple[Fraction | None, bool]:
