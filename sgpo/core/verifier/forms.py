@@ -20,7 +20,7 @@ from sgpo.core.verifier import spelling
 from sgpo.core.verifier.patterns import patterns
 
 _P = patterns("forms")
-NAME, SETMINUS, TWO_POWERS, WORD_BETWEEN = _P.name, _P.setminus, _P.two_powers, _P.word_between
+NAME, SETMINUS, WORD_BETWEEN = _P.name, _P.setminus, _P.word_between
 
 
 @dataclass(frozen=True)
