@@ -443,11 +443,9 @@ def _origins(verbs: Verbs) -> None:
 
 
 def _grade(options: Options) -> int:
-    from benchmarks.run.evaluate import regrade_paths
+    from benchmarks.run.graders import grade_study, regrade_paths
 
     if options.grader == "all":
-        from benchmarks.run.graders import grade_study
-
         return max(map(grade_study, options.paths))
     return regrade_paths(options.paths, options.grader)
 
@@ -500,8 +498,8 @@ def _curves(options: Options) -> int:
 
 
 def _explain(options: Options) -> int:
+    from benchmarks.report.explain import explain_samples, explain_text
     from benchmarks.store.runs import read_samples
-    from sgpo.core.verifier.explain import explain_samples, explain_text
 
     if options.gold is not None and options.text is not None and options.samples is None:
         explain_text(options.gold, options.text)

@@ -18,12 +18,12 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
+from benchmarks.report.explain import explain, printable
 from benchmarks.report.mathml import rich
 from benchmarks.store.records import Study
 from benchmarks.store.runs import REASONS, SCORES, StoredRun, stored_runs
 from sgpo.core.files import write_text
 from sgpo.core.types import Problem
-from sgpo.core.verifier.explain import explain, printable
 
 SAMPLE_PAGE = "samples.html"  # of a published study
 SHOWN_CHARS = 600  # of a text in the terminal, unless one problem is asked for

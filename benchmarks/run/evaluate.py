@@ -1,8 +1,8 @@
 """Evaluation: sample every problem k times, grade, and keep every sample.
 
 One gzipped JSONL file a suite, written whole or not at all, so that an interrupted evaluation
-continues with the next suite, or within a suite with the next part of its problems; ``grade``
-re-judges these files without a model.
+continues with the next suite, or within a suite with the next part of its problems; ``graders``
+judges these files anew without a model.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from sgpo.core.sampling import Sampler, SamplingParams
 from sgpo.core.seeding import derive_seed
 from sgpo.core.trainer import Stopped
 from sgpo.core.types import FinishReason, Problem
-from sgpo.core.verifier import grade
+from sgpo.core.verifier import Verdict, grade, grade_many
 from sgpo.core.verifier.extract import extract
-from sgpo.core.verifier.graders import grade_many
 
 Row = dict[str, Any]
+Grader = Callable[..., list[Verdict]]  # called as verifier.grade_many is
 Suites = dict[str, tuple[list[Problem], int]]  # problem sets by name, with samples a problem
 LETTERS = {reason: letter for letter, reason in REASONS.items()}
 NO_VOTE = "."
@@ -154,13 +154,11 @@ def sample_rows(
     return rows
 
 
-def judged(rows: Sequence[Row], grader: str = "ours") -> list[Row]:
-    """``rows`` with ``reason``, ``correct`` and ``extracted`` of a grader (see
-    ``sgpo.core.verifier.graders``) put (or put anew) in each."""
-    verdicts = grade_many(
-        grader,
-        [row["gold"] for row in rows],
-        [row["text"] for row in rows],
+def judged(rows: Sequence[Row], grader: Grader = grade_many) -> list[Row]:
+    """``rows`` with ``reason``, ``correct`` and ``extracted`` of a grader (ours, or one of
+    ``graders.GRADERS``) put (or put anew) in each."""
+    verdicts = grader(
+        [(row["gold"], row["text"]) for row in rows],
         truncated=[row["finish_reason"] == FinishReason.LENGTH.value for row in rows],
     )
     return [
@@ -250,36 +248,8 @@ def write_samples(path: Path, rows: Iterable[Row]) -> None:
     write_bytes(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
 
 
-def regrade(path: Path, grader: str = "ours") -> tuple[list[Row], int]:
-    """The rows of a samples file judged anew, and how many verdicts changed."""
-    old = read_samples(path)
-    new = judged(old, grader)
-    return new, sum(a["reason"] != b["reason"] for a, b in zip(old, new, strict=True))
-
-
 def recomputed(rows: Sequence[Row], k: int, *, anew: bool = False) -> dict[str, Any]:
     """What the samples of a suite say of it (see ``summarize``), with ``anew`` by the verifier of
     today."""
     rows = judged(rows) if anew else rows
     return summarize(rows, list(dict.fromkeys(row["problem_id"] for row in rows)), k)
-
-
-def regrade_paths(paths: Sequence[Path], grader: str = "ours") -> int:
-    """Judge every sample of files or run directories anew; 1 when a verdict of ours changed.
-
-    Another grader's verdicts (stock, exact) are counted beside the stored ones and change nothing.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise ValueError(f"{path}: no such file or directory")
-        files += sorted(path.rglob("*.jsonl.gz")) if path.is_dir() else [path]
-    if not files:
-        raise ValueError(f"{', '.join(map(str, paths))}: no samples files (*.jsonl.gz) here")
-    total = 0
-    for file in files:
-        rows, changed = regrade(file, grader)
-        correct = sum(row["correct"] for row in rows)
-        print(f"{file}: {len(rows)} samples, {correct} correct, {changed} verdicts changed")
-        total += changed
-    return 1 if total and grader == "ours" else 0

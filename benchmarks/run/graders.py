@@ -1,22 +1,100 @@
-"""The stored samples of a study under every grader: ``sgpo grade results/quick --grader all``.
+"""Stored samples judged anew, by ours and by other graders: ``sgpo grade``.
 
-What is found goes to ``graders.json`` of the study, which the report reads without judging anew.
+Other graders show whether a claim depends on whose grader it is: ``stock`` is plain math-verify on
+the completion, as its users call it, in the verifier's killable processes; ``exact`` is equality of
+the normalised answer text. What all of them say of a study (``--grader all``) goes to its
+``graders.json``, which the report reads without judging anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.run.evaluate import judged, summarize
+from benchmarks.report.explain import explain
+from benchmarks.run.evaluate import Grader, Row, judged, summarize
 from benchmarks.store.records import GRADERS_FILE, Study
-from benchmarks.store.runs import AT, StoredRun, stored_runs
+from benchmarks.store.runs import AT, StoredRun, read_samples, stored_runs
 from sgpo.core.files import read_json, write_json
-from sgpo.core.verifier.explain import explain
+from sgpo.core.verifier import ITEM_SECONDS, Verdict, grade_many
+from sgpo.core.verifier.extract import extract, unwrap_box
+from sgpo.core.verifier.pool import POOL
 
-OTHERS = ("stock", "exact")
 EXAMPLES = 3  # of each kind of disagreement
+_NOISE = re.compile(r"\\(?:left|right|text|mathrm|mbox|displaystyle)(?![a-zA-Z])|\\[,;:! ]|[\s${}]")
+
+
+def stock(
+    pairs: Sequence[tuple[str, str]], *, truncated: Sequence[bool] | None = None
+) -> list[Verdict]:
+    """Plain math-verify's verdicts, called as ``verifier.grade_many`` is. It looks for the answer
+    by itself; ``extracted`` is the span of our extraction."""
+    asked = list(dict.fromkeys(pairs))
+    tasks = [("benchmarks.run.stock:is_right", *pair) for pair in asked]
+    known = dict(zip(asked, POOL.run(tasks, item_seconds=ITEM_SECONDS), strict=True))
+    return _verdicts(pairs, [known[pair] for pair in pairs], truncated)
+
+
+def exact(
+    pairs: Sequence[tuple[str, str]], *, truncated: Sequence[bool] | None = None
+) -> list[Verdict]:
+    """Verdicts by normalised text, called as ``verifier.grade_many`` is."""
+
+    def reason(gold: str, completion: str) -> str:
+        span = extract(completion).text
+        if span is None:
+            return "no_answer"
+        return "correct" if _normalised(span) == _normalised(unwrap_box(gold)) else "wrong"
+
+    return _verdicts(pairs, [reason(*pair) for pair in pairs], truncated)
+
+
+GRADERS: dict[str, Grader] = {"ours": grade_many, "stock": stock, "exact": exact}
+OTHERS = ("stock", "exact")
+
+
+def _verdicts(
+    pairs: Sequence[tuple[str, str]], reasons: Sequence[str], truncated: Sequence[bool] | None
+) -> list[Verdict]:
+    cut = truncated or [False] * len(pairs)
+    found = ["truncated" if c else reason for c, reason in zip(cut, reasons, strict=True)]
+    spans = [extract(completion).text for _, completion in pairs]
+    return [Verdict(r == "correct", r, span) for r, span in zip(found, spans, strict=True)]
+
+
+def _normalised(text: str) -> str:
+    """Answer text without spaces, dollars, braces and layout commands, in lower case."""
+    return _NOISE.sub("", re.sub(r"\\[dt]frac", r"\\frac", text)).strip(".,").casefold()
+
+
+def regrade(path: Path, grader: str = "ours") -> tuple[list[Row], int]:
+    """The rows of a samples file judged anew, and how many verdicts changed."""
+    old = read_samples(path)
+    new = judged(old, GRADERS[grader])
+    return new, sum(a["reason"] != b["reason"] for a, b in zip(old, new, strict=True))
+
+
+def regrade_paths(paths: Sequence[Path], grader: str = "ours") -> int:
+    """Judge every sample of files or run directories anew; 1 when a verdict of ours changed.
+
+    Another grader's verdicts (stock, exact) are counted beside the stored ones and change nothing.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or directory")
+        files += sorted(path.rglob("*.jsonl.gz")) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"{', '.join(map(str, paths))}: no samples files (*.jsonl.gz) here")
+    total = 0
+    for file in files:
+        rows, changed = regrade(file, grader)
+        correct = sum(row["correct"] for row in rows)
+        print(f"{file}: {len(rows)} samples, {correct} correct, {changed} verdicts changed")
+        total += changed
+    return 1 if total and grader == "ours" else 0
 
 
 def grade_study(results: Path) -> int:
@@ -67,7 +145,7 @@ def letters(
     ids = list(dict.fromkeys(row["problem_id"] for row in rows))
     ours, found = judged(rows), {}
     for grader in OTHERS:
-        theirs = judged(rows, grader)
+        theirs = judged(rows, GRADERS[grader])
         found[grader] = summarize(theirs, ids, len(rows) // len(ids))["verdicts"]
         for row, other in zip(ours, theirs, strict=True):
             if row["correct"] == other["correct"]:

@@ -12,6 +12,7 @@ from synthetic_study import BENCHMARKS, change, dump, load, run_dir, write_study
 from benchmarks.cli import main
 from benchmarks.report import audit
 from benchmarks.report.tables import graders
+from benchmarks.run.graders import GRADERS
 from benchmarks.store.load import load_study
 from benchmarks.store.runs import StudyError
 
@@ -29,6 +30,17 @@ def graded(tmp_path_factory) -> Path:
         write_texts(root / "runs" / cell["run_id"], cell["method"])
     assert main(["grade", str(root), "--grader", "all"]) == 0
     return root
+
+
+def test_graders_differ_where_they_should(capsys):
+    golds, texts = ["7", "\\frac{1}{2}", "(1,2)"], ["\\boxed{7}", "\\boxed{0.5}", "\\boxed{(2,1)}"]
+    pairs = list(zip(golds, texts, strict=True))
+    found = {name: [v.correct for v in judge(pairs)] for name, judge in GRADERS.items()}
+    assert found["ours"] == found["stock"] == [True, True, False]
+    assert found["exact"] == [True, False, False]
+    with pytest.raises(SystemExit):
+        main(["grade", "--grader", "mine", "results/mini"])
+    assert "'ours', 'stock', 'exact', 'all'" in capsys.readouterr().err
 
 
 def test_the_table_has_every_method_under_every_grader(graded, tmp_path):

@@ -19,6 +19,7 @@ from benchmarks.cli import _parser, main
 from benchmarks.config import EvalConfig
 from benchmarks.profiles.planned import planned_study
 from benchmarks.run import evaluate as ev
+from benchmarks.run import graders
 from benchmarks.run.checkpoint import score_table
 from benchmarks.run.launch import deadline_of
 from benchmarks.run.progress import StudyProgress
@@ -334,5 +335,5 @@ def test_regrade_finds_a_verdict_that_does_not_follow_from_the_text(tmp_path):
     judged = ev.judged(ROWS)
     judged[0] = judged[0] | {"reason": "wrong", "correct": False}
     ev.write_samples(tmp_path / "x.jsonl.gz", judged)
-    rows, changed = ev.regrade(tmp_path / "x.jsonl.gz")
+    rows, changed = graders.regrade(tmp_path / "x.jsonl.gz")
     assert changed == 1 and rows[0]["reason"] == "correct"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import main
-from sgpo.core.verifier.explain import describe
+from benchmarks.report.explain import describe
 from sgpo.core.verifier.forms import parse_form
 from sgpo.core.verifier.spelling import canonical
 

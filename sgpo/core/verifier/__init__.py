@@ -10,6 +10,7 @@ anything may import it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,6 +27,7 @@ __all__ = ["Verdict", "VerifierUnavailable", "grade", "grade_many"]
 
 ITEM_SECONDS = 5.0  # hard limit of one symbolic judgement (typical: 5 ms)
 CACHE_SIZE = 65_536
+_JUDGE = "sgpo.core.verifier.symbolic:same"  # of what the exact rules leave open
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Verdict:
     extracted: str | None
 
 
-Question = tuple[str | None, ...]  # kind, gold, answer and, of whole answers, the problem's text
+Question = tuple[str | None, ...]  # the judge, gold, answer and the problem's text
 
 
 def grade(
@@ -87,7 +89,7 @@ def grade_many(
         if is_cut or span is None:
             found.append(("truncated" if is_cut else "no_answer", span))
         elif (verdict := decide(right, span, problem)) is None:
-            found.append((("answers", right, answer_to(right, span), problem), span))
+            found.append(((_JUDGE, right, answer_to(right, span), problem), span))
         else:
             found.append(("correct" if verdict else "wrong", span))
     asked = list(dict.fromkeys(q for q, _ in found if not isinstance(q, str)))
@@ -136,10 +138,9 @@ def decide(gold: str, span: str, problem: str | None = None) -> bool | None:
     forms = form_of(gold), form_of(answer)
     if answer == gold or not answer or None in forms:
         return answer == gold
-    try:
+    with suppress(Undecided):
         return same_answer(*forms, Asker(problem=problem))  # type: ignore[arg-type]
-    except Undecided:
-        return None
+    return None
 
 
 # What the workers found; timeouts and errors are not kept.

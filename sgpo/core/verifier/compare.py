@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -28,10 +29,6 @@ MAX_VECTOR_CHARS = 100
 # each side counts by itself.
 TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 _COMMUTING = frozenset(["\\approx", "\\equiv", "\\sim"])
-_PLAIN_TRUTHS = frozenset(["yes", "no", "true", "false"])
-_NOTHING = frozenset(
-    ["\\emptyset", "no solution", "no solutions", "empty set", "the empty set", "none"]
-)
 
 
 class Undecided(Exception):
@@ -47,10 +44,13 @@ class Asker:
     problem: str | None = None
 
     def ask(self, kind: str, gold: Any, answer: Any) -> bool:
-        """Whether two of a kind (same_expression, same_relation, same_set) are equal."""
+        """Whether two of a kind (same_expression, same_relation, same_set) are equal; what is
+        unreadable equals nothing."""
         if self.judge is None:
             raise Undecided
-        return getattr(self.judge, kind)(gold, answer)
+        with suppress(self.judge.Unreadable):
+            return getattr(self.judge, kind)(gold, answer)
+        return False
 
 
 def same_answer(gold: Form, answer: Form, asker: Asker) -> bool:
@@ -65,20 +65,19 @@ def same_answer(gold: Form, answer: Form, asker: Asker) -> bool:
         same = asker.ask("same_set", *sets)
         if same is not None:  # None: they only look like sets of real numbers
             return same
-    return rule_for(gold, answer)[1](gold, answer, asker)
+    if forms.is_assignment(gold) and not isinstance(answer, Relation):
+        return same_answer(gold.forms[-1], answer, asker)
+    return RULES[kind_for(gold, answer)](gold, answer, asker)
 
 
 def _may_share_domain(gold: Form, answer: Form) -> bool:
     """Whether both may mean the same kind of numbers, of which one at least may say nothing: by
     convention n stands for whole numbers and p for primes, and x, like an interval, for neither."""
-    sides = [
-        [i for i in forms.items_of(form, "list", "set") if isinstance(i, Relation)]
-        for form in (gold, answer)
-    ]
-    one, other = ({item.domain for item in side} - {""} for side in sides)
+    sides = [forms.items_of(form, "list", "set") for form in (gold, answer)]
+    one, other = ({getattr(item, "domain", "") for item in items} - {""} for items in sides)
     if one == other or (one and other):
         return one == other
-    letters = {letter for item in sides[0] for letter in item.sides}
+    letters = {letter for item in sides[0] for letter in getattr(item, "sides", ())}
     if "P" in one | other:
         return bool(letters & {"p", "q"})
     return bool(one) or not (isinstance(gold, Interval | Union) or letters & set("xyzt"))
@@ -90,7 +89,7 @@ def real_sets(gold: Form, answer: Form) -> tuple[Form, Form] | None:
     gold = forms.as_interval(gold) if isinstance(answer, Interval | Union) else gold
     answer = forms.as_interval(answer)
     sides = [_looks_like_a_set(form) for form in (gold, answer)]
-    points = [isinstance(form, Group) and form.kind == "set" for form in (gold, answer)]
+    points = [forms.is_group(form, "set") for form in (gold, answer)]
     return (gold, answer) if any(sides) and all(map(max, sides, points)) else None
 
 
@@ -109,20 +108,20 @@ def _looks_like_a_set(form: Form) -> bool:
 def _with_words(gold: Form, answer: Form, asker: Asker) -> bool:
     key, said = _words_of(gold), _words_of(answer)
     if key is not None and said is not None:
-        if key.replace(" ", "") == said.replace(" ", "") or {key, said} <= _NOTHING:
+        if key.replace(" ", "") == said.replace(" ", ""):
+            return True
+        if all(map(_P.nothing.fullmatch, (key, said))):
             return True
         parts = [sorted(re.split(r"\s*(?:, and |,| and )\s*", names)) for names in (key, said)]
         if " and " in key and parts[0] == parts[1]:  # Alice and Bob, in any order
             return True
-    if isinstance(gold, Words) and gold.key in _PLAIN_TRUTHS and said is not None:
+    if not isinstance(gold, Words):
+        return False
+    if said is not None and _P.truth.fullmatch(gold.key):
         said = said.replace(" ,", ",")
         rest = said.removeprefix(f"{gold.key}, ")
         return rest != said and not _P.not_the_one.search(rest.replace(",", ""))
-    if isinstance(gold, Relation) and forms.is_assignment(gold):
-        return same_answer(gold.forms[-1], answer, asker)
-    if not isinstance(gold, Words):
-        return False
-    if isinstance(answer, Relation) and forms.is_assignment(answer):
+    if forms.is_assignment(answer):
         name, value = answer.forms[0], answer.forms[-1]
         if isinstance(name, Words) and isinstance(value, Words):  # Mary is the oldest, and back
             return value == gold or _is_said_in(gold.key, f"{name.key} is {value.key}")
@@ -144,9 +143,8 @@ def _is_said_in(gold: str, sentence: str) -> bool:
     if found is None or len(gold) < 2 or len(sentence) > 120:
         return False
     before, after = sentence[: found.start()].strip(), sentence[found.end() :].strip(" .!")
-    if _P.not_the_one.search(before) or _P.not_the_one.search(after):
-        return False
-    return len(after.split()) <= 6 and (not before or _P.leads_to.fullmatch(before) is not None)
+    is_denied = any(map(_P.not_the_one.search, (before, after)))
+    return not is_denied and len(after.split()) <= 6 and bool(_P.leads_to.fullmatch(before))
 
 
 # --- single expressions -----------------------------------------------------------------------
@@ -167,20 +165,18 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool:
     if gold.malformed or answer.malformed or forms.ELLIPSIS in gold.text + answer.text:
         return False
     if gold.value is not None and answer.value is not None:
+        if _same_number(gold, answer):
+            return True
         lists = _as_list(gold), _as_list(answer)
-        return _same_number(gold, answer) or (
-            lists != (gold, answer) and same_answer(*lists, asker)
-        )
-    if gold.percent != answer.percent and None is gold.value is answer.value:
-        return False
-    if "\\text" in gold.text + answer.text:
+        return lists != (gold, answer) and same_answer(*lists, asker)
+    are_percents = gold.percent != answer.percent and None is gold.value is answer.value
+    if are_percents or "\\text" in gold.text + answer.text:
         return False
     return asker.ask("same_expression", gold.text, answer.text)
 
 
 def _same_number(gold: Scalar, answer: Scalar) -> bool:
     """Whether two scalars that have values have the same one; percentages count as such."""
-    assert gold.value is not None and answer.value is not None
     if gold.value == answer.value or _is_rounded(gold, answer) or _is_rounded(answer, gold):
         # 28% and 28: the question asked for a percentage. But 0.5% is not a probability of 0.5.
         return gold.percent or not answer.percent or abs(gold.value) > 1 or gold.value == 0
@@ -191,8 +187,7 @@ def _same_number(gold: Scalar, answer: Scalar) -> bool:
 def _is_rounded(decimal: Scalar, other: Scalar) -> bool:
     """Whether one is a decimal that is the other rounded to its places: 0.0833333333 for 1/12, but
     neither 0.33 for 1/3 nor 0.000000 for 1/2004!."""
-    places, value = decimal.places or 0, decimal.value
-    assert value is not None and other.value is not None
+    places, value = decimal.places, decimal.value
     is_precise = places >= MIN_DECIMALS and abs(value) * 10**places >= 10 ** (MIN_SIGNIFICANT - 1)
     return is_precise and abs(value - other.value) * 2 * 10**places <= 1
 
@@ -206,9 +201,11 @@ def _as_list(number: Scalar) -> Form:
 def _same_measure(gold: Scalar, answer: Scalar) -> bool:
     """Whether two amounts in different units are one: in dollars and in cents, or with a sign only
     where the other says what it is paid for (``\\$18``, ``18\\text{ dollars per hour}``)."""
+    if gold.value is None:
+        return False
     currencies = {str(s.unit).partition("/")[0] for s in (gold, answer)}
     if len(currencies) == 1 and currencies <= {"dollar", "cent", "euro"}:
-        return gold.value is not None and gold.value == answer.value
+        return gold.value == answer.value
     return {gold.unit, answer.unit} == {"dollar", "cent"} and _size(gold) == _size(answer)
 
 
@@ -225,10 +222,10 @@ def _size(scalar: Form) -> tuple[str, Fraction] | None:
 
 def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
     for one, other in ((gold, answer), (answer, gold)):  # {7} names 7, and {(1,2)} names (1,2)
-        if isinstance(one, Group) and one.kind == "set" and len(one.items) == 1:
+        if forms.is_group(one, "set") and len(one.items) == 1:
             item = one.items[0]
-            is_point = isinstance(other, Group) and other.kind == "tuple"
-            if is_point or (isinstance(other, Scalar) and not isinstance(item, Group)):
+            is_value = isinstance(other, Scalar) and not isinstance(item, Group)
+            if is_value or forms.is_group(other, "tuple"):
                 return item != Scalar("\\emptyset") and same_answer(item, other, asker)
     if isinstance(gold, Scalar) and isinstance(answer, Group):
         if answer.disjunction or _is_one_value(answer):  # "5/2 or 2.5": in two spellings
@@ -275,15 +272,13 @@ def _values(group: Group, by_name: bool = False) -> Sequence[Form]:
     """The values of a record, in the order of their names if asked; the items of other groups."""
     if group.kind != "record":
         return group.items
-    named: Sequence[Any] = group.items
-    return [i.forms[-1] for i in (sorted(named, key=lambda i: i.sides[0]) if by_name else named)]
+    named = sorted(group.items, key=lambda i: i.sides[0]) if by_name else group.items
+    return [item.forms[-1] for item in named]
 
 
 def _are_roots(group: Group) -> bool:
     """Whether the names of a record only number values, as x_1 and x_2 do."""
-    return group.kind == "record" and all(
-        isinstance(i, Relation) and _P.root_name.fullmatch(i.sides[0]) for i in group.items
-    )
+    return group.kind == "record" and all(_P.root_name.fullmatch(i.sides[0]) for i in group.items)
 
 
 def _is_one_value(group: Group) -> bool:
@@ -305,8 +300,8 @@ def _in_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> boo
 
 def _same_item(gold: Form, answer: Form, asker: Asker) -> bool:
     """As same_answer, but inside a list or set {1} is not 1."""
-    is_set = [isinstance(f, Group) and f.kind == "set" for f in (gold, answer)]
-    return is_set[0] == is_set[1] and same_answer(gold, answer, asker)
+    are_alike = forms.is_group(gold, "set") == forms.is_group(answer, "set")
+    return are_alike and same_answer(gold, answer, asker)
 
 
 def _any_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bool:
@@ -329,9 +324,9 @@ def _same_joining(gold: Group, answer: Group) -> bool:
     if gold.disjunction == answer.disjunction:
         return True
     items = (*gold.items, *answer.items)
-    if any(isinstance(i, Relation) and not forms.is_assignment(i) for i in items) or any(
-        group.kind == "record" and not _are_roots(group) for group in (gold, answer)
-    ):
+    if any(isinstance(i, Relation) and not forms.is_assignment(i) for i in items):
+        return False
+    if any(group.kind == "record" and not _are_roots(group) for group in (gold, answer)):
         return False
     letters = all(isinstance(i, Scalar) and _P.statement.fullmatch(i.text) for i in items)
     return not (letters and all(forms.WORD_BETWEEN.search(group.raw) for group in (gold, answer)))
@@ -346,14 +341,10 @@ def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool:
             return _two_assignments(gold, answer, asker)
         if len(gold.ops) == 1 and len(answer.ops) == 1 and gold.ops[0] in TURNED:
             return asker.ask("same_relation", gold, answer)
-        turned = [answer.forms[::-1]] if gold.ops[0] in _COMMUTING and len(gold.ops) == 1 else []
-        return gold.ops == answer.ops and any(
-            _in_order(gold.forms, sides, asker) for sides in (answer.forms, *turned)
-        )
-    if isinstance(gold, Relation):
-        return forms.is_assignment(gold) and same_answer(gold.forms[-1], answer, asker)
-    assert isinstance(answer, Relation)
-    if _P.denied_name.match(answer.sides[0]):
+        is_turnable = len(gold.ops) == 1 and gold.ops[0] in _COMMUTING
+        orders = [answer.forms, answer.forms[::-1]][: 1 + is_turnable]
+        return gold.ops == answer.ops and any(_in_order(gold.forms, o, asker) for o in orders)
+    if isinstance(gold, Relation) or _P.denied_name.match(answer.sides[0]):
         return False
     return _one_of(gold, _readings(answer), answer, asker)
 
@@ -395,10 +386,8 @@ def _one_of(gold: Form, values: Sequence[Form], relation: Relation, asker: Asker
         return asker.ask("same_expression", value.text, side.text)
 
     sides = list(zip(relation.sides, relation.forms, strict=True))
-    return any(
-        same_answer(gold, value, asker) and all(agrees(value, *side) for side in sides)
-        for value in values
-    )
+    found = (value for value in values if same_answer(gold, value, asker))
+    return any(all(agrees(value, *side) for side in sides) for value in found)
 
 
 def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool:
@@ -437,26 +426,20 @@ def _is_named_so(name: str, gold: str) -> bool:
 
 def _rename(text: str, old: str, new: str) -> str:
     """``text`` with the variable ``old`` called ``new``; letters of commands are left alone."""
-    return re.sub(
-        rf"\\[a-zA-Z]+|{re.escape(old)}", lambda m: new if m.group() == old else m.group(), text
-    )
+    names = rf"\\[a-zA-Z]+|{re.escape(old)}"
+    return re.sub(names, lambda m: new if m.group() == old else m.group(), text)
 
 
-# The kinds of rules in the order in which they are tried: name, the forms they are for, rule.
-Rule = Callable[[Any, Any, Asker], bool]
-RULES: tuple[tuple[str, Any, Rule], ...] = (
-    ("words, alone or in a short sentence", Words, _with_words),
-    ("named values, chains and relations", Relation, _with_relation),
-    ("ends of intervals", Interval | Union, lambda *_: False),
-    ("lists, tuples, sets and matrices", Group, _with_group),
-    ("numbers and expressions", Scalar, _scalars),
-)
+# The kinds of forms in the order in which their rules are tried.
+RULES: dict[Any, Callable[[Any, Any, Asker], bool]] = {
+    Words: _with_words,
+    Relation: _with_relation,
+    Interval | Union: lambda *_: False,  # it is no set of real numbers
+    Group: _with_group,
+    Scalar: _scalars,
+}
 
 
-def rule_for(gold: Form, answer: Form) -> tuple[str, Rule]:
-    """The name of the rule for two forms, and the rule."""
-    return next(
-        (name, rule)
-        for name, kind, rule in RULES
-        if isinstance(gold, kind) or isinstance(answer, kind)
-    )
+def kind_for(gold: Form, answer: Form) -> Any:
+    """The kind of forms whose rule compares these two."""
+    return next(kind for kind in RULES if isinstance(gold, kind) or isinstance(answer, kind))

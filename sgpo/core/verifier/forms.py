@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from sgpo.core.verifier import spelling
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.spelling import MAX_SAID_CHARS, split_unit, unit_name, words_key
 
 _P = patterns("forms")
-NAME, SETMINUS, TWO_POWERS, WORD_BETWEEN = _P.name, _P.setminus, _P.two_powers, _P.word_between
+NAME, SETMINUS, WORD_BETWEEN = _P.name, _P.setminus, _P.word_between
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Scalar:
 
     text: str
     value: Fraction | None = None
-    places: int | None = None  # decimals, if it is one decimal literal
+    places: int = 0  # decimals, if it is one decimal literal
     percent: bool = False
     unit: str | None = None
     counted: str | None = None  # words behind the value that are no known unit
@@ -85,7 +85,6 @@ MAX_DIGITS = 4_000  # int() refuses longer literals
 MAX_SIGNED = 4  # coordinates with a plus-minus sign in one tuple
 ELLIPSIS = "\\ldots"
 
-_FUNCTION_NAMES = frozenset("sin cos tan cot sec csc log exp max min gcd lcm mod".split())
 _CHAINS = ("\\in", "\\approx", "≈", " is ", ":")
 
 
@@ -94,23 +93,17 @@ def is_tractable(text: str) -> bool:
     if len(text) > MAX_FORM_CHARS or text.count("^") > 400 or _P.sign_run.search(text):
         return False
     # What is read from one end to the other, a step deeper each time, is bounded like brackets.
-    depths = bracket_depths(text) if any(map(text.__contains__, "{[(")) else [0]
-    return max([*depths, *map(text.count, _CHAINS)]) <= MAX_NESTING
+    return max([*bracket_depths(text), *map(text.count, _CHAINS)]) <= MAX_NESTING
 
 
 # --- what is said around an answer ------------------------------------------------------------
-
-
-def plain_words(text: str) -> str:
-    """``text`` with the words of its ``\\text{..}`` spans bare."""
-    return re.sub(r"\s+", " ", re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)).strip()
 
 
 def _without_remarks(text: str) -> tuple[str, str]:
     """``text`` without reasons, quantifiers and domains around the answer, and the domain of an
     inequality if it named whole numbers or primes."""
     remark = _P.remark.search(text)
-    if remark and _is_idle(remark["said"]):
+    if remark and _is_idle(remark["said"] or ""):
         text = text[: remark.start()]
     text = _P.aside.sub("", text)
     text = _P.or_about.sub(r"\\approx ", text).replace("\\approx \\approx", "\\approx ")
@@ -119,35 +112,31 @@ def _without_remarks(text: str) -> tuple[str, str]:
         if _P.order.search(text) and (begin := pattern.match(text)):
             said, text = begin.group(), text[begin.end() :]
     for pattern in (_P.quantified, _P.membership_tail):
-        tail = pattern.search(text)
-        head = text[: tail.start()].rstrip(" ,;(") if tail else ""
-        if tail is None or not head:
+        if (tail := pattern.search(text)) is None:
             continue
-        known = set(_P.single_letter.findall(head))
-        if pattern is _P.membership_tail:
-            known &= set(re.findall(r"[a-zA-Z]", tail.group(1)))
-        if known and (pattern is _P.membership_tail or _P.domain_rest.fullmatch(tail.group(1))):
+        head, of = text[: tail.start()].rstrip(" ,;("), tail.group(1)
+        letters = set(_P.single_letter.findall(head))
+        is_idle = _P.domain_rest.fullmatch(of) if pattern is _P.quantified else letters & set(of)
+        if letters and is_idle:
             said, text = tail.group() if _P.order.search(head) else said, head
     return text, "P" if _P.prime.search(said) else "Z" if _P.whole.search(said) else ""
 
 
-def _is_idle(said: str | None) -> bool:
+def _is_idle(said: str) -> bool:
     """Whether what follows "that is" leaves the answer as it is: a value in other signs, or words
     that name it ("the number of ..")."""
-    if said is None or not re.search(r"[a-zA-Z]{2}", said):
-        return True
-    words = plain_words(said)
+    words = spelling.plain_words(said)
     is_named = _P.named_of.search(words) or not _P.veto.search(words)
-    return bool(is_named and _P.restated.match(words))
+    return not _P.two_letters.search(said) or bool(is_named and _P.restated.match(words))
 
 
 def _labelled(text: str) -> Form | None:
     """``The minimum is 1``, ``\\text{Paolo: } 18``, ``minimum 1`` as a named value."""
-    plain = plain_words(text)
+    plain = spelling.plain_words(text)
     if _P.veto.search(plain):
         return None
     found = _P.label.fullmatch(plain)
-    if found and re.search(r"[a-zA-Z]{2}", found["name"]):
+    if found and _P.two_letters.search(found["name"]):
         name, rest = found["name"], found["rest"]
         # What follows the label, with its words marked up again behind a number.
         marked = re.sub(r"(?<=\d) ([a-zA-Z]{2,}(?: [a-zA-Z]{2,})*)\.?$", r"\\text{ \1}", rest)
@@ -157,7 +146,7 @@ def _labelled(text: str) -> Form | None:
         value = parse_form(rest)
     else:
         return None
-    return Relation((f"\\text{{{name}}}", rest), ("=",), (Words(words_key(name)), value))
+    return Relation((f"\\text{{{name}}}", rest), ("=",), (Words(spelling.words_key(name)), value))
 
 
 # --- parsing ----------------------------------------------------------------------------------
@@ -169,18 +158,17 @@ def parse_form(text: str) -> Form:
     text = _P.both.sub("", text.strip())
     if "\\begin" in text and (matrix := _P.matrix.fullmatch(text)):
         return _matrix(matrix)
-    if len(text) > MAX_SAID_CHARS or not _P.said.search(text):
+    if len(text) > spelling.MAX_SAID_CHARS or not _P.said.search(text):
         return _parse(text)
     text, domain = _without_remarks(text)
     pieces, _ = split_outside(text, _P.membership)
     if len(pieces) == 2 and pieces[0]:
         return as_interval(parse_form(pieces[1]))
-    form = _parse(text)
-    return _over(domain, form) if domain else form
+    return _over(domain, _parse(text))
 
 
 def _over(domain: str, form: Form) -> Form:
-    if isinstance(form, Relation):
+    if domain and isinstance(form, Relation):
         return replace(form, domain=domain)
     if isinstance(form, Group) and any(isinstance(item, Relation) for item in form.items):
         return replace(form, items=tuple(_over(domain, item) for item in form.items))
@@ -196,25 +184,24 @@ def _parse(text: str) -> Form:
         return list_of(text, pieces, marks)
     if _P.plus_minus.search(text) and "\\{" not in text:
         return Group("list", tuple(map(parse_form, _signs(text))))
-    if (stray := _P.stray_letter.match(text)) and enclosed(text[stray.end() :]):
-        inside = parse_form(text[stray.end() :])
+    if _P.stray_letter.match(text) and enclosed(text[1:])[0]:
+        inside = parse_form(text[1:])
         if isinstance(inside, Interval) or (text[0].isupper() and isinstance(inside, Group)):
-            # "t(0,4]": a membership; "P(8,2)": a name
-            return inside
+            return inside  # "t(0,4]": a membership; "P(8,2)": a name
     pieces, _ = split_outside(text, _P.cup)
     sides, ops = split_outside(text, _P.relation)
     if len(pieces) > 1 and not (ops == ["="] and NAME.fullmatch(sides[0])):
         return Union(tuple(as_interval(parse_form(p)) for p in pieces))
     if len(sides) > 1:
         return _relation(tuple(s.strip() for s in sides), tuple(ops))
-    if outer := enclosed(text):
+    if (outer := enclosed(text))[0]:
         return _bracketed(text, *outer)
-    if text.startswith("-(") and (outer := enclosed(text[1:])) and "," in outer[1]:
+    if text.startswith("-(") and (outer := enclosed(text[1:]))[0] and "," in outer[1]:
         parts = split_outside(outer[1], _P.comma)[0]
         return Group("tuple", tuple(parse_form(f"-({part})") for part in parts))
-    if text.endswith("^{T}") and (outer := enclosed(text[:-4])) and "," in outer[1]:
+    if text.endswith("^{T}") and (outer := enclosed(text[:-4]))[0] and "," in outer[1]:
         return Group("matrix", items_of(_bracketed(text, "(", outer[1], ")"), "tuple"), 1)
-    is_said = len(text) <= MAX_SAID_CHARS and _P.said.search(text)
+    is_said = len(text) <= spelling.MAX_SAID_CHARS and _P.said.search(text)
     return (is_said and _labelled(text)) or _atom(text)
 
 
@@ -231,54 +218,49 @@ def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
     """A relation; what names several values (``a=b=-2``, ``(a,b)=(1,2)``) as a record."""
     if ops == ("=",) and _P.letter.fullmatch(sides[1]) and not NAME.fullmatch(sides[0]):
         sides = sides[::-1]  # 5 = x
-    forms = tuple(map(parse_form, sides))
-    names, last = list(sides[:-1]), sides[-1]
+    relation = Relation(sides, ops, tuple(map(parse_form, sides)))
+    *names, last = sides
     if set(ops) != {"="} or not all(map(is_name, names)):
-        return Relation(sides, ops, forms)
+        return relation
     values = [last] * len(names)
     if len(names) == 1 and names[0].startswith("("):
         names = names[0][1:-1].split(",")
-        outer = enclosed(last) or ("", "", "")
-        values = split_outside(outer[1], _P.comma)[0] if outer[0] == "(" else []
+        opener, inside, _ = enclosed(last)
+        values = split_outside(inside, _P.comma)[0] if opener == "(" else []
     if len(set(names)) < 2 or len(names) != len(values):
-        return Relation(sides, ops, forms)
-    return Group(
-        "record", tuple(parse_form(f"{n}={v}") for n, v in zip(names, values, strict=True))
-    )
+        return relation
+    items = tuple(parse_form(f"{n}={v}") for n, v in zip(names, values, strict=True))
+    # A chain through points, x=(a,b)=(3,4), names no two values.
+    return Group("record", items) if all(isinstance(i, Relation) for i in items) else relation
 
 
 def list_of(text: str, pieces: Sequence[str], marks: Sequence[str] = ()) -> Form:
     """A list; assignments to different names as one record, to the same names again and again
     (``x=1,y=2 or x=3,y=4``) as a list of records."""
-    items: list[Form] = []
-    for piece in filter(str.strip, pieces):  # "1, 2, and 3" has an empty one before the word
-        form = _item(piece, first=not items)
-        items.extend(items_of(form, "list"))
-    is_or = bool(marks) and all(m == "or" for m in marks)
+    pieces = list(filter(str.strip, pieces))  # "1, 2, and 3" has an empty one before the word
+    items = [item for form in _items(pieces) for item in items_of(form, "list")]
+    is_or = set(marks) == {"or"}
     named: list[Any] = [part for item in items for part in items_of(item, "record")]
-    if all(isinstance(item, Relation) and is_assignment(item) for item in named):
-        records: list[dict[str, Form]] = [{}]
-        for item in named:
-            if item.sides[0] in records[-1]:
-                records.append({})
-            records[-1][item.sides[0]] = item
-        if len(records) == 1 < len(named):
-            return Group("record", tuple(named), 0, is_or, text)
-        if len(records[0]) > 1 and len({frozenset(record) for record in records}) == 1:
-            items = [Group("record", tuple(record.values())) for record in records]
+    if named and all(map(is_assignment, named)):
+        size = len({item.sides[0] for item in named})
+        records = [tuple(named[i : i + size]) for i in range(0, len(named), size)]
+        if len(records) == 1 < size:
+            return Group("record", records[0], 0, is_or, text)
+        if size > 1 and all(len({item.sides[0] for item in record}) == size for record in records):
+            items = [Group("record", record) for record in records]
     return items[0] if len(items) == 1 else Group("list", tuple(items), 0, is_or, text)
 
 
-def _item(text: str, first: bool) -> Form:
-    """One item of a list or tuple; three digits such as ``014`` behind a comma are no 14."""
-    if not first and _P.zero_group.fullmatch(text.strip()):
-        return Scalar(text.strip(), malformed=True)
-    return parse_form(text.strip())
+def _items(pieces: Sequence[str]) -> Iterator[Form]:
+    """The items of a list or tuple; three digits such as ``014`` behind a comma are no 14."""
+    for i, piece in enumerate(map(str.strip, pieces)):
+        is_no_number = i and _P.zero_group.fullmatch(piece)
+        yield Scalar(piece, malformed=True) if is_no_number else parse_form(piece)
 
 
 def as_interval(form: Form) -> Form:
     """An ordered pair where the context says interval (after ``\\in``, beside ``\\cup``)."""
-    if isinstance(form, Group) and form.kind == "tuple" and len(form.items) == 2:
+    if is_group(form, "tuple") and len(form.items) == 2:
         return Interval(*form.items, True, True)
     return form
 
@@ -290,12 +272,12 @@ def _bracketed(text: str, opener: str, inside: str, closer: str) -> Form:
     pieces, _ = split_outside(inside, _P.comma)
     if len(pieces) == 1 and inside:
         form = parse_form(inside)
-        is_matrix = isinstance(form, Group) and form.kind == "matrix"
-        return form if ends == "()" or (is_matrix and ends == "[]") else _atom(text)
+        is_outside = ends == "()" or (ends == "[]" and is_group(form, "matrix"))
+        return form if is_outside else _atom(text)
     is_number = ends == "()" and _P.thousands.fullmatch(inside)
     if is_number and any(map(_P.zero_group.fullmatch, pieces)):
         return parse_form(inside)  # (2,014) is 2014, in no way (2,14)
-    items = tuple(_item(p, first=i == 0) for i, p in enumerate(pieces))
+    items = tuple(_items(pieces))
     if len(items) == 2 and (ends != "()" or "\\infty" in inside):
         return Interval(*items, opener == "(", closer == ")")
     return Group("tuple", items) if ends in ("()", "[]") else Scalar(text, malformed=True)
@@ -306,15 +288,14 @@ def _curly(inside: str) -> Form:
     if not inside:
         return Scalar("\\emptyset")
     form = parse_form(inside)
-    if isinstance(form, Relation) and is_assignment(form):
+    if is_assignment(form):
         return form
     if found := _P.set_builder.fullmatch(inside):
         condition = parse_form(found.group(2))
         if all(isinstance(part, Relation) for part in items_of(condition, "list")):
             is_whole = found.group(1) in ("Z", "N") and isinstance(condition, Relation)
             return _over("Z", condition) if is_whole else condition
-    is_record = isinstance(form, Group) and form.kind == "record"
-    return form if is_record else Group("set", tuple(items_of(form, "list")))
+    return form if is_group(form, "record") else Group("set", tuple(items_of(form, "list")))
 
 
 def _atom(text: str) -> Form:
@@ -324,9 +305,9 @@ def _atom(text: str) -> Form:
     if based := _P.based.fullmatch(text):
         return Scalar(based.group(1), base=int(based.group(2)))
     plain = _P.word_span.sub("", text)
-    is_words = _P.plain_words.fullmatch(text) and text.casefold() not in _FUNCTION_NAMES
-    if is_words or ("\\text" in text and not re.search(r"[0-9a-zA-Z\\]", plain)):
-        return Words(words_key(text))
+    is_word = "\\text" in text and not re.search(r"[0-9a-zA-Z\\]", plain)
+    if is_word or _P.plain_words.fullmatch(text):
+        return Words(spelling.words_key(text))
     if ":" in text and _P.ratio.fullmatch(text):
         return Group("ratio", tuple(map(parse_form, text.split(":"))))
     if text.startswith("\\text") or re.match(r"[A-Z][a-z]+ ", text):
@@ -336,20 +317,17 @@ def _atom(text: str) -> Form:
 
 def _sentence(text: str) -> Form:
     """A sentence with exactly one number in it, as that number; others as words."""
-    plain = plain_words(text)
+    plain = spelling.plain_words(text)
     found = _P.only_number.fullmatch(plain)
     if found is None or len(re.findall(r"[A-Za-z]{2,}", plain)) < 3 or _P.veto.search(plain):
-        return Words(words_key(text))
-    after = re.match(r"\s*([a-z]+)|", found.group(2))
-    assert after is not None
-    return replace(_scalar(found.group(1)), unit=unit_name(after.group(1) or ""))
+        return Words(spelling.words_key(text))
+    return replace(_scalar(found.group(1)), unit=spelling.unit_name(found.group(2)))
 
 
 def _signs(text: str) -> list[str]:
     """What stands for ``a \\pm b`` (both), ``\\pm(3,2)`` (two points), ``(\\pm 1, \\pm 2)`` (four)
     and ``(\\pm 1, \\mp 2)`` (two: ``\\mp`` takes the other sign)."""
-    inside = (enclosed(text) or ("", text, ""))[1]
-    pieces, _ = split_outside(inside, _P.comma)
+    pieces, _ = split_outside(enclosed(text)[1], _P.comma)
     if len(pieces) > 1 and "\\mp" not in text and text.count("\\pm") <= MAX_SIGNED:
         choices = [_signs(piece) if "\\pm" in piece else [piece] for piece in pieces]
         return [f"({','.join(choice)})" for choice in itertools.product(*choices)]
@@ -361,15 +339,14 @@ def _signs(text: str) -> list[str]:
 
 
 def _scalar(text: str) -> Scalar:
-    text, unit, words = split_unit(text)
+    text, unit, words = spelling.split_unit(text)
     percent = text.endswith("%")
     text = text.removesuffix("%").strip()
     value, malformed = _exact_value(text)
     if value is None and not malformed and "\\frac" in text:
         text = _P.mixed_factor.sub(r"(\1+\\frac{\2}{\3})", text)  # 2 1/2 pi
-    places = _P.decimal.fullmatch(text)
-    decimals = len(places.group(1)) if places else None
-    return Scalar(text, value, decimals, percent, unit, words, malformed=malformed)
+    places = len(text.partition(".")[2]) if _P.decimal.fullmatch(text) else 0
+    return Scalar(text, value, places, percent, unit, words, malformed=malformed)
 
 
 def _exact_value(text: str) -> tuple[Fraction | None, bool]:
@@ -401,51 +378,48 @@ def is_name(text: str) -> bool:
     return NAME.fullmatch(text) is not None and text not in ("\\pi", "e", "i", "\\infty")
 
 
-def is_assignment(relation: Relation) -> bool:
+def is_assignment(form: Form) -> bool:
     """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
-    is_naming = set(relation.ops) <= {"=", "\\approx", "\\equiv"}
-    return is_naming and NAME.fullmatch(relation.sides[0]) is not None
+    is_chain = isinstance(form, Relation) and set(form.ops) <= {"=", "\\approx", "\\equiv"}
+    return is_chain and NAME.fullmatch(form.sides[0]) is not None
 
 
 # --- brackets ---------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1_024)
 def bracket_depths(text: str) -> list[int]:
     """Bracket depth before each character; any bracket closes any other, for ``[0,1)``."""
-    depth, out = 0, []
+    depth, depths = 0, []
     for char in text:
         if char in "}])":
             depth -= 1
-        out.append(depth)
+        depths.append(depth)
         if char in "{[(":
             depth += 1
-    return out
+    return depths
 
 
 def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
     """Pieces of ``text`` at top-level matches of ``pattern``, and the matched separators."""
-    pieces: list[str] = []
-    marks: list[str] = []
-    start, depths = 0, None
-    for found in pattern.finditer(text):
-        depths = bracket_depths(text) if depths is None else depths
-        if depths[found.start()] == 0 and found.start() >= start:
-            pieces.append(text[start : found.start()])
-            marks.append(found.group().strip())
-            start = found.end()
-    pieces.append(text[start:])
-    return pieces, marks
+    marks = [m for m in pattern.finditer(text) if bracket_depths(text)[m.start()] == 0]
+    edges = [0, *itertools.chain.from_iterable(mark.span() for mark in marks), len(text)]
+    pieces = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return pieces, [mark.group().strip() for mark in marks]
 
 
-def enclosed(text: str) -> tuple[str, str, str] | None:
-    """``(opener, inside, closer)`` if one pair of brackets encloses the whole text."""
+def enclosed(text: str) -> Sequence[str]:
+    """``(opener, inside, closer)``, without brackets where no one pair encloses the whole text."""
     found = _P.enclosed.fullmatch(text)
-    if found is None or min(bracket_depths(text)[slice(*found.span(2))], default=1) < 1:
-        return None
-    opener, inside, closer = found.groups()
-    return opener, inside.strip(), closer
+    is_pair = found and min(bracket_depths(text)[slice(*found.span(2))], default=1) >= 1
+    return found.groups() if is_pair else ("", text, "")
+
+
+def is_group(form: Form, *kinds: str) -> bool:
+    """Whether a form is a group of one of these kinds."""
+    return isinstance(form, Group) and form.kind in kinds
 
 
 def items_of(form: Form, *kinds: str) -> Sequence[Form]:
     """The items of a group of one of these kinds, and any other form as the only one."""
-    return form.items if isinstance(form, Group) and form.kind in kinds else (form,)
+    return form.items if is_group(form, *kinds) else (form,)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import inf
-from multiprocessing.connection import Connection
+from multiprocessing import Pipe
 from pathlib import Path
 
 STARTUP_SECONDS = 90.0
@@ -42,12 +41,11 @@ class _Worker:
         # A fixed hash seed makes sympy's orderings, and so its verdicts, the same in every worker.
         kept |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"]
-        ours, theirs = socket.socketpair()
+        self.pipe, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
                 command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=kept
             )
-        self.pipe = Connection(ours.detach())
         if (message := self.reply(STARTUP_SECONDS)) != "ready":
             self.close()
             raise VerifierUnavailable(
@@ -58,10 +56,8 @@ class _Worker:
     def ask(self, question: Sequence[str | None], seconds: float) -> str:
         """The reason for the answer to one question: correct, wrong, error, "timeout" where there
         is none within ``seconds``, "gone" where the process ended."""
-        try:
+        with suppress(OSError):  # it ended: reply says so
             self.pipe.send_bytes(json.dumps([seconds, *question]).encode())
-        except OSError:
-            return "gone"
         return self.reply(seconds)
 
     def reply(self, seconds: float) -> str:
@@ -93,8 +89,7 @@ class Pool:
         with suppress(IndexError):  # none is left
             if not fresh:
                 return self._idle.pop()
-        worker = _Worker()
-        self._all.add(worker)
+        self._all.add(worker := _Worker())
         return worker
 
     def _give_back(self, worker: _Worker, reusable: bool = True) -> None:
@@ -123,10 +118,10 @@ class Pool:
         batch_seconds: float | None = None,
         num_workers: int | None = None,
     ) -> list[str]:
-        """The reason (correct, wrong, timeout, error) for each question, a name of worker's table
-        and its arguments. A worker is killed when a question takes longer than ``item_seconds``;
-        ``batch_seconds`` counts from when the workers are ready; there are ``num_workers`` at most,
-        else one a core. VerifierUnavailable: one does not start."""
+        """The reason (correct, wrong, timeout, error) for each question: ``module:function`` of
+        ours that judges, and its arguments. A worker is killed when one takes longer than
+        ``item_seconds``; ``batch_seconds`` counts from when the workers are ready; there are
+        ``num_workers`` at most, else one a core. VerifierUnavailable: one does not start."""
         if not questions:
             return []
 

@@ -8,7 +8,6 @@ It never changes the mathematics: a base subscript, an exponent, a letter at the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
 
 from sgpo.core.verifier.patterns import FOLDER, compiled, patterns, table
@@ -19,10 +18,8 @@ MAX_SAID_CHARS = 600  # longer answers are formulas: their words are not looked 
 
 _TABLE = table("spelling.toml")
 _WORDS = {name: words.split() for name, words in _TABLE["words"].items()}
-_FULL_WIDTH = {chr(c + 0xFEE0): chr(c) for c in range(0x21, 0x7F)}  # as CJK keyboards write
-_CHARACTERS = str.maketrans(
-    _FULL_WIDTH | {c: new for old, new in _TABLE["characters"].items() for c in old}
-)
+_CHARACTERS = {c + 0xFEE0: chr(c) for c in range(0x21, 0x7F)}  # full width, as in Chinese text
+_CHARACTERS |= {ord(c): new for old, new in _TABLE["characters"].items() for c in old}
 _COMMANDS = {f"\\{n}": new for new, names in _TABLE["commands"].items() for n in names.split()}
 _COMMANDS["\\ "] = " "
 _SCRIPTS = [
@@ -50,11 +47,15 @@ def canonical(text: str) -> str:
     return text
 
 
+def plain_words(text: str) -> str:
+    """``text`` with the words of its ``\\text{..}`` spans bare."""
+    return _P.spaces.sub(" ", re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)).strip()
+
+
 @lru_cache(maxsize=16_384)
 def words_key(text: str) -> str:
     """A word answer for comparison: no markup, case, punctuation or parentheses around it."""
-    text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
-    text = _P.spaces.sub(" ", text.casefold()).strip(" .,;:!\"'")
+    text = plain_words(text).casefold().strip(" .,;:!\"'")
     choice = _P.choice.fullmatch(text)
     return choice.group(1) if choice else text
 
@@ -64,13 +65,13 @@ def words_key(text: str) -> str:
 
 def amount(found: re.Match[str]) -> str:
     """``\\$1,000`` as ``1000\\text{ dollars}``."""
-    sign_before, sign_inside = found.group(1), found.group(3)
-    if (sign_before and sign_inside) or len(found.string) > MAX_SAID_CHARS:
+    before, mark, inside, number, number_ahead, mark_behind = found.groups()
+    if (before and inside) or len(found.string) > MAX_SAID_CHARS:
         return found.group()
-    number = re.sub(r"[^\d.]", "", found.group(4) or found.group(5)).removesuffix(".")
-    sign = found.group(2) or found.group(6)
-    currency = next(name for mark, name in _TABLE["currencies"].items() if mark in sign)
-    return f"{sign_before or sign_inside or ''}{number}\\text{{ {currency}}}"
+    number = re.sub(r"[^\d.]", "", number or number_ahead).removesuffix(".")
+    sign = mark or mark_behind
+    currency = next(name for part, name in _TABLE["currencies"].items() if part in sign)
+    return f"{before or inside or ''}{number}\\text{{ {currency}}}"
 
 
 def rows_as_list(found: re.Match[str]) -> str:
@@ -110,10 +111,9 @@ def text_group(found: re.Match[str]) -> str:
     if len(words) == 1:
         measures = before.rstrip(" \\,;").endswith(tuple("0123456789}")) and before[-1] != "^"
         return f"\\text{{{words}.}}" if measures and words in "mghslLWJNVCFK" else words
-    if re.fullmatch(r"\(?[A-Z][).]+", words):  # a choice
-        return f"\\text{{{words}}}"
+    is_choice = re.fullmatch(r"\(?[A-Z][).]+", words)
     joins = re.search(r"\b(?:and|or)\b", words) and re.search(r"\d", before + after)
-    if not joins and not re.search(r"[\d=+<>|\\^]|[,;(]", words):
+    if is_choice or not (joins or re.search(r"[\d=+<>|\\^,;(]", words)):
         return f"\\text{{{words}}}"
     return _P.word_run.sub(r"\\text{\g<0>}", words)
 
@@ -135,12 +135,8 @@ def chosen(found: re.Match[str]) -> str:
     return f"\\binom{{{n}}}{{{k}}}" if k and (n in "nmN" or are_numbers) else found.group()
 
 
-_REPLACEMENTS: dict[str, Callable[[re.Match[str]], str]] = {
-    f"@{function.__name__}": function
-    for function in (amount, rows_as_list, command, text_group, base, chosen)
-}
-
-
+_FUNCTIONS_OF_A_MATCH = (amount, rows_as_list, command, text_group, base, chosen)
+_REPLACEMENTS = {f"@{function.__name__}": function for function in _FUNCTIONS_OF_A_MATCH}
 _RULES = [
     (needle, compiled(pattern, _TABLE["names"]), _REPLACEMENTS.get(new, new))
     for needle, pattern, new, *times in _TABLE["rules"]
@@ -149,11 +145,10 @@ _RULES = [
 
 # --- units behind a number ---------------------------------------------------------------------
 
-_UNIT_WORDS = {name: row[0] for name, row in _TABLE["units"].items()}
-_UNIT_NAMES = {name: re.compile(words) for name, words in _UNIT_WORDS.items()}
+_UNIT_NAMES = {name: re.compile(row[0]) for name, row in _TABLE["units"].items()}
 # What one of a unit is in the first of its family, for 12 cm = 0.12 m.
 SIZES = {name: (row[1], row[2]) for name, row in _TABLE["units"].items() if len(row) > 1}
-_BARE_UNITS = [words for name, words in _UNIT_WORDS.items() if name not in "NJW"]
+_BARE_UNITS = [words.pattern for name, words in _UNIT_NAMES.items() if name not in "NJW"]
 _NAMES = _TABLE["names"] | {"ANY_UNIT": "|".join(sorted(_BARE_UNITS, key=len, reverse=True))}
 _BEHIND = [compiled(pattern, _NAMES) for pattern in _TABLE["behind"]]
 _NOUNS = frozenset((FOLDER / "counted_nouns.txt").read_text().split())

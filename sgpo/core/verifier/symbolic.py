@@ -22,7 +22,6 @@ from typing import Any
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-from math_verify import parse as stock_parse
 from math_verify import verify
 from sympy import Basic, Expr, Float, I, Integer, Rational, Symbol, oo
 from sympy.core.function import AppliedUndef
@@ -67,25 +66,13 @@ def same(gold: str, answer: str, problem: str | None) -> bool:
     return bool(same_answer(forms.parse_form(gold), forms.parse_form(answer), asker))
 
 
-def stock(gold: str, completion: str) -> bool:
-    """Whether plain math-verify takes the completion for right. The deadline of this process stands
-    in for math-verify's own, which works in a main thread only."""
-    dollars = gold if "$" in gold or "\\boxed" in gold else f"${gold}$"
-    answers = stock_parse(completion, parsing_timeout=None)
-    right = stock_parse(dollars, parsing_timeout=None)
-    return bool(verify(right, answers, timeout_seconds=None))
-
-
 # --- expressions ------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=4_096)
 def same_expression(gold: str, answer: str) -> bool:
-    """Whether two expressions are equal; what is unreadable equals nothing."""
-    try:
-        return _equal(parse(gold), parse(answer))
-    except Unreadable:
-        return False
+    """Whether two expressions are equal."""
+    return _equal(parse(gold), parse(answer))
 
 
 @lru_cache(maxsize=4_096)
@@ -94,10 +81,9 @@ def parse(text: str) -> Basic:
     value is too large to be evaluated."""
     deepest = max(forms.bracket_depths(text), default=0)
     floors = text.count("\\lfloor") + text.count("\\lceil")
-    if text.count("|") > MAX_BARS or floors > MAX_FLOORS or deepest > MAX_DEPTH:
-        raise Unreadable(f"the parser would take forever: {text[:200]}")
-    if forms.TWO_POWERS.search(text) or _P.functions_in_a_row.search(text):
-        raise Unreadable(f"no expression: {text[:200]}")
+    takes_forever = text.count("|") > MAX_BARS or floors > MAX_FLOORS or deepest > MAX_DEPTH
+    if takes_forever or _P.no_expression.search(text):
+        raise Unreadable(f"no expression, or one without end: {text[:200]}")
     text = re.sub(r"\\operatorname\{(\w+)\}", r"\\\1 ", text.replace("°", ""))
     text = _P.geometric.sub(_as_one_name, _P.primed.sub(_as_one_name, text))
     text = _P.function_times.sub(r"\1(\2)", text)  # it multiplies first: cos(x e^x) for cos x e^x
@@ -132,9 +118,8 @@ def _as_one_name(found: re.Match[str]) -> str:
 
 def _with_values(expression: Expr) -> Expr:
     """With exact decimals; ``f(x)`` and ``dy/dx``, which have no value to sample, as symbols."""
-    opaque = expression.atoms(AppliedUndef) | {
-        d for d in expression.atoms(sympy.Derivative) if not d.expr.has(*d.variables)
-    }
+    rates = {d for d in expression.atoms(sympy.Derivative) if not d.expr.has(*d.variables)}
+    opaque = expression.atoms(AppliedUndef) | rates
     expression = expression.xreplace({call: Symbol(str(call), real=True) for call in opaque})
     exact: dict[Basic, Basic] = {f: Rational(str(f)) for f in expression.atoms(Float)}
     exact |= {e: e.args[0] for e in expression.atoms(sympy.UnevaluatedExpr)}  # a gcd
@@ -171,9 +156,7 @@ def _number(expression: Expr, point: dict[Symbol, Rational]) -> Expr | None:
     parts = value.as_real_imag()
     if not all(part.is_Number and part.is_finite for part in parts):
         return None
-    real, imaginary = (
-        Integer(0) if isinstance(part, Float) and part._prec == 1 else part for part in parts
-    )
+    real, imaginary = (Integer(0) if getattr(p, "_prec", 0) == 1 else p for p in parts)
     return real + I * imaginary
 
 
@@ -181,27 +164,25 @@ def _close(a: Expr, b: Expr) -> bool:
     scale = max(abs(a), abs(b))
     if 1 < scale < 10**MAX_WHOLE_DIGITS:
         scale = Integer(1)
-    return bool(scale == 0 or abs(a - b) <= scale * Rational(1, 10**AGREE_DIGITS))
+    return bool(abs(a - b) <= scale * Rational(1, 10**AGREE_DIGITS))
 
 
 def _points(symbols: list[Symbol], integers: bool) -> list[dict[Symbol, Rational]]:
-    pool = _INTEGERS if integers else _NON_INTEGERS
+    pool, step = (_INTEGERS, Integer(1)) if integers else (_NON_INTEGERS, Rational(1, 53))
     points = [
-        {s: pool[(t + 3 * j) % len(pool)] + (j if integers else Rational(j, 53))
-         for j, s in enumerate(symbols)}
+        {s: pool[(t + 3 * j) % len(pool)] + j * step for j, s in enumerate(symbols)}
         for t in range(len(pool))
-    ]  # fmt: skip
+    ]
     # All-positive points too: with mixed signs, roots and logarithms are seldom real.
     return points + [{s: abs(v) for s, v in p.items()} for p in points[:5] if not integers]
 
 
-def _with_imaginary_unit(*expressions: Expr) -> tuple[Expr, ...]:
+def _with_imaginary_unit(both: sympy.Tuple) -> sympy.Tuple:
     """Reads ``i`` as the imaginary unit, as in ``6 - 5i``, unless letters that count beside it say
     that it counts too."""
-    names = {s.name for e in expressions for s in e.free_symbols}
-    if "i" not in names or names & _COUNTERS:
-        return expressions
-    return tuple(e.xreplace({s: I for s in e.free_symbols if s.name == "i"}) for e in expressions)
+    letters = {s.name: s for s in both.free_symbols}
+    is_counter = "i" not in letters or letters.keys() & _COUNTERS
+    return both if is_counter else both.xreplace({letters["i"]: I})
 
 
 def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
@@ -209,10 +190,8 @@ def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
     symbols = sorted(a.free_symbols | b.free_symbols, key=lambda s: s.name)
     both = sympy.Tuple(a, b)
     if not (integers := both.has(*_COUNTING)) and not any(s.name in _REAL_NAMES for s in symbols):
-        powers = both.atoms(sympy.Pow)  # (-1)^n
-        integers = both.has(*_ROUNDING) or any(
-            p.base.is_negative and p.exp.free_symbols for p in powers
-        )
+        signs = any(p.base.is_negative and p.exp.free_symbols for p in both.atoms(sympy.Pow))
+        integers = both.has(*_ROUNDING) or signs  # as (-1)^n is one
     for point in _points(symbols, integers) if symbols else [{}]:
         va, vb = _number(a, point), _number(b, point)
         if va is not None and vb is not None:
@@ -240,7 +219,7 @@ def _equal(a: Basic, b: Basic) -> bool:
         return True
     if not (isinstance(a, Expr) and isinstance(b, Expr)):
         return type(a) is type(b) and verify(a, b, timeout_seconds=None)
-    a, b = _with_imaginary_unit(a, b)
+    a, b = _with_imaginary_unit(sympy.Tuple(a, b))
     if {a, b} & {oo, -oo}:
         return False
     if a.has(*_NO_SAMPLING) or b.has(*_NO_SAMPLING):
@@ -254,10 +233,7 @@ def _equal(a: Basic, b: Basic) -> bool:
 def same_relation(gold: forms.Relation, answer: forms.Relation) -> bool:
     """Whether two relations with one operator each say the same: one is the other times a constant
     (positive for ``<``)."""
-    try:
-        (g, g_op), (a, a_op) = _standard(gold), _standard(answer)
-    except Unreadable:
-        return False
+    (g, g_op), (a, a_op) = _standard(gold), _standard(answer)
     pairs = [(vg, va) for vg, va in _samples(g, a) if vg.is_real and va.is_real]
     if g_op != a_op or len(pairs) < 3:
         return False
@@ -283,14 +259,13 @@ def _standard(relation: forms.Relation) -> tuple[Expr, str]:
 def same_set(gold: forms.Form, answer: forms.Form) -> bool | None:
     """Whether two sets of real numbers are one; None where they are not both such sets."""
     try:
-        (letter, one), (other_letter, other) = _real_set(gold), _real_set(answer)
+        letters, sets = zip(_real_set(gold), _real_set(answer), strict=True)
     except _NoSet:
         return None
-    except (Unreadable, TypeError):  # letters among the ends
+    except TypeError:  # letters among the ends
         return False
-    if (letter and other_letter and letter != other_letter) or len(_units((gold, answer))) > 1:
-        return None
-    return _equal_sets(one, other)
+    is_other = len({*letters} - {None}) > 1 or len(_units((gold, answer))) > 1
+    return None if is_other else _equal_sets(*sets)
 
 
 def _units(form: Any) -> set[str]:
@@ -357,7 +332,8 @@ def _bounded(form: forms.Relation) -> tuple[str, sympy.Set]:
         letters.add(size.group(1) if size else name)
         is_outside = op == "\\ne" or (size and op in (">", "\\ge"))
         if op in ("=", "\\ne"):
-            found: sympy.Set = sympy.FiniteSet(*map(_end, forms.items_of(bound, "list", "set")))
+            ends = [*map(_end, forms.items_of(bound, "list", "set"))]
+            found: sympy.Set = sympy.FiniteSet(*ends, *(-end for end in ends if size))
         elif size:
             is_open = op in ("<", "\\ge")
             found = _interval(-_end(bound), _end(bound), is_open, is_open)

@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgpo.core.verifier import Verdict, answer_to, decide, form_of, forms, gold_answer, grade
-from sgpo.core.verifier.compare import real_sets, rule_for
+from sgpo.core.verifier.compare import kind_for, real_sets
 from sgpo.core.verifier.extract import extract
 
 FORM_CHARS = 300  # of a form in words; what was written is shown whole
+# The rules of the comparison by the kind of forms they are for (``compare.RULES``).
+RULES: dict[Any, str] = {
+    forms.Words: "words, alone or in a short sentence",
+    forms.Relation: "named values, chains and relations",
+    forms.Interval | forms.Union: "ends of intervals",
+    forms.Group: "lists, tuples, sets and matrices",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def rule_of(gold: forms.Form, answer: forms.Form) -> str:
     if gold != answer and real_sets(gold, answer) is not None:
         return "sets of real numbers"
     if not (isinstance(gold, forms.Scalar) and isinstance(answer, forms.Scalar)):
-        return rule_for(gold, answer)[0]
+        return RULES[kind_for(gold, answer)]
     if gold.base or answer.base:
         return "digits in a base"
     if gold.counted or answer.counted:
