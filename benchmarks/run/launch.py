@@ -291,6 +291,7 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
         with StudyProgress(tasks, console, results / "runs") as progress:
             deadline = deadline_of(options, SECONDS_OF_REPORT)
             outcome = run_study(tasks, results, options.jobs, progress, deadline, log)
+        check_time(outcome, options)
         console.print("writing the report", highlight=False)
         write_plan(study, results)
         record_regimes(study, results)
@@ -323,6 +324,16 @@ def deadline_of(options: argparse.Namespace, report: float) -> float:
     if limit is None:
         return math.inf
     return options.began + limit - min(report, limit / 5)
+
+
+def check_time(outcome: Outcome, options: argparse.Namespace) -> None:
+    """ValueError when ``--time-limit`` was over before anything was begun: the same command would
+    never get anywhere. What is begun does at least a step."""
+    if outcome.left and not outcome.started:
+        raise ValueError(
+            f"--time-limit {options.time_limit:g}s: over before the first step; give more "
+            f"({len(outcome.left)} cells and analyses left, nothing is lost)"
+        )
 
 
 def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:

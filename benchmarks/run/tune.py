@@ -21,7 +21,7 @@ from benchmarks.config import Cell, Plan, RunConfig, unknown
 from benchmarks.data.sources import DEVELOPMENT
 from benchmarks.profiles.planned import planned_study
 from benchmarks.profiles.variants import VARIANTS, to_budget
-from benchmarks.run.launch import conclude, deadline_of, print_tasks
+from benchmarks.run.launch import check_time, conclude, deadline_of, print_tasks
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study
 from benchmarks.run.tracking import check_tracker
@@ -111,6 +111,7 @@ def tune_command(options: argparse.Namespace) -> int:
         with StudyProgress(cells, runs=directory / "runs") as progress:
             deadline = deadline_of(options, report=0)
             outcome = run_study(cells, directory, jobs, progress, deadline, options.log)
+        check_time(outcome, options)
         if not outcome.ok or outcome.left:
             return conclude(outcome)
         kept = read_rows(path) if methods and path.exists() else []
