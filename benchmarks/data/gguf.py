@@ -70,7 +70,8 @@ def _tensor_types(file: Path) -> Counter[str]:
     """How many tensors the file stores in which type."""
     missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
     if missing:
-        raise ValueError(f"{' and '.join(missing)} missing: pip install 'sgpo[gguf]'")
+        remedy = ".venv/bin/pip install -e '.[gguf]'"
+        raise ValueError(f"{' and '.join(missing)} missing: {remedy} in the checkout")
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
             raise ValueError(f"{file}: no GGUF file (its first bytes are not GGUF)")

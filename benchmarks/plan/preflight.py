@@ -342,8 +342,11 @@ def _training_set(config: RunConfig) -> Iterator[str]:
     problems = prepared_problems(folder, config.data.split)
     step = config.train.problems_per_step
     if _is_guided(config) and not any(problem.strategy for problem in problems):
+        lacks = f"no {STRATEGIES}"
+        if (folder / STRATEGIES).is_file():
+            lacks = f"{STRATEGIES} names no problem of {config.data.split!r} (of another set?)"
         yield (
-            f"{name}: no {STRATEGIES}, and {config.method} needs strategies; run `sgpo strategies "
+            f"{name}: {lacks}, and {config.method} needs strategies; run `sgpo strategies "
             f"--data {name}` first, or choose other methods with --methods"
         )
     elif len(problems) < step:

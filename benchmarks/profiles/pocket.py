@@ -27,8 +27,8 @@ RECIPE = Recipe(
     rl_steps=60,  # ours: nearly five passes over the RL problems
     problems_per_step=32,  # ours
     # Ours, untuned: authors' script of HPT. The paper's 1e-6, at 7B and 440 steps, would hardly
-    # move 0.5B in 60. A declared grid for whoever tunes, the same for every RL method and on the
-    # development split: 1e-6, 2e-6, 5e-6, 1e-5. It was not run.
+    # move 0.5B in 60. `sgpo tune --profile pocket` has a grid, the same for every RL method, judged
+    # on the development split. It was not run.
     rl_rate=5e-6,
     hpt_rate=5e-6,
     micro_batch_tokens=24_576,  # ours: 0.5B weights fit 80 GB with all activations

@@ -48,7 +48,7 @@ def study_command(options: argparse.Namespace) -> int:
         print("\n".join(parcel.take_in(options.import_from, options.out, options.profile)))
         return 0
     study = asked_for(options, options.out)
-    options.jobs = options.jobs or default_jobs(study)
+    options.jobs = options.jobs or default_jobs(study.cells())
     if options.dry_run:
         return dry_run(study, options.out, options)
     packed = _packed(selected(study, options), options)
@@ -269,9 +269,9 @@ def _check(cells: Sequence[Cell], results: Path) -> None:
         print("".join(f"{line}\n" for line in small_sets([cell.config for cell in left])), end="")
 
 
-def default_jobs(study: Plan) -> int:
+def default_jobs(cells: Sequence[Cell]) -> int:
     """Cells to run at a time: one a core, and one alone where a GPU is asked for."""
-    on_cpu = all(cell.config.device == "cpu" for cell in study.cells())
+    on_cpu = all(cell.config.device == "cpu" for cell in cells)
     return (os.cpu_count() or 1) if on_cpu else 1
 
 
@@ -291,6 +291,7 @@ def launch_study(study: Plan, results: Path, options: argparse.Namespace) -> int
         with StudyProgress(tasks, console, results / "runs") as progress:
             deadline = deadline_of(options, SECONDS_OF_REPORT)
             outcome = run_study(tasks, results, options.jobs, progress, deadline, log)
+        check_time(outcome, options)
         console.print("writing the report", highlight=False)
         write_plan(study, results)
         record_disjointness(study, results)
@@ -324,16 +325,32 @@ def deadline_of(options: argparse.Namespace, report: float) -> float:
     return options.began + limit - min(report, limit / 5)
 
 
+def check_time(outcome: Outcome, options: argparse.Namespace) -> None:
+    """ValueError when ``--time-limit`` was over before anything was begun: the same command would
+    never get anywhere. What is begun does at least a step."""
+    if outcome.left and not outcome.started:
+        raise ValueError(
+            f"--time-limit {options.time_limit:g}s: over before the first step; give more "
+            f"({len(outcome.left)} cells and analyses left, nothing is lost)"
+        )
+
+
 def dry_run(study: Plan, results: Path, options: argparse.Namespace) -> int:
     """Print the grid with expected time, disk and GPU memory; nothing is run or written."""
-    cells: list[Task] = selected(study, options)
+    print_cells(selected(study, options), results, options.jobs, selected_analyses(study, options))
+    return 0
+
+
+def print_cells(
+    cells: Sequence[Cell], results: Path, jobs: int, further: Sequence[AnalysisTask] = ()
+) -> None:
+    """``cells`` and what is ``further`` to do with their cost, and what training data they lack."""
     if cells and cells[0].config.checkpoint is not None:
         print_plan(cells, unfinished(cells, results))
     else:
-        print_tasks([*cells, *selected_analyses(study, options)], results, options.jobs)
+        print_tasks([*cells, *further], results, jobs)
     for line in dict.fromkeys(preflight.training_sets([cell.config for cell in cells])):
         print(f"in the way: {line}")
-    return 0
 
 
 def print_tasks(tasks: Sequence[Task], results: Path, jobs: int) -> None:

@@ -24,7 +24,8 @@ MODULES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
 def check_tracker(name: str | None) -> None:
     """ValueError unless the tracker ``name`` is installed."""
     if name is not None and importlib.util.find_spec(MODULES[name]) is None:
-        raise ValueError(f"--log {name}: is not installed; pip install 'sgpo[{name}]'")
+        remedy = f".venv/bin/pip install -e '.[{name}]' in the checkout"
+        raise ValueError(f"--log {name}: is not installed; {remedy}")
 
 
 class Tracker:

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 # Weights in safetensors only; code, other formats and originals are never fetched.
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+SUPPORTED = "Qwen2- and Llama-shaped checkpoints"
 RELATIVE_TOLERANCE = 1e-4  # float32 rounding is 1e-7; a dropped base frequency is off by far more
 
 
@@ -89,26 +90,35 @@ def check_rope(model: PreTrainedModel, directory: Path) -> None:
         )
 
 
-def load_model(directory: Path) -> PreTrainedModel:
-    """The float32 model of a local directory: safetensors only, no code from the directory.
-    ValueError for damaged weights or an architecture or position encoding that is not supported."""
+def check_architecture(directory: Path) -> None:
+    """ValueError unless config.json asks for a language model that is supported. Neither tokenizer
+    nor weights are read."""
     kind = read_config(directory).get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
             f"{directory}: model_type={kind!r} is no language model that transformers "
-            f"{transformers.__version__} knows; Qwen2- and Llama-shaped checkpoints are supported"
+            f"{transformers.__version__} knows; {SUPPORTED} are supported"
         )
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    if not hasattr(empty.base_model, "rotary_emb"):
+        raise ValueError(
+            f"{directory}: model_type={kind!r} has no rotary position encoding; {SUPPORTED} are "
+            "supported"
+        )
+
+
+def load_model(directory: Path) -> PreTrainedModel:
+    """The float32 model of a local directory: safetensors only, no code from the directory.
+    ValueError for damaged weights or an architecture or position encoding that is not supported."""
+    check_architecture(directory)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             directory, dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
     except SafetensorError as error:
         raise ValueError(f"{directory}: damaged weights ({error}); delete the run") from error
-    if not hasattr(model.base_model, "rotary_emb"):
-        raise ValueError(
-            f"{directory}: model_type={kind!r} has no rotary position encoding; Qwen2- and "
-            "Llama-shaped checkpoints are supported"
-        )
     check_rope(model, directory)
     return model.eval()
 
@@ -125,13 +135,32 @@ def cast(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Pr
 
 
 def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a local directory; ValueError when there is none."""
+    """The tokenizer of a local directory; ValueError when there is none or it is another model's:
+    one that does not have an eos of the configs beside it, or has ordinary text in its place."""
     if not (directory / "tokenizer_config.json").exists():
         raise ValueError(
             f"{directory}: holds no tokenizer (tokenizer_config.json is missing); save the "
             "model's tokenizer beside its weights"
         )
-    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    ends = _eos_ids(directory)
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    unknown = [i for i in ends if tokenizer.convert_ids_to_tokens(i) is None]
+    if unknown or (ends and not special.intersection(ends)):
+        raise ValueError(
+            f"{directory}: its config names {(unknown or ends)[0]} as eos_token_id, which is no "
+            "special token of the tokenizer beside it: the tokenizer is another model's"
+        )
+    return tokenizer
+
+
+def _eos_ids(directory: Path) -> list[int]:
+    """The eos ids that config.json and generation_config.json name."""
+    ids: list[int] = []
+    for path in (directory / "config.json", directory / "generation_config.json"):
+        found = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+        ids += found if isinstance(found, list) else [] if found is None else [found]
+    return list(dict.fromkeys(ids))
 
 
 def fit_max_tokens(context: int, longest_prompt: int, max_tokens: int) -> tuple[int, str | None]:
@@ -194,6 +223,7 @@ def _check_complete(path: Path) -> None:
     ):
         if not (path / needed).is_file():
             raise ValueError(f"checkpoint {str(path)!r}: {needed} is missing; {why}")
+    check_architecture(path)
     if not list(path.glob("*.safetensors")):
         raise ValueError(
             f"checkpoint {str(path)!r}: holds no .safetensors weights (other formats can run code "

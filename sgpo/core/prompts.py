@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # settings of methods are listed without it
     from transformers import PreTrainedTokenizerBase
 
 DATE_FORMAT = "%d %b %Y"
+_DATE_CODES = (*"aAbBdejmyYHIMpS", "-d", "-m")
 # A new turn or question at the start of a line, behind some text; sampling ends at the plain ones
 # (a vLLM server's also where nothing stands before it).
 _NEXT_QUESTION = re.compile(
@@ -180,11 +181,20 @@ def _chat_text(
         )
     told = {}
     if date is not None:
-        clock = datetime.strptime(date, DATE_FORMAT).strftime
-        told = {"date_string": date, "strftime_now": clock}
+        template = _stopped_clock(date) + tokenizer.get_chat_template()
+        told = {"date_string": date, "chat_template": template}
     return tokenizer.apply_chat_template(
         turns, tokenize=False, add_generation_prompt=opened, **told
     )
+
+
+@functools.cache
+def _stopped_clock(date: str) -> str:
+    """What in front of a template makes its ``strftime_now`` say ``date``. As an argument, which
+    would be plainer, transformers 5.24 turns the function into a text."""
+    day = datetime.strptime(date, DATE_FORMAT)
+    told = "".join(f"|replace('%{c}', '{day.strftime('%' + c)}')" for c in _DATE_CODES)
+    return "{% macro strftime_now(format) %}{{ format" + told + " }}{% endmacro %}"
 
 
 def _opens_turns(tokenizer: PreTrainedTokenizerBase, text: str, question: str) -> bool:

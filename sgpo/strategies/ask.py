@@ -146,7 +146,7 @@ class Endpoint:
         except ImportError as error:
             raise ValueError(
                 "asking a model needs the openai client; install the extra: "
-                "pip install 'sgpo[strategies]'"
+                ".venv/bin/pip install -e '.[strategies]' in the checkout"
             ) from error
         self._openai, self.asking, self.cache = openai, asking, cache
         self.client = openai.AsyncOpenAI(

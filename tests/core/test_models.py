@@ -13,6 +13,7 @@ from sgpo.core.models import (
     context_length,
     fit_max_tokens,
     load_model,
+    load_tokenizer,
 )
 
 LLAMA_31_ROPE = {
@@ -50,9 +51,29 @@ def test_an_architecture_that_is_not_supported_is_one_line(tmp_path, kind, messa
         GPT2LMHeadModel(GPT2Config(**shape)).save_pretrained(tmp_path)
     else:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    for weights in tmp_path.glob("*.safetensors"):
+        weights.write_bytes(b"never read")
     with pytest.raises(ValueError, match=message) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("eos", [261, [261, 256], 65])  # one that is not there, one that is text
+def test_a_smaller_tokenizer_of_another_model_is_refused(tmp_path, eos):
+    standin.write_checkpoint(tmp_path, "llama-3", small=True, eos_token_id=eos)
+    (tmp_path / "generation_config.json").unlink()
+    standin.build_tokenizer("qwen2.5", small=True).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the tokenizer is another model's") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama-3"])
+@pytest.mark.parametrize("eos", ["own", "a list", "none"])
+def test_a_padded_vocabulary_and_any_way_to_name_eos_are_accepted(tmp_path, family, eos):
+    ids = {"own": 258, "a list": [258, 257], "none": None}[eos]
+    standin.write_checkpoint(tmp_path, family, small=True, vocab_size=320, eos_token_id=ids)
+    assert len(load_tokenizer(tmp_path)) < 320
 
 
 @pytest.mark.parametrize("family", ["qwen2.5", "llama-3"])

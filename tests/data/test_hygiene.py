@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,16 @@ def test_no_tuning_config_names_a_test_set():
     assert len(cells) > 100 and min(c.config.seed for c in cells) == tune.WORLDS[0]
     for cell in cells:
         assert not tests & set(cell.config.evaluation.suites)
+
+
+def test_trials_on_a_published_model_see_its_development_split_alone():
+    planned = tune.trials(profile="pocket", overrides=("data.source=data/mine@0123",))
+    assert len({Counter(m for m, *_ in planned)[m] for m, *_ in planned}) == 1  # as many each
+    cells = [cell for *_, cell in planned]
+    for cell in [*cells, *(c.parent for c in cells)]:
+        config = cell.config.evaluation
+        assert config.suites == ("dev",) and config.files == ("data/mine/dev.jsonl@unprepared",)
+    assert {c.config.seed for c in cells}.isdisjoint(range(10))
 
 
 def test_the_canary_screams_where_a_test_set_is_used(canary):

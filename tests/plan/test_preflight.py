@@ -144,8 +144,12 @@ def test_training_data_that_cannot_be_used(tmp_path, prepared):
     assert line.endswith(f"names no hash; the set there is {prepared}")
     (line,) = found(tmp_path, f"{folder}@0123")
     assert f"the files there are {prepared} now" in line
+    (folder / "strategies.jsonl").write_text('{"id": "other", "strategy": "Add."}\n')
+    (line,) = found(tmp_path, data_source(folder))
+    assert "strategies.jsonl names no problem of 'rl' (of another set?), and sgpo" in line
     (folder / "strategies.jsonl").unlink()
     (line,) = found(tmp_path, data_source(folder))
+    assert "no strategies.jsonl" in line
     assert f"sgpo needs strategies; run `sgpo strategies --data {folder}` first" in line
     grpo = ("single_gpu", "qwen2.5-1.5b", "grpo")
     assert found(tmp_path, data_source(folder), key=grpo) == []

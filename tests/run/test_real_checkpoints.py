@@ -15,16 +15,19 @@ from types import SimpleNamespace
 import pytest
 import real_checkpoints
 import torch
+from engines import NO_VLLM, ids_of
 from tiny import METHODS, build_rollout, weights_of
 from transformers import AutoModelForCausalLM
 
 from benchmarks.cli import main
+from benchmarks.data.suites import SUITES, local_file
 from benchmarks.store.runs import stored_runs
-from sgpo.core.config import RolloutConfig, TrainConfig
+from sgpo.core.config import PROBE_TOLERANCE, RolloutConfig, TrainConfig, VLLMSettings
 from sgpo.core.models import load_model, load_tokenizer
 from sgpo.core.prompts import native_spec
 from sgpo.core.sampling import CompactSampler, SamplingParams, TransformersSampler
 from sgpo.core.sampling.ranks import ReplicaSampler
+from sgpo.core.sampling.vllm import MIN_TEMPERATURE, VLLMSampler
 from sgpo.core.trainer import Trainer
 from sgpo.core.types import Problem
 
@@ -58,8 +61,20 @@ def real(request):
     )
 
 
-def ids_of(groups):
-    return [[c.token_ids for c in group] for group in groups]
+def test_the_import_set_right_what_the_file_leaves_open(real):
+    """Heads are tied, the end of turn is eos, the defaults name stops and no way to sample, and the
+    record says which types the weights were restored from."""
+    model, end = real.model, real.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert model.config.tie_word_embeddings and head.data_ptr() == embedding.data_ptr()
+    assert real.tokenizer.eos_token_id == model.config.eos_token_id == real.stop[0] == end
+    defaults = json.loads((real.path / "generation_config.json").read_text())
+    ends = defaults["eos_token_id"]
+    assert end in (ends if isinstance(ends, list) else [ends])
+    assert not {"temperature", "top_p", "top_k", "repetition_penalty"} & {*defaults}
+    assert "quantization_config" not in json.loads((real.path / "config.json").read_text())
+    stored = json.loads((real.path / "import.json").read_text())["tensors"]
+    assert any(kind.startswith("Q") for kind in stored), stored
 
 
 def test_prompt_and_target_are_what_the_template_renders(real):
@@ -95,6 +110,30 @@ def test_both_decoders_draw_what_the_model_says(real):
     params = SamplingParams(max_tokens=16, temperature=1.0, top_p=0.95, seed=1)
     ours, theirs = (ids_of(s.sample(real.prompts, 2, params)) for s in samplers)
     assert ours == theirs
+
+
+def with_logprobs(model, real):
+    """A compact sampler of ``model`` that reports the log-probability of what it draws."""
+    sampler = CompactSampler(model, real.tokenizer, stop_ids=real.stop)
+    replica = ReplicaSampler(model, sampler)
+    sampler.own_weights = True
+    return replica
+
+
+def test_vllm_draws_what_the_compact_decoder_draws(real):
+    """Greedily, as far as vLLM goes, and with the same log-probabilities."""
+    pytest.importorskip("vllm", reason=NO_VLLM)
+    settings = VLLMSettings(dtype="float32", max_num_seqs=8, max_model_len=512)
+    params = SamplingParams(max_tokens=16, temperature=MIN_TEMPERATURE, seed=1, logprobs=True)
+    samplers = (
+        with_logprobs(real.model, real),
+        VLLMSampler(real.model, real.tokenizer, stop_ids=real.stop, settings=settings),
+    )
+    ours, theirs = (s.sample(real.prompts, 1, params) for s in samplers)
+    assert ids_of(ours) == ids_of(theirs)
+    values = [[x for group in g for x in group[0].sampler_logprobs] for g in (ours, theirs)]
+    gap = (torch.tensor(values[0]) - torch.tensor(values[1])).abs().mean()
+    assert gap < PROBE_TOLERANCE["float32"]
 
 
 def trainer_of(real, method, run_dir: Path, num_steps: int) -> Trainer:
@@ -134,11 +173,44 @@ def test_every_method_takes_a_step(real, method, tmp_path):
     assert any(moved) == (row["grad_norm"] > 0)
 
 
-def test_pocket_runs_on_its_own_data(tmp_path, monkeypatch):
-    """GSM8K as published, base model, warm-up, SGPO and SFT+GRPO for two steps."""
-    model = real_checkpoints.directory("smollm2-135m")
+def test_a_run_continues_where_it_ended(real, tmp_path):
+    whole = trainer_of(real, "sgpo", tmp_path / "whole", 2)
+    whole.run()
+    trainer_of(real, "sgpo", tmp_path / "parts", 1).run()
+    again = trainer_of(real, "sgpo", tmp_path / "parts", 2)
+    again.run()
+    for name, value in weights_of(whole.model).items():
+        assert torch.equal(value, weights_of(again.model)[name]), name
+
+
+def test_eight_problems_of_each_benchmark_are_evaluated(real, tmp_path):
+    """Through the command, on the benchmarks' own texts."""
+    absent = [suite for suite in SUITES if local_file(suite) is None]
+    if absent:
+        pytest.skip(f"{', '.join(absent)}: set SGPO_DATA_DIR to a folder with benchmarks/*.jsonl")
+    command = ["evaluate", "--model", str(real.path), "--suite", ",".join(SUITES)]
+    limits = ["--problem-limit", "8", "--samples", "1", "--max-tokens", "8"]
+    assert main([*command, *limits, "--out", str(tmp_path / "out")]) == 0
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())["benchmarks"]
+    counts = {key: len(entry["verdicts"]) for key, entry in scores.items()}
+    assert counts == dict.fromkeys(SUITES, 8)
+
+
+@pytest.mark.parametrize(
+    ("key", "label", "name"),
+    [
+        ("smollm2-360m", "SmolLM2-360M-Instruct", "smollm2-135m"),
+        ("qwen2.5-0.5b", "Qwen2.5-0.5B-Instruct", "qwen2.5-coder-0.5b"),
+    ],
+)
+def test_pocket_runs_on_its_own_data(tmp_path, monkeypatch, key, label, name):
+    """GSM8K as published, base model, warm-up and the RL methods of Table 1 for two steps."""
+    model = real_checkpoints.directory(name)
     source = Path(os.environ.get("SGPO_DATA_DIR", "absent")).absolute() / "gsm8k"
-    for path, remedy in ((model, "real_checkpoints.py"), (source, "set SGPO_DATA_DIR")):
+    for path, remedy in (
+        (model, f"python tests/real_checkpoints.py {name}"),
+        (source, "set SGPO_DATA_DIR"),
+    ):
         if not path.exists():
             pytest.skip(f"{path} is absent: {remedy}")
     monkeypatch.chdir(tmp_path)
@@ -155,16 +227,17 @@ def test_pocket_runs_on_its_own_data(tmp_path, monkeypatch):
         "evaluation.max_tokens": 16,
         "evaluation.problem_limit": 2,
     }
-    fixed = ["study", "--profile", "pocket", "--models", "smollm2-360m", "--jobs", "1"]
-    chosen = ["--methods", "base,sft,sgpo,grpo"]
+    fixed = ["study", "--profile", "pocket", "--models", key, "--jobs", "1"]
+    methods = ("base", "sft", "sgpo", "grpo", "luffy", "hpt")
+    chosen = ["--methods", ",".join(methods)]
     changed = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     assert main([*fixed, *chosen, *changed]) == 0
     runs = stored_runs(tmp_path / "results/pocket").values()
     regimes = {run.object("config.json")["method"]: run.object("regime.json") for run in runs}
-    assert {*regimes} == {"base", "sft", "sgpo", "grpo"}
+    assert {*regimes} == {*methods}
     assert all(found["problems"] == 2 for found in regimes.values())
     page = (tmp_path / "results/pocket/REPORT.md").read_text()
-    assert "smollm2-135m in place of SmolLM2-360M-Instruct" in page
+    assert f"{name} in place of {label}" in page
     assert "at most 16 tokens; samples a problem: GSM8K 1" in page
 
 
@@ -175,12 +248,10 @@ def test_log_probabilities_are_the_models_own(real, dtype):
     exact, model = real.model, real.model
     if dtype == torch.bfloat16:
         model = AutoModelForCausalLM.from_pretrained(real.path, dtype=dtype).eval()
-    sampler = CompactSampler(model, real.tokenizer, stop_ids=real.stop)
-    replica = ReplicaSampler(model, sampler)
-    sampler.own_weights = True
     params = SamplingParams(max_tokens=16, seed=2, logprobs=True)
     ours, wanted, rounded = [], [], []
-    for prompt, group in zip(real.prompts, replica.sample(real.prompts, 1, params), strict=True):
+    drawn = with_logprobs(model, real).sample(real.prompts, 1, params)
+    for prompt, group in zip(real.prompts, drawn, strict=True):
         whole = torch.tensor([[*prompt, *group[0].token_ids]])
         ours.append(torch.tensor(group[0].sampler_logprobs))
         for kept, one in ((wanted, exact), (rounded, model)):

@@ -107,7 +107,7 @@ MISTAKES = [
     ("study --set xyzzy=1 --dry-run", "'xyzzy'; `sgpo config METHOD` shows all"),
     ("study --profile quick --export-weights sgpo", "--export DIR takes along; give both"),
     ("study --profile quick --export e --export-weights sgpa", "means 0 runs"),
-    ("tune --profile pocket", "trials run in worlds of mini or quick"),
+    ("tune --profile paper", "there are trials of mini, quick, pocket"),
     ("tune --model qwen-mm --dry-run", "did you mean 'qwen-m'?"),
     ("compare nothing", "name a run's directory (DIR/runs/RUN in a study of --out DIR)"),
     ("study --set train.learning_rate=fast --dry-run", "must be of type float"),

@@ -70,5 +70,6 @@ def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch, capsys, tmp_pa
     words = ["train", "--model", "qwen-s", "--method", "grpo", "--log", "trackio"]
     assert main([*words, "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        "sgpo: error: --log trackio: is not installed; pip install 'sgpo[trackio]'\n"
+        "sgpo: error: --log trackio: is not installed; "
+        ".venv/bin/pip install -e '.[trackio]' in the checkout\n"
     )
