@@ -93,7 +93,8 @@ def is_tractable(text: str) -> bool:
     if len(text) > MAX_FORM_CHARS or text.count("^") > 400 or _P.sign_run.search(text):
         return False
     # What is read from one end to the other, a step deeper each time, is bounded like brackets.
-    return max([*bracket_depths(text), *map(text.count, _CHAINS)]) <= MAX_NESTING
+    depths = bracket_depths(text) if any(map(text.__contains__, "{[(")) else [0]
+    return max([*depths, *map(text.count, _CHAINS)]) <= MAX_NESTING
 
 
 # --- what is said around an answer ------------------------------------------------------------
@@ -403,6 +404,8 @@ def bracket_depths(text: str) -> list[int]:
 def split_outside(text: str, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
     """Pieces of ``text`` at top-level matches of ``pattern``, and the matched separators."""
     marks = [m for m in pattern.finditer(text) if bracket_depths(text)[m.start()] == 0]
+    if not marks:
+        return [text], []
     edges = [0, *itertools.chain.from_iterable(mark.span() for mark in marks), len(text)]
     pieces = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
     return pieces, [mark.group().strip() for mark in marks]
