@@ -50,12 +50,13 @@ ON_MODEL = {  # tuned there (tuning-MODEL.csv); others as above
 DELTA = {"qwen-s": 0.5, "qwen-m": 1.0, "llama-m": 0.5}
 VARIANT_RATE = {  # tuned; of a model that is not named a variant keeps SGPO's
     "sgpo_no_grpo": {"qwen-m": 1e-4}, "sgpo_no_proximal": {"qwen-m": 1e-4},
-    "sgpo_no_clip": {"qwen-m": 1e-4, "qwen-s": 1e-4, "llama-m": 1e-4}, "sgpo_nll": {"qwen-m": 8e-4},
-    "sgpo_nll_masked": {"qwen-m": 8e-4}, "sgpo_reverse": {"qwen-m": 4e-4},
+    "sgpo_no_clip": {"qwen-m": 1e-4, "qwen-s": 1e-4, "llama-m": 1e-4},
+    "sgpo_nll": {"qwen-m": 8e-4, "llama-m": 4e-4},
+    "sgpo_nll_masked": {"qwen-m": 8e-4, "llama-m": 4e-4}, "sgpo_reverse": {"qwen-m": 4e-4},
     "sgpo_delta0.5": {"qwen-m": 4e-4, "qwen-s": 1e-4, "llama-m": 4e-4},
     "sgpo_delta1.2": {"qwen-m": 4e-4},
     "sgpo_delta2": {"qwen-m": 1e-4, "qwen-s": 1e-4, "llama-m": 1e-4},
-    "sgpo_delta3": {"qwen-m": 1e-4},
+    "sgpo_delta3": {"qwen-m": 1e-4, "llama-m": 1e-4},
 }  # fmt: skip
 SFT = {
     "problems_per_step": 64,  # paper

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from packaging.requirements import Requirement
 
 from benchmarks.cli import main
@@ -56,3 +61,17 @@ def test_what_was_tried_is_what_the_package_asks_for():
     asked = {r.name: r for r in map(Requirement, project["dependencies"])}
     for name, tried in doctor.TRIED.items():
         assert all(asked[name].specifier.contains(version) for version in tried), name
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have other instructions")
+@pytest.mark.parametrize("own", [None, "default"])
+def test_a_command_computes_with_the_instructions_of_every_x86_machine(own):
+    """The sums of a run depend on them, and so its last bits; the user's own choice stands."""
+    code = "import torch; from benchmarks.cli import main; main(['list', 'profiles']); "
+    code += "print(torch.backends.cpu.get_cpu_capability())"
+    environment = {k: v for k, v in os.environ.items() if k != "ATEN_CPU_CAPABILITY"}
+    environment |= {} if own is None else {"ATEN_CPU_CAPABILITY": own}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == (own or "avx2").upper()
