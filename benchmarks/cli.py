@@ -12,7 +12,6 @@ import functools
 import importlib
 import json
 import os
-import platform
 import re
 import sys
 import time
@@ -44,7 +43,7 @@ Verbs = argparse._SubParsersAction
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code. A user's mistake ends in one line on stderr and code 2."""
     began = time.time()
-    if platform.machine() == "x86_64":  # the same sums, to the bit, with and without AVX-512
+    if "avx512" in _cpu_flags():  # the same last bits as on a CPU that has AVX2 alone
         os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
     options = _parser().parse_args(arguments)
     try:
@@ -70,6 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = f"{error.filename}: {error.strerror}" if named else str(error)
         print(f"sgpo: error: {in_words_of(options.verb, text)}", file=sys.stderr)
         return 2
+
+
+def _cpu_flags() -> str:
+    """What /proc/cpuinfo says that the first core can do; nothing where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith("flags")), "")
 
 
 def in_words_of(verb: str, text: str) -> str:
@@ -211,7 +219,7 @@ def _runs(verbs: Verbs) -> None:
         "The same number of trials for each. Example: sgpo tune --profile quick --methods sgpo",
         *PLACE, "--jobs", "--methods", "--log", "--set", "--dry-run", "--time-limit",
     )
-    add("--model", help="whose trials (default: qwen-m; of quick: qwen-s)")
+    add("--model", help="whose trials (default: qwen-m; of quick: qwen-s, of pocket: qwen2.5-0.5b)")
     add("--method-file", type=Path, action="append", default=[],
         help="tune the method of this file (may be repeated)")
     mini = _group(verbs, "mini", "The embedded world.")

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.config import unknown
 from benchmarks.profiles.planned import planned_study, remembered
-from benchmarks.store.experiments import DISTIL, FACTORS
+from benchmarks.store.experiments import DISTIL, FACTORS, TUNED
 from benchmarks.store.runs import stored_runs
 from sgpo.core.config import to_dict
 from sgpo.core.files import read_json
@@ -56,6 +56,7 @@ ALLOWED = {
 BORROWED = dict.fromkeys(DISTIL, "on-policy self-distillation's, not tuned for this")
 BORROWED |= dict.fromkeys(FACTORS, "that of the row whose one factor it changes")
 BORROWED["sgpo_frozen"] = "SGPO's: its teacher alone changes"
+BORROWED[TUNED] = "chosen together with delta, from four times as many trials"
 # Of methods that are not in Table 1 the weights at the budget are compared.
 TO_BUDGET = dict.fromkeys(("train.num_steps", "train.budget_steps"), "trained to the budget alone")
 # Methods in whose table the weights after twice the budget are judged, too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from benchmarks.report import claims, document, estimates, worlds
 from benchmarks.report.claims import Verdict
@@ -15,6 +16,7 @@ from benchmarks.report.tables import accuracy
 from benchmarks.store import experiments
 from benchmarks.store.load import load_study
 from benchmarks.store.records import NOT_RUN, Study
+from benchmarks.store.runs import StudyError
 from benchmarks.store.stats import Estimate
 
 OURS, BASELINE = accuracy.REFERENCE, "grpo"
@@ -126,23 +128,36 @@ def ranking(study: Study, model: str) -> str:
 # The studies beside this one ----------------------------------------------------------------------
 
 
+def _kin(study: Study, root: Path) -> list[Study]:
+    """The published studies next to ``root`` that share runs with ``study`` and have other seeds. A
+    user's own directory, not published or with other settings, changes no page."""
+    ours, found = {cell.run_id for cell in study.cells}, []
+    for path in sorted(root.parent.glob("*/runs.parquet")):
+        try:
+            plan = Study.read(path.parent)
+        except StudyError:  # its own report says so
+            continue
+        alike = plan.profile == study.profile and plan.grid.get("set") == study.grid.get("set")
+        if alike and plan.seeds != study.seeds and ours & {cell.run_id for cell in plan.cells}:
+            found.append(plan)
+    return found
+
+
 @estimates.once
 def beside(study: Study) -> Markdown:
-    """What another study of this profile says that lies beside this one: the result of one with
-    more seeds; where the rest is of one with fewer. Nothing where there is none."""
+    """What another study of this profile says that lies beside this one and has runs of it: the
+    result of one with more seeds; where the rest is of one with fewer. Nothing where there is
+    none."""
     root = study.root.resolve()
-    plans = [Study.read(p.parent) for p in sorted(root.parent.glob("*/study.json"))]
     found = []
-    for plan in plans:
-        if plan.root == root or plan.profile != study.profile or plan.seeds == study.seeds:
-            continue
+    for plan in _kin(study, root):
         page = os.path.relpath(plan.root / "REPORT.md", root)
         link = document.link(f"{plan.root.name}/REPORT.md", page)
         over = f"{len(plan.seeds)} {'worlds' if study.own_problems else 'seeds'}"
         if len(plan.seeds) > len(study.seeds):
             other, ours = load_study(plan.root), {cell.run_id for cell in study.cells}
             shared = len({c.seed for c in other.cells if c.run_id in ours} - {None})
-            said = " ".join([against(other), best(claims.evaluate(other))])
+            said = " ".join(filter(None, [against(other), best(claims.evaluate(other))]))
             found.append(f"Over {over}, {shared} of them these ({link}): {escape(said)}")
         else:
             methods = len({cell.method for cell in plan.cells})

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from sgpo.core.files import read_json
+
 # Weights in safetensors only; code, other formats and originals are never fetched.
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 SUPPORTED = "Qwen2- and Llama-shaped checkpoints"
@@ -94,14 +96,19 @@ def check_architecture(directory: Path) -> None:
     """ValueError unless config.json asks for a language model that is supported. Neither tokenizer
     nor weights are read."""
     kind = read_config(directory).get("model_type")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if str(kind) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
             f"{directory}: model_type={kind!r} is no language model that transformers "
             f"{transformers.__version__} knows; {SUPPORTED} are supported"
         )
-    config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config)
+    # Whatever a library makes of values that it did not expect is the answer to what is asked here.
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".replace("\n", " ")
+        raise ValueError(f"{directory}/config.json describes no model ({why})") from error
     if not hasattr(empty.base_model, "rotary_emb"):
         raise ValueError(
             f"{directory}: model_type={kind!r} has no rotary position encoding; {SUPPORTED} are "
@@ -145,11 +152,11 @@ def load_tokenizer(directory: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     ends = _eos_ids(directory)
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    unknown = [i for i in ends if tokenizer.convert_ids_to_tokens(i) is None]
+    unknown = [i for i in ends if i < 0 or tokenizer.convert_ids_to_tokens(i) is None]
     if unknown or (ends and not special.intersection(ends)):
         raise ValueError(
-            f"{directory}: its config names {(unknown or ends)[0]} as eos_token_id, which is no "
-            "special token of the tokenizer beside it: the tokenizer is another model's"
+            f"{directory}: its config names {(unknown or ends)[0]} as eos_token_id, which is no special token "
+            "of the tokenizer beside it: take the model's own tokenizer, or set eos_token_id"
         )
     return tokenizer
 
@@ -158,7 +165,8 @@ def _eos_ids(directory: Path) -> list[int]:
     """The eos ids that config.json and generation_config.json name."""
     ids: list[int] = []
     for path in (directory / "config.json", directory / "generation_config.json"):
-        found = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+        config = read_json(path) if path.is_file() else {}
+        found = config.get("eos_token_id") if isinstance(config, dict) else None
         ids += found if isinstance(found, list) else [] if found is None else [found]
     return list(dict.fromkeys(ids))
 

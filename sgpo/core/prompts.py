@@ -194,7 +194,7 @@ def _stopped_clock(date: str) -> str:
     would be plainer, transformers 5.24 turns the function into a text."""
     day = datetime.strptime(date, DATE_FORMAT)
     told = "".join(f"|replace('%{c}', '{day.strftime('%' + c)}')" for c in _DATE_CODES)
-    return "{% macro strftime_now(format) %}{{ format" + told + " }}{% endmacro %}"
+    return "{% macro strftime_now(format) %}{{ format" + told + " }}{% endmacro %}\n"
 
 
 def _opens_turns(tokenizer: PreTrainedTokenizerBase, text: str, question: str) -> bool:

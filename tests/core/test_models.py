@@ -58,12 +58,26 @@ def test_an_architecture_that_is_not_supported_is_one_line(tmp_path, kind, messa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [{"num_attention_heads": 0}, {"hidden_size": "x"}, {"model_type": ["llama"]},
+     {"rope_scaling": {"rope_type": "foo"}}, {"rope_parameters": {"rope_type": "foo"}}],
+)  # fmt: skip
+def test_a_config_that_describes_no_model_is_one_line(tmp_path, broken):
+    standin.write_checkpoint(tmp_path, "llama-3", small=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | broken))
+    with pytest.raises(ValueError, match="config.json|model_type") as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("eos", [261, [261, 256], 65])  # one that is not there, one that is text
 def test_a_smaller_tokenizer_of_another_model_is_refused(tmp_path, eos):
     standin.write_checkpoint(tmp_path, "llama-3", small=True, eos_token_id=eos)
     (tmp_path / "generation_config.json").unlink()
     standin.build_tokenizer("qwen2.5", small=True).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="the tokenizer is another model's") as caught:
+    with pytest.raises(ValueError, match="take the model's own tokenizer") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
 

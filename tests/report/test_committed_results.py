@@ -118,7 +118,10 @@ def test_every_rate_of_the_profile_was_tuned_with_as_many_trials_that_saw_no_tes
     others = {(model, method) for model, rates in mini.ON_MODEL.items() for method in rates}
     variants = {(model, method) for method, rates in mini.VARIANT_RATE.items() for model in rates}
     own = {(m, k) for m, k in usual | others if k != experiments.TUNED}  # trials of its deltas
-    assert own | variants <= set(counts)
+    found = set(counts)
+    assert own | variants <= found
+    kept = found - own - variants  # SGPO's rate was chosen
+    assert all(GRID.entry(k).config(m, 0).train.learning_rate == 2e-4 for m, k in kept)
     trials = stored_runs(RESULTS / "tuning")
     for row in rows:
         assert set(trials[row["run_id"]].object("scores.json")["benchmarks"]) == {"minidev"}

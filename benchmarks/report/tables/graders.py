@@ -63,7 +63,7 @@ def graded(study: Study) -> dict[str, Study]:
 
 
 def _command(study: Study) -> str:
-    return f"sgpo grade results/{study.root.name} --grader all"
+    return f"sgpo grade results/{study.root.resolve().name} --grader all"
 
 
 def rows(study: Study, studies: Mapping[str, Study]) -> pd.DataFrame:

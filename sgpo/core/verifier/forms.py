@@ -415,7 +415,7 @@ def enclosed(text: str) -> Sequence[str]:
     """``(opener, inside, closer)``, without brackets where no one pair encloses the whole text."""
     found = _P.enclosed.fullmatch(text)
     is_pair = found and min(bracket_depths(text)[slice(*found.span(2))], default=1) >= 1
-    return found.groups() if is_pair else ("", text, "")
+    return [part.strip() for part in found.groups()] if is_pair else ("", text, "")
 
 
 def is_group(form: Form, *kinds: str) -> bool:

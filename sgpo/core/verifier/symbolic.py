@@ -333,6 +333,8 @@ def _bounded(form: forms.Relation) -> tuple[str, sympy.Set]:
         is_outside = op == "\\ne" or (size and op in (">", "\\ge"))
         if op in ("=", "\\ne"):
             ends = [*map(_end, forms.items_of(bound, "list", "set"))]
+            if size and any(end.is_negative for end in ends):  # no size is
+                raise _NoSet
             found: sympy.Set = sympy.FiniteSet(*ends, *(-end for end in ends if size))
         elif size:
             is_open = op in ("<", "\\ge")
