@@ -155,8 +155,9 @@ def load_tokenizer(directory: Path) -> Any:
     unknown = [i for i in ends if i < 0 or tokenizer.convert_ids_to_tokens(i) is None]
     if unknown or (ends and not special.intersection(ends)):
         raise ValueError(
-            f"{directory}: its config names {(unknown or ends)[0]} as eos_token_id, which is no special token "
-            "of the tokenizer beside it: take the model's own tokenizer, or set eos_token_id"
+            f"{directory}: its config names {(unknown or ends)[0]} as eos_token_id, which is no "
+            "special token of the tokenizer beside it: take the model's own tokenizer, or set "
+            "eos_token_id"
         )
     return tokenizer
 
