@@ -146,13 +146,8 @@ def test_a_variant_or_experiment_differs_from_what_it_stands_beside_in_what_it_s
             own = {} if rate is None else {"train.learning_rate": rate}
             assert differing(cell.config, sgpo.config) == VARIANTS[key] | own | BUDGET, key
             assert cell.parent.run_id == sgpo.parent.run_id
-    literal = {
-        "sgpo_nll": 8e-4,
-        "sgpo_no_clip": 1e-4,
-        "sgpo_reverse": 4e-4,
-        "sgpo_no_selection": 2e-4,
-    }
-    for key, rate in literal.items():
+    rates = {"sgpo_nll": 8e-4, "sgpo_no_clip": 1e-4, "sgpo_reverse": 4e-4, "sgpo_meanlogp": 2e-4}
+    for key, rate in rates.items():
         assert cells["qwen-m", key].config.train.learning_rate == rate
     for (key, beside), changes in STEPS.items():
         found = differing(*(cells["qwen-m", name].config for name in (key, beside)))
