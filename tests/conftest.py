@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cli import choose_instructions
+
+choose_instructions()  # before torch is imported, as the commands do that tests start
+
+# ruff: noqa: E402
 import pytest
 import torch
 from synthetic_study import save_empty

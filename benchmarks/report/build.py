@@ -192,7 +192,8 @@ def chosen_artefacts(study: Study, only: Sequence[str] | None = None) -> tuple[A
         if name != REPORT and name not in [a.name for a in standing]:
             artefact = next(a for a in ARTEFACTS if a.name == name)
             if artefact.file and not any(study.root.glob(artefact.file)):
-                raise ReportError(f"{name}: is read off {artefact.file}, which is not here")
+                made = "; its trials are run by `sgpo tune`" if name == "tuning" else ""
+                raise ReportError(f"{name}: is read off {artefact.file}, which is not here{made}")
             add = f"; to plan and run them: {study.command(name)}" if artefact.extended else ""
             raise ReportError(f"{name}: this study plans none of the runs that it shows{add}")
     if only is None or REPORT in only:

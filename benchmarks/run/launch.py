@@ -225,10 +225,9 @@ def _nothing_planned(study: Plan, options: argparse.Namespace) -> str:
     """Why no cell is meant, what is planned, and what to do."""
     if options.only and not _needed(study, options.only):
         only = ",".join(options.only)
-        trials = "; its trials are run by `sgpo tune`" if "tuning" in options.only else ""
         return (
             f"--only {only}: stands on no run of the grid; `sgpo report --only {only}` makes it "
-            f"from what is stored{trials}"
+            "from what is stored"
         )
     given = {"--methods": options.methods, "--models": options.models, "--only": options.only}
     asked = " ".join(f"{name} {','.join(names)}" for name, names in given.items() if names)

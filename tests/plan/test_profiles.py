@@ -11,6 +11,7 @@ import pytest
 import standin
 from synthetic_study import VARIANTS as SYNTHETIC_VARIANTS
 
+from benchmarks.cli import main
 from benchmarks.config import SUITE_VERSION, Cell
 from benchmarks.data.checkpoints import CHECKPOINTS
 from benchmarks.data.sources import evaluation_problems
@@ -260,7 +261,7 @@ def test_weights_that_cannot_stand_in_are_refused(models, item, message):
     assert message in str(caught.value)
 
 
-def test_what_is_known_before_a_download_is_said_in_one_line(tmp_path, monkeypatch, refused):
+def test_what_is_known_before_a_download_is_said_at_once(tmp_path, monkeypatch, refused, capsys):
     monkeypatch.chdir(tmp_path)
     study = f"study --profile single_gpu --dry-run --models {SMALLER.key} --set checkpoint="
     llama = standin.write_checkpoint(tmp_path / "llama", "llama-3", small=True)
@@ -268,7 +269,8 @@ def test_what_is_known_before_a_download_is_said_in_one_line(tmp_path, monkeypat
     pocket = f"study --profile pocket --models {SMALLER.key} --set device=cpu --set checkpoint="
     refused(f"{study}{llama}", "model_type='llama', qwen2.5-0.5b is of the family 'qwen2'")
     refused(f"{study}some/model", "checkpoint 'some/model': no such directory")
-    refused(f"{pocket}{small}", "`sgpo data gsm8k --out data/pocket`")
+    assert main(f"{pocket}{small}".split()) == 2
+    assert "`sgpo data gsm8k --out data/pocket`" in capsys.readouterr().err
     config = CELLS["pocket", SMALLER.key, "base"].config
     with pytest.raises(ValueError, match="data/pocket/gsm8k.jsonl: is not there .*sgpo data gsm8k"):
         evaluation_problems("gsm8k", config.evaluation)

@@ -22,6 +22,7 @@ from benchmarks.report.estimates import AVERAGE, Score
 from benchmarks.report.tables import accuracy
 from benchmarks.store import experiments, stats
 from benchmarks.store.load import load_study
+from benchmarks.store.publish import publish
 from benchmarks.store.records import Study
 from benchmarks.store.stats import Mean
 
@@ -312,6 +313,10 @@ def test_a_reversed_ranking_fails_and_the_report_says_so(five, tmp_path):
 def test_a_study_of_more_seeds_beside_it_is_told_from_its_own_runs(five, plain_study, tmp_path):
     for name, source in (("mini", plain_study[0]), ("more", five)):
         shutil.copytree(source, tmp_path / name)
+    small, large = (load_study(tmp_path / name) for name in ("mini", "more"))
+    assert headline.beside(small) == ""  # it is a directory of the user's own
+    for name in ("mini", "more"):
+        publish(tmp_path / name)
     small, large = (load_study(tmp_path / name) for name in ("mini", "more"))
     link = "Over 5 seeds, 3 of them these ([more/REPORT.md](../more/REPORT.md)): "
     assert headline.beside(small).startswith(f"{link}{headline.against(large)}")

@@ -193,7 +193,7 @@ def test_where_sgpo_is_ahead_is_by_its_interval_in_each_third_and_at_each_budget
                         "0.25 x budget", "0.5 x budget", "1 x budget", "2 x budget"]  # fmt: skip
     gap = estimates.gain(study, "qwen-m", "sgpo", "grpo")
     assert found["1 x budget"].text() == gap.text() and gap.interval.low > 0
-    ours, _ = headline.ahead(study)
+    ours = headline.ahead(study)[0]
     assert f"1 x budget {gap.text()}" in ours
     for name, score in found.items():
         assert (f"{name} {score.text()}" in ours) == (score.interval.low > 0)

@@ -230,9 +230,7 @@ def test_without_a_terminal_a_running_cell_says_a_line_a_minute(tmp_path, monkey
 
 def test_a_runs_directory_stands_for_its_model(tmp_path):
     model = tmp_path / "run" / "model"
-    model.mkdir(parents=True)
-    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
-        (model / name).write_text("{}")
+    standin.write_checkpoint(model, small=True)
     assert model_directory(str(tmp_path / "run")) == model_directory(str(model)) == model
     (model / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="holds no .safetensors weights"):

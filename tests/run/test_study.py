@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import stat
@@ -31,8 +32,9 @@ from sgpo.core.trainer import Diverged
 
 
 def tables(out: Path) -> dict[str, bytes]:
-    """Everything that reports a score."""
-    return {p.name: p.read_bytes() for p in (out / "tables").iterdir() if "table1" in p.name}
+    """Everything that reports a score, but for the directory's name in the command that made it."""
+    found = [path for path in (out / "tables").iterdir() if "table1" in path.name]
+    return {path.name: re.sub(rb"\s--out\s+[\w/.-]+", b"", path.read_bytes()) for path in found}
 
 
 def changed_runs(out: Path) -> dict[str, int]:

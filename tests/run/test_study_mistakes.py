@@ -112,7 +112,7 @@ MISTAKES = [
     ("compare nothing", "name a run's directory (DIR/runs/RUN in a study of --out DIR)"),
     ("study --set train.learning_rate=fast --dry-run", "must be of type float"),
     ("study --set evaluation.suites=mine --dry-run", "use --problems, which adds a benchmark"),
-    ("study --only tuning --dry-run", "from what is stored; its trials are run by `sgpo tune`"),
+    ("study --only tuning --dry-run", "not here; its trials are run by `sgpo tune`"),
     ("study --methods sgpo_nll --models qwen-s --dry-run", "sgpo_nll on qwen-m, llama-m; leave"),
     ("study --out file --dry-run", "--out file: is a file, must be a directory"),
     ("train --model qwen-s --method grpo --set seed=4", "use --seed"),
