@@ -398,14 +398,16 @@ class Study:
         cut = any(m.key not in methods for m in self.methods)
         known = self.methods + self.extra_methods
         words += ["--methods", ",".join(m.key for m in known if m.key in methods)] if cut else []
-        if cut or asked < models:
-            known = self.models + self.extra_models
-            words += ["--models", ",".join(m.key for m in known if m.key in asked)]
+        given = [word for item in self.grid.get("set", ()) for word in ("--set", item)]
+        stands_in = any(word.startswith("checkpoint=") for word in given)
+        if cut or stands_in or asked < models:
+            keys = [m.key for m in self.models + self.extra_models if m.key in asked]
+            # A checkpoint takes the place of one model; another one's needs a command of its own.
+            words += ["--models", ",".join(keys[:1] if stands_in else keys)]
         words += ["--only", artefact]
         if not out and self.root.name not in ("", self.profile):
             out = f"results/{self.root.name}"
         words += ["--out", out] if out else []
-        given = [word for item in self.grid.get("set", ()) for word in ("--set", item)]
         return shlex.join([*words, *given])
 
 
