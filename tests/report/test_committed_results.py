@@ -159,3 +159,14 @@ def test_the_committed_results_are_few_and_small():
     files = [p for p in RESULTS.rglob("*") if p.is_file() and "/runs/" not in str(p)]
     sizes = [p.stat().st_size for p in files if p.suffix != ".lock" and "/cache/" not in str(p)]
     assert len(sizes) <= 150 and max(sizes) <= 5 * 2**20 and sum(sizes) <= 15 * 2**20
+
+
+def test_the_stored_curve_of_trl_is_within_the_band_and_near_our_run_of_its_world(capsys):
+    curve = RESULTS.parent / "reliability" / "trl_grpo.csv"
+    words = ["check-port", str(curve), "--method", "grpo", "--model", "qwen-m"]
+    assert main([*words, "--out", str(RESULTS)]) == 0
+    assert "reward: within the band, steps 1 to 24" in capsys.readouterr().out
+    rows = pd.read_parquet(RESULTS / "metrics.parquet", filters=[("model", "==", "qwen-m")])
+    ours = rows[(rows.method == "grpo") & (rows.seed == 0)].sort_values("step").reward
+    apart = abs(pd.read_csv(curve).reward.to_numpy() - ours.to_numpy())
+    assert f"{apart.mean():.2f} from our own run" in (RESULTS.parent / "README.md").read_text()
