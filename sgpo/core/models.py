@@ -168,7 +168,12 @@ def _eos_ids(directory: Path) -> list[int]:
     for path in (directory / "config.json", directory / "generation_config.json"):
         config = read_json(path) if path.is_file() else {}
         found = config.get("eos_token_id") if isinstance(config, dict) else None
-        ids += found if isinstance(found, list) else [] if found is None else [found]
+        own = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(isinstance(one, int) for one in own):
+            raise ValueError(
+                f"{path}: eos_token_id={found!r}: must be a token id or a list of such"
+            )
+        ids += own
     return list(dict.fromkeys(ids))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # settings of methods are listed without it
     from transformers import PreTrainedTokenizerBase
 
 DATE_FORMAT = "%d %b %Y"
-_DATE_CODES = (*"aAbBdejmyYHIMpS", "-d", "-m")
+_DATE_CODES = (*"aAbBcdDeFGHIjmMpRSTuUVwWxXyY", *(f"-{code}" for code in "demjyHIMS"))
 # A new turn or question at the start of a line, behind some text; sampling ends at the plain ones
 # (a vLLM server's also where nothing stands before it).
 _NEXT_QUESTION = re.compile(

@@ -113,13 +113,20 @@ def environment(accelerator: str | None = None) -> dict[str, Any]:
         "machine": f"{machine}, {accelerator or 'no accelerator used'}",
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "vector_instructions": os.environ.get("ATEN_CPU_CAPABILITY", "all"),
+        "vector_instructions": _vector_instructions(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": package_versions(),
         "git_commit": source.commit,
         "git_dirty": source.dirty,
     }
+
+
+def _vector_instructions() -> str:
+    """What torch computes with on this CPU: avx2, avx512 or the like."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability().lower()
 
 
 def _cpu_name() -> str:

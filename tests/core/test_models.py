@@ -113,3 +113,10 @@ def test_context_length_and_the_cap():
     assert cap == 32_000 and "capped at 32000 tokens" in line
     with pytest.raises(ValueError, match="longest prompt has 100 tokens"):
         fit_max_tokens(100, 100, 1)
+
+
+def test_an_eos_that_is_no_token_id_is_one_line_that_names_the_file(tmp_path):
+    standin.write_checkpoint(tmp_path, "llama-3", small=True)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": "</s>"}))
+    with pytest.raises(ValueError, match="generation_config.json: eos_token_id='</s>'"):
+        load_tokenizer(tmp_path)

@@ -200,3 +200,18 @@ def test_damaged_parent_weights_stop_the_run_that_starts_from_them(copy):
     flip_bit(copy / "runs" / cell.parent.run_id / "model" / "model.safetensors")
     with pytest.raises(ValueError, match="was damaged after the run ended"):
         run_cell(cell, copy, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("spec_sha256", 0), ("chat_template_sha256", 1), ("probe_ids_sha256", 1)],
+)
+def test_runs_must_have_been_asked_alike_whatever_a_release_calls_it(copy, name, said):
+    change_json(
+        run_of(copy, "grpo") / "provenance.json",
+        lambda record: record["prompt"].update({name: "of another release"}),
+    )
+    grid = {run.name: StoredRun(run) for run in (copy / "runs").iterdir()}
+    wrong = [words for ok, words in audit._origins(grid, {*grid}) if ok is False]
+    assert sum("differ in prompt" in words for words in wrong) == len(wrong)
+    assert bool(wrong) == bool(said)
