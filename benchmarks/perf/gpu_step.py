@@ -66,6 +66,7 @@ UPDATES = {
 }
 ROWS = {
     "recomputed": {"recompute": True},
+    "recomputed, compiled layers": {"recompute": True, "compiled": True},
     "kept": {},
     "kept, compiled layers": {"compiled": True},
 }
@@ -144,8 +145,7 @@ class UpdateStep:
         if recompute:
             sharding.recompute_activations(self.model)
         if compiled:
-            for layer in self.model.base_model.layers:
-                layer.compile()
+            sharding.compile_layers(self.model)
         sharding.shard(self.model, device, "bfloat16")
         self.trajectories = trajectories(update)
         self.trainer = Trainer(

@@ -261,6 +261,8 @@ def training_sampler(
             sharding.recompute_activations(model)
         else:
             train = replace(train, micro_batch_tokens=kept)
+    if train.compile_layers and device.type == "cuda":
+        sharding.compile_layers(model)
     if sharded:
         sharding.shard(model, device, config.precision)
     return sampler, train

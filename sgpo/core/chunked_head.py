@@ -3,27 +3,31 @@
 The logits of all tokens never exist together: the forward pass keeps none, the backward pass
 computes those of a chunk again, turns them into their gradient, and adds that to one gradient of
 the head. Peak memory grows with the chunk and not with tokens x vocabulary; the price is one more
-application of the head.
+application of the head. On a GPU, where reading and writing logits takes longer than what is
+computed from them, that is compiled into few passes.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 MAX_TOKENS = 4096  # in a chunk, however small the vocabulary
 # Numbers in a chunk's logits. On the CPU 128 MiB in float32, 220 tokens at V = 152k. Elsewhere
-# 512 MiB, 883 tokens: the head's gradient is read and written once a chunk, which has to stay
-# short beside the chunk's matrix products.
-MAX_LOGITS = {"cpu": 2**25, "elsewhere": 2**27}
+# 512 MiB in bfloat16, 1,766 tokens: the head's gradient is read and written once a chunk, which has
+# to stay short beside the chunk's matrix products.
+MAX_LOGITS = {"cpu": 2**25, "elsewhere": 2**28}
 
-# function(logits [n, V] float32, *chunks of the further tensors) -> per-token results, each [n]
+# function(logits [n, V] in the head's type, *further) -> per-token results, each [n] float32
 PerToken = Callable[..., tuple[torch.Tensor, ...]]
-# gradient(logits, upstream [n, results], *chunks) -> gradient to the logits [n, V]; may overwrite
-# the logits
+# gradient(logits, upstream [n, results], *further) -> gradient to the logits [n, V] in their type
 Gradient = Callable[..., torch.Tensor]
+# prepare(*chunks of the further tensors) -> what stands behind the logits of both, no gradient
+Prepare = Callable[..., tuple[torch.Tensor, ...]]
 
 
 def per_token(
@@ -32,22 +36,29 @@ def per_token(
     hidden: torch.Tensor,
     *others: torch.Tensor,
     gradient: Gradient | None = None,
+    prepare: Prepare | None = None,
     shorter: int = 1,
 ) -> list[torch.Tensor]:
     """Results [N] of ``function`` on the logits of ``hidden`` [N, H] and on ``others`` [N, ...];
     gradients flow to ``hidden`` and to the weight of ``head``. What fits into one chunk goes
-    through plain autograd.
+    through plain autograd, but on a GPU.
 
     Args:
         head: a linear layer without bias; of a sharded model, gathered.
         gradient: the derivative of ``function`` in fewer passes over the logits than autograd's.
+            With it both are compiled on a GPU: functions of a module, or ``functools.partial`` of
+            such with settings by name.
+        prepare: makes of a chunk of ``others`` what is not to be kept of all tokens.
         shorter: by how much to shorten chunks for a ``function`` that holds more than the logits.
     """
     size = chunk_size(head.weight, shorter)
-    if len(hidden) <= size:
-        return list(function(head(hidden).float(), *others))
+    prepare = prepare or (lambda *chunks: chunks)
+    fused = gradient is not None and _fuses(hidden)
+    if len(hidden) <= size and not fused:
+        return list(function(head(hidden), *prepare(*others)))
     assert type(head) is torch.nn.Linear and head.bias is None, f"not a plain head: {head}"
-    return list(_Chunked.apply(function, gradient, size, head.weight, hidden, *others))
+    parts = (function, gradient or _by_autograd(function), prepare, fused)
+    return list(_Chunked.apply(parts, size, head.weight, hidden, *others))
 
 
 def chunk_size(weight: torch.Tensor, shorter: int = 1) -> int:
@@ -58,15 +69,18 @@ def chunk_size(weight: torch.Tensor, shorter: int = 1) -> int:
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, function, gradient, size, weight, hidden, *others):
-        ctx.gradient, ctx.size = gradient or _by_autograd(function), size
+    def forward(ctx, parts, size, weight, hidden, *others):
+        function, _, prepare, fused = ctx.parts = parts
+        ctx.size = size
         ctx.save_for_backward(weight, hidden, *others)
+        compute = _compiled(function) if fused else function
         results: list[torch.Tensor] = []
         for i, (chunk, *rest) in enumerate(_split(size, hidden, *others)):
-            _place(results, function(_logits(chunk, weight), *rest), i * size, len(hidden))
+            values = compute(_logits(chunk, weight), *prepare(*rest))
+            _place(results, values, i * size, len(hidden))
         with torch.enable_grad():  # which results carry a gradient: seen on one token
             one = _logits(hidden[:1], weight).requires_grad_()
-            probed = function(one, *(t[:1] for t in others))
+            probed = function(one, *prepare(*(t[:1] for t in others)))
         still = [r for r, p in zip(results, probed, strict=True) if not p.requires_grad]
         ctx.mark_non_differentiable(*still)
         return tuple(results)
@@ -75,26 +89,62 @@ class _Chunked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *grads):
         weight, hidden, *others = ctx.saved_tensors
-        to_weight, to_hidden = ctx.needs_input_grad[3:5]
+        _, gradient, prepare, fused = ctx.parts
+        gradient = _compiled(gradient) if fused else gradient
+        to_weight, to_hidden = ctx.needs_input_grad[2:4]
         # Sums over chunks are at least float32, whatever the weights are in.
         exact = torch.promote_types(weight.dtype, torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=exact) if to_weight else None
         grad_hidden = torch.empty_like(hidden)
         split = _split(ctx.size, hidden, grad_hidden, torch.stack(grads, 1), *others)
         for chunk, into, upstream, *rest in split:
-            grad = ctx.gradient(_logits(chunk, weight), upstream, *rest).to(weight.dtype)
+            grad = gradient(_logits(chunk, weight), upstream, *prepare(*rest))
             if to_hidden:
                 torch.mm(grad, weight, out=into)
-            if to_weight and exact == weight.dtype:
-                grad_weight.addmm_(grad.t(), chunk)
-            elif to_weight:
-                grad_weight += grad.t() @ chunk
+            if to_weight:
+                _add_product(grad_weight, grad.t(), chunk)
         return (
-            *(None, None, None),
+            *(None, None),
             grad_weight.to(weight.dtype) if to_weight else None,
             grad_hidden if to_hidden else None,
             *(None for _ in others),
         )
+
+
+def _fuses(hidden: torch.Tensor) -> bool:
+    """Whether what is computed from logits is to be compiled: where launching and memory cost."""
+    return hidden.is_cuda
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` compiled for chunks of any length, of one vocabulary."""
+    from torch._dynamo import maybe_mark_dynamic  # seconds to import
+
+    plain = getattr(function, "func", function)
+    compiled = _compiled_once(plain)
+    settings = getattr(function, "keywords", {})
+
+    def call(*tensors: torch.Tensor) -> Any:
+        for tensor in tensors:
+            maybe_mark_dynamic(tensor, 0)
+        return compiled(*tensors, **settings)
+
+    return call
+
+
+@functools.cache
+def _compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function)
+
+
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """``total += a @ b``, rounded to the type of ``total`` alone where the device can."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    elif total.is_cuda:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total += a @ b
 
 
 def _place(
@@ -120,7 +170,7 @@ def _by_autograd(function: PerToken) -> Gradient:
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.linear(hidden.detach(), weight.detach()).float()
+    return torch.nn.functional.linear(hidden.detach(), weight.detach())
 
 
 def _split(size: int, *tensors: torch.Tensor):

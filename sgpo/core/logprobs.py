@@ -7,8 +7,9 @@ The head is applied in chunks of tokens (``sgpo.core.chunked_head``): memory gro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,7 +19,6 @@ from sgpo.core.config import check_fields, require_positive
 if TYPE_CHECKING:  # settings of methods are listed without it
     from transformers import PreTrainedModel
 
-    from sgpo.core.chunked_head import Gradient
     from sgpo.core.teacher import Teacher
 
 Direction = Literal["forward", "reverse", "jensen_shannon"]
@@ -163,18 +163,8 @@ def token_stats(
     skips it, ``metric`` computes it without a graph, ``loss`` with one."""
     from sgpo.core.chunked_head import per_token
 
-    def stats(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        normalizer = torch.logsumexp(logits, -1)
-        logprobs = logits.gather(-1, targets[:, None]).squeeze(1) - normalizer
-        if entropy == "none":
-            return logprobs, torch.zeros_like(normalizer)
-        if entropy == "metric":
-            logits, normalizer = logits.detach(), normalizer.detach()
-        probs = torch.exp(logits - normalizer[:, None])
-        return logprobs, normalizer - (probs * logits).sum(-1)
-
     logprobs, entropies = per_token(
-        stats,
+        partial(_stats, entropy=entropy),
         model.get_output_embeddings(),
         completion_hidden(model, batch),
         batch.targets[batch.completion_mask],
@@ -218,57 +208,41 @@ def completion_kl(
     if teacher is not None:
         teacher.scored_tokens += len(teacher_hidden)
 
-    def targets_of(hidden: torch.Tensor, vocabulary: int) -> torch.Tensor:
-        with torch.no_grad():
-            return sharpness * target_head(hidden).float()[:, :vocabulary]
+    @torch.no_grad()
+    def shown_logits(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return target_head(hidden)[:, : head.weight.shape[0]], targets
 
-    def divergence(
-        logits: torch.Tensor, target_hidden: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        target_logits = targets_of(target_hidden, logits.shape[-1])
-        logprobs = logits.gather(-1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, -1)
-        if top_k is not None:
-            target_logits, logits = top_k.logits(target_logits, logits)
-        return kl_divergence(target_logits, logits, direction=direction, beta=beta), logprobs
-
+    how = {"sharpness": sharpness, "beta": beta}
+    gradient = GRADIENTS.get(direction) if top_k is None else None
     kl, logprobs = per_token(
-        divergence,
+        partial(_divergence, direction=direction, top_k=top_k, **how),
         head,
         student_hidden,
         teacher_hidden,
         student.targets[student.completion_mask],
-        gradient=_written_gradient(direction, beta, targets_of) if top_k is None else None,
+        gradient=gradient and partial(gradient, **how),
+        prepare=shown_logits,
         shorter=SHORTER,
     )
     return _scatter(kl, student.completion_mask), _scatter(logprobs, student.completion_mask)
 
 
-def _written_gradient(direction: Direction, beta: float, targets_of: Callable) -> Gradient | None:
-    """The derivative of ``divergence`` above in fewer passes over the logits than autograd's, None
-    where there is none. ``targets_of(hidden, vocabulary)`` are the teacher's logits."""
+# What is computed from a chunk's logits [n, V], and the gradients to them -------------------------
 
-    def forward(
-        logits: torch.Tensor, upstream: torch.Tensor, hidden: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        """Softmax of the student less that of the teacher, plus ``_logprob_gradient``."""
-        of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
-        target = torch.softmax(targets_of(hidden, logits.shape[-1]), -1).mul_(of_kl)
-        grad = torch.softmax(logits, -1).mul_(of_kl - of_logprobs).sub_(target)
-        return grad.scatter_add_(1, targets[:, None], of_logprobs)
 
-    def jensen_shannon(
-        logits: torch.Tensor, upstream: torch.Tensor, hidden: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        """(1 - beta) q (log q/m - KL(q || m)) of the student's q, plus ``_logprob_gradient``."""
-        of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
-        p = torch.log_softmax(targets_of(hidden, logits.shape[-1]), -1)
-        q = torch.log_softmax(logits, -1)
-        gap = q - _middle(p, q, beta)
-        q = q.exp_()
-        gap.sub_((q * gap).sum(-1, keepdim=True)).mul_((1 - beta) * of_kl).sub_(of_logprobs)
-        return gap.mul_(q).scatter_add_(1, targets[:, None], of_logprobs)
-
-    return {"forward": forward, "jensen_shannon": jensen_shannon}.get(direction)
+def _stats(
+    logits: torch.Tensor, targets: torch.Tensor, *, entropy: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of the targets [n] and the entropy, 0 where it is not asked for."""
+    logits = logits.float()
+    normalizer = torch.logsumexp(logits, -1)
+    logprobs = logits.gather(-1, targets[:, None]).squeeze(1) - normalizer
+    if entropy == "none":
+        return logprobs, torch.zeros_like(normalizer)
+    if entropy == "metric":
+        logits, normalizer = logits.detach(), normalizer.detach()
+    probs = torch.exp(logits - normalizer[:, None])
+    return logprobs, normalizer - (probs * logits).sum(-1)
 
 
 def _logprob_gradient(
@@ -277,8 +251,73 @@ def _logprob_gradient(
     """Gradient [n, V] of the log-probability of ``targets`` [n] to ``logits``, times the first
     column of ``upstream``: the token itself minus the distribution."""
     factor = upstream[:, :1]
-    grad = torch.softmax(logits, -1).mul_(-factor)
-    return grad.scatter_add_(1, targets[:, None], factor)
+    grad = torch.softmax(logits.float(), -1).mul_(-factor)
+    return _add_at(grad, targets, factor).to(logits.dtype)
+
+
+def _divergence(
+    logits: torch.Tensor,
+    target_logits: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    direction: Direction,
+    beta: float,
+    sharpness: float,
+    top_k: TopK | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Divergence from the teacher's ``target_logits`` [n, V], and the targets' log-probability."""
+    logits, target_logits = logits.float(), sharpness * target_logits.float()
+    logprobs = logits.gather(-1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, -1)
+    if top_k is not None:
+        target_logits, logits = top_k.logits(target_logits, logits)
+    return kl_divergence(target_logits, logits, direction=direction, beta=beta), logprobs
+
+
+def _forward_gradient(
+    logits: torch.Tensor,
+    upstream: torch.Tensor,
+    target_logits: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    sharpness: float,
+    beta: float,
+) -> torch.Tensor:
+    """Softmax of the student less that of the teacher, plus ``_logprob_gradient``."""
+    of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
+    target = torch.softmax(sharpness * target_logits.float(), -1).mul_(of_kl)
+    grad = torch.softmax(logits.float(), -1).mul_(of_kl - of_logprobs).sub_(target)
+    return _add_at(grad, targets, of_logprobs).to(logits.dtype)
+
+
+def _jensen_shannon_gradient(
+    logits: torch.Tensor,
+    upstream: torch.Tensor,
+    target_logits: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    sharpness: float,
+    beta: float,
+) -> torch.Tensor:
+    """(1 - beta) q (log q/m - KL(q || m)) of the student's q, plus ``_logprob_gradient``."""
+    of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
+    p = torch.log_softmax(sharpness * target_logits.float(), -1)
+    q = torch.log_softmax(logits.float(), -1)
+    gap = q - _middle(p, q, beta)
+    q = q.exp_()
+    gap.sub_((q * gap).sum(-1, keepdim=True)).mul_((1 - beta) * of_kl).sub_(of_logprobs)
+    return _add_at(gap.mul_(q), targets, of_logprobs).to(logits.dtype)
+
+
+# In fewer passes over the logits than autograd's; of other directions it is taken.
+GRADIENTS = {"forward": _forward_gradient, "jensen_shannon": _jensen_shannon_gradient}
+
+
+def _add_at(grad: torch.Tensor, targets: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``grad`` [n, V] with ``values`` [n, 1] added in the columns ``targets`` [n]."""
+    if grad.is_cuda:  # compiled: element by element it needs no pass of its own
+        columns = torch.arange(grad.shape[1], device=grad.device)
+        return grad + torch.where(columns == targets[:, None], values, 0.0)
+    return grad.scatter_add_(1, targets[:, None], values)
 
 
 def _scatter(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -79,6 +79,12 @@ def recompute_activations(model: PreTrainedModel) -> None:
         layer.gradient_checkpointing = True  # says so; transformers' own way needs train()
 
 
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compile every layer in place, when it is first run: one compilation serves all."""
+    for layer in model.base_model.layers:
+        layer.compile()
+
+
 def gather(model: PreTrainedModel) -> None:
     """Make all parameters whole on every rank, for passes with or without gradients."""
     for module in _sharded_modules(model):

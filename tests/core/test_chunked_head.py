@@ -1,7 +1,7 @@
 """The head in chunks: the dense result and gradient, at a peak that grows with the chunk alone."""
 
 import weakref
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
@@ -122,7 +122,6 @@ def peak(loss, name, tokens, hidden=HIDDEN):
     return mode.peak
 
 
-@pytest.mark.parametrize("place", chunked_head.MAX_LOGITS)
 @pytest.mark.parametrize(
     ("name", "apart", "tokens", "share"),
     [
@@ -133,10 +132,10 @@ def peak(loss, name, tokens, hidden=HIDDEN):
         ("forward", True, 16384, 1 / 8),
     ],
 )
-def test_losses_keep_the_memory_of_the_chunks(monkeypatch, apart, name, tokens, share, place):
+def test_losses_keep_the_memory_of_the_chunks(monkeypatch, apart, name, tokens, share):
     """As of 152k entries and a hidden size of 1536, whose gradients count: tokens, hidden size and
     chunk in the same proportions, a sixteenth of each. Ours skips the third that is masked."""
-    limit = chunked_head.MAX_LOGITS[place] * ROWS // 151_936 // 16
+    limit = chunked_head.MAX_LOGITS["cpu"] * ROWS // 151_936 // 16
     monkeypatch.setitem(chunked_head.MAX_LOGITS, "cpu", limit)
     found = peak(partial(ours, apart=apart), name, tokens // 16 * 3 // 2, 1536 // 16)
     assert found < share * peak(dense, name, tokens // 16, 1536 // 16)
@@ -144,6 +143,32 @@ def test_losses_keep_the_memory_of_the_chunks(monkeypatch, apart, name, tokens, 
 
 def picked(logits, targets):
     return (logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(1),)
+
+
+@pytest.mark.parametrize("name", ["nll", "forward", "jensen_shannon"])
+def test_compiled_as_on_a_gpu_it_is_the_same(monkeypatch, name):
+    """What the compiler traces, on the CPU and without its code generator."""
+    monkeypatch.setattr(chunked_head, "_fuses", lambda hidden: True)
+    traced = []
+
+    def trace(graph, example):
+        traced.append(graph)
+        return graph.forward
+
+    compiled = cache(partial(torch.compile, backend=trace))
+    monkeypatch.setattr(chunked_head, "_compiled_once", compiled)
+    results = []
+    for loss in (ours, dense):
+        head, student, *others = inputs(200)
+        with chunks_of(30):
+            value = loss(name, head, student, *others)
+        value.backward()
+        results.append((value.detach(), student.grad, head.weight.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert (
+        2 <= len(traced) <= 4
+    )  # a function and its gradient; chunks of one token are another case
 
 
 def test_half_precision_sums_the_heads_gradient_in_float32():

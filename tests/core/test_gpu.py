@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 from engines import LONG, PROMPTS, STOP, TOKENIZER, build, ids_of
-from tiny import METHODS, build_model, build_trainer, weights_of
+from test_chunked_head import dense, inputs, ours
+from tiny import METHODS, build_model, build_trainer, chunks_of, weights_of
 
 from sgpo.core import sharding
 from sgpo.core.models import cast
@@ -57,3 +58,62 @@ def test_bfloat16_shards_train_and_the_replica_follows(tmp_path):
     assert not torch.equal(first["model.norm.weight"], replica.model.norm.weight)
     for key, tensor in replica.state_dict().items():
         assert torch.equal(tensor, state[key].to(torch.bfloat16)), key
+
+
+@pytest.mark.parametrize("tokens", [50, 1024])  # of one chunk, of several and an odd last one
+@pytest.mark.parametrize("name", ["nll", "forward", "reverse", "jensen_shannon"])
+def test_the_compiled_head_gives_the_dense_gradients(name, tokens):
+    """In float32; the dense result in float64 on the CPU."""
+    head, *tensors = inputs(tokens)
+    expected = gradients(dense, name, head, tensors, torch.float64, "cpu")
+    with chunks_of(300):
+        found = gradients(ours, name, head, tensors, torch.float32, GPU)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            one.double().cpu(), other, rtol=2e-4, atol=2e-4 * float(other.abs().max())
+        )
+
+
+def test_bfloat16_sums_the_heads_gradient_in_float32():
+    """As on the CPU: the error of many chunks stays that of one."""
+    head, *tensors = inputs(1024)
+    exact = gradients(ours, "nll", head, tensors, torch.float64, "cpu")[1]
+    errors = []
+    for size in (10_000, 16):
+        with chunks_of(size):
+            found = gradients(ours, "nll", head, tensors, torch.bfloat16, GPU)[1]
+        errors.append(float((found.double().cpu() - exact).norm() / exact.norm()))
+    assert 1e-4 < errors[0] < 2e-2 and errors[1] < 1.2 * errors[0], errors
+
+
+def gradients(loss, name, head, tensors, dtype, device):
+    """To the student's hidden states and to the head."""
+    head = copy.deepcopy(head).to(device, dtype)
+    head.weight.grad = None
+    placed = [t.detach().to(device, dtype if t.is_floating_point() else t.dtype) for t in tensors]
+    placed[0].requires_grad_()
+    loss(name, head, *placed).backward()
+    return placed[0].grad, head.weight.grad
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_update_in_bfloat16_is_that_of_float32(tmp_path, compiled):
+    """Through shards, micro-batches of several shapes, and with layers that are compiled."""
+    moved = []
+    for precision in ("float32", "bfloat16"):
+        model = build_model().to(GPU)
+        before, replica = weights_of(model), copy.deepcopy(model)
+        if precision == "bfloat16":
+            if compiled:
+                sharding.compile_layers(model)
+            sharding.shard(model, GPU, precision)
+        trainer = build_trainer(METHODS["sgpo"](), tmp_path / precision, model=model, num_steps=1)
+        inner = CompactSampler(replica, trainer.rollout.tokenizer, stop_ids=STOP)
+        trainer.rollout.sampler = ReplicaSampler(replica, inner)
+        for group in trainer.optimizer.param_groups:
+            group["eps"] = 1.0
+        trainer.run()
+        after = dict(sharding.full_state(model))
+        moved.append(torch.cat([(after[k].cpu() - before[k].cpu()).flatten() for k in before]))
+    error = (moved[0] - moved[1]).norm() / moved[0].norm()
+    assert 0 < error < 0.1, float(error)
