@@ -51,6 +51,7 @@ def run_cell(
     ranks: Ranks | None = None,
     stop: Stop | None = None,
     log: str | None = None,
+    beside: int = 0,
 ) -> dict[str, Any]:
     """Run ``cell`` to its end, continuing where an earlier attempt stopped; its result.json.
 
@@ -60,6 +61,7 @@ def run_cell(
         progress: told the stage, how much of it is done, of how much, and perhaps a note.
         stop: asked after every training step and benchmark.
         log: where to send the metrics besides the run's directory (``tracking.MODULES``).
+        beside: how many other cells may run at the same time, on the same GPU if there is one.
 
     Raises:
         Stopped: ``stop`` was true and something is left to do.
@@ -81,7 +83,7 @@ def run_cell(
     if given.config.train is None or trained:
         sampler = evaluation_sampler(model, given)
     else:
-        sampler, recipe = training_sampler(model, given, ranks)
+        sampler, recipe = training_sampler(model, given, ranks, beside)
         train(model, sampler, recipe, run, given, progress, stop, tracker)
     measure_regime(sampler, run, given, progress)
     shared = SharedSampler(sampler, ranks)
@@ -236,7 +238,7 @@ def evaluate_cell(
 
 
 def training_sampler(
-    model: PreTrainedModel, given: Given, ranks: Ranks
+    model: PreTrainedModel, given: Given, ranks: Ranks, beside: int = 0
 ) -> tuple[Sampler, TrainConfig]:
     """Prepare ``model`` (float32, on the CPU) in place for training; the sampler of its weights,
     and the recipe with the micro-batches that fit.
@@ -256,7 +258,7 @@ def training_sampler(
         sampler = ReplicaSampler(replica, make_sampler(replica, tokenizer, config))
     train = config.train
     if train.activation_checkpointing:
-        kept = micro_batch_kept(model, given, ranks)
+        kept = micro_batch_kept(model, given, ranks, beside)
         if kept is None:
             sharding.recompute_activations(model)
         else:
@@ -279,13 +281,16 @@ def longest_trace(given: Given) -> int:
     return max(lengths, default=0)
 
 
-def micro_batch_kept(model: PreTrainedModel, given: Given, ranks: Ranks) -> int | None:
+def micro_batch_kept(
+    model: PreTrainedModel, given: Given, ranks: Ranks, beside: int = 0
+) -> int | None:
     """Tokens of the micro-batches for which this GPU can keep all activations, since recomputing
     costs a third more time; None where it cannot. Says which."""
     if given.device.type != "cuda":
         return None
     config, shape = given.config, Shape.from_config(model.config.to_dict(), 0, 0.0)
-    free, _ = torch.cuda.mem_get_info(given.device)
+    free, total = torch.cuda.mem_get_info(given.device)
+    free = min(free, total // (1 + beside))
     longest = max(config.rollout.max_tokens + PROMPT_ROOM, longest_trace(given))
     tokens = config.train.micro_batch_tokens
     kept = kept_tokens(shape, tokens, longest, work_bytes(config), ranks.size, free)

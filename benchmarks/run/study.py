@@ -255,7 +255,10 @@ class _Runner:
         failure = record_paths(task, self.study_dir)[1]
         process = self.context.Process(
             target=_work,
-            args=(files, self.study_dir, failure, sender, lifeline, self.deadline, self.log),
+            args=(
+                *(files, self.study_dir, failure, sender, lifeline, self.deadline, self.log),
+                self.jobs,
+            ),
             daemon=True,
         )
         process.start()
@@ -316,6 +319,7 @@ def _work(
     lifeline: connection.Connection,
     deadline: float,
     log: str | None,
+    jobs: int,
 ) -> None:
     """Body of a worker process; its task is the first thing that comes down the lifeline."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
@@ -329,7 +333,8 @@ def _work(
         if isinstance(task, AnalysisTask):
             analyses.run_analysis(task, study_dir, report)
         else:
-            run_cell(task, study_dir, report, stop=lambda: time.time() > deadline, log=log)
+            how = {"stop": lambda: time.time() > deadline, "log": log, "beside": jobs - 1}
+            run_cell(task, study_dir, report, **how)
     except Stopped:
         pipe.send(("stopped",))
     except Exception as error:  # whatever a method raises must reach the study as this task's

@@ -131,7 +131,9 @@ def export(model: PreTrainedModel, directory: Path | None) -> None:
         assert directory is not None
         model.save_pretrained(directory)
         return
-    state = {name: tensor.cpu() for name, tensor in full_state(model) if directory is not None}
+    tied = model.all_tied_weights_keys if model.config.tie_word_embeddings else ()
+    kept = (pair for pair in full_state(model) if directory is not None and pair[0] not in tied)
+    state = {name: tensor.cpu() for name, tensor in kept}
     if directory is not None:
         model.save_pretrained(directory, state_dict=state)
 

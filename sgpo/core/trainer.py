@@ -126,7 +126,7 @@ class Trainer:
             if self.config.budget_steps is None or self.best is None:
                 raise
             self.diverged_past_budget = error
-        if self.best is not None:
+        if self.best is not None and self.best[1] < self.config.num_steps:
             self._restore_best()
         self.progress(self.config.num_steps, self.config.num_steps)
 
@@ -409,7 +409,8 @@ class Trainer:
     def _keep(self, step: int, loss: float) -> None:
         """Let the run end with the present weights, unless later ones are kept."""
         self.best = loss, step
-        self.best_weights.save(step)
+        if step < self.config.num_steps:  # those of the last step are still there at the end
+            self.best_weights.save(step)
 
     @torch.no_grad()
     def held_out_loss(self) -> float:

@@ -79,7 +79,7 @@ def inputs(tokens, hidden=HIDDEN):
 
 def ours(name, head, student, teacher, targets, mask, weights, apart=False):
     """A weighted sum of the per-token values of a loss; ``apart``: taught by another model."""
-    positions = torch.arange(targets.shape[1]).expand_as(targets)
+    positions = torch.arange(targets.shape[1], device=targets.device).expand_as(targets)
     batch = PaddedSequences(targets, positions, targets, mask)
     if name == "nll":
         return (token_stats(Head(head, student), batch).logprobs * weights).sum()
