@@ -30,7 +30,7 @@ CASES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]],
     "gpu_step": (gpu_step.run, gpu_step.blocks),
     "gpu_sampling": (sampling.run_gpu, sampling.blocks),
 }
-OPTIONS = ("shape", "device")  # of those cases that have a parameter of this name
+OPTIONS = ("shape", "engines", "device")  # of those cases that have a parameter of this name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7, help="measured rounds (default 7)")
     parser.add_argument("--out", type=Path, default=Path("results/perf"), help="where JSON goes")
     parser.add_argument("--shape", help="gpu_step: qwen2.5-1.5b (default) or tiny")
+    parser.add_argument("--engines", help="gpu_sampling: some of compact,transformers,paged,vllm")
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),

@@ -66,7 +66,6 @@ UPDATES = {
 }
 ROWS = {
     "recomputed": {"recompute": True},
-    "recomputed, compiled layers": {"recompute": True, "compiled": True},
     "kept": {},
     "kept, compiled layers": {"compiled": True},
 }

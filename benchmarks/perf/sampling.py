@@ -69,26 +69,17 @@ def measured(draws: Mapping[str, Draw], repeats: int, warmup: int = 1) -> dict[s
 
 
 def draws_of(
-    engines: Sequence[str],
-    model: PreTrainedModel,
-    prompts: Prompts,
-    params: SamplingParams,
-    **how: Any,
+    samplers: Mapping[str, Sampler], prompts: Prompts, params: SamplingParams, device: torch.device
 ) -> dict[str, Draw]:
-    """``SAMPLES`` completions of every prompt by each of ``engines``; ``how``: more of
-    ``make_sampler``."""
+    """``SAMPLES`` completions of every prompt by each of ``samplers``."""
 
     def draw(sampler: Sampler, seed: int) -> tuple[float, list[int]]:
+        sampler.max_batch = len(prompts) * SAMPLES
         groups: list[Any] = []
         seeded = replace(params, seed=seed)
-        seconds = timed(
-            lambda: groups.extend(sampler.sample(prompts, SAMPLES, seeded)), model.device
-        )
+        seconds = timed(lambda: groups.extend(sampler.sample(prompts, SAMPLES, seeded)), device)
         return seconds, [len(c.token_ids) for group in groups for c in group]
 
-    samplers = {name: make_sampler(name, model, build_tokenizer(), **how) for name in engines}
-    for sampler in samplers.values():
-        sampler.max_batch = len(prompts) * SAMPLES
     return {name: partial(draw, sampler) for name, sampler in samplers.items()}
 
 
@@ -146,7 +137,8 @@ def run(
                 "sequences": len(prompts) * SAMPLES,
                 "max_tokens": max_tokens,
             }
-            draws = draws_of(engines, model, prompts, params, stop_ids=stop_ids)
+            samplers = {e: make_sampler(e, model, tokenizer, stop_ids=stop_ids) for e in engines}
+            draws = draws_of(samplers, prompts, params, model.device)
             rows.append(row | measured(draws, repeats))
             print(f"{name}, {count} sequences: done", flush=True)
     return {
@@ -165,6 +157,7 @@ def run_gpu(
     repeats: int,
     *,
     device: str | None = None,
+    engines: str | None = None,
     shape: Shape | None = None,
     sequences: Sequence[int] = GPU_SEQUENCES,
     max_tokens: int = 200,
@@ -172,21 +165,33 @@ def run_gpu(
     """Sampling at the shape of Qwen2.5-0.5B: ours, generate, paged, vLLM (needs a GPU).
 
     Random weights in bfloat16 with peaked logits, 128 tokens of prompt, 200 of completion, top-p
-    0.95. Rates count the time to capture graphs; paged is transformers' continuous batching.
+    0.95. Rates count the time to capture graphs; paged is transformers' continuous batching, timed
+    once as generate is; vLLM decodes at most 256 at a time.
     """
     if device != "cpu" and not torch.cuda.is_available():
         raise ValueError("gpu_sampling: no GPU here; --device cpu runs it all the same, slowly")
     place = torch.device("cpu" if device == "cpu" else "cuda")
+    asked = engines.split(",") if engines else available(place)
+    if unknown := set(asked) - set(GPU_ENGINES):
+        raise ValueError(f"--engines {min(unknown)}: must be of {', '.join(GPU_ENGINES)}")
     with torch.random.fork_rng(devices=[]):
         model = gpu_step.build_model(shape or CHECKPOINTS["qwen2.5-0.5b"].shape, place)
         dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
         model = cast(model, place, dtype)
     model.base_model.norm.weight.data.mul_(PEAKED)
+    how = {
+        "stop_ids": [model.config.vocab_size - 1],
+        "max_length": PROMPT_TOKENS + max_tokens,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    samplers = {e: make_sampler(e, model, build_tokenizer(), **how) for e in asked if e != "paged"}
     rows = []
     for count in sequences:
-        draws = _gpu_draws(model, count, max_tokens)
-        slow = {key: draws.pop(key) for key in ("transformers",) if key in draws}
-        found, once = measured(draws, repeats), measured(slow, 1, warmup=0)
+        draws = _gpu_draws(model, samplers, "paged" in asked, count, max_tokens)
+        slow = {key: draws.pop(key) for key in ("transformers", "paged") if key in draws}
+        found, once = measured(draws, repeats), {}
+        if count == SLOW_SEQUENCES or place.type == "cpu":
+            once = measured(slow, 1, warmup=0)
         rows.append(
             {
                 "model": "given shape" if shape else "Qwen2.5-0.5B shape",
@@ -196,7 +201,7 @@ def run_gpu(
                 **{key: value | once.get(key, {}) for key, value in found.items()},
             }
         )
-        print(f"{count} sequences: done", flush=True)
+        print(f"{count} sequences: {rows[-1]['tokens_per_second']}", flush=True)
     timed_engines = {name for row in rows for name in row["tokens_per_second"]}
     return {
         "setting": {"dtype": str(dtype), "prompt": PROMPT_TOKENS, "top_p": TOP_P},
@@ -207,20 +212,28 @@ def run_gpu(
     }
 
 
-def _gpu_draws(model: PreTrainedModel, count: int, max_tokens: int) -> dict[str, Draw]:
+def available(place: torch.device) -> list[str]:
+    """The engines that are installed; paged sizes its cache by what a GPU has free."""
+    missing = {"vllm"} if not find_spec("vllm") else set()
+    return [e for e in GPU_ENGINES if e not in missing and (e != "paged" or place.type == "cuda")]
+
+
+def _gpu_draws(
+    model: PreTrainedModel,
+    samplers: Mapping[str, Sampler],
+    paged: bool,
+    count: int,
+    max_tokens: int,
+) -> dict[str, Draw]:
     """Every engine on the same prompts. Weights are random and the stop token is one in 151,936, so
     that nearly all sequences have all their tokens; paged is counted as if all of them had."""
     generator, last = torch.Generator().manual_seed(0), model.config.vocab_size - 1
     shape = (count // SAMPLES, PROMPT_TOKENS)
     prompts = torch.randint(last + 1, shape, generator=generator).tolist()
-    params, on_cpu = SamplingParams(max_tokens=max_tokens, top_p=TOP_P), model.device.type == "cpu"
-    slow = ["transformers"] if count == SLOW_SEQUENCES or on_cpu else []
-    engines = ["compact", *slow, *(["vllm"] if find_spec("vllm") else [])]
-    how = {"stop_ids": [last], "max_length": PROMPT_TOKENS + max_tokens}
-    how["dtype"] = str(model.dtype).removeprefix("torch.")
-    draws = draws_of(engines, model, prompts, params, **how)
-    if not on_cpu:  # its cache is sized by what a GPU has free
-        paged = partial(
+    params = SamplingParams(max_tokens=max_tokens, top_p=TOP_P)
+    draws = draws_of(samplers, prompts, params, model.device)
+    if paged:
+        batch = partial(
             model.generate_batch,
             inputs=[prompt for prompt in prompts for _ in range(SAMPLES)],
             generation_config=GenerationConfig(
@@ -228,5 +241,5 @@ def _gpu_draws(model: PreTrainedModel, count: int, max_tokens: int) -> dict[str,
             ),
             progress_bar=False,
         )
-        draws["paged"] = lambda seed: (timed(paged, model.device), [max_tokens] * count)
+        draws["paged"] = lambda seed: (timed(batch, model.device), [max_tokens] * count)
     return draws
