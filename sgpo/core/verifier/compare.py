@@ -102,9 +102,6 @@ def _looks_like_a_set(form: Form) -> bool:
     )
 
 
-# --- words ------------------------------------------------------------------------------------
-
-
 def _with_words(gold: Form, answer: Form, asker: Asker) -> bool:
     key, said = _words_of(gold), _words_of(answer)
     if key is not None and said is not None:
@@ -145,9 +142,6 @@ def _is_said_in(gold: str, sentence: str) -> bool:
     before, after = sentence[: found.start()].strip(), sentence[found.end() :].strip(" .!")
     is_denied = any(map(_P.not_the_one.search, (before, after)))
     return not is_denied and len(after.split()) <= 6 and bool(_P.leads_to.fullmatch(before))
-
-
-# --- single expressions -----------------------------------------------------------------------
 
 
 def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool:
@@ -215,9 +209,6 @@ def _size(scalar: Form) -> tuple[str, Fraction] | None:
         return None
     family, factor = SIZES.get(scalar.unit or "", (scalar.unit or "", "1"))
     return family, scalar.value * Fraction(factor) * (Fraction(1, 100) if scalar.percent else 1)
-
-
-# --- groups -----------------------------------------------------------------------------------
 
 
 def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
@@ -330,9 +321,6 @@ def _same_joining(gold: Group, answer: Group) -> bool:
         return False
     letters = all(isinstance(i, Scalar) and _P.statement.fullmatch(i.text) for i in items)
     return not (letters and all(forms.WORD_BETWEEN.search(group.raw) for group in (gold, answer)))
-
-
-# --- relations --------------------------------------------------------------------------------
 
 
 def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool:

@@ -97,9 +97,6 @@ def is_tractable(text: str) -> bool:
     return max([*depths, *map(text.count, _CHAINS)]) <= MAX_NESTING
 
 
-# --- what is said around an answer ------------------------------------------------------------
-
-
 def _without_remarks(text: str) -> tuple[str, str]:
     """``text`` without reasons, quantifiers and domains around the answer, and the domain of an
     inequality if it named whole numbers or primes."""
@@ -148,9 +145,6 @@ def _labelled(text: str) -> Form | None:
     else:
         return None
     return Relation((f"\\text{{{name}}}", rest), ("=",), (Words(spelling.words_key(name)), value))
-
-
-# --- parsing ----------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=16_384)
@@ -383,9 +377,6 @@ def is_assignment(form: Form) -> bool:
     """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
     is_chain = isinstance(form, Relation) and set(form.ops) <= {"=", "\\approx", "\\equiv"}
     return is_chain and NAME.fullmatch(form.sides[0]) is not None
-
-
-# --- brackets ---------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1_024)

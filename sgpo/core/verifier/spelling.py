@@ -60,9 +60,6 @@ def words_key(text: str) -> str:
     return choice.group(1) if choice else text
 
 
-# --- replacements that a pattern cannot write ----------------------------------------------------
-
-
 def amount(found: re.Match[str]) -> str:
     """``\\$1,000`` as ``1000\\text{ dollars}``."""
     before, mark, inside, number, number_ahead, mark_behind = found.groups()
@@ -142,8 +139,6 @@ _RULES = [
     for needle, pattern, new, *times in _TABLE["rules"]
     for _ in range(*times or (1,))
 ]
-
-# --- units behind a number ---------------------------------------------------------------------
 
 _UNIT_NAMES = {name: re.compile(row[0]) for name, row in _TABLE["units"].items()}
 # What one of a unit is in the first of its family, for 12 cm = 0.12 m.

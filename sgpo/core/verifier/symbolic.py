@@ -66,9 +66,6 @@ def same(gold: str, answer: str, problem: str | None) -> bool:
     return bool(same_answer(forms.parse_form(gold), forms.parse_form(answer), asker))
 
 
-# --- expressions ------------------------------------------------------------------------------
-
-
 @lru_cache(maxsize=4_096)
 def same_expression(gold: str, answer: str) -> bool:
     """Whether two expressions are equal."""
@@ -225,9 +222,6 @@ def _equal(a: Basic, b: Basic) -> bool:
     if a.has(*_NO_SAMPLING) or b.has(*_NO_SAMPLING):
         return verify(a, b, timeout_seconds=None)
     return _agree_everywhere(a, b)
-
-
-# --- relations and sets -----------------------------------------------------------------------
 
 
 def same_relation(gold: forms.Relation, answer: forms.Relation) -> bool:
