@@ -17,8 +17,7 @@ import pytest
 
 from sgpo.core import verifier
 from sgpo.core.verifier import grade, grade_many
-from sgpo.core.verifier.pool import POOL
-from sgpo.core.verifier.worker import MEMORY_LIMIT_BYTES
+from sgpo.core.verifier.pool import MEMORY_LIMIT_BYTES, POOL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Takes minutes: ten to the eighth sines. Each call of _hang makes another one.

@@ -1,15 +1,12 @@
 """The one verifier, for rewards and for evaluation: gold answer and completion in, Verdict out.
 
-The work is done in rooms: extract (the answer span), spelling (one spelling), forms (structure,
-parsed once), compare (typed rules, exact numbers) and, only for what these leave open, the same
-comparison with symbolic (sympy, math-verify) at hand in killable processes (pool, worker).
-Importing this module imports neither torch nor sympy. It imports nothing else of this project;
-anything may import it.
+README.md shows the way of an answer through the files here. Importing this module imports neither
+torch nor sympy, and nothing else of this project; anything may import it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -92,7 +89,7 @@ def grade_many(
             found.append(((_JUDGE, right, answer_to(right, span), problem), span))
         else:
             found.append(("correct" if verdict else "wrong", span))
-    asked = list(dict.fromkeys(q for q, _ in found if not isinstance(q, str)))
+    asked = dict.fromkeys(q for q, _ in found if not isinstance(q, str))
     reasons = _judge(asked, deadline_seconds, num_workers)
     judged = [(q if isinstance(q, str) else reasons[q], span) for q, span in found]
     return [Verdict(reason == "correct", reason, span) for reason, span in judged]
@@ -143,24 +140,21 @@ def decide(gold: str, span: str, problem: str | None = None) -> bool | None:
     return None
 
 
-# What the workers found; timeouts and errors are not kept.
-_known: dict[Question, str] = {}
+_known: dict[Question, str] = {}  # what the workers found; timeouts and errors are not kept
 
 
 def _judge(
-    questions: list[Question], deadline_seconds: float | None, num_workers: int | None
+    questions: Iterable[Question], deadline_seconds: float | None, num_workers: int | None
 ) -> dict[Question, str]:
     """Reasons where the exact rules left it open, from memory or from the worker processes. Hostile
     items last, so that they cannot use up the batch's time before the others."""
-    if not questions:
-        return {}
 
     def cost(question: Question) -> int:
         text = f"{question[1]}{question[2]}"
         return len(text) + 200 * (text.count("^{") + text.count("!") + text.count("\\sum"))
 
-    remembered = {q: _known[q] for q in questions if q in _known}
-    new = sorted((q for q in questions if q not in remembered), key=cost)
+    known = {q: _known[q] for q in questions if q in _known}
+    new = sorted((q for q in questions if q not in known), key=cost)
     outcomes = POOL.run(
         new, item_seconds=ITEM_SECONDS, batch_seconds=deadline_seconds, num_workers=num_workers
     )
@@ -168,4 +162,4 @@ def _judge(
     if len(_known) + len(found) > CACHE_SIZE:
         _known.clear()
     _known.update({q: reason for q, reason in found.items() if reason in ("correct", "wrong")})
-    return remembered | found
+    return known | found

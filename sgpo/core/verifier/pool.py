@@ -11,6 +11,8 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -19,12 +21,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import inf
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 STARTUP_SECONDS = 90.0
+GRACE_SECONDS = 1.0  # the parent's own deadline comes first
+MEMORY_LIMIT_BYTES = 2 * 1024**3
 MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _ROOT = str(Path(__file__).resolve().parents[3])
+
+
+def _send(pipe: Connection, message: Any) -> None:
+    pipe.send_bytes(json.dumps(message).encode())
 
 
 class VerifierUnavailable(RuntimeError):
@@ -40,7 +51,7 @@ class _Worker:
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, kept.get("PYTHONPATH", "")]))
         # A fixed hash seed makes sympy's orderings, and so its verdicts, the same in every worker.
         kept |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"]
+        command = [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"]
         self.pipe, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
@@ -57,7 +68,7 @@ class _Worker:
         """The reason for the answer to one question: correct, wrong, error, "timeout" where there
         is none within ``seconds``, "gone" where the process ended."""
         with suppress(OSError):  # it ended: reply says so
-            self.pipe.send_bytes(json.dumps([seconds, *question]).encode())
+            _send(self.pipe, [seconds, *question])
         return self.reply(seconds)
 
     def reply(self, seconds: float) -> str:
@@ -66,13 +77,11 @@ class _Worker:
         except (OSError, EOFError):  # it ended, or the pool was shut down meanwhile
             return "gone"
 
-    def close(self, *, kill: bool = True) -> None:
-        """Ends and reaps the process (one of a parent's is only let go); safe to call twice."""
-        if kill:
-            self.process.kill()
-            self.process.wait()
-        else:
-            self.process.returncode = 0
+    def close(self) -> None:
+        """Ends and reaps the process; safe to call twice. In a forked child, which has no such
+        child, it only lets go of it: Popen signals none that it cannot wait for."""
+        self.process.kill()
+        self.process.wait()
         self.pipe.close()
 
 
@@ -103,12 +112,11 @@ class Pool:
         """Process ids of the live workers."""
         return [w.process.pid for w in list(self._all) if w.process.poll() is None]
 
-    def shutdown(self, *, kill: bool = True) -> None:
-        """Kills and reaps every worker; in a forked child they are the parent's and only let go.
-        The pool can be used again."""
+    def shutdown(self) -> None:
+        """Closes every worker. The pool can be used again."""
         workers, self._all, self._idle = self._all, set(), []
         for worker in workers:
-            worker.close(kill=kill)
+            worker.close()
 
     def run(
         self,
@@ -147,6 +155,34 @@ class Pool:
             return list(threads.map(outcome, questions))
 
 
+def serve() -> None:
+    """The worker: a function's name and arguments in, JSON out, until the input ends, which is when
+    the parent is gone, or the memory does. The kernel's timer around every question ends even what
+    is stuck inside one C call, which no Python code could interrupt."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # default action: the kernel ends the process
+    pipe = Connection(os.dup(1))
+    os.dup2(2, 1)  # nothing a library prints may be read as a reply
+    try:
+        resolve_name("sgpo.core.verifier.symbolic")  # takes seconds, as sympy does
+    except ImportError as error:
+        return _send(pipe, str(error))
+    _send(pipe, "ready")
+    with suppress(EOFError):
+        while True:
+            seconds, function, *arguments = json.loads(pipe.recv_bytes())
+            signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+            try:
+                _send(pipe, "correct" if resolve_name(function)(*arguments) else "wrong")
+            except MemoryError:  # a fragmented heap would fail the next questions too
+                return _send(pipe, "error")
+            except Exception:  # process boundary: becomes the verdict "error"
+                _send(pipe, "error")
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 POOL = Pool()
 atexit.register(POOL.shutdown)
-os.register_at_fork(after_in_child=lambda: POOL.shutdown(kill=False))
+os.register_at_fork(after_in_child=POOL.shutdown)
