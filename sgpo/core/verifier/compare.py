@@ -105,12 +105,10 @@ def _looks_like_a_set(form: Form) -> bool:
 def _with_words(gold: Form, answer: Form, asker: Asker) -> bool:
     key, said = _words_of(gold), _words_of(answer)
     if key is not None and said is not None:
-        if key.replace(" ", "") == said.replace(" ", ""):
-            return True
-        if all(map(_P.nothing.fullmatch, (key, said))):
-            return True
         parts = [sorted(re.split(r"\s*(?:, and |,| and )\s*", names)) for names in (key, said)]
-        if " and " in key and parts[0] == parts[1]:  # Alice and Bob, in any order
+        are_same = " and " in key and parts[0] == parts[1]  # Alice and Bob, in any order
+        are_same |= key.replace(" ", "") == said.replace(" ", "")
+        if are_same or all(map(_P.nothing.fullmatch, (key, said))):
             return True
     if not isinstance(gold, Words):
         return False
@@ -159,10 +157,7 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool:
     if gold.malformed or answer.malformed or forms.ELLIPSIS in gold.text + answer.text:
         return False
     if gold.value is not None and answer.value is not None:
-        if _same_number(gold, answer):
-            return True
-        lists = _as_list(gold), _as_list(answer)
-        return lists != (gold, answer) and same_answer(*lists, asker)
+        return _same_number(gold, answer) or _same_digits(gold, answer, asker)
     are_percents = gold.percent != answer.percent and None is gold.value is answer.value
     if are_percents or "\\text" in gold.text + answer.text:
         return False
@@ -186,10 +181,15 @@ def _is_rounded(decimal: Scalar, other: Scalar) -> bool:
     return is_precise and abs(value - other.value) * 2 * 10**places <= 1
 
 
-def _as_list(number: Scalar) -> Form:
+def _same_digits(gold: Form, answer: Form, asker: Asker) -> bool:
     """``100,200`` reads as one number; beside a list or another such number it is two."""
-    is_list = _P.list_of_digits.fullmatch(number.text)
-    return forms.list_of(number.text, number.text.split(",")) if is_list else number
+    lists = [
+        forms.list_of(side.text, side.text.split(","))
+        if isinstance(side, Scalar) and _P.list_of_digits.fullmatch(side.text)
+        else side
+        for side in (gold, answer)
+    ]
+    return lists != [gold, answer] and same_answer(*lists, asker)
 
 
 def _same_measure(gold: Scalar, answer: Scalar) -> bool:
@@ -218,13 +218,15 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
             is_value = isinstance(other, Scalar) and not isinstance(item, Group)
             if is_value or forms.is_group(other, "tuple"):
                 return item != Scalar("\\emptyset") and same_answer(item, other, asker)
-    if isinstance(gold, Scalar) and isinstance(answer, Group):
+    if isinstance(gold, Group) and isinstance(answer, Group):
+        fits = len(gold.items) == len(answer.items) <= MAX_ITEMS and _same_joining(gold, answer)
+        return fits and _two_groups(gold, answer, asker)
+    if isinstance(answer, Group):
         if answer.disjunction or _is_one_value(answer):  # "5/2 or 2.5": in two spellings
             return all(same_answer(gold, item, asker) for item in answer.items)
         if any(isinstance(item, Relation) for item in answer.items[1:]):
             return False  # 1,234 is x=1,234, not a=1, b=234
-        return (digits := _as_list(gold)) != gold and same_answer(digits, answer, asker)
-    if isinstance(answer, Scalar) and isinstance(gold, Group):
+    else:
         if gold.kind == "matrix" and (column := _P.binomial.fullmatch(answer.text)):
             entries = tuple(map(forms.parse_form, column.groups()))  # a vector, in some textbooks
             return same_answer(gold, Group("matrix", entries, 1), asker)
@@ -232,12 +234,7 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
             return _same_vector(gold, answer, asker)
         if _is_one_value(gold):
             return same_answer(gold.items[0], answer, asker)
-        return (digits := _as_list(answer)) != answer and same_answer(gold, digits, asker)
-    if not (isinstance(gold, Group) and isinstance(answer, Group) and _same_joining(gold, answer)):
-        return False
-    if len(gold.items) != len(answer.items) or len(gold.items) > MAX_ITEMS:
-        return False
-    return _two_groups(gold, answer, asker)
+    return _same_digits(gold, answer, asker)
 
 
 def _two_groups(gold: Group, answer: Group, asker: Asker) -> bool:

@@ -108,9 +108,7 @@ def _boxes(text: str) -> tuple[list[Box], bool]:
         if found and start < found[-1][1]:  # a box in a box
             continue
         if text.startswith("{", inside):
-            end = closes.get(inside)
-            closed = end is not None
-            if end is not None:
+            if closed := (end := closes.get(inside)) is not None:
                 found.append((start, end + 1, text[inside + 1 : end]))
         elif bare := _P.bare_box.match(text, inside):
             closed = True

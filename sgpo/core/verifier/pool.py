@@ -1,8 +1,9 @@
 """Worker processes for symbolic questions, with a hard deadline for every item and every batch.
 
 Processes, not threads: a computation stuck in big-integer arithmetic holds the interpreter lock and
-can only be killed. JSON in a pipe, not multiprocessing's own processes: the workers import neither
-the caller's ``__main__`` nor torch, and nothing is pickled. They start with the first question and
+can only be killed. Lines in pipes, not multiprocessing's own processes (nor pebble's, which are the
+same): workers import neither the caller's ``__main__`` nor torch, their hash seed is fixed, and
+nothing is pickled. They start with the first question and
 stay for the next batch; one that is late is killed and replaced. All end with the parent.
 """
 
@@ -13,18 +14,17 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from math import inf
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from multiprocessing.connection import wait
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from subprocess import DEVNULL, PIPE, Popen
 
 STARTUP_SECONDS = 90.0
 GRACE_SECONDS = 1.0  # the parent's own deadline comes first
@@ -32,10 +32,6 @@ MEMORY_LIMIT_BYTES = 2 * 1024**3
 MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _ROOT = str(Path(__file__).resolve().parents[3])
-
-
-def _send(pipe: Connection, message: Any) -> None:
-    pipe.send_bytes(json.dumps(message).encode())
 
 
 class VerifierUnavailable(RuntimeError):
@@ -52,12 +48,9 @@ class _Worker:
         # A fixed hash seed makes sympy's orderings, and so its verdicts, the same in every worker.
         kept |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"]
-        self.pipe, theirs = Pipe()
-        with theirs:
-            self.process = subprocess.Popen(
-                command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=kept
-            )
-        if (message := self.reply(STARTUP_SECONDS)) != "ready":
+        # Without buffers: a process forked meanwhile has none to send once more.
+        self.process = Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=kept)
+        if (message := self.ask((), STARTUP_SECONDS)) != "ready":
             self.close()
             raise VerifierUnavailable(
                 f"the verifier's worker cannot start in {STARTUP_SECONDS:.0f} seconds: {message}; "
@@ -67,22 +60,20 @@ class _Worker:
     def ask(self, question: Sequence[str | None], seconds: float) -> str:
         """The reason for the answer to one question: correct, wrong, error, "timeout" where there
         is none within ``seconds``, "gone" where the process ended."""
-        with suppress(OSError):  # it ended: reply says so
-            _send(self.pipe, [seconds, *question])
-        return self.reply(seconds)
-
-    def reply(self, seconds: float) -> str:
-        try:
-            return json.loads(self.pipe.recv_bytes()) if self.pipe.poll(seconds) else "timeout"
-        except (OSError, EOFError):  # it ended, or the pool was shut down meanwhile
-            return "gone"
+        with suppress(OSError, ValueError):  # it ended, or the pool was shut down meanwhile
+            if question:
+                self.process.stdin.write(json.dumps([seconds, *question]).encode() + b"\n")
+            if not wait([self.process.stdout], seconds):
+                return "timeout"
+            if reply := self.process.stdout.readline():
+                return reply.decode().strip()
+        return "gone"
 
     def close(self) -> None:
         """Ends and reaps the process; safe to call twice. In a forked child, which has no such
         child, it only lets go of it: Popen signals none that it cannot wait for."""
-        self.process.kill()
-        self.process.wait()
-        self.pipe.close()
+        with self.process:
+            self.process.kill()
 
 
 class Pool:
@@ -156,31 +147,30 @@ class Pool:
 
 
 def serve() -> None:
-    """The worker: a function's name and arguments in, JSON out, until the input ends, which is when
-    the parent is gone, or the memory does. The kernel's timer around every question ends even what
-    is stuck inside one C call, which no Python code could interrupt."""
+    """The worker: lines with a function's name and arguments in, reasons out, until the input ends,
+    which is when the parent is gone, or the memory does. The kernel's timer around every question
+    ends even what is stuck inside one C call, which no Python code could interrupt."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # default action: the kernel ends the process
-    pipe = Connection(os.dup(1))
+    reply = partial(print, file=os.fdopen(os.dup(1), "w"), flush=True)
     os.dup2(2, 1)  # nothing a library prints may be read as a reply
     try:
         resolve_name("sgpo.core.verifier.symbolic")  # takes seconds, as sympy does
     except ImportError as error:
-        return _send(pipe, str(error))
-    _send(pipe, "ready")
-    with suppress(EOFError):
-        while True:
-            seconds, function, *arguments = json.loads(pipe.recv_bytes())
-            signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
-            try:
-                _send(pipe, "correct" if resolve_name(function)(*arguments) else "wrong")
-            except MemoryError:  # a fragmented heap would fail the next questions too
-                return _send(pipe, "error")
-            except Exception:  # process boundary: becomes the verdict "error"
-                _send(pipe, "error")
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        return reply(error)
+    reply("ready")
+    for line in sys.stdin:
+        seconds, function, *arguments = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+        try:
+            reply("correct" if resolve_name(function)(*arguments) else "wrong")
+        except MemoryError:  # a fragmented heap would fail the next questions too
+            return reply("error")
+        except Exception:  # process boundary: becomes the verdict "error"
+            reply("error")
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 POOL = Pool()

@@ -55,9 +55,7 @@ def plain_words(text: str) -> str:
 @lru_cache(maxsize=16_384)
 def words_key(text: str) -> str:
     """A word answer for comparison: no markup, case, punctuation or parentheses around it."""
-    text = plain_words(text).casefold().strip(" .,;:!\"'")
-    choice = _P.choice.fullmatch(text)
-    return choice.group(1) if choice else text
+    return _P.choice.sub(r"\1", plain_words(text).casefold().strip(" .,;:!\"'"))
 
 
 def amount(found: re.Match[str]) -> str:
@@ -132,10 +130,9 @@ def chosen(found: re.Match[str]) -> str:
     return f"\\binom{{{n}}}{{{k}}}" if k and (n in "nmN" or are_numbers) else found.group()
 
 
-_FUNCTIONS_OF_A_MATCH = (amount, rows_as_list, command, text_group, base, chosen)
-_REPLACEMENTS = {f"@{function.__name__}": function for function in _FUNCTIONS_OF_A_MATCH}
+_MADE = {f"@{f.__name__}": f for f in (amount, rows_as_list, command, text_group, base, chosen)}
 _RULES = [
-    (needle, compiled(pattern, _TABLE["names"]), _REPLACEMENTS.get(new, new))
+    (needle, compiled(pattern, _TABLE["names"]), _MADE.get(new, new))
     for needle, pattern, new, *times in _TABLE["rules"]
     for _ in range(*times or (1,))
 ]
