@@ -2,9 +2,9 @@
 
 Processes, not threads: a computation stuck in big-integer arithmetic holds the interpreter lock and
 can only be killed. Lines in pipes, not multiprocessing's own processes (nor pebble's, which are the
-same): workers import neither the caller's ``__main__`` nor torch, their hash seed is fixed, and
-nothing is pickled. They start with the first question and
-stay for the next batch; one that is late is killed and replaced. All end with the parent.
+same): the workers import neither the caller's ``__main__`` nor torch, and nothing is pickled. They
+start with the first question and stay for the next batch; one that is late is killed and replaced.
+All end with the parent.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _ROOT = str(Path(__file__).resolve().parents[3])
 
+Question = tuple[str | None, ...]  # what judges, ``module:function`` of ours, and its arguments
+
 
 class VerifierUnavailable(RuntimeError):
     """The worker process cannot start, e.g. because math-verify is not installed."""
@@ -57,7 +59,7 @@ class _Worker:
                 "run `sgpo doctor`, or free some memory and CPU time"
             )
 
-    def ask(self, question: Sequence[str | None], seconds: float) -> str:
+    def ask(self, question: Question, seconds: float) -> str:
         """The reason for the answer to one question: correct, wrong, error, "timeout" where there
         is none within ``seconds``, "gone" where the process ended."""
         with suppress(OSError, ValueError):  # it ended, or the pool was shut down meanwhile
@@ -77,8 +79,7 @@ class _Worker:
 
 
 class Pool:
-    """Lends workers to batches. Batches of different threads run side by side: what they do to the
-    two collections is one step each."""
+    """Lends workers to the batches of all threads: what these do to its collections is one step."""
 
     def __init__(self) -> None:
         self._idle: list[_Worker] = []
@@ -99,10 +100,6 @@ class Pool:
             self._all.discard(worker)
             worker.close()
 
-    def worker_pids(self) -> list[int]:
-        """Process ids of the live workers."""
-        return [w.process.pid for w in list(self._all) if w.process.poll() is None]
-
     def shutdown(self) -> None:
         """Closes every worker. The pool can be used again."""
         workers, self._all, self._idle = self._all, set(), []
@@ -110,23 +107,16 @@ class Pool:
             worker.close()
 
     def run(
-        self,
-        questions: Sequence[Sequence[str | None]],
-        *,
-        item_seconds: float,
-        batch_seconds: float | None = None,
-        num_workers: int | None = None,
+        self, questions: Sequence[Question], *, item_seconds: float, batch_seconds: float = inf
     ) -> list[str]:
-        """The reason (correct, wrong, timeout, error) for each question: ``module:function`` of
-        ours that judges, and its arguments. A worker is killed when one takes longer than
-        ``item_seconds``; ``batch_seconds`` counts from when the workers are ready; there are
-        ``num_workers`` at most, else one a core. VerifierUnavailable: one does not start."""
+        """The reason (correct, wrong, timeout, error) for each question. A worker is killed when
+        one takes longer than ``item_seconds``; ``batch_seconds`` counts from when the workers, one
+        a core, are ready. VerifierUnavailable: one does not start."""
         if not questions:
             return []
 
-        def outcome(question: Sequence[str | None]) -> str:
-            # Once more where the worker is gone: it may have been killed from outside, and the
-            # idle ones too.
+        def outcome(question: Question) -> str:
+            # Once more where it is gone: it may have been killed from outside, as the idle ones.
             for fresh in (False, True):
                 if (left := end - time.monotonic()) <= 0:
                     return "timeout"
@@ -137,12 +127,11 @@ class Pool:
                     return reason
             return "error"
 
-        cores = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
-        count = min(num_workers or cores, len(questions))
+        count = min(len(os.sched_getaffinity(0)), MAX_WORKERS, len(questions))
         with ThreadPoolExecutor(count) as threads:
             for worker in list(threads.map(lambda _: self._lease(), range(count))):
                 self._give_back(worker)
-            end = time.monotonic() + (inf if batch_seconds is None else batch_seconds)
+            end = time.monotonic() + batch_seconds
             return list(threads.map(outcome, questions))
 
 
@@ -157,7 +146,7 @@ def serve() -> None:
     reply = partial(print, file=os.fdopen(os.dup(1), "w"), flush=True)
     os.dup2(2, 1)  # nothing a library prints may be read as a reply
     try:
-        resolve_name("sgpo.core.verifier.symbolic")  # takes seconds, as sympy does
+        resolve_name("sgpo.core.verifier.symbolic:same")  # takes seconds, as sympy does
     except ImportError as error:
         return reply(error)
     reply("ready")

@@ -2,7 +2,7 @@
 
 ``canonical`` applies the rules of ``spelling.toml``, the one table of spellings, in their order.
 It never changes the mathematics: a base subscript, an exponent, a letter at the end of a product
-(``2t``) all stay. Words stay as ``\\text{..}`` for ``split_unit`` and the forms to read.
+(``2t``) all stay. Words stay as ``\\text{..}``, degrees as ``°``, for units and forms to be read.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ _SCRIPTS = [
 
 @lru_cache(maxsize=16_384)
 def canonical(text: str) -> str:
-    """The answer in one spelling. ``\\text{..}`` spans, degree signs (as ``°``) and ``%`` stay, for
-    the unit rules to see."""
+    """The answer in one spelling."""
     if _P.number.fullmatch(text):
         return text
     text = _P.spaces.sub(" ", _P.control.sub("", text))
@@ -70,8 +69,7 @@ def amount(found: re.Match[str]) -> str:
 
 
 def rows_as_list(found: re.Match[str]) -> str:
-    """The rows of an environment that only lays out lines, or of bare lines, as a list; an array of
-    cells as it is."""
+    """The rows of a mere layout, or bare lines, as a list; an array of cells as it is."""
     kind, body = found.groupdict().get("kind"), found["body"]
     if kind == "array" and "&" in body and "=" not in body and "\\text" not in body:
         return found.group()
@@ -148,16 +146,14 @@ _SMALL, _NO_NOUNS = frozenset(_WORDS["small"]), frozenset(_WORDS["no_nouns"])
 
 
 def unit_name(words: str) -> str | None:
-    """A unit's canonical name ("cm", "cm^2"), "?" for one of no size ("units"), or None for words
-    that are no unit this module knows."""
+    """A unit's name ("cm", "cm^2"), "?" for one of no size ("units"), None for other words."""
     words = words.strip(" .()").casefold()
     if power := _P.unit_power.fullmatch(words):
         name = unit_name(power.group(2) or power.group(3) or "")
         order = 2 if (power.group(1) or power.group(4))[0] == "s" else 3
         return name if name in (None, "?") else f"{name}^{order}"
-    if words in _TABLE["short_units"]:
-        return _TABLE["short_units"][words]
-    name = next((name for name, rx in _UNIT_NAMES.items() if rx.fullmatch(words)), None)
+    known = (name for name, rx in _UNIT_NAMES.items() if rx.fullmatch(words))
+    name = _TABLE["short_units"].get(words) or next(known, None)
     if name is None and (quotient := _P.quotient.fullmatch(words)):
         parts = [unit_name(part) for part in quotient.groups()]
         name = None if {None, "?"} & set(parts) else "/".join(map(str, parts))
@@ -165,8 +161,7 @@ def unit_name(words: str) -> str | None:
 
 
 def are_counted(words: str, problem: str | None) -> bool:
-    """Whether words behind a number only say what is counted: nouns of the list beside this file,
-    or of the problem."""
+    """Whether words behind a number only say what is counted: nouns of our list or the problem."""
     known = [word.strip(".,;:()") for word in words.casefold().split()]
     asked = set(re.findall(r"[a-z]{3,}", problem.casefold())) - _NO_NOUNS if problem else set()
     return all(w in _NOUNS or w in asked or not w for w in known) and known[-1] not in _SMALL
