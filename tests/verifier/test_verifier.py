@@ -120,7 +120,6 @@ def test_empty_gold_is_an_error_that_names_it(gold):
         ({"truncated": [False]}, "truncated: 1 for 2 pairs"),
         ({"problems": ["a", "b", "c"]}, "problems: 3 for 2 pairs"),
         ({"deadline_seconds": 0}, "deadline_seconds=0: must be above 0"),
-        ({"num_workers": -1}, "num_workers=-1: must be above 0"),
     ],
 )
 def test_what_does_not_fit_the_pairs_or_is_no_limit_is_an_error(given, said):
@@ -138,6 +137,6 @@ assert not {"torch", "sympy", "math_verify", "numpy"} & set(sys.modules)
 pairs = [("(3,7)", f"\\\\boxed{{({i},7)}}") for i in range(50)]
 pairs += [("42", "\\\\boxed{43}"), ("0.5", "\\\\boxed{1/2}"), ("x", "\\\\boxed{x}"), ("5", "none")]
 assert sum(v.correct for v in verifier.grade_many(pairs)) == 3
-assert POOL.worker_pids() == []
+assert not POOL._all
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=REPOSITORY, timeout=60)

@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from sgpo.core import verifier
-from sgpo.core.verifier import grade, grade_many
-from sgpo.core.verifier.pool import POOL
-from sgpo.core.verifier.worker import MEMORY_LIMIT_BYTES
+from sgpo.core.verifier import grade, grade_many, pool
+from sgpo.core.verifier.pool import MEMORY_LIMIT_BYTES, POOL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Takes minutes: ten to the eighth sines. Each call of _hang makes another one.
@@ -30,6 +29,10 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 def _symbolic_pair(n: int) -> tuple[str, str]:
     """A pair that only the symbolic judge can decide, never seen before for each n."""
     return rf"\frac{{{n}}}{{\sqrt{{{n}}}}}", rf"\boxed{{\sqrt{{{n}}}}}"
+
+
+def _worker_pids() -> list[int]:
+    return [w.process.pid for w in POOL._all if w.process.poll() is None]
 
 
 def _alive(pid: int) -> bool:
@@ -52,20 +55,21 @@ def _zombie_children() -> list[int]:
     return [int(pid) for pid in children if not _alive(int(pid))]
 
 
-def test_a_batch_with_hanging_items_keeps_its_bound_and_the_other_verdicts():
-    grade_many([_symbolic_pair(2), _symbolic_pair(6)], num_workers=2)  # start them before
+def test_a_batch_with_hanging_items_keeps_its_bound_and_the_other_verdicts(monkeypatch):
+    monkeypatch.setattr(pool, "MAX_WORKERS", 2)
+    grade_many([_symbolic_pair(2), _symbolic_pair(6)])  # start them before
     pairs = [(r"\pi", HANG % i) for i in range(6)]
     pairs += [_symbolic_pair(n) for n in (3, 5, 7)] + [("7", "\\boxed{7}"), ("7", "\\boxed{8}")]
-    before = set(POOL.worker_pids())
+    before = set(_worker_pids())
     started = time.monotonic()
-    verdicts = grade_many(pairs, deadline_seconds=2.0, num_workers=2)
+    verdicts = grade_many(pairs, deadline_seconds=2.0)
     assert time.monotonic() - started < 4.0
     reasons = [v.reason for v in verdicts]
     assert reasons[:6] == ["timeout"] * 6
     assert reasons[6:] == ["correct"] * 4 + ["wrong"]
     assert not any(v.correct for v in verdicts[:6])
     # The stuck workers are gone and reaped, and the next item gets a fresh one.
-    assert not set(POOL.worker_pids()) & before
+    assert not set(_worker_pids()) & before
     assert _zombie_children() == []
     assert grade(*_symbolic_pair(11)).correct
 
@@ -91,7 +95,7 @@ def test_threads_grade_side_by_side():
 
 def test_a_worker_killed_from_outside_is_replaced():
     assert grade(*_symbolic_pair(29)).correct
-    for pid in POOL.worker_pids():
+    for pid in _worker_pids():
         os.kill(pid, signal.SIGKILL)
     assert grade(*_symbolic_pair(31)).correct
 
@@ -100,7 +104,7 @@ def test_workers_are_limited_and_clean(monkeypatch):
     POOL.shutdown()
     monkeypatch.setenv("MASTER_ADDR", "should-not-be-inherited")
     assert grade(*_symbolic_pair(37)).correct
-    (pid,) = POOL.worker_pids()
+    (pid,) = _worker_pids()
     limits = Path(f"/proc/{pid}/limits").read_text()
     address_space = next(line for line in limits.splitlines() if "address space" in line)
     assert str(MEMORY_LIMIT_BYTES) in address_space
@@ -109,7 +113,16 @@ def test_workers_are_limited_and_clean(monkeypatch):
     maps = Path(f"/proc/{pid}/maps").read_text()
     assert maps and "libtorch" not in maps
     POOL.shutdown()
-    assert _left_alive([pid], 5) == [] and POOL.worker_pids() == []
+    assert _left_alive([pid], 5) == [] and _worker_pids() == []
+
+
+def test_what_is_missing_in_a_worker_is_named(monkeypatch, tmp_path):
+    POOL.shutdown()
+    (tmp_path / "sympy.py").write_text("raise ImportError('no sympy here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(verifier.VerifierUnavailable, match="no sympy here; run `sgpo doctor`"):
+        grade(*_symbolic_pair(61))
+    assert _worker_pids() == [] and _zombie_children() == []
 
 
 def test_repeated_and_equal_questions_are_judged_once():
@@ -117,20 +130,20 @@ def test_repeated_and_equal_questions_are_judged_once():
     assert all(v.correct for v in grade_many([(gold, answer)] * 20))
     POOL.shutdown()
     assert all(v.correct for v in grade_many([(gold, answer)] * 20))
-    assert POOL.worker_pids() == []  # from memory: no process was needed
+    assert _worker_pids() == []  # from memory: no process was needed
 
 
 def test_a_forked_child_does_not_share_the_pipes():
     assert grade(*_symbolic_pair(43)).correct
-    parents = POOL.worker_pids()
+    parents = _worker_pids()
     pid = os.fork()
     if pid == 0:
-        ok = POOL.worker_pids() == [] and grade(*_symbolic_pair(47)).correct
+        ok = _worker_pids() == [] and grade(*_symbolic_pair(47)).correct
         POOL.shutdown()
         os._exit(0 if ok else 1)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    assert POOL.worker_pids() == parents and grade(*_symbolic_pair(53)).correct
+    assert _worker_pids() == parents and grade(*_symbolic_pair(53)).correct
 
 
 @pytest.mark.parametrize("how", ["idle", "stuck", "ended"])
@@ -145,7 +158,7 @@ if {how == "stuck"}:
     pair = ("\\\\pi", {HANG % 7!r})
     threading.Thread(target=verifier.grade, args=pair, daemon=True).start()
     time.sleep(0.3)
-print(*POOL.worker_pids(), flush=True)
+print(*(w.process.pid for w in POOL._all), flush=True)
 time.sleep({0 if how == "ended" else 60})
 """
     with subprocess.Popen(

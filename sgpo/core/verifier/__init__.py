@@ -1,24 +1,22 @@
 """The one verifier, for rewards and for evaluation: gold answer and completion in, Verdict out.
 
-The work is done in rooms: extract (the answer span), spelling (one spelling), forms (structure,
-parsed once), compare (typed rules, exact numbers) and, only for what these leave open, the same
-comparison with symbolic (sympy, math-verify) at hand in killable processes (pool, worker).
-Importing this module imports neither torch nor sympy. It imports nothing else of this project;
-anything may import it.
+README.md shows the way of an answer through the files here. Importing this module imports neither
+torch nor sympy, and nothing else of this project; anything may import it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 
 from sgpo.core.verifier.compare import Asker, Undecided, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
 from sgpo.core.verifier.forms import Form, is_tractable, parse_form
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.pool import POOL, VerifierUnavailable
+from sgpo.core.verifier.pool import POOL, Question, VerifierUnavailable
 from sgpo.core.verifier.spelling import canonical
 
 _P = patterns("grade")
@@ -40,25 +38,20 @@ class Verdict:
     extracted: str | None
 
 
-Question = tuple[str | None, ...]  # the judge, gold, answer and the problem's text
-
-
 def grade(
     gold: str, completion: str, *, truncated: bool = False, problem: str | None = None
 ) -> Verdict:
     """The Verdict on one completion, in any thread and in at most ITEM_SECONDS (plus the start of a
     worker process, once). See ``grade_many``."""
-    problems = None if problem is None else [problem]
-    return grade_many([(gold, completion)], truncated=[truncated], problems=problems)[0]
+    return grade_many([(gold, completion)], truncated=[truncated], problems=[problem])[0]
 
 
 def grade_many(
     pairs: Sequence[tuple[str, str]],
     *,
     truncated: Sequence[bool] | None = None,
-    problems: Sequence[str] | None = None,
+    problems: Sequence[str | None] | None = None,
     deadline_seconds: float | None = None,
-    num_workers: int | None = None,
 ) -> list[Verdict]:
     """The Verdicts on ``(gold, completion)`` pairs, in order. Equal questions are judged once.
 
@@ -69,18 +62,16 @@ def grade_many(
         problems: one text a pair, whose nouns may stand behind a number as what is counted.
         deadline_seconds: limit of the whole batch, counted from the moment the workers are
             ready; what is not judged by then gets "timeout". None: only ITEM_SECONDS an item.
-        num_workers: worker processes at most; None: one a core.
     Raises:
-        ValueError: an empty gold answer, a limit that is not positive, flags or problems of another
-            number than the pairs.
+        ValueError: an empty gold answer, a deadline that is not positive, flags or problems of
+            another number than the pairs.
         VerifierUnavailable: a worker process cannot start.
     """
     for name, given in (("truncated", truncated), ("problems", problems)):
         if given is not None and len(given) != len(pairs):
             raise ValueError(f"{name}: {len(given)} for {len(pairs)} pairs; give one each, or None")
-    for name, limit in (("deadline_seconds", deadline_seconds), ("num_workers", num_workers)):
-        if limit is not None and not limit > 0:
-            raise ValueError(f"{name}={limit}: must be above 0, or None")
+    if deadline_seconds is not None and not deadline_seconds > 0:
+        raise ValueError(f"deadline_seconds={deadline_seconds}: must be above 0, or None")
     found: list[tuple[str | Question, str | None]] = []  # a reason or what to ask, and the span
     flags = [False] * len(pairs) if truncated is None else truncated
     texts = [None] * len(pairs) if problems is None else problems
@@ -92,8 +83,8 @@ def grade_many(
             found.append(((_JUDGE, right, answer_to(right, span), problem), span))
         else:
             found.append(("correct" if verdict else "wrong", span))
-    asked = list(dict.fromkeys(q for q, _ in found if not isinstance(q, str)))
-    reasons = _judge(asked, deadline_seconds, num_workers)
+    asked = dict.fromkeys(q for q, _ in found if not isinstance(q, str))
+    reasons = _judge(asked, deadline_seconds or inf)
     judged = [(q if isinstance(q, str) else reasons[q], span) for q, span in found]
     return [Verdict(reason == "correct", reason, span) for reason, span in judged]
 
@@ -115,8 +106,7 @@ def _spelled(text: str) -> str:
 
 @lru_cache(maxsize=CACHE_SIZE)
 def form_of(text: str) -> Form | None:
-    """The form of an answer; None where its text is too long or too deeply nested: then only
-    identical text is the same."""
+    """The form of an answer; None if it is too long or deep: then only identical text is right."""
     return parse_form(text) if is_tractable(text) else None
 
 
@@ -143,29 +133,21 @@ def decide(gold: str, span: str, problem: str | None = None) -> bool | None:
     return None
 
 
-# What the workers found; timeouts and errors are not kept.
-_known: dict[Question, str] = {}
+_known: dict[Question, str] = {}  # what the workers found; timeouts and errors are not kept
 
 
-def _judge(
-    questions: list[Question], deadline_seconds: float | None, num_workers: int | None
-) -> dict[Question, str]:
-    """Reasons where the exact rules left it open, from memory or from the worker processes. Hostile
-    items last, so that they cannot use up the batch's time before the others."""
-    if not questions:
-        return {}
+def _judge(questions: Iterable[Question], deadline_seconds: float) -> dict[Question, str]:
+    """Reasons from memory or the workers; hostile items last, lest they use up the batch's time."""
 
     def cost(question: Question) -> int:
         text = f"{question[1]}{question[2]}"
         return len(text) + 200 * (text.count("^{") + text.count("!") + text.count("\\sum"))
 
-    remembered = {q: _known[q] for q in questions if q in _known}
-    new = sorted((q for q in questions if q not in remembered), key=cost)
-    outcomes = POOL.run(
-        new, item_seconds=ITEM_SECONDS, batch_seconds=deadline_seconds, num_workers=num_workers
-    )
+    known = {q: _known[q] for q in questions if q in _known}
+    new = sorted((q for q in questions if q not in known), key=cost)
+    outcomes = POOL.run(new, item_seconds=ITEM_SECONDS, batch_seconds=deadline_seconds)
     found = dict(zip(new, outcomes, strict=True))
     if len(_known) + len(found) > CACHE_SIZE:
         _known.clear()
     _known.update({q: reason for q, reason in found.items() if reason in ("correct", "wrong")})
-    return remembered | found
+    return known | found

@@ -1,8 +1,7 @@
 """Whether two forms are the same answer. Typed and fail-closed: what is not shown equal is wrong.
 
-What needs computer algebra, whether two expressions, relations or sets are equal, goes to
-``Asker.ask``. Where nobody can be asked it raises ``Undecided``. In the second round, in a worker
-process, symbolic answers. So both rounds run the same rules.
+What needs computer algebra goes to ``Asker.ask``: here it raises ``Undecided``, in a worker process
+symbolic answers. So both rounds run the same rules.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ MAX_ITEMS = 200
 MIN_DECIMALS = 6  # a decimal stands for a fraction only if it gives at least this many places
 MIN_SIGNIFICANT = 4
 MAX_VECTOR_CHARS = 100
-# What says something about left side - right side, turned round; of a \mid b and p \to q
-# each side counts by itself.
+# What is said of left side - right side, turned round; of a \mid b each counts by itself.
 TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
-_COMMUTING = frozenset(["\\approx", "\\equiv", "\\sim"])
 
 
 class Undecided(Exception):
@@ -37,15 +34,13 @@ class Undecided(Exception):
 
 @dataclass(frozen=True)
 class Asker:
-    """Who is asked about expressions, relations and sets (the module symbolic, in a worker), and
-    the problem, whose nouns may be counted."""
+    """Who is asked (the module symbolic, in a worker), and the problem: its nouns are counted."""
 
     judge: Any = None
     problem: str | None = None
 
     def ask(self, kind: str, gold: Any, answer: Any) -> bool:
-        """Whether two of a kind (same_expression, same_relation, same_set) are equal; what is
-        unreadable equals nothing."""
+        """``judge``'s function ``kind`` of both; what is unreadable equals nothing."""
         if self.judge is None:
             raise Undecided
         with suppress(self.judge.Unreadable):
@@ -61,10 +56,9 @@ def same_answer(gold: Form, answer: Form, asker: Asker) -> bool:
         return True
     if not _may_share_domain(gold, answer):
         return False
-    if (sets := real_sets(gold, answer)) is not None:
-        same = asker.ask("same_set", *sets)
-        if same is not None:  # None: they only look like sets of real numbers
-            return same
+    sets = real_sets(gold, answer)
+    if sets and (same := asker.ask("same_set", *sets)) is not None:  # None: they only look like it
+        return same
     if forms.is_assignment(gold) and not isinstance(answer, Relation):
         return same_answer(gold.forms[-1], answer, asker)
     return RULES[kind_for(gold, answer)](gold, answer, asker)
@@ -102,25 +96,19 @@ def _looks_like_a_set(form: Form) -> bool:
     )
 
 
-# --- words ------------------------------------------------------------------------------------
-
-
 def _with_words(gold: Form, answer: Form, asker: Asker) -> bool:
     key, said = _words_of(gold), _words_of(answer)
     if key is not None and said is not None:
-        if key.replace(" ", "") == said.replace(" ", ""):
-            return True
-        if all(map(_P.nothing.fullmatch, (key, said))):
-            return True
         parts = [sorted(re.split(r"\s*(?:, and |,| and )\s*", names)) for names in (key, said)]
-        if " and " in key and parts[0] == parts[1]:  # Alice and Bob, in any order
+        are_same = " and " in key and parts[0] == parts[1]  # Alice and Bob, in any order
+        are_same |= key.replace(" ", "") == said.replace(" ", "")
+        if are_same or all(map(_P.nothing.fullmatch, (key, said))):
             return True
     if not isinstance(gold, Words):
         return False
     if said is not None and _P.truth.fullmatch(gold.key):
-        said = said.replace(" ,", ",")
-        rest = said.removeprefix(f"{gold.key}, ")
-        return rest != said and not _P.not_the_one.search(rest.replace(",", ""))
+        rest = re.match(rf"{gold.key} ?, (.*)", said)
+        return rest is not None and not _P.not_the_one.search(rest[1].replace(",", ""))
     if forms.is_assignment(answer):
         name, value = answer.forms[0], answer.forms[-1]
         if isinstance(name, Words) and isinstance(value, Words):  # Mary is the oldest, and back
@@ -147,9 +135,6 @@ def _is_said_in(gold: str, sentence: str) -> bool:
     return not is_denied and len(after.split()) <= 6 and bool(_P.leads_to.fullmatch(before))
 
 
-# --- single expressions -----------------------------------------------------------------------
-
-
 def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool:
     if gold.base or answer.base:  # digits must agree; the base may be left out of the answer
         bases = (gold.base, 0) if gold.base else (10,)
@@ -165,14 +150,10 @@ def _scalars(gold: Scalar, answer: Scalar, asker: Asker) -> bool:
     if gold.malformed or answer.malformed or forms.ELLIPSIS in gold.text + answer.text:
         return False
     if gold.value is not None and answer.value is not None:
-        if _same_number(gold, answer):
-            return True
-        lists = _as_list(gold), _as_list(answer)
-        return lists != (gold, answer) and same_answer(*lists, asker)
+        return _same_number(gold, answer) or _same_digits(gold, answer, asker)
     are_percents = gold.percent != answer.percent and None is gold.value is answer.value
-    if are_percents or "\\text" in gold.text + answer.text:
-        return False
-    return asker.ask("same_expression", gold.text, answer.text)
+    is_said = are_percents or "\\text" in gold.text + answer.text
+    return not is_said and asker.ask("same_expression", gold.text, answer.text)
 
 
 def _same_number(gold: Scalar, answer: Scalar) -> bool:
@@ -192,21 +173,25 @@ def _is_rounded(decimal: Scalar, other: Scalar) -> bool:
     return is_precise and abs(value - other.value) * 2 * 10**places <= 1
 
 
-def _as_list(number: Scalar) -> Form:
+def _same_digits(gold: Form, answer: Form, asker: Asker) -> bool:
     """``100,200`` reads as one number; beside a list or another such number it is two."""
-    is_list = _P.list_of_digits.fullmatch(number.text)
-    return forms.list_of(number.text, number.text.split(",")) if is_list else number
+    lists = [
+        forms.list_of(side.text, side.text.split(","))
+        if isinstance(side, Scalar) and _P.list_of_digits.fullmatch(side.text)
+        else side
+        for side in (gold, answer)
+    ]
+    return lists != [gold, answer] and same_answer(*lists, asker)
 
 
 def _same_measure(gold: Scalar, answer: Scalar) -> bool:
     """Whether two amounts in different units are one: in dollars and in cents, or with a sign only
     where the other says what it is paid for (``\\$18``, ``18\\text{ dollars per hour}``)."""
-    if gold.value is None:
-        return False
     currencies = {str(s.unit).partition("/")[0] for s in (gold, answer)}
+    is_same = {gold.unit, answer.unit} == {"dollar", "cent"} and _size(gold) == _size(answer)
     if len(currencies) == 1 and currencies <= {"dollar", "cent", "euro"}:
-        return gold.value == answer.value
-    return {gold.unit, answer.unit} == {"dollar", "cent"} and _size(gold) == _size(answer)
+        is_same = gold.value == answer.value
+    return is_same and gold.value is not None
 
 
 def _size(scalar: Form) -> tuple[str, Fraction] | None:
@@ -217,9 +202,6 @@ def _size(scalar: Form) -> tuple[str, Fraction] | None:
     return family, scalar.value * Fraction(factor) * (Fraction(1, 100) if scalar.percent else 1)
 
 
-# --- groups -----------------------------------------------------------------------------------
-
-
 def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
     for one, other in ((gold, answer), (answer, gold)):  # {7} names 7, and {(1,2)} names (1,2)
         if forms.is_group(one, "set") and len(one.items) == 1:
@@ -227,13 +209,15 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
             is_value = isinstance(other, Scalar) and not isinstance(item, Group)
             if is_value or forms.is_group(other, "tuple"):
                 return item != Scalar("\\emptyset") and same_answer(item, other, asker)
-    if isinstance(gold, Scalar) and isinstance(answer, Group):
+    if isinstance(gold, Group) and isinstance(answer, Group):
+        fits = len(gold.items) == len(answer.items) <= MAX_ITEMS and _same_joining(gold, answer)
+        return fits and _two_groups(gold, answer, asker)
+    if isinstance(answer, Group):
         if answer.disjunction or _is_one_value(answer):  # "5/2 or 2.5": in two spellings
             return all(same_answer(gold, item, asker) for item in answer.items)
         if any(isinstance(item, Relation) for item in answer.items[1:]):
             return False  # 1,234 is x=1,234, not a=1, b=234
-        return (digits := _as_list(gold)) != gold and same_answer(digits, answer, asker)
-    if isinstance(answer, Scalar) and isinstance(gold, Group):
+    else:
         if gold.kind == "matrix" and (column := _P.binomial.fullmatch(answer.text)):
             entries = tuple(map(forms.parse_form, column.groups()))  # a vector, in some textbooks
             return same_answer(gold, Group("matrix", entries, 1), asker)
@@ -241,12 +225,7 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
             return _same_vector(gold, answer, asker)
         if _is_one_value(gold):
             return same_answer(gold.items[0], answer, asker)
-        return (digits := _as_list(answer)) != answer and same_answer(gold, digits, asker)
-    if not (isinstance(gold, Group) and isinstance(answer, Group) and _same_joining(gold, answer)):
-        return False
-    if len(gold.items) != len(answer.items) or len(gold.items) > MAX_ITEMS:
-        return False
-    return _two_groups(gold, answer, asker)
+    return _same_digits(gold, answer, asker)
 
 
 def _two_groups(gold: Group, answer: Group, asker: Asker) -> bool:
@@ -318,35 +297,28 @@ def _any_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bo
 
 
 def _same_joining(gold: Group, answer: Group) -> bool:
-    """Whether "and" and "or" between the items of two lists make no two answers of them: between
-    values they do not (``x = 1`` and ``x = 2``, or the one or the other); between conditions,
-    values of different letters and statements (``p \\land q``) they do."""
-    if gold.disjunction == answer.disjunction:
-        return True
-    items = (*gold.items, *answer.items)
-    if any(isinstance(i, Relation) and not forms.is_assignment(i) for i in items):
-        return False
-    if any(group.kind == "record" and not _are_roots(group) for group in (gold, answer)):
-        return False
-    letters = all(isinstance(i, Scalar) and _P.statement.fullmatch(i.text) for i in items)
-    return not (letters and all(forms.WORD_BETWEEN.search(group.raw) for group in (gold, answer)))
-
-
-# --- relations --------------------------------------------------------------------------------
+    """Whether "and" in one list and "or" in the other make no two answers: between values they do
+    not (``x = 1``, ``x = 2``); between conditions, other letters and statements (``p``) they do."""
+    groups, items = (gold, answer), (*gold.items, *answer.items)
+    return gold.disjunction == answer.disjunction or not (
+        any(isinstance(i, Relation) and not forms.is_assignment(i) for i in items)
+        or any(group.kind == "record" and not _are_roots(group) for group in groups)
+        or all(isinstance(i, Scalar) and _P.statement.fullmatch(i.text) for i in items)
+        and all(forms.WORD_BETWEEN.search(group.raw) for group in groups)
+    )
 
 
 def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         if forms.is_assignment(gold) and forms.is_assignment(answer):
             return _two_assignments(gold, answer, asker)
-        if len(gold.ops) == 1 and len(answer.ops) == 1 and gold.ops[0] in TURNED:
+        if len(gold.ops) == len(answer.ops) == 1 and gold.ops[0] in TURNED:
             return asker.ask("same_relation", gold, answer)
-        is_turnable = len(gold.ops) == 1 and gold.ops[0] in _COMMUTING
+        is_turnable = len(gold.ops) == 1 and gold.ops[0] in ("\\approx", "\\equiv", "\\sim")
         orders = [answer.forms, answer.forms[::-1]][: 1 + is_turnable]
         return gold.ops == answer.ops and any(_in_order(gold.forms, o, asker) for o in orders)
-    if isinstance(gold, Relation) or _P.denied_name.match(answer.sides[0]):
-        return False
-    return _one_of(gold, _readings(answer), answer, asker)
+    is_denied = isinstance(gold, Relation) or _P.denied_name.match(answer.sides[0])
+    return not is_denied and _one_of(gold, _readings(answer), answer, asker)
 
 
 def _readings(relation: Relation) -> list[Form]:
@@ -381,9 +353,8 @@ def _one_of(gold: Form, values: Sequence[Form], relation: Relation, asker: Asker
             error = abs(one[1] - other[1])
             return error == 0 or (may_be_rounded and any(error * 2 * 10**p <= 1 for p in places))
         is_known = is_exact and not (value.places or side.places)
-        if not is_known or _letters(value.text) != _letters(text):
-            return True
-        return asker.ask("same_expression", value.text, side.text)
+        is_known = is_known and _letters(value.text) == _letters(text)
+        return not is_known or asker.ask("same_expression", value.text, side.text)
 
     sides = list(zip(relation.sides, relation.forms, strict=True))
     found = (value for value in values if same_answer(gold, value, asker))
@@ -408,8 +379,9 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool:
             same_name = _is_named_so(right, left)
             return same_name and same_answer(gold.forms[-1], answer.forms[-1], asker)
         else:
-            is_one = len(gold.ops) == 1 and len(answer.ops) == 1
-            return is_one and asker.ask("same_relation", gold, answer)
+            return len(gold.ops) == len(answer.ops) == 1 and asker.ask(
+                "same_relation", gold, answer
+            )
     return _one_of(gold.forms[-1], values, answer, asker)
 
 

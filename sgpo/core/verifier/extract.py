@@ -3,7 +3,6 @@
 Behind the last closed think block and before another problem, the first that applies decides: the
 last box (with those that are one list with it), an ``<answer>`` element, the sentence of the last
 "answer is" provided that no text goes on behind it, the whole text if it is one short expression.
-A last box that is empty, never closed or denied is no answer, whatever stands before it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ MAX_BARE_CHARS = 1_000  # longest box-free completion that may count as a bare e
 MAX_CUE_CHARS = 2_000  # an answer sentence longer than this is prose
 MAX_BARE_WORDS = 3
 MAX_BETWEEN_CHARS = 300  # between two boxes of one list
-
 
 Box = tuple[int, int, str]  # start of the command, end, content
 
@@ -108,21 +106,13 @@ def _boxes(text: str) -> tuple[list[Box], bool]:
         if found and start < found[-1][1]:  # a box in a box
             continue
         if text.startswith("{", inside):
-            end = closes.get(inside)
-            closed = end is not None
-            if end is not None:
+            if closed := (end := closes.get(inside)) is not None:
                 found.append((start, end + 1, text[inside + 1 : end]))
         elif bare := _P.bare_box.match(text, inside):
             closed = True
             found.append((start, bare.end(), bare.group()))
         # Else the command is only spoken of, as in "put it in \\boxed".
     return found, closed
-
-
-def _line_label(text: str, start: int) -> str:
-    """What stands before a box on its line or in its sentence, without mark-up."""
-    line = text[max(0, start - MAX_BETWEEN_CHARS) : start]
-    return _P.markup.sub(" ", re.split(r"\n|[.!?]\s+(?=[A-Z])", line)[-1]).strip()
 
 
 def _are_one_list(text: str, first: Box, second: Box) -> bool:
@@ -133,7 +123,10 @@ def _are_one_list(text: str, first: Box, second: Box) -> bool:
     plain = _P.markup.sub(" ", between)
     if _P.separators.fullmatch(plain):
         return not re.search(r"\n\s*\n", between) or bool(re.search(r"[a-z&,;=]", plain))
-    labels = [_line_label(text, box[0]) for box in (first, second)]
+    # What stands before each box on its line or in its sentence, without mark-up.
+    before = [text[max(0, box[0] - MAX_BETWEEN_CHARS) : box[0]] for box in (first, second)]
+    before = [re.split(r"\n|[.!?]\s+(?=[A-Z])", part)[-1] for part in before]
+    labels = [_P.markup.sub(" ", part).strip() for part in before]
     lines = plain.split("\n")
     after = re.split(r"[.!?](?:\s|$)", lines[0], maxsplit=1)[0]
     is_parallel = all(labels) and not "".join(lines[1:-1]).strip() and not _P.word.search(after)

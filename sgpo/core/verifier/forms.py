@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
 from sgpo.core.verifier import spelling
 from sgpo.core.verifier.patterns import patterns
@@ -84,7 +83,6 @@ MAX_NESTING = 40
 MAX_DIGITS = 4_000  # int() refuses longer literals
 MAX_SIGNED = 4  # coordinates with a plus-minus sign in one tuple
 ELLIPSIS = "\\ldots"
-
 _CHAINS = ("\\in", "\\approx", "≈", " is ", ":")
 
 
@@ -95,9 +93,6 @@ def is_tractable(text: str) -> bool:
     # What is read from one end to the other, a step deeper each time, is bounded like brackets.
     depths = bracket_depths(text) if any(map(text.__contains__, "{[(")) else [0]
     return max([*depths, *map(text.count, _CHAINS)]) <= MAX_NESTING
-
-
-# --- what is said around an answer ------------------------------------------------------------
 
 
 def _without_remarks(text: str) -> tuple[str, str]:
@@ -124,8 +119,7 @@ def _without_remarks(text: str) -> tuple[str, str]:
 
 
 def _is_idle(said: str) -> bool:
-    """Whether what follows "that is" leaves the answer as it is: a value in other signs, or words
-    that name it ("the number of ..")."""
+    """Whether what follows "that is" says the same: other signs, or words that name the answer."""
     words = spelling.plain_words(said)
     is_named = _P.named_of.search(words) or not _P.veto.search(words)
     return not _P.two_letters.search(said) or bool(is_named and _P.restated.match(words))
@@ -148,9 +142,6 @@ def _labelled(text: str) -> Form | None:
     else:
         return None
     return Relation((f"\\text{{{name}}}", rest), ("=",), (Words(spelling.words_key(name)), value))
-
-
-# --- parsing ----------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=16_384)
@@ -241,7 +232,7 @@ def list_of(text: str, pieces: Sequence[str], marks: Sequence[str] = ()) -> Form
     pieces = list(filter(str.strip, pieces))  # "1, 2, and 3" has an empty one before the word
     items = [item for form in _items(pieces) for item in items_of(form, "list")]
     is_or = set(marks) == {"or"}
-    named: list[Any] = [part for item in items for part in items_of(item, "record")]
+    named = [part for item in items for part in items_of(item, "record")]
     if named and all(map(is_assignment, named)):
         size = len({item.sides[0] for item in named})
         records = [tuple(named[i : i + size]) for i in range(0, len(named), size)]
@@ -305,9 +296,7 @@ def _atom(text: str) -> Form:
             return Interval(_scalar(low), Scalar("\\infty"), True, True)
     if based := _P.based.fullmatch(text):
         return Scalar(based.group(1), base=int(based.group(2)))
-    plain = _P.word_span.sub("", text)
-    is_word = "\\text" in text and not re.search(r"[0-9a-zA-Z\\]", plain)
-    if is_word or _P.plain_words.fullmatch(text):
+    if _P.word_spans.fullmatch(text) or _P.plain_words.fullmatch(text):
         return Words(spelling.words_key(text))
     if ":" in text and _P.ratio.fullmatch(text):
         return Group("ratio", tuple(map(parse_form, text.split(":"))))
@@ -332,11 +321,9 @@ def _signs(text: str) -> list[str]:
     if len(pieces) > 1 and "\\mp" not in text and text.count("\\pm") <= MAX_SIGNED:
         choices = [_signs(piece) if "\\pm" in piece else [piece] for piece in pieces]
         return [f"({','.join(choice)})" for choice in itertools.product(*choices)]
-    both = []
-    for signs in ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"}):
-        one = _P.plus_minus.sub(lambda m, signs=signs: signs[m.group(1)], text)
-        both.append(re.sub(r"(^|[,(=])\+", r"\1", one))
-    return both
+    signs = {"pm": "+-", "mp": "-+"}
+    both = [_P.plus_minus.sub(lambda m, i=i: signs[m.group(1)][i], text) for i in (0, 1)]
+    return [re.sub(r"(^|[,(=])\+", r"\1", one) for one in both]
 
 
 def _scalar(text: str) -> Scalar:
@@ -351,9 +338,8 @@ def _scalar(text: str) -> Scalar:
 
 
 def _exact_value(text: str) -> tuple[Fraction | None, bool]:
-    """The value of a plain number (``2/3``, ``1\\frac{4}{5}``, ``0.125``), None for what is none;
-    sums, powers and factorials are left to the symbolic worker. And whether the digits stand in an
-    arrangement that has no agreed value: ``4 10/3``, ``1/0``."""
+    """The value of a plain number (``2/3``, ``1\\frac{4}{5}``, ``0.125``), else None; and whether
+    the digits stand in an arrangement that has no agreed value: ``4 10/3``, ``1/0``."""
     found = _P.number.fullmatch(text) if len(text) <= MAX_DIGITS else None
     if found is None:
         return None, bool(_P.digits_only.fullmatch(text) and _P.malformed.search(text))
@@ -383,9 +369,6 @@ def is_assignment(form: Form) -> bool:
     """``x = ..``, ``f(x) = ..``, ``m_{max} = .. = ..``: the left side only names the answer."""
     is_chain = isinstance(form, Relation) and set(form.ops) <= {"=", "\\approx", "\\equiv"}
     return is_chain and NAME.fullmatch(form.sides[0]) is not None
-
-
-# --- brackets ---------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1_024)

@@ -1,5 +1,4 @@
-"""The tables beside this file: ``patterns.toml`` (what people write around and between answers, by
-room) and ``spelling.toml`` (the rules of spelling)."""
+"""The tables beside this file: ``patterns.toml`` (by room) and ``spelling.toml`` (the rules)."""
 
 from __future__ import annotations
 
@@ -29,6 +28,5 @@ _TABLE = table("patterns.toml")
 
 def patterns(room: str) -> SimpleNamespace:
     """The compiled patterns of a room by name."""
-    return SimpleNamespace(
-        **{name: compiled(pattern, _TABLE["names"]) for name, pattern in _TABLE[room].items()}
-    )
+    found = {name: compiled(pattern, _TABLE["names"]) for name, pattern in _TABLE[room].items()}
+    return SimpleNamespace(**found)

@@ -1,9 +1,10 @@
 """Worker processes for symbolic questions, with a hard deadline for every item and every batch.
 
 Processes, not threads: a computation stuck in big-integer arithmetic holds the interpreter lock and
-can only be killed. JSON in a pipe, not multiprocessing's own processes: the workers import neither
-the caller's ``__main__`` nor torch, and nothing is pickled. They start with the first question and
-stay for the next batch; one that is late is killed and replaced. All end with the parent.
+can only be killed. Lines in pipes, not multiprocessing's own processes (nor pebble's, which are the
+same): the workers import neither the caller's ``__main__`` nor torch, and nothing is pickled. They
+start with the first question and stay for the next batch; one that is late is killed and replaced.
+All end with the parent.
 """
 
 from __future__ import annotations
@@ -11,20 +12,28 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import subprocess
+import resource
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from math import inf
-from multiprocessing import Pipe
+from multiprocessing.connection import wait
 from pathlib import Path
+from pkgutil import resolve_name
+from subprocess import DEVNULL, PIPE, Popen
 
 STARTUP_SECONDS = 90.0
+GRACE_SECONDS = 1.0  # the parent's own deadline comes first
+MEMORY_LIMIT_BYTES = 2 * 1024**3
 MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _ROOT = str(Path(__file__).resolve().parents[3])
+
+Question = tuple[str | None, ...]  # what judges, ``module:function`` of ours, and its arguments
 
 
 class VerifierUnavailable(RuntimeError):
@@ -40,45 +49,37 @@ class _Worker:
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, kept.get("PYTHONPATH", "")]))
         # A fixed hash seed makes sympy's orderings, and so its verdicts, the same in every worker.
         kept |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-P", "-m", "sgpo.core.verifier.worker"]
-        self.pipe, theirs = Pipe()
-        with theirs:
-            self.process = subprocess.Popen(
-                command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=kept
-            )
-        if (message := self.reply(STARTUP_SECONDS)) != "ready":
+        command = [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"]
+        # Without buffers: a process forked meanwhile has none to send once more.
+        self.process = Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=kept)
+        if (message := self.ask((), STARTUP_SECONDS)) != "ready":
             self.close()
             raise VerifierUnavailable(
                 f"the verifier's worker cannot start in {STARTUP_SECONDS:.0f} seconds: {message}; "
                 "run `sgpo doctor`, or free some memory and CPU time"
             )
 
-    def ask(self, question: Sequence[str | None], seconds: float) -> str:
+    def ask(self, question: Question, seconds: float) -> str:
         """The reason for the answer to one question: correct, wrong, error, "timeout" where there
         is none within ``seconds``, "gone" where the process ended."""
-        with suppress(OSError):  # it ended: reply says so
-            self.pipe.send_bytes(json.dumps([seconds, *question]).encode())
-        return self.reply(seconds)
+        with suppress(OSError, ValueError):  # it ended, or the pool was shut down meanwhile
+            if question:
+                self.process.stdin.write(json.dumps([seconds, *question]).encode() + b"\n")
+            if not wait([self.process.stdout], seconds):
+                return "timeout"
+            if reply := self.process.stdout.readline():
+                return reply.decode().strip()
+        return "gone"
 
-    def reply(self, seconds: float) -> str:
-        try:
-            return json.loads(self.pipe.recv_bytes()) if self.pipe.poll(seconds) else "timeout"
-        except (OSError, EOFError):  # it ended, or the pool was shut down meanwhile
-            return "gone"
-
-    def close(self, *, kill: bool = True) -> None:
-        """Ends and reaps the process (one of a parent's is only let go); safe to call twice."""
-        if kill:
+    def close(self) -> None:
+        """Ends and reaps the process; safe to call twice. In a forked child, which has no such
+        child, it only lets go of it: Popen signals none that it cannot wait for."""
+        with self.process:
             self.process.kill()
-            self.process.wait()
-        else:
-            self.process.returncode = 0
-        self.pipe.close()
 
 
 class Pool:
-    """Lends workers to batches. Batches of different threads run side by side: what they do to the
-    two collections is one step each."""
+    """Lends workers to the batches of all threads: what these do to its collections is one step."""
 
     def __init__(self) -> None:
         self._idle: list[_Worker] = []
@@ -99,35 +100,23 @@ class Pool:
             self._all.discard(worker)
             worker.close()
 
-    def worker_pids(self) -> list[int]:
-        """Process ids of the live workers."""
-        return [w.process.pid for w in list(self._all) if w.process.poll() is None]
-
-    def shutdown(self, *, kill: bool = True) -> None:
-        """Kills and reaps every worker; in a forked child they are the parent's and only let go.
-        The pool can be used again."""
+    def shutdown(self) -> None:
+        """Closes every worker. The pool can be used again."""
         workers, self._all, self._idle = self._all, set(), []
         for worker in workers:
-            worker.close(kill=kill)
+            worker.close()
 
     def run(
-        self,
-        questions: Sequence[Sequence[str | None]],
-        *,
-        item_seconds: float,
-        batch_seconds: float | None = None,
-        num_workers: int | None = None,
+        self, questions: Sequence[Question], *, item_seconds: float, batch_seconds: float = inf
     ) -> list[str]:
-        """The reason (correct, wrong, timeout, error) for each question: ``module:function`` of
-        ours that judges, and its arguments. A worker is killed when one takes longer than
-        ``item_seconds``; ``batch_seconds`` counts from when the workers are ready; there are
-        ``num_workers`` at most, else one a core. VerifierUnavailable: one does not start."""
+        """The reason (correct, wrong, timeout, error) for each question. A worker is killed when
+        one takes longer than ``item_seconds``; ``batch_seconds`` counts from when the workers, one
+        a core, are ready. VerifierUnavailable: one does not start."""
         if not questions:
             return []
 
-        def outcome(question: Sequence[str | None]) -> str:
-            # Once more where the worker is gone: it may have been killed from outside, and the
-            # idle ones too.
+        def outcome(question: Question) -> str:
+            # Once more where it is gone: it may have been killed from outside, as the idle ones.
             for fresh in (False, True):
                 if (left := end - time.monotonic()) <= 0:
                     return "timeout"
@@ -138,15 +127,41 @@ class Pool:
                     return reason
             return "error"
 
-        cores = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
-        count = min(num_workers or cores, len(questions))
+        count = min(len(os.sched_getaffinity(0)), MAX_WORKERS, len(questions))
         with ThreadPoolExecutor(count) as threads:
             for worker in list(threads.map(lambda _: self._lease(), range(count))):
                 self._give_back(worker)
-            end = time.monotonic() + (inf if batch_seconds is None else batch_seconds)
+            end = time.monotonic() + batch_seconds
             return list(threads.map(outcome, questions))
+
+
+def serve() -> None:
+    """The worker: lines with a function's name and arguments in, reasons out, until the input ends,
+    which is when the parent is gone, or the memory does. The kernel's timer around every question
+    ends even what is stuck inside one C call, which no Python code could interrupt."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # default action: the kernel ends the process
+    reply = partial(print, file=os.fdopen(os.dup(1), "w"), flush=True)
+    os.dup2(2, 1)  # nothing a library prints may be read as a reply
+    try:
+        resolve_name("sgpo.core.verifier.symbolic:same")  # takes seconds, as sympy does
+    except ImportError as error:
+        return reply(error)
+    reply("ready")
+    for line in sys.stdin:
+        seconds, function, *arguments = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+        try:
+            reply("correct" if resolve_name(function)(*arguments) else "wrong")
+        except MemoryError:  # a fragmented heap would fail the next questions too
+            return reply("error")
+        except Exception:  # process boundary: becomes the verdict "error"
+            reply("error")
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 POOL = Pool()
 atexit.register(POOL.shutdown)
-os.register_at_fork(after_in_child=lambda: POOL.shutdown(kill=False))
+os.register_at_fork(after_in_child=POOL.shutdown)

@@ -2,7 +2,7 @@
 
 ``canonical`` applies the rules of ``spelling.toml``, the one table of spellings, in their order.
 It never changes the mathematics: a base subscript, an exponent, a letter at the end of a product
-(``2t``) all stay. Words stay as ``\\text{..}`` for ``split_unit`` and the forms to read.
+(``2t``) all stay. Words stay as ``\\text{..}``, degrees as ``°``, for units and forms to be read.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ _SCRIPTS = [
 
 @lru_cache(maxsize=16_384)
 def canonical(text: str) -> str:
-    """The answer in one spelling. ``\\text{..}`` spans, degree signs (as ``°``) and ``%`` stay, for
-    the unit rules to see."""
+    """The answer in one spelling."""
     if _P.number.fullmatch(text):
         return text
     text = _P.spaces.sub(" ", _P.control.sub("", text))
@@ -55,12 +54,7 @@ def plain_words(text: str) -> str:
 @lru_cache(maxsize=16_384)
 def words_key(text: str) -> str:
     """A word answer for comparison: no markup, case, punctuation or parentheses around it."""
-    text = plain_words(text).casefold().strip(" .,;:!\"'")
-    choice = _P.choice.fullmatch(text)
-    return choice.group(1) if choice else text
-
-
-# --- replacements that a pattern cannot write ----------------------------------------------------
+    return _P.choice.sub(r"\1", plain_words(text).casefold().strip(" .,;:!\"'"))
 
 
 def amount(found: re.Match[str]) -> str:
@@ -75,8 +69,7 @@ def amount(found: re.Match[str]) -> str:
 
 
 def rows_as_list(found: re.Match[str]) -> str:
-    """The rows of an environment that only lays out lines, or of bare lines, as a list; an array of
-    cells as it is."""
+    """The rows of a mere layout, or bare lines, as a list; an array of cells as it is."""
     kind, body = found.groupdict().get("kind"), found["body"]
     if kind == "array" and "&" in body and "=" not in body and "\\text" not in body:
         return found.group()
@@ -135,15 +128,12 @@ def chosen(found: re.Match[str]) -> str:
     return f"\\binom{{{n}}}{{{k}}}" if k and (n in "nmN" or are_numbers) else found.group()
 
 
-_FUNCTIONS_OF_A_MATCH = (amount, rows_as_list, command, text_group, base, chosen)
-_REPLACEMENTS = {f"@{function.__name__}": function for function in _FUNCTIONS_OF_A_MATCH}
+_MADE = {f"@{f.__name__}": f for f in (amount, rows_as_list, command, text_group, base, chosen)}
 _RULES = [
-    (needle, compiled(pattern, _TABLE["names"]), _REPLACEMENTS.get(new, new))
+    (needle, compiled(pattern, _TABLE["names"]), _MADE.get(new, new))
     for needle, pattern, new, *times in _TABLE["rules"]
     for _ in range(*times or (1,))
 ]
-
-# --- units behind a number ---------------------------------------------------------------------
 
 _UNIT_NAMES = {name: re.compile(row[0]) for name, row in _TABLE["units"].items()}
 # What one of a unit is in the first of its family, for 12 cm = 0.12 m.
@@ -156,16 +146,14 @@ _SMALL, _NO_NOUNS = frozenset(_WORDS["small"]), frozenset(_WORDS["no_nouns"])
 
 
 def unit_name(words: str) -> str | None:
-    """A unit's canonical name ("cm", "cm^2"), "?" for one of no size ("units"), or None for words
-    that are no unit this module knows."""
+    """A unit's name ("cm", "cm^2"), "?" for one of no size ("units"), None for other words."""
     words = words.strip(" .()").casefold()
     if power := _P.unit_power.fullmatch(words):
         name = unit_name(power.group(2) or power.group(3) or "")
         order = 2 if (power.group(1) or power.group(4))[0] == "s" else 3
         return name if name in (None, "?") else f"{name}^{order}"
-    if words in _TABLE["short_units"]:
-        return _TABLE["short_units"][words]
-    name = next((name for name, rx in _UNIT_NAMES.items() if rx.fullmatch(words)), None)
+    known = (name for name, rx in _UNIT_NAMES.items() if rx.fullmatch(words))
+    name = _TABLE["short_units"].get(words) or next(known, None)
     if name is None and (quotient := _P.quotient.fullmatch(words)):
         parts = [unit_name(part) for part in quotient.groups()]
         name = None if {None, "?"} & set(parts) else "/".join(map(str, parts))
@@ -173,8 +161,7 @@ def unit_name(words: str) -> str | None:
 
 
 def are_counted(words: str, problem: str | None) -> bool:
-    """Whether words behind a number only say what is counted: nouns of the list beside this file,
-    or of the problem."""
+    """Whether words behind a number only say what is counted: nouns of our list or the problem."""
     known = [word.strip(".,;:()") for word in words.casefold().split()]
     asked = set(re.findall(r"[a-z]{3,}", problem.casefold())) - _NO_NOUNS if problem else set()
     return all(w in _NOUNS or w in asked or not w for w in known) and known[-1] not in _SMALL

@@ -6,8 +6,7 @@ no numbers to compare (sums, integrals, unusual types). Ordinary expressions are
 accepts six-digit approximations of irrationals. Constants are equal when their values agree to 40
 digits relative to their size, and to 40 places after the point; expressions with variables when
 they agree at fixed sample points of both signs at which both are real (integers where binomials or
-factorials are involved, and where letters such as n are rounded). Values too large to write down
-are never evaluated: such expressions are equal only if identical.
+factorials are involved, and where letters such as n are rounded).
 """
 
 from __future__ import annotations
@@ -66,9 +65,6 @@ def same(gold: str, answer: str, problem: str | None) -> bool:
     return bool(same_answer(forms.parse_form(gold), forms.parse_form(answer), asker))
 
 
-# --- expressions ------------------------------------------------------------------------------
-
-
 @lru_cache(maxsize=4_096)
 def same_expression(gold: str, answer: str) -> bool:
     """Whether two expressions are equal."""
@@ -77,8 +73,7 @@ def same_expression(gold: str, answer: str) -> bool:
 
 @lru_cache(maxsize=4_096)
 def parse(text: str) -> Basic:
-    """The sympy expression of canonical answer text. Unreadable: the parser refuses it, or its
-    value is too large to be evaluated."""
+    """The sympy expression of canonical text. Unreadable: refused, or too large to evaluate."""
     deepest = max(forms.bracket_depths(text), default=0)
     floors = text.count("\\lfloor") + text.count("\\lceil")
     takes_forever = text.count("|") > MAX_BARS or floors > MAX_FLOORS or deepest > MAX_DEPTH
@@ -177,14 +172,6 @@ def _points(symbols: list[Symbol], integers: bool) -> list[dict[Symbol, Rational
     return points + [{s: abs(v) for s, v in p.items()} for p in points[:5] if not integers]
 
 
-def _with_imaginary_unit(both: sympy.Tuple) -> sympy.Tuple:
-    """Reads ``i`` as the imaginary unit, as in ``6 - 5i``, unless letters that count beside it say
-    that it counts too."""
-    letters = {s.name: s for s in both.free_symbols}
-    is_counter = "i" not in letters or letters.keys() & _COUNTERS
-    return both if is_counter else both.xreplace({letters["i"]: I})
-
-
 def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
     """Value pairs of two expressions at the sample points at which both have a value."""
     symbols = sorted(a.free_symbols | b.free_symbols, key=lambda s: s.name)
@@ -202,8 +189,7 @@ def _agree_everywhere(a: Expr, b: Expr) -> bool:
     """Whether the expressions agree at all points where both are real; where they are never both
     real, at all points. One disagreement ends the work, so that wrong answers are cheap."""
     enough = 3 if a.free_symbols or b.free_symbols else 1
-    real: list[bool] = []
-    other: list[bool] = []
+    real, other = [], []
     for va, vb in _samples(a, b):
         kind = real if va.is_real and vb.is_real else other
         kind.append(_close(va, vb))
@@ -219,7 +205,9 @@ def _equal(a: Basic, b: Basic) -> bool:
         return True
     if not (isinstance(a, Expr) and isinstance(b, Expr)):
         return type(a) is type(b) and verify(a, b, timeout_seconds=None)
-    a, b = _with_imaginary_unit(sympy.Tuple(a, b))
+    letters = {s.name: s for s in a.free_symbols | b.free_symbols}
+    if "i" in letters and not letters.keys() & _COUNTERS:  # as in 6 - 5i
+        a, b = (side.xreplace({letters["i"]: I}) for side in (a, b))
     if {a, b} & {oo, -oo}:
         return False
     if a.has(*_NO_SAMPLING) or b.has(*_NO_SAMPLING):
@@ -227,12 +215,8 @@ def _equal(a: Basic, b: Basic) -> bool:
     return _agree_everywhere(a, b)
 
 
-# --- relations and sets -----------------------------------------------------------------------
-
-
 def same_relation(gold: forms.Relation, answer: forms.Relation) -> bool:
-    """Whether two relations with one operator each say the same: one is the other times a constant
-    (positive for ``<``)."""
+    """Whether two relations with one operator say the same: one is the other times a constant."""
     (g, g_op), (a, a_op) = _standard(gold), _standard(answer)
     pairs = [(vg, va) for vg, va in _samples(g, a) if vg.is_real and va.is_real]
     if g_op != a_op or len(pairs) < 3:
@@ -243,9 +227,8 @@ def same_relation(gold: forms.Relation, answer: forms.Relation) -> bool:
     if any(vg == 0 or va == 0 for vg, va in pairs):
         return False
     ratio = pairs[0][0] / pairs[0][1]
-    if g_op in ("<", "\\le") and not ratio > 0:
-        return False
-    return all(_close(vg, ratio * va) for vg, va in pairs)
+    is_turned = g_op in ("<", "\\le") and not ratio > 0
+    return not is_turned and all(_close(vg, ratio * va) for vg, va in pairs)
 
 
 def _standard(relation: forms.Relation) -> tuple[Expr, str]:
@@ -277,8 +260,7 @@ def _units(form: Any) -> set[str]:
 
 
 def _real_set(form: forms.Form) -> tuple[str | None, sympy.Set]:
-    """The letter, if there is one, and the set that an interval, a union, a difference, points or
-    inequalities stand for."""
+    """The letter, if there is one, and the set that a form stands for. _NoSet: it is none."""
     match forms.as_interval(form):
         case forms.Interval(low, high, low_open, high_open):
             return None, _interval(_end(low), _end(high), low_open, high_open)
@@ -354,10 +336,9 @@ def _equal_sets(a: Basic, b: Basic) -> bool:
         return True
     if not isinstance(a, sympy.Set) and not isinstance(b, sympy.Set):
         return _equal(a, b)
-    if type(a) is not type(b) or len(a.args) != len(b.args):
-        return False
+    are_alike = type(a) is type(b) and len(a.args) == len(b.args)
     if isinstance(a, sympy.Interval):  # both ends, and whether they are open
-        return all(map(_equal_sets, a.args, b.args))
+        return are_alike and all(map(_equal_sets, a.args, b.args))
     # The parts of a set are different, so each has one partner at most.
-    is_known = isinstance(a, sympy.Union | sympy.FiniteSet)
+    is_known = are_alike and isinstance(a, sympy.Union | sympy.FiniteSet)
     return is_known and all(any(_equal_sets(one, part) for part in b.args) for one in a.args)
