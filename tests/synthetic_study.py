@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from benchmarks.run.evaluate import write_samples
-from benchmarks.store.experiments import DISTIL, INITIAL, KIN
+from benchmarks.store.experiments import DISTIL, INITIAL, KIN, TUNED
 from benchmarks.store.runs import REASONS
 from sgpo.core.config import config_hash
 
@@ -69,7 +69,7 @@ PAST = {
     "sgpo_nll_masked": ("SGPO, direct SFT with the mask", 1.0, ("qwen-m", "llama-m")),
     "sgpo_nll": ("SGPO, direct SFT", 1.1, ("llama-m",)),
     "sgpo_no_clip": ("SGPO w/o KL clipping", 1.5, ("llama-m",)),
-} | {key: (key.upper(), 1.4, ("qwen-m",)) for key in (*KIN, INITIAL, *DISTIL)}
+} | {key: (key.upper(), 1.4, ("qwen-m",)) for key in (*KIN, INITIAL, *DISTIL, *TUNED)}
 
 
 def write_study(

@@ -56,7 +56,10 @@ ALLOWED = {
 BORROWED = dict.fromkeys(DISTIL, "on-policy self-distillation's, not tuned for this")
 BORROWED |= dict.fromkeys(FACTORS, "that of the row whose one factor it changes")
 BORROWED["sgpo_frozen"] = "SGPO's: its teacher alone changes"
-BORROWED[TUNED] = "chosen together with delta, from four times as many trials"
+BORROWED |= {
+    row: f"chosen together with {knob.name}, from four times as many trials"
+    for row, knob in TUNED.items()
+}
 # Of methods that are not in Table 1 the weights at the budget are compared.
 TO_BUDGET = dict.fromkeys(("train.num_steps", "train.budget_steps"), "trained to the budget alone")
 # Methods in whose table the weights after twice the budget are judged, too.
@@ -65,7 +68,7 @@ TABLE = ("base", "sft", "sft_full", "grpo", "hpt", "luffy", "sgpo")
 
 def allowed_beside_grpo(method: str) -> dict[str, str]:
     """The keys in which ``method`` may differ from SFT+GRPO, with the reason."""
-    allowed = ALLOWED.get(method, RL)
+    allowed = ALLOWED.get(TUNED[method].of if method in TUNED else method, RL)
     if method in TABLE:
         return allowed
     if method == "dapo":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from benchmarks.config import (
@@ -20,8 +21,8 @@ from benchmarks.config import (
     RunConfig,
 )
 from benchmarks.profiles.rows import AUTHORS_ENTROPY, Rows, Values
-from benchmarks.profiles.variants import derived, to_budget
-from benchmarks.store.experiments import INITIAL, TUNED
+from benchmarks.profiles.variants import derived, to_budget, with_settings
+from benchmarks.store.experiments import INITIAL, TRIALS, TUNED
 from sgpo.core.config import RolloutConfig
 from sgpo.mini.sets import RL_PROBLEMS, TEST_SETS, WARMUP_PROBLEMS
 from sgpo.mini.specs import MODELS, model_spec
@@ -34,20 +35,25 @@ WARMUP_RATE, WARMUP_EPOCHS = 5e-5, 3  # ours: the warm-up must stay near the bas
 LEARNING_RATE = {  # tuned on mini-Qwen2-M
     "sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4,
     "opsd": 8e-4, "srft": 8e-4, "dr_grpo": 4e-4, "dapo": 4e-4, "relift": 4e-4, "chord": 4e-4,
-    "sdpo": 1e-4, "sgpo_initial": 8e-4, "sgpo_tuned": 2e-4,
+    "sdpo": 1e-4, "sgpo_initial": 8e-4,
 }  # fmt: skip
 ON_MODEL = {  # tuned there (tuning-MODEL.csv); others as above
     "qwen-s": {
         "sft_full": 8e-4, "grpo": 4e-4, "hpt": 1e-4, "luffy": 2e-4, "sgpo": 1e-4,
-        "sgpo_initial": 4e-4, "sgpo_tuned": 1e-4,
+        "sgpo_initial": 4e-4,
     },
     "llama-m": {
         "sft_full": 8e-4, "grpo": 4e-4, "hpt": 4e-4, "luffy": 4e-4, "sgpo": 2e-4,
-        "sgpo_initial": 4e-4, "sgpo_tuned": 4e-4,
+        "sgpo_initial": 4e-4,
     },
 }  # fmt: skip
-# Chosen from trials of delta and rate together; on mini-Qwen2-M the paper's own was
-DELTA = {"qwen-s": 0.5, "qwen-m": 1.0, "llama-m": 0.5}
+# Model -> what trials of a knob and the rate chose together; nothing before they were run. Where
+# that is the knob's usual value the method's own row has it, and there is no other.
+CHOSEN: dict[str, dict[str, tuple[float, float]]] = {
+    "sgpo_tuned": {"qwen-s": (0.5, 1e-4), "qwen-m": (1.0, 2e-4), "llama-m": (0.5, 4e-4)},
+    "hpt_tuned": {},
+    "luffy_tuned": {},
+}
 VARIANT_RATE = {  # tuned; of a model that is not named a variant keeps SGPO's
     "sgpo_no_grpo": {"qwen-m": 1e-4}, "sgpo_no_proximal": {"qwen-m": 1e-4},
     "sgpo_no_clip": {"qwen-m": 1e-4, "qwen-s": 1e-4, "llama-m": 1e-4},
@@ -149,6 +155,30 @@ METHODS = (
     _rl("sgpo", "SGPO", SGPO),
 )
 
+
+def _tuned(row: str) -> list[MethodEntry]:
+    """The row whose knob and rate trials chose, on models where that is not the usual value, and
+    the methods that only those trials have, on no model of the study."""
+    knob, chosen = TUNED[row], CHOSEN[row]
+    own = next(entry for entry in METHODS if entry.key == knob.of)
+
+    def change(full: RunConfig) -> RunConfig:
+        value, rate = chosen.get(full.model, (knob.usual, full.train.learning_rate))
+        return with_settings(full, {full.model: rate}, **{knob.field: value})
+
+    def tried(key: str, value: float) -> MethodEntry:
+        setting = partial(with_settings, **{knob.field: value})
+        label = f"{own.label}, {knob.name}={value:g}"
+        return derived(own, setting, key=key, label=label, extra=True, models=())
+
+    entries = [tried(key, value) for key, value in knob.values.items() if key in TRIALS]
+    if not chosen:
+        return entries
+    models = tuple(model for model, (value, _) in chosen.items() if value != knob.usual)
+    label = f"{own.label}, {knob.name} tuned"
+    return [derived(own, change, key=row, label=label, extra=True, models=models), *entries]
+
+
 # Baselines of the same idea, and SGPO with another teacher: not in Table 1, which has the paper's
 # rows.
 KIN = (
@@ -175,18 +205,7 @@ KIN = (
     _kin("chord", "CHORD", "CHORDConfig"),
     _kin("sdpo", "SDPO", "SDPOConfig"),
     replace(_rl(INITIAL, "SGPO, first weights teach", SGPO, teacher="initial"), extra=True),
-    derived(
-        ROWS.reinforced(
-            TUNED,
-            "SGPO, delta tuned",
-            SGPO,
-            _rate(TUNED),
-            lambda model: {"kl_threshold": DELTA[model]},
-        ),
-        to_budget,
-        extra=True,
-        models=tuple(model for model, delta in DELTA.items() if delta != 1.0),
-    ),
+    *(entry for row in TUNED for entry in _tuned(row)),
 )
 
 

@@ -63,7 +63,8 @@ def to_budget(full: RunConfig) -> RunConfig:
     return replace(full, train=replace(train, num_steps=steps, budget_steps=None))
 
 
-def _changed(full: RunConfig, rates: Rates | None = None, **settings: Any) -> RunConfig:
+def with_settings(full: RunConfig, rates: Rates | None = None, **settings: Any) -> RunConfig:
+    """``full`` to the budget, with other ``settings``, and the rate of its model in ``rates``."""
     plain = to_budget(full)
     rate = (rates or {}).get(full.model, plain.train.learning_rate)
     return replace(
@@ -90,7 +91,7 @@ def with_variants(
     sgpo, rates = study.entry("sgpo"), _own_rates(study, tuned or {})
     extra = tuple(
         derived(
-            sgpo, partial(_changed, rates=rates.get(key), **fields), key=key, label=label,
+            sgpo, partial(with_settings, rates=rates.get(key), **fields), key=key, label=label,
             models=models,
         )
         for key, label, fields in VARIANTS
@@ -109,7 +110,7 @@ def with_experiments(study: Plan, tuned: Mapping[str, Rates] | None = None) -> P
     masked = derived(
         study.entry("sgpo"),
         partial(
-            _changed,
+            with_settings,
             rates=_own_rates(study, tuned or {}).get("sgpo_nll_masked"),
             distillation="nll_masked",
         ),
@@ -134,10 +135,10 @@ def _distilled(study: Plan) -> list[MethodEntry]:
 
     def faster(full: RunConfig, **settings: Any) -> RunConfig:
         rate = own.config(full.model, full.seed).train.learning_rate
-        changed = _changed(full, **settings)
+        changed = with_settings(full, **settings)
         return replace(changed, train=replace(changed.train, learning_rate=rate))
 
-    forward = partial(_changed, direction="forward")
+    forward = partial(with_settings, direction="forward")
     steps = (
         (guided, "distil_rate", "SGPO's distillation, faster", faster),
         (guided, "distil_plain", "KL on all correct guided samples", partial(faster, **plain)),
@@ -165,6 +166,6 @@ def _factors(study: Plan) -> list[MethodEntry]:
     )
     fields = {"extra": True, "also_on": {}}
     return [
-        derived(study.entry(of), partial(_changed, **changed), key=key, label=label, **fields)
+        derived(study.entry(of), partial(with_settings, **changed), key=key, label=label, **fields)
         for key, (of, label, changed) in zip(names.FACTORS, rows, strict=True)
     ]

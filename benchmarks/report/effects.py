@@ -64,7 +64,11 @@ class Effect:
             return [(cell.model, cell.method) for cell in study.cells if cell.run_id in ids]
         models = self.models(study) if self.models else [subject.model]
         methods = self.methods(study) if callable(self.methods) else self.methods
-        return [(model, method or subject.row) for model in models for method in methods]
+        return [
+            (model, accuracy.standing(study, model, method or subject.row))
+            for model in models
+            for method in methods
+        ]
 
 
 def effect(
@@ -79,7 +83,10 @@ def gain(ours: str, theirs: str) -> Effect:
 
     @effect((ours, theirs))
     def found(study: Study, subject: Subject) -> Found:
-        pair = (method or subject.row for method in (ours, theirs))
+        pair = (
+            accuracy.standing(study, subject.model, method or subject.row)
+            for method in (ours, theirs)
+        )
         return Found(estimates.gain(study, subject.model, *pair))
 
     return found

@@ -27,6 +27,7 @@ from benchmarks.run.launch import check_time, conclude, deadline_of, default_job
 from benchmarks.run.progress import StudyProgress
 from benchmarks.run.study import run_study, unfinished
 from benchmarks.run.tracking import check_tracker
+from benchmarks.store.experiments import TRIALS
 from benchmarks.store.locks import locked
 from benchmarks.store.records import read_rows
 from sgpo.core.files import read_json, write_text
@@ -39,7 +40,7 @@ METHODS = (
     "sft_full", "grpo", "hpt", "luffy", "sgpo",
     "opsd", "srft", "dr_grpo", "dapo", "relift", "chord", "sdpo", "sgpo_initial",
     *(key for key, *_ in VARIANTS if key != "sgpo_frozen"),  # which is sgpo_initial at SGPO's rate
-    "sgpo_nll_masked",
+    "sgpo_nll_masked", *TRIALS,
 )  # fmt: skip
 # Ours: rates, seeds (none of a study) and methods of ``pocket``.
 POCKET = ((1e-6, 2e-6, 5e-6, 1e-5), (1000,), ("grpo", "hpt", "luffy", "sgpo"))
@@ -63,7 +64,8 @@ def trials(
         raise ValueError(f"--profile {profile}: there are trials of {', '.join(MODELS)}")
     rates, seeds, usual = POCKET if profile == "pocket" else (LEARNING_RATES, WORLDS, METHODS)
     study = planned_study(profile, None, method_files, overrides, variants=True)
-    tuned = (*usual, *(path.stem for path in method_files))
+    known = {entry.key for entry in study.methods}  # quick lacks one
+    tuned = (*(m for m in usual if m in known), *(path.stem for path in method_files))
     for name in methods or ():
         if name not in tuned:
             raise ValueError(unknown("method", name, list(tuned), "`sgpo tune --help`"))

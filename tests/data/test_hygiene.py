@@ -81,7 +81,7 @@ def test_tuning_runs_and_chooses_without_any_test_problem(
 
 def test_no_tuning_config_names_a_test_set():
     tests = {t.key for t in sets.TEST_SETS}
-    cells = [cell for *_, cell in tune.trials()]
+    cells = [cell for profile in ("mini", "quick") for *_, cell in tune.trials(profile=profile)]
     cells += [c.parent for c in cells if c.parent]
     assert len(cells) > 100 and min(c.config.seed for c in cells) == tune.WORLDS[0]
     for cell in cells:

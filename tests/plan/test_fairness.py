@@ -12,6 +12,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.profiles import fairness, mini
 from benchmarks.profiles.planned import planned_study
+from benchmarks.run import tune
 from benchmarks.store import experiments
 from sgpo.core.config import to_dict
 
@@ -156,6 +157,41 @@ def test_a_variant_or_experiment_differs_from_what_it_stands_beside_in_what_it_s
     assert (
         cells["qwen-m", "distil_plain"].config.train == cells["qwen-m", "distil_own"].config.train
     )
+
+
+def test_every_tuned_row_has_as_many_trials_that_differ_in_its_knob_and_rate_alone():
+    trials = tune.trials()
+    for row, knob in experiments.TUNED.items():
+        mine = [(method, cell) for method, _, cell in trials if method in knob.values]
+        assert len(mine) == 48 and len({*knob.values.values()}) == 4, row
+        for method, cell in mine:
+            own = GRID.entry(knob.of).config("qwen-m", cell.config.seed)
+            value = getattr(cell.config.settings, knob.field)
+            assert value == knob.values[method] and type(value) is type(knob.usual)
+            allowed = {f"settings.{knob.field}", "train.learning_rate", "evaluation.suites"}
+            assert {*differing(cell.config, own)} <= allowed | {*BUDGET}, method
+        for model in mini.TABLE_MODELS:
+            settings = GRID.entry(knob.of).config(model, 0).settings
+            assert getattr(settings, knob.field) == knob.usual
+
+
+def test_a_tuned_row_is_planned_where_trials_chose_another_value_than_usual(monkeypatch):
+    chosen = {"qwen-s": (2, 1e-4), "qwen-m": (0, 8e-4), "llama-m": (3, 2e-4)}
+    monkeypatch.setitem(mini.CHOSEN, "hpt_tuned", chosen)
+    row, *trials = mini._tuned("hpt_tuned")
+    assert (row.key, row.label, row.models) == (
+        "hpt_tuned",
+        "HPT, gate tuned",
+        ("qwen-m", "llama-m"),
+    )
+    assert [(t.key, t.models) for t in trials] == [(f"hpt_gate{n}", ()) for n in (0, 1, 3)]
+    for model, (gate, rate) in chosen.items():
+        config, own = (entry.config(model, 0) for entry in (row, GRID.entry("hpt")))
+        changes = {"settings.gate": gate, "train.learning_rate": rate} | BUDGET
+        plain = {"settings.gate": 2, "train.learning_rate": own.train.learning_rate}
+        kept = {key for key, value in plain.items() if changes[key] == value}
+        assert differing(config, own) == {k: v for k, v in changes.items() if k not in kept}
+        assert unfair(config, GRID.entry("grpo").config(model, 0)) == []
 
 
 def test_diff_configs_prints_the_differences_of_two_methods_with_reasons(capsys, refused, tmp_path):

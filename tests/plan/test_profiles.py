@@ -15,7 +15,7 @@ from benchmarks.cli import main
 from benchmarks.config import SUITE_VERSION, Cell
 from benchmarks.data.checkpoints import CHECKPOINTS
 from benchmarks.data.sources import evaluation_problems
-from benchmarks.profiles import paper
+from benchmarks.profiles import mini, paper
 from benchmarks.profiles.planned import planned_study, user_method
 from benchmarks.report.tables import accuracy
 from benchmarks.run.launch import selected
@@ -133,7 +133,9 @@ def test_variants_and_experiments_leave_the_study_as_it_is():
     plain = [c.run_id for c in PLAIN.cells()]
     assert [c.run_id for c in GRID.cells() if c.run_id in {*plain}] == plain
     extra = {e.key for e in GRID.methods if e.extra}
-    assert extra == {*experiments.METHODS}
+    untried = {row for row, chosen in mini.CHOSEN.items() if not chosen}
+    assert extra == {*experiments.METHODS} - untried
+    assert not {m for _, m in placed(GRID.cells())} & {*experiments.TRIALS}
     added = placed(GRID.cells()) - placed(PLAIN.cells())
     variants = {(m, k) for m, k in added if k in SGPO_VARIANTS}
     assert {k for m, k in variants if m == "qwen-m"} == {*SGPO_VARIANTS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,6 +161,29 @@ def test_needs_cover_what_the_claims_read(variant_study, monkeypatch):
     assert ("qwen-m", "sgpo_reverse") in claims.needs(study)
     planned = Study.read(variant_study[0])
     assert not planned.runs and claims.needs(planned) == claims.needs(study)
+
+
+def test_where_trials_chose_the_usual_value_the_methods_own_row_stands_for_the_tuned_one(
+    variant_study,
+):
+    study = load_study(variant_study[0])
+    (claim,) = (c for c in claims.CLAIMS if c.key == "tuned_beats_hpt")
+
+    def without(*rows: str, listed: bool = True) -> Study:
+        cells = tuple(c for c in study.cells if c.method not in rows)
+        kept = tuple(m for m in study.extra_methods if listed or m.key not in rows)
+        return replace(study, cells=cells, extra_methods=kept)
+
+    def effect(of: Study) -> Score | None:
+        (verdict,) = claims.judge(claim, of)
+        return verdict.effect
+
+    assert effect(study).mean == estimates.gain(study, "qwen-m", "sgpo_tuned", "hpt_tuned").mean
+    chosen = without("sgpo_tuned", "hpt_tuned")
+    assert effect(chosen).mean == estimates.gain(study, "qwen-m", "sgpo", "hpt").mean
+    (subject,) = claim.subjects(chosen)
+    assert claim.effect.reads(chosen, subject) == [("qwen-m", "sgpo"), ("qwen-m", "hpt")]
+    assert not claims.judge(claim, without("hpt_tuned", listed=False))  # no trials: not asked
 
 
 # Effects ------------------------------------------------------------------------------------------

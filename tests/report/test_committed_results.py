@@ -87,7 +87,11 @@ def tuned() -> list[dict[str, str]]:
     return found
 
 
-CHOSEN = {(r["model"], r["method"]): r for r in tuned() if r["chosen"] == "True"}
+CHOSEN = {
+    (r["model"], r["method"]): r
+    for r in tuned()
+    if r["chosen"] == "True" and r["method"] not in experiments.TRIALS
+}
 
 
 @pytest.mark.parametrize("model, method", CHOSEN)
@@ -96,18 +100,25 @@ def test_the_profile_has_the_settings_that_tuning_chose(model, method):
     assert config.train.learning_rate == float(CHOSEN[model, method]["learning_rate"])
 
 
-@pytest.mark.parametrize("model", mini.TABLE_MODELS)
-def test_the_tuned_delta_and_its_rate_are_the_best_of_48_trials(model):
-    delta = {"sgpo": 1.0, "sgpo_delta0.5": 0.5, "sgpo_delta2": 2.0, "sgpo_no_clip": float("inf")}
-    trials = pd.DataFrame(r for r in tuned() if r["model"] == model and r["method"] in delta)
+ROWS = [(row, model) for row, chosen in mini.CHOSEN.items() for model in chosen]
+
+
+def test_knobs_were_chosen_on_every_model_of_the_table_or_none():
+    assert {frozenset(chosen) for chosen in mini.CHOSEN.values()} <= {
+        frozenset(), frozenset(mini.TABLE_MODELS),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("row, model", ROWS)
+def test_a_tuned_knob_and_its_rate_are_the_best_of_48_trials(row, model):
+    knob = experiments.TUNED[row]
+    trials = pd.DataFrame(r for r in tuned() if r["model"] == model and r["method"] in knob.values)
     assert len(trials) == 48
     accuracy = trials.dev_accuracy.astype(float)
     method, rate = accuracy.groupby([trials.method, trials.learning_rate]).mean().idxmax()
-    entry = GRID.entry("sgpo" if delta[method] == 1.0 else "sgpo_tuned")
-    config = entry.config(model, 0)
-    assert (config.settings.kl_threshold, config.train.learning_rate) == (
-        delta[method], float(rate),
-    )  # fmt: skip
+    config = GRID.entry(knob.of if method == knob.of else row).config(model, 0)
+    found = getattr(config.settings, knob.field), config.train.learning_rate
+    assert found == mini.CHOSEN[row][model] == (knob.values[method], float(rate))
 
 
 def test_every_rate_of_the_profile_was_tuned_with_as_many_trials_that_saw_no_test_set():
@@ -117,8 +128,8 @@ def test_every_rate_of_the_profile_was_tuned_with_as_many_trials_that_saw_no_tes
     usual = {(tune.MODELS["mini"], method) for method in mini.LEARNING_RATE}
     others = {(model, method) for model, rates in mini.ON_MODEL.items() for method in rates}
     variants = {(model, method) for method, rates in mini.VARIANT_RATE.items() for model in rates}
-    own = {(m, k) for m, k in usual | others if k != experiments.TUNED}  # trials of its deltas
-    found = set(counts)
+    own = usual | others
+    found = {(m, k) for m, k in counts if k not in experiments.TRIALS}
     assert own | variants <= found
     kept = found - own - variants  # SGPO's rate was chosen
     assert all(GRID.entry(k).config(m, 0).train.learning_rate == 2e-4 for m, k in kept)

@@ -245,12 +245,17 @@ def test_deleting_things_changes_what_needs_them_and_nothing_else(variant_study,
     summary = report.build(variant_copy, figures=False)
     assert {m.run_id: (m.reason, m.artefacts) for m in summary.missing} == {
         base.name: ("not run", ("claims", "table1", "passk")),
-        luffy.name: ("not run", ("claims", "table1", "equal_cost", "passk", "kin", "budget")),
+        luffy.name: (
+            "not run",
+            ("claims", "table1", "equal_cost", "passk", "kin", "teacher", "budget"),
+        ),
         analysis: ("not run", ("claims", "fig5")),
     }
     before, after = written(variant_study[0]), written(variant_copy)
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"claims", "table1", "passk", "equal_cost", "kin", "budget", "fig5"}
+    assert changed == {
+        "claims", "table1", "passk", "equal_cost", "kin", "teacher", "budget", "fig5",
+    }  # fmt: skip
     for name in changed - {"equal_cost"}:  # which draws it
         assert after[name].count("not run") > before[name].count("not run"), name
     ours, lost = (rows_of(root, "table1") for root in (variant_study[0], variant_copy))

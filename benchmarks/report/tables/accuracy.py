@@ -317,11 +317,21 @@ def _main_known(study: Study) -> dict[str, str]:
     }
 
 
+def standing(study: Study, model: str, method: str) -> str:
+    """The row that has the numbers of ``method`` on a model: its own or, where a knob was tuned and
+    its usual value chosen, that of the method itself."""
+    knob = experiments.TUNED.get(method)
+    tuned = knob and any(m.key == method for m in study.extra_methods)
+    return knob.of if tuned and not study.cells_of(model, method) else method
+
+
 def where_planned(
     method: str, candidates: Callable[[Study], Sequence[str]]
 ) -> Callable[[Study], list[str]]:
-    """Those models on which ``method`` is planned."""
-    return lambda study: [m for m in candidates(study) if study.cells_of(m, method)]
+    """Those models on which ``method``, or what stands for it, is planned."""
+    return lambda study: [
+        m for m in candidates(study) if study.cells_of(m, standing(study, m, method))
+    ]
 
 
 TABLE1 = described(
