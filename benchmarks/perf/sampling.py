@@ -19,6 +19,7 @@ from transformers import logging as transformers_logging
 from benchmarks.data.checkpoints import CHECKPOINTS, Shape
 from benchmarks.perf import common, gpu_step
 from benchmarks.perf.common import Block, in_rounds, paired_ratio, shown, spread, timed
+from sgpo.core.config import PROBE_TOLERANCE, VLLMSettings
 from sgpo.core.distributed import describe_device
 from sgpo.core.models import cast
 from sgpo.core.prompts import PROMPT_SPECS
@@ -184,7 +185,17 @@ def run_gpu(
         "max_length": PROMPT_TOKENS + max_tokens,
         "dtype": str(dtype).removeprefix("torch."),
     }
-    samplers = {e: make_sampler(e, model, build_tokenizer(), **how) for e in asked if e != "paged"}
+    vllm = VLLMSettings(  # stretched logits stretch what bfloat16 rounds off
+        dtype=how["dtype"],
+        max_model_len=how["max_length"],
+        gpu_memory_utilization=0.6,
+        probe_tolerance=PEAKED * PROBE_TOLERANCE[how["dtype"]],
+    )
+    samplers = {
+        e: make_sampler(e, model, build_tokenizer(), vllm=vllm, **how)
+        for e in asked
+        if e != "paged"
+    }
     rows = []
     for count in sequences:
         draws = _gpu_draws(model, samplers, "paged" in asked, count, max_tokens)
