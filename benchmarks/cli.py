@@ -367,6 +367,7 @@ def _results(verbs: Verbs) -> None:
     add("b", help="another, which is taken off")
     add("--model", help="on which model (default: the one with most of their runs)")
     add("--figure", type=Path, metavar="FILE", help="draw it there, too (PNG)")
+    add("--types", type=Path, metavar="FILE", help="write it type by type, too (CSV)")
     add = _verb(
         verbs, "check-port", "_check_port",
         "Judge the training curves of other code against our bands. 1 when one is off. "
@@ -483,7 +484,8 @@ def _power(options: Options) -> int:
 def _explain_gap(options: Options) -> int:
     from benchmarks.report.explain_gap import explain_gap
 
-    return explain_gap(options.out, options.a, options.b, options.model, options.figure)
+    asked = options.a, options.b, options.model, options.figure, options.types
+    return explain_gap(options.out, *asked)
 
 
 def _check_port(options: Options) -> int:

@@ -1,17 +1,20 @@
 """Where the difference in accuracy between two methods comes from: ``sgpo explain-gap A B``.
 
-By benchmark, by how hard the problems are, by budget, and by class of distilled token where a
-method has a ledger; every difference paired over worlds (or seeds and problems), with its interval.
+By benchmark, by how hard the problems are, by types learned, by budget, and by class of distilled
+token where a method has a ledger; every difference paired over worlds (or seeds and problems), with
+its interval. ``--types`` writes the account type by type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.report import estimates, worlds
@@ -21,9 +24,11 @@ from benchmarks.report.figures.axes import marks, new_figure, png, points, zero
 from benchmarks.store import experiments
 from benchmarks.store.load import load_study
 from benchmarks.store.records import Run, Study
-from sgpo.core.files import write_bytes
+from sgpo.core.files import write_bytes, write_text
 
 WHOLE, BENCHMARK, DIFFICULTY, BUDGET = "all", "benchmark", "problems", "budget"
+TYPES = "types, %"
+LEARNED = 0.5  # of a type's answers right
 MASKED = "KL masked, %"
 THIRD_NAMES = {"hard": "hardest third", "middle": "middle third", "easy": "easiest third"}
 
@@ -114,12 +119,21 @@ def lines_of(pair: Pair) -> list[Line]:
         sides = pair.sides(estimates.accuracy, benchmark.key, pair.seeds)
         line = Line(BENCHMARK, benchmark.label, sides)
         found.append(replace(line, adds=line.difference.mean / len(pair.study.benchmarks)))
-    found += _thirds(pair)
+    found += [*_thirds(pair), *_types(pair)]
     for budget in (budget for budget in experiments.BUDGETS if budget != 1.0):
         sides = pair.sides(estimates.accuracy, AVERAGE, pair.seeds, budget)
         found += [Line(BUDGET, f"{budget:g} x the steps", sides)] if None not in sides else []
     for name, words in worlds.CLASSES.items():
         found.append(Line(MASKED, words, pair.sides(worlds.masked_share, [name], pair.seeds)))
+    if has_types(pair.study):
+        for words, learned in (
+            ("choices of types it learned", True),
+            ("choices of types it has not", False),
+        ):
+            masked = partial(_masked_on, pair.study, learned)
+            found.append(
+                Line(MASKED, words, pair.sides(estimates.run_statistic, masked, pair.seeds))
+            )
     return [line for line in found if any(line.sides)]
 
 
@@ -127,7 +141,7 @@ def _thirds(pair: Pair) -> Iterator[Line]:
     """Problems of each benchmark in thirds, from those whose plans are found most rarely."""
     study = pair.study
     keys = [b.key for b in study.benchmarks if not b.file]
-    if study.problems.empty or len(keys) < len(study.benchmarks):
+    if not has_types(study):
         return
     for place, third in enumerate(worlds.THIRDS):
 
@@ -142,6 +156,54 @@ def _thirds(pair: Pair) -> Iterator[Line]:
             pair.sides(estimates.run_statistic, of, pair.seeds) for of in (within, adds)
         )
         yield Line(DIFFICULTY, THIRD_NAMES[third], of_third, estimates.minus(*added).mean)
+
+
+def has_types(study: Study) -> bool:
+    """Whether the types that each problem names are known: those of the miniature's worlds."""
+    return not study.problems.empty and not any(b.file for b in study.benchmarks)
+
+
+def _types(pair: Pair) -> Iterator[Line]:
+    """How many of a world's types each side has learned."""
+
+    def learned(run: Run) -> float:
+        rates = worlds.accuracy_by_type(pair.study, run).values()
+        return PERCENT * float(np.mean([rate >= LEARNED for rate in rates]))
+
+    if has_types(pair.study):
+        yield Line(TYPES, "types learned", pair.sides(estimates.run_statistic, learned, pair.seeds))
+
+
+def _masked_on(study: Study, learned: bool, run: Run) -> float:
+    """Share in percent of the KL offered on choices that taught nothing, over the types that the
+    run has ``learned`` or has not; NaN where there is no ledger."""
+    rates = worlds.accuracy_by_type(study, run)
+    sums = [
+        kl for kind, kl in worlds.kl_of_choices(run).items() if (rates[kind] >= LEARNED) == learned
+    ]
+    offered, masked = np.sum(sums, axis=0) if sums else (0.0, 0.0)
+    return PERCENT * masked / offered if offered else float("nan")
+
+
+def types_table(pair: Pair) -> pd.DataFrame:
+    """A row a world and type: how often its writers find the plan, the accuracy of both sides on
+    problems that name it alone (0 to 1), and of the choices in each side's ledger the KL offered
+    and what of it taught nothing (nats; missing without a ledger)."""
+    found = []
+    for seed in pair.seeds:
+        known = pair.study.problems.loc[seed].drop_duplicates("types").set_index("types")["prior"]
+        rows: dict[str, dict[str, Any]] = {}
+        for method in pair.methods:
+            runs = pair.study.runs_of(pair.model, method, scored=True)
+            (run,) = (run for run in runs if run.cell.seed == seed)
+            choices = worlds.kl_of_choices(run)
+            for kind, rate in worlds.accuracy_by_type(pair.study, run).items():
+                start = {"world": seed, "type": kind, "prior": known[kind]}
+                kl, masked = choices.get(kind, (np.nan, np.nan))
+                more = {f"{method}": rate, f"{method}_kl": kl, f"{method}_kl_masked": masked}
+                rows[kind] = rows.get(kind, start) | more
+        found += rows.values()
+    return pd.DataFrame(found)
 
 
 def message(pair: Pair, lines: Sequence[Line]) -> str:
@@ -173,6 +235,8 @@ def table(pair: Pair, lines: Sequence[Line]) -> Table:
         adds = "" if line.adds is None else f"{line.adds:+.1f}"
         rows.append(row(line.part, line.name, *means, gap, adds))
     caption = "Accuracy in percent, unless said."
+    if has_types(pair.study):
+        caption += " A type is learned where half of the answers to problems of it alone are right."
     return Table(header, tuple(rows), caption, numeric=frozenset(range(2, 6)))
 
 
@@ -196,7 +260,7 @@ def figure(pair: Pair, lines: Sequence[Line]) -> Figure:
             points(right, [line.sides[side] for line in masked], shift, label=label,
                    **marks(method) | ({"color": "#777777"} if side else {}))  # fmt: skip
         right.set_yticks(places, [line.name for line in masked])
-        right.set(xlabel="masked, % of the KL offered", xlim=(-4, 104), title="what taught nothing")
+        right.set(xlabel="masked, % of the KL", xlim=(-4, 104), title="what taught nothing")
         drawn.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     for axis in axes[0]:
         axis.invert_yaxis()
@@ -209,12 +273,29 @@ def _places(lines: Sequence[Line]) -> list[float]:
     return [number + 0.6 * gap for number, gap in enumerate(gaps)]
 
 
-def explain_gap(results: Path, first: str, second: str, model: str | None, out: Path | None) -> int:
-    """Print the account of ``first`` minus ``second`` and, with ``out``, draw it there (PNG)."""
+def explain_gap(
+    results: Path,
+    first: str,
+    second: str,
+    model: str | None,
+    out: Path | None,
+    types: Path | None = None,
+) -> int:
+    """Print the account of ``first`` minus ``second``; draw it to ``out`` (PNG) and write it type
+    by type to ``types`` (CSV) where these are given.
+
+    Raises:
+        ValueError: see ``pair_of`` and ``lines_of``; or ``types`` of a study without any.
+    """
     pair = pair_of(load_study(results), first, second, model)
     lines = lines_of(pair)
+    if types and not has_types(pair.study):
+        raise ValueError(f"--types {types}: only the miniature's problems have types")
     print(f"{message(pair, lines)}\n\n{to_markdown([table(pair, lines)])}", end="")
     if out:
         write_bytes(out, png(figure(pair, lines)))
         print(f"drawn: {out}")
+    if types:
+        write_text(types, types_table(pair).to_csv(index=False, float_format="%.6g"))
+        print(f"type by type: {types}")
     return 0

@@ -64,6 +64,32 @@ def accuracy_of_third(study: Study, run: Run, third: int) -> float:
     return PERCENT * float(np.mean(scores))
 
 
+def accuracy_by_type(study: Study, run: Run) -> dict[str, float]:
+    """Type -> share of its answers that are right, over all problems that name it alone."""
+    right: dict[str, list[float]] = {}
+    for key in (b.key for b in study.benchmarks if not b.file):
+        types = study.problems_of(run.cell.seed, key)["types"]
+        for kind, value in zip(types, run.accuracy[key], strict=True):
+            if " " not in kind:
+                right.setdefault(kind, []).append(value)
+    return {kind: float(np.mean(values)) for kind, values in right.items()}
+
+
+def kl_of_choices(run: Run) -> dict[str, np.ndarray]:
+    """Type -> KL offered on the choices of its plan and what of it taught nothing, float [2]; {}
+    where the run has no ledger. See ``kl_by_class``."""
+    if not run.stored.has(LEDGER):
+        return {}
+    settings, found = run.stored.object("config.json").get("settings") or {}, {}
+    for kind, places in run.stored.object(LEDGER).items():
+        chosen = [sums for place, sums in places.items() if place in CHOICES]
+        offered, masked = (sum(sums[name] for sums in chosen) for name in SUMS[1:])
+        masked = 0.0 if settings.get("distillation") == "nll" else masked
+        masked = offered if settings.get("leave_out") == "choice" else masked
+        found[kind] = np.array([offered, masked], dtype=float)
+    return found
+
+
 def kl_by_class(study: Study, run: Run) -> dict[str, np.ndarray]:
     """Class -> tokens, KL offered and KL that taught nothing of a run, float [3]; {} where it has
     no ledger. A ledger counts what Eq. 5 would mask: direct SFT masks nothing, and ``leave_out``

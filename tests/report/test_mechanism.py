@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_study import change, load, run_dir
 from synthetic_worlds import FLAT, SEEDS, TYPES, offered, prior, write_worlds
@@ -106,6 +107,41 @@ def test_a_gap_is_taken_apart_by_what_adds_up_to_it(root, study):
     ]  # fmt: skip
     assert hard.of.units == pytest.approx(found)
     assert "KL masked, %" in {line.part for line in lines if line.difference is None}
+
+
+def test_types_learned_and_what_was_masked_of_them(root, study, tmp_path, monkeypatch):
+    """Against the problems and the ledger themselves, with a bar that splits the types."""
+    monkeypatch.setattr(explain_gap, "LEARNED", 0.75)
+    out = tmp_path / "types.csv"
+    words = ["explain-gap", "sgpo", "grpo", "--out", str(root), "--types", str(out)]
+    assert main(words) == 0
+    found = pd.read_csv(out).set_index(["world", "type"])
+    problems = pd.read_parquet(root / "problems.parquet")
+    problems = problems[~problems.types.str.contains(" ")]
+    learned, masked = [], []
+    for seed in SEEDS:
+        of_world = problems[problems.seed == seed]
+        right = [
+            scored(root, "sgpo", seed, key)[rows.problem.to_numpy()]
+            for key, rows in of_world.groupby("benchmark", sort=False)
+        ]
+        keys = of_world.groupby("benchmark", sort=False)
+        types = np.concatenate([rows.types.to_numpy() for _, rows in keys])
+        rates = pd.Series(np.concatenate(right) / 100).groupby(types).mean()
+        assert found.loc[seed].sgpo.to_dict() == pytest.approx(rates.to_dict(), rel=1e-5)
+        learned.append(100 * (rates >= 0.75).mean())
+        ledger = load(run_dir(root, "qwen-m", "sgpo", seed) / "ledger.json")
+        kl = {t: [p.get(c) for c in ("order", "combine", "finish")] for t, p in ledger.items()}
+        sums = np.array([
+            [s[name] for name in ("kl", "kl_masked")]
+            for t, places in kl.items() if rates[t] < 0.75 for s in places if s
+        ])  # fmt: skip
+        masked.append(100 * sums[:, 1].sum() / sums[:, 0].sum())
+    lines = explain_gap.lines_of(explain_gap.pair_of(study, "sgpo", "grpo", None))
+    (line,) = parts(lines, explain_gap.TYPES).values()
+    assert line.sides[0].of.units == pytest.approx(learned)
+    others = parts(lines, "KL masked, %")["choices of types it has not"]
+    assert others.sides[0].of.units == pytest.approx(masked) and others.sides[1] is None
 
 
 def test_the_account_is_printed_and_drawn_and_mistakes_are_one_line(
