@@ -11,6 +11,7 @@ import ast
 import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,8 @@ HOST_ROOM = GIB  # main memory of a process besides weights
 class Hardware:
     """Bytes throughout. ``gpus``: memory of each visible GPU. ``rank``: of this process among the
     ``ranks`` of the launch, ``local_ranks`` of which run on this machine. ``token``: one for the
-    hub is set. ``offline``: the hub must not be asked (HF_HUB_OFFLINE)."""
+    hub is set. ``offline``: the hub must not be asked (HF_HUB_OFFLINE). ``compiles``: there are a C
+    compiler and Python's headers."""
 
     gpus: tuple[float, ...]
     host_memory: float
@@ -45,6 +47,7 @@ class Hardware:
     rank: int = 0
     ranks: int = 1
     local_ranks: int = 1
+    compiles: bool = True
 
 
 def this_machine(results: Path) -> Hardware:
@@ -66,7 +69,14 @@ def this_machine(results: Path) -> Hardware:
         rank=int(os.environ.get("RANK", "0")),
         ranks=int(os.environ.get("WORLD_SIZE", "1")),
         local_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        compiles=can_compile(),
     )
+
+
+def can_compile() -> bool:
+    """Whether there is what Triton builds its launchers with."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    return bool(compiler) and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
 
 
 def check(left: Sequence[Cell], results: Path, hardware: Hardware | None = None) -> None:
@@ -88,7 +98,7 @@ def check(left: Sequence[Cell], results: Path, hardware: Hardware | None = None)
 def obstacles(left: Sequence[Cell], results: Path, hardware: Hardware) -> list[str]:
     """One line each, every one once, for the cells that are left to run."""
     configs = [cell.config for cell in left]
-    looks = (_checkpoint, _context, _engine, _ranks)
+    looks = (_checkpoint, _context, _compiler, _engine, _ranks)
     found = [line for config in configs for look in looks for line in look(config, hardware)]
     found += [*_memory(configs, hardware), *_host_memory(configs, hardware)]
     if hardware.rank == 0:  # which reads and writes for all
@@ -185,6 +195,15 @@ def _context(config: RunConfig, hardware: Hardware) -> Iterator[str]:
 
 def _on_gpu(config: RunConfig, hardware: Hardware) -> bool:
     return config.device == "cuda" or (config.device == "auto" and bool(hardware.gpus))
+
+
+def _compiler(config: RunConfig, hardware: Hardware) -> Iterator[str]:
+    """What the losses of a training on a GPU are compiled with."""
+    if config.train and _on_gpu(config, hardware) and not hardware.compiles:
+        yield (
+            "no C compiler or no Python.h: torch compiles the losses on a GPU; install them "
+            "(Debian: apt install gcc python3-dev), or set CC"
+        )
 
 
 def _no_vllm(config: RunConfig) -> Iterator[str]:

@@ -102,6 +102,7 @@ def test_four_nodes_run_every_cell_of_paper_and_one_gpu_does_not(tmp_path, prepa
         ),
         (dict(), "vllm.max_model_len=40000", "qwen2.5-1.5b was made for 32768 positions"),
         (dict(), "evaluation.max_tokens=32768", "leaves fewer than 2048 of 32768 positions for"),
+        (dict(compiles=False), "", "no C compiler or no Python.h: torch compiles the losses"),
         (dict(), "train.problems_per_step=256", "130 problems in split 'rl', a step of sgpo"),
     ],
 )
@@ -121,6 +122,17 @@ def test_what_is_no_obstacle_is_not_named(tmp_path, prepared):
     nothing = Hardware((), 0.0, 0.0, False, False, True)
     preflight.check(planned_study("mini", 1).cells(), tmp_path, nothing)
     preflight.check([], tmp_path, nothing)
+
+
+def test_a_compiler_with_headers_is_looked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(preflight.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("CC", "/usr/bin/mycc")
+    assert not preflight.can_compile()
+    (tmp_path / "Python.h").touch()
+    assert preflight.can_compile()
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not preflight.can_compile()
 
 
 def test_gated_weights_and_missing_benchmarks_are_named_before_the_training(
