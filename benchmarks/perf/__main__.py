@@ -81,10 +81,9 @@ def run_cases(options: argparse.Namespace) -> None:
         given = {key: getattr(options, key) for key in OPTIONS if getattr(options, key) is not None}
         known = given.keys() & inspect.signature(run).parameters
         result = run(options.repeats, **{key: given[key] for key in known})
-        print(document.to_markdown(_blocks(name, result)))
         path, place = options.out / f"{name}.json", environment(result.get("device_name"))
         write_json(path, {"case": name, "environment": place, **result})
-        print(f"kept in {path}", flush=True)
+        print(f"{document.to_markdown(_blocks(name, result))}\nkept in {path}", flush=True)
 
 
 def write_page(directory: Path) -> Path:

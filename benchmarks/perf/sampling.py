@@ -49,11 +49,15 @@ Prompts = Sequence[Sequence[int]]
 Draw = Callable[[int], tuple[float, list[int]]]  # seed -> seconds, lengths of the completions
 
 
-def measured(draws: Mapping[str, Draw], repeats: int, warmup: int = 1) -> dict[str, Any]:
-    """Tokens a second of every sampler, in turn; round r has seed r for all of them."""
+def measured(
+    draws: Mapping[str, Draw], repeats: int, once: Mapping[str, Draw] | None = None
+) -> dict[str, Any]:
+    """Tokens a second of every sampler, in turn after one round that does not count; round r has
+    seed r for all of them. Those of ``once`` are timed a single time."""
     seeds = {key: itertools.count() for key in draws}
     variants = {key: lambda key=key: draws[key](next(seeds[key])) for key in draws}
-    rounds = in_rounds(variants, repeats, warmup=warmup)
+    rounds = in_rounds(variants, repeats, warmup=1)
+    rounds |= {key: [draw(0)] for key, draw in (once or {}).items()}
     rates = {key: [sum(n) / s for s, n in found] for key, found in rounds.items()}
     return {
         "tokens_per_second": {key: spread(values) for key, values in rates.items()},
@@ -62,8 +66,8 @@ def measured(draws: Mapping[str, Draw], repeats: int, warmup: int = 1) -> dict[s
             for key, found in rounds.items()
         },
         **{
-            f"compact / {key}": paired_ratio(rates["compact"], rates[key])
-            for key in rates
+            f"compact / {key}": paired_ratio(rates["compact"][-len(values) :], values)
+            for key, values in rates.items()
             if key != "compact" and "compact" in rates
         },
     }
@@ -95,7 +99,7 @@ def blocks(result: dict[str, Any]) -> list[Block]:
             rate, ratio = row["tokens_per_second"].get(key), row.get(f"compact / {key}")
             text = shown(rate, ".0f") if rate else ""
             cells.append(text + (f"; compact is {shown(ratio, '.2f')} x" if ratio else ""))
-        length = f"{row['mean_length']['compact']:.0f}"
+        length = f"{next(iter(row['mean_length'].values())):.0f}"
         table.append((row["model"], str(row["sequences"]), length, *cells))
     missing = result.get("not_run")
     return [table, f"Not run: {', '.join(missing)}."] if missing else [table]
@@ -159,7 +163,7 @@ def run_gpu(
     *,
     device: str | None = None,
     engines: str | None = None,
-    shape: Shape | None = None,
+    given: Shape | None = None,
     sequences: Sequence[int] = GPU_SEQUENCES,
     max_tokens: int = 200,
 ) -> dict[str, Any]:
@@ -176,42 +180,25 @@ def run_gpu(
     if unknown := set(asked) - set(GPU_ENGINES):
         raise ValueError(f"--engines {min(unknown)}: must be of {', '.join(GPU_ENGINES)}")
     with torch.random.fork_rng(devices=[]):
-        model = gpu_step.build_model(shape or CHECKPOINTS["qwen2.5-0.5b"].shape, place)
+        model = gpu_step.build_model(given or CHECKPOINTS["qwen2.5-0.5b"].shape, place)
         dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
         model = cast(model, place, dtype)
     model.base_model.norm.weight.data.mul_(PEAKED)
-    how = {
-        "stop_ids": [model.config.vocab_size - 1],
-        "max_length": PROMPT_TOKENS + max_tokens,
-        "dtype": str(dtype).removeprefix("torch."),
-    }
-    vllm = VLLMSettings(  # stretched logits stretch what bfloat16 rounds off
-        dtype=how["dtype"],
-        max_model_len=how["max_length"],
-        gpu_memory_utilization=0.6,
-        probe_tolerance=PEAKED * PROBE_TOLERANCE[how["dtype"]],
-    )
-    samplers = {
-        e: make_sampler(e, model, build_tokenizer(), vllm=vllm, **how)
-        for e in asked
-        if e != "paged"
-    }
-    rows = []
+    samplers, rows = _samplers(model, asked, PROMPT_TOKENS + max_tokens), []
     for count in sequences:
         draws = _gpu_draws(model, samplers, "paged" in asked, count, max_tokens)
         slow = {key: draws.pop(key) for key in ("transformers", "paged") if key in draws}
-        found, once = measured(draws, repeats), {}
-        if count == SLOW_SEQUENCES or place.type == "cpu":
-            once = measured(slow, 1, warmup=0)
-        rows.append(
-            {
-                "model": "given shape" if shape else "Qwen2.5-0.5B shape",
-                "num_parameters": model.num_parameters(),
-                "sequences": count,
-                "max_tokens": max_tokens,
-                **{key: value | once.get(key, {}) for key, value in found.items()},
-            }
-        )
+        if count != SLOW_SEQUENCES and place.type != "cpu":
+            slow = {}
+        if not draws and not slow:
+            continue  # nothing asked for is timed at this size
+        row = {
+            "model": "given shape" if given else "Qwen2.5-0.5B shape",
+            "num_parameters": model.num_parameters(),
+            "sequences": count,
+            "max_tokens": max_tokens,
+        }
+        rows.append(row | measured(draws, repeats, slow))
         print(f"{count} sequences: {rows[-1]['tokens_per_second']}", flush=True)
     timed_engines = {name for row in rows for name in row["tokens_per_second"]}
     return {
@@ -221,6 +208,19 @@ def run_gpu(
         "not_run": [name for name in GPU_ENGINES if name not in timed_engines],
         "rows": rows,
     }
+
+
+def _samplers(model: PreTrainedModel, names: Sequence[str], max_length: int) -> dict[str, Sampler]:
+    """One of each name; paged batching is a method of the model."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    vllm = VLLMSettings(  # stretched logits stretch what bfloat16 rounds off
+        dtype=dtype,
+        max_model_len=max_length,
+        gpu_memory_utilization=0.6,
+        probe_tolerance=PEAKED * PROBE_TOLERANCE[dtype],
+    )
+    how = {"stop_ids": [model.config.vocab_size - 1], "vllm": vllm}
+    return {e: make_sampler(e, model, build_tokenizer(), **how) for e in names if e != "paged"}
 
 
 def available(place: torch.device) -> list[str]:

@@ -256,15 +256,19 @@ def training_sampler(
     else:
         replica = cast(copy.deepcopy(model), device, sharding.DTYPES[config.precision])
         sampler = ReplicaSampler(replica, make_sampler(replica, tokenizer, config))
-    train = config.train
+    train, recomputed = config.train, False
     if train.activation_checkpointing:
         kept = micro_batch_kept(model, given, ranks, beside)
-        if kept is None:
+        if recomputed := kept is None:
             sharding.recompute_activations(model)
         else:
             train = replace(train, micro_batch_tokens=kept)
-    if train.compile_layers and device.type == "cuda":
-        sharding.compile_layers(model)
+    if train.compile_layers:
+        compiles = sharded and not recomputed and device.type == "cuda"
+        if compiles:
+            sharding.compile_layers(model)
+        elif ranks.first:
+            print("layers are not compiled: only on a GPU, in bfloat16, with activations kept")
     if sharded:
         sharding.shard(model, device, config.precision)
     return sampler, train
@@ -290,7 +294,7 @@ def micro_batch_kept(
         return None
     config, shape = given.config, Shape.from_config(model.config.to_dict(), 0, 0.0)
     free, total = torch.cuda.mem_get_info(given.device)
-    free = min(free, total // (1 + beside))
+    free = min(free, total // (1 + beside) - torch.cuda.memory_allocated(given.device))
     longest = max(config.rollout.max_tokens + PROMPT_ROOM, longest_trace(given))
     tokens = config.train.micro_batch_tokens
     kept = kept_tokens(shape, tokens, longest, work_bytes(config), ranks.size, free)

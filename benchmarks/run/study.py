@@ -257,7 +257,7 @@ class _Runner:
             target=_work,
             args=(
                 *(files, self.study_dir, failure, sender, lifeline, self.deadline, self.log),
-                self.jobs,
+                min(self.jobs, 1 + len(self.workers) + len(self.waiting)),
             ),
             daemon=True,
         )

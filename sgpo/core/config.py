@@ -64,8 +64,8 @@ class TrainConfig:
             ``collapse_entropy`` nats after which a run is stopped and marked diverged.
         activation_checkpointing: recompute activations in the backward pass; saves memory,
             costs about a third more time, changes no result.
-        compile_layers: compile the model's layers on a GPU; a minute at the start, then a fifth
-            less time in passes, changes rounding alone.
+        compile_layers: compile the model's layers, on a GPU in bfloat16 where activations are kept;
+            up to a minute at the start, then a fifth less time in passes, changes rounding alone.
         budget_steps: the run ends with the weights after this step, and later ones are trained to
             be looked at; None, or fewer steps than that: it ends with those of the last.
         samples_per_problem: a step may draw this many samples times ``problems_per_step``, whatever

@@ -83,6 +83,8 @@ def ours(name, head, student, teacher, targets, mask, weights, apart=False):
     batch = PaddedSequences(targets, positions, targets, mask)
     if name == "nll":
         return (token_stats(Head(head, student), batch).logprobs * weights).sum()
+    if name == "entropy":
+        return (token_stats(Head(head, student), batch, entropy="loss").entropy * weights).sum()
     model, other = Head(head, teacher, student), None
     if apart:
         other = SimpleNamespace(model=Head(head, teacher), scored_tokens=0)
@@ -101,7 +103,9 @@ def dense(name, head, student, teacher, targets, mask, weights):
     """The same of textbook formulas on all logits at once."""
     own = torch.log_softmax(head(student[:, :-1]), -1)
     values = own.gather(-1, targets[..., None]).squeeze(-1)
-    if name != "nll":
+    if name == "entropy":
+        values = -(own.exp() * own).sum(-1)
+    elif name != "nll":
         with torch.no_grad():
             target = torch.log_softmax(head(teacher[:, :-1]), -1)
         if name == "jensen_shannon":
@@ -126,6 +130,7 @@ def peak(loss, name, tokens, hidden=HIDDEN):
     ("name", "apart", "tokens", "share"),
     [
         ("nll", False, 16384, 1 / 8),
+        ("entropy", False, 16384, 1 / 8),
         ("jensen_shannon", False, 2048, 1 / 4),
         ("jensen_shannon", False, 16384, 1 / 8),
         ("forward", True, 2048, 1 / 4),
@@ -166,9 +171,8 @@ def test_compiled_as_on_a_gpu_it_is_the_same(monkeypatch, name):
         results.append((value.detach(), student.grad, head.weight.grad))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    assert (
-        2 <= len(traced) <= 4
-    )  # a function and its gradient; chunks of one token are another case
+    # A function and its gradient; a chunk of one token, and the other ones.
+    assert 2 <= len(traced) <= 4
 
 
 def test_half_precision_sums_the_heads_gradient_in_float32():

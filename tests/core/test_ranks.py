@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 from rank_processes import launch, sharded_trainer
+from safetensors.torch import load_file
 from tiny import (
     METHODS,
     RESUMED,
@@ -127,6 +128,8 @@ def test_two_ranks_equal_one_process(case, two_ranks, tmp_path):
         assert two == pytest.approx(one, abs=1e-5, rel=1e-4)
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
         assert two["sampled_tokens"] == one["sampled_tokens"]
+    stored = load_file(two_ranks / case / "model" / "model.safetensors")
+    assert ("lm_head.weight" in stored) != alone.model.config.tie_word_embeddings
     exported = weights(two_ranks / case)
     assert max(float((exported[n] - start[n]).abs().max()) for n in start) > 1e-3
     for parameter, value in weights_of(alone.model).items():

@@ -219,6 +219,17 @@ def test_sft_keeps_the_weights_of_the_lowest_loss_on_what_it_holds_out(tmp_path)
     assert equal_weights(weights_of(trainer.model), finals[best])
 
 
+def test_weights_of_a_last_step_are_the_best_ones_without_being_written(tmp_path):
+    trainer = finish("held-out", tmp_path, learning_rate=1e-3, num_steps=4)
+    assert trainer.best[1] == 4, "the last epoch must be the best, else nothing is tested"
+    by_hand = trainer_of("held-out", tmp_path / "other", learning_rate=1e-3, num_steps=4)
+    for step in range(1, 5):
+        by_hand.step(step)
+    assert equal_weights(weights_of(trainer.model), weights_of(by_hand.model))
+    written = sorted(p.name for p in (tmp_path / "checkpoints" / "best").glob("step-*"))
+    assert "step-000004" not in written and written == ["step-000002"]
+
+
 def test_a_run_ends_with_the_weights_of_its_budget_whatever_comes_after(tmp_path):
     """Killed past the budget and resumed, it still knows them; ``after_step`` sees every step."""
     plain = build_trainer(METHODS["grpo"](), tmp_path / "plain", num_steps=2)

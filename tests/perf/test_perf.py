@@ -78,9 +78,16 @@ def test_sampling_counts_completion_tokens_and_stops_spread_the_lengths(capsys):
 
 def test_gpu_sampling_runs_tiny_on_a_cpu():
     shape = Shape(512, 32, 48, 2, 4, 2, 128, 1e4, True, True)
-    (row,) = sampling.run_gpu(1, device="cpu", shape=shape, sequences=[4], max_tokens=4)["rows"]
-    assert {"compact", "transformers"} <= set(row["tokens_per_second"])
+    how = {"device": "cpu", "given": shape, "sequences": [4], "max_tokens": 4}
+    (row,) = sampling.run_gpu(1, **how)["rows"]
+    ours, theirs = (row["tokens_per_second"][key] for key in ("compact", "transformers"))
     assert row["mean_length"]["compact"] <= 4
+    ratio = ours["values"][0] / theirs["values"][0]
+    assert row["compact / transformers"]["values"] == [pytest.approx(ratio)]
+    alone = sampling.run_gpu(1, engines="transformers", **how)
+    assert alone["not_run"][0] == "compact" and "transformers" in sampling.blocks(alone)[0][0]
+    with pytest.raises(ValueError, match="--engines sglang: must be of compact"):
+        sampling.run_gpu(1, engines="sglang", **how)
 
 
 def test_losses_agree_and_a_dense_one_that_does_not_fit_is_fitted(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import standin
@@ -16,8 +17,10 @@ from benchmarks.data.checkpoints import CHECKPOINTS, Shape
 from benchmarks.plan import cost
 from benchmarks.plan.cost import GIB
 from benchmarks.profiles.planned import planned_study
+from benchmarks.run.cell import micro_batch_kept
 from benchmarks.run.progress import expected_cost
 from sgpo.core import chunked_head
+from sgpo.core.distributed import Ranks
 from sgpo.core.models import context_length, read_config
 from sgpo.core.prompts import NATIVE, PROMPT_SPECS
 
@@ -193,3 +196,22 @@ def test_dry_run_prints_every_cell_and_every_assumption_and_touches_nothing(
         assert line.split()[-4:-2] == [str(ranks), f"{peak:.1f}"]
     assert f"{count} of {count} cells to run" in out and cost.FORMULAS in out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("beside", "tokens"), [(0, 24_576), (1, 24_576), (2, 12_288), (19, None)])
+def test_cells_beside_each_other_share_a_gpu(monkeypatch, capsys, beside, tokens):
+    """140 GiB of which this process holds 2: its part less those, however much is still free."""
+    config = CELLS["pocket", "qwen2.5-0.5b", "grpo"].config
+    shape = CHECKPOINTS["qwen2.5-0.5b"].shape
+    model = SimpleNamespace(config=Qwen2Config(
+        vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, num_hidden_layers=24,
+        intermediate_size=shape.intermediate_size, num_attention_heads=14, num_key_value_heads=2,
+    ))  # fmt: skip
+    given = SimpleNamespace(
+        device=torch.device("cuda"), config=config, problems=[], prompt_spec=None, tokenizer=None
+    )
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (138 * GIB, 140 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * GIB)
+    assert micro_batch_kept(model, given, Ranks(), beside) == tokens
+    part = min(138, 140 / (1 + beside) - 2)
+    assert f"{part:.0f} GiB are free" in capsys.readouterr().out

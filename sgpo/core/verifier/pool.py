@@ -85,7 +85,7 @@ class Pool:
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
 
-    def _lease(self, fresh: bool = False) -> _Worker:
+    def _borrow(self, fresh: bool = False) -> _Worker:
         """An idle worker if there is one and no fresh one is wanted, else a new one."""
         with suppress(IndexError):  # none is left
             if not fresh:
@@ -93,7 +93,7 @@ class Pool:
         self._all.add(worker := _Worker())
         return worker
 
-    def _give_back(self, worker: _Worker, reusable: bool = True) -> None:
+    def _return(self, worker: _Worker, reusable: bool = True) -> None:
         if reusable and worker in self._all and len(self._idle) < MAX_WORKERS:
             self._idle.append(worker)
         else:
@@ -120,17 +120,17 @@ class Pool:
             for fresh in (False, True):
                 if (left := end - time.monotonic()) <= 0:
                     return "timeout"
-                worker = self._lease(fresh)
+                worker = self._borrow(fresh)
                 reason = worker.ask(question, min(item_seconds, left))
-                self._give_back(worker, reusable=reason not in ("timeout", "gone"))
+                self._return(worker, reusable=reason not in ("timeout", "gone"))
                 if reason != "gone":
                     return reason
             return "error"
 
         count = min(len(os.sched_getaffinity(0)), MAX_WORKERS, len(questions))
         with ThreadPoolExecutor(count) as threads:
-            for worker in list(threads.map(lambda _: self._lease(), range(count))):
-                self._give_back(worker)
+            for worker in list(threads.map(lambda _: self._borrow(), range(count))):
+                self._return(worker)
             end = time.monotonic() + batch_seconds
             return list(threads.map(outcome, questions))
 
