@@ -51,8 +51,8 @@ ON_MODEL = {  # tuned there (tuning-MODEL.csv); others as above
 # that is the knob's usual value the method's own row has it, and there is no other.
 CHOSEN: dict[str, dict[str, tuple[float, float]]] = {
     "sgpo_tuned": {"qwen-s": (0.5, 1e-4), "qwen-m": (1.0, 2e-4), "llama-m": (0.5, 4e-4)},
-    "hpt_tuned": {},
-    "luffy_tuned": {},
+    "hpt_tuned": {"qwen-s": (1, 1e-4), "qwen-m": (2, 4e-4), "llama-m": (2, 4e-4)},
+    "luffy_tuned": {"qwen-s": (0.3, 2e-4), "qwen-m": (0.5, 8e-4), "llama-m": (0.5, 4e-4)},
 }
 VARIANT_RATE = {  # tuned; of a model that is not named a variant keeps SGPO's
     "sgpo_no_grpo": {"qwen-m": 1e-4}, "sgpo_no_proximal": {"qwen-m": 1e-4},
