@@ -79,8 +79,9 @@ def run_cases(options: argparse.Namespace) -> None:
         run, _ = CASES[name]
         print(f"\n{name}: {_said(name)[0]}\n", flush=True)
         given = {key: getattr(options, key) for key in OPTIONS if getattr(options, key) is not None}
-        known = given.keys() & inspect.signature(run).parameters
-        result = run(options.repeats, **{key: given[key] for key in known})
+        for key in given.keys() - inspect.signature(run).parameters:
+            raise ValueError(f"--{key}: no option of {name}")
+        result = run(options.repeats, **given)
         path, place = options.out / f"{name}.json", environment(result.get("device_name"))
         write_json(path, {"case": name, "environment": place, **result})
         print(f"{document.to_markdown(_blocks(name, result))}\nkept in {path}", flush=True)
@@ -98,7 +99,11 @@ def write_page(directory: Path) -> Path:
     if not results:
         raise ValueError(f"{directory}: no measurements here; run a case first")
     on_gpu = [name for name in CASES if name.startswith("gpu_")]
-    write_text(directory / "GPU.md", _page("How fast on a GPU", on_gpu, results))
+    by_hand = document.Markdown(
+        "[benchmarks/perf](../../benchmarks/perf/README.md) has what an H200 gave since: by hand, "
+        "with the functions of these cases, part of it of faster code."
+    )
+    write_text(directory / "GPU.md", _page("How fast on a GPU", on_gpu, results, by_hand))
     others = [name for name in CASES if name not in on_gpu]
     more = document.paragraph("GPU.md has what was measured on a GPU.")
     return write_text(directory / "README.md", _page("How fast", others, results, more))

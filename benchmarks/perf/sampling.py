@@ -173,12 +173,12 @@ def run_gpu(
     0.95. Rates count the time to capture graphs; paged is transformers' continuous batching, timed
     once as generate is; vLLM decodes at most 256 at a time.
     """
+    place = torch.device("cpu" if device == "cpu" else "cuda")
+    asked = available(place) if engines is None else engines.split(",")
+    if unknown := set(asked) - set(GPU_ENGINES):
+        raise ValueError(f"--engines {min(unknown)!r}: must be of {', '.join(GPU_ENGINES)}")
     if device != "cpu" and not torch.cuda.is_available():
         raise ValueError("gpu_sampling: no GPU here; --device cpu runs it all the same, slowly")
-    place = torch.device("cpu" if device == "cpu" else "cuda")
-    asked = engines.split(",") if engines else available(place)
-    if unknown := set(asked) - set(GPU_ENGINES):
-        raise ValueError(f"--engines {min(unknown)}: must be of {', '.join(GPU_ENGINES)}")
     with torch.random.fork_rng(devices=[]):
         model = gpu_step.build_model(given or CHECKPOINTS["qwen2.5-0.5b"].shape, place)
         dtype = torch.float32 if place.type == "cpu" else torch.bfloat16

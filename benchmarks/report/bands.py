@@ -202,8 +202,12 @@ def check_port(results: Path, path: Path, method: str, model: str | None) -> int
     model = model or (experiments.BUDGET_MODEL if experiments.BUDGET_MODEL in having else None)
     model = model or next(iter(having), None)
     if model not in having:
-        known = sorted({f"{m} on {name}" for name, methods in found.items() for m in methods})
-        raise ValueError(f"{method} on {model}: no band; there are {', '.join(known) or 'none'}")
+        if model and method in {m for methods in found.values() for m in methods}:
+            raise ValueError(f"{method} on {model}: no band; there are of {', '.join(having)}")
+        known = sorted({m for methods in found.values() for m in methods})
+        if not known:
+            raise ValueError(f"{results / FILE}: has no bands; they take runs in several worlds")
+        raise ValueError(f"unknown method {method!r}: must be one of {', '.join(known)}")
     curves, entry = read_curves(path), found[model][method]
     findings = judge(curves, entry)
     print(f"{path}: {method} on {model}, bands of {entry['worlds']} worlds")
@@ -211,6 +215,9 @@ def check_port(results: Path, path: Path, method: str, model: str | None) -> int
         print(finding.text())
     if not findings:
         raise ValueError(f"{path}: {method} has no band of {', '.join(curves.columns)}")
+    missing = [name for name in COLUMNS if name in entry and name not in curves]
+    if missing:
+        print(f"not judged, no such column: {', '.join(missing)}; other methods may share the rest")
     return int(any(finding.outside or not finding.judged for finding in findings))
 
 

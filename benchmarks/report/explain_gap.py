@@ -77,6 +77,8 @@ def pair_of(study: Study, first: str, second: str, model: str | None) -> Pair:
     Raises:
         ValueError: no method of it, or methods that share no model or seed.
     """
+    if first == second:
+        raise ValueError(f"{first} and {second}: name two methods")
     known = list(dict.fromkeys(cell.method for cell in study.cells))
     for name in (first, second):
         if name not in known:
@@ -260,7 +262,7 @@ def figure(pair: Pair, lines: Sequence[Line]) -> Figure:
             points(right, [line.sides[side] for line in masked], shift, label=label,
                    **marks(method) | ({"color": "#777777"} if side else {}))  # fmt: skip
         right.set_yticks(places, [line.name for line in masked])
-        right.set(xlabel="masked, % of the KL", xlim=(-4, 104), title="what taught nothing")
+        right.set(xlabel="masked, % of the KL", xlim=(-4, 104), title="KL that delta masks")
         drawn.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     for axis in axes[0]:
         axis.invert_yaxis()

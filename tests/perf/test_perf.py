@@ -86,7 +86,7 @@ def test_gpu_sampling_runs_tiny_on_a_cpu():
     assert row["compact / transformers"]["values"] == [pytest.approx(ratio)]
     alone = sampling.run_gpu(1, engines="transformers", **how)
     assert alone["not_run"][0] == "compact" and "transformers" in sampling.blocks(alone)[0][0]
-    with pytest.raises(ValueError, match="--engines sglang: must be of compact"):
+    with pytest.raises(ValueError, match="--engines 'sglang': must be of compact"):
         sampling.run_gpu(1, engines="sglang", **how)
 
 

@@ -114,4 +114,4 @@ def test_a_mistake_in_the_curves_is_one_line(root, tmp_path, refused, text, comp
     path.write_text(text)
     refused(f"check-port {path} --method sgpo --out {root}", complaint)
     path.write_text("step,reward\n1,0.5\n")
-    refused(f"check-port {path} --method nobody --out {root}", "no band; there are ")
+    refused(f"check-port {path} --method nobody --out {root}", "unknown method 'nobody'")
