@@ -195,9 +195,23 @@ def _unpack(folder: Path, parts: Sequence[str], target: Path) -> None:
         whole.seek(0)
         try:
             with tarfile.open(fileobj=whole) as archive:
-                archive.extractall(target, filter="data")
+                for member in archive:
+                    _extract(archive, member, target.resolve())
         except tarfile.TarError as error:
             raise ValueError(f"--import {folder}: cannot be unpacked ({error})") from error
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    """Files and directories below ``target`` and nothing else; Python 3.11.2 has no filter yet."""
+    place = (target / member.name).resolve()
+    if not place.is_relative_to(target) or not (member.isfile() or member.isdir()):
+        raise tarfile.TarError(f"{member.name}: neither a file nor a directory of the export")
+    if member.isdir():
+        place.mkdir(parents=True, exist_ok=True)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with archive.extractfile(member) as source, place.open("wb") as out:
+        shutil.copyfileobj(source, out)
 
 
 def _check_run(run_dir: Path, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -279,3 +280,18 @@ def test_a_new_directory_takes_the_profile_of_the_export(tmp_path, capsys, monke
     capsys.readouterr()
     assert main(words) == 2
     assert "and --profile pocket or none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside-of-an-export", "link"])
+def test_an_export_writes_nothing_outside(tmp_path, name):
+    archive, target = tmp_path / "a.tar", tmp_path / "target"
+    target.mkdir()
+    with tarfile.open(archive, "w") as made:
+        member = tarfile.TarInfo(name)
+        if name == "link":
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        made.addfile(member)
+    (tmp_path / "a.part").write_bytes(archive.read_bytes())
+    with pytest.raises(ValueError, match="cannot be unpacked .*neither a file nor a directory"):
+        parcel._unpack(tmp_path, ["a.part"], target)
+    assert not list(target.iterdir()) and not (tmp_path / "outside").exists()
