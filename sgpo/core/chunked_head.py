@@ -18,9 +18,9 @@ from torch.autograd.function import once_differentiable
 
 MAX_TOKENS = 4096  # in a chunk, however small the vocabulary
 # Numbers in a chunk's logits. On the CPU 128 MiB in float32, 220 tokens at V = 152k. Elsewhere
-# 512 MiB in bfloat16, 1,766 tokens: the head's gradient is read and written once a chunk, which has
+# 256 MiB in bfloat16, 883 tokens: the head's gradient is read and written once a chunk, which has
 # to stay short beside the chunk's matrix products.
-MAX_LOGITS = {"cpu": 2**25, "elsewhere": 2**28}
+MAX_LOGITS = {"cpu": 2**25, "elsewhere": 2**27}
 
 # function(logits [n, V] in the head's type, *further) -> per-token results, each [n] float32
 PerToken = Callable[..., tuple[torch.Tensor, ...]]

@@ -22,9 +22,9 @@ if TYPE_CHECKING:  # settings of methods are listed without it
     from sgpo.core.teacher import Teacher
 
 Direction = Literal["forward", "reverse", "jensen_shannon"]
-# A divergence holds seven or eight tensors of the size of a chunk's logits at a time. In chunks of
+# A divergence holds eight or nine tensors of the size of a chunk's logits at a time. In chunks of
 # the whole length these would be most of its memory at 2,048 tokens, a third of the dense loss's.
-SHORTER = 4
+SHORTER = 5
 ENTROPY_SHORTER = 2  # by autograd an entropy's gradient holds six
 
 
@@ -212,17 +212,17 @@ def completion_kl(
 
     @torch.no_grad()
     def shown_logits(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return target_head(hidden)[:, : head.weight.shape[0]], targets
+        logits = target_head(hidden)[:, : head.weight.shape[0]]
+        return logits if sharpness == 1.0 else sharpness * logits.float(), targets
 
-    how = {"sharpness": sharpness, "beta": beta}
     gradient = GRADIENTS.get(direction) if top_k is None else None
     kl, logprobs = per_token(
-        partial(_divergence, direction=direction, top_k=top_k, **how),
+        partial(_divergence, direction=direction, beta=beta, top_k=top_k),
         head,
         student_hidden,
         teacher_hidden,
         student.targets[student.completion_mask],
-        gradient=gradient and partial(gradient, **how),
+        gradient=gradient and partial(gradient, beta=beta),
         prepare=shown_logits,
         shorter=SHORTER,
     )
@@ -264,11 +264,10 @@ def _divergence(
     *,
     direction: Direction,
     beta: float,
-    sharpness: float,
     top_k: TopK | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Divergence from the teacher's ``target_logits`` [n, V], and the targets' log-probability."""
-    logits, target_logits = logits.float(), sharpness * target_logits.float()
+    logits, target_logits = logits.float(), target_logits.float()
     logprobs = logits.gather(-1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, -1)
     if top_k is not None:
         target_logits, logits = top_k.logits(target_logits, logits)
@@ -281,12 +280,11 @@ def _forward_gradient(
     target_logits: torch.Tensor,
     targets: torch.Tensor,
     *,
-    sharpness: float,
     beta: float,
 ) -> torch.Tensor:
     """Softmax of the student less that of the teacher, plus ``_logprob_gradient``."""
     of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
-    target = torch.softmax(sharpness * target_logits.float(), -1).mul_(of_kl)
+    target = torch.softmax(target_logits.float(), -1).mul_(of_kl)
     grad = torch.softmax(logits.float(), -1).mul_(of_kl - of_logprobs).sub_(target)
     return _add_at(grad, targets, of_logprobs).to(logits.dtype)
 
@@ -297,12 +295,11 @@ def _jensen_shannon_gradient(
     target_logits: torch.Tensor,
     targets: torch.Tensor,
     *,
-    sharpness: float,
     beta: float,
 ) -> torch.Tensor:
     """(1 - beta) q (log q/m - KL(q || m)) of the student's q, plus ``_logprob_gradient``."""
     of_kl, of_logprobs = upstream[:, :1], upstream[:, 1:]
-    p = torch.log_softmax(sharpness * target_logits.float(), -1)
+    p = torch.log_softmax(target_logits.float(), -1)
     q = torch.log_softmax(logits.float(), -1)
     gap = q - _middle(p, q, beta)
     q = q.exp_()

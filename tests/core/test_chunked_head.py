@@ -126,6 +126,7 @@ def peak(loss, name, tokens, hidden=HIDDEN):
     return mode.peak
 
 
+@pytest.mark.parametrize("place", chunked_head.MAX_LOGITS)
 @pytest.mark.parametrize(
     ("name", "apart", "tokens", "share"),
     [
@@ -137,10 +138,10 @@ def peak(loss, name, tokens, hidden=HIDDEN):
         ("forward", True, 16384, 1 / 8),
     ],
 )
-def test_losses_keep_the_memory_of_the_chunks(monkeypatch, apart, name, tokens, share):
+def test_losses_keep_the_memory_of_the_chunks(monkeypatch, apart, name, tokens, share, place):
     """As of 152k entries and a hidden size of 1536, whose gradients count: tokens, hidden size and
     chunk in the same proportions, a sixteenth of each. Ours skips the third that is masked."""
-    limit = chunked_head.MAX_LOGITS["cpu"] * ROWS // 151_936 // 16
+    limit = chunked_head.MAX_LOGITS[place] * ROWS // 151_936 // 16
     monkeypatch.setitem(chunked_head.MAX_LOGITS, "cpu", limit)
     found = peak(partial(ours, apart=apart), name, tokens // 16 * 3 // 2, 1536 // 16)
     assert found < share * peak(dense, name, tokens // 16, 1536 // 16)

@@ -148,7 +148,7 @@ def test_memory_by_hand():
     assert found.rollout == pytest.approx(18 * n + 0.5 * 79 * GIB + 2.5 * GIB)
     inputs = 28 * 16_384 * 1536 * 2
     layer = 16_384 * 2 * (17 * 1536 + 8 * 8960)
-    logits = 2**28 * 4 * 4 + (4 + 2 + 2) * 151_936 * 1536
+    logits = 2**27 * 4 * 8 + (4 + 2 + 2) * 151_936 * 1536
     assert chunked_head.MAX_LOGITS["elsewhere"] == cost.HEAD_LOGITS
     assert found.update == pytest.approx(18 * n + inputs + layer + logits + 4 * GIB)
     assert found.optimizer == pytest.approx(24 * n + 4 * GIB)
