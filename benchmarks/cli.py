@@ -531,9 +531,9 @@ def _audit(options: Options) -> int:
 
     if not options.regrade:
         return audit(options.results, recomputed, problem_table)
-    from benchmarks.run.graders import letters
+    from benchmarks.run.graders import differing
 
-    return audit(options.results, recomputed, problem_table, lambda rows: letters(rows, {}))
+    return audit(options.results, recomputed, problem_table, lambda rows: differing(rows, {}))
 
 
 def _publish(options: Options) -> int:

@@ -47,7 +47,7 @@ def audit(
     results: Path,
     recomputed: Callable[[Rows, int], dict[str, Any]],
     problem_table: Callable[[Sequence[int]], pd.DataFrame],
-    graded: Callable[[Rows], dict[str, list[str]]] | None = None,
+    graded: Callable[[Rows], dict[str, Any]] | None = None,
 ) -> int:
     """Print every check of ``results`` (``results/<profile>``); 1 when one fails, else 0.
 
@@ -151,7 +151,7 @@ def _letters(
 
 
 def _grades(
-    results: Path, grid: Mapping[str, StoredRun], graded: Callable[[Rows], dict[str, list[str]]]
+    results: Path, grid: Mapping[str, StoredRun], graded: Callable[[Rows], dict[str, Any]]
 ) -> Findings:
     path = results / GRADERS_FILE
     for run_id, suites in (read_object(path)["runs"] if path.exists() else {}).items():

@@ -2,8 +2,8 @@
 
 Other graders show whether a claim depends on whose grader it is: ``stock`` is plain math-verify on
 the completion, as its users call it, in the verifier's killable processes; ``exact`` is equality of
-the normalised answer text. What all of them say of a study (``--grader all``) goes to its
-``graders.json``, which the report reads without judging anew.
+the normalised answer text. Where they differ from a study's stored verdicts (``--grader all``) goes
+to its ``graders.json``, which the report reads without judging anew.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
 from benchmarks.report.explain import explain
-from benchmarks.run.evaluate import Grader, Row, judged, summarize
+from benchmarks.run.evaluate import Grader, Row, judged
 from benchmarks.store.records import GRADERS_FILE, Study
 from benchmarks.store.runs import AT, StoredRun, read_samples, stored_runs
 from sgpo.core.files import read_json, write_json
@@ -24,7 +27,7 @@ from sgpo.core.verifier.pool import POOL
 
 _SAID_BY_STOCK: dict[tuple[str, str], str] = {}  # runs of one world write the same texts
 DECIDED = ("correct", "wrong")
-EXAMPLES = 3  # of each kind of disagreement
+EXAMPLES, ENDING = 3, 100  # of each kind of disagreement, with the last characters of the text
 _NOISE = re.compile(r"\\(?:left|right|text|mathrm|mbox|displaystyle)(?![a-zA-Z])|\\[,;:! ]|[\s${}]")
 
 
@@ -103,8 +106,8 @@ def regrade_paths(paths: Sequence[Path], grader: str = "ours") -> int:
 
 
 def grade_study(results: Path) -> int:
-    """Judge every stored sample of the planned runs of ``results``, write its ``graders.json`` and
-    say how often graders disagree; 0.
+    """Judge every stored sample of the planned runs of ``results`` by other graders, write its
+    ``graders.json`` and say how often they disagree with ours; 0.
 
     Raises:
         ValueError: no study, or no samples below it.
@@ -113,19 +116,19 @@ def grade_study(results: Path) -> int:
         raise ValueError(f"{results}: --grader all takes a study's directory")
     planned, stored = Study.read(results), stored_runs(results)
     _keeps(results / GRADERS_FILE, stored)
+    present = (cell.run_id for cell in planned.cells if cell.run_id in stored)
+    # What a run scored at another budget is in no table.
+    suites = [(i, key) for i in present for key in stored[i].sampled() if AT not in key]
+    if not suites:
+        raise ValueError(f"{results}: no samples below runs/; texts are kept where runs are made")
     runs: dict[str, dict[str, Any]] = {}
     kinds: dict[tuple[str, bool, str], dict[str, Any]] = {}
-    for run_id in (cell.run_id for cell in planned.cells if cell.run_id in stored):
-        run = stored[run_id]
-        # What the run scored at another budget is in no table.
-        for key in (key for key in run.sampled() if AT not in key):
-            runs.setdefault(run_id, {})[key] = letters(run.samples(key), kinds)
-    if not runs:
-        raise ValueError(f"{results}: no samples below runs/; texts are kept where runs are made")
-    found = sorted(kinds.values(), key=lambda kind: -kind["count"])
-    write_json(results / GRADERS_FILE, {"runs": runs, "disagreements": found})
+    for run_id, key in track(suites, "judging suites", console=Console(stderr=True)):
+        runs.setdefault(run_id, {})[key] = differing(stored[run_id].samples(key), kinds)
+    differ = sorted(kinds.values(), key=lambda kind: -kind["count"])
+    write_json(results / GRADERS_FILE, {"runs": runs, "disagreements": differ})
     for grader in OTHERS:
-        number = sum(kind["count"] for kind in found if kind["grader"] == grader)
+        number = sum(kind["count"] for kind in differ if kind["grader"] == grader)
         print(f"{grader}: {number} verdicts differ from ours")
     print(f"{results / GRADERS_FILE}: {len(runs)} runs; sgpo report shows them")
     return 0
@@ -142,27 +145,32 @@ def _keeps(path: Path, stored: Mapping[str, StoredRun]) -> None:
         )
 
 
-def letters(
-    rows: list[dict[str, Any]], kinds: dict[tuple[str, bool, str], dict[str, Any]]
-) -> dict[str, list[str]]:
-    """Grader -> verdict letters, one word a problem; what differs from ours is added to ``kinds``,
-    under the rule by which ours decided."""
-    ids = list(dict.fromkeys(row["problem_id"] for row in rows))
-    ours, found = judged(rows), {}
+def differing(
+    rows: Sequence[Row], kinds: dict[tuple[str, bool, str], dict[str, Any]]
+) -> dict[str, Any]:
+    """How many samples of a suite there are, and for every other grader those, if any, that it does
+    not judge as ``rows`` have it: places in the matrix [problem, sample], which is read row by row.
+    They are added to ``kinds``, under the rule by which ours decided."""
+    ids = {key: i for i, key in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
+    found: dict[str, Any] = {"samples": len(rows)}
     for grader in OTHERS:
-        theirs = judged(rows, GRADERS[grader])
-        found[grader] = summarize(theirs, ids, len(rows) // len(ids))["verdicts"]
-        for row, other in zip(ours, theirs, strict=True):
-            if row["correct"] == other["correct"]:
-                continue
-            rule = explain(row["gold"], row["text"]).decided_by
+        pairs = zip(rows, judged(rows, GRADERS[grader]), strict=True)
+        others = [theirs for row, theirs in pairs if row["correct"] != theirs["correct"]]
+        k = len(rows) // len(ids)
+        if others:
+            found[grader] = sorted(ids[row["problem_id"]] * k + row["sample"] for row in others)
+        for row in others:
+            rule, ours = explain(row["gold"], row["text"]).decided_by, not row["correct"]
             entry = kinds.setdefault(
-                (grader, row["correct"], rule),
-                {"grader": grader, "ours_right": row["correct"], "kind": rule, "count": 0,
-                 "examples": []},
-            )  # fmt: skip
+                (grader, ours, rule),
+                {"grader": grader, "ours_right": ours, "kind": rule, "count": 0, "examples": []},
+            )
             entry["count"] += 1
-            example = {"gold": row["gold"], "answer": row["extracted"] or ""}
+            example = {
+                "gold": row["gold"],
+                "answer": row["extracted"] or "",
+                "ending": row["text"][-ENDING:],
+            }
             if len(entry["examples"]) < EXAMPLES and example not in entry["examples"]:
                 entry["examples"].append(example)
     return found

@@ -68,7 +68,8 @@ def test_disagreements_have_examples_and_changed_verdicts_are_named(graded, tmp_
     stored = [load(run_dir(graded, "qwen-m", "sgpo", s) / "scores.json") for s in SEEDS]
     tables = [s["benchmarks"][key] for s in stored for key, *_ in BENCHMARKS]  # at budget 1
     right = sum("".join(table["verdicts"]).count("c") for table in tables)
-    assert f"numbers | {right} | gold \\\\frac{{1}}{{2}}, answer 0.5 |" in line
+    example = 'gold \\\\frac{1}{2}, answer 0.5 in "so \\\\boxed{0.5}"'
+    assert f"numbers | {right} | {example} |" in line
     assert "SGPO is best on average, Qwen-M: holds (" in text
     assert "under ours, fails (" in text and "under exact text" in text
     assert "under Math-Verify" not in text
@@ -103,7 +104,7 @@ def test_an_audit_judges_anew_or_says_that_it_did_not(graded, tmp_path, capsys, 
     assert "graders.json: not recomputed; --regrade does, where texts are" in text
     assert name not in text
     change(root / "graders.json",
-           lambda found: found["runs"][run.name]["trained"]["exact"].reverse())  # fmt: skip
+           lambda found: found["runs"][run.name]["trained"]["exact"].pop())  # fmt: skip
     main(["audit", str(root), "--regrade"])
     text = capsys.readouterr().out
     assert f"FAIL {name}: {len(BENCHMARKS) - 1} right, 1 wrong" in text
@@ -113,8 +114,8 @@ def test_an_audit_judges_anew_or_says_that_it_did_not(graded, tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda by: by.update(gone=by["trained"]), "gone: study.json has no such benchmark"),
-        (lambda by: by["trained"]["stock"].pop(), "59 problems are scored, the benchmark has 60"),
+        (lambda by: by.update(gone=by["trained"]), "gone: 240 samples are judged, the study has 0"),
+        (lambda by: by["trained"].update(samples=236), "236 samples are judged, the study has 240"),
     ],
 )
 def test_verdicts_of_other_problems_ask_to_grade_again(graded, tmp_path, edit, words):

@@ -3,10 +3,11 @@ they disagree on, and the claims under each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.report import claims, estimates
@@ -23,7 +24,6 @@ from benchmarks.report.document import (
     to_markdown,
 )
 from benchmarks.report.estimates import AVERAGE
-from benchmarks.store import stats
 from benchmarks.store.records import GRADERS_FILE, NOT_RUN, Run, Study, StudyError, read_object
 from sgpo.core.files import write_text
 
@@ -35,31 +35,33 @@ def graded(study: Study) -> dict[str, Study]:
     none did.
 
     Raises:
-        StudyError: the stored verdicts are of other problems than the study's.
+        StudyError: graders.json is about other samples than the study's.
     """
     path = study.root / GRADERS_FILE
     found = read_object(path)["runs"] if path.exists() else {}
     runs = {run_id: run for run_id, run in study.runs.items() if run_id in found}
-    sizes = {b.key: b for b in study.benchmarks}
 
     def judged(run_id: str, grader: str) -> Run:
-        correct = {}
-        for key, by in found[run_id].items():
-            where, again = f"{GRADERS_FILE}, {run_id}, {key}", f"{_command(study)} again"
-            if key not in sizes:
-                raise StudyError(f"{where}: study.json has no such benchmark; run {again}")
-            number, k = sizes[key].num_problems, sizes[key].k
-            try:
-                correct[key] = stats.correct_matrix(
-                    by[grader], num_problems=number, k=k, where=where
-                )
-            except stats.StatsError as error:
-                what = str(error).removesuffix("; evaluate the run again")
-                raise StudyError(f"{what}; run {again}") from error
-        return replace(runs[run_id], budgets={1.0: correct}, answers={})
+        run = runs[run_id]
+        correct = {
+            key: _flipped(study, run, key, differ["samples"], differ.get(grader, []))
+            for key, differ in found[run_id].items()
+        }
+        return replace(run, budgets={1.0: correct}, answers={})
 
     others = {g: {run_id: judged(run_id, g) for run_id in runs} for g in ("stock", "exact")}
     return {g: replace(study, runs=r) for g, r in ({"ours": runs} | others).items()} if runs else {}
+
+
+def _flipped(study: Study, run: Run, key: str, samples: int, places: Sequence[int]) -> np.ndarray:
+    """Our verdicts [N, K] of a run on a benchmark, those at ``places`` of N * K turned round."""
+    ours = run.correct.get(key, np.zeros((0, 0), dtype=bool))
+    if ours.size != samples:
+        raise StudyError(
+            f"{GRADERS_FILE}, {run.cell.run_id}, {key}: {samples} samples are judged, the study "
+            f"has {ours.size}; run {_command(study)} again"
+        )
+    return ours ^ np.isin(np.arange(samples), places).reshape(ours.shape)
 
 
 def _command(study: Study) -> str:
@@ -101,7 +103,10 @@ def _accuracy_table(study: Study, found: pd.DataFrame) -> Table:
 def _disagreements(study: Study) -> Table:
     lines = []
     for kind in read_object(study.root / GRADERS_FILE)["disagreements"]:
-        examples = "; ".join(f"gold {e['gold']}, answer {e['answer']}" for e in kind["examples"])
+        examples = "; ".join(
+            f"gold {e['gold']}, answer {e['answer']} in \"{' '.join(e['ending'].split())}\""
+            for e in kind["examples"]
+        )
         right = "ours" if kind["ours_right"] else LABELS[kind["grader"]]
         label = LABELS[kind["grader"]]
         lines.append(row(label, right, kind["kind"], str(kind["count"]), examples))
