@@ -104,7 +104,7 @@ def _disagreements(study: Study) -> Table:
     lines = []
     for kind in read_object(study.root / GRADERS_FILE)["disagreements"]:
         examples = "; ".join(
-            f"gold {e['gold']}, answer {e['answer']} in \"{' '.join(e['ending'].split())}\""
+            f'gold {e["gold"]}, answer {e["answer"]} in "{" ".join(e["ending"].split())}"'
             for e in kind["examples"]
         )
         right = "ours" if kind["ours_right"] else LABELS[kind["grader"]]
