@@ -3,7 +3,7 @@ KL that was offered and masked on tokens of each class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -75,39 +75,40 @@ def accuracy_by_type(study: Study, run: Run) -> dict[str, float]:
     return {kind: float(np.mean(values)) for kind, values in right.items()}
 
 
+def _taught(run: Run) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Type and place of each row of a run's ledger, with its tokens, the KL offered and the KL that
+    taught nothing, float [3]; none where it has no ledger. A ledger counts what Eq. 5 would mask:
+    direct SFT masks nothing, and ``leave_out`` takes out a class whole."""
+    if not run.stored.has(LEDGER):
+        return
+    settings = run.stored.object("config.json").get("settings") or {}
+    named = {"opening": "first"} | dict.fromkeys(CHOICES, "choice")  # as leave_out has them
+    for kind, places in run.stored.object(LEDGER).items():
+        for place, sums in places.items():
+            tokens, offered, masked = (sums[column] for column in SUMS)
+            masked = 0.0 if settings.get("distillation") == "nll" else masked
+            gone = named.get(place, place) == settings.get("leave_out")
+            yield kind, place, np.array([tokens, offered, offered if gone else masked], dtype=float)
+
+
 def kl_of_choices(run: Run) -> dict[str, np.ndarray]:
     """Type -> KL offered on the choices of its plan and what of it taught nothing, float [2]; {}
-    where the run has no ledger. See ``kl_by_class``."""
-    if not run.stored.has(LEDGER):
-        return {}
-    settings, found = run.stored.object("config.json").get("settings") or {}, {}
-    for kind, places in run.stored.object(LEDGER).items():
-        chosen = [sums for place, sums in places.items() if place in CHOICES]
-        offered, masked = (sum(sums[name] for sums in chosen) for name in SUMS[1:])
-        masked = 0.0 if settings.get("distillation") == "nll" else masked
-        masked = offered if settings.get("leave_out") == "choice" else masked
-        found[kind] = np.array([offered, masked], dtype=float)
+    where the run has no ledger."""
+    found: dict[str, np.ndarray] = {}
+    for kind, place, sums in _taught(run):
+        if place in CHOICES:
+            found[kind] = found.get(kind, np.zeros(2)) + sums[1:]
     return found
 
 
 def kl_by_class(study: Study, run: Run) -> dict[str, np.ndarray]:
     """Class -> tokens, KL offered and KL that taught nothing of a run, float [3]; {} where it has
-    no ledger. A ledger counts what Eq. 5 would mask: direct SFT masks nothing, and ``leave_out``
-    takes out a class whole."""
+    no ledger."""
     if not run.stored.has(LEDGER):
         return {}
     thirds, found = thirds_of_types(study, run.cell.seed), {name: np.zeros(3) for name in CLASSES}
-    for kind, places in run.stored.object(LEDGER).items():
-        for place, sums in places.items():
-            name = thirds[kind] if place in CHOICES else place
-            found[name] += [sums[column] for column in SUMS]
-    settings = run.stored.object("config.json").get("settings") or {}
-    left_out = settings.get("leave_out", "nothing")
-    for name, sums in found.items():
-        if settings.get("distillation") == "nll":
-            sums[2] = 0.0
-        if left_out in (name, {"opening": "first"}.get(name, "choice" if name in THIRDS else name)):
-            sums[2] = sums[1]
+    for kind, place, sums in _taught(run):
+        found[thirds[kind] if place in CHOICES else place] += sums
     return found
 
 
