@@ -19,6 +19,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
+M_MMAP_THRESHOLD = -3  # of malloc.h
 Block = str | list[tuple[str, ...]]  # a sentence, or a table whose first row is its header
 
 
@@ -87,7 +88,11 @@ def reset_peak(device: torch.device) -> int:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide in the next peak
+    # What is free but kept would hide in the next peak, or stand beside what takes its place.
+    # Unless the limit is fixed, malloc keeps blocks of up to 32 MiB once it has seen one freed.
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, 2**20)
+    libc.malloc_trim(0)
     # The process's own high-water mark: that of getrusage also knows the parent's memory.
     Path("/proc/self/clear_refs").write_text("5")
     return _kernel_bytes("/proc/self/status", "VmRSS")
