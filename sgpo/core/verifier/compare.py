@@ -24,6 +24,7 @@ MAX_ITEMS = 200
 MIN_DECIMALS = 6  # a decimal stands for a fraction only if it gives at least this many places
 MIN_SIGNIFICANT = 4
 MAX_VECTOR_CHARS = 100
+TO_RADIANS = "\\cdot \\frac{\\pi}{180}"  # degrees beside radians in one chain
 # What is said of left side - right side, turned round; of a \mid b each counts by itself.
 TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 
@@ -69,7 +70,7 @@ def _may_share_domain(gold: Form, answer: Form) -> bool:
     convention n stands for whole numbers and p for primes, and x, like an interval, for neither."""
     sides = [forms.items_of(form, "list", "set") for form in (gold, answer)]
     one, other = ({getattr(item, "domain", "") for item in items} - {""} for items in sides)
-    if one == other or (one and other):
+    if one == other or (one and other) or "Q" in one | other:
         return one == other
     letters = {letter for item in sides[0] for letter in getattr(item, "sides", ())}
     if "P" in one | other:
@@ -108,7 +109,10 @@ def _with_words(gold: Form, answer: Form, asker: Asker) -> bool:
         return False
     if said is not None and _P.truth.fullmatch(gold.key):
         rest = re.match(rf"{gold.key} ?, (.*)", said)
-        return rest is not None and not _P.not_the_one.search(rest[1].replace(",", ""))
+        why = rest and rest[1].replace(",", "").replace(
+            " not ", " " if gold.key == "no" else " not "
+        )
+        return why is not None and not _P.not_the_one.search(why) and not re.search(r"[<>=\\]", why)
     if forms.is_assignment(answer):
         name, value = answer.forms[0], answer.forms[-1]
         if isinstance(name, Words) and isinstance(value, Words):  # Mary is the oldest, and back
@@ -196,6 +200,8 @@ def _same_measure(gold: Scalar, answer: Scalar) -> bool:
 
 def _size(scalar: Form) -> tuple[str, Fraction] | None:
     """``(family, size)`` of a value with its percent sign and unit: 12 cm and 0.12 m are one."""
+    if isinstance(scalar, Scalar) and scalar.base and not scalar.malformed:
+        return "", Fraction(int(scalar.text, scalar.base))
     if not isinstance(scalar, Scalar) or scalar.value is None:
         return None
     family, factor = SIZES.get(scalar.unit or "", (scalar.unit or "", "1"))
@@ -214,7 +220,8 @@ def _with_group(gold: Form, answer: Form, asker: Asker) -> bool:
         return fits and _two_groups(gold, answer, asker)
     if isinstance(answer, Group):
         if answer.disjunction or _is_one_value(answer):  # "5/2 or 2.5": in two spellings
-            return all(same_answer(gold, item, asker) for item in answer.items)
+            units = {item.unit for item in answer.items if isinstance(item, Scalar)} - {None, "?"}
+            return len(units) < 2 and all(same_answer(gold, item, asker) for item in answer.items)
         if any(isinstance(item, Relation) for item in answer.items[1:]):
             return False  # 1,234 is x=1,234, not a=1, b=234
     else:
@@ -259,7 +266,8 @@ def _values(group: Group, by_name: bool = False) -> Sequence[Form]:
 
 def _are_roots(group: Group) -> bool:
     """Whether the names of a record only number values, as x_1 and x_2 do."""
-    return group.kind == "record" and all(_P.root_name.fullmatch(i.sides[0]) for i in group.items)
+    is_named = group.kind == "record" and not group.raw.startswith("(")
+    return is_named and all(_P.root_name.fullmatch(i.sides[0]) for i in group.items)
 
 
 def _is_one_value(group: Group) -> bool:
@@ -320,6 +328,7 @@ def _with_relation(gold: Form, answer: Form, asker: Asker) -> bool:
         orders = [answer.forms, answer.forms[::-1]][: 1 + is_turnable]
         return gold.ops == answer.ops and any(_in_order(gold.forms, o, asker) for o in orders)
     is_denied = isinstance(gold, Relation) or _P.denied_name.match(answer.sides[0])
+    is_denied = is_denied or (forms.is_group(gold, "record") and forms.is_assignment(answer))
     return not is_denied and _one_of(gold, _readings(answer), answer, asker)
 
 
@@ -351,12 +360,17 @@ def _one_of(gold: Form, values: Sequence[Form], relation: Relation, asker: Asker
         if not (isinstance(value, Scalar) and isinstance(side, Scalar)) or value is side:
             return True
         if (one := _size(value)) and (other := _size(side)):
+            if one[0] != other[0] and one[0] and other[0]:
+                return False
             places = [s.places + 2 * s.percent for s in (value, side) if s.places]
             error = abs(one[1] - other[1])
             return error == 0 or (may_be_rounded and any(error * 2 * 10**p <= 1 for p in places))
         is_known = is_exact and not (value.places or side.places)
         is_known = is_known and _letters(value.text) == _letters(text)
-        return not is_known or asker.ask("same_expression", value.text, side.text)
+        turned = (f"({t.text}){TO_RADIANS * (t.unit == 'deg')}" for t in (value, side))
+        same = asker.ask("same_expression", value.text, side.text) if is_known else True
+        is_angle = "deg" in (value.unit, side.unit)
+        return same or (is_angle and asker.ask("same_expression", *turned))
 
     sides = list(zip(relation.sides, relation.forms, strict=True))
     found = (value for value in values if same_answer(gold, value, asker))

@@ -73,7 +73,7 @@ class Relation:
     sides: tuple[str, ...]
     ops: tuple[str, ...]
     forms: tuple[Form, ...] = field(default=(), compare=False)  # the parsed sides
-    domain: str = ""  # "Z" where the answer says that whole numbers are meant, "P" primes
+    domain: str = ""  # "Z" where the answer says that whole numbers are meant, "P" primes, "Q"
 
 
 Form = Scalar | Words | Group | Interval | Union | Relation
@@ -97,38 +97,62 @@ def is_tractable(text: str) -> bool:
 
 def _without_remarks(text: str) -> tuple[str, str]:
     """``text`` without reasons, quantifiers and domains around the answer, and the domain of an
-    inequality if it named whole numbers or primes."""
-    remark = _P.remark.search(text)
-    if remark and _is_idle(remark["said"] or ""):
-        text = text[: remark.start()]
+    inequality: one of ``patterns.toml``, or "?" where a condition is left in the text."""
+    if remark := _P.remark.search(text):
+        head, also = text[: remark.start()], (remark["said"] or "").strip(" .:")
+        is_said = _P.two_letters.search(_P.macro.sub("", also))
+        if not also or (is_said and _only_names(also)):
+            text = head
+        elif not is_said and not _P.structure.search(
+            head + also
+        ):  # 5/2, that is, 2.5: both have to be right
+            text = f"{head}\\approx {also}" if "." in head + also else f"{head}={also}"
     text = _P.aside.sub("", text)
     text = _P.or_about.sub(r"\\approx ", text).replace("\\approx \\approx", "\\approx ")
-    said = ""
+    said, left = "", False
     for pattern in (_P.membership_head, _P.all_of):
         if _P.order.search(text) and (begin := pattern.match(text)):
-            said, text = begin.group(), text[begin.end() :]
+            said, text = said + begin.group(), text[begin.end() :]
     for pattern in (_P.quantified, _P.membership_tail):
         if (tail := pattern.search(text)) is None:
             continue
-        head, of = text[: tail.start()].rstrip(" ,;("), tail.group(1)
-        letters = set(_P.single_letter.findall(head))
-        is_idle = _P.domain_rest.fullmatch(of) if pattern is _P.quantified else letters & set(of)
-        if letters and is_idle:
-            said, text = tail.group() if _P.order.search(head) else said, head
-    return text, "P" if _P.prime.search(said) else "Z" if _P.whole.search(said) else ""
+        head = text[: tail.start()].rstrip(" ,;(")
+        of = _P.pole.sub("", tail.group(1)) if "\\frac" in head else tail.group(1)
+        letters, own = (set(_P.letters.findall(_P.command.sub(" ", t))) for t in (head, of))
+        is_idle = letters & own if pattern is _P.membership_tail else _P.domain_rest.fullmatch(of)
+        if letters and is_idle and not _narrows(head, tail.group(), letters & own):
+            said, text = said + tail.group() * bool(_P.order.search(head)), head
+        elif _P.order.search(head) and (also := _P.condition.fullmatch(tail.group())):
+            text = f"{head},{also.group(1)}"
+        else:
+            left = left or (bool(letters) and not WORD_BETWEEN.search(of))
+    left = left or (_P.signed.search(said) and not _P.positive_bound.search(text))
+    domain = _P.domain.match(said)
+    return text, "?" if left else domain.lastgroup.upper() if domain else ""
 
 
-def _is_idle(said: str) -> bool:
-    """Whether what follows "that is" says the same: other signs, or words that name the answer."""
+def _narrows(head: str, tail: str, letters: set[str]) -> bool:
+    """Whether ``tail`` leaves out cases of the formula ``head``, which holds for all that it is
+    applied to and all values of its constants. Of an inequality the domain is kept instead."""
+    if _P.order.search(head):
+        return "some" in tail
+    arguments = set("".join(_P.argument.findall(head)))
+    free = letters - arguments - set("nmkijpq") if _P.narrowed.search(tail) else set()
+    free |= letters & arguments if "some" in tail else set()
+    return bool(free | (letters - set("pq") if _P.few.search(tail) else set()))
+
+
+def _only_names(said: str) -> bool:
+    """Whether the words behind "that is" name the answer and do not change it."""
     words = spelling.plain_words(said)
     is_named = _P.named_of.search(words) or not _P.veto.search(words)
-    return not _P.two_letters.search(said) or bool(is_named and _P.restated.match(words))
+    return bool(is_named and _P.restated.match(words))
 
 
 def _labelled(text: str) -> Form | None:
     """``The minimum is 1``, ``\\text{Paolo: } 18``, ``minimum 1`` as a named value."""
     plain = spelling.plain_words(text)
-    if _P.veto.search(plain):
+    if _P.veto.search(plain) or _P.derived.search(plain):
         return None
     found = _P.label.fullmatch(plain)
     if found and _P.two_letters.search(found["name"]):
@@ -154,12 +178,19 @@ def parse_form(text: str) -> Form:
         return _parse(text)
     text, domain = _without_remarks(text)
     pieces, _ = split_outside(text, _P.membership)
-    if len(pieces) == 2 and pieces[0]:
-        return as_interval(parse_form(pieces[1]))
+    if len(pieces) == 2:
+        begin = _P.all_of.match(pieces[0])  # all real x in ..
+        narrow = begin and (_P.signed.search(begin.group()) or _P.domain.match(begin.group()))
+        name = pieces[0][begin.end() if begin and not narrow else 0 :].strip()
+        names = name.strip("( )").split(",")
+        if _P.member.fullmatch(name) and names == sorted(names):
+            return as_interval(parse_form(pieces[1]))
     return _over(domain, _parse(text))
 
 
 def _over(domain: str, form: Form) -> Form:
+    if domain == "?" and not isinstance(form, Scalar | Words):
+        return Scalar("?", malformed=True)
     if domain and isinstance(form, Relation):
         return replace(form, domain=domain)
     if isinstance(form, Group) and any(isinstance(item, Relation) for item in form.items):
@@ -208,7 +239,11 @@ def _matrix(found: re.Match[str]) -> Form:
 
 def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
     """A relation; what names several values (``a=b=-2``, ``(a,b)=(1,2)``) as a record."""
-    if ops == ("=",) and _P.letter.fullmatch(sides[1]) and not NAME.fullmatch(sides[0]):
+    if (
+        ops in (("=",), ("\\approx",))
+        and _P.letter.fullmatch(sides[1])
+        and not NAME.fullmatch(sides[0])
+    ):
         sides = sides[::-1]  # 5 = x
     relation = Relation(sides, ops, tuple(map(parse_form, sides)))
     *names, last = sides
@@ -222,8 +257,10 @@ def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
     if len(set(names)) < 2 or len(names) != len(values):
         return relation
     items = tuple(parse_form(f"{n}={v}") for n, v in zip(names, values, strict=True))
+    raw = sides[0] if sides[0].startswith("(") else ""
     # A chain through points, x=(a,b)=(3,4), names no two values.
-    return Group("record", items) if all(isinstance(i, Relation) for i in items) else relation
+    is_record = all(isinstance(item, Relation) for item in items)
+    return Group("record", items, raw=raw) if is_record else relation
 
 
 def list_of(text: str, pieces: Sequence[str], marks: Sequence[str] = ()) -> Form:
@@ -283,10 +320,15 @@ def _curly(inside: str) -> Form:
     if is_assignment(form):
         return form
     if found := _P.set_builder.fullmatch(inside):
-        condition = parse_form(found.group(2))
-        if all(isinstance(part, Relation) for part in items_of(condition, "list")):
-            is_whole = found.group(1) in ("Z", "N") and isinstance(condition, Relation)
-            return _over("Z", condition) if is_whole else condition
+        letter, numbers, condition = found.group(1), found.group(2), parse_form(found.group(3))
+        parts = items_of(condition, "list")  # an equation is for the letter: x = 1, 2, not x^2 = 4
+        named = [
+            isinstance(p, Relation) and (p.sides[0] == letter or "=" not in p.ops) for p in parts
+        ]
+        if all(n or isinstance(p, Scalar) for n, p in zip(named, parts, strict=True)) and named[0]:
+            return _over({"N": "Z", "Z": "Z", "Q": "Q"}.get(numbers, ""), condition)
+    if len(split_outside(inside, _P.such_that)[0]) > 1:
+        return Scalar(inside, malformed=True)
     return form if is_group(form, "record") else Group("set", tuple(items_of(form, "list")))
 
 
@@ -295,7 +337,8 @@ def _atom(text: str) -> Form:
         if pattern.fullmatch(text):
             return Interval(_scalar(low), Scalar("\\infty"), True, True)
     if based := _P.based.fullmatch(text):
-        return Scalar(based.group(1), base=int(based.group(2)))
+        digits, base = based.group(1), int(based.group(2))
+        return Scalar(digits, base=base, malformed=any(int(digit, 36) >= base for digit in digits))
     if _P.word_spans.fullmatch(text) or _P.plain_words.fullmatch(text):
         return Words(spelling.words_key(text))
     if ":" in text and _P.ratio.fullmatch(text):
@@ -309,7 +352,8 @@ def _sentence(text: str) -> Form:
     """A sentence with exactly one number in it, as that number; others as words."""
     plain = spelling.plain_words(text)
     found = _P.only_number.fullmatch(plain)
-    if found is None or len(re.findall(r"[A-Za-z]{2,}", plain)) < 3 or _P.veto.search(plain):
+    is_changed = _P.veto.search(plain) or _P.derived.search(plain)
+    if found is None or len(re.findall(r"[A-Za-z]{2,}", plain)) < 3 or is_changed:
         return Words(spelling.words_key(text))
     return replace(_scalar(found.group(1)), unit=spelling.unit_name(found.group(2)))
 
@@ -317,6 +361,9 @@ def _sentence(text: str) -> Form:
 def _signs(text: str) -> list[str]:
     """What stands for ``a \\pm b`` (both), ``\\pm(3,2)`` (two points), ``(\\pm 1, \\pm 2)`` (four)
     and ``(\\pm 1, \\mp 2)`` (two: ``\\mp`` takes the other sign)."""
+    name, is_equal, value = text.rpartition("=")
+    if is_equal and "\\pm" in value:
+        return [f"{name}={one}" for one in _signs(value.strip())]
     pieces, _ = split_outside(enclosed(text)[1], _P.comma)
     if len(pieces) > 1 and "\\mp" not in text and text.count("\\pm") <= MAX_SIGNED:
         choices = [_signs(piece) if "\\pm" in piece else [piece] for piece in pieces]

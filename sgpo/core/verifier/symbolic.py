@@ -223,7 +223,9 @@ def same_relation(gold: forms.Relation, answer: forms.Relation) -> bool:
         return False
     if all(vg == 0 and va == 0 for vg, va in pairs):
         # Two identities, which hold for all values: the same one if each side is the same.
-        return all(map(same_expression, gold.sides, answer.sides))
+        is_number = any(not parse(side).free_symbols for side in gold.sides)
+        same = (lambda g, a: parse(g).doit() == parse(a).doit()) if is_number else same_expression
+        return all(map(same, gold.sides, answer.sides))
     if any(vg == 0 or va == 0 for vg, va in pairs):
         return False
     ratio = pairs[0][0] / pairs[0][1]
