@@ -1,7 +1,7 @@
 """The one verifier, for rewards and for evaluation: gold answer and completion in, Verdict out.
 
-README.md shows the way of an answer through the files here. Importing this module imports neither
-torch nor sympy, and nothing else of this project; anything may import it.
+README.md shows the way of an answer. Importing this imports neither torch nor sympy nor anything
+else of this project.
 """
 
 from __future__ import annotations
@@ -56,15 +56,13 @@ def grade_many(
     """The Verdicts on ``(gold, completion)`` pairs, in order. Equal questions are judged once.
 
     Args:
-        pairs: the right answer, which may stand in ``$..$`` or ``\\boxed{..}``, and the decoded
-            output of a model.
+        pairs: the right answer, maybe in ``$..$`` or ``\\boxed{..}``, and a model's decoded output.
         truncated: one flag a pair: it hit its token limit and is never correct. None: none is.
         problems: one text a pair, whose nouns may stand behind a number as what is counted.
-        deadline_seconds: limit of the whole batch, counted from the moment the workers are
-            ready; what is not judged by then gets "timeout". None: only ITEM_SECONDS an item.
+        deadline_seconds: limit of the batch once the workers are ready, then "timeout". None: only
+            ITEM_SECONDS an item.
     Raises:
-        ValueError: an empty gold answer, a deadline that is not positive, flags or problems of
-            another number than the pairs.
+        ValueError: an empty gold, no positive deadline, flags or problems that are not one a pair.
         VerifierUnavailable: a worker process cannot start.
     """
     for name, given in (("truncated", truncated), ("problems", problems)):

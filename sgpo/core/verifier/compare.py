@@ -170,8 +170,7 @@ def _same_number(gold: Scalar, answer: Scalar) -> bool:
 
 
 def _is_rounded(decimal: Scalar, other: Scalar) -> bool:
-    """Whether one is a decimal that is the other rounded to its places: 0.0833333333 for 1/12, but
-    neither 0.33 for 1/3 nor 0.000000 for 1/2004!."""
+    """Whether one is the other rounded to its many decimals: neither 0.33 nor 0.000000 are."""
     places, value = decimal.places, decimal.value
     is_precise = places >= MIN_DECIMALS and abs(value) * 10**places >= 10 ** (MIN_SIGNIFICANT - 1)
     return is_precise and abs(value - other.value) * 2 * 10**places <= 1
@@ -294,8 +293,7 @@ def _same_item(gold: Form, answer: Form, asker: Asker) -> bool:
 
 
 def _any_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bool:
-    """Greedy matching, which is exact because equality is an equivalence relation. Identical items
-    come first, then numbers: free of symbolic work."""
+    """Greedy matching, exact as equality is an equivalence; what needs no symbolic work first."""
     left = list(answer)
     for g in sorted(gold, key=lambda g: (g not in answer, getattr(g, "value", None) is None)):
         candidates = sorted(left, key=lambda a: a != g)

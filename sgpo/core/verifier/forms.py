@@ -1,9 +1,8 @@
 """The shape of an answer: number, expression, words, list, tuple, set, interval, relation, matrix.
 
-``parse_form`` splits canonical text (spelling.canonical) by its top-level structure only, after
-taking off what is said around the answer: remarks, quantifiers, labels. What is left inside a
-Scalar is an expression that compare decides exactly or asks the symbolic worker. Structure that is
-not understood stays one Scalar, which can only fail closed.
+``parse_form`` takes off what is said around the answer and splits canonical text by its top-level
+structure. A Scalar holds an expression, for compare or the symbolic worker, or structure that is
+not understood, which can only fail closed.
 """
 
 from __future__ import annotations
@@ -95,20 +94,23 @@ def is_tractable(text: str) -> bool:
     return max([*depths, *map(text.count, _CHAINS)]) <= MAX_NESTING
 
 
-def _without_remarks(text: str) -> tuple[str, str]:
-    """``text`` without reasons, quantifiers and domains around the answer, and the domain of an
-    inequality: one of ``patterns.toml``, or "?" where a condition is left in the text."""
+def _without_remarks(text: str) -> str:
+    """``text`` without reasons around the answer; what it is said to be as well as its other side:
+    of ``5/2, that is, 2.5`` both have to be right."""
     if remark := _P.remark.search(text):
         head, also = text[: remark.start()], (remark["said"] or "").strip(" .:")
         is_said = _P.two_letters.search(_P.macro.sub("", also))
         if not also or (is_said and _only_names(also)):
             text = head
-        elif not is_said and not _P.structure.search(
-            head + also
-        ):  # 5/2, that is, 2.5: both have to be right
+        elif not is_said and not _P.structure.search(head + also):
             text = f"{head}\\approx {also}" if "." in head + also else f"{head}={also}"
-    text = _P.aside.sub("", text)
-    text = _P.or_about.sub(r"\\approx ", text).replace("\\approx \\approx", "\\approx ")
+    text = _P.or_about.sub(r"\\approx ", _P.aside.sub("", text))
+    return text.replace("\\approx \\approx", "\\approx ")
+
+
+def _without_domain(text: str) -> tuple[str, str]:
+    """``text`` without quantifiers and domains around the answer, and the domain of an inequality:
+    one of ``patterns.toml``, or "?" where a condition is left in the text."""
     said, left = "", False
     for pattern in (_P.membership_head, _P.all_of):
         if _P.order.search(text) and (begin := pattern.match(text)):
@@ -116,30 +118,27 @@ def _without_remarks(text: str) -> tuple[str, str]:
     for pattern in (_P.quantified, _P.membership_tail):
         if (tail := pattern.search(text)) is None:
             continue
-        head = text[: tail.start()].rstrip(" ,;(")
-        of = _P.pole.sub("", tail.group(1)) if "\\frac" in head else tail.group(1)
+        head, of = text[: tail.start()].rstrip(" ,;("), tail.group(1)
+        is_order = bool(_P.order.search(head))
         letters, own = (set(_P.letters.findall(_P.command.sub(" ", t))) for t in (head, of))
-        is_idle = letters & own if pattern is _P.membership_tail else _P.domain_rest.fullmatch(of)
-        if letters and is_idle and not _narrows(head, tail.group(), letters & own):
-            said, text = said + tail.group() * bool(_P.order.search(head)), head
-        elif _P.order.search(head) and (also := _P.condition.fullmatch(tail.group())):
+        # A formula holds for all that it is applied to and for all values of its constants.
+        applied = own & set("".join(_P.argument.findall(head)))
+        free = set("pq") if "rime" in of else applied | set("nmkijpq")
+        is_domain = is_order or not (own & letters) - free
+        rest = _P.domain_rest if is_domain else _P.constant_rest
+        is_idle = rest.fullmatch(_P.pole.sub("", of) if "\\frac" in head else of)
+        is_idle = is_idle and not ("some" in tail.group() and (is_order or applied))
+        if pattern is _P.membership_tail:
+            is_idle = letters & own and (is_domain or not _P.narrow.search(tail.group()))
+        if letters and is_idle:
+            said, text = said + tail.group() * is_order, head
+        elif is_order and (also := _P.condition.fullmatch(tail.group())):
             text = f"{head},{also.group(1)}"
         else:
             left = left or (bool(letters) and not WORD_BETWEEN.search(of))
     left = left or (_P.signed.search(said) and not _P.positive_bound.search(text))
     domain = _P.domain.match(said)
     return text, "?" if left else domain.lastgroup.upper() if domain else ""
-
-
-def _narrows(head: str, tail: str, letters: set[str]) -> bool:
-    """Whether ``tail`` leaves out cases of the formula ``head``, which holds for all that it is
-    applied to and all values of its constants. Of an inequality the domain is kept instead."""
-    if _P.order.search(head):
-        return "some" in tail
-    arguments = set("".join(_P.argument.findall(head)))
-    free = letters - arguments - set("nmkijpq") if _P.narrowed.search(tail) else set()
-    free |= letters & arguments if "some" in tail else set()
-    return bool(free | (letters - set("pq") if _P.few.search(tail) else set()))
 
 
 def _only_names(said: str) -> bool:
@@ -176,7 +175,7 @@ def parse_form(text: str) -> Form:
         return _matrix(matrix)
     if len(text) > spelling.MAX_SAID_CHARS or not _P.said.search(text):
         return _parse(text)
-    text, domain = _without_remarks(text)
+    text, domain = _without_domain(_without_remarks(text))
     pieces, _ = split_outside(text, _P.membership)
     if len(pieces) == 2:
         begin = _P.all_of.match(pieces[0])  # all real x in ..
@@ -264,8 +263,7 @@ def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
 
 
 def list_of(text: str, pieces: Sequence[str], marks: Sequence[str] = ()) -> Form:
-    """A list; assignments to different names as one record, to the same names again and again
-    (``x=1,y=2 or x=3,y=4``) as a list of records."""
+    """A list; assignments as one record, or (``x=1,y=2 or x=3,y=4``) as a list of records."""
     pieces = list(filter(str.strip, pieces))  # "1, 2, and 3" has an empty one before the word
     items = [item for form in _items(pieces) for item in items_of(form, "list")]
     is_or = set(marks) == {"or"}

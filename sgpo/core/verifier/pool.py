@@ -1,10 +1,9 @@
 """Worker processes for symbolic questions, with a hard deadline for every item and every batch.
 
-Processes, not threads: a computation stuck in big-integer arithmetic holds the interpreter lock and
-can only be killed. Lines in pipes, not multiprocessing's own processes (nor pebble's, which are the
-same): the workers import neither the caller's ``__main__`` nor torch, and nothing is pickled. They
-start with the first question and stay for the next batch; one that is late is killed and replaced.
-All end with the parent.
+Processes, not threads: what is stuck in big-integer arithmetic can only be killed. Lines in pipes,
+not multiprocessing's (nor pebble's) processes: workers import neither the caller's ``__main__`` nor
+torch, and nothing is pickled. They start with the first question and end with the parent; one that
+is late is killed and replaced.
 """
 
 from __future__ import annotations

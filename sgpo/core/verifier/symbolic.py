@@ -1,12 +1,10 @@
 """Equality of expressions, relations and sets of real numbers. Runs in worker processes only.
 
 math-verify's parser reads the LaTeX, sympy knows the sets, ``math_verify.verify`` compares what has
-no numbers to compare (sums, integrals, unusual types). Ordinary expressions are compared here:
-``verify`` takes two for equal when they differ by less than 1e-15 (so 1/2004! = 1/2006!) and
-accepts six-digit approximations of irrationals. Constants are equal when their values agree to 40
-digits relative to their size, and to 40 places after the point; expressions with variables when
-they agree at fixed sample points of both signs at which both are real (integers where binomials or
-factorials are involved, and where letters such as n are rounded).
+no numbers to compare (sums, integrals). Ordinary expressions are compared here: for ``verify``
+1/2004! is 1/2006!, and six digits are an irrational number. Constants are equal when they agree to
+40 digits of their size and 40 places; expressions with variables when they agree at fixed sample
+points at which both are real (integers where things are counted, or letters such as n rounded).
 """
 
 from __future__ import annotations
@@ -104,8 +102,7 @@ def parse(text: str) -> Basic:
 
 
 def _as_one_name(found: re.Match[str]) -> str:
-    """``f'`` and ``\\angle A B C`` as one letter with a subscript: the parser drops primes and
-    takes the points of an angle for factors, in any order."""
+    """``f'`` and ``\\angle A B C`` as one letter: the parser drops primes and multiplies points."""
     head, rest = found.groups()
     letters = "".join(c if c.isalnum() else "p" if c == "'" else "" for c in rest)
     return f"{head[-1] if len(head) == 1 else 'W'}_{{{head[1:]}{letters}}} "
@@ -122,8 +119,7 @@ def _with_values(expression: Expr) -> Expr:
 
 
 def _log10_bound(expression: Basic) -> float:
-    """A rough upper bound of log10 of any number met while evaluating; inf where none is known.
-    Variables count as 20, the largest size a sample point has."""
+    """A rough upper bound of log10 of all numbers met while evaluating (a variable: 20), or inf."""
     if expression.is_Rational:
         return max(0.0, math.log10(abs(expression.p) or 1) - math.log10(expression.q))
     if expression.is_NumberSymbol or expression is I:
