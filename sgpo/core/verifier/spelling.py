@@ -63,8 +63,7 @@ def amount(found: re.Match[str]) -> str:
     if (before and inside) or len(found.string) > MAX_SAID_CHARS:
         return found.group()
     number = re.sub(r"[^\d.]", "", number or number_ahead).removesuffix(".")
-    sign = mark or mark_behind
-    currency = next(name for part, name in _TABLE["currencies"].items() if part in sign)
+    currency = next(c for s, c in _TABLE["currencies"].items() if s in (mark or mark_behind))
     return f"{before or inside or ''}{number}\\text{{ {currency}}}"
 
 
@@ -73,7 +72,7 @@ def rows_as_list(found: re.Match[str]) -> str:
     kind, body = found.groupdict().get("kind"), found["body"]
     rows = [row.strip(" ,;").removesuffix(".") for row in _P.row_end.split(body)]
     cases = [_P.case.sub(case, row) for row in filter(None, rows)]
-    if sum(row.startswith("(") and row not in rows for row in cases) > (not kind):
+    if len(set(cases) - set(rows)) > (not kind):
         return f"\\{{{', '.join(cases)}\\}}"
     if kind == "array" and "&" in body and "=" not in body and "\\text" not in body:
         return found.group()
@@ -81,10 +80,11 @@ def rows_as_list(found: re.Match[str]) -> str:
 
 
 def case(found: re.Match[str]) -> str:
-    """``x^2 & \\text{if } x > 0`` as ``(x^2,x > 0)``, which binds a value to its condition."""
+    """``x^2 & \\text{if } x > 0`` as ``(x^2,(x > 0))``, which binds a value to its condition."""
     value, condition = filter(None, found.groups())
     said = _P.case_word.sub("", _P.in_text.sub(r" \1 ", condition)).strip(" ,;.")
-    return f"({value},\\text{{{said}}})" if _P.long_word.search(said) else f"({value},{said})"
+    said = f"\\text{{{said}}}" if _P.long_word.search(said) else said
+    return f"({value},({said}))"
 
 
 def text_group(found: re.Match[str]) -> str:
