@@ -22,6 +22,8 @@ _CHARACTERS = {c + 0xFEE0: chr(c) for c in range(0x21, 0x7F)}  # full width, as 
 _CHARACTERS |= {ord(c): new for old, new in _TABLE["characters"].items() for c in old}
 _COMMANDS = {f"\\{n}": new for new, names in _TABLE["commands"].items() for n in names.split()}
 _COMMANDS["\\ "] = " "
+_FUNCTIONS = frozenset("".join(_TABLE["names"]["FUNCTION"]).split("|")) | {"max", "min"}
+BASE_WORDS = {name: i for i, name in enumerate(_WORDS["bases"], 2)}
 _SCRIPTS = [
     (re.compile(f"[{raised}]+"), sign, str.maketrans(raised, plain))
     for raised, (sign, plain) in _TABLE["scripts"].items()
@@ -41,8 +43,6 @@ def canonical(text: str) -> str:
     for needle, pattern, replacement in _RULES:
         if needle in text:
             text = pattern.sub(replacement, text)
-    if text.startswith("]") or text.endswith("[") or "[\\cup" in text or "\\cup]" in text:
-        text = _P.reversed.sub(lambda m: "(" if m.group() == "]" else ")", text)  # ]3,5[
     return text
 
 
@@ -63,26 +63,28 @@ def amount(found: re.Match[str]) -> str:
     if (before and inside) or len(found.string) > MAX_SAID_CHARS:
         return found.group()
     number = re.sub(r"[^\d.]", "", number or number_ahead).removesuffix(".")
-    sign = mark or mark_behind
-    currency = next(name for part, name in _TABLE["currencies"].items() if part in sign)
+    currency = next(c for s, c in _TABLE["currencies"].items() if s in (mark or mark_behind))
     return f"{before or inside or ''}{number}\\text{{ {currency}}}"
 
 
 def rows_as_list(found: re.Match[str]) -> str:
-    """The rows of a mere layout, or bare lines, as a list; an array of cells as it is."""
+    """The rows of a mere layout, or bare lines, as a list, or a set of cases; an array as it is."""
     kind, body = found.groupdict().get("kind"), found["body"]
+    rows = [row.strip(" ,;").removesuffix(".") for row in _P.row_end.split(body)]
+    cases = [_P.case.sub(case, row) for row in filter(None, rows)]
+    if len(set(cases) - set(rows)) > (not kind):
+        return f"\\{{{', '.join(cases)}\\}}"
     if kind == "array" and "&" in body and "=" not in body and "\\text" not in body:
         return found.group()
-    body = re.sub(r"(?<!\\)&", " " if kind else " and ", body)
-    rows = [row.strip(" ,;").removesuffix(".") for row in _P.row_end.split(body)]
-    return ", ".join(filter(None, rows))
+    return re.sub(r"(?<!\\)&", " " if kind else " and ", ", ".join(filter(None, rows)))
 
 
-def command(found: re.Match[str]) -> str:
-    return _COMMANDS.get(found.group(), found.group())
-
-
-_FUNCTIONS = frozenset("".join(_TABLE["names"]["FUNCTION"]).split("|")) | {"max", "min"}
+def case(found: re.Match[str]) -> str:
+    """``x^2 & \\text{if } x > 0`` as ``(x^2,(x > 0))``, which binds a value to its condition."""
+    value, condition = filter(None, found.groups())
+    said = _P.case_word.sub("", _P.in_text.sub(r" \1 ", condition)).strip(" ,;.")
+    said = f"\\text{{{said}}}" if _P.long_word.search(said) else said
+    return f"({value},({said}))"
 
 
 def text_group(found: re.Match[str]) -> str:
@@ -96,7 +98,7 @@ def text_group(found: re.Match[str]) -> str:
         return " "
     if (joiner := _TABLE["joiners"].get(key.strip(" ,"))) is not None:
         return f" {',' if key[0] == ',' else ''} {joiner} "
-    if key in _FUNCTIONS and kind != "text":
+    if key in _FUNCTIONS and (kind != "text" or _P.function_argument.match(after)):
         return f"\\{key} "
     power = _P.unit_power_inside.fullmatch(words)
     if power and unit_name(power.group(1)):
@@ -109,9 +111,6 @@ def text_group(found: re.Match[str]) -> str:
     if is_choice or not (joins or re.search(r"[\d=+<>|\\^,;(]", words)):
         return f"\\text{{{words}}}"
     return _P.word_run.sub(r"\\text{\g<0>}", words)
-
-
-BASE_WORDS = {name: i for i, name in enumerate(_WORDS["bases"], 2)}
 
 
 def base(found: re.Match[str]) -> str:
@@ -128,7 +127,8 @@ def chosen(found: re.Match[str]) -> str:
     return f"\\binom{{{n}}}{{{k}}}" if k and (n in "nmN" or are_numbers) else found.group()
 
 
-_MADE = {f"@{f.__name__}": f for f in (amount, rows_as_list, command, text_group, base, chosen)}
+_MADE = {f"@{f.__name__}": f for f in (amount, rows_as_list, text_group, base, chosen)}
+_MADE["@command"] = lambda found: _COMMANDS.get(found.group(), found.group())
 _RULES = [
     (needle, compiled(pattern, _TABLE["names"]), _MADE.get(new, new))
     for needle, pattern, new, *times in _TABLE["rules"]
