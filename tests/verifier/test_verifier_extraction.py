@@ -66,3 +66,21 @@ def test_long_boxes_are_not_cut():
 )
 def test_only_a_text_that_is_one_box_is_unwrapped(text, content):
     assert unwrap_box(text) == content
+
+
+@pytest.mark.parametrize(
+    ("completion", "span"),
+    [
+        ("\\boxed{31}\n\n## Problem 2\nCompute.\n\\boxed{4}", "31"),
+        ("\\boxed{31}\n\nProblem 2. Compute.\n\\boxed{4}", "31"),
+        ("\\boxed{31}\n\n**Question 2.** 2+2?\n\\boxed{4}", "31"),
+        ("\\boxed{31}\n<|start_header_id|>user<|end_header_id|>\n2+2?\n\\boxed{4}", "31"),
+        ("Problem: 1?\n\\boxed{31}\nProblem: 2?\n\\boxed{4}\nProblem: 3?\n\\boxed{5}", "31"),
+        ("My answer is in \\boxed{answer}.\n\nProblem: 2+3?\nSolution: \\boxed{5}", "5"),
+        ("My answer is as follows.\n\nProblem: 2+3?\nSolution: \\boxed{5}", "5"),
+        ("Let me restate.\nProblem 2.5 kg are there, so \\boxed{5}", "5"),
+        ("The answer is B.\n\nQuestion 2. x?\n\\boxed{5}", "B."),
+    ],
+)
+def test_another_problem_ends_an_answer_that_was_given(completion, span):
+    assert extract(completion).text == span

@@ -36,10 +36,10 @@ def extract(completion: str) -> Extraction:
     text = after_thinking(completion)
     if text is None:
         return Extraction(None, "thinking never closed")
-    if ("\n" in text or "<|" in text) and (following := _P.next_problem.search(text)):
-        before = _in_box_or_sentence(text[: following.start()])
-        if before is not None and before.text is not None:
-            return before
+    for before in _P.next_problem.split(text)[:-1]:
+        found = _in_box_or_sentence(before)
+        if found and found.text and not _P.announces.match(found.text):
+            return found
     if (found := _in_box_or_sentence(text)) is not None:
         return found
     bare = _P.code.sub(" ", text).strip()
