@@ -84,3 +84,49 @@ def test_only_a_text_that_is_one_box_is_unwrapped(text, content):
 )
 def test_another_problem_ends_an_answer_that_was_given(completion, span):
     assert extract(completion).text == span
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "The roots are:\n\n1. $x = [3]$\n2. $x = [11]$",
+        "1. The minimum is [3]\n2. The maximum is [11]",
+        "The first case gives [3] and the second gives [11].",
+        "The first case gives [3]. The second case gives [11].",
+        "If n is even, the answer is [3]; if n is odd, the answer is [11].",
+        "If n is even, it is [3]. Otherwise, it is [11].",
+        "The answer is [3].\n\nOr the answer is [11].",
+        "The answer is either [3], in which case the sum is 5, or [11].",
+        "The two answers are $x=[3]$ and then $x=[11]$.",
+        "The smaller is [3] but the larger is [11].",
+        "$[3]$ / $[11]$",
+        "$[3]$ along with $[11]$",
+        "The answer is [3], maybe [11].",
+    ],
+)
+def test_several_candidates_are_one_list(completion):
+    assert extract(_boxed(completion)).path == "2 boxes of one list"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "We get [3], so the total is [11].",
+        "x = [3]. Hence the answer is [11].",
+        "x = [3]... wait, [11]",
+        "The radius is [3] and the total area is [11].",
+        "The radius is [3].\nThe area of the disc and the ring is [11].",
+        "The roots are [3] and [8], and their sum is [11].",
+        "Case 1 gives [3]; case 2 gives [8]; the sum is [11].",
+        "I first thought [3], but the correct answer is [11].",
+        "Step 1. We get [3]\nStep 2. We get [11]",
+        "The answer is [3].\n\nThe answer is [11].",
+        "The dimensions are [3] by [8] - in short, [11].",
+    ],
+)
+def test_a_value_on_the_way_is_no_candidate(completion):
+    assert extract(_boxed(completion)).text == "11"
+
+
+def _boxed(text: str) -> str:
+    return text.replace("[", "\\boxed{").replace("]", "}")
