@@ -165,8 +165,7 @@ def _last_boxes(text: str) -> Extraction | None:
 
 def _answer_cue(text: str) -> Extraction | None:
     """What follows the last answer cue; None if there is no cue."""
-    last = _last_match(_P.cue, text)
-    if last is None:
+    if (last := _last_match(_P.cue, text)) is None:
         return None
     tail = text[last.end() :].strip()
     if not tail or len(tail) > MAX_CUE_CHARS:
