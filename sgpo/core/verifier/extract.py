@@ -36,10 +36,10 @@ def extract(completion: str) -> Extraction:
     text = after_thinking(completion)
     if text is None:
         return Extraction(None, "thinking never closed")
-    if ("\n" in text or "<|" in text) and (following := _P.next_problem.search(text)):
-        before = _in_box_or_sentence(text[: following.start()])
-        if before is not None and before.text is not None:
-            return before
+    for before in _P.next_problem.split(text)[:-1]:
+        found = _in_box_or_sentence(before)
+        if found and found.text and not _P.announces.match(found.text):
+            return found
     if (found := _in_box_or_sentence(text)) is not None:
         return found
     bare = _P.code.sub(" ", text).strip()
@@ -125,15 +125,16 @@ def _are_one_list(text: str, first: Box, second: Box) -> bool:
         return not re.search(r"\n\s*\n", between) or bool(re.search(r"[a-z&,;=]", plain))
     # What stands before each box on its line or in its sentence, without mark-up.
     before = [text[max(0, box[0] - MAX_BETWEEN_CHARS) : box[0]] for box in (first, second)]
-    before = [re.split(r"\n|[.!?]\s+(?=[A-Z])", part)[-1] for part in before]
-    labels = [_P.markup.sub(" ", part).strip() for part in before]
-    lines = plain.split("\n")
-    after = re.split(r"[.!?](?:\s|$)", lines[0], maxsplit=1)[0]
-    is_parallel = all(labels) and not "".join(lines[1:-1]).strip() and not _P.word.search(after)
-    if is_parallel and ("\n" in between or "." in between):
-        are_items = all(map(_P.item.match, labels)) or all(label.endswith(":") for label in labels)
-        return are_items and not _P.goes_on.search(labels[1].rstrip(".:"))
-    return bool(_P.joiner.search(plain)) and not _P.goes_on.search(plain)
+    labels = [_P.markup.sub(" ", _P.line_start.split(part)[-1]).strip() for part in before]
+    are_items = all(map(_P.item.match, labels)) or all(label.endswith(":") for label in labels)
+    if all(labels) and are_items and _P.apart.match(plain):
+        plain = labels[1].rstrip(".:")
+    elif not _P.joiner.search(plain):
+        return False
+    # Words that lead on to another value, unless they stand before both or "or" takes them back.
+    known, leads = ({m.lastgroup for m in _P.goes_on.finditer(part)} for part in (labels[0], plain))
+    known |= {"order"} if _P.announced.search(f"{labels[0]}\0{plain}") else set()
+    return "ends" not in leads and (leads <= known or bool(_P.either.search(plain)))
 
 
 def _last_boxes(text: str) -> Extraction | None:
@@ -158,15 +159,13 @@ def _last_boxes(text: str) -> Extraction | None:
     names = [_P.name_before.search(text, max(0, start - 40), start) for start, _, _ in group]
     if all(names) and len(contents) == len(group) and not any("=" in c for c in contents):
         contents = [f"{n.group(1)} = {c}" for n, c in zip(names, contents, strict=True) if n]
-    is_or = re.search(r"\bor\b", text[group[-2][1] : group[-1][0]])
-    joined = (" \\text{ or } " if is_or else ", ").join(contents)
-    return Extraction(joined, f"{len(contents)} boxes of one list")
+    comma = " \\text{ or } " if _P.either.search(text, group[-2][1], group[-1][0]) else ", "
+    return Extraction(comma.join(contents), f"{len(contents)} boxes of one list")
 
 
 def _answer_cue(text: str) -> Extraction | None:
     """What follows the last answer cue; None if there is no cue."""
-    last = _last_match(_P.cue, text)
-    if last is None:
+    if (last := _last_match(_P.cue, text)) is None:
         return None
     tail = text[last.end() :].strip()
     if not tail or len(tail) > MAX_CUE_CHARS:
