@@ -25,8 +25,9 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-CASES, ROUND2, COMPLETIONS, PAIRS = (
-    rows(DATA / f"verifier_{name}.jsonl") for name in ("cases", "round2", "completions", "pairs")
+CASES, ROUND2, ROUND3, COMPLETIONS, PAIRS = (
+    rows(DATA / f"verifier_{name}.jsonl")
+    for name in ("cases", "round2", "round3", "completions", "pairs")
 )
 # The gold of these two is garbled in the data set (benchmarks/data/gold_faults.jsonl).
 GARBLED_GOLD = {"H049", "H050"}
@@ -34,13 +35,16 @@ BENCHMARKS = {"math500": 500, "amc23": 40, "olympiadbench": 674, "aime24": 30}
 ASKED = {  # (gold, completion, whether it is right), all decided by hand
     "cases": [(c["gold"], c["pred"], bool(c["expected"])) for c in CASES + ROUND2
               if c["id"] not in GARBLED_GOLD],
+    "round3": [(c["gold"], c["pred"], bool(c["expected"])) for c in ROUND3],
     "completions": [(r["gold"], r["completion"], r["correct"]) for r in COMPLETIONS],
     "pairs": [(row["gold"], f"\\boxed{{{text}}}", side == "right")
               for row in PAIRS for side in ("right", "wrong") for text in row[side]],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "least"), [("cases", 900), ("completions", 100), ("pairs", 1000)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("cases", 900), ("round3", 2400), ("completions", 100), ("pairs", 1000)]
+)
 def test_answers_decided_by_hand(name, least):
     asked = ASKED[name]
     verdicts = grade_many([(gold, text) for gold, text, _ in asked])
