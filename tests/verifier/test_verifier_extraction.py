@@ -95,7 +95,6 @@ def test_another_problem_ends_an_answer_that_was_given(completion, span):
         "The roots are:\n\n1. $x = [3]$\n2. $x = [11]$",
         "1. The minimum is [3]\n2. The maximum is [11]",
         "The first case gives [3] and the second gives [11].",
-        "The first case gives [3]. The second case gives [11].",
         "If n is even, the answer is [3]; if n is odd, the answer is [11].",
         "If n is even, it is [3]. Otherwise, it is [11].",
         "The answer is [3].\n\nOr the answer is [11].",

@@ -55,6 +55,11 @@ def same_answer(gold: Form, answer: Form, asker: Asker) -> bool:
     side, a bare equation in the answer is not its right side if that is 0."""
     if gold == answer and not (isinstance(gold, Scalar) and gold.counted):
         return True
+    if "same" in (getattr(gold, "kind", ""), getattr(answer, "kind", "")):
+        pairs = [
+            (g, a) for g in forms.items_of(gold, "same") for a in forms.items_of(answer, "same")
+        ]
+        return all(same_answer(g, a, asker) for g, a in pairs)
     if not _may_share_domain(gold, answer):
         return False
     sets = real_sets(gold, answer)

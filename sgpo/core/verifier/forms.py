@@ -43,7 +43,7 @@ class Words:
 @dataclass(frozen=True)
 class Group:
     """Several answers. ``kind``: list (bare), tuple, set, ratio, matrix (by rows), record
-    (``x=1, y=2``: assignments to different names)."""
+    (``x=1, y=2``: assignments to different names), same (all have to be the answer)."""
 
     kind: str
     items: tuple[Form, ...]
@@ -94,18 +94,23 @@ def is_tractable(text: str) -> bool:
     return max([*depths, *map(text.count, _CHAINS)]) <= MAX_NESTING
 
 
-def _without_remarks(text: str) -> str:
-    """``text`` without reasons around the answer; what it is said to be as well as its other side:
-    of ``5/2, that is, 2.5`` both have to be right."""
+def _without_remarks(text: str) -> tuple[str, str]:
+    """``text`` without reasons around the answer, and what else it is said to be: of ``5/2, that
+    is, 2.5`` both have to be right. Two values are one chain of equal sides."""
+    other = ""
     if remark := _P.remark.search(text):
         head, also = text[: remark.start()], (remark["said"] or "").strip(" .:")
+        if also.count(")") > also.count("("):  # it stood in brackets
+            also = _P.closing.sub("", also)
         is_said = _P.two_letters.search(_P.macro.sub("", also))
         if not also or (is_said and _only_names(also)):
             text = head
-        elif not is_said and not _P.structure.search(head + also):
+        elif not is_said and _P.structure.search(head + also):
+            text, other = head, also
+        elif not is_said:
             text = f"{head}\\approx {also}" if "." in head + also else f"{head}={also}"
     text = _P.or_about.sub(r"\\approx ", _P.aside.sub("", text))
-    return text.replace("\\approx \\approx", "\\approx ")
+    return text.replace("\\approx \\approx", "\\approx "), other
 
 
 def _without_domain(text: str) -> tuple[str, str]:
@@ -120,7 +125,8 @@ def _without_domain(text: str) -> tuple[str, str]:
             continue
         head, of = text[: tail.start()].rstrip(" ,;("), tail.group(1)
         is_order = bool(_P.order.search(head))
-        letters, own = (set(_P.letters.findall(_P.command.sub(" ", t))) for t in (head, of))
+        letters = set(_P.letters.findall(_P.command.sub(" ", head)))
+        own = set(_P.one_letter.findall(_P.command.sub(" ", of)))
         # A formula holds for all that it is applied to and for all values of its constants.
         applied = own & set("".join(_P.argument.findall(head)))
         free = set("pq") if "rime" in of else applied | set("nmkijpq")
@@ -135,7 +141,8 @@ def _without_domain(text: str) -> tuple[str, str]:
         elif is_order and (also := _P.condition.fullmatch(tail.group())):
             text = f"{head},{also.group(1)}"
         else:
-            left = left or (bool(letters) and not WORD_BETWEEN.search(of))
+            is_about = letters & own or (letters and _P.sign.search(of))
+            left = left or (bool(is_about) and not WORD_BETWEEN.search(of))
     left = left or (_P.signed.search(said) and not _P.positive_bound.search(text))
     domain = _P.domain.match(said)
     return text, "?" if left else domain.lastgroup.upper() if domain else ""
@@ -151,7 +158,7 @@ def _only_names(said: str) -> bool:
 def _labelled(text: str) -> Form | None:
     """``The minimum is 1``, ``\\text{Paolo: } 18``, ``minimum 1`` as a named value."""
     plain = spelling.plain_words(text)
-    if _P.veto.search(plain) or _P.derived.search(plain):
+    if _P.veto.search(plain) or _P.changed.search(plain):
         return None
     found = _P.label.fullmatch(plain)
     if found and _P.two_letters.search(found["name"]):
@@ -159,7 +166,7 @@ def _labelled(text: str) -> Form | None:
         # What follows the label, with its words marked up again behind a number.
         marked = re.sub(r"(?<=\d) ([a-zA-Z]{2,}(?: [a-zA-Z]{2,})*)\.?$", r"\\text{ \1}", rest)
         value = parse_form(marked.rstrip("."))
-    elif head := _P.extreme.match(text):
+    elif (head := _P.extreme.match(text)) and not _P.derived.search(plain):
         name, rest = head.group(1), text[head.end() :]
         value = parse_form(rest)
     else:
@@ -175,7 +182,10 @@ def parse_form(text: str) -> Form:
         return _matrix(matrix)
     if len(text) > spelling.MAX_SAID_CHARS or not _P.said.search(text):
         return _parse(text)
-    text, domain = _without_domain(_without_remarks(text))
+    text, also = _without_remarks(text)
+    if also:
+        return Group("same", (parse_form(text), parse_form(also)))
+    text, domain = _without_domain(text)
     pieces, _ = split_outside(text, _P.membership)
     if len(pieces) == 2:
         begin = _P.all_of.match(pieces[0])  # all real x in ..
@@ -321,9 +331,12 @@ def _curly(inside: str) -> Form:
         letter, numbers, condition = found.group(1), found.group(2), parse_form(found.group(3))
         parts = items_of(condition, "list")  # an equation is for the letter: x = 1, 2, not x^2 = 4
         named = [
-            isinstance(p, Relation) and (p.sides[0] == letter or "=" not in p.ops) for p in parts
+            isinstance(p, Relation)
+            and (p.sides[0] == letter or ("=" not in p.ops and letter in "".join(p.sides)))
+            for p in parts
         ]
-        if all(n or isinstance(p, Scalar) for n, p in zip(named, parts, strict=True)) and named[0]:
+        plain = [isinstance(part, Scalar) for part in parts]
+        if named[:1] == [True] and all(map(max, named, plain)):
             return _over({"N": "Z", "Z": "Z", "Q": "Q"}.get(numbers, ""), condition)
     if len(split_outside(inside, _P.such_that)[0]) > 1:
         return Scalar(inside, malformed=True)
@@ -350,8 +363,8 @@ def _sentence(text: str) -> Form:
     """A sentence with exactly one number in it, as that number; others as words."""
     plain = spelling.plain_words(text)
     found = _P.only_number.fullmatch(plain)
-    is_changed = _P.veto.search(plain) or _P.derived.search(plain)
-    if found is None or len(re.findall(r"[A-Za-z]{2,}", plain)) < 3 or is_changed:
+    is_other = any(p.search(plain) for p in (_P.veto, _P.changed, _P.derived))
+    if found is None or len(re.findall(r"[A-Za-z]{2,}", plain)) < 3 or is_other:
         return Words(spelling.words_key(text))
     return replace(_scalar(found.group(1)), unit=spelling.unit_name(found.group(2)))
 
