@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sgpo.core.verifier import Verdict, answer_to, decide, form_of, forms, gold_answer, grade
+from sgpo.core.verifier import Verdict, answer_to, decide, forms, gold_answer, grade
 from sgpo.core.verifier.compare import kind_for, real_sets
 from sgpo.core.verifier.extract import extract
 
@@ -33,11 +33,16 @@ class Explanation:
     decided_by: str
 
 
+def _form(text: str) -> forms.Form | None:
+    """The form of an answer; None if it is too long or deep: then only identical text is right."""
+    return forms.parse_form(text) if forms.is_tractable(text) else None
+
+
 def explain(gold: str, completion: str, *, truncated: bool = False) -> Explanation:
     """The verdict on one completion with the steps that led to it. Raises as ``grade`` does."""
     right, found = gold_answer(gold), extract(completion)
     answer = None if found.text is None else answer_to(right, found.text)
-    sides = form_of(right), None if answer is None else form_of(answer)
+    sides = _form(right), None if answer is None else _form(answer)
     if truncated:
         decided_by = "the token limit: a cut completion is never correct"
     elif found.text is None:
@@ -75,7 +80,7 @@ def explain_text(gold: str, text: str, *, truncated: bool = False) -> str:
     lines["answer"] = "none" if span is None else _line(span)
     for name, side in (("gold as", found.gold), ("answer as", found.answer)):
         if side is not None:
-            lines[name] = f"{_line(side)}  =  {describe(form_of(side))}"
+            lines[name] = f"{_line(side)}  =  {describe(_form(side))}"
     lines |= {"decided by": found.decided_by, "verdict": reason}
     print(*(f"{name:<12}{said}" for name, said in lines.items()), sep="\n")
     return reason

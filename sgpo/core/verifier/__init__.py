@@ -1,10 +1,7 @@
 """The one verifier, for rewards and for evaluation: gold answer and completion in, Verdict out.
 
-README.md shows the way of an answer. Importing this imports neither torch nor sympy nor anything
-else of this project.
+README.md shows the way of an answer. This imports no torch, no sympy, nothing else of ours.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -14,14 +11,13 @@ from math import inf
 
 from sgpo.core.verifier.compare import Asker, Undecided, same_answer
 from sgpo.core.verifier.extract import extract, unwrap_box
-from sgpo.core.verifier.forms import Form, is_tractable, parse_form
+from sgpo.core.verifier.forms import is_tractable, parse_form
 from sgpo.core.verifier.patterns import patterns
-from sgpo.core.verifier.pool import POOL, Question, VerifierUnavailable
+from sgpo.core.verifier.pool import POOL, Question
+from sgpo.core.verifier.pool import VerifierUnavailable as VerifierUnavailable
 from sgpo.core.verifier.spelling import canonical
 
 _P = patterns("grade")
-
-__all__ = ["Verdict", "VerifierUnavailable", "grade", "grade_many"]
 
 ITEM_SECONDS = 5.0  # hard limit of one symbolic judgement (typical: 5 ms)
 CACHE_SIZE = 65_536
@@ -41,8 +37,7 @@ class Verdict:
 def grade(
     gold: str, completion: str, *, truncated: bool = False, problem: str | None = None
 ) -> Verdict:
-    """The Verdict on one completion, in any thread and in at most ITEM_SECONDS (plus the start of a
-    worker process, once). See ``grade_many``."""
+    """The Verdict on one completion, in any thread, in ITEM_SECONDS at most. See ``grade_many``."""
     return grade_many([(gold, completion)], truncated=[truncated], problems=[problem])[0]
 
 
@@ -103,15 +98,8 @@ def _spelled(text: str) -> str:
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def form_of(text: str) -> Form | None:
-    """The form of an answer; None if it is too long or deep: then only identical text is right."""
-    return parse_form(text) if is_tractable(text) else None
-
-
-@lru_cache(maxsize=CACHE_SIZE)
 def answer_to(gold: str, span: str) -> str:
-    """The answer in a span in one spelling. Of ``\\textbf{(B)}\\ 12``, as multiple-choice tests
-    print their options, it is the part of the gold's kind, letter or content."""
+    """The answer in a span in one spelling; of an option, ``(B) 12``, the part like the gold."""
     answer = _spelled(span)
     option = _P.option.fullmatch(answer) if answer != gold and is_tractable(answer) else None
     if option is None or _P.choice_letter.search(option.group(2)):
@@ -123,11 +111,10 @@ def answer_to(gold: str, span: str) -> str:
 def decide(gold: str, span: str, problem: str | None = None) -> bool | None:
     """The verdict if the exact rules reach one, else None."""
     answer = answer_to(gold, span)
-    forms = form_of(gold), form_of(answer)
-    if answer == gold or not answer or None in forms:
-        return answer == gold
+    if answer == gold or not (answer and is_tractable(gold) and is_tractable(answer)):
+        return answer == gold  # what is too long or deep is right if it is identical
     with suppress(Undecided):
-        return same_answer(*forms, Asker(problem=problem))  # type: ignore[arg-type]
+        return same_answer(parse_form(gold), parse_form(answer), Asker(problem=problem))
     return None
 
 

@@ -1,10 +1,7 @@
 """Whether two forms are the same answer. Typed and fail-closed: what is not shown equal is wrong.
 
-What needs computer algebra goes to ``Asker.ask``: here it raises ``Undecided``, in a worker process
-symbolic answers. So both rounds run the same rules.
+What needs computer algebra goes to ``Asker.ask``, which raises ``Undecided`` but in a worker.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
@@ -51,8 +48,7 @@ class Asker:
 
 def same_answer(gold: Form, answer: Form, asker: Asker) -> bool:
     """Whether ``answer`` states the same as ``gold``. Not symmetric: ``(1,2)`` in the gold is a
-    point unless its context says interval; an equation in the gold may be answered by its right
-    side, a bare equation in the answer is not its right side if that is 0."""
+    point unless its context says interval, and its equation may be answered by the right side."""
     if gold == answer and not (isinstance(gold, Scalar) and gold.counted):
         return True
     if "same" in (getattr(gold, "kind", ""), getattr(answer, "kind", "")):
@@ -71,8 +67,7 @@ def same_answer(gold: Form, answer: Form, asker: Asker) -> bool:
 
 
 def _may_share_domain(gold: Form, answer: Form) -> bool:
-    """Whether both may mean the same kind of numbers, of which one at least may say nothing: by
-    convention n stands for whole numbers and p for primes, and x, like an interval, for neither."""
+    """Whether both may mean the same numbers: n is whole and p prime by itself, x is neither."""
     sides = [forms.items_of(form, "list", "set") for form in (gold, answer)]
     one, other = ({getattr(item, "domain", "") for item in items} - {""} for items in sides)
     if one == other or (one and other) or "Q" in one | other:
@@ -84,8 +79,7 @@ def _may_share_domain(gold: Form, answer: Form) -> bool:
 
 
 def real_sets(gold: Form, answer: Form) -> tuple[Form, Form] | None:
-    """Both sides where one looks like a set of real numbers and the other like one or like points;
-    else None. ``(1,2)`` in the gold is a point; in the answer it is what the gold is."""
+    """Both sides where one looks like a set of real numbers and the other like one or points."""
     gold = forms.as_interval(gold) if isinstance(answer, Interval | Union) else gold
     answer = forms.as_interval(answer)
     sides = [_looks_like_a_set(form) for form in (gold, answer)]
@@ -193,8 +187,7 @@ def _same_digits(gold: Form, answer: Form, asker: Asker) -> bool:
 
 
 def _same_measure(gold: Scalar, answer: Scalar) -> bool:
-    """Whether two amounts in different units are one: in dollars and in cents, or with a sign only
-    where the other says what it is paid for (``\\$18``, ``18\\text{ dollars per hour}``)."""
+    """Whether dollars and cents are one amount, or ``\\$18`` and ``18\\text{ dollars an hour}``."""
     currencies = {str(s.unit).partition("/")[0] for s in (gold, answer)}
     is_same = {gold.unit, answer.unit} == {"dollar", "cent"} and _size(gold) == _size(answer)
     if len(currencies) == 1 and currencies <= {"dollar", "cent", "euro"}:
@@ -310,8 +303,7 @@ def _any_order(gold: Sequence[Form], answer: Sequence[Form], asker: Asker) -> bo
 
 
 def _same_joining(gold: Group, answer: Group) -> bool:
-    """Whether "and" in one list and "or" in the other make no two answers: between values they do
-    not (``x = 1``, ``x = 2``); between conditions, other letters and statements (``p``) they do."""
+    """Whether "and" here and "or" there are one: between values, not between conditions."""
     groups, items = (gold, answer), (*gold.items, *answer.items)
     return gold.disjunction == answer.disjunction or not (
         any(isinstance(i, Relation) and not forms.is_assignment(i) for i in items)
@@ -354,8 +346,7 @@ def _letters(text: str) -> set[str]:
 
 
 def _one_of(gold: Form, values: Sequence[Form], relation: Relation, asker: Asker) -> bool:
-    """Whether one of the values of a chain is the gold, and its other sides say the same as that
-    one, where this can be seen: ``2 = 3``, ``x = 12 cm = 3 m``, x = x+1 = x+2 are no answers."""
+    """Whether a value of a chain is the gold and no other side contradicts it: 2 = 3 has none."""
     is_exact = "\\approx" not in relation.ops
     may_be_rounded = not is_exact or forms.is_assignment(relation)
 
@@ -405,8 +396,7 @@ def _two_assignments(gold: Relation, answer: Relation, asker: Asker) -> bool:
 
 
 def _is_named_so(name: str, gold: str) -> bool:
-    """Whether two names are one: ``\\text{The minimum value}`` is ``\\min``, and ``the value of x``
-    the letter x behind words that only say what it is."""
+    """Whether two names are one: ``\\text{The minimum}`` and ``\\min``, the value of x and x."""
     keys = [words_key(n.removeprefix("\\") if n[1:5] != "text" else n) for n in (name, gold)]
     extremes = [_P.extreme_name.fullmatch(key) for key in keys]
     one, other = (e.group(1) if e else key for e, key in zip(extremes, keys, strict=True))

@@ -1,11 +1,8 @@
 """Finds the answer span in a completion. String work only: nothing here parses mathematics.
 
-Behind the last closed think block and before another problem, the first that applies decides: the
-last box (with those that are one list with it), an ``<answer>`` element, the sentence of the last
-"answer is" provided that no text goes on behind it, the whole text if it is one short expression.
+Behind the last think block and before another problem: the last box (with those that are one list
+with it), else ``<answer>``, the last sentence of "answer is", or one short expression.
 """
-
-from __future__ import annotations
 
 import re
 from collections import deque
@@ -65,15 +62,12 @@ def unwrap_box(text: str) -> str:
     start, end = 0, len(text.rstrip())
     closes = matching_braces(text) if "\\boxed" in text or "\\fbox" in text else {}
     while (head := _P.one_box.match(text, start)) and closes.get(head.end() - 1) == end - 1:
-        start, end = head.end(), end - 1
-        while end > start and text[end - 1].isspace():
-            end -= 1
+        start, end = head.end(), len(text[: end - 1].rstrip())
     return text[start:end].strip()
 
 
 def matching_braces(text: str) -> dict[int, int]:
-    """Index of the closing brace for every closed opening brace, in one pass over ``text``: a pass
-    per box is quadratic in hostile text. Escaped braces do not count."""
+    """Opening brace -> closing one, in one pass (one per box is quadratic); no escaped braces."""
     closes: dict[int, int] = {}
     stack: list[int] = []
     for token in _P.brace.finditer(text):

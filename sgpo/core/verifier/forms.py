@@ -1,8 +1,7 @@
 """The shape of an answer: number, expression, words, list, tuple, set, interval, relation, matrix.
 
-``parse_form`` takes off what is said around the answer and splits canonical text by its top-level
-structure. A Scalar holds an expression, for compare or the symbolic worker, or structure that is
-not understood, which can only fail closed.
+``parse_form`` takes off what is said around canonical text and splits it by its structure. A Scalar
+holds an expression, or structure that is not understood and can only fail closed.
 """
 
 from __future__ import annotations
@@ -89,21 +88,20 @@ def is_tractable(text: str) -> bool:
     """Whether the text is short and flat enough to be parsed at all."""
     if len(text) > MAX_FORM_CHARS or text.count("^") > 400 or _P.sign_run.search(text):
         return False
-    # What is read from one end to the other, a step deeper each time, is bounded like brackets.
     depths = bracket_depths(text) if any(map(text.__contains__, "{[(")) else [0]
     return max([*depths, *map(text.count, _CHAINS)]) <= MAX_NESTING
 
 
 def _without_remarks(text: str) -> tuple[str, str]:
-    """``text`` without reasons around the answer, and what else it is said to be: of ``5/2, that
-    is, 2.5`` both have to be right. Two values are one chain of equal sides."""
+    """``text`` without reasons, and what it is said to be as well (a value: in a chain with it)."""
     other = ""
     if remark := _P.remark.search(text):
         head, also = text[: remark.start()], (remark["said"] or "").strip(" .:")
         if also.count(")") > also.count("("):  # it stood in brackets
             also = _P.closing.sub("", also)
-        is_said = _P.two_letters.search(_P.macro.sub("", also))
-        if not also or (is_said and _only_names(also)):
+        is_said, words = _P.two_letters.search(_P.macro.sub("", also)), spelling.plain_words(also)
+        is_named = _P.named_of.search(words) or not _P.veto.search(words)
+        if not also or (is_said and is_named and _P.restated.match(words)):
             text = head
         elif not is_said and _P.structure.search(head + also):
             text, other = head, also
@@ -148,13 +146,6 @@ def _without_domain(text: str) -> tuple[str, str]:
     return text, "?" if left else domain.lastgroup.upper() if domain else ""
 
 
-def _only_names(said: str) -> bool:
-    """Whether the words behind "that is" name the answer and do not change it."""
-    words = spelling.plain_words(said)
-    is_named = _P.named_of.search(words) or not _P.veto.search(words)
-    return bool(is_named and _P.restated.match(words))
-
-
 def _labelled(text: str) -> Form | None:
     """``The minimum is 1``, ``\\text{Paolo: } 18``, ``minimum 1`` as a named value."""
     plain = spelling.plain_words(text)
@@ -163,7 +154,6 @@ def _labelled(text: str) -> Form | None:
     found = _P.label.fullmatch(plain)
     if found and _P.two_letters.search(found["name"]):
         name, rest = found["name"], found["rest"]
-        # What follows the label, with its words marked up again behind a number.
         marked = re.sub(r"(?<=\d) ([a-zA-Z]{2,}(?: [a-zA-Z]{2,})*)\.?$", r"\\text{ \1}", rest)
         value = parse_form(marked.rstrip("."))
     elif (head := _P.extreme.match(text)) and not _P.derived.search(plain):
@@ -248,11 +238,8 @@ def _matrix(found: re.Match[str]) -> Form:
 
 def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
     """A relation; what names several values (``a=b=-2``, ``(a,b)=(1,2)``) as a record."""
-    if (
-        ops in (("=",), ("\\approx",))
-        and _P.letter.fullmatch(sides[1])
-        and not NAME.fullmatch(sides[0])
-    ):
+    is_named = _P.letter.fullmatch(sides[1]) and not NAME.fullmatch(sides[0])
+    if is_named and ops in (("=",), ("\\approx",)):
         sides = sides[::-1]  # 5 = x
     relation = Relation(sides, ops, tuple(map(parse_form, sides)))
     *names, last = sides
@@ -266,10 +253,11 @@ def _relation(sides: tuple[str, ...], ops: tuple[str, ...]) -> Form:
     if len(set(names)) < 2 or len(names) != len(values):
         return relation
     items = tuple(parse_form(f"{n}={v}") for n, v in zip(names, values, strict=True))
-    raw = sides[0] if sides[0].startswith("(") else ""
     # A chain through points, x=(a,b)=(3,4), names no two values.
     is_record = all(isinstance(item, Relation) for item in items)
-    return Group("record", items, raw=raw) if is_record else relation
+    return (
+        Group("record", items, raw=sides[0] * sides[0].startswith("(")) if is_record else relation
+    )
 
 
 def list_of(text: str, pieces: Sequence[str], marks: Sequence[str] = ()) -> Form:
@@ -330,13 +318,9 @@ def _curly(inside: str) -> Form:
     if found := _P.set_builder.fullmatch(inside):
         letter, numbers, condition = found.group(1), found.group(2), parse_form(found.group(3))
         parts = items_of(condition, "list")  # an equation is for the letter: x = 1, 2, not x^2 = 4
-        named = [
-            isinstance(p, Relation)
-            and (p.sides[0] == letter or ("=" not in p.ops and letter in "".join(p.sides)))
-            for p in parts
-        ]
-        plain = [isinstance(part, Scalar) for part in parts]
-        if named[:1] == [True] and all(map(max, named, plain)):
+        own = {p.sides[0] if "=" in p.ops else letter * (letter in "".join(p.sides))
+               for p in parts if isinstance(p, Relation)}  # fmt: skip
+        if own == {letter}:
             return _over({"N": "Z", "Z": "Z", "Q": "Q"}.get(numbers, ""), condition)
     if len(split_outside(inside, _P.such_that)[0]) > 1:
         return Scalar(inside, malformed=True)
@@ -370,8 +354,7 @@ def _sentence(text: str) -> Form:
 
 
 def _signs(text: str) -> list[str]:
-    """What stands for ``a \\pm b`` (both), ``\\pm(3,2)`` (two points), ``(\\pm 1, \\pm 2)`` (four)
-    and ``(\\pm 1, \\mp 2)`` (two: ``\\mp`` takes the other sign)."""
+    """What ``a \\pm b``, ``(\\pm 1, \\mp 2)`` (two each), ``(\\pm 1, \\pm 2)`` (four) stand for."""
     name, is_equal, value = text.rpartition("=")
     if is_equal and "\\pm" in value:
         return [f"{name}={one}" for one in _signs(value.strip())]
@@ -396,8 +379,7 @@ def _scalar(text: str) -> Scalar:
 
 
 def _exact_value(text: str) -> tuple[Fraction | None, bool]:
-    """The value of a plain number (``2/3``, ``1\\frac{4}{5}``, ``0.125``), else None; and whether
-    the digits stand in an arrangement that has no agreed value: ``4 10/3``, ``1/0``."""
+    """The value of a plain number, else None; and whether it has no agreed one: ``4 10/3``, 1/0."""
     found = _P.number.fullmatch(text) if len(text) <= MAX_DIGITS else None
     if found is None:
         return None, bool(_P.digits_only.fullmatch(text) and _P.malformed.search(text))

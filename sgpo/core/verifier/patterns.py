@@ -1,7 +1,5 @@
 """The tables beside this file: ``patterns.toml`` (by room) and ``spelling.toml`` (the rules)."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

@@ -1,12 +1,9 @@
 """Worker processes for symbolic questions, with a hard deadline for every item and every batch.
 
-Processes, not threads: what is stuck in big-integer arithmetic can only be killed. Lines in pipes,
-not multiprocessing's (nor pebble's) processes: workers import neither the caller's ``__main__`` nor
-torch, and nothing is pickled. They start with the first question and end with the parent; one that
-is late is killed and replaced.
+Processes: what is stuck in big-integer arithmetic can only be killed. Lines in pipes: workers of
+multiprocessing (and pebble) import the caller's ``__main__`` and torch, and unpickle. They start
+with the first question and end with the parent; one that is late is killed and replaced.
 """
-
-from __future__ import annotations
 
 import atexit
 import json
@@ -31,7 +28,6 @@ MEMORY_LIMIT_BYTES = 2 * 1024**3
 MAX_WORKERS = 16
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _ROOT = str(Path(__file__).resolve().parents[3])
-
 Question = tuple[str | None, ...]  # what judges, ``module:function`` of ours, and its arguments
 
 
@@ -59,8 +55,7 @@ class _Worker:
             )
 
     def ask(self, question: Question, seconds: float) -> str:
-        """The reason for the answer to one question: correct, wrong, error, "timeout" where there
-        is none within ``seconds``, "gone" where the process ended."""
+        """correct, wrong, error, "timeout" after ``seconds``, or "gone": the process ended."""
         with suppress(OSError, ValueError):  # it ended, or the pool was shut down meanwhile
             if question:
                 self.process.stdin.write(json.dumps([seconds, *question]).encode() + b"\n")
@@ -71,8 +66,7 @@ class _Worker:
         return "gone"
 
     def close(self) -> None:
-        """Ends and reaps the process; safe to call twice. In a forked child, which has no such
-        child, it only lets go of it: Popen signals none that it cannot wait for."""
+        """Ends and reaps the process; safe to call twice, and in a forked child."""
         with self.process:
             self.process.kill()
 
@@ -108,9 +102,8 @@ class Pool:
     def run(
         self, questions: Sequence[Question], *, item_seconds: float, batch_seconds: float = inf
     ) -> list[str]:
-        """The reason (correct, wrong, timeout, error) for each question. A worker is killed when
-        one takes longer than ``item_seconds``; ``batch_seconds`` counts from when the workers, one
-        a core, are ready. VerifierUnavailable: one does not start."""
+        """correct, wrong, timeout or error for each question, by one worker a core. A question has
+        ``item_seconds``, all of them ``batch_seconds`` once the workers are ready."""
         if not questions:
             return []
 
@@ -135,9 +128,8 @@ class Pool:
 
 
 def serve() -> None:
-    """The worker: lines with a function's name and arguments in, reasons out, until the input ends,
-    which is when the parent is gone, or the memory does. The kernel's timer around every question
-    ends even what is stuck inside one C call, which no Python code could interrupt."""
+    """The worker: lines with a function's name and arguments in, reasons out, until the parent or
+    the memory is gone. The kernel's timer ends even what is stuck inside one C call."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

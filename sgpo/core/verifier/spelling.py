@@ -1,11 +1,8 @@
 """One spelling for answers: characters, commands, words and mark-up, units, money.
 
-``canonical`` applies the rules of ``spelling.toml``, the one table of spellings, in their order.
-It never changes the mathematics: a base subscript, an exponent, a letter at the end of a product
-(``2t``) all stay. Words stay as ``\\text{..}``, degrees as ``°``, for units and forms to be read.
+``canonical`` applies the rules of ``spelling.toml`` in order; it never changes the mathematics.
+Words stay as ``\\text{..}``, degrees as ``°``, for units and forms to be read.
 """
-
-from __future__ import annotations
 
 import re
 from functools import lru_cache
@@ -88,8 +85,7 @@ def case(found: re.Match[str]) -> str:
 
 
 def text_group(found: re.Match[str]) -> str:
-    """``\\mathrm{~cm^2}``, ``\\mbox{ and }``, ``\\text{5 apples}``: words as ``\\text{..}``, and
-    what stands among them (numbers, letters, joining words) as what it is."""
+    """Words of ``\\mathrm{~cm^2}``, ``\\text{5 apples}`` as ``\\text{..}``, the rest as it is."""
     kind, inside = found.groups()
     words = _P.spaces.sub(" ", inside).strip()
     key = words.casefold()
@@ -169,8 +165,7 @@ def are_counted(words: str, problem: str | None) -> bool:
 
 def split_unit(text: str) -> tuple[str, str | None, str | None]:
     """``(value, unit, words)`` of a canonical answer: unit is None, a known name or "?" for one of
-    no size; words are those behind the value that are no known unit. A degree sign is a unit like
-    others (writing it is a matter of style), but in a trigonometric function what it means."""
+    no size, words are others behind the value. A degree sign is a unit but in sin and the like."""
     unit: str | None = None
     words: list[str] = []
     while text:

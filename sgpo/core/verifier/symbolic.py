@@ -1,13 +1,10 @@
 """Equality of expressions, relations and sets of real numbers. Runs in worker processes only.
 
-math-verify's parser reads the LaTeX, sympy knows the sets, ``math_verify.verify`` compares what has
-no numbers to compare (sums, integrals). Ordinary expressions are compared here: for ``verify``
-1/2004! is 1/2006!, and six digits are an irrational number. Constants are equal when they agree to
-40 digits of their size and 40 places; expressions with variables when they agree at fixed sample
-points at which both are real (integers where things are counted, or letters such as n rounded).
+math-verify's parser reads the LaTeX, sympy knows the sets, ``math_verify.verify`` compares sums and
+integrals. Other expressions are compared here: for ``verify`` 1/2004! is 1/2006!. Constants agree
+to 40 digits of their size and 40 places, expressions with variables at fixed sample points at which
+both are real (integers where things are counted, or letters such as n rounded).
 """
-
-from __future__ import annotations
 
 import logging
 import math
@@ -182,8 +179,7 @@ def _samples(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
 
 
 def _agree_everywhere(a: Expr, b: Expr) -> bool:
-    """Whether the expressions agree at all points where both are real; where they are never both
-    real, at all points. One disagreement ends the work, so that wrong answers are cheap."""
+    """Whether they agree wherever both are real; if they never are, at all points."""
     enough = 3 if a.free_symbols or b.free_symbols else 1
     real, other = [], []
     for va, vb in _samples(a, b):
