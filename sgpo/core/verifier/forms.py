@@ -356,7 +356,7 @@ def _sentence(text: str) -> Form:
 def _signs(text: str) -> list[str]:
     """What ``a \\pm b``, ``(\\pm 1, \\mp 2)`` (two each), ``(\\pm 1, \\pm 2)`` (four) stand for."""
     name, is_equal, value = text.rpartition("=")
-    if is_equal and "\\pm" in value:
+    if is_equal and _P.plus_minus.search(value):
         return [f"{name}={one}" for one in _signs(value.strip())]
     pieces, _ = split_outside(enclosed(text)[1], _P.comma)
     if len(pieces) > 1 and "\\mp" not in text and text.count("\\pm") <= MAX_SIGNED:
