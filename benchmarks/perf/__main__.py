@@ -101,8 +101,7 @@ def write_page(directory: Path) -> Path:
     on_gpu = [name for name in CASES if name.startswith("gpu_")]
     by_hand = document.Markdown(
         "[benchmarks/perf](../../benchmarks/perf/README.md) has what an H200 gave by hand, with "
-        "the functions of these cases, part of it of faster code. While gpu_sampling timed 32 "
-        "sequences, another run was evaluated on the same GPU."
+        "the functions of these cases, part of it of faster code."
     )
     write_text(directory / "GPU.md", _page("How fast on a GPU", on_gpu, results, by_hand))
     others = [name for name in CASES if name not in on_gpu]

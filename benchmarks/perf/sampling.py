@@ -102,7 +102,8 @@ def blocks(result: dict[str, Any]) -> list[Block]:
         length = f"{next(iter(row['mean_length'].values())):.0f}"
         table.append((row["model"], str(row["sequences"]), length, *cells))
     missing = result.get("not_run")
-    return [table, f"Not run: {', '.join(missing)}."] if missing else [table]
+    said = [f"Not run: {', '.join(missing)}."] if missing else []
+    return [table, *said, *filter(None, [result.get("note")])]
 
 
 def run(

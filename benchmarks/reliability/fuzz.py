@@ -188,6 +188,9 @@ def cases(count: int, say: Say) -> tuple[Figures, bool]:
         "ours, whole completions": [
             (r["gold"], r["completion"], r["correct"]) for r in _rows("completions")
         ],
+        "ours, every kind in both directions": [
+            (c["gold"], c["pred"], bool(c["expected"])) for c in _rows("round3")
+        ],
     }
     figures: Figures = {"cases": 0, "right": 0, "failures": []}
     for origin, found in origins.items():

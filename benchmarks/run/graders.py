@@ -150,16 +150,22 @@ def differing(
 ) -> dict[str, Any]:
     """How many samples of a suite there are, and for every other grader those, if any, that it does
     not judge as ``rows`` have it: places in the matrix [problem, sample], which is read row by row.
-    They are added to ``kinds``, under the rule by which ours decided."""
+    They are added to ``kinds``, under the rule by which today's verifier decides them."""
     ids = {key: i for i, key in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
+    k = len(rows) // max(1, len(ids))
+    places = [ids[row["problem_id"]] * k + row["sample"] for row in rows]
+    if sorted(places) != list(range(len(rows))):
+        raise ValueError(
+            f"{len(rows)} samples of {len(ids)} problems are not as many of each: delete the "
+            "samples file and evaluate again"
+        )
     found: dict[str, Any] = {"samples": len(rows)}
     for grader in OTHERS:
-        pairs = zip(rows, judged(rows, GRADERS[grader]), strict=True)
-        others = [theirs for row, theirs in pairs if row["correct"] != theirs["correct"]]
-        k = len(rows) // len(ids)
+        theirs = zip(places, rows, judged(rows, GRADERS[grader]), strict=True)
+        others = {place: new for place, old, new in theirs if old["correct"] != new["correct"]}
         if others:
-            found[grader] = sorted(ids[row["problem_id"]] * k + row["sample"] for row in others)
-        for row in others:
+            found[grader] = sorted(others)
+        for row in others.values():
             rule, ours = explain(row["gold"], row["text"]).decided_by, not row["correct"]
             entry = kinds.setdefault(
                 (grader, ours, rule),
@@ -169,7 +175,7 @@ def differing(
             example = {
                 "gold": row["gold"],
                 "answer": row["extracted"] or "",
-                "ending": row["text"][-ENDING:],
+                "ending": ".." * (len(row["text"]) > ENDING) + row["text"][-ENDING:],
             }
             if len(entry["examples"]) < EXAMPLES and example not in entry["examples"]:
                 entry["examples"].append(example)

@@ -116,6 +116,8 @@ def test_an_audit_judges_anew_or_says_that_it_did_not(graded, tmp_path, capsys, 
     [
         (lambda by: by.update(gone=by["trained"]), "gone: 240 samples are judged, the study has 0"),
         (lambda by: by["trained"].update(samples=236), "236 samples are judged, the study has 240"),
+        (lambda by: by["trained"].update(exact=[240]), "240 samples are judged, the study has 240"),
+        (lambda by: by["trained"].pop("samples"), "None samples are judged, the study has 240"),
     ],
 )
 def test_verdicts_of_other_problems_ask_to_grade_again(graded, tmp_path, edit, words):

@@ -44,7 +44,7 @@ def graded(study: Study) -> dict[str, Study]:
     def judged(run_id: str, grader: str) -> Run:
         run = runs[run_id]
         correct = {
-            key: _flipped(study, run, key, differ["samples"], differ.get(grader, []))
+            key: _flipped(study, run, key, differ.get("samples"), differ.get(grader, []))
             for key, differ in found[run_id].items()
         }
         return replace(run, budgets={1.0: correct}, answers={})
@@ -53,10 +53,12 @@ def graded(study: Study) -> dict[str, Study]:
     return {g: replace(study, runs=r) for g, r in ({"ours": runs} | others).items()} if runs else {}
 
 
-def _flipped(study: Study, run: Run, key: str, samples: int, places: Sequence[int]) -> np.ndarray:
+def _flipped(
+    study: Study, run: Run, key: str, samples: int | None, places: Sequence[int]
+) -> np.ndarray:
     """Our verdicts [N, K] of a run on a benchmark, those at ``places`` of N * K turned round."""
     ours = run.correct.get(key, np.zeros((0, 0), dtype=bool))
-    if ours.size != samples:
+    if ours.size != samples or not set(places) <= set(range(ours.size)):
         raise StudyError(
             f"{GRADERS_FILE}, {run.cell.run_id}, {key}: {samples} samples are judged, the study "
             f"has {ours.size}; run {_command(study)} again"
