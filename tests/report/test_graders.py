@@ -12,9 +12,9 @@ from synthetic_study import BENCHMARKS, change, dump, load, run_dir, write_study
 from benchmarks.cli import main
 from benchmarks.report import audit
 from benchmarks.report.tables import graders
-from benchmarks.run.graders import GRADERS
+from benchmarks.run.graders import GRADERS, differing
 from benchmarks.store.load import load_study
-from benchmarks.store.runs import StudyError
+from benchmarks.store.runs import StoredRun, StudyError
 
 SEEDS = (0, 1, 2, 3, 4)
 METHODS = ("grpo", "sgpo")
@@ -89,6 +89,16 @@ def test_what_cannot_be_graded_is_one_line_and_nothing_is_overwritten(
         "holds the grades of 1 runs whose texts are not here",
     )
     assert (root / "graders.json").read_bytes() == before
+
+
+def test_places_follow_problems_and_need_as_many_samples_of_each(graded):
+    rows = StoredRun(run_dir(graded, "qwen-m", "sgpo", 0)).samples("trained")
+    right = [i for i, row in enumerate(rows) if row["correct"]]  # each spelled as no gold is
+    assert differing(rows, {}) == {"samples": len(rows), "exact": right}
+    mixed = sorted(rows, key=lambda row: row["sample"])  # problems stay in their order
+    assert mixed != rows and differing(mixed, {}) == differing(rows, {})
+    with pytest.raises(ValueError, match=f"{len(rows) - 1} samples of 60 problems are not as many"):
+        differing(rows[1:], {})
 
 
 def test_an_audit_judges_anew_or_says_that_it_did_not(graded, tmp_path, capsys, monkeypatch):
